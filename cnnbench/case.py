@@ -1,0 +1,91 @@
+"""A case: one thing to measure, fully explicit."""
+
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from cnnbench.archs import catalogue
+
+Workload = Literal["inference", "training"]
+RuntimeName = Literal["eager", "ort"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32"]
+
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+DEVICES: tuple[Device, ...] = get_args(Device)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+REFERENCE_RUNTIME: RuntimeName = "eager"
+"""The runtime that ratios are taken to."""
+
+PHASES: dict[Workload, tuple[str, ...]] = {
+    "inference": ("forward",),
+    "training": ("forward", "backward", "optimizer"),
+}
+"""The parts of one step that are timed apart, in order."""
+
+
+class Frozen(BaseModel):
+    """A value that never changes and knows no key but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Frozen):
+    """Which network, at which size, with which weights: all that its artifact depends on."""
+
+    model: str
+    image_size: tuple[int, int] | None = None
+    """(height, width); None is the model's own."""
+    classes: int | None = None
+    """None is the model's own."""
+    seed: int = 0
+
+    @property
+    def is_users_own(self) -> bool:
+        """Whether it is `package.module:callable`, whose code may change between two runs."""
+        return ":" in self.model
+
+    @property
+    def label(self) -> str:
+        """The model's name, and its image size and classes where they are not its own: `resnet18@96x96/k10`."""
+        arch = catalogue.find(self.model)
+        size = f"@{self.image_size[0]}x{self.image_size[1]}" if self.image_size else ""
+        classes = f"/k{self.classes}" if self.classes else ""
+        if arch and self.image_size == arch.image_size:
+            size = ""
+        if arch and self.classes == arch.classes:
+            classes = ""
+        return f"{self.model}{size}{classes}"
+
+
+class Case(Frozen):
+    """Model x workload x runtime x device x precision x batch x threads: one row of a table."""
+
+    spec: ModelSpec
+    workload: Workload
+    runtime: RuntimeName
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    batch: int
+    threads: int | None = None
+    """CPU threads; None is every physical core that this process may use."""
+
+    @property
+    def id(self) -> str:
+        """The one name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
+        threads = f"/t{self.threads}" if self.threads else ""
+        seed = f"/s{self.spec.seed}" if self.spec.seed else ""
+        path = (self.spec.label, self.workload, self.runtime, self.device, self.precision)
+        return "/".join(path) + f"/b{self.batch}{threads}{seed}"
+
+    @property
+    def race_key(self) -> tuple[object, ...]:
+        """What cases share that a table sets side by side: all but the runtime."""
+        return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
+
+    def matches(self, pattern: str) -> bool:
+        """Whether the id fits a shell pattern such as `resnet*/inference/*`."""
+        return fnmatchcase(self.id, pattern)

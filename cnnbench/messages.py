@@ -1,0 +1,155 @@
+"""What a worker can be asked and what it answers: one JSON object per line each way.
+
+A worker can be driven by hand: `python -m cnnbench.worker`, then type a request such as `{"op": "probe", "device": "cpu"}`.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from cnnbench.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.record import ArtifactFacts, Memory, Parity, Ran, Witnesses
+
+
+class Resolve(Frozen):
+    """Build a model and run one image through it, to know early whether it can be used."""
+
+    op: Literal["resolve"] = "resolve"
+    spec: ModelSpec
+
+
+class Resolved(Frozen):
+    """It can: the shape of its images and its number of classes."""
+
+    input_shape: tuple[int, int, int]
+    classes: int
+
+
+class Count(Frozen):
+    """Ask every witness for a model's counts."""
+
+    op: Literal["count"] = "count"
+    spec: ModelSpec
+
+
+class Build(Frozen):
+    """Make a model's artifact in a folder that does not exist yet."""
+
+    op: Literal["build"] = "build"
+    spec: ModelSpec
+    key: str
+    folder: str
+
+
+class Load(Frozen):
+    """Import a runtime's libraries."""
+
+    op: Literal["load"] = "load"
+    runtime: RuntimeName
+    threads: int
+
+
+class Loaded(Frozen):
+    """Imported."""
+
+    import_s: float
+
+
+class Open(Frozen):
+    """Load the artifact into a session, call it once, and prove its outputs."""
+
+    op: Literal["open"] = "open"
+    case: Case
+    folder: str
+
+
+class Opened(Frozen):
+    """Ready to be timed, if every parity passed."""
+
+    load_s: float
+    first_call_s: float
+    parity: list[Parity]
+
+
+class Warm(Frozen):
+    """Call until the times are steady, for so long at most."""
+
+    op: Literal["warm"] = "warm"
+    limit_s: float
+
+
+class Warmed(Frozen):
+    """Warm: how it went, and how many calls a sample will be."""
+
+    calls: int
+    seconds: float
+    steady: bool
+    calls_per_sample: int
+    call_s: float
+    """About how long one call takes."""
+
+
+class Sample(Frozen):
+    """Measure for about so many seconds, one sample at least."""
+
+    op: Literal["sample"] = "sample"
+    seconds: float
+
+
+class Sampled(Frozen):
+    """By phase, the seconds of each sample."""
+
+    seconds: dict[str, list[float]]
+
+
+class Close(Frozen):
+    """Prove the outputs of the last timed call and tell what really ran."""
+
+    op: Literal["close"] = "close"
+
+
+class Closed(Frozen):
+    """The end of a launch."""
+
+    parity: list[Parity]
+    memory: Memory
+    ran: Ran
+    faults: list[str]
+    """Why the measurement is invalid, if it is."""
+
+
+class Probe(Frozen):
+    """Try a device in a runtime, by running something on it."""
+
+    op: Literal["probe"] = "probe"
+    runtime: RuntimeName
+    device: Device
+
+
+class Probed(Frozen):
+    """Whether it works, and its name or the reason why not."""
+
+    works: bool
+    name: str = ""
+    reason: str = ""
+
+
+class Failure(Frozen):
+    """The request could not be carried out."""
+
+    failure: str
+    users_fault: bool
+    """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
+
+
+Request = Resolve | Count | Build | Load | Open | Warm | Sample | Close | Probe
+Reply = Resolved | Witnesses | ArtifactFacts | Loaded | Opened | Warmed | Sampled | Closed | Probed | Failure
+
+
+class _Requests:
+    adapter: ClassVar[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
+
+
+def parse_request(line: str) -> Request:
+    """A request from its line. Raises pydantic's ValidationError."""
+    return _Requests.adapter.validate_json(line)

@@ -1,0 +1,209 @@
+"""A record: all that is known of one case on one machine, and the parts it is made of.
+
+Schema history (a reader accepts its own version and older ones):
+    1   first version
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnbench.case import Case, Frozen
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
+"""
+ok           measured, and what ran is what was asked
+noisy        measured, but the interval of its median is wide, or there is none
+invalid      measured or not: something is wrong with it, so it is left out of comparisons
+failed       its process crashed, hung, or ran out of memory
+unavailable  this machine, or this version, cannot run it
+"""
+
+MEASURED: tuple[Status, ...] = ("ok", "noisy")
+"""The statuses whose times may be compared."""
+
+Counts = dict[str, tuple[int, int]]
+"""(parameters, MACs for one image) by layer name; layers that have neither are left out."""
+
+
+class Published(Frozen):
+    """What torchvision's weights say of a model, read from their metadata; nothing is downloaded."""
+
+    weights: str
+    params: int
+    giga_macs: float | None
+    """MACs for one image in units of 1e9, rounded to three decimals by the publisher."""
+    image_size: int | None
+    """Side of the square images that the figures are for."""
+    top1_percent: float | None
+    """ImageNet-1K accuracy of the pretrained weights."""
+
+
+class Witnesses(Frozen):
+    """Who says what of a model's parameters and MACs; a witness that could not speak is in `silent`."""
+
+    closed_form: Counts | None
+    """None for a model that has no closed form."""
+    counted: dict[str, Counts]
+    """By witness: `module` (parameters only), `dispatch` and `fvcore` (MACs only)."""
+    published: Published | None = None
+    silent: dict[str, str] = {}
+    """Witnesses that could not be heard, with the reason."""
+    uncounted: list[str] = []
+    """Operators that fvcore did not count; none of them multiplies in a convolutional classifier."""
+
+
+class CountsSummary(Frozen):
+    """The counts of a model in a record: totals, and every disagreement between witnesses."""
+
+    params: int
+    macs: int
+    """For one image."""
+    closed_form: bool
+    """Whether the totals are the closed form's; else the module's and the dispatch counter's."""
+    witnesses: list[str]
+    """Those that were heard."""
+    disagreements: list[str]
+    top1_percent: float | None = None
+
+
+class Parity(Frozen):
+    """How far one batch of outputs is from the float64 reference, relative to the part that depends on the input.
+
+    error = max |y - reference| / signal, signal = root mean square of (reference - its mean over the images).
+    """
+
+    what: str
+    """`eager` or `ort`, and when: `ort b3`, `timed b8`."""
+    error: float | None
+    """None if an output was not finite or had another shape."""
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is known and within its limit."""
+        return self.error is not None and self.error <= self.limit
+
+
+class ArtifactFacts(Frozen):
+    """What building an artifact found out; stored beside it as `artifact.json`."""
+
+    key: str
+    """Digest of everything that the artifact depends on."""
+    input_shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    classes: int
+    weight_bytes: int
+    onnx_bytes: int | None
+    onnx_error: str | None = None
+    """Why there is no graph, where the export failed."""
+    opset: int | None = None
+    signal: float
+    """Root mean square of the part of the reference output that depends on the input."""
+    seconds: dict[str, float]
+    """Time of each stage: instantiate, count, condition, reference, export, check."""
+    witnesses: Witnesses
+    versions: dict[str, str]
+
+
+class Memory(Frozen):
+    """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
+
+    imported_bytes: int
+    """After the runtime's libraries were imported, before the model was loaded."""
+    loaded_bytes: int
+    """After loading and the parity check, before timing."""
+    peak_bytes: int
+    """The largest while warming up and being timed."""
+    device_allocated_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+
+
+class Turn(Frozen):
+    """One turn of a race: consecutive samples of one worker."""
+
+    round: int
+    seconds: dict[str, list[float]]
+    """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
+
+    def totals_s(self) -> list[float]:
+        """Seconds of each sample over all phases."""
+        return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
+
+
+class Launch(Frozen):
+    """One worker process: how it started and what it measured. Raw values only."""
+
+    import_s: float
+    load_s: float
+    """Weights or graph into a session that can run."""
+    first_call_s: float
+    warmup_calls: int
+    warmup_s: float
+    steady: bool
+    """Whether the warm-up ended because the times were steady, not because its limit was reached."""
+    calls_per_sample: int
+    turns: list[Turn]
+    stopped: str
+    """Why sampling ended."""
+    memory: Memory
+
+
+class Measurement(Frozen):
+    """The launches of one case."""
+
+    launches: list[Launch]
+
+    def turns(self) -> list[list[float]]:
+        """Seconds per call of each sample, turn by turn."""
+        return [
+            [total / launch.calls_per_sample for total in turn.totals_s()]
+            for launch in self.launches
+            for turn in launch.turns
+        ]
+
+    def phase_turns(self, phase: str) -> list[list[float]]:
+        """Seconds per call of one phase of each sample, turn by turn."""
+        return [
+            [seconds / launch.calls_per_sample for seconds in turn.seconds[phase]]
+            for launch in self.launches
+            for turn in launch.turns
+        ]
+
+    @property
+    def timed_s(self) -> float:
+        """Seconds spent inside timed calls."""
+        return sum(sum(turn.totals_s()) for launch in self.launches for turn in launch.turns)
+
+
+class Ran(Frozen):
+    """What really ran, as the runtime itself says."""
+
+    device: str
+    device_name: str
+    threads: int
+    precision: str
+    facts: dict[str, Any] = {}
+    """The runtime's own: providers, TF32, session options, whether torch was in the process."""
+
+
+class Record(BaseModel):
+    """All that is known of one case on one machine. Statistics are computed from it and never stored in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    case: Case
+    status: Status
+    reasons: list[str] = []
+    started: str
+    """Local time with its offset, ISO 8601."""
+    counts: CountsSummary | None = None
+    artifact: ArtifactFacts | None = Field(None)
+    parity: list[Parity] = []
+    measurement: Measurement | None = None
+    ran: Ran | None = None
+    environment: dict[str, Any]

@@ -1,0 +1,143 @@
+"""A suite: a YAML file that expands to cases."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from cnnbench.archs import catalogue
+from cnnbench.case import Case, Frozen, ModelSpec, Workload
+from cnnbench.errors import ShapeError, SuiteError, unknown
+from cnnbench.suite_file import BUILT_IN, Settings, SuiteFile, parse
+from cnnbench.yaml_source import YamlSource, read_yaml
+
+T = TypeVar("T")
+
+
+class Suite(Frozen):
+    """A suite ready to run: its cases, in order."""
+
+    name: str
+    description: str
+    path: Path
+    text: str
+    """The file as it was read."""
+    budget_s: float
+    limit_s: float
+    cases: tuple[Case, ...]
+    case_budgets_s: dict[str, float]
+    """Seconds of measuring for each case id."""
+
+    @property
+    def digest(self) -> str:
+        """The same for two suites that ask for the same measurements, whatever their comments."""
+        asked = [self.name, [case.model_dump() for case in self.cases]]
+        return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Read a suite from a file, or one that comes with cnnbench by its name. Raises SuiteError."""
+    source = read_yaml(_find(name_or_path))
+    return _expand(source, parse(source))
+
+
+def bundled_suites() -> dict[str, Path]:
+    """The suites that come with cnnbench: in the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "suites", package.parent / "suites"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_dir():
+        raise SuiteError(f"{path}: expected a suite file; got a folder")
+    if path.exists():
+        return path
+    bundled = bundled_suites()
+    if name_or_path in bundled:
+        return bundled[name_or_path]
+    hint = unknown("suite", path.stem, bundled) if bundled else "give the path of a YAML file"
+    raise SuiteError(f"{path}: no such suite file; {hint}")
+
+
+def _expand(source: YamlSource, file: SuiteFile) -> Suite:
+    cases: dict[str, Case] = {}
+    budgets: dict[str, float] = {}
+    defaults = _merge(BUILT_IN, file.defaults)
+    for index, entry in enumerate(file.models):
+        settings = _merge(defaults, entry)
+        assert settings.workloads and settings.case_budget and settings.seed is not None
+        spec = _spec(source, index, entry.model, settings)
+        for workload in settings.workloads:
+            for case in _cases(spec, workload, settings):
+                if case.id in cases:
+                    raise SuiteError(f"{source.place(('models', index))}: case {case.id} stands twice; keep one")
+                cases[case.id] = case
+                budgets[case.id] = settings.case_budget
+    return Suite(
+        name=file.name or source.path.stem,
+        description=file.description,
+        path=source.path,
+        text=source.text,
+        budget_s=file.budget,
+        limit_s=file.limit,
+        cases=tuple(cases.values()),
+        case_budgets_s=budgets,
+    )
+
+
+def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> ModelSpec:
+    arch = catalogue.find(model)
+    spec = ModelSpec(
+        model=model,
+        image_size=settings.image_size or (arch.image_size if arch else None),
+        classes=settings.classes or (arch.classes if arch else None),
+        seed=settings.seed or 0,
+    )
+    if arch:
+        try:
+            arch.network(spec.image_size, spec.classes)
+        except ShapeError as error:
+            key = "image_size" if ("models", index, "image_size") in source.lines else "model"
+            raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
+    return spec
+
+
+def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case]:
+    return [
+        Case(
+            spec=spec,
+            workload=workload,
+            runtime=runtime,
+            device=device,
+            precision=precision,
+            batch=batch,
+            threads=settings.threads,
+        )
+        for device in _axis(settings.devices, workload)
+        for precision in _axis(settings.precisions, workload)
+        for batch in _axis(settings.batches, workload)
+        for runtime in _axis(settings.runtimes, workload)
+    ]
+
+
+def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:
+    if isinstance(value, dict):
+        return value.get(workload, [])
+    return value or []
+
+
+def _merge(base: Settings, over: Settings) -> Settings:
+    """`over` where it says something, else `base`; an axis given per workload replaces only those workloads."""
+    merged: dict[str, Any] = {}
+    for key in Settings.model_fields:
+        low, high = getattr(base, key), getattr(over, key)
+        if isinstance(high, dict):
+            spread = low if isinstance(low, dict) else {workload: low or [] for workload in get_args(Workload)}
+            merged[key] = {**spread, **high}
+        else:
+            merged[key] = low if high is None else high
+    return Settings.model_construct(**merged)
