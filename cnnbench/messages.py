@@ -42,10 +42,10 @@ class Build(Frozen):
 
 
 class Load(Frozen):
-    """Import a runtime's libraries."""
+    """Import the libraries that a case's runtime and model need."""
 
     op: Literal["load"] = "load"
-    runtime: RuntimeName
+    case: Case
     threads: int
 
 

@@ -102,6 +102,10 @@ class ArtifactFacts(Frozen):
     opset: int | None = None
     signal: float
     """Root mean square of the part of the reference output that depends on the input."""
+    eager_error: float
+    """Of eager float32 on the CPU where the artifact was built, in units of the signal."""
+    parity_limit: float
+    """The largest error that a float32 run may show, in units of the signal."""
     seconds: dict[str, float]
     """Time of each stage: instantiate, count, condition, reference, export, check."""
     witnesses: Witnesses

@@ -1,0 +1,77 @@
+"""Where artifacts lie: what a model becomes on disk, in a cache, named by all that it depends on.
+
+weights.safetensors   the state dict
+model.onnx            the inference graph, unless the export failed
+golden.safetensors    `images` (N, C, H, W) float32 and `reference` (N, classes) float64
+artifact.json         ArtifactFacts; written last, so that a folder with it is complete
+"""
+
+import json
+import os
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import platformdirs
+
+from cnnbench.case import ModelSpec
+from cnnbench.record import ArtifactFacts
+
+WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
+FORMAT = 1
+"""Raised when artifacts made by an older cnnbench must not be used."""
+
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
+
+
+def cache_folder() -> Path:
+    """$CNNBENCH_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("CNNBENCH_CACHE") or platformdirs.user_cache_dir("cnnbench"))
+
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of what builds and runs models, without importing any of it."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def key_of(spec: ModelSpec, run_id: str) -> str:
+    """A digest of all that the artifact depends on.
+
+    A user's own code may change in ways that no digest of one file sees, so its artifacts belong to one run.
+    """
+    depends = {
+        "format": FORMAT,
+        "spec": spec.model_dump(),
+        "versions": library_versions(),
+        "run": run_id if spec.is_users_own else None,
+    }
+    return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def file_name(spec: ModelSpec) -> str:
+    """The model's label as a part of a file name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in spec.label)
+
+
+def folder_of(spec: ModelSpec, key: str) -> Path:
+    """The artifact's folder in the cache."""
+    return cache_folder() / "artifacts" / f"{file_name(spec)}-{key}"
+
+
+def is_built(spec: ModelSpec, run_id: str) -> bool:
+    """Whether the artifact lies finished in the cache."""
+    return (folder_of(spec, key_of(spec, run_id)) / FACTS).exists()
+
+
+def read_facts(folder: Path) -> ArtifactFacts | None:
+    """What is known of a finished artifact; None if it is not there, or not finished."""
+    try:
+        return ArtifactFacts.model_validate_json((folder / FACTS).read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,198 @@
+"""What this computer is: identity, what a process may use of it, and what will disturb a measurement."""
+
+import math
+import os
+import platform
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cnnbench import __version__
+from cnnbench.artifact import library_versions
+from cnnbench.units import MIB
+
+CGROUP = Path("/sys/fs/cgroup")
+BUSY_SHARE = 0.1
+"""Of one core: a process that uses more is called a busy neighbour."""
+
+
+def cpu_model() -> str:
+    """The CPU's name for itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    if platform.system() == "Darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def affinity_cores() -> int:
+    """Logical cores in this process's affinity mask."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CGROUP, own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Cores' worth of time that the container may use: the least quota of its control groups; None if unlimited.
+
+    Reads cgroup v2 (`cpu.max`) from this process's group up to the root, and v1 (`cpu.cfs_quota_us`).
+    """
+    quotas = []
+    try:
+        groups = [line.rstrip("\n").split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        groups = []
+    for _, controllers, path in (group for group in groups if len(group) == 3):
+        mount = root / "cpu" if "cpu" in controllers.split(",") else root
+        folder = mount / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            quotas += _quotas_in(place)
+            if place == mount:
+                break
+    quotas += _quotas_in(root)
+    return min(quotas, default=None)
+
+
+def _quotas_in(folder: Path) -> list[float]:
+    try:
+        limit, period = (folder / "cpu.max").read_text().split()
+        if limit != "max":
+            return [int(limit) / int(period)]
+    except (OSError, ValueError):
+        pass
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period_us = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return []
+    return [quota / period_us] if quota > 0 else []
+
+
+def usable_threads() -> int:
+    """Threads to use by default: physical cores, within the affinity mask and the container's quota."""
+    physical = psutil.cpu_count(logical=False) or affinity_cores()
+    quota = cpu_quota()
+    return max(1, min(physical, affinity_cores(), math.floor(quota) if quota else physical))
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the repository around a folder, with `-dirty` where files differ; None outside one."""
+    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit + ("-dirty" if _output("git", "-C", str(folder), "status", "--porcelain", "-uno") else "")
+
+
+def environment(threads: int, folder: Path) -> dict[str, Any]:
+    """All that is recorded of the machine and its software at the start of a run; `folder` is the suite's."""
+    memory = psutil.virtual_memory()
+    return {
+        "machine": {
+            "cpu": cpu_model(),
+            "architecture": platform.machine(),
+            "logical_cores": os.cpu_count(),
+            "physical_cores": psutil.cpu_count(logical=False),
+            "affinity_cores": affinity_cores(),
+            "cpu_quota": cpu_quota(),
+            "memory_bytes": memory.total,
+            "swap_bytes": psutil.swap_memory().total,
+            "system": f"{platform.system()} {platform.release()}",
+            "virtualised": _virtualised(),
+        },
+        "state": {
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+            "memory_available_bytes": memory.available,
+            "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        },
+        "software": {
+            "cnnbench": __version__,
+            "python": platform.python_version(),
+            **library_versions(),
+            "git_commit": git_commit(folder),
+        },
+        "threads": {
+            "usable": usable_threads(),
+            "used": threads,
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")},
+        },
+    }
+
+
+def label(environment: dict[str, Any]) -> str:
+    """A machine in a few words: `AMD EPYC, 2 threads`."""
+    return f"{environment['machine']['cpu']}, {environment['threads']['used']} threads"
+
+
+def disturbances() -> list[str]:
+    """What will make times on this machine vary, in words, with what can be done about it."""
+    found = []
+    neighbours = busy_neighbours()
+    if neighbours:
+        found.append(f"other processes are busy: {', '.join(neighbours)}; stop them while measuring")
+    quota = cpu_quota()
+    if quota is not None and quota < affinity_cores():
+        found.append(f"a quota of {quota:g} cores' time for {affinity_cores()} cores: threads are paused when it is spent")
+    if _virtualised():
+        found.append("a virtual machine: the host's other guests take time that cannot be seen from here")
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor and governor != "performance":
+        found.append(f"the frequency governor is {governor!r}: clocks follow the load; `performance` keeps them up")
+    swap = psutil.swap_memory()
+    if swap.used > 64 * MIB:
+        found.append(f"{swap.used // MIB} MiB are swapped out; free some memory first")
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    if battery is not None and not battery.power_plugged:
+        found.append("running from a battery: plug it in")
+    if (os.cpu_count() or 1) > (psutil.cpu_count(logical=False) or 1):
+        found.append("two logical cores share a physical one: threads are kept to the physical ones by default")
+    return found
+
+
+def busy_neighbours(seconds: float = 0.5) -> list[str]:
+    """Names of other processes that used more than a tenth of a core, over so many seconds."""
+    processes = [p for p in psutil.process_iter() if p.pid != os.getpid()]
+    for process in processes:
+        _cpu_percent(process)
+    psutil.cpu_percent(interval=seconds)
+    busy = [(used, p) for p in processes if (used := _cpu_percent(p)) > 100 * BUSY_SHARE]
+    named = []
+    for used, process in sorted(busy, key=lambda pair: -pair[0]):
+        try:
+            named.append(f"{process.name()} ({used:.0f} % of a core)")
+        except psutil.Error:
+            continue
+    return named
+
+
+def _cpu_percent(process: psutil.Process) -> float:
+    try:
+        return process.cpu_percent()
+    except psutil.Error:
+        return 0.0
+
+
+def _virtualised() -> bool:
+    return "hypervisor" in (_read("/proc/cpuinfo") or "")
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

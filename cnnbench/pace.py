@@ -1,0 +1,84 @@
+"""How a run's time is spent: what is left to do, how long that takes, and each race's share of the budget."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+
+from cnnbench.archs import catalogue
+from cnnbench.case import Case
+from cnnbench.race import MIN_ROUNDS
+
+FIRST_GUESS_START_S = 3.0
+FIRST_GUESS_BUILD_S = 8.0
+FIRST_GUESS_MACS_PER_S = 20e9
+TRAINING_FACTOR = 3
+"""A training step is about three forward passes: its own, and one for each of the two gradients."""
+WARMUP_CALLS = 4
+
+
+@dataclass
+class Pace:
+    """Learns from each finished race and build how long the rest will take."""
+
+    budget_s: float
+    case_budgets_s: dict[str, float]
+    clock_s: Callable[[], float] = time.monotonic
+    _starts_s: list[float] = field(default_factory=list)
+    _builds_s: list[float] = field(default_factory=list)
+    _macs_per_s: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock_s()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the run began."""
+        return self.clock_s() - self._began
+
+    @property
+    def budget_left_s(self) -> float:
+        """Until the budget is spent; below zero when it is overdrawn."""
+        return self.budget_s - self.elapsed_s
+
+    def built(self, seconds: float) -> None:
+        """An artifact took so long."""
+        self._builds_s.append(seconds)
+
+    def raced(self, cases: Sequence[Case], seconds: float, timed_s: float, calls_s: Sequence[float | None]) -> None:
+        """A race took so long, of which so much inside timed calls; a call of each case took about so long."""
+        self._starts_s.append((seconds - timed_s) / len(cases))
+        for case, call_s in zip(cases, calls_s, strict=True):
+            if call_s and (work := _macs(case)):
+                self._macs_per_s.append(work / call_s)
+
+    def race_s(self, cases: Sequence[Case], scale: float = 1.0) -> float:
+        """How long a race is expected to take when its budget is scaled."""
+        start_s = mean(self._starts_s) if self._starts_s else FIRST_GUESS_START_S
+        return sum(start_s + max(self.case_budgets_s[case.id] * scale, self._least_s(case)) for case in cases)
+
+    def left_s(self, races: Sequence[Sequence[Case]], builds: int, scale: float = 1.0) -> float:
+        """How long so many races and builds are expected to take."""
+        build_s = mean(self._builds_s) if self._builds_s else FIRST_GUESS_BUILD_S
+        return builds * build_s + sum(self.race_s(race, scale) for race in races)
+
+    def scale(self, races: Sequence[Sequence[Case]], builds: int) -> float:
+        """The share of their own budgets that the races left may have, for the run to end within its budget."""
+        full, least = self.left_s(races, builds), self.left_s(races, builds, scale=0.0)
+        if full <= self.budget_left_s or full <= least:
+            return 1.0
+        return max(0.0, (self.budget_left_s - least) / (full - least))
+
+    def _least_s(self, case: Case) -> float:
+        """What the fewest rounds and the warm-up take, however small the budget, judging by the case's MACs."""
+        rate = mean(self._macs_per_s) if self._macs_per_s else FIRST_GUESS_MACS_PER_S
+        return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
+
+
+def _macs(case: Case) -> float:
+    """MACs of one call; 0 where there is no closed form."""
+    arch = catalogue.find(case.spec.model)
+    if arch is None:
+        return 0.0
+    macs = arch.network(case.spec.image_size, case.spec.classes).macs * case.batch
+    return float(macs * (TRAINING_FACTOR if case.workload == "training" else 1))

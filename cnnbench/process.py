@@ -1,0 +1,141 @@
+"""A worker as its parent sees it: a child process that is asked one thing at a time."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
+from cnnbench.messages import Failure, Request
+
+R = TypeVar("R", bound=BaseModel)
+
+COMMAND = (sys.executable, "-m", "cnnbench.worker")
+LAST_WORDS_LINES = 3
+GRACE_S = 5.0
+
+
+class Worker:
+    """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
+
+    def __init__(self, log: Path, threads: int, limit_s: float) -> None:
+        """Start it; what its libraries print goes to `log`. No answer may take longer than `limit_s`."""
+        self.log = log
+        self.limit_s = limit_s
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                env=os.environ | thread_environment(threads),
+                start_new_session=True,
+            )
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._frozen = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, request: Request, answer: type[R]) -> R:
+        """Send a request and wait for its answer.
+
+        Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the process
+        died, WorkerHung (and ends it) if it did not answer in time.
+        """
+        self.send(request)
+        return self.receive(answer)
+
+    def send(self, request: Request) -> None:
+        """Send a request whose answer is received later, so that several workers can be busy at once."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(request.model_dump_json() + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise WorkerCrashed(self._how_it_died()) from None
+
+    def receive(self, answer: type[R]) -> R:
+        """The answer to the request that was sent last; raises as `ask` does."""
+        try:
+            line = self._answers.get(timeout=self.limit_s)
+        except queue.Empty:
+            self.kill()
+            raise WorkerHung(f"no answer within {self.limit_s:g} s, so it was ended; `limit` in the suite") from None
+        if not line:
+            raise WorkerCrashed(self._how_it_died())
+        try:
+            return answer.model_validate_json(line)
+        except ValidationError:
+            failure = Failure.model_validate_json(line)
+        raise (ModelError if failure.users_fault else WorkerError)(failure.failure)
+
+    def freeze(self) -> None:
+        """Stop it, so that its threads disturb nobody."""
+        if not self._frozen:
+            self._signal_all("suspend")
+            self._frozen = True
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self._frozen:
+            self._signal_all("resume")
+            self._frozen = False
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and not self._frozen and self._process.stdin is not None:
+            try:
+                self._process.stdin.close()  # it ends when its input does
+                self._process.wait(timeout=GRACE_S)
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+        self.kill()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")  # the end
+
+    def _signal_all(self, what: str) -> None:
+        try:
+            getattr(psutil.Process(self._process.pid), what)()
+        except psutil.NoSuchProcess:
+            raise WorkerCrashed(self._how_it_died()) from None
+
+    def _how_it_died(self) -> str:
+        try:
+            code = self._process.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "the worker closed its output without an answer"
+        if code == -getattr(signal, "SIGKILL", 9):
+            how = "the worker was killed by SIGKILL, as the system does when memory runs out"
+        elif code < 0:
+            how = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            how = f"the worker exited with code {code}"
+        words = self.log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
+        return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The variables that size thread pools before a library is imported."""
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -1,0 +1,220 @@
+"""A race: cases that will be compared are alive together and measured in turn, in random order.
+
+Whatever slows the machine down for a while then hits all of them alike. Those whose turn it is not are stopped, so that
+their idle threads disturb nobody.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from cnnbench.case import Case
+from cnnbench.errors import CnnbenchError
+from cnnbench.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
+from cnnbench.process import Worker
+from cnnbench.record import Launch, Measurement, Parity, Ran, Turn
+from cnnbench.stats import time_estimate
+
+MIN_ROUNDS = 6
+"""The fewest turns whose medians give an interval at 95 %."""
+PLANNED_ROUNDS = 12
+"""A case's budget is cut into so many turns; at 12, one turn in either tail may be an outlier."""
+NARROW_HALF_WIDTH = 0.01
+"""Sampling may end early when the interval of every contestant's median is within 1 % to each side."""
+
+Seconds = dict[str, list[float]]
+OnTurn = Callable[[str], None]
+T = TypeVar("T")
+
+
+class Contestant(Protocol):
+    """One that can be measured when it is its turn."""
+
+    def thaw(self) -> None:
+        """Let it run."""
+
+    def freeze(self) -> None:
+        """Stop it."""
+
+    def sample(self, seconds: float) -> Seconds:
+        """One turn of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+
+
+@dataclass
+class Turns:
+    """What one contestant measured, and why it ended."""
+
+    turns: list[Turn] = field(default_factory=list)
+    stopped: str = ""
+    error: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What a race found out about one case."""
+
+    case: Case
+    measurement: Measurement | None = None
+    parity: list[Parity] = field(default_factory=list)
+    ran: Ran | None = None
+    faults: list[str] = field(default_factory=list)
+    error: str | None = None
+    """Why the case failed, if it did."""
+    call_s: float | None = None
+
+
+def take_turns(
+    contestants: Sequence[Contestant],
+    budget_s: float,
+    rng: random.Random,
+    on_turn: OnTurn = lambda text: None,
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> list[Turns]:
+    """Measure all contestants round by round, in a new random order each round.
+
+    `budget_s` is for each contestant. Ends when all intervals are narrow or the budgets are spent, and not before
+    MIN_ROUNDS rounds. A contestant that raises is left out of later rounds.
+    """
+    results = [Turns() for _ in contestants]
+    start = clock_s()
+    for number in range(10**6):
+        alive = [index for index, result in enumerate(results) if result.error is None]
+        if not alive:
+            break
+        stopped = _stop_reason([results[index] for index in alive], number, clock_s() - start, budget_s * len(alive))
+        if stopped:
+            for index in alive:
+                results[index].stopped = stopped
+            break
+        rng.shuffle(alive)
+        for index in alive:
+            contestant = contestants[index]
+            try:
+                contestant.thaw()
+                seconds = contestant.sample(budget_s / PLANNED_ROUNDS)
+                contestant.freeze()
+            except CnnbenchError as error:
+                results[index].error = str(error)
+                continue
+            results[index].turns.append(Turn(round=number, seconds=seconds))
+        on_turn(f"round {number + 1}")
+    return results
+
+
+def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s: float) -> str | None:
+    if rounds < MIN_ROUNDS:
+        return None
+    if all(
+        time_estimate([turn.totals_s() for turn in result.turns]).half_width <= NARROW_HALF_WIDTH for result in results
+    ):
+        return f"all intervals within {NARROW_HALF_WIDTH:.0%}"
+    if spent_s >= budget_s:
+        return "budget spent"
+    return None
+
+
+@dataclass
+class _Runner:
+    """A case in its worker; a Contestant."""
+
+    case: Case
+    worker: Worker
+    outcome: Outcome
+    loaded: Loaded | None = None
+    opened: Opened | None = None
+    warmed: Warmed | None = None
+
+    def thaw(self) -> None:
+        self.worker.thaw()
+
+    def freeze(self) -> None:
+        self.worker.freeze()
+
+    def sample(self, seconds: float) -> Seconds:
+        return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+
+
+def run_race(
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    threads: int,
+    budget_s: float,
+    limit_s: float,
+    logs: Path,
+    seed: int,
+    on_turn: OnTurn = lambda text: None,
+) -> list[Outcome]:
+    """Start a fresh worker for each case, prove it, warm it up, measure all in turn, and close them.
+
+    `folder` is the artifact's. A worker that fails has its reason in its outcome; the others go on.
+    """
+    with ExitStack() as stack:
+        runners = []
+        for case in cases:
+            log = logs / (case.id.replace("/", "-").replace(":", "-") + ".log")
+            worker = stack.enter_context(Worker(log, threads, limit_s))
+            runners.append(_Runner(case, worker, Outcome(case)))
+        on_turn("starting")
+        for runner in runners:  # importing takes no measurement, so all import at once
+            _attempt(runner, lambda r: r.worker.send(Load(case=r.case, threads=threads)))
+        for runner in runners:
+            runner.loaded = _attempt(runner, lambda r: r.worker.receive(Loaded))
+            _attempt(runner, lambda r: r.freeze())
+        for runner in runners:  # cold-start figures are measured, so one at a time
+            on_turn(f"opening {runner.case.runtime}")
+            _attempt(runner, lambda r: _open(r, folder, warm_limit_s=budget_s))
+        ready = [r for r in runners if r.outcome.error is None and r.warmed is not None]
+        turns = take_turns(ready, budget_s, random.Random(seed), on_turn)
+        for runner, result in zip(ready, turns, strict=True):
+            runner.outcome.error = result.error
+            _attempt(runner, lambda r, result=result: _close(r, result))  # type: ignore[misc]
+        return [runner.outcome for runner in runners]
+
+
+def _attempt(runner: _Runner, step: Callable[[_Runner], T]) -> T | None:
+    """Do the step unless the case has failed already; if it fails, note why."""
+    if runner.outcome.error is not None:
+        return None
+    try:
+        return step(runner)
+    except CnnbenchError as error:
+        runner.outcome.error = str(error)
+        return None
+
+
+def _open(runner: _Runner, folder: Path, warm_limit_s: float) -> None:
+    """Load, prove and warm; a case whose outputs are wrong is not timed."""
+    runner.thaw()
+    runner.opened = runner.worker.ask(Open(case=runner.case, folder=str(folder)), Opened)
+    runner.outcome.parity = runner.opened.parity
+    if all(parity.passed for parity in runner.opened.parity):
+        runner.warmed = runner.worker.ask(Warm(limit_s=warm_limit_s), Warmed)
+        runner.outcome.call_s = runner.warmed.call_s
+    runner.freeze()
+
+
+def _close(runner: _Runner, result: Turns) -> None:
+    assert runner.loaded and runner.opened and runner.warmed
+    runner.thaw()
+    closed = runner.worker.ask(Close(), Closed)
+    runner.outcome.parity = [*runner.outcome.parity, *closed.parity]
+    runner.outcome.ran = closed.ran
+    runner.outcome.faults = closed.faults
+    launch = Launch(
+        import_s=runner.loaded.import_s,
+        load_s=runner.opened.load_s,
+        first_call_s=runner.opened.first_call_s,
+        warmup_calls=runner.warmed.calls,
+        warmup_s=runner.warmed.seconds,
+        steady=runner.warmed.steady,
+        calls_per_sample=runner.warmed.calls_per_sample,
+        turns=result.turns,
+        stopped=result.stopped,
+        memory=closed.memory,
+    )
+    runner.outcome.measurement = Measurement(launches=[launch])

@@ -1,0 +1,180 @@
+"""Tables of numbers to tables of words: each figure with the digits that its interval supports, and its caption."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cnnbench.record import MEASURED
+from cnnbench.report.tables import cases_table, comparison_table, machines_table, models_table
+from cnnbench.store import Run
+from cnnbench.units import CONVENTION, format_count, significant
+
+NONE = "–"
+UNMEASURED_NOTES = ("unavailable", "failed", "invalid", "noisy")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be read: title, caption, words in cells, notes below. `data` has the numbers behind it."""
+
+    name: str
+    title: str
+    caption: str
+    cells: pd.DataFrame
+    data: pd.DataFrame
+    notes: list[str]
+
+
+def run_tables(run: Run) -> list[Table]:
+    """The tables of a run, without those that would be empty."""
+    records = list(run.records.values())
+    tables = [_models(models_table(records))]
+    for workload in ("inference", "training"):
+        data = cases_table(records, workload)  # type: ignore[arg-type]
+        if not data.empty:
+            tables.append(_inference(data) if workload == "inference" else _training(data))
+    return [table for table in tables if not table.cells.empty]
+
+
+def compare_tables(runs: list[Run]) -> list[Table]:
+    """The machines of several runs, and their cases side by side."""
+    machines = machines_table(runs)
+    data = comparison_table(runs)
+    cells = pd.DataFrame(index=data.index)
+    if not data.empty:
+        cells["case"] = data["case"]
+        for index, run in enumerate(runs):
+            name = run.folder.name
+            columns = zip(data[f"{name} ms"], data[f"{name} low"], data[f"{name} high"], strict=True)
+            cells[f"{name} ms"] = [_interval(*values) for values in columns]
+            if index:
+                ratio = f"{name} / {runs[0].folder.name}"
+                cells[ratio] = [NONE if _missing(value) else f"{value:.2f}" for value in data[ratio]]
+    first = runs[0].folder.name
+    return [
+        Table("machines", "Machines", "One row per run.", machines.fillna(NONE), machines, []),
+        Table(
+            "comparison",
+            "Times side by side",
+            f"Median milliseconds per call [95 % interval]; ratio to {first}: below 1 is faster. "
+            "A description, not a verdict: runs made at different times or on different machines share no rounds.",
+            cells,
+            data,
+            [],
+        ),
+    ]
+
+
+def _models(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        cells = pd.DataFrame(
+            {
+                "model": data["model"],
+                "input": data["input"],
+                "parameters": [f"{n:,}" for n in data["params"]],
+                "MACs": [format_count(n) for n in data["macs"]],
+                "counts": [
+                    f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)
+                ],
+                "top-1 %": [NONE if _missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
+                "ONNX MB": [_figure(value) for value in data["onnx_mb"]],
+                "export s": [_figure(value, 2) for value in data["export_s"]],
+            }
+        )
+    caption = (
+        f"{CONVENTION}; MACs for one image. Counts: how many witnesses (closed form, module, dispatch counter, fvcore, "
+        "torchvision's published figures) were heard, and whether they agree to the last integer, layer by layer. "
+        "top-1: ImageNet accuracy published by torchvision for its pretrained weights; timed weights are random."
+    )
+    return Table("models", "Models", caption, cells, data, [])
+
+
+def _inference(data: pd.DataFrame) -> Table:
+    cells, notes = _case_cells(data)
+    cells["parity error"] = [NONE if _missing(value) else f"{value:.0e}" for value in data["parity_error"]]
+    _last(cells, "status")
+    caption = (
+        "ms: median time of one call of the whole batch [95 % interval over turns]. p90: where at least 64 single calls "
+        "were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. Peak MiB: resident memory of "
+        "the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference from float64, "
+        "relative to the part of the output that depends on the image."
+    )
+    return Table("inference", "Inference", caption, cells, data, notes)
+
+
+def _training(data: pd.DataFrame) -> Table:
+    cells, notes = _case_cells(data)
+    for phase in ("forward", "backward", "optimizer"):
+        cells[f"{phase} ms"] = [_figure(value) for value in data[f"{phase}_ms"]]
+    if data["speedup"].isna().all():
+        cells = cells.drop(columns=["vs eager"])
+    _last(cells, "status")
+    caption = (
+        "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the whole "
+        "batch [95 % interval over turns], and the medians of its three parts."
+    )
+    return Table("training", "Training", caption, cells, data, notes)
+
+
+def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    numbers: dict[tuple[str, str], int] = {}
+    statuses = []
+    for status, reason in zip(data["status"], data["reason"], strict=True):
+        if reason:
+            note = numbers.setdefault((status, reason), len(numbers) + 1)
+            statuses.append(f"{status} [{note}]")
+        else:
+            statuses.append(status)
+    notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
+    intervals = zip(data["ms"], data["ms_low"], data["ms_high"], strict=True)
+    ratios = zip(data["speedup"], data["speedup_low"], data["speedup_high"], strict=True)
+    cells = pd.DataFrame(
+        {
+            "model": data["model"],
+            "batch": data["batch"].astype(str),
+            "runtime": [f"{r}/{d}" for r, d in zip(data["runtime"], data["device"], strict=True)],
+            "ms": [_interval(*values) for values in intervals],
+            "p90 ms": [_figure(value) for value in data["p90_ms"]],
+            "images/s": [_figure(value) for value in data["images_per_s"]],
+            "vs eager": [_ratio(*values) for values in ratios],
+            "peak MiB": [NONE if _missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
+            "status": statuses,
+        }
+    )
+    struck = ~data["status"].isin(MEASURED) & data["ms"].notna()
+    cells.loc[struck, "images/s"] = NONE
+    return cells, notes
+
+
+def _last(cells: pd.DataFrame, column: str) -> None:
+    cells[column] = cells.pop(column)
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return NONE if value is None or _missing(value) else significant(value, digits)
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
+    if value is None or _missing(value):
+        return NONE
+    if low is None or high is None or _missing(low) or _missing(high):
+        return f"{significant(value, 2)} [?]"
+    width = high - low
+    digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
+    decimals = min(max(digits, 2), 4) - 1 - math.floor(math.log10(value))
+    return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
+
+
+def _ratio(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or _missing(value):
+        return NONE
+    if low is None or high is None or _missing(low) or _missing(high):
+        return f"×{value:.1f} [?]"
+    return f"×{value:.2f} [{low:.2f}, {high:.2f}]"

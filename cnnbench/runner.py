@@ -1,0 +1,226 @@
+"""The story of a run: a suite's cases, grouped into races, become records."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+from cnnbench import artifact, availability, counts, machine, stats
+from cnnbench.archs import catalogue
+from cnnbench.case import Case, ModelSpec
+from cnnbench.errors import CnnbenchError, ModelError
+from cnnbench.messages import Build, Resolve, Resolved
+from cnnbench.pace import Pace
+from cnnbench.process import Worker
+from cnnbench.race import Outcome, run_race
+from cnnbench.record import ArtifactFacts, Record, Status
+from cnnbench.store import Store
+from cnnbench.suite import Suite
+
+Race = list[Case]
+
+
+class Observer(Protocol):
+    """Somebody who watches a run."""
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Something begins, and the whole run will be over in about so many seconds."""
+
+    def done(self, record: Record) -> None:
+        """A case is finished and on disk."""
+
+
+def run_suite(
+    suite: Suite,
+    cases: Sequence[Case],
+    store: Store,
+    environment: dict[str, Any],
+    observer: Observer,
+    budget_s: float,
+) -> bool:
+    """Measure the cases of a suite that the store has no finished record of; True if all were reached in time.
+
+    Raises ModelError, before anything is measured, for a model that cannot be built or cannot take its images.
+    """
+    finished = store.finished()
+    pending = [case for case in cases if case.id not in finished]
+    run = _Runner(suite, store, environment, observer, Pace(budget_s, suite.case_budgets_s))
+    run.check_models(pending)
+    reasons = run.find_unavailable(pending)
+    races = group_races([case for case in pending if case.id not in reasons])
+    for index, race in enumerate(races):
+        if run.pace.budget_left_s <= 0:
+            return False
+        run.race(race, races[index:])
+    return True
+
+
+def group_races(cases: Sequence[Case]) -> list[Race]:
+    """Cases that a table sets side by side, together; in the suite's order."""
+    order = {case.id: index for index, case in enumerate(cases)}
+    first: dict[tuple[object, ...], int] = {}
+    for case in cases:
+        first.setdefault(case.race_key, order[case.id])
+    ordered = sorted(cases, key=lambda case: (first[case.race_key], order[case.id]))
+    return [list(group) for _, group in groupby(ordered, key=lambda case: case.race_key)]
+
+
+class _Runner:
+    """What the parts of one run share."""
+
+    def __init__(
+        self, suite: Suite, store: Store, environment: dict[str, Any], observer: Observer, pace: Pace
+    ) -> None:
+        self.suite, self.store, self.environment, self.observer, self.pace = suite, store, environment, observer, pace
+        self.run_id = uuid4().hex
+        self.facts: dict[ModelSpec, ArtifactFacts | str] = {}
+
+    def check_models(self, cases: Sequence[Case]) -> None:
+        """Have every model that the catalogue does not know built once. One that crashes is left for its cases to tell."""
+        unknown = [spec for spec in dict.fromkeys(case.spec for case in cases) if catalogue.find(spec.model) is None]
+        for spec in unknown:
+            self.observer.doing(f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown)))
+            with self._worker(spec, "check") as worker:
+                try:
+                    worker.ask(Resolve(spec=spec), Resolved)
+                except ModelError:
+                    raise
+                except CnnbenchError:
+                    continue
+
+    def find_unavailable(self, cases: list[Case]) -> dict[str, str]:
+        """Write a record for each case that cannot run here; its reason by case id."""
+        if any(case.device != "cpu" for case in cases):
+            self.observer.doing("trying the devices", self.pace.left_s(group_races(cases), 0))
+        reasons = availability.why_unavailable(cases, self.store.logs)
+        for case in cases:
+            if case.id in reasons:
+                self._finish(case, "unavailable", [reasons[case.id]])
+        return reasons
+
+    def race(self, race: Race, left: Sequence[Race]) -> None:
+        """Build the model's artifact if it is not there yet, run the race, and write its records."""
+        spec = race[0].spec
+        facts = self._artifact(spec, left)
+        if isinstance(facts, str):
+            for case in race:
+                self._finish(case, "failed", [facts])
+            return
+        runnable = [case for case in race if case.runtime != "ort" or facts.onnx_error is None]
+        for case in race:
+            if case not in runnable:
+                self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
+        if not runnable:
+            return
+        scale = self.pace.scale(left, self._builds_in(left))
+        started, began = _now(), time.monotonic()
+
+        def on_turn(what: str) -> None:
+            rest = self.pace.left_s(left, self._builds_in(left), scale) - (time.monotonic() - began)
+            self.observer.doing(f"{_title(runnable)}: {what}", max(rest, 0.0))
+
+        outcomes = run_race(
+            runnable,
+            artifact.folder_of(spec, facts.key),
+            threads=race[0].threads or machine.usable_threads(),
+            budget_s=max(self.suite.case_budgets_s[race[0].id] * scale, 0.1),
+            limit_s=self.suite.limit_s,
+            logs=self.store.logs,
+            seed=spec.seed,
+            on_turn=on_turn,
+        )
+        timed_s = sum(outcome.measurement.timed_s for outcome in outcomes if outcome.measurement)
+        self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])
+        for outcome in outcomes:
+            self._finish(outcome.case, *status_of(outcome), facts, outcome, started)
+
+    def _artifact(self, spec: ModelSpec, left: Sequence[Race]) -> ArtifactFacts | str:
+        """The facts of the model's artifact, built if need be, or the reason why there is none."""
+        if spec not in self.facts:
+            key = artifact.key_of(spec, self.run_id)
+            folder = artifact.folder_of(spec, key)
+            known = artifact.read_facts(folder)
+            if known is None:
+                self.observer.doing(
+                    f"{spec.label}: building, counting and exporting", self.pace.left_s(left, self._builds_in(left))
+                )
+                began = time.monotonic()
+                try:
+                    with self._worker(spec, "build") as worker:
+                        known = worker.ask(Build(spec=spec, key=key, folder=str(folder)), ArtifactFacts)
+                    self.pace.built(time.monotonic() - began)
+                except CnnbenchError as error:
+                    self.facts[spec] = str(error)
+            if known is not None:
+                self.facts[spec] = known
+        return self.facts[spec]
+
+    def _builds_in(self, races: Sequence[Race]) -> int:
+        """How many of the races' models have no artifact yet."""
+        specs = {race[0].spec for race in races} - set(self.facts)
+        return sum(not artifact.is_built(spec, self.run_id) for spec in specs)
+
+    def _worker(self, spec: ModelSpec, what: str) -> Worker:
+        log = self.store.logs / f"{what}-{artifact.file_name(spec)}.log"
+        return Worker(log, machine.usable_threads(), self.suite.limit_s)
+
+    def _finish(
+        self,
+        case: Case,
+        status: Status,
+        reasons: list[str],
+        facts: ArtifactFacts | None = None,
+        outcome: Outcome | None = None,
+        started: str | None = None,
+    ) -> None:
+        summary = counts.summary(case.spec, facts.witnesses) if facts else None
+        if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
+            status, reasons = "invalid", [f"counts disagree: {summary.disagreements[0]}", *reasons]
+        record = Record(
+            id=case.id,
+            case=case,
+            status=status,
+            reasons=reasons,
+            started=started or _now(),
+            counts=summary,
+            artifact=facts,
+            parity=outcome.parity if outcome else [],
+            measurement=outcome.measurement if outcome else None,
+            ran=outcome.ran if outcome else None,
+            environment=self.environment,
+        )
+        self.store.append(record)
+        self.observer.done(record)
+
+
+def status_of(outcome: Outcome) -> tuple[Status, list[str]]:
+    """What the outcome of a race says of its case."""
+    if outcome.error is not None:
+        return "failed", [outcome.error]
+    wrong = [
+        f"parity of {parity.what}: error "
+        + ("unknown, the output is not finite or misshapen" if parity.error is None else f"{parity.error:.1e}")
+        + f", limit {parity.limit:.1e} of the signal"
+        for parity in outcome.parity
+        if not parity.passed
+    ]
+    if wrong or outcome.faults:
+        return "invalid", wrong + outcome.faults
+    assert outcome.measurement is not None
+    estimate = stats.time_estimate(outcome.measurement.turns())
+    if estimate.half_width > stats.NOISY_HALF_WIDTH:
+        return "noisy", [f"the median's interval is {estimate.half_width:.0%} wide to one side"]
+    return "ok", []
+
+
+def _title(race: Race) -> str:
+    case = race[0]
+    runtimes = "+".join(c.runtime for c in race)
+    return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

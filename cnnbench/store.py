@@ -1,0 +1,180 @@
+"""A run's folder: records appended as they are made, locked while written, read back whatever happened.
+
+suite.yaml         the suite as it was run
+run.json           the suite's name and digest, when the run began
+environment.json   the machine and its software at the start
+records.jsonl      one record per case and line; of two records of one case the later counts
+logs/              what the workers' libraries printed
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from cnnbench.errors import RunFolderError
+from cnnbench.record import SCHEMA_VERSION, Record
+from cnnbench.suite import Suite
+
+RECORDS, RUN, SUITE, ENVIRONMENT, LOGS, LOCK = (
+    "records.jsonl",
+    "run.json",
+    "suite.yaml",
+    "environment.json",
+    "logs",
+    ".lock",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder says: its name, its records by case id in the order of the file, and what could not be read."""
+
+    folder: Path
+    suite: str
+    started: str
+    environment: dict[str, Any]
+    records: dict[str, Record]
+    unreadable: list[str] = field(default_factory=list)
+    """One line for each line of the file that is no record."""
+
+
+def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
+    """A folder name that tells the suite and the time."""
+    return base / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run back. Raises RunFolderError if there is none, or if no line of it can be read."""
+    about = _read_json(folder / RUN)
+    if about is None:
+        raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
+    records: dict[str, Record] = {}
+    unreadable: list[str] = []
+    file = folder / RECORDS
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = Record.model_validate_json(line)
+        except ValidationError as error:
+            unreadable.append(f"{file}:{number}: not a record: {_why(line, error)}")
+            continue
+        records.pop(record.id, None)
+        records[record.id] = record
+    if unreadable and not records:
+        raise RunFolderError(f"no record could be read; {unreadable[0]}")
+    return Run(
+        folder=folder,
+        suite=str(about.get("suite", "?")),
+        started=str(about.get("started", "?")),
+        environment=_read_json(folder / ENVIRONMENT) or {},
+        records=records,
+        unreadable=unreadable,
+    )
+
+
+class Store:
+    """A run's folder, held for writing."""
+
+    def __init__(self, folder: Path, suite: Suite, environment: dict[str, Any], *, resume: bool) -> None:
+        """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from None
+        self._lock = FileLock(folder / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(f"{folder}: another run is writing here; wait for it or give another --out") from None
+        try:
+            self._begin(suite, environment, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def logs(self) -> Path:
+        """Where workers' output goes."""
+        return self.folder / LOGS
+
+    def append(self, record: Record) -> None:
+        """Write a record down, at once; a line that a crash cut short is ended first."""
+        file = self.folder / RECORDS
+        with file.open("ab+") as stream:
+            if stream.tell() > 0:
+                stream.seek(-1, 2)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
+            stream.write(record.model_dump_json().encode() + b"\n")
+            stream.flush()
+
+    def finished(self) -> dict[str, Record]:
+        """Records that need no repeating, by case id: all but failed ones."""
+        records = read_run(self.folder).records if (self.folder / RECORDS).exists() else {}
+        return {id_: record for id_, record in records.items() if record.status != "failed"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release()
+
+    def _begin(self, suite: Suite, environment: dict[str, Any], resume: bool) -> None:
+        about = _read_json(self.folder / RUN)
+        others = [path.name for path in self.folder.iterdir() if path.name != LOCK]
+        if about is None and others:
+            raise RunFolderError(
+                f"{self.folder}: expected a new folder or a run's; got one with {sorted(others)[0]!r} in it; "
+                "give another --out"
+            )
+        if about is not None:
+            theirs = about.get("suite")
+            if theirs != suite.name:
+                raise RunFolderError(f"{self.folder}: belongs to suite {theirs!r}, not {suite.name!r}; give another --out")
+            if about.get("digest") != suite.digest:
+                raise RunFolderError(
+                    f"{self.folder}: was run from another version of suite {suite.name!r} (its {SUITE}); give another --out"
+                )
+            if not resume:
+                raise RunFolderError(
+                    f"{self.folder}: already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
+                )
+            return
+        about = {
+            "suite": suite.name,
+            "digest": suite.digest,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "schema_version": SCHEMA_VERSION,
+        }
+        (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
+        (self.folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1))
+        (self.folder / RUN).write_text(json.dumps(about, indent=1))
+
+
+def _why(line: str, error: ValidationError) -> str:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return "it is cut short or is not JSON"
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench"
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

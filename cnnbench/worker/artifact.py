@@ -1,0 +1,99 @@
+"""A model made into an artifact: weights, golden data and graph in one folder."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from cnnbench.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
+from cnnbench.case import ModelSpec
+from cnnbench.errors import ModelError
+from cnnbench.record import ArtifactFacts
+from cnnbench.worker import golden, models, witnesses
+from cnnbench.worker.export import inference
+from cnnbench.worker.parity import LARGEST_LIMIT, compare, limit_for, signal_of
+
+
+def build_artifact(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
+    """Build the model, count it, condition its weights, compute its reference, export it and have the graph checked.
+
+    The folder appears at once and whole. A graph that cannot be exported is told in the facts; the rest is of use
+    without it. Raises ModelError for a model that cannot be built or run.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
+        facts = _fill(spec, key, Path(temporary))
+        finished = Path(temporary).with_name(f"{Path(temporary).name}-done")
+        Path(temporary).rename(finished)
+        Path(temporary).mkdir()  # for TemporaryDirectory to remove
+        try:
+            finished.rename(folder)
+        except OSError:
+            if not (folder / FACTS).exists():  # left unfinished by somebody
+                shutil.rmtree(folder)
+                finished.rename(folder)
+            else:  # another process was faster
+                shutil.rmtree(finished)
+    return facts
+
+
+def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    with stage("instantiate"):
+        module, image = models.build(spec)
+        classes = models.try_out(module, image, spec)
+    with stage("count"):
+        heard = witnesses.hear(module, image, spec)
+    with stage("condition"):
+        golden.condition(module, image, spec.seed)
+    with stage("reference"):
+        images = golden.images(golden.GOLDEN_IMAGES, image, spec.seed)
+        reference = golden.reference(module, images)
+        with torch.inference_mode():
+            in_float32 = module(images)
+    signal = signal_of(reference.numpy())
+    eager_error = compare("eager", in_float32.numpy(), reference.numpy(), signal, LARGEST_LIMIT).error
+    if eager_error is None:
+        raise ModelError(f"model {spec.model!r}: expected finite outputs that depend on the image; got others")
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    save_file({"images": images, "reference": reference}, folder / GOLDEN)
+    graph, opset, problem = folder / GRAPH, None, None
+    try:
+        with stage("export"):
+            opset = inference.export(module, images[: inference.EXPORT_BATCH], graph)
+        with stage("check"):
+            inference.check(graph)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        graph.unlink(missing_ok=True)
+    facts = ArtifactFacts(
+        key=key,
+        input_shape=image,
+        classes=classes,
+        weight_bytes=sum(t.numel() * t.element_size() for t in state.values()),
+        onnx_bytes=sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*")) if graph.exists() else None,
+        onnx_error=problem,
+        opset=opset,
+        signal=signal,
+        eager_error=eager_error,
+        parity_limit=limit_for(eager_error),
+        seconds=seconds,
+        witnesses=heard,
+        versions=library_versions() | {"torch_threads": str(torch.get_num_threads())},
+    )
+    (folder / FACTS).write_text(json.dumps(facts.model_dump(), indent=1))
+    return facts

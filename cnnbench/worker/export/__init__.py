@@ -1,0 +1,1 @@
+"""A torch module to ONNX graphs: one file per kind of graph."""

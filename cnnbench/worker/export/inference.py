@@ -1,0 +1,51 @@
+"""The inference graph: images in, logits out, with a dynamic batch."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+INPUT, OUTPUT = "images", "logits"
+EXPORT_BATCH = 2
+"""Not 0 or 1, which the exporter would take for constants."""
+PROTOBUF_LIMIT_BYTES = 1_800_000_000
+"""Above it weights stand in a second file: a protobuf message cannot exceed 2 GiB."""
+
+
+def export(module: nn.Module, x: Tensor, file: Path) -> int:
+    """Write the graph of the module in inference mode and return its opset; x (2, C, H, W) is traced.
+
+    Raises whatever torch's exporter raises, when it cannot.
+    """
+    assert x.shape[0] == EXPORT_BATCH
+    module.eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (x,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(file), external_data=_bytes(module) > PROTOBUF_LIMIT_BYTES)
+    return int(program.model.opset_imports[""])
+
+
+def check(file: Path) -> None:
+    """Have onnx check the graph and infer its shapes. Raises onnx's own errors."""
+    import onnx
+
+    onnx.checker.check_model(str(file), full_check=True)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())

@@ -1,0 +1,67 @@
+"""Images, weights that carry signal, and float64 reference outputs."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+GOLDEN_IMAGES = 6
+"""Read as batches of 1, 2 and 3: the export's batch is 2, so two of the three differ from it."""
+CONDITIONING_PASSES = 3
+CONDITIONING_BATCH = 4
+COARSE_SIDE = 4
+
+
+def images(count: int, image: tuple[int, int, int], seed: int) -> Tensor:
+    """(count, C, H, W) float32 with structure at a coarse and a fine scale, mean 0 and standard deviation 1 each.
+
+    White noise alone would look the same to any network that averages over the image. Zeros or constants are never
+    used: values change what arithmetic costs on some devices.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = image
+    coarse = torch.randn(count, channels, COARSE_SIDE, COARSE_SIDE, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    mixed = smooth + 0.5 * torch.randn(count, channels, height, width, generator=generator)
+    mean, std = mixed.mean((1, 2, 3), keepdim=True), mixed.std((1, 2, 3), keepdim=True)
+    return (mixed - mean) / std
+
+
+def condition(module: nn.Module, image: tuple[int, int, int], seed: int) -> None:
+    """Give random weights that carry signal, in place, so that a wrong graph shows.
+
+    Two things hide errors in a fresh network. Constant parameters (a scale of one, a shift of zero, a layer scale of
+    1e-6) could be dropped from a graph unseen: they get random values. And running statistics of mean 0 and variance 1
+    let the signal fade to 1e-14 in deep networks: they are set from a few batches, as training would.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+    for name, parameter in module.named_parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            values = torch.empty(parameter.shape)
+            if name.endswith("bias"):
+                values.normal_(0.0, 0.1, generator=generator)
+            else:
+                values.uniform_(0.5, 1.5, generator=generator)
+            parameter.data.copy_(values)
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the passes
+        norm.train()
+    with torch.no_grad():
+        for index in range(CONDITIONING_PASSES):
+            module(images(CONDITIONING_BATCH, image, seed + 2 + index))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    module.eval()
+
+
+def reference(module: nn.Module, x: Tensor) -> Tensor:
+    """Outputs (N, classes) of the module in float64 for x (N, C, H, W), one image at a time to spare memory."""
+    double = copy.deepcopy(module).double().eval()
+    with torch.inference_mode():
+        return torch.cat([double(one.unsqueeze(0).double()) for one in x])

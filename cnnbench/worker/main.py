@@ -1,0 +1,220 @@
+"""The worker's own loop: one JSON request per line in, one reply per line out.
+
+Libraries print as they like: what they write goes to standard error, and only replies go to the real standard output.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+from safetensors.numpy import load_file
+
+from cnnbench.artifact import GOLDEN, read_facts
+from cnnbench.case import Case
+from cnnbench.errors import CnnbenchError, InputError, WorkerError
+from cnnbench.messages import (
+    Build,
+    Close,
+    Closed,
+    Count,
+    Failure,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Probe,
+    Reply,
+    Request,
+    Resolve,
+    Resolved,
+    Sample,
+    Sampled,
+    Warm,
+    Warmed,
+    parse_request,
+)
+from cnnbench.record import Parity, Ran
+from cnnbench.worker import measure, memory
+from cnnbench.worker.parity import Array, batches, compare, tiled
+from cnnbench.worker.runtimes.base import Runtime, import_libraries, open_session
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    replies = _claim_stdout()
+    _die_with_parent()
+    sys.path.insert(0, os.getcwd())  # a user's own modules are found where cnnbench is run
+    worker = Worker()
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        reply = _answer(worker, line)
+        replies.write(reply.model_dump_json() + "\n")
+        replies.flush()
+
+
+def _answer(worker: "Worker", line: str) -> Reply:
+    try:
+        return worker.handle(parse_request(line))
+    except ValidationError as error:
+        return Failure(failure=f"not a request: {error}", users_fault=True)
+    except CnnbenchError as error:
+        return Failure(failure=str(error), users_fault=isinstance(error, InputError))
+    except MemoryError:
+        return Failure(failure="out of memory", users_fault=False)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()  # into the worker's log
+        text = " ".join(str(error).split())
+        if "allocate memory" in text or "out of memory" in text.lower():
+            text = f"out of memory: {text}"
+        return Failure(failure=f"{type(error).__name__}: {text}"[:500], users_fault=False)
+
+
+class Worker:
+    """What one process holds between requests: at most one open case."""
+
+    def __init__(self) -> None:
+        self.threads = 1
+        self.imported_bytes = self.loaded_bytes = 0
+        self.opened: OpenCase | None = None
+
+    def handle(self, request: Request) -> Reply:
+        """Carry out one request. Raises CnnbenchError, or anything a library raises."""
+        match request:
+            case Resolve():
+                from cnnbench.worker import models
+
+                module, image = models.build(request.spec)
+                return Resolved(input_shape=image, classes=models.try_out(module, image, request.spec))
+            case Count():
+                from cnnbench.worker import models, witnesses
+
+                module, image = models.build(request.spec)
+                return witnesses.hear(module, image, request.spec)
+            case Build():
+                from cnnbench.worker.artifact import build_artifact
+
+                return build_artifact(request.spec, request.key, Path(request.folder))
+            case Load():
+                start = time.perf_counter()
+                import_libraries(request.case, request.threads)
+                self.threads = request.threads
+                self.imported_bytes = memory.resident_bytes()
+                return Loaded(import_s=time.perf_counter() - start)
+            case Open():
+                self.opened = OpenCase(request.case, Path(request.folder), self.threads)
+                return self.opened.prove()
+            case Warm():
+                self.loaded_bytes = memory.resident_bytes()
+                memory.reset_peak()
+                return self._case().warm(request.limit_s)
+            case Sample():
+                return self._case().sample(request.seconds)
+            case Close():
+                return self._case().close(self.imported_bytes, self.loaded_bytes)
+            case Probe():
+                from cnnbench.worker.probes import probe
+
+                return probe(request.runtime, request.device)
+
+    def _case(self) -> "OpenCase":
+        if self.opened is None:
+            raise WorkerError("no case is open; send an `open` request first")
+        return self.opened
+
+
+class OpenCase:
+    """A case in a session: proved, warmed, sampled, closed, in this order."""
+
+    def __init__(self, case: Case, folder: Path, threads: int) -> None:
+        facts = read_facts(folder)
+        if facts is None:
+            raise WorkerError(f"no finished artifact in {folder}")
+        self.case, self.facts = case, facts
+        self.golden = load_file(folder / GOLDEN)
+        batch = tiled(self.golden["images"], case.batch)
+        start = time.perf_counter()
+        self.runtime: Runtime = open_session(case, facts, folder, batch, threads)
+        self.load_s = time.perf_counter() - start
+        self.calls_per_sample, self.wake = 1, False
+
+    def prove(self) -> Opened:
+        """Call once, timed as the first call, then compare outputs with the reference at several batch sizes."""
+        images, reference = self.golden["images"], self.golden["reference"]
+        parity: list[Parity] = []
+        first_call_s = 0.0
+        for batch in batches(len(images)):
+            start = time.perf_counter()
+            y = self.runtime.predict(images[batch])
+            first_call_s = first_call_s or time.perf_counter() - start
+            parity.append(self._compare(f"{self.case.runtime} b{len(y)}", y, reference[batch]))
+        return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
+
+    def warm(self, limit_s: float) -> Warmed:
+        """Warm up, and settle how many calls make a sample."""
+        self.phases = self.runtime.phases()
+        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s)
+        self.calls_per_sample = measure.calls_per_sample(done.call_s)
+        self.wake = done.call_s < measure.WAKE_BELOW_S
+        return Warmed(
+            calls=done.calls,
+            seconds=done.seconds,
+            steady=done.steady,
+            calls_per_sample=self.calls_per_sample,
+            call_s=done.call_s,
+        )
+
+    def sample(self, seconds: float) -> Sampled:
+        """One turn."""
+        stopwatch = self.runtime.stopwatch
+        return Sampled(
+            seconds=measure.sample(self.phases, self.calls_per_sample, seconds, stopwatch, wake=self.wake)
+        )
+
+    def close(self, imported_bytes: int, loaded_bytes: int) -> Closed:
+        """Compare the very output that was timed last, and what ran with what was asked."""
+        held = self.runtime.memory(imported_bytes, loaded_bytes)
+        result, ran = self.runtime.result(), self.runtime.ran()
+        faults = _differences(self.case, ran)
+        parity: list[Parity] = []
+        if self.case.workload == "inference":
+            expected = tiled(self.golden["reference"], self.case.batch)
+            parity = [self._compare(f"timed b{self.case.batch}", result, expected)]
+        elif not bool(abs(result) < float("inf")):
+            faults.append(f"the loss of the last timed step is {result}")
+        return Closed(parity=parity, memory=held, ran=ran, faults=faults)
+
+    def _compare(self, what: str, y: Array, reference: Array) -> Parity:
+        return compare(what, y, reference, self.facts.signal, self.facts.parity_limit)
+
+
+def _differences(case: Case, ran: Ran) -> list[str]:
+    """Where what ran is not what was asked."""
+    asked = {"device": case.device, "precision": case.precision}
+    return [
+        f"{key} {want} was asked and {getattr(ran, key)} ran"
+        for key, want in asked.items()
+        if getattr(ran, key) != want
+    ]
+
+
+def _claim_stdout() -> TextIO:
+    """The real standard output for replies alone; file descriptor 1 then leads to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when its parent is gone, even while it is stopped."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,177 @@
+"""A model's name to its torch module: ours, torchvision's, timm's, or the user's own."""
+
+import importlib
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnbench.archs import catalogue
+from cnnbench.case import ModelSpec
+from cnnbench.errors import ModelError, unknown
+
+Image = tuple[int, int, int]
+DEFAULT_IMAGE: Image = (3, 224, 224)
+DEFAULT_CLASSES = 1000
+AUXILIARY_WEIGHT = 0.3
+"""Of each auxiliary head's loss (Szegedy et al. 2014, section 5)."""
+
+
+def build(spec: ModelSpec) -> tuple[nn.Module, Image]:
+    """The module, with random weights from the spec's seed, and the (C, H, W) of its images.
+
+    Raises ModelError for a name that does not exist, and for code that raises or gives no module.
+    """
+    torch.manual_seed(spec.seed)
+    arch = catalogue.find(spec.model)
+    if arch and not arch.from_torchvision:
+        from cnnbench.worker.networks import NETWORKS
+
+        channels, *_ = arch.image
+        image = (channels, *(spec.image_size or arch.image_size))
+        return NETWORKS[spec.model](image, spec.classes or arch.classes), image
+    if spec.model.startswith("timm/"):
+        return _timm(spec)
+    if spec.is_users_own:
+        return _users_own(spec)
+    return _torchvision(spec)
+
+
+def loss(output: Any, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, classes); auxiliary heads, where a model has them, are added at 0.3 each."""
+    heads = output if isinstance(output, tuple) else (output,)
+    main, *auxiliary = (nn.functional.cross_entropy(head, labels) for head in heads if head is not None)
+    return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
+
+
+def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
+    """Run one image and return the number of classes. Raises ModelError, naming the module that raised."""
+    where: list[str] = []
+    names = {child: name for name, child in module.named_modules()}
+
+    def enter(child: nn.Module, _: Any) -> None:
+        where.append(names[child])
+
+    def leave(*_: Any) -> None:
+        where.pop()
+
+    hooks = [hook for child in names for hook in (child.register_forward_pre_hook(enter), child.register_forward_hook(leave))]
+    module.eval()
+    shape = "x".join(map(str, image))
+    try:
+        with torch.inference_mode():
+            output = module(torch.zeros(1, *image))
+    except Exception as error:
+        layer = f" in layer {where[-1]!r}" if where and where[-1] else ""
+        raise ModelError(
+            f"model {spec.model!r} cannot take one image of {shape}{layer}: {_said(error)}; "
+            f"set image_size if its images have another size"
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not (isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1):
+        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(f"model {spec.model!r}: expected logits of shape (1, classes) for one image; got {got}")
+    return int(output.shape[1])
+
+
+def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
+    from torchvision.models import get_model, get_model_weights
+
+    name = spec.model.removeprefix("torchvision/")
+    names = torchvision_classifiers()
+    if name not in names:
+        raise ModelError(unknown("torchvision classifier", name, names))
+    published = get_model_weights(name).DEFAULT
+    size = spec.image_size or (published.transforms.keywords["crop_size"],) * 2
+    options: dict[str, Any] = {} if spec.classes is None else {"num_classes": spec.classes}
+    if "image_size" in inspect.signature(get_model_builder(name)).parameters:
+        options["image_size"] = size[0]
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce that their slow default initialisation will change.
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            return get_model(name, weights=None, **options), (3, *size)
+        except Exception as error:
+            raise ModelError(f"torchvision's {name} cannot be built with {options}: {_said(error)}") from None
+
+
+def torchvision_classifiers() -> list[str]:
+    """The names of all classifiers that torchvision has."""
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def get_model_builder(name: str) -> Callable[..., nn.Module]:
+    """torchvision's function that builds a model, for its signature."""
+    from torchvision.models import get_model_builder
+
+    return get_model_builder(name)
+
+
+def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
+    import timm
+
+    name = spec.model.removeprefix("timm/")
+    if not timm.is_model(name):
+        raise ModelError(unknown("timm model", name, timm.list_models()))
+    options = {} if spec.classes is None else {"num_classes": spec.classes}
+    module = timm.create_model(name, pretrained=False, **options)
+    channels, height, width = module.default_cfg["input_size"]
+    return module, (channels, *(spec.image_size or (height, width)))
+
+
+def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
+    module_name, _, attribute = spec.model.partition(":")
+    try:
+        made: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            made = getattr(made, part)
+    except Exception as error:
+        raise ModelError(
+            f"model {spec.model!r} cannot be imported: {_said(error)}; run cnnbench where `import {module_name}` works"
+        ) from None
+    if not callable(made):
+        raise ModelError(f"model {spec.model!r}: expected a callable that gives a torch module; got {type(made).__name__}")
+    options = _understood(made, spec)
+    try:
+        module = made(**options)
+    except Exception as error:
+        raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first else DEFAULT_IMAGE[0]
+    return module.float(), (channels, *(spec.image_size or DEFAULT_IMAGE[1:]))
+
+
+def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:
+    """The settings that the user's callable has parameters for: `num_classes` or `classes`, and `image_size`."""
+    try:
+        parameters = set(inspect.signature(callable_).parameters)
+    except (TypeError, ValueError):
+        return {}
+    options: dict[str, Any] = {}
+    if spec.classes is not None:
+        options = {name: spec.classes for name in ("num_classes", "classes") if name in parameters}
+        if not options:
+            raise ModelError(
+                f"model {spec.model!r}: `classes` is set, but its callable has no parameter `num_classes` or `classes`"
+            )
+    if spec.image_size is not None and "image_size" in parameters:
+        options["image_size"] = spec.image_size
+    return options
+
+
+def _said(error: Exception) -> str:
+    """The error in one line, with the place in the user's code where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    text = " ".join(str(error).split()) or "no message"
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[:300]}{place}"

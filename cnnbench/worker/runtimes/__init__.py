@@ -1,0 +1,1 @@
+"""Ways to execute an artifact, interchangeable. Importing this imports none of them."""

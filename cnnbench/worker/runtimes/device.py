@@ -1,0 +1,83 @@
+"""A torch device: where its differences from the CPU stand, written against torch's device-generic API."""
+
+import torch
+from torch import Tensor
+
+from cnnbench.case import Device
+from cnnbench.worker.stopwatch import HostStopwatch, Stopwatch
+
+
+class EventStopwatch:
+    """Marks as events in the device's stream, so that the host need not wait between phases."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: list[torch.Event] = []
+
+    def mark(self) -> None:
+        """Put an event into the stream."""
+        event = torch.Event(self._device, enable_timing=True)
+        event.record()
+        self._events.append(event)
+
+    def intervals_s(self) -> list[float]:
+        """Seconds between consecutive events, after waiting for the last one."""
+        self._events[-1].synchronize()
+        seconds = [a.elapsed_time(b) / 1e3 for a, b in zip(self._events, self._events[1:], strict=False)]
+        self._events.clear()
+        return seconds
+
+
+def use(device: Device) -> torch.device:
+    """The device, set to compute in IEEE float32: no TF32, which cuDNN would use for convolutions by itself."""
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True  # as ONNX Runtime does by itself: search the fastest algorithm once
+    return torch.device(device)
+
+
+def stopwatch(device: torch.device) -> Stopwatch:
+    """The host's clock for the CPU, events for an accelerator."""
+    return HostStopwatch() if device.type == "cpu" else EventStopwatch(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A detached copy on the CPU."""
+    return tensor.detach().to("cpu")
+
+
+def name(device: torch.device) -> str:
+    """What the device calls itself; the CPU's name is known from the machine."""
+    return "cpu" if device.type == "cpu" else str(torch.cuda.get_device_name(device))
+
+
+def peak_bytes(device: torch.device) -> tuple[int | None, int | None]:
+    """The most that torch's allocator (allocated, reserved) on the device; None on the CPU."""
+    if device.type == "cpu":
+        return None, None
+    return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+
+
+def facts(device: torch.device) -> dict[str, object]:
+    """The settings that decide what arithmetic is done."""
+    found: dict[str, object] = {
+        "mkldnn": bool(torch.backends.mkldnn.is_available()),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "interop_threads": torch.get_num_interop_threads(),
+    }
+    if device.type == "cuda":
+        found |= {
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cudnn": torch.backends.cudnn.version(),
+            "cuda": torch.version.cuda,
+        }
+    return found

@@ -1,0 +1,139 @@
+"""ONNX Runtime on the exported graph, in a process that never imports torch."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from cnnbench.artifact import GRAPH
+from cnnbench.case import Case, Device
+from cnnbench.errors import WorkerError
+from cnnbench.record import Ran
+from cnnbench.worker.measure import Phases
+from cnnbench.worker.runtimes.base import Array, Runtime
+
+PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # TF32 would be on by itself; device 0 as torch's `cuda`.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"}),
+}
+
+
+COMPUTING = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+"""Operators that do a network's arithmetic. Others, such as those on shapes, belong on the CPU even beside a GPU."""
+
+
+def make_session(graph: str | bytes, device: Device, threads: int) -> ort.InferenceSession:
+    """A session on exactly this device. Raises WorkerError where ONNX Runtime falls back to the CPU as a whole."""
+    provider, provider_options = PROVIDERS[device]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if device != "cpu":
+        ort.preload_dlls()
+    session = ort.InferenceSession(graph, options, providers=[(provider, provider_options)])
+    used = session.get_providers()[0]
+    if used != provider:
+        raise WorkerError(f"ONNX Runtime was asked for {provider} and fell back to {used}")
+    return session
+
+
+def nodes_by_provider(session: ort.InferenceSession, operators: set[str] | None = None) -> dict[str, int]:
+    """How many nodes of the optimised graph each provider executes: all, or those with the given operators.
+
+    Empty where this version of ONNX Runtime does not tell.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    return dict(
+        Counter(
+            part.ep_name
+            for part in session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+            if operators is None or node.op_type in operators
+        )
+    )
+
+
+class OrtInference(Runtime):
+    """Timed: one run of the session with input and output bound to the device beforehand."""
+
+    def __init__(self, case: Case, folder: Path, batch: Array, threads: int) -> None:
+        graph = folder / GRAPH
+        if not graph.exists():
+            raise WorkerError("the model could not be exported to ONNX")
+        self.case, self.threads = case, threads
+        self.session = make_session(str(graph), case.device, threads)
+        self.input = self.session.get_inputs()[0].name
+        self.output = self.session.get_outputs()[0].name
+        self.images = ort.OrtValue.ortvalue_from_numpy(batch, case.device, 0)
+        self.binding = self._bind(self.images)
+
+    def predict(self, images: Array) -> Array:
+        """Logits through a binding of their own."""
+        binding = self._bind(ort.OrtValue.ortvalue_from_numpy(images, self.case.device, 0))
+        self.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        logits: Array = binding.copy_outputs_to_cpu()[0]
+        return logits
+
+    def phases(self) -> Phases:
+        """One phase: forward; on a device other than the CPU it ends when the device is done."""
+        session, binding = self.session, self.binding
+        if self.case.device == "cpu":
+            return {"forward": lambda: session.run_with_iobinding(binding)}
+
+        def forward() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return {"forward": forward}
+
+    def result(self) -> Array:
+        """The logits of the last run."""
+        logits: Array = self.binding.copy_outputs_to_cpu()[0]
+        return logits
+
+    def ran(self) -> Ran:
+        """The device of the output and of every node that computes, the providers, and the session's options."""
+        output = self.binding.get_outputs()[0]
+        options = self.session.get_session_options()
+        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {PROVIDERS[self.case.device][0]}
+        return Ran(
+            device=" and ".join(sorted(elsewhere)) or output.device_name().lower(),
+            device_name=output.device_name().lower(),
+            threads=options.intra_op_num_threads,
+            precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
+            facts={
+                "onnxruntime": ort.__version__,
+                "providers": self.session.get_providers(),
+                "nodes": nodes_by_provider(self.session),
+                "graph_optimization": options.graph_optimization_level.name,
+                "execution_mode": options.execution_mode.name,
+                "torch_in_process": "torch" in sys.modules,
+            },
+        )
+
+    def _bind(self, images: Any) -> Any:
+        binding = self.session.io_binding()
+        binding.bind_ortvalue_input(self.input, images)
+        binding.bind_output(self.output, self.case.device)
+        return binding
+
+
+def run_identity(device: Device) -> None:
+    """Run a graph of one addition on the device. Raises WorkerError, or ONNX Runtime's own error."""
+    from onnx import TensorProto, helper
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    session = make_session(model.SerializeToString(), device, threads=1)
+    if session.run(None, {"x": np.ones(1, np.float32)})[0][0] != 2:
+        raise WorkerError("1 + 1 is not 2 on this device")
