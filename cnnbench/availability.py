@@ -20,14 +20,14 @@ def probe_all(logs: Path) -> dict[tuple[RuntimeName, Device], Probed]:
     """Try every device in every runtime."""
     pairs = [(runtime, device) for device in DEVICES for runtime in RUNTIMES]
     with ThreadPoolExecutor(len(pairs)) as pool:
-        return dict(zip(pairs, pool.map(lambda pair: _probe(*pair, logs), pairs), strict=True))
+        return dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))
 
 
 def why_unavailable(cases: list[Case], logs: Path) -> dict[str, str]:
     """The reason, by case id, for each case that cannot run here. The CPU is taken to work; others are tried once."""
-    pairs = sorted({(case.runtime, case.device) for case in cases if case.device != "cpu"})
+    pairs: list[tuple[RuntimeName, Device]] = sorted({(c.runtime, c.device) for c in cases if c.device != "cpu"})
     with ThreadPoolExecutor(max(len(pairs), 1)) as pool:
-        probed = dict(zip(pairs, pool.map(lambda pair: _probe(*pair, logs), pairs), strict=True))
+        probed = dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))
     reasons = {}
     for case in cases:
         found = probed.get((case.runtime, case.device))

@@ -20,7 +20,8 @@ from cnnbench.units import parse_duration, parse_image_size
 T = TypeVar("T")
 
 app = typer.Typer(
-    help="Which CNN, in which runtime, on which hardware, how fast, and why.\n\nExample: cnnbench run suites/smoke.yaml",
+    help="Which CNN, in which runtime, on which hardware, how fast, and why.\n\n"
+    "Example: cnnbench run suites/smoke.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,12 +32,14 @@ EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 ImageSize = Annotated[
-    str | None, typer.Option(metavar="N|HxW", help="Image size, such as 224 or 480x640; the model's own if not given.")
+    str | None,
+    typer.Option(metavar="N|HxW", help="Image size, such as 224 or 480x640; the model's own if not given."),
 ]
 Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes; the model's own if not given.")]
 SuiteName = Annotated[str, typer.Argument(help="A YAML file, or the name of a suite that comes with cnnbench.")]
 Only = Annotated[
-    list[str] | None, typer.Option(metavar="GLOB", help="Only cases whose id fits, such as 'resnet*/inference/*'.")
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Only cases whose id fits, such as 'resnet*/inference/*'."),
 ]
 
 
@@ -74,9 +77,12 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/<suite>-<time> if not given.")] = None,
     only: Only = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given.")
+        str | None,
+        typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on in --out: measure only what is not finished.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in --out: measure only what is not finished.")
+    ] = False,
 ) -> None:
     """Measure a suite: instantiate, count, export, prove, time, and write tables.
 
@@ -165,7 +171,7 @@ def count(
 
     size = _parse(parse_image_size, image_size, "--image-size") if image_size else None
     networks = [catalogue.get(model).network(size, classes) for model in models]
-    counted = [
+    counted: list[dict[str, Any]] = [
         {
             "model": network.name,
             "params": network.params,
@@ -217,7 +223,10 @@ def verify(
             if verdict.published_params is not None:
                 macs = f"{verdict.published_giga_macs} G MACs" if verdict.published_giga_macs else "no MACs"
                 typer.echo(f"  published {verdict.published_params:,} parameters, {macs}")
-            for line in [*verdict.disagreements, *(f"{name} was silent: {why}" for name, why in verdict.silent.items())]:
+            for line in [
+                *verdict.disagreements,
+                *(f"{name} was silent: {why}" for name, why in verdict.silent.items()),
+            ]:
                 typer.echo(f"  ! {line}")
     if as_json:
         _print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
@@ -250,7 +259,9 @@ def export(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], as_json: Json = False) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], as_json: Json = False
+) -> None:
     """A run's tables again, from its records.
 
     Example: cnnbench report runs/smoke-20260101-120000
@@ -390,7 +401,12 @@ def _list_devices() -> list[dict[str, Any]]:
     with TemporaryDirectory(prefix="cnnbench-") as logs:
         probed = probe_all(Path(logs))
     return [
-        {"device": device, "runtime": runtime, "works": "yes" if found.works else "no", "why": found.reason or found.name}
+        {
+            "device": device,
+            "runtime": runtime,
+            "works": "yes" if found.works else "no",
+            "why": found.reason or found.name,
+        }
         for (runtime, device), found in probed.items()
     ]
 
@@ -420,7 +436,8 @@ def _select(all_cases: Any, only: list[str] | None) -> Any:
     chosen = [case for case in all_cases if not only or any(case.matches(pattern) for pattern in only)]
     if not chosen:
         raise InputError(
-            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; {only} fits none of {len(all_cases)}"
+            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; "
+            f"{only} fits none of {len(all_cases)}"
         )
     return chosen
 

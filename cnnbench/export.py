@@ -53,8 +53,8 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     for parity in opened.parity:
         if not parity.passed:
             raise WorkerError(
-                f"{spec.label}: the exported graph is wrong: {parity.what} differs from float64 by {parity.error} of the "
-                f"signal, limit {parity.limit:.1e}; nothing was written"
+                f"{spec.label}: the exported graph is wrong: {parity.what} differs from float64 by {parity.error} of "
+                f"the signal, limit {parity.limit:.1e}; nothing was written"
             )
     for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
         shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))

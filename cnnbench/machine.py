@@ -139,7 +139,9 @@ def disturbances() -> list[str]:
         found.append(f"other processes are busy: {', '.join(neighbours)}; stop them while measuring")
     quota = cpu_quota()
     if quota is not None and quota < affinity_cores():
-        found.append(f"a quota of {quota:g} cores' time for {affinity_cores()} cores: threads are paused when it is spent")
+        found.append(
+            f"a quota of {quota:g} cores' time for {affinity_cores()} cores: threads are paused when it is spent"
+        )
     if _virtualised():
         found.append("a virtual machine: the host's other guests take time that cannot be seen from here")
     governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

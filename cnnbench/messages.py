@@ -1,6 +1,7 @@
 """What a worker can be asked and what it answers: one JSON object per line each way.
 
-A worker can be driven by hand: `python -m cnnbench.worker`, then type a request such as `{"op": "probe", "device": "cpu"}`.
+A worker can be driven by hand: start `python -m cnnbench.worker` and type a request such as
+`{"op": "probe", "runtime": "ort", "device": "cpu"}`.
 """
 
 from typing import Annotated, ClassVar, Literal

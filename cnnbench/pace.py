@@ -15,6 +15,8 @@ FIRST_GUESS_MACS_PER_S = 20e9
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
 WARMUP_CALLS = 4
+LEAST_SCALE = 0.25
+"""Cases are not measured with less than this share of their own budgets; rather, the last ones are left for later."""
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Pace:
     clock_s: Callable[[], float] = time.monotonic
     _starts_s: list[float] = field(default_factory=list)
     _builds_s: list[float] = field(default_factory=list)
-    _macs_per_s: list[float] = field(default_factory=list)
+    _macs: float = 0.0
+    _macs_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._began = self.clock_s()
@@ -50,7 +53,8 @@ class Pace:
         self._starts_s.append((seconds - timed_s) / len(cases))
         for case, call_s in zip(cases, calls_s, strict=True):
             if call_s and (work := _macs(case)):
-                self._macs_per_s.append(work / call_s)
+                self._macs += work
+                self._macs_s += call_s
 
     def race_s(self, cases: Sequence[Case], scale: float = 1.0) -> float:
         """How long a race is expected to take when its budget is scaled."""
@@ -64,14 +68,18 @@ class Pace:
 
     def scale(self, races: Sequence[Sequence[Case]], builds: int) -> float:
         """The share of their own budgets that the races left may have, for the run to end within its budget."""
-        full, least = self.left_s(races, builds), self.left_s(races, builds, scale=0.0)
+        full, least = self.left_s(races, builds), self.left_s(races, builds, LEAST_SCALE)
         if full <= self.budget_left_s or full <= least:
             return 1.0
-        return max(0.0, (self.budget_left_s - least) / (full - least))
+        share = (self.budget_left_s - least) / (full - least)
+        return min(max(LEAST_SCALE + share * (1 - LEAST_SCALE), LEAST_SCALE), 1.0)
 
     def _least_s(self, case: Case) -> float:
-        """What the fewest rounds and the warm-up take, however small the budget, judging by the case's MACs."""
-        rate = mean(self._macs_per_s) if self._macs_per_s else FIRST_GUESS_MACS_PER_S
+        """What the fewest rounds and the warm-up take, however small the budget, judging by the case's MACs.
+
+        The rate is that of all work so far together, so that tiny networks, which are all overhead, count for little.
+        """
+        rate = self._macs / self._macs_s if self._macs_s else FIRST_GUESS_MACS_PER_S
         return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
 
 

@@ -49,8 +49,8 @@ class Worker:
     def ask(self, request: Request, answer: type[R]) -> R:
         """Send a request and wait for its answer.
 
-        Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the process
-        died, WorkerHung (and ends it) if it did not answer in time.
+        Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the
+        process died, WorkerHung (and ends it) if it did not answer in time.
         """
         self.send(request)
         return self.receive(answer)
@@ -99,7 +99,9 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None and not self._frozen and self._process.stdin is not None:
             try:
                 self._process.stdin.close()  # it ends when its input does

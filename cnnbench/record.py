@@ -6,7 +6,7 @@ Schema history (a reader accepts its own version and older ones):
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from cnnbench.case import Case, Frozen
 
@@ -198,7 +198,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     id: str
     case: Case
     status: Status
@@ -206,7 +206,7 @@ class Record(BaseModel):
     started: str
     """Local time with its offset, ISO 8601."""
     counts: CountsSummary | None = None
-    artifact: ArtifactFacts | None = Field(None)
+    artifact: ArtifactFacts | None = None
     parity: list[Parity] = []
     measurement: Measurement | None = None
     ran: Ran | None = None

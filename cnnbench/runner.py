@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -71,18 +70,24 @@ def group_races(cases: Sequence[Case]) -> list[Race]:
 class _Runner:
     """What the parts of one run share."""
 
-    def __init__(
-        self, suite: Suite, store: Store, environment: dict[str, Any], observer: Observer, pace: Pace
-    ) -> None:
-        self.suite, self.store, self.environment, self.observer, self.pace = suite, store, environment, observer, pace
+    def __init__(self, suite: Suite, store: Store, environment: dict[str, Any], observer: Observer, pace: Pace) -> None:
+        self.suite, self.store, self.environment, self.observer, self.pace = (
+            suite,
+            store,
+            environment,
+            observer,
+            pace,
+        )
         self.run_id = uuid4().hex
         self.facts: dict[ModelSpec, ArtifactFacts | str] = {}
 
     def check_models(self, cases: Sequence[Case]) -> None:
-        """Have every model that the catalogue does not know built once. One that crashes is left for its cases to tell."""
+        """Have every model that the catalogue does not know built once; one that crashes is left for its cases to tell."""
         unknown = [spec for spec in dict.fromkeys(case.spec for case in cases) if catalogue.find(spec.model) is None]
         for spec in unknown:
-            self.observer.doing(f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown)))
+            self.observer.doing(
+                f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown))
+            )
             with self._worker(spec, "check") as worker:
                 try:
                     worker.ask(Resolve(spec=spec), Resolved)
@@ -126,7 +131,7 @@ class _Runner:
             runnable,
             artifact.folder_of(spec, facts.key),
             threads=race[0].threads or machine.usable_threads(),
-            budget_s=max(self.suite.case_budgets_s[race[0].id] * scale, 0.1),
+            budget_s=self.suite.case_budgets_s[race[0].id] * scale,
             limit_s=self.suite.limit_s,
             logs=self.store.logs,
             seed=spec.seed,
@@ -145,7 +150,8 @@ class _Runner:
             known = artifact.read_facts(folder)
             if known is None:
                 self.observer.doing(
-                    f"{spec.label}: building, counting and exporting", self.pace.left_s(left, self._builds_in(left))
+                    f"{spec.label}: building, counting and exporting",
+                    self.pace.left_s(left, self._builds_in(left)),
                 )
                 began = time.monotonic()
                 try:
@@ -212,7 +218,7 @@ def status_of(outcome: Outcome) -> tuple[Status, list[str]]:
     assert outcome.measurement is not None
     estimate = stats.time_estimate(outcome.measurement.turns())
     if estimate.half_width > stats.NOISY_HALF_WIDTH:
-        return "noisy", [f"the median's interval is {estimate.half_width:.0%} wide to one side"]
+        return "noisy", [f"the interval of the median is wider than {stats.NOISY_HALF_WIDTH:.0%} to one side"]
     return "ok", []
 
 

@@ -63,7 +63,9 @@ def time_estimate(turns: Sequence[Sequence[float]], confidence: float = CONFIDEN
 
 
 def ratio_estimate(
-    numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], confidence: float = CONFIDENCE
+    numerator: Sequence[Sequence[float]],
+    denominator: Sequence[Sequence[float]],
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """Median of the round-by-round ratios of two contestants' turn medians.
 

@@ -1,7 +1,7 @@
 """A run's folder: records appended as they are made, locked while written, read back whatever happened.
 
 suite.yaml         the suite as it was run
-run.json           the suite's name and digest, when the run began
+run.json           the suite's name, digest and cases, when the run began
 environment.json   the machine and its software at the start
 records.jsonl      one record per case and line; of two records of one case the later counts
 logs/              what the workers' libraries printed
@@ -33,7 +33,7 @@ RECORDS, RUN, SUITE, ENVIRONMENT, LOGS, LOCK = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says: its name, its records by case id in the order of the file, and what could not be read."""
+    """What a run's folder says: its name, its records by case id in the suite's order, and what could not be read."""
 
     folder: Path
     suite: str
@@ -70,6 +70,8 @@ def read_run(folder: Path) -> Run:
         records[record.id] = record
     if unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
+    order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
+    records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
         folder=folder,
         suite=str(about.get("suite", "?")),
@@ -125,7 +127,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lock.release()
 
     def _begin(self, suite: Suite, environment: dict[str, Any], resume: bool) -> None:
@@ -139,14 +143,18 @@ class Store:
         if about is not None:
             theirs = about.get("suite")
             if theirs != suite.name:
-                raise RunFolderError(f"{self.folder}: belongs to suite {theirs!r}, not {suite.name!r}; give another --out")
+                raise RunFolderError(
+                    f"{self.folder}: belongs to suite {theirs!r}, not {suite.name!r}; give another --out"
+                )
             if about.get("digest") != suite.digest:
                 raise RunFolderError(
-                    f"{self.folder}: was run from another version of suite {suite.name!r} (its {SUITE}); give another --out"
+                    f"{self.folder}: was run from another version of suite {suite.name!r} (see its {SUITE}); "
+                    "give another --out"
                 )
             if not resume:
                 raise RunFolderError(
-                    f"{self.folder}: already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
+                    f"{self.folder}: already holds a run of {suite.name!r}; "
+                    "add --resume to go on, or give another --out"
                 )
             return
         about = {
@@ -154,6 +162,7 @@ class Store:
             "digest": suite.digest,
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "schema_version": SCHEMA_VERSION,
+            "cases": [case.id for case in suite.cases],
         }
         (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
         (self.folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1))

@@ -69,7 +69,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
     defaults = _merge(BUILT_IN, file.defaults)
     for index, entry in enumerate(file.models):
         settings = _merge(defaults, entry)
-        assert settings.workloads and settings.case_budget and settings.seed is not None
+        assert settings.workloads is not None
+        assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
         for workload in settings.workloads:
             for case in _cases(spec, workload, settings):

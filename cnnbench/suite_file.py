@@ -40,7 +40,9 @@ PerWorkload = Annotated[
 Batch = Annotated[int, Field(strict=True, ge=1)]
 ModelName = Annotated[str, BeforeValidator(lambda value: catalogue.check_name(str(value)))]
 Duration = Annotated[
-    float, BeforeValidator(parse_duration), WithJsonSchema({"type": ["string", "number"], "examples": ["10m", "3s"]})
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["10m", "3s"]}),
 ]
 ImageSize = Annotated[
     tuple[int, int],

@@ -1,7 +1,8 @@
 """AlexNet, the single-tower form that torchvision has.
 
 Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", section 5, footnote 1: 64, 192, 384,
-256, 256 filters and no local response normalisation, unlike the two-tower network of Krizhevsky, Sutskever, Hinton 2012.
+256, 256 filters and no local response normalisation, unlike the two-tower network of Krizhevsky, Sutskever and
+Hinton 2012.
 """
 
 from cnnbench.archs.layers import Activation, AdaptiveAvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Shape

@@ -11,7 +11,6 @@ from cnnbench.archs.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
-    BatchNorm,
     Conv,
     Dropout,
     Flatten,

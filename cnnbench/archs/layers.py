@@ -51,9 +51,7 @@ def _windows(x: Shape, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilat
     (torch.nn.MaxPool2d, ceil_mode).
     """
     axes = len(x) - 1
-    settings = zip(
-        x[1:], *(per_axis(value, axes) for value in (kernel, stride, padding, dilation)), strict=True
-    )
+    settings = zip(x[1:], *(per_axis(value, axes) for value in (kernel, stride, padding, dilation)), strict=True)
     counts = []
     for n, k, s, p, d in settings:
         room = n + 2 * p - d * (k - 1) - 1
@@ -88,7 +86,10 @@ class Conv(Op):
             raise ShapeError(f"expected channels and at least one spatial axis, got {spelled(x)}")
         if x[0] % self.groups or self.out_channels % self.groups:
             raise ShapeError(f"{x[0]} -> {self.out_channels} channels cannot be split into {self.groups} groups")
-        return (self.out_channels, *_windows(x, self.kernel, self.stride, self.padding, self.dilation, ceil=False))
+        return (
+            self.out_channels,
+            *_windows(x, self.kernel, self.stride, self.padding, self.dilation, ceil=False),
+        )
 
     def params(self, x: Shape) -> int:
         """K * (C / groups) * R * S, and K for the bias."""

@@ -19,7 +19,15 @@ from cnnbench.archs.layers import (
 from cnnbench.archs.network import Describe, Net
 
 # expansion t, channels c, repeats n, stride s (table 2)
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

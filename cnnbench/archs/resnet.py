@@ -7,7 +7,17 @@ convolution, as in torchvision ("v1.5"); the paper has it on the first 1x1, whic
 
 from dataclasses import dataclass
 
-from cnnbench.archs.layers import Activation, AdaptiveAvgPool, Add, BatchNorm, Conv, Flatten, Linear, MaxPool, Shape
+from cnnbench.archs.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    Add,
+    BatchNorm,
+    Conv,
+    Flatten,
+    Linear,
+    MaxPool,
+    Shape,
+)
 from cnnbench.archs.network import Describe, Net
 
 EXPANSION = 4
@@ -27,6 +37,7 @@ class BasicBlock:
     """Two 3x3 convolutions (figure 5, left)."""
 
     def __call__(self, net: Net, x: Shape, width: int, stride: int) -> Shape:
+        """From x to `width` channels."""
         y = net("conv1", Conv(width, kernel=3, stride=stride, padding=1, bias=False), x)
         y = net("bn1", BatchNorm(), y)
         y = net("relu1", Activation(), y)
@@ -44,6 +55,7 @@ class Bottleneck:
     width_per_group: int = 64
 
     def __call__(self, net: Net, x: Shape, width: int, stride: int) -> Shape:
+        """From x to four times `width` channels."""
         inner = width * self.width_per_group // 64 * self.groups
         outer = width * EXPANSION
         y = net("conv1", Conv(inner, kernel=1, bias=False), x)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cnnbench.case import WORKLOADS
 from cnnbench.record import MEASURED
-from cnnbench.report.tables import cases_table, comparison_table, machines_table, models_table
+from cnnbench.report.tables import cases_table, comparison_table, machines_table, models_table, start_table
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
 NONE = "–"
-UNMEASURED_NOTES = ("unavailable", "failed", "invalid", "noisy")
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
     tables = [_models(models_table(records))]
-    for workload in ("inference", "training"):
-        data = cases_table(records, workload)  # type: ignore[arg-type]
+    for workload in WORKLOADS:
+        data = cases_table(records, workload)
         if not data.empty:
             tables.append(_inference(data) if workload == "inference" else _training(data))
+    tables.append(_start(start_table(records)))
     return [table for table in tables if not table.cells.empty]
 
 
@@ -75,9 +76,7 @@ def _models(data: pd.DataFrame) -> Table:
                 "input": data["input"],
                 "parameters": [f"{n:,}" for n in data["params"]],
                 "MACs": [format_count(n) for n in data["macs"]],
-                "counts": [
-                    f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)
-                ],
+                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
                 "top-1 %": [NONE if _missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
                 "ONNX MB": [_figure(value) for value in data["onnx_mb"]],
                 "export s": [_figure(value, 2) for value in data["export_s"]],
@@ -96,10 +95,10 @@ def _inference(data: pd.DataFrame) -> Table:
     cells["parity error"] = [NONE if _missing(value) else f"{value:.0e}" for value in data["parity_error"]]
     _last(cells, "status")
     caption = (
-        "ms: median time of one call of the whole batch [95 % interval over turns]. p90: where at least 64 single calls "
-        "were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. Peak MiB: resident memory of "
-        "the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference from float64, "
-        "relative to the part of the output that depends on the image."
+        "ms: median time of one call of the whole batch [95 % interval over turns]. p90: where at least 64 single "
+        "calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. Peak MiB: resident "
+        "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
+        "from float64, relative to the part of the output that depends on the image."
     )
     return Table("inference", "Inference", caption, cells, data, notes)
 
@@ -112,10 +111,36 @@ def _training(data: pd.DataFrame) -> Table:
         cells = cells.drop(columns=["vs eager"])
     _last(cells, "status")
     caption = (
-        "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the whole "
-        "batch [95 % interval over turns], and the medians of its three parts."
+        "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
+        "whole batch [95 % interval over turns], and the medians of its three parts."
     )
     return Table("training", "Training", caption, cells, data, notes)
+
+
+def _start(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        order = {model: place for place, model in enumerate(data["model"].unique())}
+        data = data.sort_values(["model", "workload"], key=lambda c: c.map(order) if c.name == "model" else c)
+        cells = pd.DataFrame(
+            {
+                "model": data["model"],
+                "workload": data["workload"],
+                "runtime": [f"{r}/{d}" for r, d in zip(data["runtime"], data["device"], strict=True)],
+                "export s": [_figure(value) for value in data["export_s"]],
+                "import s": [_figure(value, 2) for value in data["import_s"]],
+                "load ms": [_figure(value * 1e3, 2) for value in data["load_s"]],
+                "first call ms": [_figure(value, 2) for value in data["first_call_ms"]],
+                "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
+                "steady": ["yes" if steady else "no" for steady in data["steady"]],
+            }
+        )
+    caption = (
+        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import of "
+        "the libraries (all workers of a race at once), weights or graph into a session, the first call on one image. "
+        "Steady: whether the warm-up ended because the times were."
+    )
+    return Table("start", "Cold start", caption, cells, data, [])
 
 
 def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -23,7 +23,12 @@ def markdown(run: Run, tables: Sequence[Table]) -> str:
     """The whole report as Markdown."""
     parts = [f"# {run.suite}", *_header(run)]
     for table in tables:
-        parts += [f"## {table.title}", table_markdown(table), table.caption, *(f"{note}" for note in table.notes)]
+        parts += [
+            f"## {table.title}",
+            table_markdown(table),
+            table.caption,
+            *(f"{note}" for note in table.notes),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,7 +49,8 @@ def _header(run: Run) -> list[str]:
     )
     memory_gib = facts["memory_bytes"] / 2**30
     lines = [
-        f"{machine.label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, {facts['system']}. "
+        f"{machine.label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
+        f"{facts['system']}. "
         f"{versions}. Started {run.started}."
     ]
     if software.get("git_commit"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from cnnbench import machine
-from cnnbench.case import PHASES, REFERENCE_RUNTIME, Case, Workload
+from cnnbench.case import PHASES, REFERENCE_RUNTIME, Workload
 from cnnbench.record import MEASURED, Record
 from cnnbench.stats import percentile, ratio_estimate, time_estimate
 from cnnbench.store import Run
@@ -40,9 +40,7 @@ def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
     by_race: dict[tuple[object, ...], Record] = {
         record.case.race_key: record for record in records if record.case.runtime == REFERENCE_RUNTIME
     }
-    rows = [
-        _row(record, by_race.get(record.case.race_key)) for record in records if record.case.workload == workload
-    ]
+    rows = [_row(record, by_race.get(record.case.race_key)) for record in records if record.case.workload == workload]
     frame = pd.DataFrame(rows)
     return frame if workload == "inference" else frame.drop(columns=["parity_error"], errors="ignore")
 
@@ -67,8 +65,6 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "speedup_low": None,
         "speedup_high": None,
         "peak_mib": None,
-        "load_s": None,
-        "first_call_ms": None,
         "parity_error": max((p.error for p in record.parity if p.error is not None), default=None),
         "samples": None,
         "reason": "; ".join(record.reasons),
@@ -97,8 +93,6 @@ def _measured(record: Record) -> dict[str, object]:
         "p90_ms": None if p90 is None else p90 * 1e3,
         "images_per_s": case.batch / time.value,
         "peak_mib": (launch.memory.device_allocated_bytes or launch.memory.peak_bytes) / MIB,
-        "load_s": launch.load_s,
-        "first_call_ms": launch.first_call_s * 1e3,
         "samples": len(samples),
     }
     if case.workload == "training":
@@ -121,6 +115,33 @@ def _speedup(record: Record, reference: Record | None) -> dict[str, object]:
         return {}
     ratio = ratio_estimate(reference.measurement.turns(), record.measurement.turns())
     return {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
+
+
+def start_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per model, workload, runtime and device: the stages before the steady state, each on its own.
+
+    From the measured case with the smallest batch; the first call is of one image whatever the case's batch.
+    """
+    rows: dict[tuple[str, ...], dict[str, object]] = {}
+    for record in sorted(records, key=lambda r: r.case.batch):
+        case, facts = record.case, record.artifact
+        key = (case.spec.label, case.workload, case.runtime, case.device)
+        if key in rows or record.measurement is None or facts is None:
+            continue
+        launch = record.measurement.launches[0]
+        rows[key] = {
+            "model": case.spec.label,
+            "workload": case.workload,
+            "runtime": case.runtime,
+            "device": case.device,
+            "export_s": facts.seconds.get("export") if case.runtime == "ort" else None,
+            "import_s": launch.import_s,
+            "load_s": launch.load_s,
+            "first_call_ms": launch.first_call_s * 1e3,
+            "warmup_calls": launch.warmup_calls,
+            "steady": launch.steady,
+        }
+    return pd.DataFrame(rows.values())
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -166,9 +187,3 @@ def machines_table(runs: Sequence[Run]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def in_suite_order(records: Iterable[Record], cases: Sequence[Case]) -> list[Record]:
-    """Records in the order of the suite's cases; others behind."""
-    order = {case.id: index for index, case in enumerate(cases)}
-    return sorted(records, key=lambda record: order.get(record.id, len(order)))

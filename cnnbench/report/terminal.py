@@ -29,7 +29,17 @@ def print_tables(console: Console, tables: Sequence[Table]) -> None:
     for table in tables:
         grid = RichTable(title=escape(table.title), title_justify="left", title_style="bold", pad_edge=False)
         for column in table.cells.columns:
-            words = column in ("model", "runtime", "status", "counts", "input", "case", "run", "machine", "started")
+            words = column in (
+                "model",
+                "runtime",
+                "status",
+                "counts",
+                "input",
+                "case",
+                "run",
+                "machine",
+                "started",
+            )
             grid.add_column(escape(str(column)), justify="left" if words else "right", no_wrap=column == "model")
         for _, row in table.cells.iterrows():
             grid.add_row(*(escape(str(cell)) for cell in row), style=_style(row.get("status")))

@@ -176,9 +176,7 @@ class OpenCase:
     def sample(self, seconds: float) -> Sampled:
         """One turn."""
         stopwatch = self.runtime.stopwatch
-        return Sampled(
-            seconds=measure.sample(self.phases, self.calls_per_sample, seconds, stopwatch, wake=self.wake)
-        )
+        return Sampled(seconds=measure.sample(self.phases, self.calls_per_sample, seconds, stopwatch, wake=self.wake))
 
     def close(self, imported_bytes: int, loaded_bytes: int) -> Closed:
         """Compare the very output that was timed last, and what ran with what was asked."""

@@ -78,6 +78,8 @@ def warm_up(
     phases: Phases, stopwatch: Stopwatch, limit_s: float, clock_s: Callable[[], float] = time.perf_counter
 ) -> WarmUp:
     """Call until the times are steady and half a second has gone by, or until the limit; three calls at least."""
+    gc.collect()
+    gc.freeze()  # what lives now is looked at no more, so that collecting between turns takes no time
     start = clock_s()
     seconds: list[float] = []
     while True:
@@ -87,9 +89,7 @@ def warm_up(
         steady = elapsed >= min(LEAST_WARMUP_S, limit_s) and is_steady(seconds)
         if enough and (steady or elapsed >= limit_s):
             break
-    return WarmUp(
-        calls=len(seconds), seconds=elapsed, steady=steady, call_s=statistics.median(seconds[-2 * WINDOW :])
-    )
+    return WarmUp(calls=len(seconds), seconds=elapsed, steady=steady, call_s=statistics.median(seconds[-2 * WINDOW :]))
 
 
 def calls_per_sample(call_s: float) -> int:
@@ -108,7 +108,7 @@ def sample(
 ) -> dict[str, list[float]]:
     """Samples of `calls` calls for about so many seconds, one at least: by phase, the seconds of each.
 
-    Garbage collection is off meanwhile. With `wake`, one call is made first and not counted.
+    Garbage is collected before and not meanwhile. With `wake`, one call is made first and not counted.
     """
     samples: dict[str, list[float]] = {name: [] for name in phases}
     collecting = gc.isenabled()

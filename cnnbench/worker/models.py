@@ -4,7 +4,6 @@ import importlib
 import inspect
 import traceback
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,7 +58,9 @@ def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
     def leave(*_: Any) -> None:
         where.pop()
 
-    hooks = [hook for child in names for hook in (child.register_forward_pre_hook(enter), child.register_forward_hook(leave))]
+    hooks = [
+        hook for child in names for hook in (child.register_forward_pre_hook(enter), child.register_forward_hook(leave))
+    ]
     module.eval()
     shape = "x".join(map(str, image))
     try:
@@ -81,7 +82,7 @@ def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
 
 
 def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model, get_model_builder, get_model_weights
 
     name = spec.model.removeprefix("torchvision/")
     names = torchvision_classifiers()
@@ -108,13 +109,6 @@ def torchvision_classifiers() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def get_model_builder(name: str) -> Callable[..., nn.Module]:
-    """torchvision's function that builds a model, for its signature."""
-    from torchvision.models import get_model_builder
-
-    return get_model_builder(name)
-
-
 def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
     import timm
 
@@ -138,7 +132,9 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
             f"model {spec.model!r} cannot be imported: {_said(error)}; run cnnbench where `import {module_name}` works"
         ) from None
     if not callable(made):
-        raise ModelError(f"model {spec.model!r}: expected a callable that gives a torch module; got {type(made).__name__}")
+        raise ModelError(
+            f"model {spec.model!r}: expected a callable that gives a torch module; got {type(made).__name__}"
+        )
     options = _understood(made, spec)
     try:
         module = made(**options)

@@ -34,7 +34,8 @@ class LeNet5(nn.Module):
         x = torch.flatten(x, 1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        return self.fc3(x)
+        logits: Tensor = self.fc3(x)
+        return logits
 
 
 class SimpleCNN(nn.Module):
@@ -55,7 +56,8 @@ class SimpleCNN(nn.Module):
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = torch.flatten(x, 1)
         x = self.dropout(F.relu(self.fc1(x)))
-        return self.fc2(x)
+        logits: Tensor = self.fc2(x)
+        return logits
 
 
 class VGGStyle(nn.Module):
@@ -76,7 +78,8 @@ class VGGStyle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes)."""
-        return self.classifier(torch.flatten(self.features(x), 1))
+        logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
+        return logits
 
 
 class IdentityBlock(nn.Module):
@@ -122,7 +125,8 @@ class ResNetCIFAR(nn.Module):
         """Logits (N, classes)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
 
 
 NETWORKS: dict[str, type[LeNet5 | SimpleCNN | VGGStyle | ResNetCIFAR]] = {

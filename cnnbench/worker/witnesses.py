@@ -59,7 +59,7 @@ def dispatched(module: nn.Module, x: torch.Tensor) -> Counts:
     """MACs as torch's dispatcher sees them: every convolution and matrix product that is executed."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False, depth=None) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
     root = type(module).__name__
     inclusive = {

@@ -68,7 +68,7 @@ def peak_bytes(device: torch.device) -> tuple[int | None, int | None]:
 def facts(device: torch.device) -> dict[str, object]:
     """The settings that decide what arithmetic is done."""
     found: dict[str, object] = {
-        "mkldnn": bool(torch.backends.mkldnn.is_available()),
+        "mkldnn": bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "interop_threads": torch.get_num_interop_threads(),
     }
@@ -77,7 +77,7 @@ def facts(device: torch.device) -> dict[str, object]:
             "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
             "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cuda": torch.version.cuda,
         }
     return found

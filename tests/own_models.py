@@ -1,0 +1,74 @@
+"""Models as a user might write them: one that works, and one for each way to go wrong."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import Tensor, nn
+
+FATAL_BATCH = 7
+
+
+def works(num_classes: int = 5) -> nn.Module:
+    """A small network for 3 x H x W images."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
+
+
+def raises() -> nn.Module:
+    """Raises when it is built."""
+    raise RuntimeError("no such <weights>")
+
+
+def gives_a_number() -> int:
+    """Is no module."""
+    return 42
+
+
+class Fatal(nn.Module):
+    """Works, but for batches of seven images: a case fails where the model itself is fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = works()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        if x.shape[0] == FATAL_BATCH:
+            self.die()
+        logits: Tensor = self.inner(x)
+        return logits
+
+    def die(self) -> None:
+        """What happens at seven images."""
+
+
+class Crashes(Fatal):
+    """Is killed."""
+
+    def die(self) -> None:
+        """As the system does when memory runs out."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hangs(Fatal):
+    """Never answers."""
+
+    def die(self) -> None:
+        """For an hour."""
+        time.sleep(3600)
+
+
+class Hungry(Fatal):
+    """Asks for more memory than there is."""
+
+    def die(self) -> None:
+        """A petabyte."""
+        torch.empty(10**15, dtype=torch.uint8)

@@ -1,0 +1,47 @@
+"""What needs a CUDA device that works."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cnnbench.availability import probe_all
+from tests.conftest import Cli, write_suite
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Skips, with the reason, where torch cannot use a CUDA device."""
+    if not os.path.exists("/dev/nvidiactl"):
+        pytest.skip("no NVIDIA driver: /dev/nvidiactl is absent")
+    found = probe_all(tmp_path_factory.mktemp("logs"))[("eager", "cuda")]
+    if not found.works:
+        pytest.skip(found.reason)
+    return found.name
+
+
+@pytest.mark.parametrize("runtime", ["eager", "ort"])
+def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runtime: str) -> None:
+    suite = write_suite(
+        home,
+        f"models: [resnet18]\ndefaults: {{workloads: [inference], runtimes: [{runtime}], devices: [cuda]}}",
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    for line in (home / "out" / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record["status"] in ("ok", "noisy"), record["reasons"]
+        assert record["ran"]["device"] == "cuda"
+        assert all(parity["error"] < parity["limit"] for parity in record["parity"])
+
+
+def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) -> None:
+    suite = write_suite(
+        home, "models: [resnet18]\ndefaults: {workloads: [training], devices: [cuda], case_budget: 0.5s}"
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
+    memory = record["measurement"]["launches"][0]["memory"]
+    assert memory["device_reserved_bytes"] >= memory["device_allocated_bytes"] > 4 * 11_689_512

@@ -1,0 +1,53 @@
+"""What a process may use of its machine, from control groups written here."""
+
+from pathlib import Path
+
+import pytest
+
+from cnnbench import machine
+
+
+def group(root: Path, path: str, **files: str) -> None:
+    folder = root / path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_the_tightest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/box/inner\n")
+    group(tmp_path, "box", cpu__max="150000 100000")
+    group(tmp_path, "box/inner", cpu__max="max 100000")
+    assert machine.cpu_quota(tmp_path, tmp_path / "own") == 1.5
+
+
+def test_the_older_kind_of_control_group_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("4:memory:/x\n3:cpu,cpuacct:/box\n")
+    group(tmp_path, "cpu/box", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
+    assert machine.cpu_quota(tmp_path, tmp_path / "own") == 0.5
+
+
+@pytest.mark.parametrize("text", ["max 100000", "garbage", ""])
+def test_no_quota_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own").write_text("0::/\n")
+    group(tmp_path, "", cpu__max=text)
+    assert machine.cpu_quota(tmp_path, tmp_path / "own") is None
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (2.9, 2), (0.5, 1), (64.0, 4)])
+def test_threads_stay_within_quota_affinity_and_physical_cores(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int
+) -> None:
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(machine, "affinity_cores", lambda: 4)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
+    assert machine.usable_threads() == threads
+
+
+def test_the_environment_names_machine_versions_and_commit(tmp_path: Path) -> None:
+    about = machine.environment(2, Path(__file__).parent)
+    assert about["machine"]["cpu"]
+    assert about["machine"]["memory_bytes"] > 2**20
+    assert about["software"]["torch"]
+    assert about["threads"]["used"] == 2
+    assert machine.environment(2, tmp_path)["software"]["git_commit"] is None

@@ -1,0 +1,135 @@
+"""Right graphs pass and wrong ones fail: real exports, broken on purpose, in real ONNX Runtime workers."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cnnbench import artifact
+from cnnbench.artifact import GRAPH
+from cnnbench.case import Case, ModelSpec
+from cnnbench.messages import Build, Load, Loaded, Open, Opened
+from cnnbench.process import Worker
+from cnnbench.record import ArtifactFacts
+from cnnbench.worker.parity import batches, compare, limit_for, signal_of, tiled
+
+SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
+CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a MobileNetV2 for small images: depthwise layers, batch norms, ReLU6, residuals."""
+    folder = artifact.folder_of(SPEC, "parity")
+    with Worker(tmp_path_factory.mktemp("logs") / "build.log", 2, 300) as worker:
+        facts = worker.ask(Build(spec=SPEC, key="parity", folder=str(folder)), ArtifactFacts)
+    assert facts.onnx_error is None
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prover(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Opened]]:
+    with Worker(tmp_path_factory.mktemp("logs") / "prove.log", 2, 300) as worker:
+        worker.ask(Load(case=CASE, threads=2), Loaded)
+        yield lambda folder: worker.ask(Open(case=CASE, folder=str(folder)), Opened)
+
+
+def test_the_exported_graph_is_proved_at_batches_that_it_was_not_exported_at(
+    built: Path, prover: Callable[[Path], Opened]
+) -> None:
+    opened = prover(built)
+    assert [parity.what for parity in opened.parity] == ["ort b1", "ort b2", "ort b3"]
+    assert all(parity.passed for parity in opened.parity)
+
+
+def initializer(model: onnx.ModelProto, rank: int) -> onnx.TensorProto:
+    """The largest constant of so many axes."""
+    tensors = [tensor for tensor in model.graph.initializer if len(tensor.dims) == rank]
+    return sorted(tensors, key=lambda tensor: int(np.prod(tensor.dims)))[-1]
+
+
+def change(tensor: onnx.TensorProto, how: Callable[[np.ndarray], np.ndarray]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(how(numpy_helper.to_array(tensor).copy()), tensor.name))
+
+
+def drop_a_bias(model: onnx.ModelProto) -> None:
+    change(initializer(model, 1), np.zeros_like)
+
+
+def swap_two_filters(model: onnx.ModelProto) -> None:
+    change(initializer(model, 4), lambda w: w[[1, 0, *range(2, len(w))]])
+
+
+def scale_one_weight(model: onnx.ModelProto) -> None:
+    def tenfold(w: np.ndarray) -> np.ndarray:
+        w.flat[np.abs(w).argmax()] *= 10
+        return w
+
+    change(initializer(model, 2), tenfold)
+
+
+def forget_a_residual(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Add")
+    node.op_type = "Identity"
+    del node.input[1:]
+
+
+def ignore_the_image(model: onnx.ModelProto) -> None:
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    zero = numpy_helper.from_array(np.zeros((), np.float32), "zero")
+    model.graph.initializer.append(zero)
+    model.graph.node.insert(0, onnx.helper.make_node("Mul", [first.input[0], "zero"], ["nothing"]))
+    first.input[0] = "nothing"
+
+
+def put_out_not_a_number(model: onnx.ModelProto) -> None:
+    change(initializer(model, 1), lambda b: b * np.nan)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        drop_a_bias,
+        swap_two_filters,
+        scale_one_weight,
+        forget_a_residual,
+        ignore_the_image,
+        put_out_not_a_number,
+    ],
+)
+def test_a_broken_graph_fails(
+    built: Path, prover: Callable[[Path], Opened], tmp_path: Path, break_it: Callable[[onnx.ModelProto], None]
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(built, folder)
+    model = onnx.load(folder / GRAPH)
+    break_it(model)
+    onnx.save(model, folder / GRAPH)
+    onnx.checker.check_model(str(folder / GRAPH))  # a valid graph that computes something else
+    assert not any(parity.passed for parity in prover(folder).parity)
+
+
+def test_outputs_that_ignore_the_input_have_an_error_of_about_one_signal_however_small_they_are() -> None:
+    reference = 1e-12 * np.random.default_rng(0).standard_normal((6, 10))
+    constant = np.broadcast_to(reference.mean(axis=0), reference.shape)
+    parity = compare("x", constant, reference, signal_of(reference), 1e-2)
+    assert parity.error is not None
+    assert parity.error > 0.5
+
+
+def test_a_reference_that_does_not_depend_on_the_image_proves_nothing() -> None:
+    same = np.ones((6, 10))
+    assert not compare("x", same, same, signal_of(same), 1e-2).passed
+
+
+def test_the_limit_follows_eagers_own_error_within_bounds() -> None:
+    assert [limit_for(error) for error in (1e-9, 1e-4, 1.0)] == [1e-5, pytest.approx(1e-3), 1e-2]
+
+
+def test_golden_images_are_read_in_batches_of_growing_size() -> None:
+    assert [(s.start, s.stop) for s in batches(6)] == [(0, 1), (1, 3), (3, 6)]
+    assert tiled(np.arange(3)[:, None], 5).ravel().tolist() == [0, 1, 2, 0, 1]

@@ -1,0 +1,201 @@
+"""Tables from fixed records, compared whole."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from cnnbench.record import Record
+from cnnbench.report.display import Table, _interval, compare_tables, run_tables
+from cnnbench.report.files import table_markdown, write_report
+from cnnbench.report.terminal import Progress, line_of, print_tables
+from cnnbench.store import Run
+from tests.records import ENVIRONMENT, case, record
+
+EAGER = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010]
+ORT = [time / 2 for time in EAGER]
+
+
+def run(folder: Path, *records: Record) -> Run:
+    return Run(folder, "tiny", "2026-01-01T00:00:00+00:00", ENVIRONMENT, {r.id: r for r in records})
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Run:
+    return run(
+        tmp_path,
+        record(case("eager"), EAGER, samples=10),
+        record(case("ort"), ORT),
+        record(case("eager", device="cuda"), status="unavailable", reasons=["no cuda device: no driver"]),
+        record(case("eager", "training"), [0.03] * 6),
+    )
+
+
+def table(tables: list[Table], name: str) -> Table:
+    return next(table for table in tables if table.name == name)
+
+
+def test_the_models_table(tiny: Run) -> None:
+    assert table_markdown(table(run_tables(tiny), "models")).splitlines() == [
+        "| model   | input   | parameters   | MACs   | counts    | top-1 %   | ONNX MB   | export s   |",
+        "|:--------|:--------|:-------------|:-------|:----------|:----------|:----------|:-----------|",
+        "| lenet5  | 1x28x28 | 44,426       | 282 k  | agree (2) | –         | 0.190     | 2.5        |",
+    ]
+
+
+def test_the_inference_table(tiny: Run) -> None:
+    inference = table(run_tables(tiny), "inference")
+    rows = [tuple(row) for row in inference.cells.itertuples(index=False)]
+    assert list(inference.cells.columns) == [
+        *(
+            "model",
+            "batch",
+            "runtime",
+            "ms",
+            "p90 ms",
+            "images/s",
+            "vs eager",
+            "peak MiB",
+            "parity error",
+            "status",
+        )
+    ]
+    assert rows == [
+        # 70 single calls support a p90; 14 do not
+        ("lenet5", "8", "eager/cpu", "10.0 [9.8, 10.2]", "10.2", "800", "–", "100", "2e-06", "ok"),
+        (
+            "lenet5",
+            "8",
+            "ort/cpu",
+            "5.00 [4.90, 5.10]",
+            "–",
+            "1,600",
+            "×2.00 [2.00, 2.00]",
+            "100",
+            "2e-06",
+            "ok",
+        ),
+        ("lenet5", "8", "eager/cuda", "–", "–", "–", "–", "–", "–", "unavailable [1]"),
+    ]
+    assert inference.notes == ["[1] unavailable: no cuda device: no driver"]
+
+
+def test_the_training_table_has_the_steps_parts(tiny: Run) -> None:
+    training = table(run_tables(tiny), "training").cells.iloc[0]
+    assert (training["ms"], training["images/s"]) == ("30.00 [30.00, 30.00]", "267")
+    assert [training[f"{phase} ms"] for phase in ("forward", "backward", "optimizer")] == [
+        "10.0",
+        "10.0",
+        "10.0",
+    ]
+
+
+def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> None:
+    start = table(run_tables(tiny), "start").cells
+    ort = start[start["runtime"] == "ort/cpu"].iloc[0]
+    eager = start[(start["runtime"] == "eager/cpu") & (start["workload"] == "inference")].iloc[0]
+    assert (ort["export s"], ort["load ms"], ort["first call ms"]) == ("2.50", "250", "50")
+    assert eager["export s"] == "–"
+
+
+@pytest.mark.parametrize("status", ["invalid", "failed"])
+def test_invalid_records_are_shown_and_not_compared(tmp_path: Path, status: str) -> None:
+    bad = record(case("ort"), ORT).model_copy(update={"status": status, "reasons": ["parity"]})
+    cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), bad)), "inference").cells
+    assert cells["status"].tolist() == ["ok", f"{status} [1]"]
+    assert cells["ms"].tolist()[1] != "–"
+    assert cells["vs eager"].tolist() == ["–", "–"]
+
+
+def test_a_run_of_nothing_but_absent_devices_still_has_its_rows(tmp_path: Path) -> None:
+    absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
+    (only,) = run_tables(run(tmp_path, absent))
+    assert only.cells["status"].tolist() == ["unavailable [1]"]
+
+
+def test_the_files_hold_every_table_and_its_numbers(tiny: Run) -> None:
+    report = write_report(tiny, run_tables(tiny)).read_text()
+    assert report.startswith(
+        "# tiny\n\nTesting CPU, 2 threads; 2 cores allowed, 8 GiB, Linux 6. python 3.11.7, torch 2.14.1"
+    )
+    for title in ("## Models", "## Inference", "## Training", "## Cold start", "1 MAC = 2 FLOP"):
+        assert title in report
+    numbers = pd.read_csv(tiny.folder / "inference.csv")
+    assert numbers["ms"].tolist()[:2] == [pytest.approx(10.0), pytest.approx(5.0)]
+    assert numbers["speedup"][1] == pytest.approx(2.0)
+
+
+def test_names_from_records_are_data_in_markdown_and_in_the_terminal(tmp_path: Path) -> None:
+    evil = record(case("eager", device="cuda", model="<b>|[red]:x"), status="unavailable", reasons=["[bold]<script>"])
+    tables = run_tables(run(tmp_path, evil))
+    assert "&lt;b>\\|[red]:x" in table_markdown(tables[0])
+    console = Console(file=StringIO(), width=160)
+    print_tables(console, tables)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "<b>|[red]:x" in shown
+    assert "[bold]<script>" in shown
+
+
+def test_runs_side_by_side_name_their_machines_and_ratios(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", record(case("eager"), EAGER))
+    second = run(tmp_path / "b", record(case("eager"), [t * 3 for t in EAGER]), record(case("ort"), ORT))
+    machines, times = compare_tables([first, second])
+    assert machines.cells["machine"].tolist() == ["Testing CPU, 2 threads"] * 2
+    assert times.cells["b / a"].tolist() == ["3.00", "–"]
+    assert times.cells["a ms"].tolist() == ["10.0 [9.8, 10.2]", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (12.345, 12.3, 12.4, "12.35 [12.30, 12.40]"),
+        (12.3, 10, 15, "12 [10, 15]"),
+        (1234.0, 1200, 1300, "1,230 [1,200, 1,300]"),
+        (0.0123, 0.0121, 0.0126, "0.0123 [0.0121, 0.0126]"),
+        (0.34, 0.25, 5.04, "0.34 [0.25, 5.04]"),
+        (5.0, None, None, "5.0 [?]"),
+        (None, None, None, "–"),
+    ],
+)
+def test_figures_have_the_digits_that_their_interval_supports(
+    value: float | None, low: float | None, high: float | None, text: str
+) -> None:
+    assert _interval(value, low, high) == text
+
+
+def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> None:
+    console = Console(file=StringIO(), width=160)
+    with Progress(console, total=3, finished=1) as progress:
+        progress.doing("lenet5/inference: starting", 75)
+        progress.doing("lenet5/inference: round 1", 70)
+        progress.done(record(case("eager"), EAGER))
+        progress.done(record(case("eager", device="cuda"), status="unavailable", reasons=["no driver"]))
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "[1/3] lenet5/inference: starting, about 1 min 15 s left",
+        "[2/3] lenet5/inference/eager/cpu/fp32/b8: ok, 10.0 ms ± 2.0%, 800 images/s",
+    ]
+
+
+def test_on_a_terminal_progress_is_one_live_view() -> None:
+    console = Console(file=StringIO(), width=100, force_terminal=True, force_interactive=True)
+    with Progress(console, total=2) as progress:
+        progress.doing("lenet5: round 1", 30)
+        progress.done(record(case("eager"), EAGER))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1/2 cases, about 30 s left" in shown
+    assert "lenet5: round 1" in shown
+    assert "10.0 ms" in shown
+
+
+def test_a_failed_case_says_why_in_its_line() -> None:
+    assert line_of(record(case("ort"), status="failed", reasons=["killed"])) == (
+        "lenet5/inference/ort/cpu/fp32/b8: failed (killed)"
+    )
+
+
+def test_records_survive_json(tiny: Run) -> None:
+    for kept in tiny.records.values():
+        assert Record.model_validate(json.loads(kept.model_dump_json())) == kept

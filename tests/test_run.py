@@ -1,0 +1,206 @@
+"""Whole runs as a user starts them: real models, exports and child processes, small budgets."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Cli, write_suite
+
+TINY = """
+name: tiny
+defaults: {batches: {inference: [1, 4], training: [4]}, devices: [cpu, cuda], case_budget: 0.2s}
+models: [lenet5, simple_cnn]
+"""
+
+FATAL = """
+name: fatal
+limit: 8s
+defaults: {workloads: [inference], runtimes: [eager], batches: [1], image_size: 16, case_budget: 0.2s}
+models:
+  - {model: "own_models:Crashes", batches: [7, 1]}
+  - {model: "own_models:Hangs", batches: [7]}
+  - {model: "own_models:Hungry", batches: [7]}
+  - lenet5_placeholder
+"""
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return {record["id"]: record for record in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The run that most tests look at."""
+    folder = tmp_path_factory.mktemp("tiny")
+    words = ("run", write_suite(folder, TINY), "--out", "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "cnnbench", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return folder / "out", done
+
+
+def test_a_run_ends_well_and_leaves_a_record_for_every_case(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = tiny
+    assert done.returncode == 0, done.stderr
+    found = records(folder)
+    assert len(found) == 20
+    for id_, record in found.items():
+        assert record["status"] in (("unavailable", "ok", "noisy") if "/cuda/" in id_ else ("ok", "noisy")), record[
+            "reasons"
+        ]
+        assert record["environment"]["software"]["torch"]
+        if record["status"] == "unavailable":
+            assert "no cuda device that" in record["reasons"][0]
+
+
+def test_a_measured_record_holds_counts_parity_raw_samples_and_what_ran(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    found = records(tiny[0])
+    ort = found["lenet5/inference/ort/cpu/fp32/b4"]
+    assert (ort["counts"]["params"], ort["counts"]["macs"]) == (44_426, 281_640)
+    assert ort["counts"]["disagreements"] == []
+    assert [parity["what"] for parity in ort["parity"]] == ["ort b1", "ort b2", "ort b3", "timed b4"]
+    assert all(0 < parity["error"] < parity["limit"] for parity in ort["parity"])
+    launch = ort["measurement"]["launches"][0]
+    assert len(launch["turns"]) >= 6
+    assert all(seconds > 0 for turn in launch["turns"] for seconds in turn["seconds"]["forward"])
+    assert min(launch["load_s"], launch["first_call_s"], launch["memory"]["peak_bytes"]) > 0
+    assert ort["ran"]["facts"]["torch_in_process"] is False
+    threads = ort["environment"]["threads"]["used"]
+    assert {found[i]["ran"]["threads"] for i in found if "/cpu/" in i} == {threads}
+    training = found["simple_cnn/training/eager/cpu/fp32/b4"]["measurement"]["launches"][0]["turns"][0]["seconds"]
+    assert list(training) == ["forward", "backward", "optimizer"]
+
+
+def test_the_folder_holds_tables_environment_and_the_suite_as_run(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = tiny
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "records.jsonl",
+        "report.md",
+        "models.csv",
+        "inference.csv",
+        "training.csv",
+        "environment.json",
+    }
+    assert (folder / "suite.yaml").read_text() == TINY
+    assert {"cpu", "memory_bytes", "affinity_cores"} <= set(
+        json.loads((folder / "environment.json").read_text())["machine"]
+    )
+    for title in ("Models", "Inference", "Training", "images/s", "vs eager", "44,426"):
+        assert title in done.stdout
+    assert "left" in done.stdout  # the time that it still took, while it ran
+
+
+def test_tables_come_again_from_records_and_runs_side_by_side(
+    tiny: tuple[Path, subprocess.CompletedProcess[str]], cli: Cli
+) -> None:
+    folder, done = tiny
+    again = cli("report", str(folder))
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[-2] in done.stdout
+    numbers = json.loads(cli("report", str(folder), "--json").stdout)
+    assert {row["model"] for row in numbers["models"]} == {"lenet5", "simple_cnn"}
+    same = cli("compare", str(folder))
+    assert same.returncode == 0
+    assert "lenet5/inference/eager/cpu/fp32/b1" in same.stdout
+    both = cli("compare", str(folder), str(folder))
+    assert both.returncode == 2
+    assert "expected runs in folders of different names" in both.stderr
+
+
+def test_cases_that_crash_hang_or_run_out_of_memory_are_told_and_the_run_goes_on(home: Path, cli: Cli) -> None:
+    suite = write_suite(home, FATAL.replace("  - lenet5_placeholder", '  - {model: "own_models:works", batches: [1]}'))
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    found = records(home / "out")
+    reasons = {id_.split(":")[1]: record["reasons"] for id_, record in found.items()}
+    assert "killed by SIGKILL" in reasons["Crashes@16x16/inference/eager/cpu/fp32/b7"][0]
+    assert "no answer within 8 s" in reasons["Hangs@16x16/inference/eager/cpu/fp32/b7"][0]
+    assert "out of memory" in reasons["Hungry@16x16/inference/eager/cpu/fp32/b7"][0]
+    assert found["own_models:Crashes@16x16/inference/eager/cpu/fp32/b1"]["status"] in ("ok", "noisy")
+    assert found["own_models:works@16x16/inference/eager/cpu/fp32/b1"]["status"] in ("ok", "noisy")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("own_models:raises", "raises when it is built: RuntimeError: no such <weights>"),
+        ("own_models:gives_a_number", "expected a torch.nn.Module; got int"),
+        ("torchvision/resnet81", "did you mean 'resnet18'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_told_before_anything_is_measured(
+    home: Path, cli: Cli, model: str, message: str
+) -> None:
+    done = cli("run", write_suite(home, f'models: [lenet5, "{model}"]'), "--out", "out")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (home / "out" / "records.jsonl").exists()
+
+
+def test_ctrl_c_keeps_what_was_finished_and_resume_measures_only_the_rest(home: Path, cli: Cli) -> None:
+    suite = write_suite(home, TINY.replace(", cuda", ""))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", "run", suite, "--out", "out"],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    file = home / "out" / "records.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (file.exists() and file.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    before = records(home / "out")
+    assert 2 <= len(before) < 10
+    done = cli("run", suite, "--out", "out", "--resume")
+    assert done.returncode == 0, done.stderr
+    after = records(home / "out")
+    assert len(after) == 10
+    assert len(file.read_text().splitlines()) == 10
+    assert {id_: after[id_] for id_ in before} == before
+    assert cli("run", suite, "--out", "out").returncode == 2
+
+
+def test_a_spent_budget_leaves_cases_for_later_and_says_so(home: Path, cli: Cli) -> None:
+    done = cli("run", write_suite(home, TINY.replace(", cuda", "")), "--out", "out", "--budget", "1s")
+    assert done.returncode == 3
+    assert "the budget was spent with" in done.stderr
+    assert 0 < len(records(home / "out")) < 10
+
+
+def test_training_in_onnx_runtime_says_that_it_is_not_there(home: Path, cli: Cli) -> None:
+    suite = write_suite(home, "models: [lenet5]\ndefaults: {workloads: [training], runtimes: [ort]}")
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 0
+    (record,) = records(home / "out").values()
+    assert (record["status"], record["reasons"]) == (
+        "unavailable",
+        ["this version exports no training step to ONNX Runtime"],
+    )

@@ -1,0 +1,120 @@
+"""A run's folder keeps what was finished, whatever happens, and belongs to one suite and one writer."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import RunFolderError
+from cnnbench.store import RECORDS, Run, Store, read_run
+from cnnbench.suite import Suite, load_suite
+from tests.conftest import write_suite
+from tests.records import ENVIRONMENT, case, record
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return load_suite(write_suite(tmp_path, "name: tiny\nmodels: [lenet5]"))
+
+
+def store(folder: Path, suite: Suite, resume: bool = False) -> Store:
+    return Store(folder, suite, ENVIRONMENT, resume=resume)
+
+
+def written(folder: Path, suite: Suite) -> Run:
+    with store(folder, suite) as open_store:
+        open_store.append(record(case("ort", batch=1), [0.001] * 6))
+        open_store.append(record(case("eager", batch=1), status="failed", reasons=["killed"]))
+    return read_run(folder)
+
+
+def test_records_come_back_as_they_were_in_the_suites_order(tmp_path: Path, suite: Suite) -> None:
+    run = written(tmp_path / "run", suite)
+    assert list(run.records) == ["lenet5/inference/eager/cpu/fp32/b1", "lenet5/inference/ort/cpu/fp32/b1"]
+    assert run.records["lenet5/inference/ort/cpu/fp32/b1"] == record(case("ort", batch=1), [0.001] * 6)
+    assert run.environment == ENVIRONMENT
+    assert (tmp_path / "run" / "suite.yaml").read_text() == suite.text
+
+
+def test_all_but_failed_cases_are_finished(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    with store(tmp_path / "run", suite, resume=True) as again:
+        assert list(again.finished()) == ["lenet5/inference/ort/cpu/fp32/b1"]
+
+
+def test_the_later_record_of_a_case_counts(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    with store(tmp_path / "run", suite, resume=True) as again:
+        again.append(record(case("eager", batch=1), [0.002] * 6))
+    assert read_run(tmp_path / "run").records["lenet5/inference/eager/cpu/fp32/b1"].status == "ok"
+
+
+def test_a_line_cut_short_is_told_and_the_rest_is_read_and_written_on(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / RECORDS
+    file.write_bytes(file.read_bytes()[:-40])
+    run = read_run(tmp_path / "run")
+    assert len(run.records) == 1
+    assert run.unreadable == [f"{file}:2: not a record: it is cut short or is not JSON"]
+    with store(tmp_path / "run", suite, resume=True) as again:
+        again.append(record(case("eager", batch=8), [0.002] * 6))
+    assert len(read_run(tmp_path / "run").records) == 2
+
+
+def test_a_newer_schema_says_to_upgrade(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / RECORDS
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["schema_version"] = 99
+    lines[1]["status"] = "fine"
+    file.write_text("\n".join(map(json.dumps, [*lines, json.loads(file.read_text().splitlines()[0])])))
+    assert [line.partition(": ")[2] for line in read_run(tmp_path / "run").unreadable] == [
+        "not a record: schema 99 is newer than this cnnbench's 1; upgrade cnnbench",
+        "not a record: status: Input should be 'ok', 'noisy', 'invalid', 'failed' or 'unavailable'",
+    ]
+
+
+def test_a_folder_without_a_readable_record_or_without_a_run_is_an_error(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    (tmp_path / "run" / RECORDS).write_text("junk\n")
+    with pytest.raises(RunFolderError, match=r"no record could be read; .*records.jsonl:1"):
+        read_run(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"expected a run's folder with run.json"):
+        read_run(tmp_path)
+
+
+def test_a_run_is_gone_on_with_only_when_asked(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    with pytest.raises(RunFolderError, match="already holds a run of 'tiny'; add --resume"):
+        store(tmp_path / "run", suite)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: other\nmodels: [lenet5]", "belongs to suite 'tiny', not 'other'; give another --out"),
+        ("name: tiny\nmodels: [alexnet]", "was run from another version of suite 'tiny'"),
+    ],
+)
+def test_a_folder_of_another_suite_is_left_alone(tmp_path: Path, suite: Suite, text: str, message: str) -> None:
+    written(tmp_path / "run", suite)
+    before = (tmp_path / "run" / RECORDS).read_bytes()
+    with pytest.raises(RunFolderError, match=message):
+        store(tmp_path / "run", load_suite(write_suite(tmp_path, text)), resume=True)
+    assert (tmp_path / "run" / RECORDS).read_bytes() == before
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path, suite: Suite) -> None:
+    with pytest.raises(RunFolderError, match=r"got one with 'suite.yaml' in it; give another --out"):
+        store(tmp_path, suite)
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path: Path, suite: Suite) -> None:
+    with store(tmp_path / "run", suite), pytest.raises(RunFolderError, match="another run is writing here"):
+        store(tmp_path / "run", suite, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, suite: Suite) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot be made"):
+        store(tmp_path / "file" / "run", suite)

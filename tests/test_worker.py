@@ -1,0 +1,197 @@
+"""Real child processes: what they import, what they survive, and what their parent learns when they do not."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cnnbench import artifact
+from cnnbench.case import Case, ModelSpec
+from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
+from cnnbench.messages import (
+    Build,
+    Close,
+    Closed,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Probe,
+    Probed,
+    Resolve,
+    Resolved,
+    Sample,
+    Sampled,
+    Warm,
+    Warmed,
+)
+from cnnbench.process import COMMAND, Worker
+from cnnbench.record import ArtifactFacts
+
+LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
+
+
+def worker(folder: Path, limit_s: float = 120) -> Worker:
+    return Worker(folder / "worker.log", 2, limit_s)
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = artifact.folder_of(LENET, "worker-tests")
+    with worker(tmp_path_factory.mktemp("logs")) as child:
+        facts = child.ask(Build(spec=LENET, key="worker-tests", folder=str(folder)), ArtifactFacts)
+    assert (facts.input_shape, facts.classes, facts.weight_bytes) == ((1, 28, 28), 10, 44_426 * 4)
+    assert facts.onnx_error is None
+    assert facts.onnx_bytes is not None
+    assert facts.onnx_bytes > facts.weight_bytes
+    assert artifact.read_facts(folder) == facts
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN, artifact.FACTS]
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("workload", "runtime", "phases"),
+    [
+        ("inference", "eager", ["forward"]),
+        ("inference", "ort", ["forward"]),
+        ("training", "eager", ["forward", "backward", "optimizer"]),
+    ],
+)
+def test_a_case_goes_from_load_to_close(
+    lenet: Path, tmp_path: Path, workload: str, runtime: str, phases: list[str]
+) -> None:
+    case = Case.model_validate({"spec": LENET, "workload": workload, "runtime": runtime, "batch": 4})
+    with worker(tmp_path) as child:
+        child.ask(Load(case=case, threads=2), Loaded)
+        opened = child.ask(Open(case=case, folder=str(lenet)), Opened)
+        assert all(parity.passed for parity in opened.parity)
+        warmed = child.ask(Warm(limit_s=1), Warmed)
+        assert warmed.calls >= 3
+        sampled = child.ask(Sample(seconds=0.05), Sampled)
+        assert list(sampled.seconds) == phases
+        assert all(second > 0 for seconds in sampled.seconds.values() for second in seconds)
+        closed = child.ask(Close(), Closed)
+    assert closed.faults == []
+    assert (closed.ran.device, closed.ran.precision, closed.ran.threads) == ("cpu", "fp32", 2)
+    assert [parity.what for parity in closed.parity] == (["timed b4"] if workload == "inference" else [])
+    assert closed.memory.imported_bytes < closed.memory.peak_bytes
+    if runtime == "ort":
+        assert closed.ran.facts["torch_in_process"] is False
+        assert set(closed.ran.facts["nodes"]) == {"CPUExecutionProvider"}
+
+
+def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) -> None:
+    with worker(tmp_path) as child:
+        process = psutil.Process(child._process.pid)
+        child.ask(Probe(runtime="ort", device="cpu"), Probed)
+        child.freeze()
+        child.send(Probe(runtime="ort", device="cpu"))
+        time.sleep(0.3)
+        assert process.status() == psutil.STATUS_STOPPED
+        child.thaw()
+        assert child.receive(Probed).works
+
+
+def test_a_worker_dies_with_its_parent_even_while_it_is_stopped(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from cnnbench.process import Worker\n"
+        "from cnnbench.messages import Probe, Probed\n"
+        "w = Worker(Path(sys.argv[1]), 1, 60); w.ask(Probe(runtime='ort', device='cpu'), Probed)\n"
+        "w.freeze(); print(w._process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([child], timeout=10)
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("callable_", "kind", "message"),
+    [
+        (
+            "raises",
+            ModelError,
+            r"raises when it is built: RuntimeError: no such <weights> \(.*own_models.py:\d+\)",
+        ),
+        ("gives_a_number", ModelError, r"expected a torch.nn.Module; got int"),
+        ("not_there", ModelError, r"cannot be imported: AttributeError"),
+        ("FATAL_BATCH", ModelError, r"expected a callable that gives a torch module; got int"),
+    ],
+)
+def test_a_users_model_that_is_wrong_is_told_in_one_line(
+    home: Path, callable_: str, kind: type[Exception], message: str
+) -> None:
+    with worker(home) as child, pytest.raises(kind, match=message) as caught:
+        child.ask(Resolve(spec=ModelSpec(model=f"own_models:{callable_}")), Resolved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            ModelSpec(model="torchvision/resnet81"),
+            r"expected a torchvision classifier.*did you mean 'resnet18'",
+        ),
+        (
+            ModelSpec(model="own_models:works", image_size=(2, 2)),
+            r"cannot take one image of 3x2x2 in layer '0'.*set image_size",
+        ),
+        (
+            ModelSpec(model="own_models:Crashes", classes=4),
+            r"its callable has no parameter `num_classes` or `classes`",
+        ),
+        (ModelSpec(model="no.such.module:x"), r"cannot be imported: ModuleNotFoundError.*run cnnbench where"),
+    ],
+)
+def test_a_model_that_cannot_be_used_says_why(home: Path, spec: ModelSpec, message: str) -> None:
+    with worker(home) as child, pytest.raises(ModelError, match=message):
+        child.ask(Resolve(spec=spec), Resolved)
+
+
+def test_models_that_work_tell_their_images_and_classes(home: Path) -> None:
+    with worker(home) as child:
+        own = child.ask(Resolve(spec=ModelSpec(model="own_models:works", image_size=(16, 24), classes=3)), Resolved)
+        inception = child.ask(Resolve(spec=ModelSpec(model="torchvision/squeezenet1_1")), Resolved)
+    assert (own.input_shape, own.classes) == ((3, 16, 24), 3)
+    assert (inception.input_shape, inception.classes) == ((3, 224, 224), 1000)
+
+
+def test_a_request_that_fails_leaves_the_worker_alive(tmp_path: Path) -> None:
+    with worker(tmp_path) as child:
+        with pytest.raises(WorkerError, match="no case is open"):
+            child.ask(Sample(seconds=1), Sampled)
+        assert child.ask(Probe(runtime="ort", device="cpu"), Probed).works
+
+
+def test_a_worker_that_is_killed_says_by_what(tmp_path: Path) -> None:
+    with worker(tmp_path) as child:
+        child.kill()
+        with pytest.raises(WorkerCrashed, match="killed by SIGKILL, as the system does when memory runs out"):
+            child.ask(Probe(runtime="ort", device="cpu"), Probed)
+
+
+def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:
+    with worker(tmp_path, limit_s=0.3) as child:
+        child.freeze()
+        with pytest.raises(WorkerHung, match=r"no answer within 0\.3 s"):
+            child.ask(Probe(runtime="ort", device="cpu"), Probed)
+        assert child._process.poll() is not None
+
+
+def test_a_worker_can_be_driven_by_hand_and_only_replies_reach_its_output() -> None:
+    lines = ['{"op": "probe", "runtime": "eager", "device": "cpu"}', '{"op": "nonsense"}', "not json"]
+    done = subprocess.run(COMMAND, input="\n".join(lines), capture_output=True, text=True, timeout=120, check=True)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert replies[0] == {"works": True, "name": "cpu", "reason": ""}
+    assert all("not a request" in reply["failure"] for reply in replies[1:])
