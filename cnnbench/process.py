@@ -1,5 +1,6 @@
 """A worker as its parent sees it: a child process that is asked one thing at a time."""
 
+import contextlib
 import os
 import queue
 import signal
@@ -44,7 +45,8 @@ class Worker:
             )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._frozen = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def ask(self, request: Request, answer: type[R]) -> R:
         """Send a request and wait for its answer.
@@ -61,7 +63,7 @@ class Worker:
         try:
             self._process.stdin.write(request.model_dump_json() + "\n")
             self._process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # a broken pipe, or one that `kill` has closed
             raise WorkerCrashed(self._how_it_died()) from None
 
     def receive(self, answer: type[R]) -> R:
@@ -92,9 +94,14 @@ class Worker:
             self._frozen = False
 
     def kill(self) -> None:
-        """End it, whatever it is doing."""
+        """End it, whatever it is doing, and close the pipes."""
         self._process.kill()
         self._process.wait()
+        self._listener.join(GRACE_S)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what could not be sent any more
+                    pipe.close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,11 +110,9 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and not self._frozen and self._process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._process.stdin.close()  # it ends when its input does
                 self._process.wait(timeout=GRACE_S)
-            except (OSError, subprocess.TimeoutExpired):
-                pass
         self.kill()
 
     def _listen(self) -> None:

@@ -22,7 +22,7 @@ from cnnbench.stats import time_estimate
 MIN_ROUNDS = 6
 """The fewest turns whose medians give an interval at 95 %."""
 PLANNED_ROUNDS = 20
-"""A case's budget is cut into so many turns; the median of 20 keeps its 95 % interval with five wild turns on a side."""
+"""A case's budget is cut into so many turns; the median of 20 keeps its interval with five wild turns on a side."""
 WARMUP_LIMIT_S = 3.0
 NARROW_HALF_WIDTH = 0.01
 """Sampling may end early when the interval of every contestant's median is within 1 % to each side."""

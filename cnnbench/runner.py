@@ -82,7 +82,7 @@ class _Runner:
         self.facts: dict[ModelSpec, ArtifactFacts | str] = {}
 
     def check_models(self, cases: Sequence[Case]) -> None:
-        """Have every model that the catalogue does not know built once; one that crashes is left for its cases to tell."""
+        """Have every model outside the catalogue built once; one that crashes is left for its cases to tell."""
         unknown = [spec for spec in dict.fromkeys(case.spec for case in cases) if catalogue.find(spec.model) is None]
         for spec in unknown:
             self.observer.doing(

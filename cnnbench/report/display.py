@@ -136,9 +136,9 @@ def _start(data: pd.DataFrame) -> Table:
             }
         )
     caption = (
-        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import of "
-        "the libraries (all workers of a race at once), weights or graph into a session, the first call on one image. "
-        "Steady: whether the warm-up ended because the times were."
+        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import "
+        "of the libraries (all workers of a race at once), weights or graph into a session, the first call on one "
+        "image. Steady: whether the warm-up ended because the times were."
     )
     return Table("start", "Cold start", caption, cells, data, [])
 
