@@ -12,6 +12,8 @@ from cnnbench.race import MIN_ROUNDS
 FIRST_GUESS_START_S = 3.0
 FIRST_GUESS_BUILD_S = 8.0
 FIRST_GUESS_MACS_PER_S = 20e9
+LEAST_MACS = 50e6
+"""Calls with less work than this are mostly overhead and tell nothing of the rate."""
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
 WARMUP_CALLS = 4
@@ -52,7 +54,7 @@ class Pace:
         """A race took so long, of which so much inside timed calls; a call of each case took about so long."""
         self._starts_s.append((seconds - timed_s) / len(cases))
         for case, call_s in zip(cases, calls_s, strict=True):
-            if call_s and (work := _macs(case)):
+            if call_s and (work := _macs(case)) >= LEAST_MACS:
                 self._macs += work
                 self._macs_s += call_s
 
@@ -77,7 +79,7 @@ class Pace:
     def _least_s(self, case: Case) -> float:
         """What the fewest rounds and the warm-up take, however small the budget, judging by the case's MACs.
 
-        The rate is that of all work so far together, so that tiny networks, which are all overhead, count for little.
+        The rate is that of all work so far together.
         """
         rate = self._macs / self._macs_s if self._macs_s else FIRST_GUESS_MACS_PER_S
         return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate

@@ -99,7 +99,8 @@ class _Runner:
     def find_unavailable(self, cases: list[Case]) -> dict[str, str]:
         """Write a record for each case that cannot run here; its reason by case id."""
         if any(case.device != "cpu" for case in cases):
-            self.observer.doing("trying the devices", self.pace.left_s(group_races(cases), 0))
+            on_cpu = group_races([case for case in cases if case.device == "cpu"])
+            self.observer.doing("trying the devices", self.pace.left_s(on_cpu, self._builds_in(on_cpu)))
         reasons = availability.why_unavailable(cases, self.store.logs)
         for case in cases:
             if case.id in reasons:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -20,6 +21,9 @@ STYLES: dict[Status, str] = {
     "failed": "red",
     "unavailable": "dim",
 }
+WORDS = ("model", "workload", "runtime", "status", "counts", "input", "case", "run", "machine", "started")
+"""Columns of words, set to the left; figures are set to the right."""
+NEVER_CUT = ("model", "runtime", "status")
 RECENT = 12
 """Finished cases that stay in view while a run goes on."""
 
@@ -27,26 +31,18 @@ RECENT = 12
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
     """Each table with its caption and notes."""
     for table in tables:
-        grid = RichTable(title=escape(table.title), title_justify="left", title_style="bold", pad_edge=False)
+        grid = RichTable(
+            title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for column in table.cells.columns:
-            words = column in (
-                "model",
-                "runtime",
-                "status",
-                "counts",
-                "input",
-                "case",
-                "run",
-                "machine",
-                "started",
-            )
-            grid.add_column(escape(str(column)), justify="left" if words else "right", no_wrap=column == "model")
+            justify: JustifyMethod = "left" if column in WORDS else "right"
+            grid.add_column(escape(str(column)), justify=justify, no_wrap=column in NEVER_CUT)
         for _, row in table.cells.iterrows():
             grid.add_row(*(escape(str(cell)) for cell in row), style=_style(row.get("status")))
         console.print(grid)
-        console.print(escape(table.caption), style="dim")
+        console.print(escape(table.caption), style="dim", highlight=False)
         for note in table.notes:
-            console.print(escape(note))
+            console.print(escape(note), highlight=False)
         console.print()
 
 

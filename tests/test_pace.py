@@ -1,0 +1,66 @@
+"""How a run's time is foreseen and shared out, on a clock of our own."""
+
+import pytest
+
+from cnnbench.case import Case, ModelSpec
+from cnnbench.pace import FIRST_GUESS_BUILD_S, LEAST_SCALE, Pace
+
+
+def case(model: str, batch: int = 1) -> Case:
+    spec = ModelSpec(model=model, image_size=(224, 224) if model == "resnet50" else (28, 28))
+    return Case(spec=spec, workload="inference", runtime="eager", batch=batch)
+
+
+SMALL = [case("lenet5", batch) for batch in range(1, 11)]
+
+
+def pace(budget_s: float, now: list[float]) -> Pace:
+    cases = [*SMALL, case("resnet50", 8)]
+    return Pace(budget_s, {c.id: 4.0 for c in cases}, clock_s=lambda: now[0])
+
+
+def test_with_time_enough_every_race_has_its_whole_budget() -> None:
+    assert pace(1000, [0.0]).scale([[c] for c in SMALL], builds=1) == 1.0
+
+
+def test_with_less_time_all_races_are_cut_alike_and_fit() -> None:
+    now = [0.0]
+    watched = pace(50, now)
+    watched.raced([SMALL[0]], seconds=5.0, timed_s=4.0, calls_s=[1e-4])  # one second to start
+    races = [[c] for c in SMALL[1:]]
+    scale = watched.scale(races, builds=0)
+    assert scale < 1.0 or watched.left_s(races, 0) <= 50
+    now[0] = 20.0  # 30 s are left for nine races of one second to start and four to measure
+    scale = watched.scale(races, builds=0)
+    assert LEAST_SCALE < scale < 1.0
+    assert watched.left_s(races, 0, scale) == pytest.approx(30.0)
+
+
+def test_no_race_is_cut_below_a_quarter() -> None:
+    now = [0.0]
+    watched = pace(10, now)
+    now[0] = 9.0
+    assert watched.scale([[c] for c in SMALL], builds=2) == LEAST_SCALE
+    now[0] = 11.0
+    assert watched.budget_left_s < 0
+
+
+def test_builds_count_and_are_learnt() -> None:
+    watched = pace(1000, [0.0])
+    assert watched.left_s([], builds=2) == 2 * FIRST_GUESS_BUILD_S
+    watched.built(3.0)
+    assert watched.left_s([], builds=2) == 6.0
+
+
+def test_a_large_model_is_foreseen_to_take_longer_than_its_budget() -> None:
+    watched = pace(1000, [0.0])
+    big = [case("resnet50", 8)]
+    watched.raced(big, seconds=10, timed_s=9, calls_s=[3.3])  # 32.7 G MACs in 3.3 s
+    assert watched.race_s(big) == pytest.approx(1 + 10 * 3.3, rel=0.01)
+
+
+def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
+    watched = pace(1000, [0.0])
+    before = watched.race_s([case("resnet50", 8)])
+    watched.raced([SMALL[0]], seconds=7, timed_s=4, calls_s=[1e-3])
+    assert watched.race_s([case("resnet50", 8)]) == pytest.approx(before)
