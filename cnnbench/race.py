@@ -74,11 +74,14 @@ def take_turns(
     rng: random.Random,
     on_turn: OnTurn = lambda text: None,
     clock_s: Callable[[], float] = time.perf_counter,
+    *,
+    rounds: int | None = None,
 ) -> list[Turns]:
     """Measure all contestants round by round, in a new random order each round.
 
     `budget_s` is for each contestant. Ends when all intervals are narrow or the budgets are spent, and not before
-    MIN_ROUNDS rounds. A contestant that raises is left out of later rounds.
+    MIN_ROUNDS rounds; or, where `rounds` is given, after exactly so many. A contestant that raises is left out from
+    then on.
     """
     results = [Turns() for _ in contestants]
     start = clock_s()
@@ -86,7 +89,10 @@ def take_turns(
         alive = [index for index, result in enumerate(results) if result.error is None]
         if not alive:
             break
-        stopped = _stop_reason([results[index] for index in alive], number, clock_s() - start, budget_s * len(alive))
+        if rounds is None:
+            stopped = _stop_reason([results[i] for i in alive], number, clock_s() - start, budget_s * len(alive))
+        else:
+            stopped = f"{rounds} rounds asked for" if number == rounds else None
         if stopped:
             for index in alive:
                 results[index].stopped = stopped

@@ -18,7 +18,7 @@ from cnnbench.record import ArtifactFacts
 from cnnbench.worker.parity import batches, compare, limit_for, signal_of, tiled
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
-CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)
+CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that all is proved before timing
 
 
 @pytest.fixture(scope="module")

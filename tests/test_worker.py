@@ -86,6 +86,20 @@ def test_a_case_goes_from_load_to_close(
         assert set(closed.ran.facts["nodes"]) == {"CPUExecutionProvider"}
 
 
+def test_a_case_of_one_image_meets_larger_batches_only_after_it_was_timed(lenet: Path, tmp_path: Path) -> None:
+    """glibc keeps the memory of the largest call so far, which makes later, smaller calls faster."""
+    case = Case(spec=LENET, workload="inference", runtime="ort", batch=1)
+    with worker(tmp_path) as child:
+        child.ask(Load(case=case, threads=2), Loaded)
+        opened = child.ask(Open(case=case, folder=str(lenet)), Opened)
+        child.ask(Warm(limit_s=0.1), Warmed)
+        child.ask(Sample(seconds=0.01), Sampled)
+        closed = child.ask(Close(), Closed)
+    assert [parity.what for parity in opened.parity] == ["ort b1"]
+    assert [parity.what for parity in closed.parity] == ["timed b1", "ort b2", "ort b3"]
+    assert all(parity.passed for parity in closed.parity)
+
+
 def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) -> None:
     with worker(tmp_path) as child:
         process = psutil.Process(child._process.pid)

@@ -43,6 +43,11 @@ def batches(count: int) -> list[slice]:
     return slices
 
 
+def size(batch: slice) -> int:
+    """How many images a slice has."""
+    return int(batch.stop - batch.start)
+
+
 def tiled(images: Array, batch: int) -> Array:
     """`batch` images, the given ones over and over."""
     return np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))

@@ -56,7 +56,7 @@ def import_libraries(case: Case, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     if case.workload == "training":
-        import torch._dynamo  # noqa: F401  # the first optimizer imports it, which takes a second
+        import torch._dynamo  # the first optimizer imports it, which takes a second
     arch = catalogue.find(case.spec.model)
     if case.spec.model.startswith("torchvision/") or (arch and arch.from_torchvision):
         import torchvision  # noqa: F401
