@@ -8,9 +8,12 @@ artifact.json         ArtifactFacts; written last, so that a folder with it is c
 
 import json
 import os
+from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 import platformdirs
 
@@ -29,7 +32,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CNNBENCH_CACHE") or platformdirs.user_cache_dir("cnnbench"))
 
 
-def library_versions() -> dict[str, str]:
+@cache
+def library_versions() -> Mapping[str, str]:
     """The installed versions of what builds and runs models, without importing any of it."""
     found = {}
     for name in LIBRARIES:
@@ -37,7 +41,7 @@ def library_versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return MappingProxyType(found)
 
 
 def key_of(spec: ModelSpec, run_id: str) -> str:
@@ -48,7 +52,7 @@ def key_of(spec: ModelSpec, run_id: str) -> str:
     depends = {
         "format": FORMAT,
         "spec": spec.model_dump(),
-        "versions": library_versions(),
+        "versions": dict(library_versions()),
         "run": run_id if spec.is_users_own else None,
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]

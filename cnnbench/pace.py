@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import mean
 
 from cnnbench.archs import catalogue
@@ -85,6 +86,7 @@ class Pace:
         return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
 
 
+@cache
 def _macs(case: Case) -> float:
     """MACs of one call; 0 where there is no closed form."""
     arch = catalogue.find(case.spec.model)

@@ -123,10 +123,10 @@ class _Runner:
             return
         scale = self.pace.scale(left, self._builds_in(left))
         started, began = _now(), time.monotonic()
+        ends = began + self.pace.left_s(left, self._builds_in(left), scale)
 
         def on_turn(what: str) -> None:
-            rest = self.pace.left_s(left, self._builds_in(left), scale) - (time.monotonic() - began)
-            self.observer.doing(f"{_title(runnable)}: {what}", max(rest, 0.0))
+            self.observer.doing(f"{_title(runnable)}: {what}", max(ends - time.monotonic(), 0.0))
 
         outcomes = run_race(
             runnable,

@@ -93,7 +93,7 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
         parity_limit=limit_for(eager_error),
         seconds=seconds,
         witnesses=heard,
-        versions=library_versions() | {"torch_threads": str(torch.get_num_threads())},
+        versions={**library_versions(), "torch_threads": str(torch.get_num_threads())},
     )
     (folder / FACTS).write_text(json.dumps(facts.model_dump(), indent=1))
     return facts
