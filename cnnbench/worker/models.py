@@ -82,7 +82,7 @@ def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
 
 
 def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
-    from torchvision.models import get_model, get_model_builder, get_model_weights
+    from torchvision.models import get_model, get_model_weights
 
     name = spec.model.removeprefix("torchvision/")
     names = torchvision_classifiers()
@@ -91,8 +91,10 @@ def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
     published = get_model_weights(name).DEFAULT
     size = spec.image_size or (published.transforms.keywords["crop_size"],) * 2
     options: dict[str, Any] = {} if spec.classes is None else {"num_classes": spec.classes}
-    if "image_size" in inspect.signature(get_model_builder(name)).parameters:
+    if spec.image_size and name.startswith("vit_"):  # transformers are built for one size
         options["image_size"] = size[0]
+    if spec.image_size and name.startswith("maxvit_"):
+        options["input_size"] = size
     with warnings.catch_warnings():
         # GoogLeNet and Inception announce that their slow default initialisation will change.
         warnings.simplefilter("ignore", FutureWarning)
