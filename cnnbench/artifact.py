@@ -21,8 +21,8 @@ from cnnbench.case import ModelSpec
 from cnnbench.record import ArtifactFacts
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
-FORMAT = 1
-"""Raised when artifacts made by an older cnnbench must not be used."""
+BUILDING = ".building-"
+"""Begins the name of a folder that is being filled; the builder's process id follows."""
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
 
@@ -44,13 +44,23 @@ def library_versions() -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+@cache
+def _code_digest() -> str:
+    """A digest of the code that builds and counts models, so that a change of it is never hidden by the cache."""
+    package = Path(__file__).parent
+    digest = sha256()
+    for file in sorted([*package.glob("archs/*.py"), *package.glob("worker/**/*.py")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def key_of(spec: ModelSpec, run_id: str) -> str:
     """A digest of all that the artifact depends on.
 
     A user's own code may change in ways that no digest of one file sees, so its artifacts belong to one run.
     """
     depends = {
-        "format": FORMAT,
+        "code": _code_digest(),
         "spec": spec.model_dump(),
         "versions": dict(library_versions()),
         "run": run_id if spec.is_users_own else None,
@@ -66,11 +76,6 @@ def file_name(spec: ModelSpec) -> str:
 def folder_of(spec: ModelSpec, key: str) -> Path:
     """The artifact's folder in the cache."""
     return cache_folder() / "artifacts" / f"{file_name(spec)}-{key}"
-
-
-def is_built(spec: ModelSpec, run_id: str) -> bool:
-    """Whether the artifact lies finished in the cache."""
-    return (folder_of(spec, key_of(spec, run_id)) / FACTS).exists()
 
 
 def read_facts(folder: Path) -> ArtifactFacts | None:

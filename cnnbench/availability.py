@@ -1,5 +1,6 @@
 """What this machine can run, found out by trying it in a child process."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,8 +24,11 @@ def probe_all(logs: Path) -> dict[tuple[RuntimeName, Device], Probed]:
         return dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))
 
 
-def why_unavailable(cases: list[Case], logs: Path) -> dict[str, str]:
-    """The reason, by case id, for each case that cannot run here. The CPU is taken to work; others are tried once."""
+def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The reason, by case id, for each case that cannot run here, and the names of the accelerators that work.
+
+    The CPU is taken to work; other devices are tried once in each runtime.
+    """
     pairs: list[tuple[RuntimeName, Device]] = sorted({(c.runtime, c.device) for c in cases if c.device != "cpu"})
     with ThreadPoolExecutor(max(len(pairs), 1)) as pool:
         probed = dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))
@@ -35,7 +39,8 @@ def why_unavailable(cases: list[Case], logs: Path) -> dict[str, str]:
             reasons[case.id] = reason
         elif found is not None and not found.works:
             reasons[case.id] = f"no {case.device} device that {case.runtime} can use: {found.reason}"
-    return reasons
+    by_torch = {device: found for (runtime, device), found in probed.items() if runtime == "eager"}
+    return reasons, {device: found.name for device, found in by_torch.items() if found.works}
 
 
 def _probe(runtime: RuntimeName, device: Device, logs: Path) -> Probed:

@@ -76,10 +76,18 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The one name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        threads = f"/t{self.threads}" if self.threads else ""
-        seed = f"/s{self.spec.seed}" if self.spec.seed else ""
         path = (self.spec.label, self.workload, self.runtime, self.device, self.precision)
-        return "/".join(path) + f"/b{self.batch}{threads}{seed}"
+        return "/".join(path) + f"/b{self.batch}{self._unusual}"
+
+    @property
+    def label(self) -> str:
+        """The model's label, with threads and seed where they were asked for: what a table calls the row."""
+        return self.spec.label + self._unusual
+
+    @property
+    def _unusual(self) -> str:
+        threads = f"/t{self.threads}" if self.threads else ""
+        return threads + (f"/s{self.spec.seed}" if self.spec.seed else "")
 
     @property
     def race_key(self) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ Exit codes: 0 all well; 1 `verify` found a disagreement; 2 bad input; 3 a case f
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -59,9 +60,10 @@ def main() -> None:
     except CnnbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `cnnbench ... | head`
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        sys.exit(CnnbenchError.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -100,25 +102,29 @@ def run(
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to go on with; got none")
     folder = out or stores.new_folder(loaded)
-    about = environment(cases[0].threads or usable_threads(), loaded.path.resolve().parent)
+    about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
     interrupted = reached = False
     with stores.Store(folder, loaded, about, resume=resume) as store:
-        done = sum(case.id in store.finished() for case in cases)
+        finished = store.finished()
         try:
-            with Progress(_console(), len(cases), done) as progress:
+            with Progress(_console(), len(cases), sum(case.id in finished for case in cases)) as progress:
                 reached = run_suite(loaded, cases, store, about, progress, seconds)
         except KeyboardInterrupt:
             interrupted = True
-    result = _show_run(folder)
-    left = [case.id for case in cases if case.id not in result.records]
-    bad = [record for record in result.records.values() if record.status in ("failed", "invalid")]
-    again = f"cnnbench run {suite} --out {folder} --resume"
+        finished = store.finished()
+    if not finished and interrupted:
+        typer.echo("interrupted before a case was finished", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    records = _show_run(folder).records
+    left = [case.id for case in cases if case.id not in finished]
+    options = [word for pattern in only or [] for word in ("--only", pattern)]
+    again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
     if interrupted:
         typer.echo(f"interrupted with {len(left)} of {len(cases)} cases left; go on with: {again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not reached:
         typer.echo(f"the budget was spent with {len(left)} of {len(cases)} cases left; go on with: {again}", err=True)
-    if bad or not reached:
+    if left or any(records[case.id].status == "invalid" for case in cases):
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
@@ -302,7 +308,7 @@ def doctor(as_json: Json = False) -> None:
     """
     from cnnbench import artifact, machine
 
-    about = machine.environment(machine.usable_threads(), Path.cwd())
+    about = machine.environment([machine.usable_threads()], Path.cwd())
     disturbances = machine.disturbances()
     devices = _list_devices()
     if as_json:
@@ -340,13 +346,16 @@ def _show_run(folder: Path, *, as_json: bool = False) -> Any:
 
     result = read_run(folder)
     tables = run_tables(result)
-    file = write_report(result, tables)
+    try:
+        where = f"tables in {write_report(result, tables)}"
+    except OSError as error:
+        where = f"tables not written: {error.strerror}"
     if as_json:
         _print_frames({table.name: table.data for table in tables})
         return result
     print_tables(_console(), tables)
     _warn_unreadable(result.unreadable)
-    typer.echo(f"{len(result.records)} records in {folder}; tables in {file}")
+    typer.echo(f"{len(result.records)} records in {folder}; {where}")
     return result
 
 

@@ -18,14 +18,11 @@ def total(counts: Counts, figure: int) -> int:
 def disagreements(spec: ModelSpec, witnesses: Witnesses) -> list[str]:
     """Every disagreement, in words that name the layer and both numbers.
 
-    Against the closed form where there is one, layer by layer. Without one, only the two MAC counters can be held
-    against each other; they are, in total, because they may attribute functional calls to different modules.
+    Against the closed form where there is one, layer by layer; else in total, because the counters may attribute
+    functional calls to different modules.
     """
     if witnesses.closed_form is None:
-        dispatch, fvcore = witnesses.counted.get("dispatch"), witnesses.counted.get("fvcore")
-        if dispatch is None or fvcore is None or total(dispatch, MACS) == total(fvcore, MACS):
-            return []
-        return [f"dispatch counts {total(dispatch, MACS):,} MACs, fvcore {total(fvcore, MACS):,}"]
+        return _in_total(spec, witnesses)
     found = []
     for witness, counts in witnesses.counted.items():
         for figure in SPEAKS_OF[witness]:
@@ -35,6 +32,28 @@ def disagreements(spec: ModelSpec, witnesses: Witnesses) -> list[str]:
                 if ours != theirs:
                     found.append(f"{layer}: {ours:,} {NAMES[figure]} by formula, {theirs:,} by {witness}")
     return found + _against_published(spec, witnesses)
+
+
+def _in_total(spec: ModelSpec, witnesses: Witnesses) -> list[str]:
+    """The two MAC counters against each other, and module and dispatch counter against published figures.
+
+    The latter only at the model's own number of classes and, for MACs, at the published image size.
+    """
+    found = []
+    dispatch, fvcore = witnesses.counted.get("dispatch"), witnesses.counted.get("fvcore")
+    if dispatch is not None and fvcore is not None and total(dispatch, MACS) != total(fvcore, MACS):
+        found.append(f"{total(dispatch, MACS):,} MACs by dispatch, {total(fvcore, MACS):,} by fvcore")
+    published = witnesses.published
+    if published is None or spec.classes is not None:
+        return found
+    params = total(witnesses.counted["module"], PARAMS)
+    if params != published.params:
+        found.append(f"{params:,} parameters by module, {published.params:,} published")
+    if dispatch is not None and published.giga_macs is not None and spec.image_size is None:
+        giga_macs = total(dispatch, MACS) / 1e9
+        if round(giga_macs, 3) != published.giga_macs:
+            found.append(f"{giga_macs:.3f} G MACs by dispatch, {published.giga_macs:.3f} G published")
+    return found
 
 
 def _against_published(spec: ModelSpec, witnesses: Witnesses) -> list[str]:
@@ -58,8 +77,10 @@ def summary(spec: ModelSpec, witnesses: Witnesses) -> CountsSummary:
     params = witnesses.closed_form or witnesses.counted["module"]
     macs = witnesses.closed_form or witnesses.counted.get("dispatch") or witnesses.counted.get("fvcore") or {}
     heard = list(witnesses.counted)
-    if witnesses.closed_form is not None:  # which published figures are held against
-        heard = ["closed form", *heard, *(["published"] if witnesses.published else [])]
+    if witnesses.closed_form is not None:
+        heard = ["closed form", *heard]
+    if witnesses.published is not None and (witnesses.closed_form is not None or spec.classes is None):
+        heard.append("published")
     return CountsSummary(
         params=total(params, PARAMS),
         macs=total(macs, MACS),

@@ -6,13 +6,15 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from cnnbench import artifact, machine
+from cnnbench.build import LIMIT_S, build_artifact, find_artifact, forget_artifact
 from cnnbench.case import Case, Frozen, ModelSpec
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.messages import Build, Load, Loaded, Open, Opened
+from cnnbench.messages import Load, Loaded, Open, Opened
 from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts, Parity
+from cnnbench.record import Parity
 
-LIMIT_S = 600.0
+LARGEST_BATCH = 3
+"""Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
 class Exported(Frozen):
@@ -36,33 +38,42 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a file; got a folder")
-    threads = machine.usable_threads()
-    key = artifact.key_of(spec, uuid4().hex)
-    folder = artifact.folder_of(spec, key)
+    threads, run_id = machine.usable_threads(), uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as logs:
-        facts = artifact.read_facts(folder)
-        if facts is None:
-            with Worker(Path(logs) / "build.log", threads, LIMIT_S) as worker:
-                facts = worker.ask(Build(spec=spec, key=key, folder=str(folder)), ArtifactFacts)
-        if facts.onnx_error is not None or facts.onnx_bytes is None:
-            raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
-        case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
-        with Worker(Path(logs) / "prove.log", threads, LIMIT_S) as worker:
-            worker.ask(Load(case=case, threads=threads), Loaded)
-            opened = worker.ask(Open(case=case, folder=str(folder)), Opened)
-    for parity in opened.parity:
-        if not parity.passed:
-            raise WorkerError(
-                f"{spec.label}: the exported graph is wrong: {parity.what} differs from float64 by {parity.error} of "
-                f"the signal, limit {parity.limit:.1e}; nothing was written"
-            )
-    for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
-        shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))
+        try:
+            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log")
+            if facts.onnx_error is not None or facts.onnx_bytes is None:
+                raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
+            folder = artifact.folder_of(spec, facts.key)
+            parity = _prove(spec, folder, threads, Path(logs) / "prove.log")
+            try:
+                for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
+                    shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))
+            except OSError as error:
+                raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+        finally:
+            forget_artifact(spec, run_id)
     return Exported(
         model=spec.label,
         file=str(out),
         onnx_bytes=facts.onnx_bytes,
         opset=facts.opset,
         seconds=facts.seconds,
-        parity=opened.parity,
+        parity=parity,
     )
+
+
+def _prove(spec: ModelSpec, folder: Path, threads: int, log: Path) -> list[Parity]:
+    """The graph's parity at batches of 1, 2 and 3. Raises WorkerError if one fails."""
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=LARGEST_BATCH)
+    with Worker(log, threads, LIMIT_S) as worker:
+        worker.ask(Load(case=case, threads=threads), Loaded)
+        opened = worker.ask(Open(case=case, folder=str(folder)), Opened)
+    for parity in opened.parity:
+        if not parity.passed:
+            found = "its output is not finite or misshapen" if parity.error is None else f"error {parity.error:.1e}"
+            raise WorkerError(
+                f"{spec.label}: the exported graph is wrong at {parity.what}: {found}, limit {parity.limit:.1e} of the "
+                "signal; nothing was written"
+            )
+    return opened.parity

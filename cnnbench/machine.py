@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,21 @@ def _quotas_in(folder: Path) -> list[float]:
     return [quota / period_us] if quota > 0 else []
 
 
+def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Physical cores behind the logical ones in this process's affinity mask."""
+    if hasattr(os, "sched_getaffinity"):
+        places = [topology / f"cpu{core}" / "topology" for core in os.sched_getaffinity(0)]
+        names = ("physical_package_id", "core_id")
+        cores = {tuple(_read(str(place / name)) for name in names) for place in places}
+        if all(None not in core for core in cores):
+            return len(cores)
+    return min(psutil.cpu_count(logical=False) or affinity_cores(), affinity_cores())
+
+
 def usable_threads() -> int:
-    """Threads to use by default: physical cores, within the affinity mask and the container's quota."""
-    physical = psutil.cpu_count(logical=False) or affinity_cores()
+    """Threads to use by default: the physical cores in the affinity mask, within the container's quota."""
     quota = cpu_quota()
-    return max(1, min(physical, affinity_cores(), math.floor(quota) if quota else physical))
+    return max(1, min(physical_cores(), math.floor(quota) if quota else physical_cores()))
 
 
 def git_commit(folder: Path) -> str | None:
@@ -90,8 +101,11 @@ def git_commit(folder: Path) -> str | None:
     return commit + ("-dirty" if _output("git", "-C", str(folder), "status", "--porcelain", "-uno") else "")
 
 
-def environment(threads: int, folder: Path) -> dict[str, Any]:
-    """All that is recorded of the machine and its software at the start of a run; `folder` is the suite's."""
+def environment(threads: Sequence[int], folder: Path) -> dict[str, Any]:
+    """All that is recorded of the machine and its software at the start of a run.
+
+    `threads` are the numbers of threads that cases use, `folder` is the suite's.
+    """
     memory = psutil.virtual_memory()
     return {
         "machine": {
@@ -120,15 +134,17 @@ def environment(threads: int, folder: Path) -> dict[str, Any]:
         },
         "threads": {
             "usable": usable_threads(),
-            "used": threads,
+            "used": sorted(set(threads)),
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")},
         },
     }
 
 
 def label(environment: dict[str, Any]) -> str:
-    """A machine in a few words: `AMD EPYC, 2 threads`."""
-    return f"{environment['machine']['cpu']}, {environment['threads']['used']} threads"
+    """A machine in a few words: `AMD EPYC, 2 threads, NVIDIA H100`."""
+    threads = " or ".join(map(str, environment["threads"]["used"]))
+    accelerators = sorted(set(environment.get("accelerators", {}).values()))
+    return ", ".join([environment["machine"]["cpu"], f"{threads} threads", *accelerators])
 
 
 def disturbances() -> list[str]:
@@ -150,8 +166,7 @@ def disturbances() -> list[str]:
     swap = psutil.swap_memory()
     if swap.used > 64 * MIB:
         found.append(f"{swap.used // MIB} MiB are swapped out; free some memory first")
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    if battery is not None and not battery.power_plugged:
+    if _on_battery():
         found.append("running from a battery: plug it in")
     if (os.cpu_count() or 1) > (psutil.cpu_count(logical=False) or 1):
         found.append("two logical cores share a physical one: threads are kept to the physical ones by default")
@@ -179,6 +194,14 @@ def _cpu_percent(process: psutil.Process) -> float:
         return process.cpu_percent()
     except psutil.Error:
         return 0.0
+
+
+def _on_battery() -> bool:
+    try:
+        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    except OSError:  # no power supplies listed, as in some containers
+        return False
+    return battery is not None and not battery.power_plugged
 
 
 def _virtualised() -> bool:

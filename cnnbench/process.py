@@ -73,13 +73,21 @@ class Worker:
         except queue.Empty:
             self.kill()
             raise WorkerHung(f"no answer within {self.limit_s:g} s, so it was ended; `limit` in the suite") from None
-        if not line:
+        if not line.endswith("\n"):  # nothing, or an answer cut short
             raise WorkerCrashed(self._how_it_died())
         try:
             return answer.model_validate_json(line)
         except ValidationError:
-            failure = Failure.model_validate_json(line)
+            try:
+                failure = Failure.model_validate_json(line)
+            except ValidationError:
+                raise WorkerError(f"expected {answer.__name__} from the worker; got {line[:100]!r}") from None
         raise (ModelError if failure.users_fault else WorkerError)(failure.failure)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
 
     def freeze(self) -> None:
         """Stop it, so that its threads disturb nobody."""
@@ -94,10 +102,15 @@ class Worker:
             self._frozen = False
 
     def kill(self) -> None:
-        """End it, whatever it is doing, and close the pipes."""
+        """End it, whatever it is doing, with all that it started, and close the pipes."""
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
         self._process.kill()
         self._process.wait()
         self._listener.join(GRACE_S)
+        if self._listener.is_alive():  # somebody still holds the other end: closing would wait for it
+            return
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):  # what could not be sent any more

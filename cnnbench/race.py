@@ -142,7 +142,11 @@ class _Runner:
         self.worker.freeze()
 
     def sample(self, seconds: float) -> Seconds:
-        return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+        try:
+            return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+        except CnnbenchError:
+            self.worker.kill()
+            raise
 
 
 def run_race(
@@ -191,6 +195,7 @@ def _attempt(runner: _Runner, step: Callable[[_Runner], T]) -> T | None:
         return step(runner)
     except CnnbenchError as error:
         runner.outcome.error = str(error)
+        runner.worker.kill()  # so that it holds nothing while the others are measured
         return None
 
 

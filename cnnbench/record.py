@@ -51,8 +51,6 @@ class Witnesses(Frozen):
     published: Published | None = None
     silent: dict[str, str] = {}
     """Witnesses that could not be heard, with the reason."""
-    uncounted: list[str] = []
-    """Operators that fvcore did not count; none of them multiplies in a convolutional classifier."""
 
 
 class CountsSummary(Frozen):
@@ -205,6 +203,8 @@ class Record(BaseModel):
     reasons: list[str] = []
     started: str
     """Local time with its offset, ISO 8601."""
+    race: str | None = None
+    """The race that it was measured in: only records of one race share rounds."""
     counts: CountsSummary | None = None
     artifact: ArtifactFacts | None = None
     parity: list[Parity] = []

@@ -4,14 +4,16 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
 from cnnbench import artifact, availability, counts, machine, stats
 from cnnbench.archs import catalogue
+from cnnbench.build import build_artifact, find_artifact, forget_artifact
 from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import CnnbenchError, ModelError
-from cnnbench.messages import Build, Resolve, Resolved
+from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.process import Worker
 from cnnbench.race import Outcome, run_race
@@ -50,10 +52,14 @@ def run_suite(
     run.check_models(pending)
     reasons = run.find_unavailable(pending)
     races = group_races([case for case in pending if case.id not in reasons])
-    for index, race in enumerate(races):
-        if run.pace.budget_left_s <= 0:
-            return False
-        run.race(race, races[index:])
+    try:
+        for index, race in enumerate(races):
+            if run.pace.budget_left_s <= 0:
+                return False
+            run.race(race, races[index:])
+    finally:
+        for spec in {case.spec for case in pending}:
+            forget_artifact(spec, run.run_id)
     return True
 
 
@@ -88,7 +94,7 @@ class _Runner:
             self.observer.doing(
                 f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown))
             )
-            with self._worker(spec, "check") as worker:
+            with Worker(self._log(spec, "check"), machine.usable_threads(), self.suite.limit_s) as worker:
                 try:
                     worker.ask(Resolve(spec=spec), Resolved)
                 except ModelError:
@@ -101,7 +107,10 @@ class _Runner:
         if any(case.device != "cpu" for case in cases):
             on_cpu = group_races([case for case in cases if case.device == "cpu"])
             self.observer.doing("trying the devices", self.pace.left_s(on_cpu, self._builds_in(on_cpu)))
-        reasons = availability.why_unavailable(cases, self.store.logs)
+        reasons, accelerators = availability.find_unavailable(cases, self.store.logs)
+        if accelerators:
+            self.environment = {**self.environment, "accelerators": accelerators}
+            self.store.write_environment(self.environment)
         for case in cases:
             if case.id in reasons:
                 self._finish(case, "unavailable", [reasons[case.id]])
@@ -122,7 +131,7 @@ class _Runner:
         if not runnable:
             return
         scale = self.pace.scale(left, self._builds_in(left))
-        started, began = _now(), time.monotonic()
+        started, began, race_id = _now(), time.monotonic(), uuid4().hex[:12]
         ends = began + self.pace.left_s(left, self._builds_in(left), scale)
 
         def on_turn(what: str) -> None:
@@ -139,25 +148,21 @@ class _Runner:
             on_turn=on_turn,
         )
         timed_s = sum(outcome.measurement.timed_s for outcome in outcomes if outcome.measurement)
-        self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])
+        if all(outcome.error is None for outcome in outcomes):  # one that hung tells nothing of the others
+            self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])
         for outcome in outcomes:
-            self._finish(outcome.case, *status_of(outcome), facts, outcome, started)
+            self._finish(outcome.case, *status_of(outcome), facts, outcome, started, race_id)
 
     def _artifact(self, spec: ModelSpec, left: Sequence[Race]) -> ArtifactFacts | str:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
         if spec not in self.facts:
-            key = artifact.key_of(spec, self.run_id)
-            folder = artifact.folder_of(spec, key)
-            known = artifact.read_facts(folder)
+            known = find_artifact(spec, self.run_id)
             if known is None:
-                self.observer.doing(
-                    f"{spec.label}: building, counting and exporting",
-                    self.pace.left_s(left, self._builds_in(left)),
-                )
+                left_s = self.pace.left_s(left, self._builds_in(left))
+                self.observer.doing(f"{spec.label}: building, counting and exporting", left_s)
                 began = time.monotonic()
                 try:
-                    with self._worker(spec, "build") as worker:
-                        known = worker.ask(Build(spec=spec, key=key, folder=str(folder)), ArtifactFacts)
+                    known = build_artifact(spec, self.run_id, self._log(spec, "build"))
                     self.pace.built(time.monotonic() - began)
                 except CnnbenchError as error:
                     self.facts[spec] = str(error)
@@ -168,11 +173,10 @@ class _Runner:
     def _builds_in(self, races: Sequence[Race]) -> int:
         """How many of the races' models have no artifact yet."""
         specs = {race[0].spec for race in races} - set(self.facts)
-        return sum(not artifact.is_built(spec, self.run_id) for spec in specs)
+        return sum(find_artifact(spec, self.run_id) is None for spec in specs)
 
-    def _worker(self, spec: ModelSpec, what: str) -> Worker:
-        log = self.store.logs / f"{what}-{artifact.file_name(spec)}.log"
-        return Worker(log, machine.usable_threads(), self.suite.limit_s)
+    def _log(self, spec: ModelSpec, what: str) -> Path:
+        return self.store.logs / f"{what}-{artifact.file_name(spec)}.log"
 
     def _finish(
         self,
@@ -182,6 +186,7 @@ class _Runner:
         facts: ArtifactFacts | None = None,
         outcome: Outcome | None = None,
         started: str | None = None,
+        race_id: str | None = None,
     ) -> None:
         summary = counts.summary(case.spec, facts.witnesses) if facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
@@ -192,6 +197,7 @@ class _Runner:
             status=status,
             reasons=reasons,
             started=started or _now(),
+            race=race_id,
             counts=summary,
             artifact=facts,
             parity=outcome.parity if outcome else [],

@@ -7,7 +7,9 @@ records.jsonl      one record per case and line; of two records of one case the 
 logs/              what the workers' libraries printed
 """
 
+import contextlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -49,8 +51,8 @@ def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
     return base / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run back. Raises RunFolderError if there is none, or if no line of it can be read."""
+def read_run(folder: Path, *, strict: bool = True) -> Run:
+    """Read a run back. Raises RunFolderError if there is none or, with `strict`, if no line of it can be read."""
     about = _read_json(folder / RUN)
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
@@ -68,7 +70,7 @@ def read_run(folder: Path) -> Run:
             continue
         records.pop(record.id, None)
         records[record.id] = record
-    if unreadable and not records:
+    if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
     order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
@@ -88,6 +90,7 @@ class Store:
     def __init__(self, folder: Path, suite: Suite, environment: dict[str, Any], *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
         self.folder = folder
+        self._is_ours = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,6 +100,8 @@ class Store:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(f"{folder}: another run is writing here; wait for it or give another --out") from None
+        except OSError as error:
+            raise RunFolderError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
         try:
             self._begin(suite, environment, resume)
         except BaseException:
@@ -119,9 +124,13 @@ class Store:
             stream.write(record.model_dump_json().encode() + b"\n")
             stream.flush()
 
+    def write_environment(self, environment: dict[str, Any]) -> None:
+        """Write down what is known of the machine."""
+        (self.folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1))
+
     def finished(self) -> dict[str, Record]:
         """Records that need no repeating, by case id: all but failed ones."""
-        records = read_run(self.folder).records if (self.folder / RECORDS).exists() else {}
+        records = read_run(self.folder, strict=False).records
         return {id_: record for id_, record in records.items() if record.status != "failed"}
 
     def __enter__(self) -> Self:
@@ -130,7 +139,15 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not (self.folder / RECORDS).exists():  # nothing came of it: leave no claim on the folder
+            for name in (RUN, SUITE, ENVIRONMENT):
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / LOGS, ignore_errors=True)
         self._lock.release()
+        if self._is_ours and not (self.folder / RECORDS).exists():
+            (self.folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody has put something there meanwhile
+                self.folder.rmdir()
 
     def _begin(self, suite: Suite, environment: dict[str, Any], resume: bool) -> None:
         about = _read_json(self.folder / RUN)
@@ -165,7 +182,7 @@ class Store:
             "cases": [case.id for case in suite.cases],
         }
         (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
-        (self.folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1))
+        self.write_environment(environment)
         (self.folder / RUN).write_text(json.dumps(about, indent=1))
 
 

@@ -29,7 +29,7 @@ class Verdict(Frozen):
 
     @property
     def agree(self) -> bool:
-        """Whether at least two witnesses of each figure were heard, and all say the same."""
+        """Whether every witness was heard and none disagrees with another."""
         return not self.disagreements and not self.silent
 
 

@@ -19,7 +19,7 @@ from cnnbench.record import (
 ENVIRONMENT: dict[str, Any] = {
     "machine": {"cpu": "Testing CPU", "affinity_cores": 2, "memory_bytes": 8 * 2**30, "system": "Linux 6"},
     "software": {"python": "3.11.7", "torch": "2.14.1", "onnxruntime-gpu": "1.31.1", "git_commit": "abc"},
-    "threads": {"used": 2},
+    "threads": {"used": [2]},
 }
 
 
@@ -94,6 +94,7 @@ def record(
         status=status,
         reasons=reasons or [],
         started="2026-01-01T00:00:00+00:00",
+        race="race",
         counts=CountsSummary(
             params=44_426,
             macs=281_640,

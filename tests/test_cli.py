@@ -121,7 +121,7 @@ def test_verify_agrees_and_shows_every_witness(cli: Cli) -> None:
 def test_export_writes_a_graph_that_onnx_accepts_with_a_dynamic_batch(cli: Cli, home: Path) -> None:
     done = cli("export", "lenet5", "--out", "lenet5.onnx", "--classes", "7")
     assert done.returncode == 0, done.stderr
-    assert "parity with float64" in done.stdout
+    assert "ort b3" in done.stdout  # at a batch that it was not exported at
     graph = onnx.load(home / "lenet5.onnx")
     onnx.checker.check_model(graph, full_check=True)
     shape = graph.graph.input[0].type.tensor_type.shape.dim

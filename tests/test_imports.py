@@ -19,8 +19,8 @@ LAYERS = [
     {"suite_file", "suite", "record"},
     {"artifact", "counts", "messages"},
     {"machine", "process"},
-    {"race", "store", "availability", "verify", "export"},
-    {"pace", "report"},
+    {"race", "store", "availability", "build"},
+    {"pace", "report", "verify", "export"},
     {"runner"},
     {"cli"},
 ]

@@ -34,20 +34,28 @@ def test_no_quota_is_none(tmp_path: Path, text: str) -> None:
     assert machine.cpu_quota(tmp_path, tmp_path / "own") is None
 
 
+def test_two_logical_cores_of_one_physical_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for core in range(4):
+        group(tmp_path, f"cpu{core}/topology", physical_package_id="0\n", core_id=f"{core // 2}\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    assert machine.physical_cores(tmp_path) == 2
+
+
 @pytest.mark.parametrize(("quota", "threads"), [(None, 4), (2.9, 2), (0.5, 1), (64.0, 4)])
-def test_threads_stay_within_quota_affinity_and_physical_cores(
+def test_threads_stay_within_quota_and_physical_cores(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int
 ) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
-    monkeypatch.setattr(machine, "affinity_cores", lambda: 4)
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
+    monkeypatch.setattr(machine, "physical_cores", lambda: 4)
     assert machine.usable_threads() == threads
 
 
 def test_the_environment_names_machine_versions_and_commit(tmp_path: Path) -> None:
-    about = machine.environment(2, Path(__file__).parent)
+    about = machine.environment([2, 1, 2], Path(__file__).parent)
     assert about["machine"]["cpu"]
     assert about["machine"]["memory_bytes"] > 2**20
     assert about["software"]["torch"]
-    assert about["threads"]["used"] == 2
-    assert machine.environment(2, tmp_path)["software"]["git_commit"] is None
+    assert about["threads"]["used"] == [1, 2]
+    assert machine.label(about).endswith(", 1 or 2 threads")
+    assert machine.label({**about, "accelerators": {"cuda": "NVIDIA H100"}}).endswith("threads, NVIDIA H100")
+    assert machine.environment([2, 1, 2], tmp_path)["software"]["git_commit"] is None

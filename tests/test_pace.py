@@ -28,8 +28,8 @@ def test_with_less_time_all_races_are_cut_alike_and_fit() -> None:
     watched = pace(50, now)
     watched.raced([SMALL[0]], seconds=5.0, timed_s=4.0, calls_s=[1e-4])  # one second to start
     races = [[c] for c in SMALL[1:]]
-    scale = watched.scale(races, builds=0)
-    assert scale < 1.0 or watched.left_s(races, 0) <= 50
+    assert watched.left_s(races, builds=0) == pytest.approx(45.0)
+    assert watched.scale(races, builds=0) == 1.0
     now[0] = 20.0  # 30 s are left for nine races of one second to start and four to measure
     scale = watched.scale(races, builds=0)
     assert LEAST_SCALE < scale < 1.0

@@ -101,6 +101,20 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
     assert eager["export s"] == "–"
 
 
+def test_records_of_two_races_are_not_compared(tmp_path: Path) -> None:
+    later = record(case("ort"), ORT).model_copy(update={"race": "another"})
+    cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), later)), "inference").cells
+    assert cells["status"].tolist() == ["ok", "ok"]
+    assert cells["vs eager"].tolist() == ["–", "–"]
+
+
+def test_rows_that_differ_in_threads_are_told_apart(tmp_path: Path) -> None:
+    one = case("eager").model_copy(update={"threads": 1})
+    tables = run_tables(run(tmp_path, record(case("eager"), EAGER), record(one, EAGER)))
+    assert table(tables, "inference").cells["model"].tolist() == ["lenet5", "lenet5/t1"]
+    assert table(tables, "start").cells["model"].tolist() == ["lenet5", "lenet5/t1"]
+
+
 @pytest.mark.parametrize("status", ["invalid", "failed"])
 def test_invalid_records_are_shown_and_not_compared(tmp_path: Path, status: str) -> None:
     bad = record(case("ort"), ORT).model_copy(update={"status": status, "reasons": ["parity"]})

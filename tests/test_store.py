@@ -83,6 +83,26 @@ def test_a_folder_without_a_readable_record_or_without_a_run_is_an_error(tmp_pat
         read_run(tmp_path)
 
 
+def test_a_first_record_cut_short_does_not_block_going_on(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    (tmp_path / "run" / RECORDS).write_text('{"schema_ver')
+    with store(tmp_path / "run", suite, resume=True) as again:
+        assert again.finished() == {}
+        again.append(record(case("eager", batch=1), [0.002] * 6))
+    assert len(read_run(tmp_path / "run").records) == 1
+
+
+def test_a_run_that_nothing_came_of_leaves_no_claim_on_its_folder(tmp_path: Path, suite: Suite) -> None:
+    with store(tmp_path / "new", suite):
+        pass
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    for _ in range(2):
+        with store(tmp_path / "old", suite):
+            pass
+    assert (tmp_path / "old").exists()
+
+
 def test_a_run_is_gone_on_with_only_when_asked(tmp_path: Path, suite: Suite) -> None:
     written(tmp_path / "run", suite)
     with pytest.raises(RunFolderError, match="already holds a run of 'tiny'; add --resume"):

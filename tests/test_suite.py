@@ -160,7 +160,6 @@ def test_a_folder_and_a_binary_file_are_no_suites(tmp_path: Path) -> None:
 
 
 def test_timm_is_asked_for_where_it_is_not_installed(tmp_path: Path) -> None:
-    pytest.importorskip("cnnbench")
     import importlib.util
 
     if importlib.util.find_spec("timm"):

@@ -1,6 +1,7 @@
 """Real child processes: what they import, what they survive, and what their parent learns when they do not."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -105,9 +106,11 @@ def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) ->
         process = psutil.Process(child._process.pid)
         child.ask(Probe(runtime="ort", device="cpu"), Probed)
         child.freeze()
+        before = process.cpu_times()
         child.send(Probe(runtime="ort", device="cpu"))
         time.sleep(0.3)
         assert process.status() == psutil.STATUS_STOPPED
+        assert process.cpu_times() == before
         child.thaw()
         assert child.receive(Probed).works
 
@@ -193,6 +196,48 @@ def test_a_worker_that_is_killed_says_by_what(tmp_path: Path) -> None:
         child.kill()
         with pytest.raises(WorkerCrashed, match="killed by SIGKILL, as the system does when memory runs out"):
             child.ask(Probe(runtime="ort", device="cpu"), Probed)
+
+
+@pytest.mark.parametrize(
+    ("printed", "kind"), [('{"works": tr', WorkerCrashed), ('{"other": 1}\n', WorkerError)], ids=["short", "other"]
+)
+def test_an_answer_cut_short_or_of_another_kind_is_the_workers_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, kind: type[Exception]
+) -> None:
+    script = f"import sys; sys.stdin.readline(); sys.stdout.write({printed!r})"
+    monkeypatch.setattr("cnnbench.process.COMMAND", (sys.executable, "-c", script))
+    with worker(tmp_path) as child, pytest.raises(kind):
+        child.ask(Probe(runtime="ort", device="cpu"), Probed)
+
+
+def test_children_of_a_worker_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import subprocess, sys; sys.stdin.readline()\n"
+        "p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    )
+    monkeypatch.setattr("cnnbench.process.COMMAND", (sys.executable, "-c", script))
+    with worker(tmp_path) as child:
+        with pytest.raises(WorkerError, match="expected Probed from the worker") as caught:
+            child.ask(Probe(runtime="ort", device="cpu"), Probed)
+        grandchild = psutil.Process(int(str(caught.value).split("'")[1].split("\\")[0]))
+        child.kill()
+    gone, _ = psutil.wait_procs([grandchild], timeout=10)
+    assert gone or grandchild.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_graph_that_could_not_be_exported_is_tried_again(lenet: Path, tmp_path: Path) -> None:
+    """The cause may have passed, such as a full disk."""
+    copied = tmp_path / "artifact"
+    shutil.copytree(lenet, copied)
+    facts = artifact.read_facts(copied)
+    assert facts is not None
+    failed = facts.model_copy(update={"onnx_error": "no space left", "onnx_bytes": None})
+    (copied / artifact.FACTS).write_text(failed.model_dump_json())
+    with worker(tmp_path) as child:
+        child.ask(Build(spec=LENET, key="again", folder=str(copied)), ArtifactFacts)
+    again = artifact.read_facts(copied)
+    assert again is not None
+    assert again.onnx_error is None
 
 
 def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:

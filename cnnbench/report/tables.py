@@ -48,7 +48,7 @@ def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
 def _row(record: Record, reference: Record | None) -> dict[str, object]:
     case = record.case
     row: dict[str, object] = {
-        "model": case.spec.label,
+        "model": case.label,
         "batch": case.batch,
         "device": case.device,
         "runtime": case.runtime,
@@ -85,6 +85,8 @@ def _measured(record: Record) -> dict[str, object]:
         return {}
     time = time_estimate(turns)
     samples = [sample for turn in turns for sample in turn]
+    memory = launch.memory
+    peak_bytes = memory.peak_bytes if case.device == "cpu" else memory.device_allocated_bytes
     p90 = percentile(samples, 90) if launch.calls_per_sample == 1 else None
     found: dict[str, object] = {
         "ms": time.value * 1e3,
@@ -92,7 +94,7 @@ def _measured(record: Record) -> dict[str, object]:
         "ms_high": None if time.high is None else time.high * 1e3,
         "p90_ms": None if p90 is None else p90 * 1e3,
         "images_per_s": case.batch / time.value,
-        "peak_mib": (launch.memory.device_allocated_bytes or launch.memory.peak_bytes) / MIB,
+        "peak_mib": None if peak_bytes is None else peak_bytes / MIB,
         "samples": len(samples),
     }
     if case.workload == "training":
@@ -106,14 +108,16 @@ def _speedup(record: Record, reference: Record | None) -> dict[str, object]:
     if (
         reference is None
         or reference.id == record.id
+        or reference.race != record.race
         or record.status not in MEASURED
         or reference.status not in MEASURED
         or record.measurement is None
         or reference.measurement is None
-        or len(record.measurement.turns()) != len(reference.measurement.turns())
     ):
         return {}
-    ratio = ratio_estimate(reference.measurement.turns(), record.measurement.turns())
+    theirs, ours = reference.measurement.turns(), record.measurement.turns()
+    rounds = min(len(theirs), len(ours))  # one that failed later has fewer
+    ratio = ratio_estimate(theirs[:rounds], ours[:rounds])
     return {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
 
 
@@ -125,12 +129,12 @@ def start_table(records: Iterable[Record]) -> pd.DataFrame:
     rows: dict[tuple[str, ...], dict[str, object]] = {}
     for record in sorted(records, key=lambda r: r.case.batch):
         case, facts = record.case, record.artifact
-        key = (case.spec.label, case.workload, case.runtime, case.device)
+        key = (case.label, case.workload, case.runtime, case.device)
         if key in rows or record.measurement is None or facts is None:
             continue
         launch = record.measurement.launches[0]
         rows[key] = {
-            "model": case.spec.label,
+            "model": case.label,
             "workload": case.workload,
             "runtime": case.runtime,
             "device": case.device,

@@ -75,7 +75,6 @@ class Progress:
         self._total = total
         self._count = finished
         self._recent: list[tuple[str, Status]] = []
-        self._unavailable = 0
         self._now = ("starting", 0.0)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._said = ""
@@ -106,9 +105,7 @@ class Progress:
         self._recent = [*self._recent, (line_of(record), record.status)][-RECENT:]
         if self._live:
             self._show()
-        elif record.status == "unavailable":
-            self._unavailable += 1  # told in the tables, with the reason
-        else:
+        elif record.status != "unavailable":  # told in the tables, with the reason
             self._print(f"[{self._count}/{self._total}] {line_of(record)}")
 
     def _print(self, text: str) -> None:

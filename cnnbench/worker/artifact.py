@@ -1,6 +1,7 @@
 """A model made into an artifact: weights, golden data and graph in one folder."""
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cnnbench.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
+from cnnbench.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
 from cnnbench.case import ModelSpec
 from cnnbench.errors import ModelError
 from cnnbench.record import ArtifactFacts
@@ -27,19 +28,14 @@ def build_artifact(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
     without it. Raises ModelError for a model that cannot be built or run.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
-        facts = _fill(spec, key, Path(temporary))
-        finished = Path(temporary).with_name(f"{Path(temporary).name}-done")
-        Path(temporary).rename(finished)
-        Path(temporary).mkdir()  # for TemporaryDirectory to remove
-        try:
-            finished.rename(folder)
-        except OSError:
-            if not (folder / FACTS).exists():  # left unfinished by somebody
-                shutil.rmtree(folder)
-                finished.rename(folder)
-            else:  # another process was faster
-                shutil.rmtree(finished)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{BUILDING}{os.getpid()}-"))
+    try:
+        facts = _fill(spec, key, temporary)
+        if folder.exists():  # an older attempt, whose export failed
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return facts
 
 

@@ -50,7 +50,6 @@ def main() -> None:
     """Answer requests until the input ends."""
     replies = _claim_stdout()
     _die_with_parent()
-    sys.path.insert(0, os.getcwd())  # a user's own modules are found where cnnbench is run
     worker = Worker()
     for line in sys.stdin:
         if not line.strip():
@@ -115,7 +114,7 @@ class Worker:
                 return self.opened.prove()
             case Warm():
                 self.loaded_bytes = memory.resident_bytes()
-                memory.reset_peak()
+                self._case().runtime.reset_peak()
                 return self._case().warm(request.limit_s)
             case Sample():
                 return self._case().sample(request.seconds)

@@ -1,5 +1,6 @@
 """Resident memory of this process, in bytes."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -14,13 +15,10 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def reset_peak() -> bool:
-    """Let the peak begin anew; False where the system cannot, and the peak is then the process's whole life's."""
-    try:
+def reset_peak() -> None:
+    """Let the peak begin anew. Only Linux can; elsewhere the peak is the process's whole life's."""
+    with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def peak_bytes() -> int:

@@ -112,8 +112,7 @@ def torchvision_classifiers() -> list[str]:
 
 
 def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
-    import timm
-
+    timm: Any = importlib.import_module("timm")  # optional, so unknown to type checkers
     name = spec.model.removeprefix("timm/")
     if not timm.is_model(name):
         raise ModelError(unknown("timm model", name, timm.list_models()))

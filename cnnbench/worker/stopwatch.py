@@ -19,7 +19,6 @@ class HostStopwatch:
     """Marks on a monotonic clock of the host, for devices that are done when a call returns."""
 
     def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
-        self._clock_ns = clock_ns
         self._marks: list[int] = []
         self.mark = lambda: self._marks.append(clock_ns())  # one call less than a method
 

@@ -25,9 +25,8 @@ def hear(module: nn.Module, image: tuple[int, int, int], spec: ModelSpec) -> Wit
         counted["dispatch"] = dispatched(module, x)
     except Exception as error:
         silent["dispatch"] = f"{type(error).__name__}: {error}"[:300]
-    uncounted: list[str] = []
     try:
-        counted["fvcore"], uncounted = traced(module, x)
+        counted["fvcore"] = traced(module, x)
     except Exception as error:
         silent["fvcore"] = f"{type(error).__name__}: {error}"[:300]
     arch = catalogue.find(spec.model)
@@ -36,7 +35,6 @@ def hear(module: nn.Module, image: tuple[int, int, int], spec: ModelSpec) -> Wit
         counted=counted,
         published=published(spec),
         silent=silent,
-        uncounted=uncounted,
     )
 
 
@@ -70,8 +68,8 @@ def dispatched(module: nn.Module, x: torch.Tensor) -> Counts:
     return {name: (0, flops // FLOP_PER_MAC) for name, flops in exclusive(inclusive).items()}
 
 
-def traced(module: nn.Module, x: torch.Tensor) -> tuple[Counts, list[str]]:
-    """MACs as fvcore finds them in a trace, and the operators that it has no count for."""
+def traced(module: nn.Module, x: torch.Tensor) -> Counts:
+    """MACs as fvcore finds them in a trace; attention's, among others, it does not know."""
     from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
@@ -81,8 +79,7 @@ def traced(module: nn.Module, x: torch.Tensor) -> tuple[Counts, list[str]]:
         name: sum(int(count) for operator, count in operators.items() if operator in MAC_OPERATORS)
         for name, operators in analysis.by_module_and_operator().items()
     }
-    counts: Counts = {name: (0, macs) for name, macs in exclusive(inclusive).items()}
-    return counts, sorted(analysis.unsupported_ops())
+    return {name: (0, macs) for name, macs in exclusive(inclusive).items()}
 
 
 def exclusive(inclusive: Mapping[str, int]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What every runtime is: a case made executable from its artifact."""
 
+import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Runtime(ABC):
     def ran(self) -> Ran:
         """What really ran, as the runtime itself says."""
 
+    def reset_peak(self) -> None:
+        """Let the peak of memory begin anew, where the system can."""
+        memory.reset_peak()
+
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """What the process has held. Runtimes with device memory of their own add to it."""
         return Memory(imported_bytes=imported_bytes, loaded_bytes=loaded_bytes, peak_bytes=memory.peak_bytes())
@@ -60,6 +65,10 @@ def import_libraries(case: Case, threads: int) -> None:
     arch = catalogue.find(case.spec.model)
     if case.spec.model.startswith("torchvision/") or (arch and arch.from_torchvision):
         import torchvision  # noqa: F401
+    elif case.spec.model.startswith("timm/"):
+        import timm  # noqa: F401
+    elif case.spec.is_users_own:
+        importlib.import_module(case.spec.model.partition(":")[0])
 
 
 def open_session(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> Runtime:

@@ -58,6 +58,12 @@ def name(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else str(torch.cuda.get_device_name(device))
 
 
+def reset_peak(device: torch.device) -> None:
+    """Let the allocator's peak begin anew."""
+    if device.type != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_bytes(device: torch.device) -> tuple[int | None, int | None]:
     """The most that torch's allocator (allocated, reserved) on the device; None on the CPU."""
     if device.type == "cpu":

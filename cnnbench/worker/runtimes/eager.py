@@ -12,6 +12,7 @@ from cnnbench.worker import models
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Array, Runtime
+from cnnbench.worker.stopwatch import HostStopwatch
 
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
@@ -58,6 +59,11 @@ class Eager(Runtime):
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
 
+    def reset_peak(self) -> None:
+        """On the device too."""
+        super().reset_peak()
+        devices.reset_peak(self.device)
+
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """The process's memory, and what torch's allocator held on the device."""
         allocated, reserved = devices.peak_bytes(self.device)
@@ -70,12 +76,14 @@ class EagerInference(Eager):
 
     def phases(self) -> Phases:
         """One phase: forward."""
-        module, images = self.module, self.images
-        guard = torch.inference_mode
+        module, images, device = self.module, self.images, self.device
+        guard, synchronize = torch.inference_mode, devices.synchronize
+        self.stopwatch = HostStopwatch()  # each call ends when its output is there, as in every other runtime
 
         def forward() -> None:
             with guard():
                 self.output = module(images)
+            synchronize(device)
 
         return {"forward": forward}
 

@@ -37,6 +37,7 @@ def make_session(graph: str | bytes, device: Device, threads: int) -> ort.Infere
     if device != "cpu":
         ort.preload_dlls()
     session = ort.InferenceSession(graph, options, providers=[(provider, provider_options)])
+    session.disable_fallback()  # in `run`, after an error of the provider
     used = session.get_providers()[0]
     if used != provider:
         raise WorkerError(f"ONNX Runtime was asked for {provider} and fell back to {used}")

@@ -1,0 +1,44 @@
+"""An artifact, from the cache or built in a child process."""
+
+import shutil
+from pathlib import Path
+
+from cnnbench import artifact, machine
+from cnnbench.case import ModelSpec
+from cnnbench.messages import Build
+from cnnbench.process import Worker
+from cnnbench.record import ArtifactFacts
+
+LIMIT_S = 600.0
+"""The longest that building one artifact may take."""
+
+
+def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
+    """What is known of the model's artifact in the cache; None if there is none, or its graph could not be exported.
+
+    A failed export may have had a passing cause, such as a full disk, so it is tried again by whoever asks next.
+    """
+    facts = artifact.read_facts(artifact.folder_of(spec, artifact.key_of(spec, run_id)))
+    return facts if facts is not None and facts.onnx_error is None else None
+
+
+def build_artifact(spec: ModelSpec, run_id: str, log: Path) -> ArtifactFacts:
+    """Have a worker build the model's artifact.
+
+    Raises ModelError for a model that cannot be built or run, WorkerError if the worker fails.
+    """
+    key = artifact.key_of(spec, run_id)
+    folder = artifact.folder_of(spec, key)
+    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+        try:
+            return worker.ask(Build(spec=spec, key=key, folder=str(folder)), ArtifactFacts)
+        finally:
+            worker.kill()
+            for left in folder.parent.glob(f"{artifact.BUILDING}{worker.pid}-*"):  # if it was ended halfway
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def forget_artifact(spec: ModelSpec, run_id: str) -> None:
+    """Delete the artifact of a user's own model, which no later run can use."""
+    if spec.is_users_own:
+        shutil.rmtree(artifact.folder_of(spec, artifact.key_of(spec, run_id)), ignore_errors=True)
