@@ -4,7 +4,6 @@ Exit codes: 0 all well; 1 `verify` found a disagreement; 2 bad input; 3 a case f
 130 interrupted. Heavy modules are imported inside the commands that need them, so that `--help` answers at once.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import typer
 
 from cnnbench import __version__
 from cnnbench.errors import CnnbenchError, InputError, RunFolderError
+from cnnbench.report.plain import print_frames, print_json, print_rows
 from cnnbench.units import parse_duration, parse_image_size
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     chosen = _select(load_suite(suite).cases, only)
     if as_json:
-        _print_json([{"id": case.id, **case.model_dump()} for case in chosen])
+        print_json([{"id": case.id, **case.model_dump()} for case in chosen])
     else:
         typer.echo("\n".join(case.id for case in chosen))
 
@@ -149,16 +149,18 @@ def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json
 
     Example: cnnbench list models
     """
+    from cnnbench import listing
+
     rows = {
-        Listed.models: _list_models,
-        Listed.runtimes: _list_runtimes,
-        Listed.devices: _list_devices,
-        Listed.suites: _list_suites,
+        Listed.models: listing.models,
+        Listed.runtimes: listing.runtimes,
+        Listed.devices: listing.devices,
+        Listed.suites: listing.suites,
     }[what]()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print_rows(rows)
+        print_rows(rows)
 
 
 @app.command()
@@ -177,30 +179,13 @@ def count(
 
     size = _parse(parse_image_size, image_size, "--image-size") if image_size else None
     networks = [catalogue.get(model).network(size, classes) for model in models]
-    counted: list[dict[str, Any]] = [
-        {
-            "model": network.name,
-            "params": network.params,
-            "macs": network.macs * batch,
-            "layers": [
-                {
-                    "name": layer.name,
-                    "op": layer.kind,
-                    "output_shape": [batch, *layer.output_shape],
-                    "params": layer.params,
-                    "macs": layer.macs * batch,
-                }
-                for layer in network.layers
-            ],
-        }
-        for network in networks
-    ]
     if as_json:
-        _print_json(counted)
+        totals = [{"model": n.name, "params": n.params, "macs": n.macs * batch} for n in networks]
+        print_json([{**total, "layers": n.as_rows(batch)} for total, n in zip(totals, networks, strict=True)])
         return
-    for network in counted:
-        typer.echo(f"{network['model']}: {network['params']:,} parameters, {network['macs']:,} MACs")
-        _print_rows([layer for layer in network["layers"] if layer["params"] or layer["macs"]])
+    for network in networks:
+        typer.echo(f"{network.name}: {network.params:,} parameters, {network.macs * batch:,} MACs")
+        print_rows([row for row in network.as_rows(batch) if row["params"] or row["macs"]])
 
 
 @app.command()
@@ -235,7 +220,7 @@ def verify(
             ]:
                 typer.echo(f"  ! {line}")
     if as_json:
-        _print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
+        print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
     if not all(verdict.agree for verdict in verdicts):
         raise typer.Exit(EXIT_DISAGREE)
 
@@ -257,7 +242,7 @@ def export(
 
     done = export_model(_spec(model, image_size, classes, seed), out)
     if as_json:
-        _print_json(done.model_dump())
+        print_json(done.model_dump())
         return
     errors = ", ".join(f"{parity.error:.1e} at {parity.what}" for parity in done.parity)
     typer.echo(f"{done.file}: {done.onnx_bytes / 1e6:.1f} MB, opset {done.opset}, dynamic batch, checked by onnx")
@@ -294,7 +279,7 @@ def compare(
     if len(set(names)) < len(names):
         raise RunFolderError(f"expected runs in folders of different names; got {', '.join(names)}")
     if as_json:
-        _print_frames({"machines": machines_table(read), "cases": comparison_table(read)})
+        print_frames({"machines": machines_table(read), "cases": comparison_table(read)})
     else:
         print_tables(_console(), compare_tables(read))
         _warn_unreadable([line for run in read for line in run.unreadable])
@@ -306,13 +291,13 @@ def doctor(as_json: Json = False) -> None:
 
     Example: cnnbench doctor
     """
-    from cnnbench import artifact, machine
+    from cnnbench import artifact, listing, machine
 
     about = machine.environment([machine.usable_threads()], Path.cwd())
     disturbances = machine.disturbances()
-    devices = _list_devices()
+    devices = listing.devices()
     if as_json:
-        _print_json({**about, "disturbances": disturbances, "devices": devices, "cache": str(artifact.cache_folder())})
+        print_json({**about, "disturbances": disturbances, "devices": devices, "cache": str(artifact.cache_folder())})
         return
     for heading in ("machine", "state", "threads", "software"):
         typer.echo(heading)
@@ -320,7 +305,7 @@ def doctor(as_json: Json = False) -> None:
             typer.echo(f"  {key:22} {value}")
     typer.echo(f"cache\n  {artifact.cache_folder()}")
     typer.echo("devices")
-    _print_rows(devices)
+    print_rows(devices)
     typer.echo("what will disturb a measurement" if disturbances else "nothing found that would disturb a measurement")
     for disturbance in disturbances:
         typer.echo(f"  - {disturbance}")
@@ -334,7 +319,7 @@ def schema() -> None:
     """
     from cnnbench.suite_file import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def _show_run(folder: Path, *, as_json: bool = False) -> Any:
@@ -351,7 +336,7 @@ def _show_run(folder: Path, *, as_json: bool = False) -> Any:
     except OSError as error:
         where = f"tables not written: {error.strerror}"
     if as_json:
-        _print_frames({table.name: table.data for table in tables})
+        print_frames({table.name: table.data for table in tables})
         return result
     print_tables(_console(), tables)
     _warn_unreadable(result.unreadable)
@@ -362,69 +347,6 @@ def _show_run(folder: Path, *, as_json: bool = False) -> Any:
 def _warn_unreadable(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"warning: {line}", err=True)
-
-
-def _list_models() -> list[dict[str, Any]]:
-    from cnnbench.archs.catalogue import ARCHS
-    from cnnbench.units import format_count
-
-    rows = []
-    for arch in ARCHS.values():
-        network = arch.network()
-        rows.append(
-            {
-                "model": arch.name,
-                "input": "x".join(map(str, arch.image)),
-                "classes": arch.classes,
-                "params": format_count(network.params),
-                "macs": format_count(network.macs),
-                "module": "torchvision" if arch.from_torchvision else "cnnbench",
-                "source": arch.source,
-            }
-        )
-    return rows
-
-
-def _list_runtimes() -> list[dict[str, Any]]:
-    from cnnbench.artifact import library_versions
-    from cnnbench.availability import CANNOT
-    from cnnbench.case import RUNTIMES, WORKLOADS
-
-    versions = library_versions()
-    libraries = {"eager": ("torch",), "ort": ("onnxruntime-gpu", "onnxruntime")}
-    return [
-        {
-            "runtime": runtime,
-            "workloads": ", ".join(w for w in WORKLOADS if (runtime, w) not in CANNOT),
-            "library": ", ".join(f"{name} {versions[name]}" for name in libraries[runtime] if name in versions),
-        }
-        for runtime in RUNTIMES
-    ]
-
-
-def _list_devices() -> list[dict[str, Any]]:
-    from tempfile import TemporaryDirectory
-
-    from cnnbench.availability import probe_all
-
-    with TemporaryDirectory(prefix="cnnbench-") as logs:
-        probed = probe_all(Path(logs))
-    return [
-        {
-            "device": device,
-            "runtime": runtime,
-            "works": "yes" if found.works else "no",
-            "why": found.reason or found.name,
-        }
-        for (runtime, device), found in probed.items()
-    ]
-
-
-def _list_suites() -> list[dict[str, Any]]:
-    from cnnbench.suite import bundled_suites, load_suite
-
-    suites = [load_suite(str(path)) for path in bundled_suites().values()]
-    return [{"suite": s.name, "cases": len(s.cases), "description": s.description} for s in suites]
 
 
 def _spec(model: str, image_size: str | None, classes: int | None, seed: int = 0) -> Any:
@@ -456,31 +378,6 @@ def _parse(parser: Callable[[str], T], text: str, option: str) -> T:
         return parser(text)
     except ValueError as error:
         raise InputError(f"{option}: {error}") from None
-
-
-def _print_json(content: object) -> None:
-    typer.echo(json.dumps(content, indent=1))
-
-
-def _print_frames(frames: dict[str, Any]) -> None:
-    """Data frames as JSON, missing numbers as null."""
-    _print_json({name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()})
-
-
-def _print_rows(rows: list[dict[str, Any]]) -> None:
-    """Rows as aligned columns, cut nowhere."""
-    if not rows:
-        return
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return "x".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _console() -> Any:

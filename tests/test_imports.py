@@ -20,7 +20,7 @@ LAYERS = [
     {"artifact", "counts", "messages"},
     {"machine", "process"},
     {"race", "store", "availability", "build"},
-    {"pace", "report", "verify", "export"},
+    {"pace", "report", "verify", "export", "listing"},
     {"runner"},
     {"cli"},
 ]
@@ -91,6 +91,7 @@ def test_runtimes_that_run_without_torch_do_not_import_it() -> None:
     for module in (
         "runtimes/ort",
         "runtimes/base",
+        "runtimes/registry",
         "parity",
         "measure",
         "memory",

@@ -81,7 +81,7 @@ def test_a_measured_record_holds_counts_parity_raw_samples_and_what_ran(
     assert all(seconds > 0 for turn in launch["turns"] for seconds in turn["seconds"]["forward"])
     assert min(launch["load_s"], launch["first_call_s"], launch["memory"]["peak_bytes"]) > 0
     assert ort["ran"]["facts"]["torch_in_process"] is False
-    threads = ort["environment"]["threads"]["used"]
+    (threads,) = ort["environment"]["threads"]["used"]
     assert {found[i]["ran"]["threads"] for i in found if "/cpu/" in i} == {threads}
     training = found["simple_cnn/training/eager/cpu/fp32/b4"]["measurement"]["launches"][0]["turns"][0]["seconds"]
     assert list(training) == ["forward", "backward", "optimizer"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cnnbench.archs.layers import Op, Shape, spelled
 from cnnbench.errors import ShapeError
@@ -41,6 +42,19 @@ class Network:
     def macs(self) -> int:
         """Multiply-accumulates for one image."""
         return sum(layer.macs for layer in self.layers)
+
+    def as_rows(self, batch: int = 1) -> list[dict[str, Any]]:
+        """One row per layer; output shapes (N, C, H, W) and MACs are for `batch` images."""
+        return [
+            {
+                "name": layer.name,
+                "op": layer.kind,
+                "output_shape": [batch, *layer.output_shape],
+                "params": layer.params,
+                "macs": layer.macs * batch,
+            }
+            for layer in self.layers
+        ]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from cnnbench.messages import (
 from cnnbench.record import Parity, Ran
 from cnnbench.worker import measure, memory
 from cnnbench.worker.parity import Array, batches, compare, size, tiled
-from cnnbench.worker.runtimes.base import Runtime, import_libraries, open_session
+from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.runtimes.registry import import_libraries, open_session
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

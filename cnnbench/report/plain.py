@@ -1,0 +1,30 @@
+"""Rows as aligned text, and JSON for programs, with nothing but the standard library, so that commands answer at once."""
+
+import json
+from typing import Any
+
+
+def print_json(content: object) -> None:
+    """Anything that JSON can hold, indented."""
+    print(json.dumps(content, indent=1))
+
+
+def print_frames(frames: dict[str, Any]) -> None:
+    """Data frames as JSON, missing numbers as null."""
+    print_json({name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()})
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Rows as aligned columns, cut nowhere."""
+    if not rows:
+        return
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
