@@ -1,4 +1,4 @@
-"""Rows as aligned text, and JSON for programs, with nothing but the standard library, so that commands answer at once."""
+"""Rows as aligned text, and JSON for programs; the standard library alone, so that commands answer at once."""
 
 import json
 from typing import Any
