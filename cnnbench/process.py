@@ -44,7 +44,7 @@ class Worker:
                 start_new_session=True,
             )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._frozen = False
+        self._frozen = self._ended = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -103,6 +103,9 @@ class Worker:
 
     def kill(self) -> None:
         """End it, whatever it is doing, with all that it started, and close the pipes."""
+        if self._ended:
+            return
+        self._ended = True
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
@@ -122,7 +125,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and not self._frozen and self._process.stdin is not None:
+        if kind is None and not self._frozen and not self._ended and self._process.stdin is not None:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._process.stdin.close()  # it ends when its input does
                 self._process.wait(timeout=GRACE_S)

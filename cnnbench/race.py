@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
+from uuid import uuid4
 
 from cnnbench.case import Case
 from cnnbench.errors import CnnbenchError
@@ -59,6 +61,9 @@ class Outcome:
     """What a race found out about one case."""
 
     case: Case
+    race: str
+    """The same for all cases of one race, and no other."""
+    started: datetime
     measurement: Measurement | None = None
     parity: list[Parity] = field(default_factory=list)
     ran: Ran | None = None
@@ -125,7 +130,7 @@ def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s
 
 
 @dataclass
-class _Runner:
+class _Entrant:
     """A case in its worker; a Contestant."""
 
     case: Case
@@ -164,71 +169,72 @@ def run_race(
 
     `folder` is the artifact's. A worker that fails has its reason in its outcome; the others go on.
     """
+    race, started = uuid4().hex[:12], datetime.now().astimezone()
     with ExitStack() as stack:
-        runners = []
+        entrants = []
         for case in cases:
             log = logs / (case.id.replace("/", "-").replace(":", "-") + ".log")
             worker = stack.enter_context(Worker(log, threads, limit_s))
-            runners.append(_Runner(case, worker, Outcome(case)))
+            entrants.append(_Entrant(case, worker, Outcome(case, race, started)))
         on_turn("starting")
-        for runner in runners:  # importing takes no measurement, so all import at once
-            _attempt(runner, lambda r: r.worker.send(Load(case=r.case, threads=threads)))
-        for runner in runners:
-            runner.loaded = _attempt(runner, lambda r: r.worker.receive(Loaded))
-            _attempt(runner, lambda r: r.freeze())
-        for runner in runners:  # cold-start figures are measured, so one at a time
-            on_turn(f"opening {runner.case.runtime}")
-            _attempt(runner, lambda r: _open(r, folder))
-        ready = [r for r in runners if r.outcome.error is None and r.warmed is not None]
+        for entrant in entrants:  # importing takes no measurement, so all import at once
+            _attempt(entrant, lambda r: r.worker.send(Load(case=r.case, threads=threads)))
+        for entrant in entrants:
+            entrant.loaded = _attempt(entrant, lambda r: r.worker.receive(Loaded))
+            _attempt(entrant, lambda r: r.freeze())
+        for entrant in entrants:  # cold-start figures are measured, so one at a time
+            on_turn(f"opening {entrant.case.runtime}")
+            _attempt(entrant, lambda r: _open(r, folder))
+        ready = [r for r in entrants if r.outcome.error is None and r.warmed is not None]
         turns = take_turns(ready, budget_s, random.Random(seed), on_turn)
-        for runner, result in zip(ready, turns, strict=True):
-            runner.outcome.error = result.error
-            _attempt(runner, lambda r, result=result: _close(r, result))  # type: ignore[misc]
-        return [runner.outcome for runner in runners]
+        for entrant, result in zip(ready, turns, strict=True):
+            entrant.outcome.error = result.error
+            _attempt(entrant, lambda r, result=result: _close(r, result))  # type: ignore[misc]
+        return [entrant.outcome for entrant in entrants]
 
 
-def _attempt(runner: _Runner, step: Callable[[_Runner], T]) -> T | None:
+def _attempt(entrant: _Entrant, step: Callable[[_Entrant], T]) -> T | None:
     """Do the step unless the case has failed already; if it fails, note why."""
-    if runner.outcome.error is not None:
+    if entrant.outcome.error is not None:
         return None
     try:
-        return step(runner)
+        return step(entrant)
     except CnnbenchError as error:
-        runner.outcome.error = str(error)
-        runner.worker.kill()  # so that it holds nothing while the others are measured
+        entrant.outcome.error = str(error)
+        entrant.worker.kill()  # so that it holds nothing while the others are measured
         return None
 
 
-def _open(runner: _Runner, folder: Path) -> None:
+def _open(entrant: _Entrant, folder: Path) -> None:
     """Load, prove and warm; a case whose outputs are wrong is not timed."""
-    runner.thaw()
-    runner.opened = runner.worker.ask(Open(case=runner.case, folder=str(folder)), Opened)
-    runner.outcome.parity = runner.opened.parity
-    if all(parity.passed for parity in runner.opened.parity):
-        runner.warmed = runner.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)
-        runner.outcome.call_s = runner.warmed.call_s
-    runner.freeze()
+    entrant.thaw()
+    entrant.opened = entrant.worker.ask(Open(case=entrant.case, folder=str(folder)), Opened)
+    entrant.outcome.parity = entrant.opened.parity
+    if all(parity.passed for parity in entrant.opened.parity):
+        entrant.warmed = entrant.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)
+        entrant.outcome.call_s = entrant.warmed.call_s
+    entrant.freeze()
 
 
-def _close(runner: _Runner, result: Turns) -> None:
-    assert runner.loaded is not None
-    assert runner.opened is not None
-    assert runner.warmed is not None
-    runner.thaw()
-    closed = runner.worker.ask(Close(), Closed)
-    runner.outcome.parity = [*runner.outcome.parity, *closed.parity]
-    runner.outcome.ran = closed.ran
-    runner.outcome.faults = closed.faults
+def _close(entrant: _Entrant, result: Turns) -> None:
+    assert entrant.loaded is not None
+    assert entrant.opened is not None
+    assert entrant.warmed is not None
+    entrant.thaw()
+    closed = entrant.worker.ask(Close(), Closed)
+    entrant.outcome.parity = [*entrant.outcome.parity, *closed.parity]
+    entrant.outcome.ran = closed.ran
+    entrant.outcome.faults = closed.faults
     launch = Launch(
-        import_s=runner.loaded.import_s,
-        load_s=runner.opened.load_s,
-        first_call_s=runner.opened.first_call_s,
-        warmup_calls=runner.warmed.calls,
-        warmup_s=runner.warmed.seconds,
-        steady=runner.warmed.steady,
-        calls_per_sample=runner.warmed.calls_per_sample,
+        import_s=entrant.loaded.import_s,
+        load_s=entrant.opened.load_s,
+        first_call_s=entrant.opened.first_call_s,
+        warmup_calls=entrant.warmed.calls,
+        warmup_s=entrant.warmed.seconds,
+        steady=entrant.warmed.steady,
+        calls_per_sample=entrant.warmed.calls_per_sample,
         turns=result.turns,
         stopped=result.stopped,
         memory=closed.memory,
     )
-    runner.outcome.measurement = Measurement(launches=[launch])
+    entrant.outcome.measurement = Measurement(launches=[launch])

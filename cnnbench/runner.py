@@ -1,7 +1,9 @@
 """The story of a run: a suite's cases, grouped into races, become records."""
 
+import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +14,7 @@ from cnnbench import artifact, availability, counts, machine, stats
 from cnnbench.archs import catalogue
 from cnnbench.build import build_artifact, find_artifact, forget_artifact
 from cnnbench.case import Case, ModelSpec
-from cnnbench.errors import CnnbenchError, ModelError
+from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.process import Worker
@@ -73,19 +75,18 @@ def group_races(cases: Sequence[Case]) -> list[Race]:
     return [list(group) for _, group in groupby(ordered, key=lambda case: case.race_key)]
 
 
+@dataclass
 class _Runner:
     """What the parts of one run share."""
 
-    def __init__(self, suite: Suite, store: Store, environment: dict[str, Any], observer: Observer, pace: Pace) -> None:
-        self.suite, self.store, self.environment, self.observer, self.pace = (
-            suite,
-            store,
-            environment,
-            observer,
-            pace,
-        )
-        self.run_id = uuid4().hex
-        self.facts: dict[ModelSpec, ArtifactFacts | str] = {}
+    suite: Suite
+    store: Store
+    environment: dict[str, Any]
+    observer: Observer
+    pace: Pace
+    run_id: str = field(default_factory=lambda: uuid4().hex)
+    facts: dict[ModelSpec, ArtifactFacts | str] = field(default_factory=dict)
+    """By model: the facts of its artifact, or why there is none."""
 
     def check_models(self, cases: Sequence[Case]) -> None:
         """Have every model outside the catalogue built once; one that crashes is left for its cases to tell."""
@@ -94,13 +95,11 @@ class _Runner:
             self.observer.doing(
                 f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown))
             )
-            with Worker(self._log(spec, "check"), machine.usable_threads(), self.suite.limit_s) as worker:
-                try:
-                    worker.ask(Resolve(spec=spec), Resolved)
-                except ModelError:
-                    raise
-                except CnnbenchError:
-                    continue
+            with (
+                Worker(self._log(spec, "check"), machine.usable_threads(), self.suite.limit_s) as worker,
+                contextlib.suppress(WorkerError),
+            ):
+                worker.ask(Resolve(spec=spec), Resolved)
 
     def find_unavailable(self, cases: list[Case]) -> dict[str, str]:
         """Write a record for each case that cannot run here; its reason by case id."""
@@ -131,7 +130,7 @@ class _Runner:
         if not runnable:
             return
         scale = self.pace.scale(left, self._builds_in(left))
-        started, began, race_id = _now(), time.monotonic(), uuid4().hex[:12]
+        began = time.monotonic()
         ends = began + self.pace.left_s(left, self._builds_in(left), scale)
 
         def on_turn(what: str) -> None:
@@ -151,7 +150,7 @@ class _Runner:
         if all(outcome.error is None for outcome in outcomes):  # one that hung tells nothing of the others
             self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])
         for outcome in outcomes:
-            self._finish(outcome.case, *status_of(outcome), facts, outcome, started, race_id)
+            self._finish(outcome.case, *status_of(outcome), facts, outcome)
 
     def _artifact(self, spec: ModelSpec, left: Sequence[Race]) -> ArtifactFacts | str:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
@@ -185,8 +184,6 @@ class _Runner:
         reasons: list[str],
         facts: ArtifactFacts | None = None,
         outcome: Outcome | None = None,
-        started: str | None = None,
-        race_id: str | None = None,
     ) -> None:
         summary = counts.summary(case.spec, facts.witnesses) if facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
@@ -196,8 +193,8 @@ class _Runner:
             case=case,
             status=status,
             reasons=reasons,
-            started=started or _now(),
-            race=race_id,
+            started=(outcome.started if outcome else datetime.now().astimezone()).isoformat(timespec="seconds"),
+            race=outcome.race if outcome else None,
             counts=summary,
             artifact=facts,
             parity=outcome.parity if outcome else [],
@@ -233,7 +230,3 @@ def _title(race: Race) -> str:
     case = race[0]
     runtimes = "+".join(c.runtime for c in race)
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
