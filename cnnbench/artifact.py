@@ -68,14 +68,14 @@ def key_of(spec: ModelSpec, run_id: str) -> str:
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def file_name(spec: ModelSpec) -> str:
-    """The model's label as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in spec.label)
+def file_name(name: str) -> str:
+    """A model's label or a case's id as a part of a file name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def folder_of(spec: ModelSpec, key: str) -> Path:
     """The artifact's folder in the cache."""
-    return cache_folder() / "artifacts" / f"{file_name(spec)}-{key}"
+    return cache_folder() / "artifacts" / f"{file_name(spec.label)}-{key}"
 
 
 def read_facts(folder: Path) -> ArtifactFacts | None:

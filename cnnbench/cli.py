@@ -16,7 +16,7 @@ import typer
 from cnnbench import __version__
 from cnnbench.errors import CnnbenchError, InputError, RunFolderError
 from cnnbench.report.plain import print_frames, print_json, print_rows
-from cnnbench.units import parse_duration, parse_image_size
+from cnnbench.units import MB, parse_duration, parse_image_size
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def export(
         print_json(done.model_dump())
         return
     errors = ", ".join(f"{parity.error:.1e} at {parity.what}" for parity in done.parity)
-    typer.echo(f"{done.file}: {done.onnx_bytes / 1e6:.1f} MB, opset {done.opset}, dynamic batch, checked by onnx")
+    typer.echo(f"{done.file}: {done.onnx_bytes / MB:.1f} MB, opset {done.opset}, dynamic batch, checked by onnx")
     typer.echo(f"parity with float64, relative to the signal: {errors}; limit {done.parity[0].limit:.0e}")
 
 

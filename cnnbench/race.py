@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
 
+from cnnbench.artifact import file_name
 from cnnbench.case import Case
 from cnnbench.errors import CnnbenchError
 from cnnbench.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
@@ -173,8 +174,7 @@ def run_race(
     with ExitStack() as stack:
         entrants = []
         for case in cases:
-            log = logs / (case.id.replace("/", "-").replace(":", "-") + ".log")
-            worker = stack.enter_context(Worker(log, threads, limit_s))
+            worker = stack.enter_context(Worker(logs / f"{file_name(case.id)}.log", threads, limit_s))
             entrants.append(_Entrant(case, worker, Outcome(case, race, started)))
         on_turn("starting")
         for entrant in entrants:  # importing takes no measurement, so all import at once

@@ -175,7 +175,7 @@ class _Runner:
         return sum(find_artifact(spec, self.run_id) is None for spec in specs)
 
     def _log(self, spec: ModelSpec, what: str) -> Path:
-        return self.store.logs / f"{what}-{artifact.file_name(spec)}.log"
+        return self.store.logs / f"{what}-{artifact.file_name(spec.label)}.log"
 
     def _finish(
         self,

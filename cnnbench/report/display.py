@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cnnbench.case import WORKLOADS
+from cnnbench.case import PHASES, WORKLOADS
 from cnnbench.record import MEASURED
 from cnnbench.report.tables import cases_table, comparison_table, machines_table, models_table, start_table
 from cnnbench.store import Run
@@ -105,7 +105,7 @@ def _inference(data: pd.DataFrame) -> Table:
 
 def _training(data: pd.DataFrame) -> Table:
     cells, notes = _case_cells(data)
-    for phase in ("forward", "backward", "optimizer"):
+    for phase in PHASES["training"]:
         cells[f"{phase} ms"] = [_figure(value) for value in data[f"{phase}_ms"]]
     if data["speedup"].isna().all():
         cells = cells.drop(columns=["vs eager"])

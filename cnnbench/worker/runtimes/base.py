@@ -2,15 +2,11 @@
 
 from abc import ABC, abstractmethod
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnnbench.record import Memory, Ran
 from cnnbench.worker import memory
 from cnnbench.worker.measure import Phases
+from cnnbench.worker.parity import Array
 from cnnbench.worker.stopwatch import HostStopwatch, Stopwatch
-
-Array = NDArray[np.floating]
 
 
 class Runtime(ABC):

@@ -10,9 +10,9 @@ from cnnbench.case import Case
 from cnnbench.record import ArtifactFacts, Memory, Ran
 from cnnbench.worker import models
 from cnnbench.worker.measure import Phases
+from cnnbench.worker.parity import Array
 from cnnbench.worker.runtimes import device as devices
-from cnnbench.worker.runtimes.base import Array, Runtime
-from cnnbench.worker.stopwatch import HostStopwatch
+from cnnbench.worker.runtimes.base import Runtime
 
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
@@ -26,7 +26,6 @@ class Eager(Runtime):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array) -> None:
         self.device = devices.use(case.device)
-        self.stopwatch = devices.stopwatch(self.device)
         self.module, _ = models.build(case.spec)
         self.module.load_state_dict(load_file(folder / WEIGHTS))
         self.module.to(self.device).eval()
@@ -72,13 +71,15 @@ class Eager(Runtime):
 
 
 class EagerInference(Eager):
-    """Timed: the module's forward under inference mode, images and logits staying on the device."""
+    """Timed: the module's forward under inference mode, images and logits staying on the device.
+
+    Each call ends when its output is there, as in every other runtime, so the host's clock tells.
+    """
 
     def phases(self) -> Phases:
         """One phase: forward."""
         module, images, device = self.module, self.images, self.device
         guard, synchronize = torch.inference_mode, devices.synchronize
-        self.stopwatch = HostStopwatch()  # each call ends when its output is there, as in every other runtime
 
         def forward() -> None:
             with guard():
@@ -93,6 +94,7 @@ class EagerTraining(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array) -> None:
         super().__init__(case, facts, folder, batch)
+        self.stopwatch = devices.stopwatch(self.device)  # the parts of a step do not wait for each other
         generator = torch.Generator().manual_seed(case.spec.seed)
         self.labels = torch.randint(facts.classes, (case.batch,), generator=generator).to(self.device)
         self.optimizer = torch.optim.SGD(

@@ -13,7 +13,8 @@ from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
 from cnnbench.record import Ran
 from cnnbench.worker.measure import Phases
-from cnnbench.worker.runtimes.base import Array, Runtime
+from cnnbench.worker.parity import Array
+from cnnbench.worker.runtimes.base import Runtime
 
 PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),

@@ -6,7 +6,8 @@ from pathlib import Path
 from cnnbench.archs import catalogue
 from cnnbench.case import Case
 from cnnbench.record import ArtifactFacts
-from cnnbench.worker.runtimes.base import Array, Runtime
+from cnnbench.worker.parity import Array
+from cnnbench.worker.runtimes.base import Runtime
 
 
 def import_libraries(case: Case, threads: int) -> None:
