@@ -37,8 +37,8 @@ class ModelSpec(Frozen):
     """Which network, at which size, with which weights: all that its artifact depends on."""
 
     model: str
-    image_size: tuple[int, int] | None = None
-    """(height, width); None is the model's own."""
+    image_size: tuple[int, ...] | None = None
+    """(height, width), or (length,) of signals; None is the model's own."""
     classes: int | None = None
     """None is the model's own."""
     seed: int = 0
@@ -52,7 +52,7 @@ class ModelSpec(Frozen):
     def label(self) -> str:
         """The model's name, and its image size and classes where they are not its own: `resnet18@96x96/k10`."""
         arch = catalogue.find(self.model)
-        size = f"@{self.image_size[0]}x{self.image_size[1]}" if self.image_size else ""
+        size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size else ""
         classes = f"/k{self.classes}" if self.classes else ""
         if arch and self.image_size == arch.image_size:
             size = ""

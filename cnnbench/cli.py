@@ -355,11 +355,11 @@ def _spec(model: str, image_size: str | None, classes: int | None, seed: int = 0
     from cnnbench.case import ModelSpec
 
     _parse(catalogue.check_name, model, "MODEL")
-    size = _parse(parse_image_size, image_size, "--image-size") if image_size else None
+    size = catalogue.full_size(model, _parse(parse_image_size, image_size, "--image-size") if image_size else None)
     arch = catalogue.find(model)
     if arch:
         arch.network(size, classes)
-        size, classes = size or arch.image_size, classes or arch.classes
+        classes = classes or arch.classes
     return ModelSpec(model=model, image_size=size, classes=classes, seed=seed)
 
 

@@ -4,6 +4,7 @@ CnnbenchError            exit code 2 unless said otherwise; shown as one line, n
 ├── InputError           a word on the command line or an unknown name
 │   ├── SuiteError       a suite file: where it stands, file and line
 │   ├── ShapeError       an image that a network cannot take; names the layer
+│   │   └── TooSmall     nothing would be left of it
 │   └── ModelError       a user's model that raises, or is not a torch module
 ├── RunFolderError       a run's folder that is missing, busy, damaged, or belongs to another suite
 └── WorkerError          a child process that could not do its work: becomes a `failed` record
@@ -33,6 +34,10 @@ class SuiteError(InputError):
 
 class ShapeError(InputError):
     """An image that a network cannot take; the message names the layer."""
+
+
+class TooSmall(ShapeError):
+    """An image of which nothing would be left; the message names the layer."""
 
 
 class ModelError(InputError):

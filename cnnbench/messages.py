@@ -22,7 +22,7 @@ class Resolve(Frozen):
 class Resolved(Frozen):
     """It can: the shape of its images and its number of classes."""
 
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
 
 

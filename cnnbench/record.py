@@ -47,7 +47,8 @@ class Witnesses(Frozen):
     closed_form: Counts | None
     """None for a model that has no closed form."""
     counted: dict[str, Counts]
-    """By witness: `module` (parameters only), `dispatch` and `fvcore` (MACs only)."""
+    """By witness: `module` (parameters alone), `dispatch` and `fvcore` (MACs alone), `onnx` (both, of what inference
+    needs), `backward` (MACs of the backward pass, for one image)."""
     published: Published | None = None
     silent: dict[str, str] = {}
     """Witnesses that could not be heard, with the reason."""
@@ -90,8 +91,8 @@ class ArtifactFacts(Frozen):
 
     key: str
     """Digest of everything that the artifact depends on."""
-    input_shape: tuple[int, int, int]
-    """(C, H, W) of one image."""
+    input_shape: tuple[int, ...]
+    """(C, H, W) of one image, or (C, L) of one signal."""
     classes: int
     weight_bytes: int
     onnx_bytes: int | None

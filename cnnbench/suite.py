@@ -92,19 +92,15 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
 
 def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> ModelSpec:
     arch = catalogue.find(model)
-    spec = ModelSpec(
-        model=model,
-        image_size=settings.image_size or (arch.image_size if arch else None),
-        classes=settings.classes or (arch.classes if arch else None),
-        seed=settings.seed or 0,
-    )
-    if arch:
-        try:
-            arch.network(spec.image_size, spec.classes)
-        except ShapeError as error:
-            key = "image_size" if ("models", index, "image_size") in source.lines else "model"
-            raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
-    return spec
+    classes = settings.classes or (arch.classes if arch else None)
+    try:
+        image_size = catalogue.full_size(model, settings.image_size)
+        if arch:
+            arch.network(image_size, classes)
+    except ShapeError as error:
+        key = "image_size" if ("models", index, "image_size") in source.lines else "model"
+        raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
+    return ModelSpec(model=model, image_size=image_size, classes=classes, seed=settings.seed or 0)
 
 
 def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case]:

@@ -45,7 +45,7 @@ Duration = Annotated[
     WithJsonSchema({"type": ["string", "number"], "examples": ["10m", "3s"]}),
 ]
 ImageSize = Annotated[
-    tuple[int, int],
+    tuple[int, ...],
     BeforeValidator(parse_image_size),
     WithJsonSchema({"type": ["integer", "string"], "examples": [224, "480x640"]}),
 ]

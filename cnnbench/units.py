@@ -10,6 +10,8 @@ import re
 CONVENTION = "1 MAC = 2 FLOP; MB = 1e6 bytes, MiB = 2^20 bytes"
 
 FLOP_PER_MAC = 2
+FLOAT_BYTES = 4  # float32
+INDEX_BYTES = 8  # int64
 MB = 10**6
 MIB = 2**20
 
@@ -35,16 +37,15 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
-def parse_image_size(text: str | int) -> tuple[int, int]:
-    """(height, width) in pixels from `224` or `480x640`. Raises ValueError."""
+def parse_image_size(text: str | int) -> tuple[int, ...]:
+    """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`. Raises ValueError."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip()) if not isinstance(text, bool) else None
     if not match:
         raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {text!r}")
-    height = int(match[1])
-    width = int(match[2] or height)
-    if height < 1 or width < 1:
+    size = tuple(int(side) for side in match.groups() if side)
+    if min(size) < 1:
         raise ValueError(f"expected an image of at least one pixel; got {text!r}")
-    return height, width
+    return size
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -17,7 +17,7 @@ class Verdict(Frozen):
     """What the witnesses say of one model."""
 
     model: str
-    image_size: tuple[int, int] | None
+    image_size: tuple[int, ...] | None
     params: dict[str, int]
     """By witness."""
     macs: dict[str, int]
@@ -26,6 +26,8 @@ class Verdict(Frozen):
     published_giga_macs: float | None
     silent: dict[str, str]
     disagreements: list[str]
+    explained: list[str]
+    """Differences whose reason is known."""
 
     @property
     def agree(self) -> bool:
@@ -44,7 +46,8 @@ def verify(specs: Sequence[ModelSpec]) -> Iterator[Verdict]:
 
 
 def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
-    """Totals by witness, and every disagreement."""
+    """Totals by witness, and every difference."""
+    found = counts.find(spec, witnesses)
     everyone = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
     everyone |= witnesses.counted
     published = witnesses.published
@@ -64,5 +67,6 @@ def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
         published_params=published.params if published else None,
         published_giga_macs=published.giga_macs if published else None,
         silent=witnesses.silent,
-        disagreements=counts.disagreements(spec, witnesses),
+        disagreements=found.disagreements,
+        explained=found.explained,
     )

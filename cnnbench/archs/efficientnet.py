@@ -6,7 +6,9 @@ of the block's input channels.
 """
 
 import math
+from dataclasses import dataclass
 
+from cnnbench.archs.blocks import conv_norm, round_channels, squeeze_excitation
 from cnnbench.archs.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -15,11 +17,10 @@ from cnnbench.archs.layers import (
     Dropout,
     Flatten,
     Linear,
-    Scale,
-    Shape,
+    StochasticDepth,
+    Value,
 )
-from cnnbench.archs.mobilenet import conv_norm, round_channels
-from cnnbench.archs.network import Describe, Net
+from cnnbench.archs.network import Net
 
 # expansion, kernel, stride, channels, repeats (table 1, stages 2 to 8)
 STAGES = (
@@ -44,48 +45,60 @@ COEFFICIENTS = {
     "b7": (2.0, 3.1, 600, 0.5),
 }
 
-
-def squeeze_excitation(net: Net, x: Shape, squeezed: int) -> Shape:
-    """One factor per channel, from the channels' means through two 1x1 convolutions."""
-    s = net("avgpool", AdaptiveAvgPool(1), x)
-    s = net("fc1", Conv(squeezed, kernel=1), s)
-    s = net("activation", Activation("silu"), s)
-    s = net("fc2", Conv(x[0], kernel=1), s)
-    s = net("scale_activation", Activation("sigmoid"), s)
-    return net("scale", Scale(s), x)
+DROPPED_BLOCKS = 0.2
+"""Probability that the last block is dropped; the first never is, and between it grows evenly."""
 
 
-def mbconv(net: Net, x: Shape, expansion: int, kernel: int, stride: int, channels: int) -> Shape:
+@dataclass(frozen=True)
+class EfficientNet:
+    """B0 scaled by its compound coefficients (section 3.3); the resolution is the image's."""
+
+    width: float = 1.0
+    """B0's channels, times this."""
+    depth: float = 1.0
+    """B0's repeats, times this, rounded up."""
+    dropout: float = 0.2
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        features = net.inside("features")
+        stem = Conv(round_channels(32 * self.width), kernel=3, stride=2, padding=1, bias=False)
+        x = conv_norm(features.inside("0"), stem, x, "silu")
+        repeats_of = [math.ceil(repeats * self.depth) for *_, repeats in STAGES]
+        done = 0
+        for stage, (expansion, kernel, first_stride, channels, _) in enumerate(STAGES, start=1):
+            for repeat in range(repeats_of[stage - 1]):
+                stride = first_stride if repeat == 0 else 1
+                block = features.inside(f"{stage}.{repeat}")
+                drop = DROPPED_BLOCKS * done / sum(repeats_of)
+                x = mbconv(block, x, expansion, kernel, stride, round_channels(channels * self.width), drop)
+                done += 1
+        x = conv_norm(features.inside("8"), Conv(4 * x.channels, kernel=1, bias=False), x, "silu")
+        x = net("avgpool", AdaptiveAvgPool(1), x)
+        x = net("flatten", Flatten(), x)
+        x = net("classifier.0", Dropout(self.dropout, inplace=True), x)
+        return net("classifier.1", Linear(classes), x)
+
+
+def mbconv(net: Net, x: Value, expansion: int, kernel: int, stride: int, channels: int, drop: float) -> Value:
     """The mobile inverted bottleneck with squeeze-and-excitation."""
-    hidden = round_channels(x[0] * expansion)
+    hidden = round_channels(x.channels * expansion)
     y, index = x, 0
     block = net.inside("block")
-    if hidden != x[0]:
+    if hidden != x.channels:
         y = conv_norm(block.inside("0"), Conv(hidden, kernel=1, bias=False), y, "silu")
         index = 1
     depthwise = Conv(hidden, kernel, stride=stride, padding=kernel // 2, groups=hidden, bias=False)
     y = conv_norm(block.inside(f"{index}"), depthwise, y, "silu")
-    y = squeeze_excitation(block.inside(f"{index + 1}"), y, max(1, x[0] // 4))
-    y = conv_norm(block.inside(f"{index + 2}"), Conv(channels, kernel=1, bias=False), y, None)
-    return net("add", Add(x), y) if stride == 1 and x[0] == channels else y
+    squeezed = max(1, x.channels // 4)
+    y = squeeze_excitation(block.inside(f"{index + 1}"), y, squeezed, Activation("silu", inplace=True))
+    y = conv_norm(block.inside(f"{index + 2}"), Conv(channels, kernel=1, bias=False), y)
+    return residual(net, x, y, stride, drop)
 
 
-def efficientnet(width: float, depth: float, dropout: float) -> Describe:
-    """EfficientNet with B0's channels times `width` and its repeats times `depth`."""
-
-    def describe(net: Net, x: Shape, classes: int) -> Shape:
-        features = net.inside("features")
-        stem = Conv(round_channels(32 * width), kernel=3, stride=2, padding=1, bias=False)
-        x = conv_norm(features.inside("0"), stem, x, "silu")
-        for stage, (expansion, kernel, first_stride, channels, repeats) in enumerate(STAGES, start=1):
-            for repeat in range(math.ceil(repeats * depth)):
-                stride = first_stride if repeat == 0 else 1
-                block = features.inside(f"{stage}.{repeat}")
-                x = mbconv(block, x, expansion, kernel, stride, round_channels(channels * width))
-        x = conv_norm(features.inside("8"), Conv(4 * x[0], kernel=1, bias=False), x, "silu")
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("classifier.0", Dropout(dropout), x)
-        return net("classifier.1", Linear(classes), x)
-
-    return describe
+def residual(net: Net, x: Value, y: Value, stride: int, drop: float) -> Value:
+    """y added to x where their shapes are equal, and dropped at times in training (Huang et al. 2016)."""
+    if stride != 1 or x.channels != y.channels:
+        return y
+    y = net("stochastic_depth", StochasticDepth(drop), y)
+    return net("add", Add(x, inplace=True), y)

@@ -4,11 +4,11 @@ LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to documen
 28x28 digits to 32x32; at 28 the first fully connected layer sees 16x4x4 values, at 32 the paper's 16x5x5.
 """
 
-from cnnbench.archs.layers import Activation, Conv, Flatten, Linear, MaxPool, Shape
+from cnnbench.archs.layers import Activation, Conv, Flatten, Linear, MaxPool, Value
 from cnnbench.archs.network import Net
 
 
-def lenet5(net: Net, x: Shape, classes: int) -> Shape:
+def lenet5(net: Net, x: Value, classes: int) -> Value:
     """conv 6 - pool - conv 16 - pool - 120 - 84 - classes."""
     x = net("conv1", Conv(6, kernel=5), x)
     x = net("relu1", Activation(), x)

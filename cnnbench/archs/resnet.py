@@ -5,8 +5,10 @@ convolution, as in torchvision ("v1.5"); the paper has it on the first 1x1, whic
 4.1 G MACs. ResNeXt: Xie et al. 2016, table 1. Wide ResNet: Zagoruyko & Komodakis 2016, section 2.
 """
 
+import math
 from dataclasses import dataclass
 
+from cnnbench.archs.blocks import round_channels
 from cnnbench.archs.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -16,9 +18,9 @@ from cnnbench.archs.layers import (
     Flatten,
     Linear,
     MaxPool,
-    Shape,
+    Value,
 )
-from cnnbench.archs.network import Describe, Net
+from cnnbench.archs.network import Net
 
 EXPANSION = 4
 """A bottleneck puts out so many times the channels that its stage is named by."""
@@ -31,101 +33,73 @@ BLOCKS_PER_STAGE = {
     152: (3, 8, 36, 3),
 }
 
-
-@dataclass(frozen=True)
-class BasicBlock:
-    """Two 3x3 convolutions (figure 5, left)."""
-
-    def __call__(self, net: Net, x: Shape, width: int, stride: int) -> Shape:
-        """From x to `width` channels."""
-        y = net("conv1", Conv(width, kernel=3, stride=stride, padding=1, bias=False), x)
-        y = net("bn1", BatchNorm(), y)
-        y = net("relu1", Activation(), y)
-        y = net("conv2", Conv(width, kernel=3, padding=1, bias=False), y)
-        y = net("bn2", BatchNorm(), y)
-        y = net("add", Add(_shortcut(net, x, width, stride)), y)
-        return net("relu2", Activation(), y)
+RELU = Activation(inplace=True)
 
 
 @dataclass(frozen=True)
-class Bottleneck:
-    """1x1 to fewer channels, 3x3, 1x1 to more (figure 5, right); grouped for ResNeXt, wider for Wide ResNet."""
+class ResNet:
+    """Stages of 64, 128, 256, 512 channels, with so many blocks each (table 1)."""
 
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    """1x1, 3x3, 1x1 convolutions, which figure 5 shows on the right; else two 3x3, on the left."""
     groups: int = 1
+    """Of the bottleneck's 3x3: ResNeXt's cardinality."""
     width_per_group: int = 64
+    """Channels of each group in the first stage: ResNeXt's d, Wide ResNet's 64 k."""
+    width: float = 1.0
+    """Channels of every stage, times this."""
+    depth: float = 1.0
+    """Blocks of every stage, times this, rounded up."""
+    stride_on_first: bool = False
+    """Downsample in the bottleneck's first convolution, as the paper does."""
 
-    def __call__(self, net: Net, x: Shape, width: int, stride: int) -> Shape:
-        """From x to four times `width` channels."""
-        inner = width * self.width_per_group // 64 * self.groups
-        outer = width * EXPANSION
-        y = net("conv1", Conv(inner, kernel=1, bias=False), x)
-        y = net("bn1", BatchNorm(), y)
-        y = net("relu1", Activation(), y)
-        y = net("conv2", Conv(inner, kernel=3, stride=stride, padding=1, groups=self.groups, bias=False), y)
-        y = net("bn2", BatchNorm(), y)
-        y = net("relu2", Activation(), y)
-        y = net("conv3", Conv(outer, kernel=1, bias=False), y)
-        y = net("bn3", BatchNorm(), y)
-        y = net("add", Add(_shortcut(net, x, outer, stride)), y)
-        return net("relu3", Activation(), y)
-
-
-def _shortcut(net: Net, x: Shape, channels: int, stride: int) -> Shape:
-    """The input itself, or a 1x1 projection of it where its shape must change (section 3.3, option B)."""
-    if stride == 1 and x[0] == channels:
-        return x
-    x = net("downsample.0", Conv(channels, kernel=1, stride=stride, bias=False), x)
-    return net("downsample.1", BatchNorm(), x)
-
-
-def resnet(blocks: tuple[int, ...], block: BasicBlock | Bottleneck) -> Describe:
-    """A ResNet with so many blocks in its stages of 64, 128, 256, 512 (table 1)."""
-
-    def describe(net: Net, x: Shape, classes: int) -> Shape:
-        x = net("conv1", Conv(64, kernel=7, stride=2, padding=3, bias=False), x)
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        base = round_channels(64 * self.width)
+        x = net("conv1", Conv(base, kernel=7, stride=2, padding=3, bias=False), x)
         x = net("bn1", BatchNorm(), x)
-        x = net("relu", Activation(), x)
+        x = net("relu", RELU, x)
         x = net("maxpool", MaxPool(3, stride=2, padding=1), x)
-        for stage, depth in enumerate(blocks):
-            for index in range(depth):
+        block = self._bottleneck if self.bottleneck else self._basic_block
+        for stage, blocks in enumerate(self.blocks):
+            for index in range(math.ceil(blocks * self.depth)):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = block(net.inside(f"layer{stage + 1}.{index}"), x, 64 * 2**stage, stride)
+                x = block(net.inside(f"layer{stage + 1}.{index}"), x, base * 2**stage, stride)
         x = net("avgpool", AdaptiveAvgPool(1), x)
         x = net("flatten", Flatten(), x)
         return net("fc", Linear(classes), x)
 
-    return describe
+    def _basic_block(self, net: Net, x: Value, channels: int, stride: int) -> Value:
+        """Two 3x3 convolutions."""
+        y = net("conv1", Conv(channels, kernel=3, stride=stride, padding=1, bias=False), x)
+        y = net("bn1", BatchNorm(), y)
+        y = net("relu1", RELU, y)
+        y = net("conv2", Conv(channels, kernel=3, padding=1, bias=False), y)
+        y = net("bn2", BatchNorm(), y)
+        y = net("add", Add(_shortcut(net, x, channels, stride), inplace=True), y)
+        return net("relu2", RELU, y)
+
+    def _bottleneck(self, net: Net, x: Value, channels: int, stride: int) -> Value:
+        """1x1 to fewer channels, 3x3, 1x1 to more; grouped for ResNeXt, wider for Wide ResNet."""
+        inner = channels * self.width_per_group // 64 * self.groups
+        outer = channels * EXPANSION
+        first, second = (stride, 1) if self.stride_on_first else (1, stride)
+        y = net("conv1", Conv(inner, kernel=1, stride=first, bias=False), x)
+        y = net("bn1", BatchNorm(), y)
+        y = net("relu1", RELU, y)
+        y = net("conv2", Conv(inner, kernel=3, stride=second, padding=1, groups=self.groups, bias=False), y)
+        y = net("bn2", BatchNorm(), y)
+        y = net("relu2", RELU, y)
+        y = net("conv3", Conv(outer, kernel=1, bias=False), y)
+        y = net("bn3", BatchNorm(), y)
+        y = net("add", Add(_shortcut(net, x, outer, stride), inplace=True), y)
+        return net("relu3", RELU, y)
 
 
-def resnet_cifar(net: Net, x: Shape, classes: int) -> Shape:
-    """A small ResNet for 32x32 images: 64, 128, 256 channels, two identity blocks each, biases kept.
-
-    Unlike the paper's CIFAR networks (section 4.2), whose blocks do the downsampling, plain convolutions between the
-    stages do, and every convolution has a bias.
-    """
-    x = net("conv1", Conv(64, kernel=3, padding=1), x)
-    x = net("bn1", BatchNorm(), x)
-    x = net("relu", Activation(), x)
-    for stage, channels in enumerate((64, 128, 256), start=1):
-        layer = net.inside(f"layer{stage}")
-        first_block = 0
-        if stage > 1:
-            x = layer("0", Conv(channels, kernel=3, stride=2, padding=1), x)
-            x = layer("1", BatchNorm(), x)
-            x = layer("2", Activation(), x)
-            first_block = 3
-        for index in range(first_block, first_block + 2):
-            x = _identity_block(layer.inside(f"{index}"), x)
-    x = net("avgpool", AdaptiveAvgPool(1), x)
-    x = net("flatten", Flatten(), x)
-    return net("fc", Linear(classes), x)
-
-
-def _identity_block(net: Net, x: Shape) -> Shape:
-    y = net("conv1", Conv(x[0], kernel=3, padding=1), x)
-    y = net("bn1", BatchNorm(), y)
-    y = net("relu1", Activation(), y)
-    y = net("conv2", Conv(x[0], kernel=3, padding=1), y)
-    y = net("bn2", BatchNorm(), y)
-    y = net("add", Add(x), y)
-    return net("relu2", Activation(), y)
+def _shortcut(net: Net, x: Value, channels: int, stride: int) -> Value:
+    """The input itself, or a 1x1 projection of it where its shape must change (section 3.3, option B)."""
+    if stride == 1 and x.channels == channels:
+        return x
+    x = net("downsample.0", Conv(channels, kernel=1, stride=stride, bias=False), x)
+    return net("downsample.1", BatchNorm(), x)

@@ -1,10 +1,10 @@
 """The two-convolution network of many introductions to MNIST, with 3x3 kernels and one hidden layer."""
 
-from cnnbench.archs.layers import Activation, Conv, Dropout, Flatten, Linear, MaxPool, Shape
+from cnnbench.archs.layers import Activation, Conv, Dropout, Flatten, Linear, MaxPool, Value
 from cnnbench.archs.network import Net
 
 
-def simple_cnn(net: Net, x: Shape, classes: int) -> Shape:
+def simple_cnn(net: Net, x: Value, classes: int) -> Value:
     """conv 32 - pool - conv 64 - pool - 128 - classes."""
     x = net("conv1", Conv(32, kernel=3), x)
     x = net("relu1", Activation(), x)

@@ -70,7 +70,9 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
     graph, opset, problem = folder / GRAPH, None, None
     try:
         with stage("export"):
-            opset = inference.export(module, images[: inference.EXPORT_BATCH], graph)
+            program = inference.trace(module, images[: inference.EXPORT_BATCH])
+            heard = witnesses.hear_graph(heard, program)
+            opset = inference.save(program, module, graph)
         with stage("check"):
             inference.check(graph)
     except Exception as error:

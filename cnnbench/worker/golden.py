@@ -12,22 +12,24 @@ CONDITIONING_BATCH = 4
 COARSE_SIDE = 4
 
 
-def images(count: int, image: tuple[int, int, int], seed: int) -> Tensor:
-    """(count, C, H, W) float32 with structure at a coarse and a fine scale, mean 0 and standard deviation 1 each.
+def images(count: int, image: tuple[int, ...], seed: int) -> Tensor:
+    """(count, C, H, W) or (count, C, L) float32 with structure at a coarse and a fine scale, mean 0 and deviation 1.
 
     White noise alone would look the same to any network that averages over the image. Zeros or constants are never
     used: values change what arithmetic costs on some devices.
     """
     generator = torch.Generator().manual_seed(seed)
-    channels, height, width = image
-    coarse = torch.randn(count, channels, COARSE_SIDE, COARSE_SIDE, generator=generator)
-    smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    mixed = smooth + 0.5 * torch.randn(count, channels, height, width, generator=generator)
-    mean, std = mixed.mean((1, 2, 3), keepdim=True), mixed.std((1, 2, 3), keepdim=True)
+    channels, *size = image
+    coarse = torch.randn(count, channels, *(COARSE_SIDE,) * len(size), generator=generator)
+    mode = "linear" if len(size) == 1 else "bilinear"
+    smooth = nn.functional.interpolate(coarse, size=tuple(size), mode=mode, align_corners=False)
+    mixed = smooth + 0.5 * torch.randn(count, *image, generator=generator)
+    axes = tuple(range(1, mixed.ndim))
+    mean, std = mixed.mean(axes, keepdim=True), mixed.std(axes, keepdim=True)
     return (mixed - mean) / std
 
 
-def condition(module: nn.Module, image: tuple[int, int, int], seed: int) -> None:
+def condition(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
     """Give random weights that carry signal, in place, so that a wrong graph shows.
 
     Two things hide errors in a fresh network. Constant parameters (a scale of one, a shift of zero, a layer scale of

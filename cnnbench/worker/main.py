@@ -99,7 +99,7 @@ class Worker:
                 from cnnbench.worker import models, witnesses
 
                 module, image = models.build(request.spec)
-                return witnesses.hear(module, image, request.spec)
+                return witnesses.hear_export(witnesses.hear(module, image, request.spec), module, image)
             case Build():
                 from cnnbench.worker.artifact import build_artifact
 

@@ -13,8 +13,10 @@ from cnnbench.archs import catalogue
 from cnnbench.case import ModelSpec
 from cnnbench.errors import ModelError, unknown
 
-Image = tuple[int, int, int]
+Image = tuple[int, ...]
+"""(C, H, W) of one image, or (C, L) of one signal."""
 DEFAULT_IMAGE: Image = (3, 224, 224)
+DEFAULT_SIGNAL = (1024,)
 DEFAULT_CLASSES = 1000
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss (Szegedy et al. 2014, section 5)."""
@@ -30,8 +32,7 @@ def build(spec: ModelSpec) -> tuple[nn.Module, Image]:
     if arch and not arch.from_torchvision:
         from cnnbench.worker.networks import NETWORKS
 
-        channels, *_ = arch.image
-        image = (channels, *(spec.image_size or arch.image_size))
+        image = (arch.image[0], *arch.full_size(spec.image_size))
         return NETWORKS[spec.model](image, spec.classes or arch.classes), image
     if spec.model.startswith("timm/"):
         return _timm(spec)
@@ -143,9 +144,13 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
         raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
-    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
     channels = first.in_channels if first else DEFAULT_IMAGE[0]
-    return module.float(), (channels, *(spec.image_size or DEFAULT_IMAGE[1:]))
+    sides = len(first.kernel_size) if first else 2
+    return module.float(), (
+        channels,
+        *(spec.image_size or (DEFAULT_SIGNAL if sides == 1 else DEFAULT_IMAGE[1:]))[:sides],
+    )
 
 
 def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:

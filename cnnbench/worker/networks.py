@@ -3,6 +3,10 @@
 Each takes the shape of its images and its number of classes, so that its first fully connected layer fits any size.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +22,7 @@ def _pooled(size: int, *steps: int) -> int:
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max-pooling (LeCun et al. 1998). Input (N, C, H, W)."""
 
-    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image: tuple[int, ...], classes: int) -> None:
         super().__init__()
         channels, height, width = image
         self.conv1 = nn.Conv2d(channels, 6, 5)
@@ -41,7 +45,7 @@ class LeNet5(nn.Module):
 class SimpleCNN(nn.Module):
     """Two 3x3 convolutions and one hidden layer. Input (N, C, H, W)."""
 
-    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image: tuple[int, ...], classes: int) -> None:
         super().__init__()
         channels, height, width = image
         self.conv1 = nn.Conv2d(channels, 32, 3)
@@ -63,7 +67,7 @@ class SimpleCNN(nn.Module):
 class VGGStyle(nn.Module):
     """Three stacks of two 3x3 convolutions, each pooled. Input (N, C, H, W)."""
 
-    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image: tuple[int, ...], classes: int) -> None:
         super().__init__()
         channels, height, width = image
         layers: list[nn.Module] = []
@@ -82,15 +86,19 @@ class VGGStyle(nn.Module):
         return logits
 
 
+Norm = Callable[[int], nn.Module]
+"""A normalisation, from its number of channels."""
+
+
 class IdentityBlock(nn.Module):
     """Two 3x3 convolutions whose output is added to their input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
@@ -101,24 +109,24 @@ class IdentityBlock(nn.Module):
 class ResNetCIFAR(nn.Module):
     """A small ResNet whose stages are joined by plain strided convolutions. Input (N, C, H, W)."""
 
-    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image: tuple[int, ...], classes: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(image[0], 64, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(IdentityBlock(64), IdentityBlock(64))
-        self.layer2 = self._stage(64, 128)
-        self.layer3 = self._stage(128, 256)
+        self.bn1 = norm(64)
+        self.layer1 = nn.Sequential(IdentityBlock(64, norm), IdentityBlock(64, norm))
+        self.layer2 = self._stage(64, 128, norm)
+        self.layer3 = self._stage(128, 256, norm)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(256, classes)
 
     @staticmethod
-    def _stage(in_channels: int, channels: int) -> nn.Sequential:
+    def _stage(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, stride=2, padding=1),
-            nn.BatchNorm2d(channels),
+            norm(channels),
             nn.ReLU(),
-            IdentityBlock(channels),
-            IdentityBlock(channels),
+            IdentityBlock(channels, norm),
+            IdentityBlock(channels, norm),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,9 +137,49 @@ class ResNetCIFAR(nn.Module):
         return logits
 
 
-NETWORKS: dict[str, type[LeNet5 | SimpleCNN | VGGStyle | ResNetCIFAR]] = {
+class MLP(nn.Module):
+    """One hidden layer on all pixels. Input (N, C, H, W)."""
+
+    def __init__(self, image: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(math.prod(image), 128)
+        self.fc2 = nn.Linear(128, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
+        return logits
+
+
+class CNN1D(nn.Module):
+    """Three convolutions over time, each halving the length. Input (N, C, L)."""
+
+    def __init__(self, image: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = image[0]
+        for channels, kernel in ((16, 7), (32, 5), (64, 3)):
+            conv = nn.Conv1d(before, channels, kernel, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm1d(channels), nn.ReLU(), nn.MaxPool1d(2)]
+            before = channels
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool1d(1)
+        self.fc = nn.Linear(before, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
+        return logits
+
+
+NETWORKS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "lenet5": LeNet5,
+    "lenet5_32": LeNet5,
+    "mlp": MLP,
+    "cnn1d": CNN1D,
     "simple_cnn": SimpleCNN,
     "vgg_style": VGGStyle,
     "resnet_cifar": ResNetCIFAR,
+    "resnet_cifar_gn": partial(ResNetCIFAR, norm=partial(nn.GroupNorm, 32)),
+    "resnet_cifar_in": partial(ResNetCIFAR, norm=nn.InstanceNorm2d),
 }

@@ -5,30 +5,31 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cnnbench.archs import catalogue
 from cnnbench.case import ModelSpec
 from cnnbench.record import Counts, Published, Witnesses
 from cnnbench.units import FLOP_PER_MAC
+from cnnbench.worker import onnx_graph
+from cnnbench.worker.backward import backward
+from cnnbench.worker.export import inference
 
 MAC_OPERATORS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 """fvcore's names of the operators that multiply and accumulate; it also counts normalisation, which is none."""
 
 
-def hear(module: nn.Module, image: tuple[int, int, int], spec: ModelSpec) -> Witnesses:
+def hear(module: nn.Module, image: tuple[int, ...], spec: ModelSpec) -> Witnesses:
     """Every witness on one image, in inference mode."""
     module = module.eval()
     x = torch.zeros(1, *image)
     counted: dict[str, Counts] = {"module": own_parameters(module)}
     silent: dict[str, str] = {}
-    try:
-        counted["dispatch"] = dispatched(module, x)
-    except Exception as error:
-        silent["dispatch"] = f"{type(error).__name__}: {error}"[:300]
-    try:
-        counted["fvcore"] = traced(module, x)
-    except Exception as error:
-        silent["fvcore"] = f"{type(error).__name__}: {error}"[:300]
+    for name, witness in (("dispatch", dispatched), ("fvcore", traced), ("backward", backward)):
+        try:
+            counted[name] = witness(module, x)
+        except Exception as error:
+            silent[name] = _why(error)
     arch = catalogue.find(spec.model)
     return Witnesses(
         closed_form=closed_form(spec, image) if arch else None,
@@ -38,10 +39,33 @@ def hear(module: nn.Module, image: tuple[int, int, int], spec: ModelSpec) -> Wit
     )
 
 
-def closed_form(spec: ModelSpec, image: tuple[int, int, int]) -> Counts:
+def hear_graph(heard: Witnesses, program: torch.onnx.ONNXProgram) -> Witnesses:
+    """The same with the exported graph's word, before it is optimised."""
+    try:
+        return heard.model_copy(update={"counted": {**heard.counted, "onnx": onnx_graph.counted(program.model)}})
+    except Exception as error:
+        return heard.model_copy(update={"silent": {**heard.silent, "onnx": _why(error)}})
+
+
+def hear_export(heard: Witnesses, module: nn.Module, image: tuple[int, ...]) -> Witnesses:
+    """The same with the word of a graph that is exported for this alone."""
+    try:
+        program = inference.trace(module, torch.zeros(1, *image), dynamic_batch=False)
+    except Exception as error:
+        return heard.model_copy(update={"silent": {**heard.silent, "onnx": _why(error)}})
+    return hear_graph(heard, program)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def closed_form(spec: ModelSpec, image: tuple[int, ...]) -> Counts:
     """What the formulas say."""
-    network = catalogue.get(spec.model).network((image[1], image[2]), spec.classes)
-    return {layer.name: (layer.params, layer.macs) for layer in network.layers if layer.params or layer.macs}
+    network = catalogue.get(spec.model).network(image[1:], spec.classes)
+    inference_macs = {layer.name: layer.macs for layer in network.inference}
+    counts = {layer.name: (layer.params, inference_macs.get(layer.name, 0)) for layer in network.layers}
+    return {name: count for name, count in counts.items() if any(count)}
 
 
 def own_parameters(module: nn.Module) -> Counts:
@@ -55,10 +79,13 @@ def own_parameters(module: nn.Module) -> Counts:
 
 def dispatched(module: nn.Module, x: torch.Tensor) -> Counts:
     """MACs as torch's dispatcher sees them: every convolution and matrix product that is executed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
+    return _by_module(module, counter)
+
+
+def _by_module(module: nn.Module, counter: FlopCounterMode) -> Counts:
+    """What torch's counter has seen, by the module that each count belongs to itself."""
     root = type(module).__name__
     inclusive = {
         name.removeprefix(root).removeprefix("."): sum(flops.values())

@@ -16,12 +16,13 @@ PROTOBUF_LIMIT_BYTES = 1_800_000_000
 """Above it weights stand in a second file: a protobuf message cannot exceed 2 GiB."""
 
 
-def export(module: nn.Module, x: Tensor, file: Path) -> int:
-    """Write the graph of the module in inference mode and return its opset; x (2, C, H, W) is traced.
+def trace(module: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -> torch.onnx.ONNXProgram:
+    """The graph of the module in inference mode, not yet optimised: each node names the module that it comes from.
 
-    Raises whatever torch's exporter raises, when it cannot.
+    x is (2, C, H, W) for a dynamic batch, else of the batch that the graph is to have. Raises whatever torch's exporter
+    raises, when it cannot.
     """
-    assert x.shape[0] == EXPORT_BATCH
+    assert x.shape[0] == EXPORT_BATCH or not dynamic_batch
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -30,12 +31,21 @@ def export(module: nn.Module, x: Tensor, file: Path) -> int:
             module,
             (x,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            optimize=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
             input_names=[INPUT],
             output_names=[OUTPUT],
             verbose=False,
         )
-        assert program is not None
+    assert program is not None
+    return program
+
+
+def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path) -> int:
+    """Optimise the graph, write it, and return its opset."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program.optimize()
         program.save(str(file), external_data=_bytes(module) > PROTOBUF_LIMIT_BYTES)
     return int(program.model.opset_imports[""])
 

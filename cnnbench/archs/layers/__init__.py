@@ -1,0 +1,40 @@
+"""The formulas of each kind of layer, on the shape of one image."""
+
+from cnnbench.archs.layers.join import Add, Concat, Flatten, Permute, Scale, Shuffle, Split
+from cnnbench.archs.layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
+from cnnbench.archs.layers.op import Op, PerAxis, Saved, Shape, Terms, Value, spelled, written_out
+from cnnbench.archs.layers.pointwise import Activation, Dropout, LayerScale, StochasticDepth
+from cnnbench.archs.layers.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from cnnbench.archs.layers.weighted import Conv, Linear, MatMul
+
+__all__ = [
+    "Activation",
+    "AdaptiveAvgPool",
+    "Add",
+    "AvgPool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Dropout",
+    "Flatten",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LayerScale",
+    "Linear",
+    "MatMul",
+    "MaxPool",
+    "Op",
+    "PerAxis",
+    "Permute",
+    "Saved",
+    "Scale",
+    "Shape",
+    "Shuffle",
+    "Split",
+    "StochasticDepth",
+    "Terms",
+    "Value",
+    "spelled",
+    "written_out",
+]

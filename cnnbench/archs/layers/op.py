@@ -1,0 +1,174 @@
+"""What every kind of layer has: a shape that comes out, parameters, multiplications, other work, and what it keeps.
+
+A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector: the batch is left out, because every formula
+is per image.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cnnbench.errors import ShapeError, TooSmall
+from cnnbench.units import FLOAT_BYTES
+
+Shape = tuple[int, ...]
+PerAxis = int | tuple[int, ...]
+
+Terms = tuple[tuple[int, ...], ...]
+"""A sum of products, as formulas are written out: ((3, 3, 32, 64), (64,)) is 3*3*32*64 + 64."""
+
+
+def total(terms: Terms) -> int:
+    """What a sum of products comes to."""
+    return sum(math.prod(factors) for factors in terms)
+
+
+def written_out(terms: Terms) -> str:
+    """A sum of products as people write it: `3*3*32*64 + 64`; empty for no terms."""
+    return " + ".join("*".join(map(str, factors)) for factors in terms)
+
+
+def per_axis(value: PerAxis, axes: int) -> tuple[int, ...]:
+    """One value for each spatial axis: 3 becomes (3, 3) for an image."""
+    values = (value,) * axes if isinstance(value, int) else value
+    assert len(values) == axes, f"{value} does not fit {axes} spatial axes"
+    return values
+
+
+def spelled(shape: Shape) -> str:
+    """A shape as people write it: 64x7x7."""
+    return "x".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class Value:
+    """What flows from layer to layer: a shape, and where it comes from."""
+
+    shape: Shape
+    layer: int | None = None
+    """Place of the layer that made it; None for the image."""
+    storage: int = 0
+    """Values that share memory, such as a view and what it looks at, have the same number."""
+    requires_grad: bool = False
+    """Whether a parameter had a part in it, so that training sends a gradient back to it."""
+
+    @property
+    def channels(self) -> int:
+        """C: the first axis."""
+        return self.shape[0]
+
+    @property
+    def bytes(self) -> int:
+        """In float32, for one image."""
+        return math.prod(self.shape) * FLOAT_BYTES
+
+
+class Saved(NamedTuple):
+    """What PyTorch's autograd keeps of a layer until its backward pass."""
+
+    input: bool = False
+    output: bool = False
+    others: bool = False
+    """The further inputs of a layer that joins several."""
+    bytes_per_image: int = 0
+    """Beside these: indices, noise, copies, at the batch's own size."""
+    bytes_per_batch: int = 0
+    """Beside these, whatever the batch: the statistics of a batch normalisation."""
+
+
+class Op(ABC):
+    """A layer's kind: what it does to a shape, what it holds, what it computes. `repr` gives its settings."""
+
+    def check(self, x: Shape) -> None:
+        """Raises ShapeError if the layer cannot take x."""
+        return
+
+    @abstractmethod
+    def output_shape(self, x: Shape) -> Shape:
+        """The shape that comes out for an x that passed `check`: plain arithmetic, that symbols can pass through."""
+
+    def param_terms(self, x: Shape) -> Terms:
+        """Learned parameters (buffers such as running statistics are not counted)."""
+        return ()
+
+    def mac_terms(self, x: Shape) -> Terms:
+        """Multiply-accumulates for one image: a multiplication with an addition, in convolutions and matrix products.
+
+        Bias additions, normalisation, activations and pooling are not MACs, like in torchvision's and the papers'
+        figures; they are `elementwise`.
+        """
+        return ()
+
+    def elementwise(self, x: Shape) -> int:
+        """Other arithmetic for one image in inference: sums, products, comparisons or functions of single values."""
+        return 0
+
+    def saved(self, x: Shape) -> Saved:
+        """What PyTorch's autograd keeps for the backward pass, when it records."""
+        return Saved()
+
+    @property
+    def others(self) -> tuple[Value, ...]:
+        """The further inputs of a layer that joins several."""
+        return ()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether what comes out lies in the memory of what went in: a view, or a function applied in place."""
+        return False
+
+    @property
+    def hands_gradient_on(self) -> bool:
+        """Whether its backward pass hands on the gradient it got, or parts of it, without computing another."""
+        return False
+
+    @property
+    def only_trains(self) -> bool:
+        """Whether it does nothing in inference: dropout."""
+        return False
+
+    def macs(self, x: Shape) -> int:
+        """`mac_terms`, summed."""
+        return total(self.mac_terms(x))
+
+    def params(self, x: Shape) -> int:
+        """`param_terms`, summed."""
+        return total(self.param_terms(x))
+
+
+def windows(x: Shape, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis, ceil: bool) -> Shape:
+    """How many windows fit on each spatial axis: floor((n + 2p - d(k - 1) - 1) / s) + 1.
+
+    With `ceil`, a last window that starts inside the input or its left padding counts too
+    (torch.nn.MaxPool2d, ceil_mode).
+    """
+    counts = []
+    for n, k, s, p, d in _axes(x, kernel, stride, padding, dilation):
+        room = n + 2 * p - d * (k - 1) - 1
+        count = (-(-room // s) if ceil else room // s) + 1
+        if ceil and d * (k - 1) + 1 < s + p:  # else the last window always starts inside
+            count = min(count, -(-(n + p) // s))
+        counts.append(count)
+    return tuple(counts)
+
+
+def check_windows(
+    x: Shape, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis = 1, ceil: bool = False
+) -> None:
+    """Raises ShapeError if x has no spatial axis, or an axis of it is too short for a single window."""
+    if len(x) < 2:
+        raise ShapeError(f"expected channels and at least one spatial axis, got {spelled(x)}")
+    counts = windows(x, kernel, stride, padding, dilation, ceil)
+    for (n, k, _, p, d), count in zip(_axes(x, kernel, stride, padding, dilation), counts, strict=True):
+        if n < 1 or count < 1:
+            raise TooSmall(
+                f"nothing is left: its input is {spelled(x)}, its window {k} wide with padding {p}"
+                + (f" and dilation {d}" if d != 1 else "")
+            )
+
+
+def _axes(x: Shape, *settings: PerAxis) -> list[tuple[int, ...]]:
+    """The size of each spatial axis with its settings."""
+    axes = len(x) - 1
+    return list(zip(x[1:], *(per_axis(setting, axes) for setting in settings), strict=True))
