@@ -91,7 +91,7 @@ def _compare_backward(network: Network, counts: Counts | None, found: Findings) 
         name, groups = max(wrong.items(), key=lambda item: item[1])
         found.explained.append(
             f"backward: torch's counter leaves `groups` out of the weight gradients of {len(wrong)} convolutions: "
-            f"of {name}, it counts {groups} times too many"
+            f"that of {name} it takes for {groups} times what it is"
         )
 
 
@@ -116,11 +116,11 @@ def _compare_papers(spec: ModelSpec, found: Findings) -> None:
     for figure in figures_of(arch.name):
         if figure.agrees(arch):
             continue
-        said = f"{figure.source}: {figure.printed} {figure.unit} {figure.what}"
+        said = f"{figure.source}: {figure}"
         if figure.is_explained(arch):
             found.explained.append(f"{said}: {figure.reason}")
         else:
-            found.disagreements.append(f"{figure.counted(arch):,} {figure.what} by formula; {said}")
+            found.disagreements.append(f"{figure.counted(arch):,} by formula; {said}")
 
 
 def _compare_totals(spec: ModelSpec, witnesses: Witnesses, found: Findings) -> None:

@@ -4,7 +4,7 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 `{"op": "probe", "runtime": "ort", "device": "cpu"}`.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -31,6 +31,35 @@ class Count(Frozen):
 
     op: Literal["count"] = "count"
     spec: ModelSpec
+
+
+class Walk(Frozen):
+    """Read a module as it runs, for a model that has no closed form."""
+
+    op: Literal["walk"] = "walk"
+    spec: ModelSpec
+
+
+class Step(Frozen):
+    """One layer of a module, as it was run for one image."""
+
+    name: str
+    op: str
+    """The layer's kind, such as `Conv`."""
+    settings: dict[str, Any]
+    inputs: list[tuple[int, tuple[int, ...]]]
+    """For each, the place of the step whose memory it lies in (-1: the image's), and its shape for one image."""
+    shape: tuple[int, ...]
+    """What came out, for one image."""
+
+
+class Walked(Frozen):
+    """All steps, in order, and what they should add up to."""
+
+    input_shape: tuple[int, ...]
+    steps: list[Step]
+    params: dict[str, int]
+    """Parameters by the submodule that holds them."""
 
 
 class Build(Frozen):
@@ -143,8 +172,8 @@ class Failure(Frozen):
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
 
 
-Request = Resolve | Count | Build | Load | Open | Warm | Sample | Close | Probe
-Reply = Resolved | Witnesses | ArtifactFacts | Loaded | Opened | Warmed | Sampled | Closed | Probed | Failure
+Request = Resolve | Count | Walk | Build | Load | Open | Warm | Sample | Close | Probe
+Reply = Resolved | Witnesses | Walked | ArtifactFacts | Loaded | Opened | Warmed | Sampled | Closed | Probed | Failure
 
 
 class _Requests:

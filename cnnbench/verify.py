@@ -5,6 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cnnbench import counts, machine
+from cnnbench.archs import catalogue
+from cnnbench.archs.published import figures_of
+from cnnbench.archs.training import backward_macs
 from cnnbench.case import Frozen, ModelSpec
 from cnnbench.messages import Count
 from cnnbench.process import Worker
@@ -22,8 +25,10 @@ class Verdict(Frozen):
     """By witness."""
     macs: dict[str, int]
     """By witness, for one image."""
-    published_params: int | None
-    published_giga_macs: float | None
+    backward: dict[str, int]
+    """MACs of the backward pass by witness, for one image."""
+    published: dict[str, str]
+    """By source: what torchvision and the papers print, auxiliary heads left out or not."""
     silent: dict[str, str]
     disagreements: list[str]
     explained: list[str]
@@ -50,7 +55,6 @@ def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
     found = counts.find(spec, witnesses)
     everyone = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
     everyone |= witnesses.counted
-    published = witnesses.published
     return Verdict(
         model=spec.label,
         image_size=spec.image_size,
@@ -64,9 +68,34 @@ def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
             for name, found in everyone.items()
             if counts.MACS in counts.SPEAKS_OF.get(name, (counts.MACS,))
         },
-        published_params=published.params if published else None,
-        published_giga_macs=published.giga_macs if published else None,
+        backward=_backward(spec, witnesses),
+        published=_published(spec, witnesses),
         silent=witnesses.silent,
         disagreements=found.disagreements,
         explained=found.explained,
     )
+
+
+def _backward(spec: ModelSpec, witnesses: Witnesses) -> dict[str, int]:
+    totals = {}
+    arch = catalogue.find(spec.model)
+    if arch is not None:
+        layers = arch.network(spec.image_size, spec.classes).layers
+        totals["closed form"] = sum(map(backward_macs, layers))
+    if "backward" in witnesses.counted:
+        totals["dispatch"] = counts.total(witnesses.counted["backward"], counts.MACS)
+    return totals
+
+
+def _published(spec: ModelSpec, witnesses: Witnesses) -> dict[str, str]:
+    printed: dict[str, list[str]] = {}
+    published = witnesses.published
+    if published is not None:
+        figures = [f"{published.params:,} parameters"]
+        if published.giga_macs is not None:
+            figures.append(f"{published.giga_macs} G MACs")
+        printed[f"torchvision, {published.weights}"] = figures
+    arch = catalogue.find(spec.model)
+    for figure in figures_of(arch.name) if arch else ():
+        printed.setdefault(figure.source, []).append(str(figure))
+    return {source: ", ".join(figures) for source, figures in printed.items()}

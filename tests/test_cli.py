@@ -6,9 +6,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from cnnbench.archs.catalogue import ARCHS
 from tests.conftest import Cli
 
-COMMANDS = ["run", "list", "cases", "count", "verify", "export", "report", "compare", "doctor", "schema"]
+COMMANDS = ["run", "list", "cases", "count", "show", "verify", "export", "report", "compare", "doctor", "schema"]
 
 
 def test_help_lists_every_command_and_each_has_an_example(cli: Cli) -> None:
@@ -27,8 +28,44 @@ def test_count_gives_layers_in_json(cli: Cli) -> None:
         "output_shape": [1, 6, 24, 24],
         "params": 156,
         "macs": 86_400,
+        "elementwise": 3_456,  # a bias for each value
+        "weight_bytes": 624,
+        "activation_bytes": 13_824,
+        "moved_bytes": 3_136 + 624 + 13_824,
+        "training_only": False,
     }
     assert sum(layer["macs"] for layer in lenet["layers"]) == lenet["macs"]
+
+
+def test_count_without_a_model_counts_all(cli: Cli) -> None:
+    lines = cli("count").stdout.splitlines()
+    assert len(lines) == len(ARCHS) + 1
+    assert any(line.split() == ["resnet18", "11,689,512", "1,814,073,344"] for line in lines)
+
+
+def test_what_if_gives_another_member_of_the_family(cli: Cli) -> None:
+    (b1,) = json.loads(cli("count", "efficientnet_b0", "--what-if", "depth=1.1,resolution=240", "--json").stdout)
+    assert (b1["params"], b1["macs"]) == (7_794_184, ARCHS["efficientnet_b1"].network().macs)
+    said = cli("count", "mobilenet_v2", "--what-if", "width=0.5").stdout
+    assert "0.562 x the parameters and 0.323 x the MACs of mobilenet_v2" in said
+
+
+def test_show_puts_the_numbers_into_the_formulas(cli: Cli) -> None:
+    shown = cli("show", "simple_cnn", "--batch", "2").stdout
+    assert "3*3*32*64 + 64 = 18,496" in shown
+    assert "2*11*11*64*3*3*32 = 4,460,544" in shown
+    assert "parameters   fc1 91.1 %" in shown  # what dominates
+
+
+def test_show_gives_totals_as_expressions(cli: Cli) -> None:
+    assert "parameters = 11,176,512 + 513 K" in cli("show", "resnet18", "--formula").stdout
+
+
+def test_show_reads_a_users_own_module_as_it_runs(cli: Cli) -> None:
+    shown = json.loads(cli("show", "own_models:works", "--image-size", "32", "--json").stdout)
+    assert (shown["params"], shown["left_out"]) == (3 * 3 * 3 * 8 + 16 + 45, [])
+    assert shown["macs"] == 30 * 30 * 8 * 27 + 40
+    assert [layer["name"] for layer in shown["layers"]][:3] == ["0", "1", "2"]
 
 
 def test_count_takes_size_classes_and_batch(cli: Cli) -> None:
@@ -48,6 +85,12 @@ def test_count_takes_size_classes_and_batch(cli: Cli) -> None:
             ("count", "lenet5", "--image-size", "0"),
             "--image-size: expected an image of at least one pixel; got '0'",
         ),
+        (("count", "mobilenet_v2", "--what-if", "widht=1"), "did you mean 'width'?"),
+        (("count", "mobilenet_v2", "--what-if", "width"), "--what-if: expected settings such as"),
+        (("count", "mobilenet_v2", "--what-if", "width=-1"), "width: expected a number above zero; got '-1'"),
+        (("count", "--what-if", "width=1"), "--what-if: expected a model"),
+        (("show", "torchvision/vit_b_16", "--formula"), "expected a model with a closed form"),
+        (("show", "own_models:raises"), "raises when it is built: RuntimeError"),
         (("run", "nowhere.yaml"), "no such suite file"),
         (("run", "smoke", "--only", "vgg*"), "fits none of 30"),
         (("run", "smoke", "--budget", "soon"), "--budget: expected a duration"),
@@ -72,7 +115,7 @@ def test_bad_input_is_one_clear_message_and_exit_code_2(cli: Cli, words: tuple[s
 @pytest.mark.parametrize(
     "words",
     [
-        ("count",),
+        ("show",),
         ("count", "lenet5", "--batch", "0"),
         ("list", "modles"),
         ("nothing",),
@@ -109,13 +152,18 @@ def test_verify_agrees_and_shows_every_witness(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     lenet, resnet = json.loads(done.stdout)
     assert lenet["agree"]
-    assert set(lenet["macs"].items()) == {
-        ("closed form", 281_640),
-        ("dispatch", 281_640),
-        ("fvcore", 281_640),
-    }
-    assert resnet["params"] == {"closed form": 11_689_512, "module": 11_689_512}
-    assert (resnet["published_params"], resnet["published_giga_macs"]) == (11_689_512, 1.814)
+    assert lenet["macs"] == dict.fromkeys(("closed form", "dispatch", "fvcore", "onnx"), 281_640)
+    assert resnet["params"] == dict.fromkeys(("closed form", "module", "onnx"), 11_689_512)
+    assert resnet["backward"] == dict.fromkeys(("closed form", "dispatch"), 2 * 1_814_073_344 - 118_013_952)
+    assert resnet["published"]["torchvision, ResNet18_Weights.IMAGENET1K_V1"] == "11,689,512 parameters, 1.814 G MACs"
+    assert resnet["published"]["He et al. 2015, table 1"] == "1.8 G MACs"
+
+
+def test_verify_shows_a_known_difference_with_its_reason(cli: Cli) -> None:
+    done = cli("verify", "googlenet")
+    assert done.returncode == 0, done.stderr
+    assert "googlenet: all agree, 1 known difference(s)  [1 of 1, about 0 s left]" in done.stdout
+    assert "published: 6,624,904 parameters, without the 6,379,984 of the auxiliary heads" in done.stdout
 
 
 def test_export_writes_a_graph_that_onnx_accepts_with_a_dynamic_batch(cli: Cli, home: Path) -> None:

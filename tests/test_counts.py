@@ -3,8 +3,10 @@
 import pytest
 
 from cnnbench import counts
+from cnnbench.archs.catalogue import ARCHS
+from cnnbench.archs.training import backward_macs
 from cnnbench.case import ModelSpec
-from cnnbench.record import Witnesses
+from cnnbench.record import Counts, Witnesses
 from cnnbench.worker import models, witnesses
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
@@ -12,19 +14,25 @@ LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 
 def heard(spec: ModelSpec) -> Witnesses:
     module, image = models.build(spec)
-    return witnesses.hear(module, image, spec)
+    return witnesses.hear_export(witnesses.hear(module, image, spec), module, image)
+
+
+def disagreements(spec: ModelSpec, said: Witnesses) -> list[str]:
+    return counts.find(spec, said).disagreements
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("model", ["lenet5", "resnet_cifar", "mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "model", ["mlp", "cnn1d", "resnet_cifar_gn", "resnet_cifar_in", "googlenet", "mobilenet_v3_small", "convnext_tiny"]
+)
 def test_all_witnesses_agree(model: str) -> None:
     spec = ModelSpec(model=model)
     said = heard(spec)
-    assert set(said.counted) == {"module", "dispatch", "fvcore"}
+    assert set(said.counted) == {"module", "dispatch", "fvcore", "backward", "onnx"}
     assert not said.silent
-    assert counts.disagreements(spec, said) == []
+    assert disagreements(spec, said) == []
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +51,42 @@ def lenet() -> Witnesses:
         ("module", (2_417, 0), "conv2: 2,416 parameters by formula, 2,417 by module"),
         ("dispatch", (0, 1), "conv2: 153,600 MACs by formula, 1 by dispatch"),
         ("fvcore", (0, 2), "conv2: 153,600 MACs by formula, 2 by fvcore"),
+        ("onnx", (2_416, 3), "conv2: 153,600 MACs by formula, 3 by onnx"),
+        ("onnx", (4, 153_600), "conv2: 2,416 parameters by formula, 4 by onnx"),
+        ("backward", (0, 5), "conv2: 307,200 backward MACs by formula, 5 by backward"),
     ],
 )
 def test_a_witness_that_is_wrong_is_named_with_layer_and_both_numbers(
     lenet: Witnesses, witness: str, wrong: tuple[int, int], said: str
 ) -> None:
     lying = lenet.model_copy(update={"counted": {**lenet.counted, witness: {**lenet.counted[witness], "conv2": wrong}}})
-    assert counts.disagreements(LENET, lying) == [said]
+    assert disagreements(LENET, lying) == [said]
 
 
 def test_a_layer_that_a_witness_leaves_out_is_a_disagreement(lenet: Witnesses) -> None:
     without = {name: pair for name, pair in lenet.counted["module"].items() if name != "fc1"}
     lying = lenet.model_copy(update={"counted": {**lenet.counted, "module": without}})
-    assert counts.disagreements(LENET, lying) == ["fc1: 30,840 parameters by formula, 0 by module"]
+    assert disagreements(LENET, lying) == ["fc1: 30,840 parameters by formula, 0 by module"]
+
+
+def test_a_grouped_convolutions_weight_gradient_may_be_counted_for_each_group_again() -> None:
+    spec = ModelSpec(model="mobilenet_v2", image_size=(32, 32))
+    _, image = models.build(spec)
+    layers = {layer.name: layer for layer in ARCHS["mobilenet_v2"].network((32, 32)).layers}
+    depthwise = layers["features.2.conv.1.0"]
+    right = {name: (0, backward_macs(layer)) for name, layer in layers.items() if layer.macs}
+    known = {**right, depthwise.name: (0, backward_macs(depthwise) + 95 * depthwise.macs)}
+    wrong = {**right, depthwise.name: (0, backward_macs(depthwise) + 94 * depthwise.macs)}
+
+    def find(backward: Counts) -> counts.Findings:
+        closed_form = witnesses.closed_form(spec, image)
+        return counts.find(spec, Witnesses(closed_form=closed_form, counted={"backward": backward}))
+
+    assert not find(right).disagreements
+    assert not any("backward" in line for line in find(right).explained)
+    assert not find(known).disagreements
+    assert "that of features.2.conv.1.0 it takes for 96 times what it is" in find(known).explained[0]
+    assert len(find(wrong).disagreements) == 1
 
 
 def test_published_figures_can_disagree() -> None:
@@ -65,7 +96,7 @@ def test_published_figures_can_disagree() -> None:
     lying = Witnesses(
         closed_form={}, counted={}, published=published.model_copy(update={"params": 1, "giga_macs": 1.8})
     )
-    assert counts.disagreements(spec, lying) == [
+    assert disagreements(spec, lying) == [
         "11,689,512 parameters by formula, 1 published",
         "1.814 G MACs by formula, 1.800 G published",
     ]

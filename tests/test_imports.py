@@ -20,7 +20,7 @@ LAYERS = [
     {"artifact", "counts", "messages"},
     {"machine", "process"},
     {"race", "store", "availability", "build"},
-    {"pace", "report", "verify", "export", "listing"},
+    {"pace", "report", "verify", "walk", "export", "listing"},
     {"runner"},
     {"cli"},
 ]
@@ -115,6 +115,8 @@ def _names(node: ast.stmt) -> set[str]:
     [
         ["--help"],
         ["count", "resnet18"],
+        ["show", "resnet18"],
+        ["show", "resnet18", "--formula"],
         ["list", "models"],
         ["cases", "classic"],
         ["schema"],

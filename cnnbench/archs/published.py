@@ -43,6 +43,10 @@ class Figure:
     reason: str = ""
     """Why it differs from the formulas' count of torchvision's network; empty if it agrees."""
 
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.printed}{unit} {'parameters' if self.what == 'params' else self.what}"
+
     def agrees(self, arch: Arch) -> bool:
         """Whether the exact count rounds to what is printed."""
         return self._printed_of(self.counted(arch), ROUND_HALF_UP) == Decimal(self.printed)

@@ -34,6 +34,7 @@ from cnnbench.messages import (
     Resolved,
     Sample,
     Sampled,
+    Walk,
     Warm,
     Warmed,
     parse_request,
@@ -100,6 +101,15 @@ class Worker:
 
                 module, image = models.build(request.spec)
                 return witnesses.hear_export(witnesses.hear(module, image, request.spec), module, image)
+            case Walk():
+                import torch
+
+                from cnnbench.worker import models
+                from cnnbench.worker.walk import walk
+
+                module, image = models.build(request.spec)
+                models.try_out(module, image, request.spec)
+                return walk(module, torch.zeros(1, *image))
             case Build():
                 from cnnbench.worker.artifact import build_artifact
 

@@ -1,6 +1,6 @@
 """The formulas of each kind of layer, on the shape of one image."""
 
-from cnnbench.archs.layers.join import Add, Concat, Flatten, Permute, Scale, Shuffle, Split
+from cnnbench.archs.layers.join import Add, Concat, Copy, Flatten, Opaque, Permute, Scale, Shuffle, Split
 from cnnbench.archs.layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 from cnnbench.archs.layers.op import Op, PerAxis, Saved, Shape, Terms, Value, spelled, written_out
 from cnnbench.archs.layers.pointwise import Activation, Dropout, LayerScale, StochasticDepth
@@ -15,6 +15,7 @@ __all__ = [
     "BatchNorm",
     "Concat",
     "Conv",
+    "Copy",
     "Dropout",
     "Flatten",
     "GroupNorm",
@@ -25,6 +26,7 @@ __all__ = [
     "MatMul",
     "MaxPool",
     "Op",
+    "Opaque",
     "PerAxis",
     "Permute",
     "Saved",

@@ -166,6 +166,43 @@ class Flatten(Op):
 
 @final
 @dataclass(frozen=True)
+class Copy(Op):
+    """The values of one or several inputs in another arrangement, in new memory."""
+
+    to: Shape
+    sources: tuple[Value, ...] = ()
+
+    def output_shape(self, x: Shape) -> Shape:
+        """As given."""
+        return self.to
+
+    @property
+    def others(self) -> tuple[Value, ...]:
+        """The further inputs."""
+        return self.sources
+
+
+@final
+@dataclass(frozen=True)
+class Opaque(Op):
+    """An operation that there is no formula for: its shape is known, its work is not counted."""
+
+    function: str
+    to: Shape
+    sources: tuple[Value, ...] = ()
+
+    def output_shape(self, x: Shape) -> Shape:
+        """As seen."""
+        return self.to
+
+    @property
+    def others(self) -> tuple[Value, ...]:
+        """The further inputs."""
+        return self.sources
+
+
+@final
+@dataclass(frozen=True)
 class Permute(Op):
     """The axes in another order: a view. (1, 2, 0) takes (C, H, W) to (H, W, C)."""
 

@@ -1,0 +1,177 @@
+"""Commands about models: what there is, what they are made of, and whether their counts agree."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.common import EXIT_DISAGREE, Classes, ImageSize, Json, WhatIf, arch_of, parse, size_of, spec
+from cnnbench.errors import InputError
+from cnnbench.report.plain import print_json, print_rows
+from cnnbench.units import MB, format_seconds
+
+app = typer.Typer()
+
+Batch = Annotated[int, typer.Option(min=1, help="Images; work and output shapes are for all of them.")]
+
+
+class Listed(StrEnum):
+    """What `cnnbench list` can list."""
+
+    models = "models"
+    runtimes = "runtimes"
+    devices = "devices"
+    suites = "suites"
+
+
+@app.command(name="list")
+def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
+    """The models, runtimes, devices or suites that there are; devices are tried, not just looked up.
+
+    Example: cnnbench list models
+    """
+    from cnnbench import listing
+
+    rows = {
+        Listed.models: listing.models,
+        Listed.runtimes: listing.runtimes,
+        Listed.devices: listing.devices,
+        Listed.suites: listing.suites,
+    }[what]()
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows(rows)
+
+
+@app.command()
+def count(
+    models: Annotated[list[str] | None, typer.Argument(help="Names from `cnnbench list models`; all if none.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    batch: Batch = 1,
+    what_if: WhatIf = None,
+    as_json: Json = False,
+) -> None:
+    """Parameters and MACs in closed form, layer by layer. 1 MAC = 2 FLOP.
+
+    Example: cnnbench count resnet18 mobilenet_v2 --image-size 192
+    """
+    from cnnbench.archs import catalogue
+
+    size = size_of(image_size)
+    if what_if and not models:
+        raise InputError("--what-if: expected a model, such as `cnnbench count mobilenet_v2 --what-if width=0.75`")
+    networks = [arch_of(model, what_if).network(size, classes) for model in models or catalogue.ARCHS]
+    if as_json:
+        totals = [{"model": n.name, "params": n.params, "macs": n.macs * batch} for n in networks]
+        print_json([{**total, "layers": n.as_rows(batch)} for total, n in zip(totals, networks, strict=True)])
+        return
+    if not models:
+        print_rows([{"model": n.name, "params": n.params, "macs": n.macs * batch} for n in networks])
+        return
+    for model, network in zip(models, networks, strict=True):
+        typer.echo(f"{network.name}: {network.params:,} parameters, {network.macs * batch:,} MACs")
+        if what_if:
+            usual = catalogue.get(model).network(size, classes)
+            ratios = network.params / usual.params, network.macs / usual.macs
+            typer.echo(f"  {ratios[0]:.3g} x the parameters and {ratios[1]:.3g} x the MACs of {model}")
+        columns = ("name", "op", "output_shape", "params", "macs")
+        rows = [{column: row[column] for column in columns} for row in network.as_rows(batch)]
+        print_rows([row for row in rows if row["params"] or row["macs"]])
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A model's name; one without a closed form is read as it runs.")],
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    batch: Batch = 1,
+    what_if: WhatIf = None,
+    formula: Annotated[
+        bool, typer.Option("--formula", help="Totals as expressions in the number of classes and the image size.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Every layer with its formulas and the numbers put in, totals, what training needs, and what dominates.
+
+    Example: cnnbench show resnet18 --batch 8
+    """
+    from cnnbench.archs import catalogue
+    from cnnbench.report import anatomy
+
+    parse(catalogue.check_name, model, "MODEL")
+    if formula:
+        shown = anatomy.formula_of(arch_of(model, what_if))
+        print_json(shown) if as_json else typer.echo(anatomy.formula_text(shown))
+        return
+    left_out: list[str] = []
+    if catalogue.find(model) or what_if:
+        network = arch_of(model, what_if).network(size_of(image_size), classes)
+    else:
+        from cnnbench.walk import read
+
+        reading = read(spec(model, image_size, classes))
+        network, left_out = reading.network, reading.left_out
+    if as_json:
+        print_json(anatomy.as_json(network, batch, left_out))
+        return
+    for line in anatomy.text(network, batch, left_out):
+        typer.echo(line)
+
+
+@app.command()
+def verify(
+    models: Annotated[list[str] | None, typer.Argument(help="Models; all that have a closed form if none.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    as_json: Json = False,
+) -> None:
+    """Every witness of each model's counts side by side: formula, module, torch's counter, fvcore, ONNX graph, papers.
+
+    Exits with 0 only when all agree, layer by layer, but for differences whose reason is known and shown.
+    Example: cnnbench verify resnet18 lenet5
+    """
+    from cnnbench.archs import catalogue
+    from cnnbench.report.agreement import lines
+    from cnnbench.verify import verify as verify_models
+
+    specs = [spec(model, image_size, classes) for model in models or catalogue.ARCHS]
+    start = time.monotonic()
+    verdicts = []
+    for verdict in verify_models(specs):
+        verdicts.append(verdict)
+        if not as_json:
+            done, elapsed = len(verdicts), time.monotonic() - start
+            left = format_seconds(elapsed / done * (len(specs) - done))
+            typer.echo("\n".join(lines(verdict, f"{done} of {len(specs)}, about {left} left")))
+    if as_json:
+        print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
+    if not all(verdict.agree for verdict in verdicts):
+        raise typer.Exit(EXIT_DISAGREE)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A model's name.")],
+    out: Annotated[Path, typer.Option(help="The file to write, such as resnet18.onnx.")],
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random weights.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Export a model to ONNX with a dynamic batch, checked by onnx and proved against float64.
+
+    Example: cnnbench export resnet18 --out resnet18.onnx
+    """
+    from cnnbench.export import export_model
+
+    done = export_model(spec(model, image_size, classes, seed), out)
+    if as_json:
+        print_json(done.model_dump())
+        return
+    errors = ", ".join(f"{parity.error:.1e} at {parity.what}" for parity in done.parity)
+    typer.echo(f"{done.file}: {done.onnx_bytes / MB:.1f} MB, opset {done.opset}, dynamic batch, checked by onnx")
+    typer.echo(f"parity with float64, relative to the signal: {errors}; limit {done.parity[0].limit:.0e}")
