@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -49,7 +50,7 @@ def _code_digest() -> str:
     """A digest of the code that builds and counts models, so that a change of it is never hidden by the cache."""
     package = Path(__file__).parent
     digest = sha256()
-    for file in sorted([*package.glob("archs/*.py"), *package.glob("worker/**/*.py")]):
+    for file in sorted([*package.glob("archs/**/*.py"), *package.glob("worker/**/*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -66,6 +67,17 @@ def key_of(spec: ModelSpec, run_id: str) -> str:
         "run": run_id if spec.is_users_own else None,
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def source_digest(spec: ModelSpec) -> str:
+    """A digest of the file that a user's own model stands in, without importing it; empty for any other."""
+    if not spec.is_users_own:
+        return ""
+    try:
+        found = find_spec(spec.model.partition(":")[0])
+        return sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
+    except (ImportError, OSError, ValueError):
+        return ""
 
 
 def file_name(name: str) -> str:

@@ -1,24 +1,24 @@
 """A case: one thing to measure, fully explicit."""
 
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from cnnbench.archs import catalogue
+from cnnbench.runtime import REFERENCE, check_name, split
 
 Workload = Literal["inference", "training"]
-RuntimeName = Literal["eager", "ort"]
+RuntimeName = Annotated[str, AfterValidator(check_name)]
+"""A runtime, with its variant if it has one: `ort`, `ort:basic`."""
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
+Layout = Literal["nchw", "channels_last"]
+"""How images lie in memory."""
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 DEVICES: tuple[Device, ...] = get_args(Device)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-REFERENCE_RUNTIME: RuntimeName = "eager"
-"""The runtime that ratios are taken to."""
 
 PHASES: dict[Workload, tuple[str, ...]] = {
     "inference": ("forward",),
@@ -62,13 +62,14 @@ class ModelSpec(Frozen):
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x batch x threads: one row of a table."""
+    """Model x workload x runtime x device x precision x layout x batch x threads: one row of a table."""
 
     spec: ModelSpec
     workload: Workload
     runtime: RuntimeName
     device: Device = "cpu"
     precision: Precision = "fp32"
+    layout: Layout = "nchw"
     batch: int
     threads: int | None = None
     """CPU threads; None is every physical core that this process may use."""
@@ -76,8 +77,28 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The one name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        path = (self.spec.label, self.workload, self.runtime, self.device, self.precision)
+        path = (self.spec.label, self.workload, self.runtime, self.device, self.precision, *self._unusual_layout)
         return "/".join(path) + f"/b{self.batch}{self._unusual}"
+
+    @property
+    def how(self) -> str:
+        """What executes it, as a table says: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
+        unusual = () if self.precision == "fp32" else (self.precision,)
+        return "/".join((self.runtime, self.device, *unusual, *self._unusual_layout))
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether what runs is the exported graph."""
+        return split(self.runtime)[0] == "ort"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the one in its race that ratios are taken to."""
+        return self.runtime == REFERENCE and self.layout == "nchw"
+
+    @property
+    def _unusual_layout(self) -> tuple[str, ...]:
+        return () if self.layout == "nchw" else (self.layout,)
 
     @property
     def label(self) -> str:
@@ -91,7 +112,7 @@ class Case(Frozen):
 
     @property
     def race_key(self) -> tuple[object, ...]:
-        """What cases share that a table sets side by side: all but the runtime."""
+        """What cases share that a table sets side by side: all but the runtime and the layout."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 
     def matches(self, pattern: str) -> bool:

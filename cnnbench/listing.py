@@ -6,8 +6,8 @@ from typing import Any
 
 from cnnbench.archs.catalogue import ARCHS
 from cnnbench.artifact import library_versions
-from cnnbench.availability import CANNOT, probe_all
-from cnnbench.case import RUNTIMES, WORKLOADS
+from cnnbench.availability import probe_all
+from cnnbench.runtime import runtimes as kinds
 from cnnbench.suite import bundled_suites, load_suite
 
 
@@ -33,14 +33,17 @@ def models() -> list[dict[str, Any]]:
 def runtimes() -> list[dict[str, Any]]:
     """What executes models, which workloads each can run, and the installed library."""
     versions = library_versions()
-    libraries = {"eager": ("torch",), "ort": ("onnxruntime-gpu", "onnxruntime")}
     return [
         {
-            "runtime": runtime,
-            "workloads": ", ".join(w for w in WORKLOADS if (runtime, w) not in CANNOT),
-            "library": ", ".join(f"{name} {versions[name]}" for name in libraries[runtime] if name in versions),
+            "runtime": kind.name,
+            "variants": ", ".join(kind.variants),
+            "workloads": ", ".join(kind.workloads),
+            "precisions": ", ".join(kind.precisions),
+            "layouts": ", ".join(kind.layouts),
+            "library": ", ".join(f"{name} {versions[name]}" for name in kind.libraries if name in versions),
+            "what": kind.what,
         }
-        for runtime in RUNTIMES
+        for kind in kinds().values()
     ]
 
 

@@ -106,6 +106,8 @@ class Warm(Frozen):
 
     op: Literal["warm"] = "warm"
     limit_s: float
+    least_calls: int = 0
+    """Not steady before so many calls."""
 
 
 class Warmed(Frozen):
@@ -164,6 +166,40 @@ class Probed(Frozen):
     reason: str = ""
 
 
+class Profile(Frozen):
+    """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
+
+    op: Literal["profile"] = "profile"
+    case: Case
+    folder: str
+    scratch: str
+    """A folder that exists, for files that nobody needs afterwards."""
+    calls: int
+
+
+class LayerTimes(Frozen):
+    """What ran under one name."""
+
+    name: str
+    operators: list[str]
+    """In the runtime's own words."""
+    seconds: list[float]
+    """Of each call."""
+
+
+class Profiled(Frozen):
+    """What the profiler saw: operators by module, and those that belong to no module that is known."""
+
+    modules: list[str]
+    """That were called, in order, where the runtime has modules; a module contains those whose names go on from its."""
+    layers: list[LayerTimes]
+    """By the innermost module, in the order in which they first ran."""
+    other: list[LayerTimes]
+    """By operator."""
+    call_s: list[float]
+    """Of each whole call, by the host's clock."""
+
+
 class Failure(Frozen):
     """The request could not be carried out."""
 
@@ -172,8 +208,21 @@ class Failure(Frozen):
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
 
 
-Request = Resolve | Count | Walk | Build | Load | Open | Warm | Sample | Close | Probe
-Reply = Resolved | Witnesses | Walked | ArtifactFacts | Loaded | Opened | Warmed | Sampled | Closed | Probed | Failure
+Request = Resolve | Count | Walk | Build | Load | Open | Warm | Sample | Close | Probe | Profile
+Reply = (
+    Resolved
+    | Witnesses
+    | Walked
+    | ArtifactFacts
+    | Loaded
+    | Opened
+    | Warmed
+    | Sampled
+    | Closed
+    | Probed
+    | Profiled
+    | Failure
+)
 
 
 class _Requests:

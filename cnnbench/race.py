@@ -4,6 +4,7 @@ Whatever slows the machine down for a while then hits all of them alike. Those w
 their idle threads disturb nobody.
 """
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,17 +17,19 @@ from uuid import uuid4
 
 from cnnbench.artifact import file_name
 from cnnbench.case import Case
+from cnnbench.disturbance import Counters, between
 from cnnbench.errors import CnnbenchError
 from cnnbench.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.process import Worker
-from cnnbench.record import Launch, Measurement, Parity, Ran, Turn
+from cnnbench.record import LEAST_TURNS, Launch, Parity, Ran, Turn
 from cnnbench.stats import time_estimate
 
-MIN_ROUNDS = 6
-"""The fewest turns whose medians give an interval at 95 %."""
+MIN_ROUNDS = LEAST_TURNS
 PLANNED_ROUNDS = 20
 """A case's budget is cut into so many turns; the median of 20 keeps its interval with five wild turns on a side."""
 WARMUP_LIMIT_S = 3.0
+EVENING_LIMIT_S = 1.0
+"""The longest that a worker warms up once more, to have made as many calls as the others of its race."""
 NARROW_HALF_WIDTH = 0.01
 """Sampling may end early when the interval of every contestant's median is within 1 % to each side."""
 
@@ -65,7 +68,7 @@ class Outcome:
     race: str
     """The same for all cases of one race, and no other."""
     started: datetime
-    measurement: Measurement | None = None
+    launch: Launch | None = None
     parity: list[Parity] = field(default_factory=list)
     ran: Ran | None = None
     faults: list[str] = field(default_factory=list)
@@ -82,13 +85,15 @@ def take_turns(
     clock_s: Callable[[], float] = time.perf_counter,
     *,
     rounds: int | None = None,
+    counters: Callable[[int], Counters] | None = None,
 ) -> list[Turns]:
     """Measure all contestants round by round, in a new random order each round.
 
     `budget_s` is for each contestant. Ends when all intervals are narrow or the budgets are spent, and not before
     MIN_ROUNDS rounds; or, where `rounds` is given, after exactly so many. A contestant that raises is left out from
-    then on.
+    then on. `counters` reads the system's for a contestant by its place, before and after its turn.
     """
+    cpus = os.cpu_count() or 1
     results = [Turns() for _ in contestants]
     start = clock_s()
     for number in range(10**6):
@@ -108,12 +113,21 @@ def take_turns(
             contestant = contestants[index]
             try:
                 contestant.thaw()
+                before = counters(index) if counters else None
                 seconds = contestant.sample(budget_s / PLANNED_ROUNDS)
+                window = between(before, counters(index), cpus) if counters and before else None
                 contestant.freeze()
             except CnnbenchError as error:
                 results[index].error = str(error)
                 continue
-            results[index].turns.append(Turn(round=number, seconds=seconds))
+            results[index].turns.append(
+                Turn(
+                    round=number,
+                    seconds=seconds,
+                    disturbed=window.disturbances() if window else [],
+                    joules=window.joules if window else None,
+                )
+            )
         on_turn(f"round {number + 1}")
     return results
 
@@ -121,9 +135,8 @@ def take_turns(
 def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s: float) -> str | None:
     if rounds < MIN_ROUNDS:
         return None
-    if all(
-        time_estimate([turn.totals_s() for turn in result.turns]).half_width <= NARROW_HALF_WIDTH for result in results
-    ):
+    clean = [[turn.totals_s() for turn in result.turns if not turn.disturbed] for result in results]
+    if all(len(turns) >= MIN_ROUNDS and time_estimate(turns).half_width <= NARROW_HALF_WIDTH for turns in clean):
         return f"all intervals within {NARROW_HALF_WIDTH:.0%}"
     if spent_s >= budget_s:
         return "budget spent"
@@ -185,8 +198,17 @@ def run_race(
         for entrant in entrants:  # cold-start figures are measured, so one at a time
             on_turn(f"opening {entrant.case.runtime}")
             _attempt(entrant, lambda r: _open(r, folder))
+        most = max((r.warmed.calls for r in entrants if r.warmed), default=0)
+        for entrant in entrants:
+            _attempt(entrant, lambda r: _even_out(r, most))
         ready = [r for r in entrants if r.outcome.error is None and r.warmed is not None]
-        turns = take_turns(ready, budget_s, random.Random(seed), on_turn)
+        turns = take_turns(
+            ready,
+            budget_s,
+            random.Random(seed),
+            on_turn,
+            counters=lambda index: Counters.read(ready[index].worker.pid),
+        )
         for entrant, result in zip(ready, turns, strict=True):
             entrant.outcome.error = result.error
             _attempt(entrant, lambda r, result=result: _close(r, result))  # type: ignore[misc]
@@ -216,6 +238,18 @@ def _open(entrant: _Entrant, folder: Path) -> None:
     entrant.freeze()
 
 
+def _even_out(entrant: _Entrant, calls: int) -> None:
+    """Warm up for the calls that others of the race have made more, within a bound."""
+    warmed = entrant.warmed
+    if warmed is None or warmed.calls >= calls:
+        return
+    entrant.thaw()
+    more = entrant.worker.ask(Warm(limit_s=EVENING_LIMIT_S, least_calls=calls - warmed.calls), Warmed)
+    entrant.freeze()
+    total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
+    entrant.warmed = more.model_copy(update={**total, "steady": warmed.steady})
+
+
 def _close(entrant: _Entrant, result: Turns) -> None:
     assert entrant.loaded is not None
     assert entrant.opened is not None
@@ -225,7 +259,7 @@ def _close(entrant: _Entrant, result: Turns) -> None:
     entrant.outcome.parity = [*entrant.outcome.parity, *closed.parity]
     entrant.outcome.ran = closed.ran
     entrant.outcome.faults = closed.faults
-    launch = Launch(
+    entrant.outcome.launch = Launch(
         import_s=entrant.loaded.import_s,
         load_s=entrant.opened.load_s,
         first_call_s=entrant.opened.first_call_s,
@@ -236,5 +270,6 @@ def _close(entrant: _Entrant, result: Turns) -> None:
         turns=result.turns,
         stopped=result.stopped,
         memory=closed.memory,
+        race=entrant.outcome.race,
+        ran=closed.ran,
     )
-    entrant.outcome.measurement = Measurement(launches=[launch])

@@ -2,6 +2,7 @@
 
 Schema history (a reader accepts its own version and older ones):
     1   first version
+    2   several launches per case, each with its race and what really ran; turns that were disturbed; layouts
 """
 
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cnnbench.case import Case, Frozen
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
 """
@@ -20,6 +21,9 @@ invalid      measured or not: something is wrong with it, so it is left out of c
 failed       its process crashed, hung, or ran out of memory
 unavailable  this machine, or this version, cannot run it
 """
+
+LEAST_TURNS = 6
+"""The fewest turns whose medians give an interval at 95 %."""
 
 MEASURED: tuple[Status, ...] = ("ok", "noisy")
 """The statuses whose times may be compared."""
@@ -105,6 +109,8 @@ class ArtifactFacts(Frozen):
     """Of eager float32 on the CPU where the artifact was built, in units of the signal."""
     parity_limit: float
     """The largest error that a float32 run may show, in units of the signal."""
+    denormal_share: float = 0.0
+    """The largest share of one layer's activations that are denormal numbers, on the golden images."""
     seconds: dict[str, float]
     """Time of each stage: instantiate, count, condition, reference, export, check."""
     witnesses: Witnesses
@@ -130,6 +136,10 @@ class Turn(Frozen):
     round: int
     seconds: dict[str, list[float]]
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
+    disturbed: list[str] = []
+    """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
+    joules: float | None = None
+    """What the processor packages used meanwhile, where the system tells."""
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""
@@ -152,6 +162,21 @@ class Launch(Frozen):
     stopped: str
     """Why sampling ended."""
     memory: Memory
+    race: str = ""
+    """The race that it was measured in: launches of one race share rounds."""
+    ran: "Ran | None" = None
+
+    def usable(self) -> list[Turn]:
+        """The turns that statistics rest on: those that nothing disturbed, or all where those are too few."""
+        clean = [turn for turn in self.turns if not turn.disturbed]
+        return clean if len(clean) >= LEAST_TURNS else self.turns
+
+    def call_turns(self, phase: str | None = None) -> list[list[float]]:
+        """Seconds per call of each sample of each usable turn: of one phase, or of all."""
+        return [
+            [seconds / self.calls_per_sample for seconds in (turn.seconds[phase] if phase else turn.totals_s())]
+            for turn in self.usable()
+        ]
 
 
 class Measurement(Frozen):
@@ -159,21 +184,19 @@ class Measurement(Frozen):
 
     launches: list[Launch]
 
-    def turns(self) -> list[list[float]]:
-        """Seconds per call of each sample, turn by turn."""
-        return [
-            [total / launch.calls_per_sample for total in turn.totals_s()]
-            for launch in self.launches
-            for turn in launch.turns
-        ]
+    def times(self, phase: str | None = None) -> list[list[list[float]]]:
+        """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
+        return [launch.call_turns(phase) for launch in self.launches]
 
-    def phase_turns(self, phase: str) -> list[list[float]]:
-        """Seconds per call of one phase of each sample, turn by turn."""
-        return [
-            [seconds / launch.calls_per_sample for seconds in turn.seconds[phase]]
-            for launch in self.launches
-            for turn in launch.turns
-        ]
+    @property
+    def disturbed_turns(self) -> int:
+        """How many turns the system's counters call disturbed."""
+        return sum(bool(turn.disturbed) for launch in self.launches for turn in launch.turns)
+
+    @property
+    def all_turns(self) -> int:
+        """How many turns there are."""
+        return sum(len(launch.turns) for launch in self.launches)
 
     @property
     def timed_s(self) -> float:
@@ -197,7 +220,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     id: str
     case: Case
     status: Status
@@ -205,7 +228,9 @@ class Record(BaseModel):
     started: str
     """Local time with its offset, ISO 8601."""
     race: str | None = None
-    """The race that it was measured in: only records of one race share rounds."""
+    """The race of its first launch."""
+    depends: str = ""
+    """Digest of what its times depend on beside the machine's mood; measured again on resuming if that has changed."""
     counts: CountsSummary | None = None
     artifact: ArtifactFacts | None = None
     parity: list[Parity] = []

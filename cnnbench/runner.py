@@ -1,10 +1,12 @@
 """The story of a run: a suite's cases, grouped into races, become records."""
 
 import contextlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +20,11 @@ from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.process import Worker
-from cnnbench.race import Outcome, run_race
-from cnnbench.record import ArtifactFacts, Record, Status
+from cnnbench.race import NARROW_HALF_WIDTH, Outcome, run_race
+from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status
 from cnnbench.store import Store
 from cnnbench.suite import Suite
+from cnnbench.validity import status_of
 
 Race = list[Case]
 
@@ -46,19 +49,23 @@ def run_suite(
 ) -> bool:
     """Measure the cases of a suite that the store has no finished record of; True if all were reached in time.
 
+    Every race is launched once; what is left of the budget goes to further launches of the races whose intervals are
+    widest. A finished record is measured again if what its times depend on has changed since.
+
     Raises ModelError, before anything is measured, for a model that cannot be built or cannot take its images.
     """
-    finished = store.finished()
-    pending = [case for case in cases if case.id not in finished]
     run = _Runner(suite, store, environment, observer, Pace(budget_s, suite.case_budgets_s))
+    finished = {id_ for id_, record in store.finished().items() if record.depends in ("", run.depends_on(record.case))}
+    pending = [case for case in cases if case.id not in finished]
     run.check_models(pending)
     reasons = run.find_unavailable(pending)
-    races = group_races([case for case in pending if case.id not in reasons])
+    races = run.races = group_races([case for case in pending if case.id not in reasons])
     try:
         for index, race in enumerate(races):
             if run.pace.budget_left_s <= 0:
                 return False
             run.race(race, races[index:])
+        run.repeat(races)
     finally:
         for spec in {case.spec for case in pending}:
             forget_artifact(spec, run.run_id)
@@ -76,6 +83,34 @@ def group_races(cases: Sequence[Case]) -> list[Race]:
 
 
 @dataclass
+class _Result:
+    """What the launches of one case gave."""
+
+    started: datetime
+    race: str
+    launches: list[Launch] = field(default_factory=list)
+    parity: list[Parity] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """One launch more, or why there is none."""
+        self.parity += outcome.parity
+        self.faults += outcome.faults
+        if outcome.launch is not None:
+            self.launches.append(outcome.launch)
+        if outcome.error is not None:
+            self.errors.append(outcome.error)
+
+    @property
+    def half_width(self) -> float:
+        """How wide its interval is; zero if there is nothing to be made sharper."""
+        if self.errors or not self.launches:
+            return 0.0
+        return stats.launch_estimate([launch.call_turns() for launch in self.launches]).half_width
+
+
+@dataclass
 class _Runner:
     """What the parts of one run share."""
 
@@ -87,6 +122,9 @@ class _Runner:
     run_id: str = field(default_factory=lambda: uuid4().hex)
     facts: dict[ModelSpec, ArtifactFacts | str] = field(default_factory=dict)
     """By model: the facts of its artifact, or why there is none."""
+    races: list[Race] = field(default_factory=list)
+    results: dict[str, _Result] = field(default_factory=dict)
+    """By case id: what its launches so far gave."""
 
     def check_models(self, cases: Sequence[Case]) -> None:
         """Have every model outside the catalogue built once; one that crashes is left for its cases to tell."""
@@ -123,7 +161,7 @@ class _Runner:
             for case in race:
                 self._finish(case, "failed", [facts])
             return
-        runnable = [case for case in race if case.runtime != "ort" or facts.onnx_error is None]
+        runnable = [case for case in race if not case.is_exported or facts.onnx_error is None]
         for case in race:
             if case not in runnable:
                 self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
@@ -131,7 +169,7 @@ class _Runner:
             return
         scale = self.pace.scale(left, self._builds_in(left))
         began = time.monotonic()
-        ends = began + self.pace.left_s(left, self._builds_in(left), scale)
+        ends = began + self._left_s(left, scale)
 
         def on_turn(what: str) -> None:
             self.observer.doing(f"{_title(runnable)}: {what}", max(ends - time.monotonic(), 0.0))
@@ -146,19 +184,48 @@ class _Runner:
             seed=spec.seed,
             on_turn=on_turn,
         )
-        timed_s = sum(outcome.measurement.timed_s for outcome in outcomes if outcome.measurement)
+        timed_s = sum(Measurement(launches=[outcome.launch]).timed_s for outcome in outcomes if outcome.launch)
         if all(outcome.error is None for outcome in outcomes):  # one that hung tells nothing of the others
             self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])
         for outcome in outcomes:
-            self._finish(outcome.case, *status_of(outcome), facts, outcome)
+            result = self.results.setdefault(outcome.case.id, _Result(outcome.started, outcome.race))
+            result.add(outcome)
+            status, reasons = status_of(result.launches, result.parity, result.faults, result.errors, facts)
+            self._finish(outcome.case, status, reasons, facts, result)
+
+    def repeat(self, races: Sequence[Race]) -> None:
+        """Launch races again, the one with the widest interval first, while the budget lasts."""
+        while True:
+            fitting = [race for race in races if self.pace.race_s(race) < self.pace.budget_left_s]
+            open_ = {index: width for index, race in enumerate(fitting) if (width := self._width(race)) > 0}
+            if not open_:
+                return
+            race = fitting[max(open_, key=lambda index: open_[index])]
+            self.race(race, [race])
+
+    def _width(self, race: Race) -> float:
+        """The widest interval of a race's cases; zero if it has been launched often enough, or is narrow."""
+        results = [self.results[case.id] for case in race if case.id in self.results]
+        launches = self._launches(race)
+        widest = max((result.half_width for result in results), default=0.0)
+        if not 0 < launches < self.suite.launches or any(result.errors for result in results):
+            return 0.0
+        return widest if launches < 2 or widest > NARROW_HALF_WIDTH else 0.0
+
+    def depends_on(self, case: Case) -> str:
+        """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
+
+        A user's own model is known by the file that it stands in.
+        """
+        key = artifact.key_of(case.spec, artifact.source_digest(case.spec))
+        return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
 
     def _artifact(self, spec: ModelSpec, left: Sequence[Race]) -> ArtifactFacts | str:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
         if spec not in self.facts:
             known = find_artifact(spec, self.run_id)
             if known is None:
-                left_s = self.pace.left_s(left, self._builds_in(left))
-                self.observer.doing(f"{spec.label}: building, counting and exporting", left_s)
+                self.observer.doing(f"{spec.label}: building, counting and exporting", self._left_s(left))
                 began = time.monotonic()
                 try:
                     known = build_artifact(spec, self.run_id, self._log(spec, "build"))
@@ -174,6 +241,15 @@ class _Runner:
         specs = {race[0].spec for race in races} - set(self.facts)
         return sum(find_artifact(spec, self.run_id) is None for spec in specs)
 
+    def _left_s(self, left: Sequence[Race], scale: float = 1.0) -> float:
+        """How long the run will still take: the races left, and further launches of all while the budget lasts."""
+        first = self.pace.left_s(left, self._builds_in(left), scale)
+        more = sum(self.pace.race_s(race) * (self.suite.launches - max(1, self._launches(race))) for race in self.races)
+        return first + max(0.0, min(more, self.pace.budget_left_s - first))
+
+    def _launches(self, race: Race) -> int:
+        return max((len(self.results[case.id].launches) for case in race if case.id in self.results), default=0)
+
     def _log(self, spec: ModelSpec, what: str) -> Path:
         return self.store.logs / f"{what}-{artifact.file_name(spec.label)}.log"
 
@@ -183,7 +259,7 @@ class _Runner:
         status: Status,
         reasons: list[str],
         facts: ArtifactFacts | None = None,
-        outcome: Outcome | None = None,
+        result: _Result | None = None,
     ) -> None:
         summary = counts.summary(case.spec, facts.witnesses) if facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
@@ -193,40 +269,21 @@ class _Runner:
             case=case,
             status=status,
             reasons=reasons,
-            started=(outcome.started if outcome else datetime.now().astimezone()).isoformat(timespec="seconds"),
-            race=outcome.race if outcome else None,
+            started=(result.started if result else datetime.now().astimezone()).isoformat(timespec="seconds"),
+            race=result.race if result else None,
+            depends=self.depends_on(case),
             counts=summary,
             artifact=facts,
-            parity=outcome.parity if outcome else [],
-            measurement=outcome.measurement if outcome else None,
-            ran=outcome.ran if outcome else None,
+            parity=result.parity if result else [],
+            measurement=Measurement(launches=result.launches) if result and result.launches else None,
+            ran=result.launches[-1].ran if result and result.launches else None,
             environment=self.environment,
         )
         self.store.append(record)
         self.observer.done(record)
 
 
-def status_of(outcome: Outcome) -> tuple[Status, list[str]]:
-    """What the outcome of a race says of its case."""
-    if outcome.error is not None:
-        return "failed", [outcome.error]
-    wrong = [
-        f"parity of {parity.what}: error "
-        + ("unknown, the output is not finite or misshapen" if parity.error is None else f"{parity.error:.1e}")
-        + f", limit {parity.limit:.1e} of the signal"
-        for parity in outcome.parity
-        if not parity.passed
-    ]
-    if wrong or outcome.faults:
-        return "invalid", wrong + outcome.faults
-    assert outcome.measurement is not None
-    estimate = stats.time_estimate(outcome.measurement.turns())
-    if estimate.half_width > stats.NOISY_HALF_WIDTH:
-        return "noisy", [f"the interval of the median is wider than {stats.NOISY_HALF_WIDTH:.0%} to one side"]
-    return "ok", []
-
-
 def _title(race: Race) -> str:
     case = race[0]
-    runtimes = "+".join(c.runtime for c in race)
+    runtimes = "+".join(dict.fromkeys(c.runtime for c in race))
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"

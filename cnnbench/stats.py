@@ -3,12 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median, stdev
 
 CONFIDENCE = 0.95
 PERCENTILE_CONFIDENCE = 0.99
 NOISY_HALF_WIDTH = 0.05
 """A median whose interval is wider than 5 % to one side is called noisy."""
+SHAPE_VALUES = 10
+"""The fewest turns from which a trend or a second mode is told."""
+TREND_P = 0.01
+MODE_GAP = 0.05
+"""Of the median: two modes that lie closer are not told apart."""
+MODE_SPREADS = 3
+"""Two modes are as many times further apart than the values inside either."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,127 @@ def ratio_estimate(
     """
     pairs = zip(numerator, denominator, strict=True)
     return median_estimate([median(above) / median(below) for above, below in pairs], confidence)
+
+
+def launch_estimate(launches: Sequence[Sequence[Sequence[float]]], confidence: float = CONFIDENCE) -> Estimate:
+    """Median over process launches of each launch's median over turns; launches without turns are left out.
+
+    Processes of one program differ in memory layout and thread placement, and no number of turns inside one tells by
+    how much (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval holds:
+
+    - of three launches or more, Student's t interval of the logarithms of the launches' medians, and the median of the
+      launches' lower and upper bounds, so that launches which agree by chance do not narrow it below what turns allow;
+    - of two, both launches' intervals: it encloses what either alone would say, but with two launches that differ by
+      more than their turns vary, not the true median as often as the confidence claims;
+    - of one, that launch's interval: launches are then not in it.
+
+    There is none where there are one or two launches and one has none of its own. Raises StatisticsError if there are
+    no turns at all.
+    """
+    return _over_launches([time_estimate(turns, confidence) for turns in launches if turns], confidence)
+
+
+def launch_ratio_estimate(
+    numerator: Sequence[Sequence[Sequence[float]]],
+    denominator: Sequence[Sequence[Sequence[float]]],
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Median over launches of the median over rounds of the ratio of two contestants' turn medians.
+
+    Launches and their rounds are paired by position: a launch that is empty on either side is left out, and one with
+    more turns on one side counts as far as the shorter. The interval is that of `launch_estimate`. Raises ValueError if
+    the numbers of launches differ.
+    """
+    ratios = [
+        [[median(above) / median(below)] for above, below in zip(*launch, strict=False)]
+        for launch in zip(numerator, denominator, strict=True)
+    ]
+    return launch_estimate(ratios, confidence)
+
+
+def _over_launches(estimates: Sequence[Estimate], confidence: float) -> Estimate:
+    value = median(estimate.value for estimate in estimates)
+    lows = [estimate.low for estimate in estimates if estimate.low is not None]
+    highs = [estimate.high for estimate in estimates if estimate.high is not None]
+    if len(estimates) < 3:
+        return Estimate(value, min(lows), max(highs)) if len(lows) == len(estimates) else Estimate(value)
+    low, high = _student_interval([estimate.value for estimate in estimates], confidence)
+    if lows and highs:
+        low, high = min(low, median(lows)), max(high, median(highs))
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def _student_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Of the centre of log-normal values ("Student", "The probable error of a mean", Biometrika 6, 1908)."""
+    from scipy.special import stdtrit
+
+    logs = [math.log(value) for value in values]
+    half = float(stdtrit(len(logs) - 1, (1 + confidence) / 2)) * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def ranks(estimates: Sequence[Estimate]) -> list[int]:
+    """Rank of each from the smallest value, 1; in competition ranking those that share one leave the next ones empty.
+
+    From the smallest value on, an estimate shares the rank of the best before it while their intervals overlap; the
+    first whose interval does not is the best of the next rank. One without an interval may lie anywhere, so it shares
+    the rank at its place and is nobody's best.
+    """
+    found = [1] * len(estimates)
+    best_high: float | None = None
+    rank = 1
+    for place, index in enumerate(sorted(range(len(estimates)), key=lambda i: estimates[i].value), start=1):
+        low, high = estimates[index].low, estimates[index].high
+        if low is not None and high is not None:
+            if best_high is None:
+                best_high = high
+            elif low > best_high:
+                rank, best_high = place, high
+        found[index] = rank
+    return found
+
+
+def trend(values: Sequence[float]) -> float | None:
+    """Relative change from the first to the last of at least ten turns, where they rise or fall for certain, else None.
+
+    Certain: Kendall's rank correlation with time has p < 0.01 (Mann, "Nonparametric tests against trend", Econometrica
+    13, 1945). The change: the median slope of all pairs, of logarithms (Sen, "Estimates of the regression coefficient
+    based on Kendall's tau", JASA 63, 1968).
+    """
+    if len(values) < SHAPE_VALUES:
+        return None
+    from scipy.stats import kendalltau, theilslopes
+
+    times = range(len(values))
+    if not kendalltau(times, values).pvalue < TREND_P:  # not a number where all values are equal
+        return None
+    slope = float(theilslopes([math.log(value) for value in values], times).slope)
+    return math.expm1(slope * (len(values) - 1))
+
+
+def two_modes(values: Sequence[float]) -> tuple[float, float] | None:
+    """Medians of two clearly separate groups of at least ten turns' medians, or None.
+
+    The values are cut at their widest gap that leaves a fifth of them on each side. They are two groups if that gap is
+    wider than 5 % of the median, and than three times the spread of either group: its range without a fifth of its
+    values at each end, so that a wild turn hides nothing (Tukey, "Exploratory data analysis", 1977, on trimming).
+    The tests show the rate of false alarms.
+    """
+    if len(values) < SHAPE_VALUES:
+        return None
+    ordered = sorted(values)
+    least = math.ceil(len(ordered) / 5)
+    cut = max(range(least, len(ordered) - least + 1), key=lambda i: ordered[i] - ordered[i - 1])
+    lower, upper = ordered[:cut], ordered[cut:]
+    gap = upper[0] - lower[-1]
+    if gap <= MODE_GAP * median(ordered) or gap <= MODE_SPREADS * max(_inner_range(lower), _inner_range(upper)):
+        return None
+    return median(lower), median(upper)
+
+
+def _inner_range(ordered: Sequence[float]) -> float:
+    left_out = len(ordered) // 5
+    return ordered[-1 - left_out] - ordered[left_out]
 
 
 def least_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:

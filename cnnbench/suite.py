@@ -26,7 +26,9 @@ class Suite(Frozen):
     limit_s: float
     cases: tuple[Case, ...]
     case_budgets_s: dict[str, float]
-    """Seconds of measuring for each case id."""
+    """Seconds of measuring for each case id, in each launch."""
+    launches: int = 1
+    """How often each case is launched at most."""
 
     @property
     def digest(self) -> str:
@@ -87,6 +89,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         limit_s=file.limit,
         cases=tuple(cases.values()),
         case_budgets_s=budgets,
+        launches=file.launches,
     )
 
 
@@ -111,12 +114,14 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case
             runtime=runtime,
             device=device,
             precision=precision,
+            layout=layout,
             batch=batch,
             threads=settings.threads,
         )
         for device in _axis(settings.devices, workload)
         for precision in _axis(settings.precisions, workload)
         for batch in _axis(settings.batches, workload)
+        for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
     ]
 

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cnnbench.archs import catalogue
-from cnnbench.case import Device, Precision, RuntimeName, Workload
+from cnnbench.case import Device, Layout, Precision, RuntimeName, Workload
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.units import parse_duration, parse_image_size
 from cnnbench.yaml_source import KeyPath, YamlSource
@@ -57,9 +57,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     workloads: ListOf[Workload] | None = Field(None, description="inference, training, or both")
-    runtimes: PerWorkload[RuntimeName] | None = Field(None, description="what executes the model")
+    runtimes: PerWorkload[RuntimeName] | None = Field(
+        None, description="what executes the model, such as eager, compile, ort, ort:basic"
+    )
     devices: PerWorkload[Device] | None = Field(None, description="where; one that is absent gives rows that say so")
     precisions: PerWorkload[Precision] | None = Field(None, description="the numbers' format")
+    layouts: PerWorkload[Layout] | None = Field(None, description="how images lie in memory")
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(None, description="224 or 480x640 (height x width); the model's own if absent")
     classes: Annotated[int, Field(strict=True, ge=1)] | None = Field(
@@ -83,6 +86,7 @@ BUILT_IN = Settings(
     runtimes={"inference": ["eager", "ort"], "training": ["eager"]},
     devices=["cpu"],
     precisions=["fp32"],
+    layouts=["nchw"],
     batches={"inference": [1, 8], "training": [8]},
     seed=0,
     case_budget=3.0,
@@ -100,6 +104,9 @@ class SuiteFile(BaseModel):
     )
     description: str = Field("", description="what the suite is for, in one sentence")
     budget: Duration = Field(600.0, description="time for the whole run, such as 10m")
+    launches: Annotated[int, Field(strict=True, ge=1)] = Field(
+        3, description="processes that a case is measured in at most, while the budget lasts"
+    )
     limit: Duration = Field(300.0, description="the longest that a worker may go without an answer, such as 5m")
     defaults: Settings = Settings()
     models: ListOf[
@@ -166,7 +173,13 @@ def _keys_at(where: KeyPath) -> list[str]:
 
 def _singular(where: KeyPath) -> str:
     """`runtime` for something under `runtimes`, `workload` for a key of a mapping per workload."""
-    plurals = {"workloads": "workload", "runtimes": "runtime", "devices": "device", "precisions": "precision"}
+    plurals = {
+        "workloads": "workload",
+        "runtimes": "runtime",
+        "devices": "device",
+        "precisions": "precision",
+        "layouts": "layout",
+    }
     for depth, part in enumerate(reversed(where)):
         if part in plurals:
             return "workload" if depth == 1 and isinstance(where[-1], str) else plurals[str(part)]

@@ -72,3 +72,44 @@ class Hungry(Fatal):
     def die(self) -> None:
         """A petabyte."""
         torch.empty(10**15, dtype=torch.uint8)
+
+
+class Relays(nn.Module):
+    """Copies its activations to another layout between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.second(self.first(x).contiguous()).mean((2, 3))
+        return logits
+
+
+class Breaks(nn.Module):
+    """Does something that torch.compile cannot put into one graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = works()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        torch._dynamo.graph_break()
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+class Denormal(nn.Module):
+    """Puts out denormal numbers in the middle, and ordinary ones at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.tiny = nn.Conv2d(3, 5, 3), nn.Hardtanh(-1e-39, 1e-39)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        y: Tensor = self.conv(x)
+        logits: Tensor = (y + self.tiny(y)).mean((2, 3))
+        return logits

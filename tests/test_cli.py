@@ -9,7 +9,20 @@ import pytest
 from cnnbench.archs.catalogue import ARCHS
 from tests.conftest import Cli
 
-COMMANDS = ["run", "list", "cases", "count", "show", "verify", "export", "report", "compare", "doctor", "schema"]
+COMMANDS = [
+    "run",
+    "list",
+    "cases",
+    "count",
+    "show",
+    "verify",
+    "profile",
+    "export",
+    "report",
+    "compare",
+    "doctor",
+    "schema",
+]
 
 
 def test_help_lists_every_command_and_each_has_an_example(cli: Cli) -> None:

@@ -27,7 +27,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runtime: str) -> None:
     suite = write_suite(
         home,
-        f"models: [resnet18]\ndefaults: {{workloads: [inference], runtimes: [{runtime}], devices: [cuda]}}",
+        "launches: 1\nmodels: [resnet18]\n"
+        f"defaults: {{workloads: [inference], runtimes: [{runtime}], devices: [cuda]}}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
     for line in (home / "out" / "records.jsonl").read_text().splitlines():
@@ -39,7 +40,7 @@ def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runt
 
 def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) -> None:
     suite = write_suite(
-        home, "models: [resnet18]\ndefaults: {workloads: [training], devices: [cuda], case_budget: 0.5s}"
+        home, "launches: 1\nmodels: [resnet18]\ndefaults: {workloads: [training], devices: [cuda], case_budget: 0.5s}"
     )
     assert cli("run", suite, "--out", "out").returncode == 0
     record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])

@@ -58,6 +58,8 @@ def test_the_inference_table(tiny: Run) -> None:
             "p90 ms",
             "images/s",
             "vs eager",
+            "rank",
+            "launches",
             "peak MiB",
             "parity error",
             "status",
@@ -65,7 +67,7 @@ def test_the_inference_table(tiny: Run) -> None:
     ]
     assert rows == [
         # 70 single calls support a p90; 14 do not
-        ("lenet5", "8", "eager/cpu", "10.0 [9.8, 10.2]", "10.2", "800", "–", "100", "2e-06", "ok"),
+        ("lenet5", "8", "eager/cpu", "10.0 [9.8, 10.2]", "10.2", "800", "–", "2", "1", "100", "2e-06", "ok"),
         (
             "lenet5",
             "8",
@@ -74,11 +76,13 @@ def test_the_inference_table(tiny: Run) -> None:
             "–",
             "1,600",
             "×2.00 [2.00, 2.00]",
+            "1",
+            "1",
             "100",
             "2e-06",
             "ok",
         ),
-        ("lenet5", "8", "eager/cuda", "–", "–", "–", "–", "–", "–", "unavailable [1]"),
+        ("lenet5", "8", "eager/cuda", *"–" * 8, "unavailable [1]"),
     ]
     assert inference.notes == ["[1] unavailable: no cuda device: no driver"]
 

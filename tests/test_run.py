@@ -14,12 +14,14 @@ from tests.conftest import Cli, write_suite
 
 TINY = """
 name: tiny
+launches: 1
 defaults: {batches: {inference: [1, 4], training: [4]}, devices: [cpu, cuda], case_budget: 0.2s}
 models: [lenet5, simple_cnn]
 """
 
 FATAL = """
 name: fatal
+launches: 1
 limit: 8s
 defaults: {workloads: [inference], runtimes: [eager], batches: [1], image_size: 16, case_budget: 0.2s}
 models:
@@ -161,7 +163,9 @@ def test_a_model_that_cannot_be_built_is_told_before_anything_is_measured(
 
 def test_an_artifact_of_a_users_own_model_is_not_kept(home: Path, cli: Cli, cache: Path) -> None:
     suite = write_suite(
-        home, "models: ['own_models:works']\ndefaults: {workloads: [inference], batches: [1], image_size: 16}"
+        home,
+        "launches: 1\nmodels: ['own_models:works']\n"
+        "defaults: {workloads: [inference], batches: [1], image_size: 16, case_budget: 0.5s}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
     assert not list((cache / "artifacts").glob("own_models*"))
@@ -214,3 +218,38 @@ def test_training_in_onnx_runtime_says_that_it_is_not_there(home: Path, cli: Cli
         "unavailable",
         ["this version exports no training step to ONNX Runtime"],
     )
+
+
+def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cli: Cli, home: Path) -> None:
+    suite = write_suite(
+        home,
+        "name: again\nlaunches: 2\nmodels: [lenet5]\n"
+        "defaults: {workloads: [inference], batches: [1], case_budget: 0.2s}",
+    )
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    found = records(home / "out")
+    launches = [record["measurement"]["launches"] for record in found.values()]
+    assert [len(each) for each in launches] == [2, 2]
+    races = [[launch["race"] for launch in each] for each in launches]
+    assert races[0] == races[1]  # eager and ort, in turn, each time
+    assert len(set(races[0])) == 2
+    assert len((home / "out" / "records.jsonl").read_text().splitlines()) == 4  # written after each launch
+
+
+def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(cli: Cli, home: Path) -> None:
+    model = home / "own_models.py"
+    suite = write_suite(
+        home,
+        "name: mine\nlaunches: 1\nmodels: ['own_models:works', lenet5]\n"
+        "defaults: {workloads: [inference], runtimes: [eager], batches: [1], image_size: 32, case_budget: 0.1s}",
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    assert "2 records" in cli("run", suite, "--out", "out", "--resume").stdout
+    lines = (home / "out" / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    model.write_text(model.read_text().replace("nn.Conv2d(3, 8, 3, bias=False)", "nn.Conv2d(3, 8, 5, bias=False)"))
+    assert cli("run", suite, "--out", "out", "--resume").returncode == 0
+    again = (home / "out" / "records.jsonl").read_text().splitlines()
+    assert again[:2] == lines
+    assert [json.loads(line)["case"]["spec"]["model"] for line in again[2:]] == ["own_models:works"]

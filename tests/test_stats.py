@@ -1,17 +1,25 @@
 """Statistics on raw samples, checked against known values and by simulation."""
 
+import math
 import random
-from statistics import median
+from collections.abc import Callable
+from statistics import StatisticsError, median
 
 import pytest
 
 from cnnbench.stats import (
+    Estimate,
+    launch_estimate,
+    launch_ratio_estimate,
     least_sample_for,
     median_estimate,
     median_ranks,
     percentile,
+    ranks,
     ratio_estimate,
     time_estimate,
+    trend,
+    two_modes,
 )
 
 
@@ -63,11 +71,187 @@ def test_a_percentile_needs_as_many_samples_as_loadgen_asks_for(percent: float, 
     assert least_sample_for(percent) == n
 
 
-def test_a_percentile_is_withheld_where_the_sample_is_too_small() -> None:
-    assert percentile([1.0] * 63, 90) is None
+@pytest.mark.parametrize(("percent", "n"), [(90, 64), (95, 130), (99, 662)])
+def test_a_percentile_is_withheld_where_the_sample_is_too_small(percent: float, n: int) -> None:
+    assert percentile([1.0] * (n - 1), percent) is None
+    assert percentile([1.0] * n, percent) == 1.0
+
+
+def test_a_percentile_is_a_measured_value() -> None:
     assert percentile([float(i) for i in range(1, 101)], 90) == 90.0
 
 
 def test_the_estimate_is_the_median_of_turn_medians() -> None:
     turns = [[1.0, 9.0, 1.0], [2.0], [3.0, 3.0], [4.0], [5.0], [6.0]]
     assert time_estimate(turns).value == median([1, 2, 3, 4, 5, 6])
+
+
+def turns_of_launches(
+    rng: random.Random, launches: int, between: float, within: float = 0.02
+) -> list[list[list[float]]]:
+    """Launches of 12 turns, with log-normal effects of the launch and of the turn; the true median is 1."""
+    effects = [rng.lognormvariate(0, between) for _ in range(launches)]
+    return [[[effect * rng.lognormvariate(0, within)] for _ in range(12)] for effect in effects]
+
+
+def encloses(estimate: Estimate, value: float) -> bool:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.low <= value <= estimate.high
+
+
+@pytest.mark.parametrize("between", [0.01, 0.03])
+@pytest.mark.parametrize("launches", [3, 5, 8])
+def test_the_interval_over_launches_covers_the_true_median_and_pooled_turns_do_not(
+    launches: int, between: float
+) -> None:
+    """1,000 seeded repetitions: at least 95 % less three standard errors."""
+    rng = random.Random(launches)
+    covered = pooled = 0
+    for _ in range(1000):
+        sample = turns_of_launches(rng, launches, between)
+        covered += encloses(launch_estimate(sample), 1.0)
+        pooled += encloses(time_estimate([turn for launch in sample for turn in launch]), 1.0)
+    assert covered / 1000 > 0.95 - 3 * (0.95 * 0.05 / 1000) ** 0.5
+    assert pooled / 1000 < (0.88 if between == 0.01 else 0.7)
+
+
+def test_the_interval_of_ratios_over_launches_covers_the_true_ratio() -> None:
+    """With a common slowdown of each round, which cancels, and a launch effect of each contestant, which does not."""
+    rng = random.Random(0)
+    covered = 0
+    for _ in range(500):
+        above, below = turns_of_launches(rng, 5, 0.02), turns_of_launches(rng, 5, 0.02)
+        for launch, other in zip(above, below, strict=True):
+            for turn, other_turn in zip(launch, other, strict=True):
+                slowdown = rng.choice([1, 1, 1, 2])
+                turn[0] *= 1.5 * slowdown
+                other_turn[0] *= slowdown
+        covered += encloses(launch_ratio_estimate(above, below), 1.5)
+    assert covered / 500 > 0.95 - 3 * (0.95 * 0.05 / 500) ** 0.5
+
+
+def test_more_turns_do_not_narrow_what_launches_differ_by_and_more_launches_do() -> None:
+    launches = [[[1.0]] * 8, [[1.1]] * 8, [[1.2]] * 8, [[1.05]] * 8]
+    assert launch_estimate([launch * 100 for launch in launches]) == launch_estimate(launches)
+    assert launch_estimate(launches * 4).half_width < launch_estimate(launches).half_width / 2
+
+
+def test_students_interval_of_three_launches_by_hand() -> None:
+    estimate = launch_estimate([[[math.exp(-0.01)]], [[math.exp(0.01)]], [[1.0]]])
+    half = 4.302653 * 0.01 / 3**0.5
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1.0, math.exp(-half), math.exp(half)))
+
+
+def test_launches_that_agree_by_chance_keep_the_width_of_their_turns() -> None:
+    launch = [[1.0], [1.1], [1.2], [1.3], [1.4], [1.5]]
+    assert launch_estimate([launch] * 3) == time_estimate(launch) == Estimate(1.25, 1.0, 1.5)
+
+
+def test_one_launch_has_its_own_interval_and_two_have_both_of_theirs() -> None:
+    first, second = [[1.0]] * 5 + [[1.5]] * 5, [[2.0]] * 5 + [[3.0]] * 5
+    assert launch_estimate([first]) == time_estimate(first)
+    assert launch_estimate([first, second]) == Estimate(1.875, 1.0, 3.0)
+    assert launch_estimate([first, second[:3]]) == Estimate(1.625)
+
+
+def test_launches_without_turns_are_left_out() -> None:
+    launch = [[1.0 + index] for index in range(6)]
+    assert launch_estimate([[], launch, []]) == time_estimate(launch)
+    assert launch_ratio_estimate([launch, launch, []], [[], launch, launch]) == Estimate(1.0, 1.0, 1.0)
+    with pytest.raises(StatisticsError):
+        launch_estimate([[], []])
+
+
+def test_rounds_are_paired_within_a_launch_and_launches_within_a_race() -> None:
+    rounds = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]
+    doubled = [[2 * turn[0]] for turn in rounds]
+    assert launch_ratio_estimate([[*doubled, [99.0]]], [rounds]) == Estimate(2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="zip"):
+        launch_ratio_estimate([doubled], [rounds, rounds])
+
+
+@pytest.mark.parametrize(
+    ("estimates", "expected"),
+    [
+        ([], []),
+        ([Estimate(3, 2.9, 3.1), Estimate(1, 0.9, 1.1), Estimate(2, 1.9, 2.1)], [3, 1, 2]),
+        # the second and third overlap the first, though not each other
+        (
+            [Estimate(1, 0.9, 1.5), Estimate(1.1, 1.0, 1.2), Estimate(1.4, 1.3, 1.5), Estimate(2, 1.9, 2.1)],
+            [1, 1, 1, 4],
+        ),
+        # each overlaps its neighbour, but the third not the best
+        ([Estimate(1, 0.9, 1.1), Estimate(1.15, 1.05, 1.25), Estimate(1.3, 1.2, 1.4)], [1, 1, 3]),
+        # without an interval: with the best, in the middle, all
+        ([Estimate(1), Estimate(2, 1.9, 2.1), Estimate(3, 2.9, 3.1)], [1, 1, 3]),
+        ([Estimate(1, 0.9, 1.1), Estimate(2, 1.9, 2.1), Estimate(2.5), Estimate(3, 2.9, 3.1)], [1, 2, 2, 4]),
+        ([Estimate(2), Estimate(1), Estimate(3)], [1, 1, 1]),
+    ],
+)
+def test_ranks_are_shared_where_intervals_overlap_that_of_the_best(
+    estimates: list[Estimate], expected: list[int]
+) -> None:
+    assert ranks(estimates) == expected
+
+
+Noise = Callable[[random.Random], float]
+NOISES: dict[str, Noise] = {
+    "normal 2 %": lambda rng: rng.gauss(1, 0.02),
+    "normal 15 %": lambda rng: max(0.1, rng.gauss(1, 0.15)),
+    "log-normal 30 %": lambda rng: rng.lognormvariate(0, 0.3),
+    "exponential": lambda rng: 1 + 0.2 * rng.expovariate(1),
+    "one turn in ten slowed down": lambda rng: rng.gauss(1, 0.01) * (1 + (rng.random() < 0.1) * rng.random()),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_is_seldom_taken_for_two_modes(name: str) -> None:
+    rng = random.Random(name)
+    found = sum(two_modes([NOISES[name](rng) for _ in range(20)]) is not None for _ in range(2000))
+    assert found / 2000 < 0.01
+
+
+@pytest.mark.parametrize("name", ["normal 2 %", "log-normal 30 %", "exponential"])
+def test_noise_is_seldom_taken_for_a_trend(name: str) -> None:
+    """By Kendall's test in one of a hundred; three standard errors more are allowed."""
+    rng = random.Random(name)
+    found = sum(trend([NOISES[name](rng) for _ in range(20)]) is not None for _ in range(1000))
+    assert found / 1000 < 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
+
+
+def test_a_clear_second_mode_is_found() -> None:
+    """14 and 25 ms, as of one network with two behaviours of malloc, with a wild turn in one of twenty."""
+    rng = random.Random(0)
+    found = []
+    for _ in range(200):
+        values = [rng.choice([0.014, 0.025]) * rng.gauss(1, 0.01) * (1 + 2 * (index == 3)) for index in range(20)]
+        if 5 <= sum(value < 0.02 for value in values) <= 15:
+            found.append(two_modes(values))
+    assert sum(modes is not None for modes in found) / len(found) > 0.97
+    assert all(modes == pytest.approx((0.014, 0.025), rel=0.02) for modes in found if modes)
+
+
+def test_what_is_no_second_mode() -> None:
+    assert two_modes([1.0] * 20) is None
+    assert two_modes([1.0] * 5 + [2.0] * 4) is None  # too few turns
+    assert two_modes([1.0] * 17 + [2.0] * 3) is None  # too few of them
+    assert two_modes([1.0] * 16 + [2.0] * 4) == (1.0, 2.0)
+    assert two_modes([1.0] * 10 + [1.05] * 10) is None  # too close
+    assert two_modes([1.0 + index for index in range(20)]) is None
+
+
+def test_a_trend_is_the_change_from_the_first_turn_to_the_last() -> None:
+    rng = random.Random(0)
+    assert trend([1.01**index for index in range(11)]) == pytest.approx(1.01**10 - 1)
+    noisy = trend([(1 + 0.1 * index / 19) * rng.gauss(1, 0.01) for index in range(20)])
+    assert noisy == pytest.approx(0.1, abs=0.03)
+    falling = trend([2.0 - index / 19 for index in range(20)])
+    assert falling == pytest.approx(-0.5, abs=0.02)
+
+
+def test_what_is_no_trend() -> None:
+    assert trend([1.0 + index for index in range(9)]) is None  # too few turns
+    assert trend([1.0] * 20) is None
+    assert trend([1.0, 2.0] * 10) is None
+    assert trend([1.0] * 19 + [100.0]) is None  # one wild turn

@@ -106,7 +106,7 @@ def test_comments_do_not_change_the_digest_and_cases_do(tmp_path: Path) -> None:
         ),
         (
             "models: [lenet5]\ndefaults:\n  runtimes: [onnxrt]",
-            r":3: .*one of eager, ort; got 'onnxrt' \(did you mean 'ort'\?\)",
+            r":3: .*one of compile, eager, folded, ort; got 'onnxrt' \(did you mean 'ort'\?\)",
         ),
         (
             "models: [lenet5]\ndefaults:\n  devices: [cdua]",
@@ -114,7 +114,7 @@ def test_comments_do_not_change_the_digest_and_cases_do(tmp_path: Path) -> None:
         ),
         (
             "models: [lenet5]\ndefaults: {precisions: [fp61]}",
-            r"expected a precision, one of fp32; got 'fp61'",
+            r"expected a precision, one of bf16, fp16, fp32; got 'fp61'",
         ),
         ("models: [lenet5]\nbudget: soon", r":2: budget: expected a duration such as"),
         ("models: [{model: lenet5, image_size: big}]", r"expected an image size such as 224"),
@@ -171,7 +171,7 @@ def test_timm_is_asked_for_where_it_is_not_installed(tmp_path: Path) -> None:
 def test_the_schema_knows_every_key_and_closes_the_door_on_others() -> None:
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"name", "description", "budget", "limit", "defaults", "models"}
+    assert set(schema["properties"]) == {"name", "description", "budget", "launches", "limit", "defaults", "models"}
     bare, entry = schema["properties"]["models"]["items"]["anyOf"]
     assert bare == {"type": "string"}
     assert "image_size" in schema["$defs"][entry["$ref"].rpartition("/")[2]]["properties"]

@@ -11,6 +11,8 @@ from cnnbench.archs.network import Describe, Net, Network
 from cnnbench.errors import InputError, ShapeError, TooSmall, unknown
 
 LARGEST_SIZE_TRIED = 1024
+LARGEST_SETTING = 10**6
+"""Far beyond any network, and small enough to compute with."""
 
 INPUT_SETTINGS = ("resolution", "channels", "classes")
 """What can be varied in every network: its images and its classes."""
@@ -145,4 +147,6 @@ def _number(name: str, text: str, kind: type[Any] | None) -> Any:
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         shape = {int: "a whole number", float: "a number", tuple: "whole numbers such as 3-4-6-3"}[kind or float]
         raise InputError(f"{name}: expected {shape} above zero; got {text!r}")
+    if max(values) > LARGEST_SETTING:
+        raise InputError(f"{name}: expected {LARGEST_SETTING:,} at most; got {text!r}")
     return tuple(values) if kind is tuple else values[0]

@@ -13,6 +13,12 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+def check_probability(setting: str, value: float) -> None:
+    """Raises ValueError unless the value lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{setting}: expected a probability; got {value}")
+
+
 def conv_norm(net: Net, conv: Op, x: Value, activation: str | None = None) -> Value:
     """A convolution, its batch normalisation and its activation, numbered 0, 1, 2."""
     x = net("0", conv, x)

@@ -8,7 +8,7 @@ convolutions of table 9 are fully connected layers on the last axis, in the auth
 import math
 from dataclasses import dataclass
 
-from cnnbench.archs.blocks import round_channels
+from cnnbench.archs.blocks import check_probability, round_channels
 from cnnbench.archs.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -59,8 +59,7 @@ class ConvNeXt:
             raise ValueError(f"widths: expected one for each of {len(self.blocks)} stages; got {len(self.widths)}")
         if any(width % 8 for width in self.widths):
             raise ValueError(f"widths: expected multiples of 8; got {'-'.join(map(str, self.widths))}")
-        if not 0 <= self.drop <= 1:
-            raise ValueError(f"drop: expected a probability; got {self.drop}")
+        check_probability("drop", self.drop)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         """From (C, H, W) to (classes,)."""

@@ -8,7 +8,7 @@ of the block's input channels.
 import math
 from dataclasses import dataclass
 
-from cnnbench.archs.blocks import conv_norm, round_channels, squeeze_excitation
+from cnnbench.archs.blocks import check_probability, conv_norm, round_channels, squeeze_excitation
 from cnnbench.archs.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -58,6 +58,9 @@ class EfficientNet:
     depth: float = 1.0
     """B0's repeats, times this, rounded up."""
     dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         """From (C, H, W) to (classes,)."""

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnbench.archs.blocks import conv_norm, round_channels
+from cnnbench.archs.blocks import check_probability, conv_norm, round_channels
 from cnnbench.archs.efficientnet import DROPPED_BLOCKS, mbconv, residual
 from cnnbench.archs.layers import AdaptiveAvgPool, Conv, Dropout, Flatten, Linear, Value
 from cnnbench.archs.network import Net
@@ -62,6 +62,9 @@ class EfficientNetV2:
     depth: float = 1.0
     """Repeats of every stage, times this, rounded up."""
     dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         """From (C, H, W) to (classes,)."""

@@ -8,7 +8,7 @@ authors' code. The width multiplier is section 6.2's "depth multiplier"; the las
 import math
 from dataclasses import dataclass
 
-from cnnbench.archs.blocks import round_channels
+from cnnbench.archs.blocks import check_probability, round_channels
 from cnnbench.archs.layers import Activation, AdaptiveAvgPool, Add, BatchNorm, Conv, Dropout, Flatten, Linear, Value
 from cnnbench.archs.network import Net
 
@@ -36,6 +36,9 @@ class MNASNet:
     depth: float = 1.0
     """Inverted residuals of every stage, times this, rounded up."""
     dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         """From (C, H, W) to (classes,)."""

@@ -54,6 +54,10 @@ class ResNet:
     stride_on_first: bool = False
     """Downsample in the bottleneck's first convolution, as the paper does."""
 
+    def __post_init__(self) -> None:
+        if not self.bottleneck and (self.groups, self.width_per_group) != (1, 64):
+            raise ValueError("groups, width_per_group: expected none for basic blocks, which are not grouped")
+
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         """From (C, H, W) to (classes,)."""
         base = round_channels(64 * self.width)

@@ -7,7 +7,14 @@ import pandas as pd
 
 from cnnbench.case import PHASES, WORKLOADS
 from cnnbench.record import MEASURED
-from cnnbench.report.tables import cases_table, comparison_table, machines_table, models_table, start_table
+from cnnbench.report.tables import (
+    batches_table,
+    cases_table,
+    comparison_table,
+    machines_table,
+    models_table,
+    start_table,
+)
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
@@ -34,7 +41,7 @@ def run_tables(run: Run) -> list[Table]:
         data = cases_table(records, workload)
         if not data.empty:
             tables.append(_inference(data) if workload == "inference" else _training(data))
-    tables.append(_start(start_table(records)))
+    tables += [_batches(batches_table(records)), _start(start_table(records))]
     return [table for table in tables if not table.cells.empty]
 
 
@@ -95,8 +102,9 @@ def _inference(data: pd.DataFrame) -> Table:
     cells["parity error"] = [NONE if _missing(value) else f"{value:.0e}" for value in data["parity_error"]]
     _last(cells, "status")
     caption = (
-        "ms: median time of one call of the whole batch [95 % interval over turns]. p90: where at least 64 single "
-        "calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. Peak MiB: resident "
+        "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
+        "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
+        "those set side by side, the fastest first; overlapping intervals share one. Peak MiB: resident "
         "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
         "from float64, relative to the part of the output that depends on the image."
     )
@@ -108,13 +116,37 @@ def _training(data: pd.DataFrame) -> Table:
     for phase in PHASES["training"]:
         cells[f"{phase} ms"] = [_figure(value) for value in data[f"{phase}_ms"]]
     if data["speedup"].isna().all():
-        cells = cells.drop(columns=["vs eager"])
+        cells = cells.drop(columns=["vs eager", "rank"])
     _last(cells, "status")
     caption = (
         "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
-        "whole batch [95 % interval over turns], and the medians of its three parts."
+        "whole batch [95 % interval over launches and turns], and the medians of its three parts."
     )
     return Table("training", "Training", caption, cells, data, notes)
+
+
+def _batches(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        cells = pd.DataFrame(
+            {
+                "model": data["model"],
+                "workload": data["workload"],
+                "runtime": data["how"],
+                "batches": data["batches"],
+                "best": [f"{batch:,}" for batch in data["best_batch"]],
+                "images/s": [_figure(value) for value in data["images_per_s"]],
+                "of batch 1": [NONE if _missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
+                "MiB per image": [_figure(value) for value in data["mib_per_image"]],
+                "memory ends at": [NONE if _missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
+            }
+        )
+    caption = (
+        "Throughput by batch: the best of those measured, what it gains over single images, how much each image more "
+        "adds to the peak of memory, and the batch at which a straight line through the peaks meets the machine's "
+        "memory: an extrapolation."
+    )
+    return Table("batches", "Best batch", caption, cells, data, [])
 
 
 def _start(data: pd.DataFrame) -> Table:
@@ -126,11 +158,12 @@ def _start(data: pd.DataFrame) -> Table:
             {
                 "model": data["model"],
                 "workload": data["workload"],
-                "runtime": [f"{r}/{d}" for r, d in zip(data["runtime"], data["device"], strict=True)],
+                "runtime": list(data["how"]),
                 "export s": [_figure(value) for value in data["export_s"]],
                 "import s": [_figure(value, 2) for value in data["import_s"]],
                 "load ms": [_figure(value * 1e3, 2) for value in data["load_s"]],
                 "first call ms": [_figure(value, 2) for value in data["first_call_ms"]],
+                "pays back after": [_images(value) for value in data["pays_back_after_images"]],
                 "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
                 "steady": ["yes" if steady else "no" for steady in data["steady"]],
             }
@@ -138,7 +171,9 @@ def _start(data: pd.DataFrame) -> Table:
     caption = (
         "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import "
         "of the libraries (all workers of a race at once), weights or graph into a session, the first call on one "
-        "image. Steady: whether the warm-up ended because the times were."
+        "image (of the whole batch where it is compiled for it). Pays back after: so many images later than eager's "
+        "start, a slower start is made up for by faster calls. Steady: whether the warm-up ended because the times "
+        "were."
     )
     return Table("start", "Cold start", caption, cells, data, [])
 
@@ -159,11 +194,13 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         {
             "model": data["model"],
             "batch": data["batch"].astype(str),
-            "runtime": [f"{r}/{d}" for r, d in zip(data["runtime"], data["device"], strict=True)],
+            "runtime": list(data["how"]),
             "ms": [_interval(*values) for values in intervals],
             "p90 ms": [_figure(value) for value in data["p90_ms"]],
             "images/s": [_figure(value) for value in data["images_per_s"]],
             "vs eager": [_ratio(*values) for values in ratios],
+            "rank": [NONE if _missing(value) else f"{value:.0f}" for value in data["rank"]],
+            "launches": [NONE if _missing(value) else f"{value:.0f}" for value in data["launches"]],
             "peak MiB": [NONE if _missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
             "status": statuses,
         }
@@ -171,6 +208,12 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     struck = ~data["status"].isin(MEASURED) & data["ms"].notna()
     cells.loc[struck, "images/s"] = NONE
     return cells, notes
+
+
+def _images(value: float | None) -> str:
+    if value is None or _missing(value):
+        return NONE
+    return "never" if math.isinf(value) else f"{value:,.0f} images"
 
 
 def _last(cells: pd.DataFrame, column: str) -> None:

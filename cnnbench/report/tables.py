@@ -1,15 +1,21 @@
 """Records to tables of numbers: pandas data frames, one row per model or case, units in the column names."""
 
+import math
 from collections.abc import Iterable, Sequence
+from statistics import linear_regression
+from typing import Any
 
 import pandas as pd
 
 from cnnbench import machine
-from cnnbench.case import PHASES, REFERENCE_RUNTIME, Workload
-from cnnbench.record import MEASURED, Record
-from cnnbench.stats import percentile, ratio_estimate, time_estimate
+from cnnbench.case import PHASES, Workload
+from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record
+from cnnbench.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
 from cnnbench.store import Run
 from cnnbench.units import MB, MIB
+
+PERCENTILES = (90, 95, 99)
+LEAST_BATCHES = 3
 
 
 def models_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -38,11 +44,30 @@ def models_table(records: Iterable[Record]) -> pd.DataFrame:
 def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
     """One row per case of a workload, measured or not; times in milliseconds for one call of the whole batch."""
     by_race: dict[tuple[object, ...], Record] = {
-        record.case.race_key: record for record in records if record.case.runtime == REFERENCE_RUNTIME
+        record.case.race_key: record for record in records if record.case.is_reference
     }
-    rows = [_row(record, by_race.get(record.case.race_key)) for record in records if record.case.workload == workload]
+    chosen = [record for record in records if record.case.workload == workload]
+    rows = [_row(record, by_race.get(record.case.race_key)) for record in chosen]
+    for row, rank in zip(rows, _ranks(chosen), strict=True):
+        row["rank"] = rank
     frame = pd.DataFrame(rows)
     return frame if workload == "inference" else frame.drop(columns=["parity_error"], errors="ignore")
+
+
+def _ranks(records: Sequence[Record]) -> list[int | None]:
+    """Each record's place in its race, 1 the fastest; those whose intervals overlap share one. None for those alone."""
+    found: list[int | None] = [None] * len(records)
+    races: dict[tuple[object, ...], list[int]] = {}
+    for index, record in enumerate(records):
+        if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
+            races.setdefault((record.race, record.case.race_key), []).append(index)
+    for members in races.values():
+        if len(members) > 1:
+            measurements = [records[index].measurement for index in members]
+            estimates = [launch_estimate(each.times()) for each in measurements if each is not None]
+            for index, rank in zip(members, ranks(estimates), strict=True):
+                found[index] = rank
+    return found
 
 
 def _row(record: Record, reference: Record | None) -> dict[str, object]:
@@ -52,11 +77,14 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "batch": case.batch,
         "device": case.device,
         "runtime": case.runtime,
+        "precision": case.precision,
+        "layout": case.layout,
+        "how": case.how,
         "status": record.status,
         "ms": None,
         "ms_low": None,
         "ms_high": None,
-        "p90_ms": None,
+        **{f"p{p}_ms": None for p in PERCENTILES},
         "images_per_s": None,
     }
     row |= {f"{phase}_ms": None for phase in PHASES[case.workload] if case.workload == "training"}
@@ -66,7 +94,12 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "speedup_high": None,
         "peak_mib": None,
         "parity_error": max((p.error for p in record.parity if p.error is not None), default=None),
+        "millijoules_per_image": None,
+        "launches": None,
         "samples": None,
+        "turns": None,
+        "disturbed_turns": None,
+        "stopped": "",
         "reason": "; ".join(record.reasons),
         "id": record.id,
     }
@@ -79,27 +112,41 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
 def _measured(record: Record) -> dict[str, object]:
     """What the raw samples say; also for invalid records, whose numbers are shown and never compared."""
     assert record.measurement is not None
-    case, launch = record.case, record.measurement.launches[0]
-    turns = record.measurement.turns()
-    if not turns:
+    case, launches = record.case, record.measurement.launches
+    times = record.measurement.times()
+    if not any(times):
         return {}
-    time = time_estimate(turns)
-    samples = [sample for turn in turns for sample in turn]
-    memory = launch.memory
-    peak_bytes = memory.peak_bytes if case.device == "cpu" else memory.device_allocated_bytes
-    p90 = percentile(samples, 90) if launch.calls_per_sample == 1 else None
+    time = launch_estimate(times)
+    samples = [sample for turns in times for turn in turns for sample in turn]
+    peaks = [
+        launch.memory.peak_bytes if case.device == "cpu" else launch.memory.device_allocated_bytes
+        for launch in launches
+    ]
+    single_calls = all(launch.calls_per_sample == 1 for launch in launches)
+    percentiles = {p: percentile(samples, p) if single_calls else None for p in PERCENTILES}
+    images = case.batch * sum(
+        launch.calls_per_sample * len(next(iter(turn.seconds.values())))
+        for launch in launches
+        for turn in launch.usable()
+    )
+    joules = [turn.joules for launch in launches for turn in launch.usable()]
     found: dict[str, object] = {
         "ms": time.value * 1e3,
         "ms_low": None if time.low is None else time.low * 1e3,
         "ms_high": None if time.high is None else time.high * 1e3,
-        "p90_ms": None if p90 is None else p90 * 1e3,
+        **{f"p{p}_ms": None if value is None else value * 1e3 for p, value in percentiles.items()},
         "images_per_s": case.batch / time.value,
-        "peak_mib": None if peak_bytes is None else peak_bytes / MIB,
+        "peak_mib": max((peak / MIB for peak in peaks if peak is not None), default=None),
+        "millijoules_per_image": None if None in joules else 1e3 * sum(filter(None, joules)) / images,
+        "launches": len(launches),
         "samples": len(samples),
+        "turns": record.measurement.all_turns,
+        "disturbed_turns": record.measurement.disturbed_turns,
+        "stopped": launches[-1].stopped,
     }
     if case.workload == "training":
         for phase in PHASES[case.workload]:
-            found[f"{phase}_ms"] = time_estimate(record.measurement.phase_turns(phase)).value * 1e3
+            found[f"{phase}_ms"] = launch_estimate(record.measurement.times(phase)).value * 1e3
     return found
 
 
@@ -108,28 +155,55 @@ def _speedup(record: Record, reference: Record | None) -> dict[str, object]:
     if (
         reference is None
         or reference.id == record.id
-        or reference.race != record.race
         or record.status not in MEASURED
         or reference.status not in MEASURED
         or record.measurement is None
         or reference.measurement is None
     ):
         return {}
-    theirs, ours = reference.measurement.turns(), record.measurement.turns()
-    rounds = min(len(theirs), len(ours))  # one that failed later has fewer
-    ratio = ratio_estimate(theirs[:rounds], ours[:rounds])
+    theirs, ours = shared_rounds(reference, record)
+    if not any(theirs):
+        return {}
+    ratio = launch_ratio_estimate(theirs, ours)
     return {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
 
 
-def start_table(records: Iterable[Record]) -> pd.DataFrame:
+def shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
+    """The times of two records in the races that both were in, by race and round: rounds that neither was disturbed in.
+
+    Where those are too few, all rounds of the race.
+    """
+    assert a.measurement is not None
+    assert b.measurement is not None
+    others = {race_of(launch, b): launch for launch in b.measurement.launches}
+    pairs = [(launch, others[race_of(launch, a)]) for launch in a.measurement.launches if race_of(launch, a) in others]
+    times: tuple[list[list[list[float]]], list[list[list[float]]]] = ([], [])
+    for launches in pairs:
+        turns = [{turn.round: turn for turn in launch.turns} for launch in launches]
+        shared = [number for number in turns[0] if number in turns[1]]
+        clean = [number for number in shared if not any(each[number].disturbed for each in turns)]
+        chosen = clean if len(clean) >= LEAST_TURNS else shared
+        for launch, each, into in zip(launches, turns, times, strict=True):
+            into.append([[total / launch.calls_per_sample for total in each[n].totals_s()] for n in chosen])
+    return times
+
+
+def race_of(launch: Launch, record: Record) -> str:
+    """The race of a launch; in records of the first schema, that of the record."""
+    return launch.race or record.race or record.id
+
+
+def start_table(records: Sequence[Record]) -> pd.DataFrame:
     """One row per model, workload, runtime and device: the stages before the steady state, each on its own.
 
-    From the measured case with the smallest batch; the first call is of one image whatever the case's batch.
+    From the first launch of the measured case with the smallest batch; the first call is of one image whatever the
+    case's batch, but for runtimes that compile for it.
     """
     rows: dict[tuple[str, ...], dict[str, object]] = {}
+    references = {record.case.race_key: record for record in records if record.case.is_reference}
     for record in sorted(records, key=lambda r: r.case.batch):
         case, facts = record.case, record.artifact
-        key = (case.label, case.workload, case.runtime, case.device)
+        key = (case.label, case.workload, case.how)
         if key in rows or record.measurement is None or facts is None:
             continue
         launch = record.measurement.launches[0]
@@ -138,14 +212,89 @@ def start_table(records: Iterable[Record]) -> pd.DataFrame:
             "workload": case.workload,
             "runtime": case.runtime,
             "device": case.device,
-            "export_s": facts.seconds.get("export") if case.runtime == "ort" else None,
+            "how": case.how,
+            "export_s": facts.seconds.get("export") if case.is_exported else None,
             "import_s": launch.import_s,
             "load_s": launch.load_s,
             "first_call_ms": launch.first_call_s * 1e3,
+            "pays_back_after_images": pays_back(record, references.get(case.race_key)),
             "warmup_calls": launch.warmup_calls,
             "steady": launch.steady,
         }
     return pd.DataFrame(rows.values())
+
+
+def pays_back(record: Record, reference: Record | None) -> float | None:
+    """After how many images a longer start (export, load, compile, first call) is made up for by faster calls.
+
+    0 where it starts sooner and runs faster; infinite where it never does; None where the two cannot be compared.
+    """
+    if reference is None or reference.id == record.id or not {record.status, reference.status} <= set(MEASURED):
+        return None
+    theirs, ours = _start_and_rate(reference), _start_and_rate(record)
+    if theirs is None or ours is None:
+        return None
+    later, sooner_per_image = ours[0] - theirs[0], theirs[1] - ours[1]
+    if sooner_per_image <= 0:
+        return math.inf
+    return max(0.0, later / sooner_per_image)
+
+
+def _start_and_rate(record: Record) -> tuple[float, float] | None:
+    """Seconds from the libraries being there to the first output, and seconds for each image from then on."""
+    if record.measurement is None or record.artifact is None or not any(record.measurement.times()):
+        return None
+    launch = record.measurement.launches[0]
+    export_s = record.artifact.seconds.get("export", 0.0) if record.case.is_exported else 0.0
+    call_s = launch_estimate(record.measurement.times()).value
+    return export_s + launch.load_s + launch.first_call_s, call_s / record.case.batch
+
+
+def batches_table(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per model, workload and runtime of which at least three batches were measured: which batch is the best.
+
+    The batch at which memory ends: where a straight line through the peaks reaches the machine's memory.
+    """
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
+            groups.setdefault((record.case.label, record.case.workload, record.case.how), []).append(record)
+    rows = []
+    for (model, workload, how), members in groups.items():
+        measured = {record.case.batch: _measured(record) for record in members}
+        if len(measured) < LEAST_BATCHES:
+            continue
+        rates = {batch: float(str(found["images_per_s"])) for batch, found in measured.items()}
+        best = max(rates, key=lambda batch: rates[batch])
+        peaks = {batch: float(str(found["peak_mib"])) for batch, found in measured.items() if found["peak_mib"]}
+        rows.append(
+            {
+                "model": model,
+                "workload": workload,
+                "how": how,
+                "batches": ", ".join(map(str, sorted(measured))),
+                "best_batch": best,
+                "images_per_s": rates[best],
+                "of_batch_1": rates[best] / rates[1] if 1 in rates else None,
+                "mib_per_image": _slope(peaks)[0],
+                "memory_ends_at": _memory_ends_at(peaks, members[0].environment),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _slope(peaks: dict[int, float]) -> tuple[float, float]:
+    """Slope and intercept of the straight line through the peaks, by least squares."""
+    fit = linear_regression(list(peaks), list(peaks.values()))
+    return fit.slope, fit.intercept
+
+
+def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int | None:
+    memory_bytes: int | None = environment.get("machine", {}).get("memory_bytes")
+    slope, intercept = _slope(peaks)
+    if not memory_bytes or slope <= 0:
+        return None
+    return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
 
 
 def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -163,7 +312,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
             name = run.folder.name
             time = None
             if record is not None and record.status in MEASURED and record.measurement is not None:
-                time = time_estimate(record.measurement.turns())
+                time = launch_estimate(record.measurement.times())
             base = time if index == 0 else base
             row[f"{name} ms"] = time.value * 1e3 if time else None
             row[f"{name} low"] = time.low * 1e3 if time and time.low else None

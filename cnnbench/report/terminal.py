@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cnnbench.record import Record, Status
 from cnnbench.report.display import Table
-from cnnbench.stats import time_estimate
+from cnnbench.stats import launch_estimate
 from cnnbench.units import format_seconds, significant
 
 STYLES: dict[Status, str] = {
@@ -53,8 +53,8 @@ def _style(status: object) -> str:
 def line_of(record: Record) -> str:
     """A finished case in one line."""
     text = f"{record.id}: {record.status}"
-    if record.measurement is not None and record.measurement.turns():
-        time = time_estimate(record.measurement.turns())
+    if record.measurement is not None and any(record.measurement.times()):
+        time = launch_estimate(record.measurement.times())
         text += f", {significant(time.value * 1e3)} ms"
         text += f" ± {time.half_width:.1%}" if time.low is not None else ""
         text += f", {significant(record.case.batch / time.value)} images/s"
@@ -100,8 +100,9 @@ class Progress:
             self._print(f"[{self._count}/{self._total}] {what}, about {format_seconds(left_s)} left")
 
     def done(self, record: Record) -> None:
-        """A case is on disk."""
-        self._count += 1
+        """A case is on disk; again, after each further launch of it."""
+        launches = len(record.measurement.launches) if record.measurement else 0
+        self._count += launches <= 1
         self._recent = [*self._recent, (line_of(record), record.status)][-RECENT:]
         if self._live:
             self._show()

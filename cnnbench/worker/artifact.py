@@ -89,6 +89,7 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
         signal=signal,
         eager_error=eager_error,
         parity_limit=limit_for(eager_error),
+        denormal_share=golden.denormal_share(module, images),
         seconds=seconds,
         witnesses=heard,
         versions={**library_versions(), "torch_threads": str(torch.get_num_threads())},

@@ -62,6 +62,27 @@ def condition(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
     module.eval()
 
 
+def denormal_share(module: nn.Module, x: Tensor) -> float:
+    """The largest share of denormal numbers in what one layer puts out for x (N, C, H, W)."""
+    shares = [0.0]
+
+    def look(_: nn.Module, __: object, y: object) -> None:
+        if isinstance(y, Tensor) and y.is_floating_point() and y.numel():
+            size = y.abs()
+            denormal = (size > 0) & (size < torch.finfo(y.dtype).tiny)
+            shares.append(float(denormal.float().mean()))
+
+    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
+    hooks = [leaf.register_forward_hook(look) for leaf in leaves]
+    try:
+        with torch.inference_mode():
+            module.eval()(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(shares)
+
+
 def reference(module: nn.Module, x: Tensor) -> Tensor:
     """Outputs (N, classes) of the module in float64 for x (N, C, H, W), one image at a time to spare memory."""
     double = copy.deepcopy(module).double().eval()

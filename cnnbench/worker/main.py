@@ -28,6 +28,7 @@ from cnnbench.messages import (
     Open,
     Opened,
     Probe,
+    Profile,
     Reply,
     Request,
     Resolve,
@@ -40,8 +41,8 @@ from cnnbench.messages import (
     parse_request,
 )
 from cnnbench.record import Parity, Ran
-from cnnbench.worker import measure, memory
-from cnnbench.worker.parity import Array, batches, compare, size, tiled
+from cnnbench.worker import measure, memory, probes
+from cnnbench.worker.parity import Array, batches, compare, mixed_limit_for, size, tiled
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.runtimes.registry import import_libraries, open_session
 
@@ -126,15 +127,17 @@ class Worker:
             case Warm():
                 self.loaded_bytes = memory.resident_bytes()
                 self._case().runtime.reset_peak()
-                return self._case().warm(request.limit_s)
+                return self._case().warm(request.limit_s, request.least_calls)
             case Sample():
                 return self._case().sample(request.seconds)
             case Close():
                 return self._case().close(self.imported_bytes, self.loaded_bytes)
-            case Probe():
-                from cnnbench.worker.probes import probe
+            case Profile():
+                from cnnbench.worker.profile import profile
 
-                return probe(request.runtime, request.device)
+                return profile(request, self.threads)
+            case Probe():
+                return probes.probe(request.runtime, request.device)
 
     def _case(self) -> "OpenCase":
         if self.opened is None:
@@ -164,16 +167,21 @@ class OpenCase:
         asks for, and the timed calls would be faster than a user's (docs/method.md, "What the proof must not touch").
         """
         images = self.golden["images"]
+        own = tiled(images, self.case.batch)
         start = time.perf_counter()
-        self.runtime.predict(images[:1])
+        self.runtime.predict(images[:1] if self.runtime.takes_any_batch else own)
         first_call_s = time.perf_counter() - start
-        parity = [self._prove(batch) for batch in batches(len(images)) if size(batch) <= self.case.batch]
+        if self.runtime.takes_any_batch:
+            parity = [self._prove(batch) for batch in batches(len(images)) if size(batch) <= self.case.batch]
+        else:
+            expected = tiled(self.golden["reference"], self.case.batch)
+            parity = [self._compare(f"{self.case.runtime} b{self.case.batch}", self.runtime.predict(own), expected)]
         return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
 
-    def warm(self, limit_s: float) -> Warmed:
+    def warm(self, limit_s: float, least_calls: int) -> Warmed:
         """Warm up, and settle how many calls make a sample."""
         self.phases = self.runtime.phases()
-        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s)
+        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, least_calls=least_calls)
         self.calls_per_sample = measure.calls_per_sample(done.call_s)
         self.wake = done.call_s < measure.WAKE_BELOW_S
         return Warmed(
@@ -193,13 +201,13 @@ class OpenCase:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
         held = self.runtime.memory(imported_bytes, loaded_bytes)
         result, ran = self.runtime.result(), self.runtime.ran()
-        faults = _differences(self.case, ran)
+        faults = [*_differences(self.case, ran), *self.runtime.faults(), *probes.watchers()]
         parity: list[Parity] = []
         if self.case.workload == "inference":
             expected = tiled(self.golden["reference"], self.case.batch)
             parity = [self._compare(f"timed b{self.case.batch}", result, expected)]
             larger = [batch for batch in batches(len(self.golden["images"])) if size(batch) > self.case.batch]
-            parity += [self._prove(batch) for batch in larger]
+            parity += [self._prove(batch) for batch in larger if self.runtime.takes_any_batch]
         elif not bool(abs(result) < float("inf")):
             faults.append(f"the loss of the last timed step is {result}")
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
@@ -209,7 +217,10 @@ class OpenCase:
         return self._compare(f"{self.case.runtime} b{size(batch)}", y, self.golden["reference"][batch])
 
     def _compare(self, what: str, y: Array, reference: Array) -> Parity:
-        return compare(what, y, reference, self.facts.signal, self.facts.parity_limit)
+        limit = self.facts.parity_limit
+        if self.case.precision != "fp32":
+            limit = mixed_limit_for(self.facts.eager_error, self.case.precision)
+        return compare(what, y, reference, self.facts.signal, limit)
 
 
 def _differences(case: Case, ran: Ran) -> list[str]:

@@ -75,9 +75,17 @@ def is_steady(seconds: list[float]) -> bool:
 
 
 def warm_up(
-    phases: Phases, stopwatch: Stopwatch, limit_s: float, clock_s: Callable[[], float] = time.perf_counter
+    phases: Phases,
+    stopwatch: Stopwatch,
+    limit_s: float,
+    clock_s: Callable[[], float] = time.perf_counter,
+    *,
+    least_calls: int = 0,
 ) -> WarmUp:
-    """Call until the times are steady and half a second has gone by, or until the limit; three calls at least."""
+    """Call until the times are steady and half a second has gone by, or until the limit; three calls at least.
+
+    Where `least_calls` are asked for, to make as many as others, these are enough, without the half second.
+    """
     gc.collect()
     gc.freeze()  # what lives now is looked at no more, so that collecting between turns takes no time
     start = clock_s()
@@ -85,8 +93,11 @@ def warm_up(
     while True:
         seconds.append(sum(time_block(phases, 1, stopwatch).values()))
         elapsed = clock_s() - start
-        enough = len(seconds) >= LEAST_WARMUP_CALLS
-        steady = elapsed >= min(LEAST_WARMUP_S, limit_s) and is_steady(seconds)
+        if least_calls:
+            steady = len(seconds) >= least_calls
+        else:
+            steady = elapsed >= min(LEAST_WARMUP_S, limit_s) and is_steady(seconds)
+        enough = len(seconds) >= min(LEAST_WARMUP_CALLS, least_calls or LEAST_WARMUP_CALLS)
         if enough and (steady or elapsed >= limit_s):
             break
     return WarmUp(calls=len(seconds), seconds=elapsed, steady=steady, call_s=statistics.median(seconds[-2 * WINDOW :]))

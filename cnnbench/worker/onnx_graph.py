@@ -10,9 +10,8 @@ import onnxscript.optimizer
 
 from cnnbench.errors import ModelError
 from cnnbench.record import Counts
+from cnnbench.worker.onnx_origin import NAME_SCOPES
 
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch's exporter writes the modules that a node comes from, outermost first, the node's own name last."""
 STATISTICS = (3, 4)
 """Inputs of BatchNormalization that are not learned: running mean and variance."""
 UNCOUNTABLE = {"ConvTranspose", "Einsum", "Attention", "LSTM", "GRU", "RNN", "DeformConv", "QLinearConv", "Col2Im"}

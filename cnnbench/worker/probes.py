@@ -1,19 +1,55 @@
 """Which devices really work, found out by running something on them."""
 
-from cnnbench.case import Device, RuntimeName
+import sys
+from pathlib import Path
+
+from cnnbench.case import Device
 from cnnbench.messages import Probed
+from cnnbench.runtime import runtimes, split
+from cnnbench.worker.runtimes.registry import others_runtime
 
 LONGEST_REASON = 200
 
 
-def probe(runtime: RuntimeName, device: Device) -> Probed:
+def probe(runtime: str, device: Device) -> Probed:
     """Run an addition on the device through the runtime. A provider's or a build's own list proves nothing."""
     try:
-        name = _try_ort(device) if runtime == "ort" else _try_torch(device)
+        name = _try(runtime, device)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         return Probed(works=False, reason=reason[:LONGEST_REASON])
     return Probed(works=True, name=name)
+
+
+def watchers() -> list[str]:
+    """A debugger or profiler that is attached to this process, and slows it down."""
+    found = []
+    if sys.gettrace() is not None:
+        found.append("a debugger or coverage tool traces this process (sys.settrace)")
+    if sys.getprofile() is not None:
+        found.append("a profiler is attached to this process (sys.setprofile)")
+    tracer = next((line for line in _status_lines() if line.startswith("TracerPid:")), "TracerPid: 0")
+    if tracer.split()[1] != "0":
+        found.append(f"process {tracer.split()[1]} traces this one, as a debugger does")
+    return found
+
+
+def _status_lines() -> list[str]:
+    status = Path("/proc/self/status")
+    return status.read_text().splitlines() if status.exists() else []
+
+
+def _try(runtime: str, device: Device) -> str:
+    name, variant = split(runtime)
+    if runtimes()[name].is_others:
+        return others_runtime(name).probe(device)
+    if name == "ort":
+        return _try_ort(device, variant)
+    if name == "compile":
+        from cnnbench.worker.runtimes.compiled import check_compiler
+
+        check_compiler(device)
+    return _try_torch(device)
 
 
 def _try_torch(device: Device) -> str:
@@ -24,8 +60,8 @@ def _try_torch(device: Device) -> str:
     return torch.cuda.get_device_name(0) if device == "cuda" else "cpu"
 
 
-def _try_ort(device: Device) -> str:
+def _try_ort(device: Device, variant: str) -> str:
     from cnnbench.worker.runtimes.ort import run_identity
 
-    run_identity(device)
+    run_identity(device, variant)
     return device

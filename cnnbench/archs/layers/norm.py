@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from cnnbench.archs.layers.op import Op, Saved, Shape, Terms, spelled
-from cnnbench.errors import ShapeError
+from cnnbench.errors import ShapeError, TooSmall
 from cnnbench.units import FLOAT_BYTES
 
 STATISTICS_PER_VALUE = 5
@@ -75,6 +75,11 @@ class InstanceNorm(Op):
     """
 
     affine: bool = False
+
+    def check(self, x: Shape) -> None:
+        """A single value has no deviation."""
+        if math.prod(x[1:]) < 2:
+            raise TooSmall(f"nothing is left: a channel of {spelled(x)} has a single value, which has no deviation")
 
     def output_shape(self, x: Shape) -> Shape:
         """Unchanged."""

@@ -22,7 +22,9 @@ class Conv(Op):
     bias: bool = True
 
     def check(self, x: Shape) -> None:
-        """A window must fit, and the groups must divide the channels."""
+        """A window must fit, there must be channels, and the groups must divide them."""
+        if self.out_channels < 1:
+            raise ShapeError(f"expected at least one output channel, got {self.out_channels}")
         check_windows(x, self.kernel, self.stride, self.padding, self.dilation)
         if x[0] % self.groups or self.out_channels % self.groups:
             raise ShapeError(f"{x[0]} -> {self.out_channels} channels cannot be split into {self.groups} groups")
@@ -92,8 +94,8 @@ class MatMul(Op):
     other: Value
 
     def check(self, x: Shape) -> None:
-        """The inner axes must be equal."""
-        if x[-1] != self.other.shape[-2]:
+        """The inner axes must be equal, and all before the last two."""
+        if x[-1] != self.other.shape[-2] or x[:-2] != self.other.shape[:-2]:
             raise ShapeError(f"cannot multiply {spelled(x)} by {spelled(self.other.shape)}")
 
     def output_shape(self, x: Shape) -> Shape:

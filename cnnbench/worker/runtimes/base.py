@@ -1,8 +1,11 @@
 """What every runtime is: a case made executable from its artifact."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
-from cnnbench.record import Memory, Ran
+from cnnbench.case import Case, Device
+from cnnbench.errors import WorkerError
+from cnnbench.record import ArtifactFacts, Memory, Ran
 from cnnbench.worker import memory
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.parity import Array
@@ -16,6 +19,22 @@ class Runtime(ABC):
     """
 
     stopwatch: Stopwatch = HostStopwatch()
+    takes_any_batch = True
+    """Whether it is proved at other batches than the case's; not where each batch is compiled anew."""
+
+    @abstractmethod
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+        """Load the artifact in `folder` and bind the batch (N, C, H, W). Raises WorkerError if it cannot."""
+
+    @classmethod
+    def probe(cls, device: Device) -> str:
+        """The device's name, if this runtime works on it here; else any error, whose message is the reason.
+
+        Only asked of runtimes that another package offers.
+        """
+        if device != "cpu":
+            raise WorkerError("it does not say that it can use one")
+        return device
 
     @abstractmethod
     def predict(self, images: Array) -> Array:
@@ -32,6 +51,10 @@ class Runtime(ABC):
     @abstractmethod
     def ran(self) -> Ran:
         """What really ran, as the runtime itself says."""
+
+    def faults(self) -> list[str]:
+        """Why what ran is not what was asked, beside device and precision."""
+        return []
 
     def reset_peak(self) -> None:
         """Let the peak of memory begin anew, where the system can."""

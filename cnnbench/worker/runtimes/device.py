@@ -1,9 +1,12 @@
 """A torch device: where its differences from the CPU stand, written against torch's device-generic API."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from cnnbench.case import Device
+from cnnbench.case import Device, Precision
 from cnnbench.worker.stopwatch import HostStopwatch, Stopwatch
 
 
@@ -35,6 +38,21 @@ def use(device: Device) -> torch.device:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True  # as ONNX Runtime does by itself: search the fastest algorithm once
     return torch.device(device)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Automatic mixed precision in a 16-bit format; nothing for float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def tf32_faults(device: torch.device) -> list[str]:
+    """Where TF32 stands in for float32, which only an accelerator does."""
+    if device.type != "cuda":
+        return []
+    flags = {"matrix products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
+    return [f"TF32 is on for {what}, and fp32 was asked" for what, on in flags.items() if on]
 
 
 def stopwatch(device: torch.device) -> Stopwatch:

@@ -1,12 +1,16 @@
 """PyTorch as it is written: one operator after the other."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from cnnbench.artifact import WEIGHTS
-from cnnbench.case import Case
+from cnnbench.case import Case, Layout
+from cnnbench.errors import WorkerError
 from cnnbench.record import ArtifactFacts, Memory, Ran
 from cnnbench.worker import models
 from cnnbench.worker.measure import Phases
@@ -21,42 +25,82 @@ WEIGHT_DECAY = 1e-4
 arithmetic is many times slower, over the thousands of steps of a small network."""
 
 
+FORMATS: dict[Layout, torch.memory_format] = {
+    "nchw": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+IMAGE_AXES = 4
+
+
 class Eager(Runtime):
     """A module with the artifact's weights on its device."""
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array) -> None:
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+        self.case = case
         self.device = devices.use(case.device)
         self.module, _ = models.build(case.spec)
         self.module.load_state_dict(load_file(folder / WEIGHTS))
-        self.module.to(self.device).eval()
-        self.images = torch.from_numpy(batch).to(self.device)
+        if case.layout == "channels_last" and batch.ndim != IMAGE_AXES:
+            raise WorkerError(f"the layout channels_last is for images (N, C, H, W); got {batch.shape}")
+        self.module = self.prepared(self.module.eval()).to(self.device)
+        if case.layout == "channels_last":
+            self.module = self.module.to(memory_format=torch.channels_last)
+        self.images = self.placed(torch.from_numpy(batch))
+        self.autocast = devices.autocast(self.device, case.precision)
+        self.run: Callable[[Tensor], Any] = self.module
+        """What is called with the images."""
         self.output = torch.empty(0)
+        self.logits_type: torch.dtype | None = None
         torch.manual_seed(case.spec.seed)
+
+    def prepared(self, module: nn.Module) -> nn.Module:
+        """The module that is run, made from the one with the artifact's weights."""
+        return module
+
+    def placed(self, images: Tensor) -> Tensor:
+        """Images on the device, in the case's layout."""
+        return images.to(self.device).contiguous(memory_format=FORMATS[self.case.layout])
 
     def predict(self, images: Array) -> Array:
         """Logits in inference mode, whatever the workload; the module is left in the mode it was in."""
         training = self.module.training
         self.module.eval()
-        with torch.inference_mode():
-            y = self.module(torch.from_numpy(images).to(self.device))
+        x = self.placed(torch.from_numpy(images))  # an ordinary tensor, as the timed one is
+        with torch.inference_mode(), self.autocast:
+            y = self.run(x)
+        self.logits_type = y.dtype
         self.module.train(training)
-        result: Array = devices.to_host(y).numpy()
+        result: Array = devices.to_host(y).float().numpy()
         return result
 
     def result(self) -> Array:
         """What the last step put out, on the host."""
-        result: Array = devices.to_host(self.output).numpy()
+        result: Array = devices.to_host(self.output).float().numpy()
         return result
 
     def ran(self) -> Ran:
-        """The device and type of the output itself, and torch's settings."""
+        """The device and type of the output itself, how layers got their inputs, and torch's settings."""
+        dtype = self.output.dtype if self.case.workload == "inference" else self.logits_type
+        precisions = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
         return Ran(
             device=self.output.device.type,
             device_name=devices.name(self.device),
             threads=torch.get_num_threads(),
-            precision={torch.float32: "fp32"}.get(self.output.dtype, str(self.output.dtype)),
+            precision=precisions[dtype] if dtype in precisions else str(dtype),
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
+
+    def faults(self) -> list[str]:
+        """TF32 where float32 was asked; convolutions whose inputs were silently copied to another layout."""
+        found = devices.tf32_faults(self.device) if self.case.precision == "fp32" else []
+        return [*found, *self.layout_faults()]
+
+    def layout_faults(self) -> list[str]:
+        """That convolutions got inputs in another layout than the case's."""
+        if self.case.layout == "nchw":
+            return []
+        lost, convolutions = layout_lost(self.module, self.images)
+        return [f"the layout channels_last was lost before {lost} of {convolutions} convolutions"] if lost else []
 
     def reset_peak(self) -> None:
         """On the device too."""
@@ -78,41 +122,73 @@ class EagerInference(Eager):
 
     def phases(self) -> Phases:
         """One phase: forward."""
-        module, images, device = self.module, self.images, self.device
-        guard, synchronize = torch.inference_mode, devices.synchronize
+        run, images, device = self.run, self.images, self.device
+        guard, synchronize, autocast = torch.inference_mode, devices.synchronize, self.autocast
 
         def forward() -> None:
             with guard():
-                self.output = module(images)
+                self.output = run(images)
             synchronize(device)
 
-        return {"forward": forward}
+        def mixed() -> None:
+            with guard(), autocast:
+                self.output = run(images)
+            synchronize(device)
+
+        return {"forward": forward if self.case.precision == "fp32" else mixed}
 
 
 class EagerTraining(Eager):
     """Timed: forward and loss, backward, and SGD with momentum and weight decay; data loading is left out."""
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array) -> None:
-        super().__init__(case, facts, folder, batch)
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+        super().__init__(case, facts, folder, batch, threads)
         self.stopwatch = devices.stopwatch(self.device)  # the parts of a step do not wait for each other
         generator = torch.Generator().manual_seed(case.spec.seed)
         self.labels = torch.randint(facts.classes, (case.batch,), generator=generator).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "fp16")
 
     def phases(self) -> Phases:
         """Forward with the loss; backward; the optimizer's step, which also drops the gradients."""
         self.module.train()
 
         def forward() -> None:
-            self.output = models.loss(self.module(self.images), self.labels)
+            with self.autocast:
+                self.output = models.loss(self.run(self.images), self.labels)
 
         def backward() -> None:
-            self.output.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(self.output).backward()  # type: ignore[no-untyped-call]
 
         def optimizer() -> None:
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
 
         return {"forward": forward, "backward": backward, "optimizer": optimizer}
+
+
+def layout_lost(module: nn.Module, images: Tensor) -> tuple[int, int]:
+    """How many convolutions get an input that is not channels_last, of how many; seen in a pass that is not timed.
+
+    Where there is one channel or one pixel, both layouts are the same.
+    """
+    inputs: list[bool] = []
+    hooks = [
+        child.register_forward_pre_hook(
+            lambda _, args: inputs.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        for child in module.modules()
+        if isinstance(child, nn.Conv2d)
+    ]
+    training = module.training
+    try:
+        with torch.inference_mode():
+            module.eval()(images[:1])
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
+    return inputs.count(False), len(inputs)

@@ -1,6 +1,7 @@
 """ONNX Runtime on the exported graph, in a process that never imports torch."""
 
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import onnxruntime as ort
 from cnnbench.artifact import GRAPH
 from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
-from cnnbench.record import Ran
+from cnnbench.record import ArtifactFacts, Ran
+from cnnbench.runtime import split
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
@@ -27,10 +29,31 @@ COMPUTING = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"
 """Operators that do a network's arithmetic. Others, such as those on shapes, belong on the CPU even beside a GPU."""
 
 
-def make_session(graph: str | bytes, device: Device, threads: int) -> ort.InferenceSession:
-    """A session on exactly this device. Raises WorkerError where ONNX Runtime falls back to the CPU as a whole."""
-    provider, provider_options = PROVIDERS[device]
-    options = ort.SessionOptions()
+LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+"""Graph optimisation by the runtime's variant; all of it by default."""
+TENSORRT: tuple[str, dict[str, str]] = ("TensorrtExecutionProvider", {"device_id": "0"})
+
+
+def provider_of(device: Device, variant: str) -> tuple[str, dict[str, str]]:
+    """The execution provider that is asked for, with its options."""
+    return TENSORRT if variant == "tensorrt" else PROVIDERS[device]
+
+
+def make_session(
+    graph: str | bytes, device: Device, threads: int, variant: str = "", options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
+    """A session on exactly this device, with further options if given.
+
+    Raises WorkerError where ONNX Runtime falls back to the CPU as a whole.
+    """
+    provider, provider_options = provider_of(device, variant)
+    options = options or ort.SessionOptions()
+    if variant in LEVELS:
+        options.graph_optimization_level = LEVELS[variant]
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -65,12 +88,22 @@ def nodes_by_provider(session: ort.InferenceSession, operators: set[str] | None 
 class OrtInference(Runtime):
     """Timed: one run of the session with input and output bound to the device beforehand."""
 
-    def __init__(self, case: Case, folder: Path, batch: Array, threads: int) -> None:
+    def __init__(
+        self,
+        case: Case,
+        facts: ArtifactFacts,
+        folder: Path,
+        batch: Array,
+        threads: int,
+        options: ort.SessionOptions | None = None,
+    ) -> None:
         graph = folder / GRAPH
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
         self.case, self.threads = case, threads
-        self.session = make_session(str(graph), case.device, threads)
+        _, self.variant = split(case.runtime)
+        self.graph = str(graph)
+        self.session = make_session(self.graph, case.device, threads, self.variant, options)
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
         self.images = ort.OrtValue.ortvalue_from_numpy(batch, case.device, 0)
@@ -105,7 +138,7 @@ class OrtInference(Runtime):
         """The device of the output and of every node that computes, the providers, and the session's options."""
         output = self.binding.get_outputs()[0]
         options = self.session.get_session_options()
-        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {PROVIDERS[self.case.device][0]}
+        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {provider_of(self.case.device, self.variant)[0]}
         return Ran(
             device=" and ".join(sorted(elsewhere)) or output.device_name().lower(),
             device_name=output.device_name().lower(),
@@ -115,11 +148,24 @@ class OrtInference(Runtime):
                 "onnxruntime": ort.__version__,
                 "providers": self.session.get_providers(),
                 "nodes": nodes_by_provider(self.session),
+                "operators": self._operators(),
                 "graph_optimization": options.graph_optimization_level.name,
                 "execution_mode": options.execution_mode.name,
                 "torch_in_process": "torch" in sys.modules,
             },
         )
+
+    def _operators(self) -> dict[str, int]:
+        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone."""
+        import onnx
+
+        with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
+            file = Path(folder) / "optimized.onnx"
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = str(file)
+            make_session(self.graph, self.case.device, self.threads, self.variant, options)
+            graph = onnx.load(str(file), load_external_data=False).graph
+        return dict(Counter(node.op_type for node in graph.node).most_common())
 
     def _bind(self, images: Any) -> Any:
         binding = self.session.io_binding()
@@ -128,7 +174,7 @@ class OrtInference(Runtime):
         return binding
 
 
-def run_identity(device: Device) -> None:
+def run_identity(device: Device, variant: str = "") -> None:
     """Run a graph of one addition on the device. Raises WorkerError, or ONNX Runtime's own error."""
     from onnx import TensorProto, helper
 
@@ -136,6 +182,6 @@ def run_identity(device: Device) -> None:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    session = make_session(model.SerializeToString(), device, threads=1)
+    session = make_session(model.SerializeToString(), device, 1, variant)
     if session.run(None, {"x": np.ones(1, np.float32)})[0][0] != 2:
         raise WorkerError("1 + 1 is not 2 on this device")

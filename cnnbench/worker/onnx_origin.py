@@ -1,0 +1,96 @@
+"""Which module each node of a graph comes from, after ONNX Runtime has rewritten the graph. No torch.
+
+The exporter writes into each node the module that it comes from; ONNX Runtime keeps none of that, but the names of the
+values that its nodes put out, or puts these names into those of its nodes.
+"""
+
+import ast
+import re
+from collections.abc import Container
+
+import onnx
+
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter writes the modules that a node comes from, outermost first, the node's own name last."""
+ROOT = ""
+"""The outermost module's name; what the exporter adds by itself lies in none."""
+COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators of exported graphs that do a network's arithmetic."""
+ONLY_LAYOUT = {"ReorderInput", "ReorderOutput"}
+"""Operators that only change how values lie in memory, between the layers."""
+NORM, NORM_SUFFIX = "BatchNormalization", "_bn"
+BLOCKED = re.compile(rf"(?P<value>.+?)(?P<norm>{NORM_SUFFIX})?_nchwc(_token_\d+)?")
+"""A node for ONNX Runtime's blocked layout: named by the value that it puts out, `_bn` behind it where batch
+normalisation was made a convolution."""
+
+
+def origins(exported: onnx.GraphProto, executed: onnx.GraphProto) -> dict[str, str | None]:
+    """By name of each executed node, the module whose work it does; None where that cannot be told.
+
+    A node that several were fused into does the work of the convolution or matrix product among them.
+    """
+    graph = _Exported(exported)
+    places = [(node, graph.place_of(node)) for node in executed.node]
+    ran = {place for _, place in places if place is not None}
+    return {
+        node.name: None if place is None else graph.module_of(graph.principal(node, place, ran))
+        for node, place in places
+        if node.name
+    }
+
+
+class _Exported:
+    """The graph as it was exported, its nodes found by place, by name and by what they put out."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes = list(graph.node)
+        self.by_name = {node.name: place for place, node in enumerate(self.nodes)}
+        self.makers = {value: place for place, node in enumerate(self.nodes) for value in node.output}
+
+    def place_of(self, node: onnx.NodeProto) -> int | None:
+        """The exported node whose output the executed node puts out, or that it is named after."""
+        if node.op_type in ONLY_LAYOUT:
+            return None
+        for value in node.output:
+            if value in self.makers:
+                return self.makers[value]
+        stem = node.name.removeprefix("fused ").partition("/")[0]  # `node_matmul/MatMulScaleFusion/`
+        if stem in self.by_name:
+            return self.by_name[stem]
+        blocked = BLOCKED.fullmatch(node.name)
+        if blocked is None:
+            return None
+        value = blocked["value"]
+        return self.makers.get(value + (blocked["norm"] or ""), self.makers.get(value))
+
+    def principal(self, executed: onnx.NodeProto, place: int, ran: Container[int]) -> int:
+        """Of the nodes that were fused into this one, the convolution or matrix product; else the node itself.
+
+        Fused are those before it that no other executed node stands for.
+        """
+        kind = self.nodes[place].op_type
+        if kind == executed.op_type or (kind == NORM and f"{NORM_SUFFIX}_nchwc" in executed.name):
+            return place
+        computing = []
+        waiting, seen = [place], {place}
+        while waiting:
+            here = waiting.pop()
+            node = self.nodes[here]
+            if node.op_type in COMPUTING:
+                computing.append(here)
+                continue
+            makers = {self.makers[value] for value in node.input if value in self.makers}
+            waiting += [maker for maker in makers - seen if maker not in ran]
+            seen |= makers
+        return min(computing, default=place)
+
+    def module_of(self, place: int) -> str | None:
+        """The module that the exporter says; of a convolution with a batch normalisation folded into it, its own."""
+        node = self.nodes[place]
+        written = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), "[]")
+        scopes = [str(scope) for scope in ast.literal_eval(written)]
+        if len(scopes) < 2 or scopes[0] != ROOT:
+            return None
+        if node.op_type in COMPUTING and "batch_norm" in scopes[-1]:
+            return str(node.input[1]).rpartition(".")[0]  # whose weight it is
+        return scopes[-2]

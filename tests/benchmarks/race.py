@@ -1,0 +1,152 @@
+"""What racing is worth: an A/A race against its own claim, and the spread of a ratio, raced and one after the other.
+
+    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--repeats 40]
+    python -m tests.benchmarks.race spread [--model mobilenet_v2] [--repeats 10]
+    python -m tests.benchmarks.race overhead
+
+`aa` races a case against itself, launch after launch, and counts how often the 95 % interval of the ratio holds 1.
+`spread` measures ONNX Runtime against eager so many times: both alive and in turn, and one after the other; printed is
+the standard deviation of the log ratio for each. `overhead` times an empty call in the timing loop.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from math import exp, log
+from pathlib import Path
+
+from cnnbench import artifact, machine
+from cnnbench.archs import catalogue
+from cnnbench.build import build_artifact, find_artifact
+from cnnbench.case import Case, ModelSpec
+from cnnbench.race import run_race
+from cnnbench.record import Launch
+from cnnbench.stats import ratio_estimate, time_estimate
+
+LIMIT_S = 300.0
+RUN_ID = "benchmark"
+
+
+def artifact_of(model: str, logs: Path) -> tuple[ModelSpec, Path]:
+    """The model at its own size, and its artifact's folder."""
+    arch = catalogue.get(model)
+    spec = ModelSpec(model=model, image_size=arch.image_size, classes=arch.classes)
+    facts = find_artifact(spec, RUN_ID) or build_artifact(spec, RUN_ID, logs / "build.log")
+    return spec, artifact.folder_of(spec, facts.key)
+
+
+def raced(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
+    """One race: a launch of each case."""
+    outcomes = run_race(
+        cases,
+        folder,
+        threads=machine.usable_threads(),
+        budget_s=budget_s,
+        limit_s=LIMIT_S,
+        logs=logs,
+        seed=seed,
+    )
+    for outcome in outcomes:
+        assert outcome.launch is not None, outcome.error
+    return [outcome.launch for outcome in outcomes if outcome.launch is not None]
+
+
+def same_rounds(first: Launch, second: Launch) -> tuple[list[list[float]], list[list[float]]]:
+    """Times of both in the rounds that neither was disturbed in; in all, where those are too few."""
+    clean = [
+        index
+        for index, turns in enumerate(zip(first.turns, second.turns, strict=False))
+        if not any(turn.disturbed for turn in turns)
+    ]
+    chosen = clean if len(clean) >= 6 else list(range(min(len(first.turns), len(second.turns))))
+    return (
+        [[total / first.calls_per_sample for total in first.turns[index].totals_s()] for index in chosen],
+        [[total / second.calls_per_sample for total in second.turns[index].totals_s()] for index in chosen],
+    )
+
+
+def aa(model: str, repeats: int, budget_s: float, logs: Path) -> None:
+    """How often the interval of a case against itself holds 1."""
+    spec, folder = artifact_of(model, logs)
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
+    ratios, inside = [], 0
+    for repeat in range(repeats):
+        estimate = ratio_estimate(*same_rounds(*raced([case, case], folder, logs, budget_s, repeat)))
+        assert estimate.low is not None
+        assert estimate.high is not None
+        inside += estimate.low <= 1 <= estimate.high
+        ratios.append(estimate.value)
+        print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)
+    print(f"{model}, ort against itself, one launch of each: the 95 % interval held 1 in {inside} of {repeats} races")
+    print(f"standard deviation of the log ratio {statistics.stdev(map(log, ratios)):.2%}, ", end="")
+    print(f"geometric mean {exp(statistics.fmean(map(log, ratios))):.4f}")
+
+
+def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
+    """The spread of eager / ort over repeats, raced and one after the other."""
+    spec, folder = artifact_of(model, logs)
+    eager, ort = (Case(spec=spec, workload="inference", runtime=runtime, batch=1) for runtime in ("eager", "ort"))
+    found: dict[str, list[float]] = {"raced": [], "one after the other": []}
+    for repeat in range(repeats):
+        order = list(found)
+        random.Random(repeat).shuffle(order)
+        for way in order:
+            if way == "raced":
+                ratio = ratio_estimate(*same_rounds(*raced([eager, ort], folder, logs, budget_s, repeat))).value
+            else:
+                alone = [raced([case], folder, logs, budget_s, repeat)[0] for case in (eager, ort)]
+                first, second = (time_estimate(launch.call_turns()).value for launch in alone)
+                ratio = first / second
+            found[way].append(ratio)
+            print(f"{repeat + 1} of {repeats}: {way} {ratio:.3f}", flush=True)
+    for way, ratios in found.items():
+        logs_of = [log(ratio) for ratio in ratios]
+        print(
+            f"{model}, eager / ort, {way}: {exp(statistics.fmean(logs_of)):.3f}, spread {statistics.stdev(logs_of):.2%}"
+        )
+
+
+def overhead() -> None:
+    """Seconds that the timing loop adds to a call."""
+    from cnnbench.worker.measure import time_block
+    from cnnbench.worker.stopwatch import HostStopwatch
+
+    def nothing() -> None:
+        return
+
+    def per_call(calls: int, phases: dict[str, Callable[[], None]]) -> float:
+        start = time.perf_counter()
+        for _ in range(2000):
+            time_block(phases, calls, HostStopwatch())
+        return (time.perf_counter() - start) / 2000 / calls
+
+    one = {"forward": nothing}
+    three = {"forward": nothing, "backward": nothing, "optimizer": nothing}
+    for what, calls, phases in (("single calls", 1, one), ("blocks of 100 calls", 100, one), ("steps", 1, three)):
+        medians = [per_call(calls, phases) for _ in range(7)]
+        print(f"{what}: {statistics.median(medians) * 1e9:,.0f} ns a call, of a function that does nothing")
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["aa", "spread", "overhead"])
+    parser.add_argument("--model", default="mobilenet_v2")
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds of measuring for each case")
+    words = parser.parse_args()
+    if words.what == "overhead":
+        overhead()
+        return
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
+        if words.what == "aa":
+            aa(words.model, words.repeats or 40, words.budget, Path(folder))
+        else:
+            spread(words.model, words.repeats or 10, words.budget, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

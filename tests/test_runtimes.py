@@ -1,0 +1,219 @@
+"""Every way to execute a model, in real children: what it computes, what really ran, and what is said if it did not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnbench import artifact
+from cnnbench.case import Case, ModelSpec
+from cnnbench.messages import (
+    Build,
+    Close,
+    Closed,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Probe,
+    Probed,
+    Sample,
+    Sampled,
+    Warm,
+    Warmed,
+)
+from cnnbench.process import Worker
+from cnnbench.record import ArtifactFacts
+from cnnbench.runtime import BUILT_IN, cannot, check_name
+from cnnbench.worker.parity import mixed_limit_for
+from tests.conftest import ROOT, Cli, write_suite
+
+SMALL = ModelSpec(model="resnet_cifar", image_size=(16, 16), classes=10)
+
+
+def build(spec: ModelSpec, logs: Path) -> tuple[Path, ArtifactFacts]:
+    folder = artifact.folder_of(spec, "runtimes")
+    with Worker(logs / "build.log", 2, 300) as worker:
+        return folder, worker.ask(Build(spec=spec, key="runtimes", folder=str(folder)), ArtifactFacts)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(SMALL, tmp_path_factory.mktemp("logs"))[0]
+
+
+def launch(case: Case, folder: Path, logs: Path) -> tuple[Opened, Closed]:
+    """A case from load to close, with a few timed calls."""
+    with Worker(logs / "launch.log", 2, 300) as worker:
+        worker.ask(Load(case=case, threads=2), Loaded)
+        opened = worker.ask(Open(case=case, folder=str(folder)), Opened)
+        worker.ask(Warm(limit_s=0.1), Warmed)
+        sampled = worker.ask(Sample(seconds=0.01), Sampled)
+        assert all(second > 0 for seconds in sampled.seconds.values() for second in seconds)
+        return opened, worker.ask(Close(), Closed)
+
+
+def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
+    return Case.model_validate({"spec": spec, "workload": "inference", "batch": 2, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision"),
+    [
+        ({"runtime": "folded"}, "fp32"),
+        ({"runtime": "eager", "layout": "channels_last"}, "fp32"),
+        ({"runtime": "eager", "precision": "bf16"}, "bf16"),
+        ({"runtime": "eager", "precision": "bf16", "workload": "training"}, "bf16"),
+        ({"runtime": "ort:disabled"}, "fp32"),
+        ({"runtime": "ort:extended"}, "fp32"),
+    ],
+)
+def test_a_runtime_computes_the_same_and_says_what_ran(
+    small: Path, tmp_path: Path, settings: dict[str, str], precision: str
+) -> None:
+    case = case_of(SMALL, **settings)
+    opened, closed = launch(case, small, tmp_path)
+    assert all(parity.passed for parity in [*opened.parity, *closed.parity])
+    assert closed.faults == []
+    assert (closed.ran.device, closed.ran.precision) == ("cpu", precision)
+
+
+def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> None:
+    nodes = {}
+    for runtime in ("ort:disabled", "ort"):
+        _, closed = launch(case_of(runtime=runtime), small, tmp_path)
+        nodes[runtime] = sum(closed.ran.facts["operators"].values())
+    assert nodes["ort"] < nodes["ort:disabled"]
+
+
+def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    case = case_of(runtime="compile")
+    found = []
+    for _ in range(2):
+        opened, closed = launch(case, small, tmp_path)
+        assert [parity.what for parity in opened.parity] == ["compile b2"]  # each batch would be compiled anew
+        assert all(parity.passed for parity in [*opened.parity, *closed.parity])
+        assert closed.faults == []
+        found.append({key: closed.ran.facts[key] for key in ("graphs", "graph_breaks", "compile_cache")})
+    assert found == [
+        {"graphs": 1, "graph_breaks": {}, "compile_cache": "cold"},
+        {"graphs": 1, "graph_breaks": {}, "compile_cache": "warm"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "fault"),
+    [
+        ("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: "),
+        ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
+    ],
+)
+def test_what_did_not_run_as_asked_is_a_fault(
+    home: Path, tmp_path: Path, model: str, settings: dict[str, str], fault: str
+) -> None:
+    spec = ModelSpec(model=f"own_models:{model}", image_size=(16, 16))
+    folder, _ = build(spec, tmp_path)
+    _, closed = launch(case_of(spec, **settings), folder, tmp_path)
+    assert len(closed.faults) == 1
+    assert fault in closed.faults[0]
+
+
+def test_denormal_activations_are_noticed_when_the_artifact_is_built(home: Path, small: Path, tmp_path: Path) -> None:
+    _, facts = build(ModelSpec(model="own_models:Denormal", image_size=(16, 16)), tmp_path)
+    assert facts.denormal_share > 0.9
+    usual = artifact.read_facts(small)
+    assert usual is not None
+    assert usual.denormal_share < 1e-3
+
+
+def test_a_debugger_is_noticed(tmp_path: Path) -> None:
+    script = "import sys; sys.settrace(lambda *_: None); from cnnbench.worker.probes import watchers; print(watchers())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "a debugger or coverage tool traces this process" in done.stdout
+    quiet = script.replace("sys.settrace(lambda *_: None); ", "")
+    assert subprocess.run([sys.executable, "-c", quiet], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_compile_without_a_compiler_is_unavailable_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with Worker(tmp_path / "probe.log", 1, 120) as worker:
+        probed = worker.ask(Probe(runtime="compile", device="cpu"), Probed)
+    assert not probed.works
+    assert "torch.compile needs a C++ compiler such as g++" in probed.reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("ort", "training", "cpu", "fp32", "nchw"), "exports no training step"),
+        (("folded", "training", "cpu", "fp32", "nchw"), "folded is for inference alone"),
+        (("ort", "inference", "cpu", "bf16", "nchw"), "ort runs fp32 alone"),
+        (("ort", "inference", "cpu", "fp32", "channels_last"), "ort has the layout nchw alone"),
+        (("eager", "inference", "cpu", "fp16", "nchw"), "half precision on a CPU is bf16"),
+        (("ort:tensorrt", "inference", "cpu", "fp32", "nchw"), "TensorRT is for CUDA devices"),
+        (("compile", "training", "cuda", "fp16", "channels_last"), None),
+    ],
+)
+def test_what_no_machine_can_run_has_a_reason(settings: tuple[str, str, str, str, str], reason: str | None) -> None:
+    said = cannot(*settings)
+    assert (said is None) == (reason is None)
+    assert reason is None or reason in str(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onnxrt", "expected a runtime, one of compile, eager, folded, ort; got 'onnxrt' .did you mean 'ort'"),
+        ("ort:basics", "expected an ort variant, one of basic, disabled, extended, tensorrt; got 'basics'"),
+        ("eager:fast", "expected 'eager' without a variant; got 'eager:fast'"),
+    ],
+)
+def test_a_runtime_that_does_not_exist_is_named(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_name(name)
+
+
+def test_every_variant_is_a_name() -> None:
+    for kind in BUILT_IN:
+        assert check_name(kind.name) == kind.name
+        for variant in kind.variants:
+            assert check_name(f"{kind.name}:{variant}") == f"{kind.name}:{variant}"
+
+
+def test_the_proof_of_a_coarser_format_has_a_wider_limit_within_bounds() -> None:
+    assert mixed_limit_for(1e-6, "bf16") == pytest.approx(0.065536)
+    assert mixed_limit_for(1e-6, "fp16") == 1e-2
+    assert mixed_limit_for(1e-3, "bf16") == 4.0
+
+
+def documented_runtime() -> str:
+    """The example of docs/architecture.md."""
+    blocks = (ROOT / "docs" / "architecture.md").read_text().split("```python\n")
+    (block,) = (block.partition("```")[0] for block in blocks if block.startswith("# my_runtime.py"))
+    return block
+
+
+def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "my_runtime.py").write_text(documented_runtime())
+    info = home / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cnnbench.runtimes]\nexported = my_runtime:Exported\n")
+    monkeypatch.setenv("PYTHONPATH", str(home) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    suite = write_suite(
+        home,
+        "name: mine\nlaunches: 1\ndefaults: {workloads: [inference], runtimes: [exported, ort], batches: [2],"
+        " case_budget: 0.1s}\nmodels: [lenet5]\n",
+    )
+    assert "my-package" in cli("list", "runtimes").stdout
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert '"lenet5/inference/exported/cpu/fp32/b2"' in (home / "out" / "records.jsonl").read_text()

@@ -1,0 +1,85 @@
+"""What launches are worth: each reason for a status, and none where there is none."""
+
+import pytest
+
+from cnnbench.record import Launch, Parity, Turn
+from cnnbench.validity import status_of
+from tests.records import facts, measurement
+
+QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]
+
+
+def launch(call_s: list[float], disturbed: int = 0) -> Launch:
+    """A launch with a turn per value, of which the first so many were disturbed."""
+    (launch,) = measurement(call_s).launches
+    turns = [
+        turn.model_copy(update={"disturbed": ["others used 43 % of the CPUs"]}) if number < disturbed else turn
+        for number, turn in enumerate(launch.turns)
+    ]
+    return launch.model_copy(update={"turns": turns})
+
+
+def test_quiet_launches_are_ok() -> None:
+    assert status_of([launch(QUIET)], facts=facts()) == ("ok", [])
+
+
+def test_disturbed_turns_are_left_out_whatever_their_times() -> None:
+    wild = [0.05, 0.001, 0.03, *QUIET]
+    assert status_of([launch(wild, disturbed=3)]) == ("ok", [])
+    assert status_of([launch(wild)])[0] == "ok"  # the median stands three wild turns of thirteen
+    assert launch(wild, disturbed=3).call_turns() == launch(QUIET).call_turns()
+
+
+def test_too_few_undisturbed_turns_are_said_and_all_are_used() -> None:
+    status, reasons = status_of([launch(QUIET, disturbed=7)])
+    assert status == "noisy"
+    assert reasons == [
+        "only 3 of 10 turns were undisturbed, and 6 are needed; in the first that was: others used 43 % of the CPUs"
+    ]
+    assert len(launch(QUIET, disturbed=7).call_turns()) == 10
+
+
+@pytest.mark.parametrize(
+    ("call_s", "reason"),
+    [
+        ([0.01, 0.02] * 5, "the interval of the median is wider than 5% to one side"),
+        ([0.010 * 1.02**n for n in range(12)], "the times rose by 24% from the first turn to the last"),
+        ([0.010 * 0.98**n for n in range(12)], "the times fell by 20% from the first turn to the last"),
+        ([0.010, 0.0101, 0.013, 0.0131, 0.0099, 0.010, 0.0129, 0.010, 0.0132, 0.0101], "the times have two modes"),
+    ],
+)
+def test_what_the_times_say_of_themselves(call_s: list[float], reason: str) -> None:
+    status, reasons = status_of([launch(call_s)])
+    assert status == "noisy"
+    assert any(reason in each for each in reasons), reasons
+
+
+def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
+    wrong = Parity(what="ort b3", error=0.5, limit=1e-5)
+    assert status_of([launch(QUIET)], parity=[wrong, wrong]) == (
+        "invalid",
+        ["parity of ort b3: error 5.0e-01, limit 1.0e-05 of the signal"],
+    )
+    unknown = Parity(what="ort b3", error=None, limit=1e-5)
+    assert "the output is not finite or misshapen" in status_of([launch(QUIET)], parity=[unknown])[1][0]
+    assert status_of([launch(QUIET)], faults=["TF32 is on"]) == ("invalid", ["TF32 is on"])
+    slow = facts().model_copy(update={"denormal_share": 0.25})
+    assert status_of([launch(QUIET)], facts=slow) == (
+        "invalid",
+        ["25.0% of a layer's activations are denormal numbers"],
+    )
+
+
+def test_a_launch_that_fails_after_others_makes_the_case_invalid_and_alone_failed() -> None:
+    assert status_of([], errors=["killed"]) == ("failed", ["killed"])
+    assert status_of([launch(QUIET)], errors=["killed"]) == ("invalid", ["a further launch failed: killed"])
+
+
+def test_a_median_over_launches_is_wider_than_within_one() -> None:
+    slower = launch([time * 1.2 for time in QUIET])
+    assert status_of([launch(QUIET), slower])[0] == "noisy"
+    assert status_of([launch(QUIET), launch(QUIET)])[0] == "ok"
+
+
+def test_a_turn_of_the_first_schema_can_still_be_read() -> None:
+    assert Turn.model_validate({"round": 0, "seconds": {"forward": [0.1]}}).disturbed == []
