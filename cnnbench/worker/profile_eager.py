@@ -16,7 +16,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.messages import Profiled
 from cnnbench.record import ArtifactFacts
 from cnnbench.worker.parity import Array
-from cnnbench.worker.profile import Tally, timed_calls
+from cnnbench.worker.profile import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.runtimes.eager import EagerInference
 
 CALL = "cnnbench call"
@@ -39,11 +39,11 @@ def profile(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, thread
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler,
     ):
         call_s = timed_calls(call, calls)
-    ranges = [event for event in profiler.events() or [] if event.name == CALL][-calls:]
-    if len(ranges) < calls:
-        raise WorkerError(f"PyTorch's profiler saw {len(ranges)} of {calls} calls")
+    ranges = [event for event in profiler.events() or [] if event.name == CALL]
+    if len(ranges) != WARMUP_CALLS + calls:
+        raise WorkerError(f"PyTorch's profiler saw {len(ranges)} of {WARMUP_CALLS + calls} calls")
     layers, outside = Tally(calls), Tally(calls)
-    for index, event in enumerate(ranges):
+    for index, event in enumerate(ranges[WARMUP_CALLS:]):
         for module, operator in _operators(event, None):
             kind = operator.name.removeprefix("aten::")
             tally, name = (layers, module) if module is not None else (outside, kind)

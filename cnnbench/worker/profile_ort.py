@@ -15,7 +15,7 @@ from cnnbench.messages import Profiled
 from cnnbench.record import ArtifactFacts
 from cnnbench.worker.onnx_origin import origins
 from cnnbench.worker.parity import Array
-from cnnbench.worker.profile import Tally, timed_calls
+from cnnbench.worker.profile import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.runtimes.ort import OrtInference
 
 WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
@@ -40,11 +40,11 @@ def profile(
     modules = origins(_graph(folder / GRAPH), _graph(scratch / GRAPH))
     call_s = timed_calls(runtime.phases()["forward"], calls)
     events = json.loads(Path(runtime.session.end_profiling()).read_text())
-    runs = _runs(events)[-calls:]
-    if len(runs) < calls:
-        raise WorkerError(f"ONNX Runtime's profiler saw {len(runs)} of {calls} calls; ask for fewer")
+    runs = _runs(events)
+    if len(runs) != WARMUP_CALLS + calls:
+        raise WorkerError(f"ONNX Runtime's profiler saw {len(runs)} of {WARMUP_CALLS + calls} calls; ask for fewer")
     layers, other = Tally(calls), Tally(calls)
-    for index, nodes in enumerate(runs):
+    for index, nodes in enumerate(runs[WARMUP_CALLS:]):
         for event in nodes:
             operator, module = str(event["args"]["op_name"]), modules.get(event["name"].removesuffix(KERNEL))
             tally, name = (layers, module) if module is not None else (other, operator)
