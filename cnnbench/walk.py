@@ -63,7 +63,7 @@ def _op(step: Step, inputs: list[Value]) -> Op:
     more = JOINING[step.op](tuple(inputs[1:])) if step.op in JOINING else {}
     op = kind(**settings, **more)
     if op.output_shape(inputs[0].shape) != step.shape and spelled(op.output_shape(inputs[0].shape)) != _squeezed(step):
-        return Opaque(f"{step.op} of {spelled(inputs[0].shape)}", step.shape, tuple(inputs[1:]))
+        return Opaque(step.shape, tuple(inputs[1:]), f"{step.op} of {spelled(inputs[0].shape)}")
     return op
 
 

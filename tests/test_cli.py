@@ -146,11 +146,13 @@ def test_lists(cli: Cli) -> None:
     assert {"lenet5", "resnet50", "efficientnet_b7"} <= {row["model"] for row in models}
     assert [row["runtime"] for row in json.loads(cli("list", "runtimes", "--json").stdout)] == [
         "eager",
+        "folded",
+        "compile",
         "ort",
     ]
     assert "classic" in cli("list", "suites").stdout
     devices = json.loads(cli("list", "devices", "--json").stdout)
-    assert [row["works"] for row in devices if row["device"] == "cpu"] == ["yes", "yes"]
+    assert [row["works"] for row in devices if row["device"] == "cpu"] == ["yes"] * 4
     assert all(row["works"] == "yes" or row["why"] for row in devices)
 
 

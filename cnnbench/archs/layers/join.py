@@ -164,13 +164,13 @@ class Flatten(Op):
         return True
 
 
-@final
 @dataclass(frozen=True)
-class Copy(Op):
-    """The values of one or several inputs in another arrangement, in new memory."""
+class _Given(Op):
+    """A layer of which only the shape that comes out is known."""
 
     to: Shape
     sources: tuple[Value, ...] = ()
+    """The further inputs."""
 
     def output_shape(self, x: Shape) -> Shape:
         """As given."""
@@ -184,21 +184,16 @@ class Copy(Op):
 
 @final
 @dataclass(frozen=True)
-class Opaque(Op):
+class Copy(_Given):
+    """The values of one or several inputs in another arrangement, in new memory."""
+
+
+@final
+@dataclass(frozen=True)
+class Opaque(_Given):
     """An operation that there is no formula for: its shape is known, its work is not counted."""
 
-    function: str
-    to: Shape
-    sources: tuple[Value, ...] = ()
-
-    def output_shape(self, x: Shape) -> Shape:
-        """As seen."""
-        return self.to
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The further inputs."""
-        return self.sources
+    function: str = ""
 
 
 @final

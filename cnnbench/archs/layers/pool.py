@@ -8,10 +8,9 @@ from cnnbench.archs.layers.op import Op, PerAxis, Saved, Shape, check_windows, p
 from cnnbench.units import INDEX_BYTES
 
 
-@final
 @dataclass(frozen=True)
-class MaxPool(Op):
-    """The largest value in each window (torch.nn.MaxPool2d)."""
+class _WindowPool(Op):
+    """One value for each window; the stride is the kernel's size unless given."""
 
     kernel: PerAxis
     stride: PerAxis | None = None
@@ -23,51 +22,44 @@ class MaxPool(Op):
         check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
 
     def output_shape(self, x: Shape) -> Shape:
-        """(C, P, Q); the stride is the kernel's size unless given."""
+        """(C, P, Q)."""
         return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
+
+    def window(self, x: Shape) -> int:
+        """How many values a window has."""
+        return math.prod(per_axis(self.kernel, len(x) - 1))
+
+    @property
+    def _stride(self) -> PerAxis:
+        return self.kernel if self.stride is None else self.stride
+
+
+@final
+@dataclass(frozen=True)
+class MaxPool(_WindowPool):
+    """The largest value in each window (torch.nn.MaxPool2d)."""
 
     def elementwise(self, x: Shape) -> int:
         """One comparison less than the window has values, per output value."""
-        return math.prod(self.output_shape(x)) * (math.prod(per_axis(self.kernel, len(x) - 1)) - 1)
+        return math.prod(self.output_shape(x)) * (self.window(x) - 1)
 
     def saved(self, x: Shape) -> Saved:
         """Its input, and the index of each largest value."""
         return Saved(input=True, bytes_per_image=math.prod(self.output_shape(x)) * INDEX_BYTES)
 
-    @property
-    def _stride(self) -> PerAxis:
-        return self.kernel if self.stride is None else self.stride
-
 
 @final
 @dataclass(frozen=True)
-class AvgPool(Op):
+class AvgPool(_WindowPool):
     """The mean of each window (torch.nn.AvgPool2d)."""
-
-    kernel: PerAxis
-    stride: PerAxis | None = None
-    padding: PerAxis = 0
-    ceil: bool = False
-
-    def check(self, x: Shape) -> None:
-        """A window must fit."""
-        check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
-
-    def output_shape(self, x: Shape) -> Shape:
-        """(C, P, Q); the stride is the kernel's size unless given."""
-        return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
 
     def elementwise(self, x: Shape) -> int:
         """As many as the window has values, per output value: additions and a division."""
-        return math.prod(self.output_shape(x)) * math.prod(per_axis(self.kernel, len(x) - 1))
+        return math.prod(self.output_shape(x)) * self.window(x)
 
     def saved(self, x: Shape) -> Saved:
         """Its input, though only its shape would be needed."""
         return Saved(input=True)
-
-    @property
-    def _stride(self) -> PerAxis:
-        return self.kernel if self.stride is None else self.stride
 
 
 @final
