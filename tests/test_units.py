@@ -19,8 +19,8 @@ def test_a_bad_duration_is_told(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "size"), [(224, (224, 224)), ("480x640", (480, 640))])
-def test_image_sizes_are_height_by_width(text: str | int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("text", "size"), [(224, (224,)), ("224", (224,)), ("480x640", (480, 640))])
+def test_image_sizes_are_one_number_for_all_sides_or_height_by_width(text: str | int, size: tuple[int, ...]) -> None:
     assert parse_image_size(text) == size
 
 
