@@ -91,7 +91,8 @@ def _models(data: pd.DataFrame) -> Table:
         )
     caption = (
         f"{CONVENTION}; MACs for one image. Counts: how many witnesses (closed form, module, torch's counter "
-        "forwards and backwards, fvcore, ONNX graph, published figures) were heard, and whether they agree to the last integer, layer by layer. "
+        "forwards and backwards, fvcore, ONNX graph, published figures) were heard, and whether they agree to the last "
+        "integer, layer by layer. "
         "top-1: ImageNet accuracy published by torchvision for its pretrained weights; timed weights are random."
     )
     return Table("models", "Models", caption, cells, data, [])
