@@ -71,6 +71,43 @@ class Build(Frozen):
     folder: str
 
 
+class Preload(Frozen):
+    """Import PyTorch, so that processes can be forked in which it is there."""
+
+    op: Literal["preload"] = "preload"
+    threads: int
+
+
+class Fork(Frozen):
+    """Become two processes: the new one connects to the socket at the address and answers requests from there."""
+
+    op: Literal["fork"] = "fork"
+    address: str
+    log: str
+    """Where what its libraries print goes to."""
+
+
+class Forked(Frozen):
+    """The new process."""
+
+    pid: int
+
+
+class Reap(Frozen):
+    """Wait for a forked process to end, for so long at most."""
+
+    op: Literal["reap"] = "reap"
+    pid: int
+    seconds: float
+
+
+class Reaped(Frozen):
+    """How it ended."""
+
+    code: int | None
+    """Exit code, negative for a signal; None if it has not ended."""
+
+
 class Load(Frozen):
     """Import the libraries that a case's runtime and model need."""
 
@@ -208,12 +245,14 @@ class Failure(Frozen):
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
 
 
-Request = Resolve | Count | Walk | Build | Load | Open | Warm | Sample | Close | Probe | Profile
+Request = Resolve | Count | Walk | Build | Preload | Fork | Reap | Load | Open | Warm | Sample | Close | Probe | Profile
 Reply = (
     Resolved
     | Witnesses
     | Walked
     | ArtifactFacts
+    | Forked
+    | Reaped
     | Loaded
     | Opened
     | Warmed

@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import IO, Protocol, Self, TypeVar
 
 import psutil
 from pydantic import BaseModel, ValidationError
@@ -24,25 +24,52 @@ LAST_WORDS_LINES = 3
 GRACE_S = 5.0
 
 
+class Writer(Protocol):
+    """Where requests are written to."""
+
+    def write(self, text: str, /) -> int:
+        """Some text."""
+
+    def flush(self) -> None:
+        """Send what was written."""
+
+    def close(self) -> None:
+        """There is no more."""
+
+
+class Process(Protocol):
+    """A running child, as `subprocess.Popen` shows one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def stdin(self) -> Writer | None:
+        """Where requests go."""
+
+    @property
+    def stdout(self) -> IO[str] | None:
+        """Where answers come from."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
 class Worker:
     """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
 
-    def __init__(self, log: Path, threads: int, limit_s: float) -> None:
-        """Start it; what its libraries print goes to `log`. No answer may take longer than `limit_s`."""
+    def __init__(self, log: Path, threads: int, limit_s: float, process: Process | None = None) -> None:
+        """Start it, unless it is there; what its libraries print goes to `log`.
+
+        No answer may take longer than `limit_s`.
+        """
         self.log = log
         self.limit_s = limit_s
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                encoding="utf-8",
-                env=os.environ | thread_environment(threads),
-                start_new_session=True,
-            )
+        self._process = process or _start(log, threads)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._frozen = self._ended = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -133,8 +160,9 @@ class Worker:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
+        with contextlib.suppress(OSError):  # a socket's way to say that the other side died
+            for line in self._process.stdout:
+                self._answers.put(line)
         self._answers.put("")  # the end
 
     def _signal_all(self, what: str) -> None:
@@ -159,6 +187,24 @@ class Worker:
         return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
 
 
+def _start(log: Path, threads: int) -> Process:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stderr:
+        return subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | thread_environment(threads),
+            start_new_session=True,
+        )
+
+
 def thread_environment(threads: int) -> dict[str, str]:
-    """The variables that size thread pools before a library is imported."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    """The variables that size thread pools before a library is imported.
+
+    OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
+    """
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}

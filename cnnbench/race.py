@@ -22,7 +22,9 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.process import Worker
 from cnnbench.record import LEAST_TURNS, Launch, Parity, Ran, Turn
+from cnnbench.runtime import runs_in_torch
 from cnnbench.stats import time_estimate
+from cnnbench.template import Template
 
 MIN_ROUNDS = LEAST_TURNS
 PLANNED_ROUNDS = 20
@@ -177,17 +179,21 @@ def run_race(
     limit_s: float,
     logs: Path,
     seed: int,
+    template: Template | None = None,
     on_turn: OnTurn = lambda text: None,
 ) -> list[Outcome]:
-    """Start a fresh worker for each case, prove it, warm it up, measure all in turn, and close them.
+    """Start a worker of its own for each case, prove it, warm it up, measure all in turn, and close them.
 
-    `folder` is the artifact's. A worker that fails has its reason in its outcome; the others go on.
+    `folder` is the artifact's. Workers for PyTorch are forked from the template, if there is one. A worker that fails
+    has its reason in its outcome; the others go on.
     """
     race, started = uuid4().hex[:12], datetime.now().astimezone()
     with ExitStack() as stack:
         entrants = []
         for case in cases:
-            worker = stack.enter_context(Worker(logs / f"{file_name(case.id)}.log", threads, limit_s))
+            log = logs / f"{file_name(case.id)}.log"
+            forked = template is not None and runs_in_torch(case.runtime)
+            worker = stack.enter_context(template.start(log) if template and forked else Worker(log, threads, limit_s))
             entrants.append(_Entrant(case, worker, Outcome(case, race, started)))
         on_turn("starting")
         for entrant in entrants:  # importing takes no measurement, so all import at once

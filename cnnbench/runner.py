@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -24,6 +24,7 @@ from cnnbench.race import NARROW_HALF_WIDTH, Outcome, run_race
 from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status
 from cnnbench.store import Store
 from cnnbench.suite import Suite
+from cnnbench.template import CAN_FORK, Template
 from cnnbench.validity import status_of
 
 Race = list[Case]
@@ -67,6 +68,7 @@ def run_suite(
             run.race(race, races[index:])
         run.repeat(races)
     finally:
+        run.close()
         for spec in {case.spec for case in pending}:
             forget_artifact(spec, run.run_id)
     return True
@@ -125,6 +127,14 @@ class _Runner:
     races: list[Race] = field(default_factory=list)
     results: dict[str, _Result] = field(default_factory=dict)
     """By case id: what its launches so far gave."""
+    templates: dict[tuple[int, int], Template | None] = field(default_factory=dict)
+    """By threads and number of the launch: what its workers are forked from; None where that is not possible."""
+
+    def close(self) -> None:
+        """End what was started for several races."""
+        for template in self.templates.values():
+            if template is not None:
+                template.close()
 
     def check_models(self, cases: Sequence[Case]) -> None:
         """Have every model outside the catalogue built once; one that crashes is left for its cases to tell."""
@@ -174,10 +184,12 @@ class _Runner:
         def on_turn(what: str) -> None:
             self.observer.doing(f"{_title(runnable)}: {what}", max(ends - time.monotonic(), 0.0))
 
+        threads = race[0].threads or machine.usable_threads()
         outcomes = run_race(
             runnable,
             artifact.folder_of(spec, facts.key),
-            threads=race[0].threads or machine.usable_threads(),
+            threads=threads,
+            template=self._template(threads, self._launches(race), on_turn),
             budget_s=self.suite.case_budgets_s[race[0].id] * scale,
             limit_s=self.suite.limit_s,
             logs=self.store.logs,
@@ -249,6 +261,17 @@ class _Runner:
 
     def _launches(self, race: Race) -> int:
         return max((len(self.results[case.id].launches) for case in race if case.id in self.results), default=0)
+
+    def _template(self, threads: int, launch: int, on_turn: Callable[[str], None]) -> Template | None:
+        """What PyTorch's workers of this launch are forked from; no two launches of a case share one."""
+        key = threads, launch
+        if key not in self.templates:
+            on_turn("importing PyTorch")
+            log = self.store.logs / f"template-{threads}-{launch}.log"
+            self.templates[key] = None
+            with contextlib.suppress(WorkerError):  # then each worker imports for itself
+                self.templates[key] = Template(log, threads, self.suite.limit_s) if CAN_FORK else None
+        return self.templates[key]
 
     def _log(self, spec: ModelSpec, what: str) -> Path:
         return self.store.logs / f"{what}-{artifact.file_name(spec.label)}.log"

@@ -120,6 +120,11 @@ def split(runtime: str) -> tuple[str, str]:
     return name, variant
 
 
+def runs_in_torch(runtime: str) -> bool:
+    """Whether it is one of PyTorch's own."""
+    return runtimes()[split(runtime)[0]].libraries == ("torch",)
+
+
 def check_name(runtime: str) -> str:
     """The name itself, if there is such a runtime and variant. Raises ValueError, with the nearest name."""
     name, variant = split(runtime)

@@ -19,7 +19,7 @@ LAYERS = [
     {"case"},
     {"suite_file", "suite", "record"},
     {"artifact", "counts", "messages", "validity"},
-    {"machine", "process", "disturbance"},
+    {"machine", "process", "template", "disturbance"},
     {"race", "store", "availability", "build"},
     {"pace", "report", "verify", "walk", "export", "listing", "profile"},
     {"runner"},

@@ -23,12 +23,15 @@ from cnnbench.messages import (
     Closed,
     Count,
     Failure,
+    Fork,
     Load,
     Loaded,
     Open,
     Opened,
+    Preload,
     Probe,
     Profile,
+    Reap,
     Reply,
     Request,
     Resolve,
@@ -41,10 +44,10 @@ from cnnbench.messages import (
     parse_request,
 )
 from cnnbench.record import Parity, Ran
-from cnnbench.worker import measure, memory, probes
+from cnnbench.worker import forking, measure, memory, probes
 from cnnbench.worker.parity import Array, batches, compare, mixed_limit_for, size, tiled
 from cnnbench.worker.runtimes.base import Runtime
-from cnnbench.worker.runtimes.registry import import_libraries, open_session
+from cnnbench.worker.runtimes.registry import import_libraries, open_session, preload
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -53,13 +56,22 @@ def main() -> None:
     """Answer requests until the input ends."""
     replies = _claim_stdout()
     _die_with_parent()
+    _serve(sys.stdin, replies)
+
+
+def _serve(requests: TextIO, replies: TextIO) -> None:
     worker = Worker()
-    for line in sys.stdin:
+    for line in requests:
         if not line.strip():
             continue
         reply = _answer(worker, line)
         replies.write(reply.model_dump_json() + "\n")
         replies.flush()
+
+
+def _serve_forked(requests: TextIO, replies: TextIO) -> None:
+    _die_with_parent()
+    _serve(requests, replies)
 
 
 def _answer(worker: "Worker", line: str) -> Reply:
@@ -115,12 +127,19 @@ class Worker:
                 from cnnbench.worker.artifact import build_artifact
 
                 return build_artifact(request.spec, request.key, Path(request.folder))
+            case Preload():
+                import_s = preload()
+                forking.check_can_fork()
+                return Loaded(import_s=import_s)
+            case Fork():
+                return forking.fork(request, _serve_forked)
+            case Reap():
+                return forking.reap(request)
             case Load():
-                start = time.perf_counter()
-                import_libraries(request.case, request.threads)
+                import_s = import_libraries(request.case, request.threads)
                 self.threads = request.threads
                 self.imported_bytes = memory.resident_bytes()
-                return Loaded(import_s=time.perf_counter() - start)
+                return Loaded(import_s=import_s)
             case Open():
                 self.opened = OpenCase(request.case, Path(request.folder), self.threads)
                 return self.opened.prove()

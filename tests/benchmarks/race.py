@@ -1,12 +1,14 @@
 """What racing is worth: an A/A race against its own claim, and the spread of a ratio, raced and one after the other.
 
-    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--repeats 40]
+    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--repeats 40] [--launches 3]
     python -m tests.benchmarks.race spread [--model mobilenet_v2] [--repeats 10]
     python -m tests.benchmarks.race overhead
+    python -m tests.benchmarks.race forked [--model mobilenet_v2] [--repeats 10]
 
 `aa` races a case against itself, launch after launch, and counts how often the 95 % interval of the ratio holds 1.
 `spread` measures ONNX Runtime against eager so many times: both alive and in turn, and one after the other; printed is
-the standard deviation of the log ratio for each. `overhead` times an empty call in the timing loop.
+the standard deviation of the log ratio for each. `overhead` times an empty call in the timing loop. `forked` races
+a worker that is forked from a template against one that has imported for itself.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from math import exp, log
 from pathlib import Path
 
@@ -22,9 +26,13 @@ from cnnbench import artifact, machine
 from cnnbench.archs import catalogue
 from cnnbench.build import build_artifact, find_artifact
 from cnnbench.case import Case, ModelSpec
-from cnnbench.race import run_race
+from cnnbench.messages import Load, Loaded, Open, Opened, Warm, Warmed
+from cnnbench.process import Worker
+from cnnbench.race import Outcome, _Entrant, run_race, take_turns
 from cnnbench.record import Launch
-from cnnbench.stats import ratio_estimate, time_estimate
+from cnnbench.runtime import runs_in_torch
+from cnnbench.stats import launch_ratio_estimate, ratio_estimate, time_estimate
+from cnnbench.template import CAN_FORK, Template
 
 LIMIT_S = 300.0
 RUN_ID = "benchmark"
@@ -40,15 +48,21 @@ def artifact_of(model: str, logs: Path) -> tuple[ModelSpec, Path]:
 
 def raced(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
     """One race: a launch of each case."""
-    outcomes = run_race(
-        cases,
-        folder,
-        threads=machine.usable_threads(),
-        budget_s=budget_s,
-        limit_s=LIMIT_S,
-        logs=logs,
-        seed=seed,
-    )
+    threads = machine.usable_threads()
+    with ExitStack() as stack:
+        template = None
+        if CAN_FORK and any(runs_in_torch(case.runtime) for case in cases):
+            template = stack.enter_context(Template(logs / "template.log", threads, LIMIT_S))
+        outcomes = run_race(
+            cases,
+            folder,
+            threads=threads,
+            budget_s=budget_s,
+            limit_s=LIMIT_S,
+            logs=logs,
+            seed=seed,
+            template=template,
+        )
     for outcome in outcomes:
         assert outcome.launch is not None, outcome.error
     return [outcome.launch for outcome in outcomes if outcome.launch is not None]
@@ -68,19 +82,24 @@ def same_rounds(first: Launch, second: Launch) -> tuple[list[list[float]], list[
     )
 
 
-def aa(model: str, repeats: int, budget_s: float, logs: Path) -> None:
+def aa(model: str, repeats: int, launches: int, budget_s: float, logs: Path) -> None:
     """How often the interval of a case against itself holds 1."""
     spec, folder = artifact_of(model, logs)
     case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
     ratios, inside = [], 0
     for repeat in range(repeats):
-        estimate = ratio_estimate(*same_rounds(*raced([case, case], folder, logs, budget_s, repeat)))
+        races = [
+            same_rounds(*raced([case, case], folder, logs, budget_s, repeat * launches + launch))
+            for launch in range(launches)
+        ]
+        estimate = launch_ratio_estimate([first for first, _ in races], [second for _, second in races])
         assert estimate.low is not None
         assert estimate.high is not None
         inside += estimate.low <= 1 <= estimate.high
         ratios.append(estimate.value)
         print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)
-    print(f"{model}, ort against itself, one launch of each: the 95 % interval held 1 in {inside} of {repeats} races")
+    print(f"{model}, ort against itself, {launches} launches of each: ", end="")
+    print(f"the 95 % interval held 1 in {inside} of {repeats} comparisons")
     print(f"standard deviation of the log ratio {statistics.stdev(map(log, ratios)):.2%}, ", end="")
     print(f"geometric mean {exp(statistics.fmean(map(log, ratios))):.4f}")
 
@@ -109,6 +128,39 @@ def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
         )
 
 
+class Launched(_Entrant):
+    """A worker with its case open and warm; a contestant."""
+
+    def __init__(self, worker: Worker, case: Case, folder: Path) -> None:
+        super().__init__(case, worker, Outcome(case, "benchmark", datetime.now().astimezone()))
+        worker.ask(Load(case=case, threads=machine.usable_threads()), Loaded)
+        worker.ask(Open(case=case, folder=str(folder)), Opened)
+        worker.ask(Warm(limit_s=1.5), Warmed)
+        worker.freeze()
+
+
+def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
+    """The time of a call in a forked worker over that in one that has imported for itself."""
+    spec, folder = artifact_of(model, logs)
+    case = Case(spec=spec, workload="inference", runtime="eager", batch=1)
+    threads, ratios = machine.usable_threads(), []
+    for repeat in range(repeats):
+        with (
+            Template(logs / "template.log", threads, LIMIT_S) as template,
+            template.start(logs / "forked.log") as forked_worker,
+            Worker(logs / "fresh.log", threads, LIMIT_S) as fresh_worker,
+        ):
+            pair = [Launched(worker, case, folder) for worker in (forked_worker, fresh_worker)]
+            results = take_turns(pair, budget_s, random.Random(repeat))
+            own, other = ([turn.totals_s() for turn in result.turns] for result in results)
+            estimate = ratio_estimate(own, other)
+        ratios.append(estimate.value)
+        print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)
+    logs_of = [log(ratio) for ratio in ratios]
+    error = statistics.stdev(logs_of) / len(logs_of) ** 0.5
+    print(f"{model}, eager, forked / fresh: {exp(statistics.fmean(logs_of)):.4f}, standard error {error:.2%}")
+
+
 def overhead() -> None:
     """Seconds that the timing loop adds to a call."""
     from cnnbench.worker.measure import time_block
@@ -133,9 +185,10 @@ def overhead() -> None:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["aa", "spread", "overhead"])
+    parser.add_argument("what", choices=["aa", "spread", "overhead", "forked"])
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--launches", type=int, default=3, help="of each in a comparison of `aa`")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of measuring for each case")
     words = parser.parse_args()
     if words.what == "overhead":
@@ -143,7 +196,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
         if words.what == "aa":
-            aa(words.model, words.repeats or 40, words.budget, Path(folder))
+            aa(words.model, words.repeats or 40, words.launches, words.budget, Path(folder))
+        elif words.what == "forked":
+            forked(words.model, words.repeats or 10, words.budget, Path(folder))
         else:
             spread(words.model, words.repeats or 10, words.budget, Path(folder))
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import time
 from pathlib import Path
 
 from cnnbench.archs import catalogue
@@ -12,32 +13,57 @@ from cnnbench.runtime import others, runtimes, split
 from cnnbench.worker.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
+COMPILER = "torch._dynamo"
+"""Of torch.compile; the first optimizer imports it too, which takes a second."""
+FORKED_WITH = ("torch", COMPILER, "torchvision")
+"""What processes that are forked find imported."""
 
-def import_libraries(case: Case, threads: int) -> None:
-    """Import what the case's runtime and model need, and set the threads where that comes first."""
+_import_s: dict[str, float] = {}
+"""How long importing each library took, in this process or in the one that it was forked from."""
+
+
+def preload() -> float:
+    """Import what most models need in PyTorch; in seconds."""
+    return sum(_imported(library) for library in FORKED_WITH)
+
+
+def import_libraries(case: Case, threads: int) -> float:
+    """Import what the case's runtime and model need, and set the threads where that comes first; in seconds.
+
+    In a process that was forked, importing took so long in the one that it was forked from.
+    """
     name, _ = split(case.runtime)
     if name == "ort":
-        import onnxruntime  # noqa: F401
-
-        return
+        return _imported("onnxruntime")
     if runtimes()[name].is_others:
+        start = time.perf_counter()
         others_runtime(name)
-        return
-    if name == "compile":
-        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that outlives the compilation
+        return time.perf_counter() - start
+    seconds = _imported("torch")
     import torch
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     if case.workload == "training" or name == "compile":
-        import torch._dynamo  # the first optimizer imports it, which takes a second
+        seconds += _imported(COMPILER)
     arch = catalogue.find(case.spec.model)
     if case.spec.model.startswith("torchvision/") or (arch and arch.from_torchvision):
-        import torchvision  # noqa: F401
+        seconds += _imported("torchvision")
     elif case.spec.model.startswith("timm/"):
-        import timm  # noqa: F401
+        seconds += _imported("timm")
     elif case.spec.is_users_own:
-        importlib.import_module(case.spec.model.partition(":")[0])
+        seconds += _imported(case.spec.model.partition(":")[0])
+    return seconds
+
+
+def _imported(library: str) -> float:
+    """Seconds that importing a library took."""
+    if library not in _import_s:
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that outlives a compilation
+        start = time.perf_counter()
+        importlib.import_module(library)
+        _import_s[library] = time.perf_counter() - start
+    return _import_s[library]
 
 
 def open_session(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> Runtime:

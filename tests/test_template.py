@@ -1,0 +1,124 @@
+"""Workers forked from a process that has imported PyTorch: processes like any other."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cnnbench import artifact
+from cnnbench.case import Case, ModelSpec
+from cnnbench.errors import WorkerCrashed, WorkerError
+from cnnbench.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
+from cnnbench.process import Worker
+from cnnbench.record import ArtifactFacts
+from cnnbench.template import CAN_FORK, Template
+
+pytestmark = pytest.mark.skipif(not CAN_FORK, reason="processes that have imported PyTorch are forked on Linux alone")
+LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
+CASE = Case(spec=LENET, workload="inference", runtime="eager", batch=2)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    with Template(tmp_path_factory.mktemp("logs") / "template.log", 2, 120) as template:
+        yield template
+
+
+@pytest.fixture(scope="module")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = artifact.folder_of(LENET, "template-tests")
+    with Worker(tmp_path_factory.mktemp("logs") / "build.log", 2, 120) as worker:
+        worker.ask(Build(spec=LENET, key="template-tests", folder=str(folder)), ArtifactFacts)
+    return folder
+
+
+def whole_launch(worker: Worker, folder: Path) -> tuple[Loaded, Closed]:
+    with worker:
+        loaded = worker.ask(Load(case=CASE, threads=2), Loaded)
+        worker.ask(Open(case=CASE, folder=str(folder)), Opened)
+        worker.ask(Warm(limit_s=0.2), Warmed)
+        worker.freeze()
+        end = time.monotonic() + 10
+        while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < end
+        worker.thaw()
+        assert worker.ask(Sample(seconds=0.05), Sampled).seconds["forward"]
+        return loaded, worker.ask(Close(), Closed)
+
+
+def test_a_forked_worker_has_the_memory_threads_and_import_time_of_a_fresh_one(
+    template: Template, lenet: Path, tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    forked = template.start(tmp_path / "forked.log")
+    loaded, closed = whole_launch(forked, lenet)
+    took_s = time.monotonic() - start
+    _, fresh = whole_launch(Worker(tmp_path / "fresh.log", 2, 120), lenet)
+    assert loaded.import_s > 0.5, "what its template took, not the moment that a look at loaded modules takes"
+    assert took_s < loaded.import_s + 3
+    assert closed.ran.threads == fresh.ran.threads == 2
+    assert all(parity.passed for parity in closed.parity)
+    # The template has torchvision and the compiler too, which LeNet does not import.
+    assert 1.0 < closed.memory.imported_bytes / fresh.memory.imported_bytes < 1.6
+    grown = [held.memory.peak_bytes - held.memory.imported_bytes for held in (closed, fresh)]
+    assert abs(grown[0] - grown[1]) < 0.05 * fresh.memory.imported_bytes
+
+
+def test_two_forks_are_two_processes(template: Template, tmp_path: Path) -> None:
+    with template.start(tmp_path / "a.log") as one, template.start(tmp_path / "b.log") as other:
+        assert one.pid != other.pid
+        assert {psutil.Process(worker.pid).ppid() for worker in (one, other)} == {template._worker.pid}
+        one.kill()
+        assert other.ask(Load(case=CASE, threads=2), Loaded).import_s > 0
+    assert not psutil.pid_exists(other.pid)
+
+
+def test_how_a_forked_worker_died_is_told(template: Template, tmp_path: Path) -> None:
+    with template.start(tmp_path / "dies.log") as worker:
+        os.kill(worker.pid, signal.SIGSEGV)
+        with pytest.raises(WorkerCrashed, match="SIGSEGV"):
+            worker.ask(Load(case=CASE, threads=2), Loaded)
+
+
+def test_what_a_forked_worker_prints_goes_to_its_own_log(template: Template, lenet: Path, tmp_path: Path) -> None:
+    with template.start(tmp_path / "own.log") as worker:
+        worker.ask(Load(case=CASE, threads=2), Loaded)
+        (lenet_without_weights := tmp_path / "artifact").mkdir()
+        (lenet_without_weights / artifact.FACTS).write_bytes((lenet / artifact.FACTS).read_bytes())
+        with pytest.raises(WorkerError):
+            worker.ask(Open(case=CASE, folder=str(lenet_without_weights)), Opened)
+    assert "Traceback" in (tmp_path / "own.log").read_text()
+
+
+def test_forked_workers_end_with_their_template(tmp_path: Path) -> None:
+    with Template(tmp_path / "template.log", 1, 120) as template:
+        worker = template.start(tmp_path / "worker.log")
+    with pytest.raises(WorkerCrashed):
+        worker.ask(Load(case=CASE, threads=1), Loaded)
+    worker.kill()
+    gone = time.monotonic() + 10
+    while psutil.pid_exists(worker.pid) and time.monotonic() < gone:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(worker.pid)
+
+
+def test_a_process_with_threads_is_not_forked() -> None:
+    if sys.platform != "linux":
+        pytest.skip("looks into /proc")
+    from cnnbench.worker.forking import check_can_fork
+
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    try:
+        with pytest.raises(WorkerError, match="one thread after importing"):
+            check_can_fork()
+    finally:
+        release.set()
+        thread.join()
