@@ -1,0 +1,235 @@
+"""An ONNX graph that is being written, node by node, and the tensors in it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+"""The first whose ScatterElements adds, and whose reductions take their axes as an input."""
+IR_VERSION = 10
+BATCH = "batch"
+"""Name of the one dimension that is not known when the graph is written."""
+
+Size = int | None
+"""Of a dimension; None is the batch."""
+TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in the graph: its name, and its shape with None for the batch."""
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str = "float32"
+    varies: bool = False
+    """Whether it depends on something that a gradient is wanted of."""
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return len(self.shape)
+
+    def known(self, axis: int) -> int:
+        """The size of an axis that is not the batch."""
+        size = self.shape[axis]
+        assert size is not None, f"axis {axis} of {self.name} is the batch"
+        return size
+
+    def spatial(self) -> tuple[int, ...]:
+        """The sizes behind batch and channels: (H, W), or (L,)."""
+        return tuple(self.known(axis) for axis in range(2, self.ndim))
+
+
+@dataclass
+class Graph:
+    """Nodes, constants, inputs and outputs, in the order in which they were written.
+
+    A node is named by the place that `scope` names, so that a profile of the graph can be read.
+    """
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    scope: str = ""
+    _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    _count: int = 0
+
+    def __call__(self, operator: str, *inputs: Tensor | str, shape: Sequence[Size], **attributes: Any) -> Tensor:
+        """Append a node with one output, of the given shape."""
+        return self.several(operator, *inputs, shapes=[shape], **attributes)[0]
+
+    def several(
+        self, operator: str, *inputs: Tensor | str, shapes: Sequence[Sequence[Size]], **attributes: Any
+    ) -> list[Tensor]:
+        """Append a node with as many outputs as shapes."""
+        self._count += 1
+        name = f"{self.scope or 'step'}/{operator}_{self._count}"
+        outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
+        names = [value if isinstance(value, str) else value.name for value in inputs]
+        self.nodes.append(
+            helper.make_node(operator, names, [output.name for output in outputs], name=name, **attributes)
+        )
+        return outputs
+
+    def input(self, name: str, shape: Sequence[Size], dtype: str = "float32") -> Tensor:
+        """Declare an input."""
+        self.inputs.append(_info(name, shape, dtype))
+        return Tensor(name, tuple(shape), dtype)
+
+    def output(self, tensor: Tensor, name: str) -> None:
+        """Declare an output under a name of its own."""
+        self.nodes.append(helper.make_node("Identity", [tensor.name], [name], name=f"output/{name}"))
+        self.outputs.append(_info(name, tensor.shape, tensor.dtype))
+
+    def constant(self, values: NDArray[Any] | float | Sequence[float]) -> Tensor:
+        """A constant; the same values stand in the file once. Numbers become float32."""
+        array = np.asarray(values)
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._known:
+            self._known[key] = f"constant_{len(self._known)}"
+            self.constants.append(numpy_helper.from_array(array, self._known[key]))
+        return Tensor(self._known[key], array.shape, str(array.dtype))
+
+    def integers(self, values: Sequence[int]) -> Tensor:
+        """A constant vector of int64, such as axes or a shape."""
+        return self.constant(np.asarray(values, np.int64))
+
+    def model(self, name: str, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.constants)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="cnnbench"
+        )
+        helper.set_model_props(model, metadata)
+        return model
+
+    # What several gradients need, by the names of their ONNX operators.
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Elementwise sum."""
+        return self("Add", a, b, shape=broadcast(a, b))
+
+    def sub(self, a: Tensor, b: Tensor) -> Tensor:
+        """Elementwise difference."""
+        return self("Sub", a, b, shape=broadcast(a, b))
+
+    def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
+        """Elementwise product; a number is a constant factor."""
+        b = self.constant(b) if isinstance(b, (int, float)) else b
+        return self("Mul", a, b, shape=broadcast(a, b))
+
+    def div(self, a: Tensor, b: Tensor) -> Tensor:
+        """Elementwise quotient."""
+        return self("Div", a, b, shape=broadcast(a, b))
+
+    def sum(self, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
+        """Sum over axes."""
+        return self._reduce("ReduceSum", x, axes, keep)
+
+    def mean(self, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
+        """Mean over axes."""
+        return self._reduce("ReduceMean", x, axes, keep)
+
+    def _reduce(self, operator: str, x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+        shape = [1 if i in axes else size for i, size in enumerate(x.shape) if keep or i not in axes]
+        return self(operator, x, self.integers(axes), shape=shape, keepdims=int(keep))
+
+    def reshape(self, x: Tensor, shape: Sequence[Size]) -> Tensor:
+        """The same values in another shape, with at most one None, for the batch or what it is merged with."""
+        if tuple(shape) == x.shape:
+            return x
+        target = [-1 if size is None else size for size in shape]
+        assert target.count(-1) <= 1
+        return self("Reshape", x, self.integers(target), shape=shape)
+
+    def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Axes in another order."""
+        if list(order) == list(range(x.ndim)):
+            return x
+        return self("Transpose", x, shape=[x.shape[axis] for axis in order], perm=list(order))
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """Matrix product of the last two axes; the others broadcast."""
+        batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return self("MatMul", a, b, shape=(*batch, a.shape[-2], b.shape[-1]))
+
+    def slice(self, x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tensor:
+        """Every `step`-th entry of an axis of known size, from start to before stop."""
+        return self.window(x, [axis], [start], [(stop - start - 1) // step + 1], [step])
+
+    def window(
+        self, x: Tensor, axes: Sequence[int], starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
+    ) -> Tensor:
+        """`sizes` entries of each of some axes of known size, from `starts` on, `steps` apart."""
+        if not any(starts) and [x.shape[axis] for axis in axes] == list(sizes) and all(step == 1 for step in steps):
+            return x
+        shape = list(x.shape)
+        for axis, size in zip(axes, sizes, strict=True):
+            shape[axis] = size
+        stops = [start + (size - 1) * step + 1 for start, size, step in zip(starts, sizes, steps, strict=True)]
+        bounds = [self.integers(values) for values in (starts, stops, axes, steps)]
+        return self("Slice", x, *bounds, shape=shape)
+
+    def pad(self, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+        """Zeros around the spatial axes; fewer than none cuts off."""
+        if not any((*before, *after)):
+            return x
+        shape = (
+            *x.shape[:2],
+            *(size + a + b for size, a, b in zip(x.spatial(), before, after, strict=True)),
+        )
+        return self("Pad", x, self.integers([0, 0, *before, 0, 0, *after]), shape=shape)
+
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        """Parts one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.known(axis) for part in parts)
+        return self("Concat", *parts, shape=shape, axis=axis)
+
+    def where(self, condition: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
+        """x where the condition (of x's shape) holds."""
+        other = self.constant(otherwise) if isinstance(otherwise, (int, float)) else otherwise
+        return self("Where", condition, x, other, shape=x.shape)
+
+    def batch_size(self, x: Tensor) -> Tensor:
+        """The number of images () float32, from a tensor whose first axis they are."""
+        size = self("Shape", x, shape=(1,), start=0, end=1)
+        scalar = self("Squeeze", size, shape=())
+        return self("Cast", scalar, shape=(), to=TensorProto.FLOAT)
+
+
+def broadcast(a: Tensor, b: Tensor) -> tuple[Size, ...]:
+    """The shape of an elementwise operation."""
+    return broadcast_shapes(a.shape, b.shape)
+
+
+def broadcast_shapes(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
+    """As numpy's, with None for the batch."""
+    length = max(len(a), len(b))
+    pairs = zip((1,) * (length - len(a)) + tuple(a), (1,) * (length - len(b)) + tuple(b), strict=True)
+    shape = []
+    for one, other in pairs:
+        assert one == other or 1 in (one, other), f"{a} and {b} do not broadcast"
+        shape.append(other if one == 1 else one)
+    return tuple(shape)
+
+
+def count(shape: Sequence[int]) -> int:
+    """Entries of a shape without a batch."""
+    return math.prod(shape)
+
+
+def _info(name: str, shape: Sequence[Size], dtype: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TYPES[dtype], [BATCH if size is None else size for size in shape])
