@@ -4,6 +4,8 @@ weights.safetensors   the state dict
 model.onnx            the inference graph, unless the export failed
 golden.safetensors    `images` (N, C, H, W) float32 and `reference` (N, classes) float64
 artifact.json         ArtifactFacts; written last, so that a folder with it is complete
+step.onnx             the training step, where somebody has asked for it
+step.json             StepFacts; written after it
 """
 
 import json
@@ -19,9 +21,10 @@ from types import MappingProxyType
 import platformdirs
 
 from cnnbench.case import ModelSpec
-from cnnbench.record import ArtifactFacts
+from cnnbench.record import ArtifactFacts, StepFacts
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
+STEP, STEP_FACTS = "step.onnx", "step.json"
 BUILDING = ".building-"
 """Begins the name of a folder that is being filled; the builder's process id follows."""
 
@@ -94,5 +97,13 @@ def read_facts(folder: Path) -> ArtifactFacts | None:
     """What is known of a finished artifact; None if it is not there, or not finished."""
     try:
         return ArtifactFacts.model_validate_json((folder / FACTS).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def read_step(folder: Path) -> StepFacts | None:
+    """What is known of a finished artifact's training step; None if nobody has asked for it yet."""
+    try:
+        return StepFacts.model_validate_json((folder / STEP_FACTS).read_text())
     except (OSError, ValueError):
         return None

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cnnbench import artifact, machine
 from cnnbench.case import ModelSpec
-from cnnbench.messages import Build
+from cnnbench.messages import TIMED_OPTIMIZER, Build, BuildStep, Optimizer
 from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts
+from cnnbench.record import ArtifactFacts, StepFacts
 
 LIMIT_S = 600.0
 """The longest that building one artifact may take."""
@@ -36,6 +36,28 @@ def build_artifact(spec: ModelSpec, run_id: str, log: Path) -> ArtifactFacts:
             worker.kill()
             for left in folder.parent.glob(f"{artifact.BUILDING}{worker.pid}-*"):  # if it was ended halfway
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def find_step(folder: Path) -> StepFacts | None:
+    """What is known of a finished artifact's training step; None if there is none, or it could not be exported."""
+    facts = artifact.read_step(folder)
+    return facts if facts is not None and facts.error is None else None
+
+
+def build_step(spec: ModelSpec, folder: Path, log: Path) -> StepFacts:
+    """Have a worker export and prove the training step that is timed, into the artifact's folder.
+
+    Raises WorkerError if the worker fails.
+    """
+    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log)
+
+
+def export_step(spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path) -> StepFacts:
+    """Have a worker export and prove a training step, into any file."""
+    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+        return worker.ask(
+            BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
+        )
 
 
 def forget_artifact(spec: ModelSpec, run_id: str) -> None:

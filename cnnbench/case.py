@@ -24,7 +24,9 @@ PHASES: dict[Workload, tuple[str, ...]] = {
     "inference": ("forward",),
     "training": ("forward", "backward", "optimizer"),
 }
-"""The parts of one step that are timed apart, in order."""
+"""The parts of one step that are timed apart, in order, where the runtime can tell them apart."""
+STEP = ("step",)
+"""The one part of a training step that is a single graph."""
 
 
 class Frozen(BaseModel):
@@ -90,6 +92,16 @@ class Case(Frozen):
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
         return split(self.runtime)[0] == "ort"
+
+    @property
+    def is_exported_step(self) -> bool:
+        """Whether what runs is the exported training step."""
+        return self.is_exported and self.workload == "training"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The parts of one call that are timed apart."""
+        return STEP if self.is_exported_step else PHASES[self.workload]
 
     @property
     def is_reference(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from cnnbench.case import Case, Device, Frozen, ModelSpec, RuntimeName
-from cnnbench.record import ArtifactFacts, Memory, Parity, Ran, Witnesses
+from cnnbench.dataset import DataSet
+from cnnbench.record import ArtifactFacts, Memory, Parity, Ran, StepFacts, Witnesses
 
 
 class Resolve(Frozen):
@@ -69,6 +70,48 @@ class Build(Frozen):
     spec: ModelSpec
     key: str
     folder: str
+
+
+class Optimizer(Frozen):
+    """An optimizer of torch.optim and its constants; the learning rate comes with each step."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What it keeps for each parameter, by torch's names; all begin as zeros."""
+        if self.name == "adam":
+            return ("exp_avg", "exp_avg_sq")
+        return ("momentum_buffer",) if self.momentum else ()
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it needs to know how many steps were made."""
+        return self.name == "adam"
+
+
+TIMED_OPTIMIZER = Optimizer(momentum=0.9, weight_decay=1e-4)
+"""Of every training step that is timed (He et al. 2015). Weight decay also keeps the momentum of units that never fire
+out of the denormal numbers, whose arithmetic is many times slower, over the thousands of steps of a small network."""
+
+
+TIMED_LEARNING_RATE = 1e-3
+
+
+class BuildStep(Frozen):
+    """Export a model's training step from its artifact, and prove it."""
+
+    op: Literal["build_step"] = "build_step"
+    spec: ModelSpec
+    folder: str
+    """The artifact's, which must be finished."""
+    out: str
+    """The graph's file."""
+    optimizer: Optimizer
 
 
 class Preload(Frozen):
@@ -237,6 +280,56 @@ class Profiled(Frozen):
     """Of each whole call, by the host's clock."""
 
 
+class StartTraining(Frozen):
+    """Read a data set, build a model with random weights from its seed, and be ready to train it."""
+
+    op: Literal["start_training"] = "start_training"
+    spec: ModelSpec
+    runtime: Literal["eager", "ort"]
+    data: DataSet
+    batch: int
+    optimizer: Optimizer
+    rate: float
+    threads: int
+
+
+class TrainingStarted(Frozen):
+    """Ready."""
+
+    train_images: int
+    test_images: int
+    steps_per_epoch: int
+
+
+class Advance(Frozen):
+    """Train for about so long, or until the epoch is over."""
+
+    op: Literal["advance"] = "advance"
+    seconds: float
+
+
+class Epoch(Frozen):
+    """How far it came."""
+
+    steps: int
+    loss: float | None
+    """Mean over these steps; None where there was none, or it is not finite."""
+    over: bool
+
+
+class Evaluate(Frozen):
+    """Save the weights and try them on the test images, in every runtime."""
+
+    op: Literal["evaluate"] = "evaluate"
+    out: str
+
+
+class Evaluated(Frozen):
+    """The share of test images in the right class, by runtime."""
+
+    accuracy: dict[str, float]
+
+
 class Failure(Frozen):
     """The request could not be carried out."""
 
@@ -245,12 +338,32 @@ class Failure(Frozen):
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
 
 
-Request = Resolve | Count | Walk | Build | Preload | Fork | Reap | Load | Open | Warm | Sample | Close | Probe | Profile
+Request = (
+    Resolve
+    | Count
+    | Walk
+    | Build
+    | BuildStep
+    | Preload
+    | Fork
+    | Reap
+    | Load
+    | Open
+    | Warm
+    | Sample
+    | Close
+    | Probe
+    | Profile
+    | StartTraining
+    | Advance
+    | Evaluate
+)
 Reply = (
     Resolved
     | Witnesses
     | Walked
     | ArtifactFacts
+    | StepFacts
     | Forked
     | Reaped
     | Loaded
@@ -260,6 +373,9 @@ Reply = (
     | Closed
     | Probed
     | Profiled
+    | TrainingStarted
+    | Epoch
+    | Evaluated
     | Failure
 )
 

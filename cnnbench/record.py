@@ -3,6 +3,7 @@
 Schema history (a reader accepts its own version and older ones):
     1   first version
     2   several launches per case, each with its race and what really ran; turns that were disturbed; layouts
+    3   exported training steps
 """
 
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cnnbench.case import Case, Frozen
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
 """
@@ -117,6 +118,23 @@ class ArtifactFacts(Frozen):
     versions: dict[str, str]
 
 
+class StepFacts(Frozen):
+    """What exporting a training step found out; stored beside it as `step.json`."""
+
+    error: str | None = None
+    """Why there is no step, where it cannot be exported: the operator, and where it stands."""
+    onnx_bytes: int | None = None
+    nodes: int | None = None
+    losses: list[float] = []
+    """Of consecutive steps on the golden images with nothing dropped, in float64 by torch and its optimizer."""
+    loss_limit: float = 0.0
+    """How far from these, relative to the first, a float32 run may be."""
+    parity: list[Parity] = []
+    """Of the graph in ONNX Runtime when it was built: losses, and the worst parameter, buffer and state."""
+    seconds: dict[str, float] = {}
+    """Time of each stage: trace and write, check, prove."""
+
+
 class Memory(Frozen):
     """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
 
@@ -220,7 +238,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     id: str
     case: Case
     status: Status
@@ -233,6 +251,8 @@ class Record(BaseModel):
     """Digest of what its times depend on beside the machine's mood; measured again on resuming if that has changed."""
     counts: CountsSummary | None = None
     artifact: ArtifactFacts | None = None
+    step: StepFacts | None = None
+    """Of a case that runs the exported training step."""
     parity: list[Parity] = []
     measurement: Measurement | None = None
     ran: Ran | None = None

@@ -14,14 +14,14 @@ from uuid import uuid4
 
 from cnnbench import artifact, availability, counts, machine, stats
 from cnnbench.archs import catalogue
-from cnnbench.build import build_artifact, find_artifact, forget_artifact
+from cnnbench.build import build_artifact, build_step, find_artifact, find_step, forget_artifact
 from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.process import Worker
 from cnnbench.race import NARROW_HALF_WIDTH, Outcome, run_race
-from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status
+from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status, StepFacts
 from cnnbench.store import Store
 from cnnbench.suite import Suite
 from cnnbench.template import CAN_FORK, Template
@@ -124,6 +124,8 @@ class _Runner:
     run_id: str = field(default_factory=lambda: uuid4().hex)
     facts: dict[ModelSpec, ArtifactFacts | str] = field(default_factory=dict)
     """By model: the facts of its artifact, or why there is none."""
+    steps: dict[ModelSpec, StepFacts] = field(default_factory=dict)
+    """By model: the facts of its exported training step, where a case needs it."""
     races: list[Race] = field(default_factory=list)
     results: dict[str, _Result] = field(default_factory=dict)
     """By case id: what its launches so far gave."""
@@ -171,10 +173,14 @@ class _Runner:
             for case in race:
                 self._finish(case, "failed", [facts])
             return
-        runnable = [case for case in race if not case.is_exported or facts.onnx_error is None]
+        runnable = []
         for case in race:
-            if case not in runnable:
+            if case.is_exported_step and (error := self._step(spec, facts, left).error) is not None:
+                self._finish(case, "unavailable", [f"the training step cannot be exported: {error}"], facts)
+            elif case.is_exported and not case.is_exported_step and facts.onnx_error is not None:
                 self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
+            else:
+                runnable.append(case)
         if not runnable:
             return
         scale = self.pace.scale(left, self._builds_in(left))
@@ -248,10 +254,29 @@ class _Runner:
                 self.facts[spec] = known
         return self.facts[spec]
 
+    def _step(self, spec: ModelSpec, facts: ArtifactFacts, left: Sequence[Race]) -> StepFacts:
+        """The facts of the model's exported training step, built if need be."""
+        if spec not in self.steps:
+            folder = artifact.folder_of(spec, facts.key)
+            known = find_step(folder)
+            if known is None:
+                self.observer.doing(f"{spec.label}: exporting and proving the training step", self._left_s(left))
+                began = time.monotonic()
+                try:
+                    known = build_step(spec, folder, self._log(spec, "step"))
+                    self.pace.built(time.monotonic() - began)
+                except CnnbenchError as error:
+                    known = StepFacts(error=str(error))
+            self.steps[spec] = known
+        return self.steps[spec]
+
     def _builds_in(self, races: Sequence[Race]) -> int:
         """How many of the races' models have no artifact yet."""
-        specs = {race[0].spec for race in races} - set(self.facts)
-        return sum(find_artifact(spec, self.run_id) is None for spec in specs)
+        specs = {race[0].spec for race in races}
+        artifacts = sum(find_artifact(spec, self.run_id) is None for spec in specs - set(self.facts))
+        stepping = {case.spec for race in races for case in race if case.is_exported_step} - set(self.steps)
+        steps = [artifact.folder_of(spec, artifact.key_of(spec, self.run_id)) for spec in stepping]
+        return artifacts + sum(find_step(folder) is None for folder in steps)
 
     def _left_s(self, left: Sequence[Race], scale: float = 1.0) -> float:
         """How long the run will still take: the races left, and further launches of all while the budget lasts."""
@@ -297,6 +322,7 @@ class _Runner:
             depends=self.depends_on(case),
             counts=summary,
             artifact=facts,
+            step=self.steps.get(case.spec) if case.is_exported_step else None,
             parity=result.parity if result else [],
             measurement=Measurement(launches=result.launches) if result and result.launches else None,
             ran=result.launches[-1].ran if result and result.launches else None,

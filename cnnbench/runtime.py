@@ -82,7 +82,6 @@ BUILT_IN = (
                 "tensorrt": "the TensorRT provider",
             }
         ),
-        workloads=("inference",),
     ),
 )
 
@@ -143,8 +142,6 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
     name, variant = split(runtime)
     kind = runtimes()[name]
     if workload not in kind.workloads:
-        if name == "ort":
-            return "this version exports no training step to ONNX Runtime"
         return f"{name} is for {' and '.join(kind.workloads)} alone"
     if precision not in kind.precisions:
         return f"{name} runs {' and '.join(kind.precisions)} alone"
@@ -152,6 +149,8 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
         return f"{name} has the layout {' and '.join(kind.layouts)} alone"
     if precision == "fp16" and device == "cpu":
         return "half precision on a CPU is bf16"
+    if variant == "tensorrt" and workload == "training":
+        return "TensorRT is for inference alone"
     if variant == "tensorrt" and device == "cpu":
         return "TensorRT is for CUDA devices"
     return None

@@ -17,11 +17,12 @@ LAYERS = [
     {"stats", "archs", "yaml_source"},
     {"runtime"},
     {"case"},
+    {"dataset"},
     {"suite_file", "suite", "record"},
     {"artifact", "counts", "messages", "validity"},
     {"machine", "process", "template", "disturbance"},
     {"race", "store", "availability", "build"},
-    {"pace", "report", "verify", "walk", "export", "listing", "profile"},
+    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train"},
     {"runner"},
     {"cli"},
 ]

@@ -209,15 +209,66 @@ def test_a_spent_budget_leaves_cases_for_later_and_says_so(home: Path, cli: Cli)
     assert 0 < len(records(home / "out")) < 10
 
 
-def test_training_in_onnx_runtime_says_that_it_is_not_there(home: Path, cli: Cli) -> None:
-    suite = write_suite(home, "models: [lenet5]\ndefaults: {workloads: [training], runtimes: [ort]}")
-    done = cli("run", suite, "--out", "out")
-    assert done.returncode == 0
-    (record,) = records(home / "out").values()
-    assert (record["status"], record["reasons"]) == (
-        "unavailable",
-        ["this version exports no training step to ONNX Runtime"],
+def test_training_in_onnx_runtime_races_against_eager_and_is_proved(home: Path, cli: Cli) -> None:
+    suite = write_suite(
+        home,
+        "models: [lenet5]\nlaunches: 1\n"
+        "defaults: {workloads: [training], runtimes: [eager, ort], batches: [8, 2], case_budget: 0.2s}",
     )
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    found = records(home / "out")
+    for batch in (8, 2):  # proved before being timed, and after
+        record = found[f"lenet5/training/ort/cpu/fp32/b{batch}"]
+        assert record["status"] in ("ok", "noisy"), record["reasons"]
+        assert record["race"] == found[f"lenet5/training/eager/cpu/fp32/b{batch}"]["race"]
+        assert list(record["measurement"]["launches"][0]["turns"][0]["seconds"]) == ["step"]
+        assert [parity["what"].split(",")[0] for parity in record["parity"]][:2] == ["ort losses", "ort 2 steps"]
+        assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
+        assert record["step"]["nodes"] > 50
+        assert record["ran"]["facts"]["torch_in_process"] is False
+        assert set(record["ran"]["facts"]["nodes"]) == {"CPUExecutionProvider"}
+    assert "×" in (home / "out" / "report.md").read_text().split("## Training")[1]
+
+
+def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(home: Path, cli: Cli) -> None:
+    suite = write_suite(
+        home,
+        "models: [{model: own_models:softplus, image_size: 8}]\nlaunches: 1\n"
+        "defaults: {workloads: [training], runtimes: [eager, ort], batches: [2], case_budget: 0.1s}",
+    )
+    cli("run", suite, "--out", "out")
+    found = {record["case"]["runtime"]: record for record in records(home / "out").values()}
+    assert found["eager"]["status"] in ("ok", "noisy")
+    assert found["ort"]["status"] == "unavailable"
+    assert "no gradient rule for aten.softplus.default" in found["ort"]["reasons"][0]
+
+
+def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path) -> None:
+    """The graph of another learning rule in the place of the right one."""
+    suite = write_suite(
+        home,
+        "models: [{model: lenet5, seed: 11}]\nlaunches: 1\n"
+        "defaults: {workloads: [training], runtimes: [ort], batches: [4], case_budget: 0.1s}",
+    )
+    cli("run", suite, "--out", "first")
+    assert next(iter(records(home / "first").values()))["status"] in ("ok", "noisy")
+    other = home / "other.onnx"
+    words = ["--workload", "training", "--momentum", "0.5", "--weight-decay", "0.5", "--seed", "11"]
+    assert cli("export", "lenet5", *words, "--out", str(other)).returncode == 0
+    graphs = [file for file in cache.rglob("step.onnx") if "lenet5" in file.parent.name]
+    newest = max(graphs, key=lambda file: file.stat().st_mtime)
+    newest.write_bytes(other.read_bytes())
+    try:
+        done = cli("run", suite, "--out", "second")
+        (record,) = records(home / "second").values()
+    finally:
+        newest.unlink()
+        newest.with_name("step.json").unlink()
+    assert done.returncode == 3
+    assert record["status"] == "invalid"
+    assert "parity of ort losses" in record["reasons"][0]
+    assert record["measurement"] is None
 
 
 def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cli: Cli, home: Path) -> None:

@@ -151,7 +151,8 @@ def test_compile_without_a_compiler_is_unavailable_with_the_reason(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (("ort", "training", "cpu", "fp32", "nchw"), "exports no training step"),
+        (("ort", "training", "cpu", "fp32", "nchw"), None),
+        (("ort:tensorrt", "training", "cuda", "fp32", "nchw"), "TensorRT is for inference alone"),
         (("folded", "training", "cpu", "fp32", "nchw"), "folded is for inference alone"),
         (("ort", "inference", "cpu", "bf16", "nchw"), "ort runs fp32 alone"),
         (("ort", "inference", "cpu", "fp32", "channels_last"), "ort has the layout nchw alone"),

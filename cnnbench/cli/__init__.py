@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import machine, models, profile, runs
+from cnnbench.cli import machine, models, profile, runs, train
 from cnnbench.errors import CnnbenchError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, models, profile, machine):
+for commands in (runs, models, train, profile, machine):
     app.add_typer(commands.app)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli.common import EXIT_DISAGREE, Classes, ImageSize, Json, WhatIf, arch_of, parse, size_of, spec
+from cnnbench.cli.train import Momentum, OptimizerName, OptimizerOption, WeightDecay, optimizer_of
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json, print_rows
 from cnnbench.units import MB, format_seconds
@@ -24,6 +25,13 @@ class Listed(StrEnum):
     runtimes = "runtimes"
     devices = "devices"
     suites = "suites"
+
+
+class Exported(StrEnum):
+    """What `cnnbench export` can write."""
+
+    inference = "inference"
+    training = "training"
 
 
 @app.command(name="list")
@@ -160,14 +168,34 @@ def export(
     image_size: ImageSize = None,
     classes: Classes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random weights.")] = 0,
+    workload: Annotated[
+        Exported, typer.Option(help="The network alone, or a whole training step.")
+    ] = Exported.inference,
+    optimizer: OptimizerOption = OptimizerName.sgd,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 1e-4,
     as_json: Json = False,
 ) -> None:
     """Export a model to ONNX with a dynamic batch, checked by onnx and proved against float64.
 
+    A training step holds forward, loss, backward and the optimizer's update; the weights that it begins with are
+    written beside it. The options of the optimizer are for it alone.
     Example: cnnbench export resnet18 --out resnet18.onnx
+    Example: cnnbench export resnet18 --workload training --out resnet18-step.onnx
     """
-    from cnnbench.export import export_model
+    from cnnbench.export import export_model, export_training_step
 
+    if workload is Exported.training:
+        chosen = optimizer_of(optimizer, momentum, weight_decay)
+        step = export_training_step(spec(model, image_size, classes, seed), out, chosen)
+        if as_json:
+            print_json(step.model_dump())
+            return
+        typer.echo(f"{step.file}: {step.nodes:,} nodes, {step.onnx_bytes / MB:.1f} MB, dynamic batch, checked by onnx")
+        typer.echo(f"{step.weights}: the weights that it begins with, {step.weight_bytes / MB:.1f} MB")
+        for parity in step.parity:
+            typer.echo(f"{parity.what}: {parity.error:.1e} off torch in float64, limit {parity.limit:.1e}")
+        return
     done = export_model(spec(model, image_size, classes, seed), out)
     if as_json:
         print_json(done.model_dump())

@@ -144,8 +144,8 @@ def _measured(record: Record) -> dict[str, object]:
         "disturbed_turns": record.measurement.disturbed_turns,
         "stopped": launches[-1].stopped,
     }
-    if case.workload == "training":
-        for phase in PHASES[case.workload]:
+    if case.phases == PHASES["training"]:
+        for phase in case.phases:
             found[f"{phase}_ms"] = launch_estimate(record.measurement.times(phase)).value * 1e3
     return found
 

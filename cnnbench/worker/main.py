@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import ValidationError
 from safetensors.numpy import load_file
@@ -18,10 +18,13 @@ from cnnbench.artifact import GOLDEN, read_facts
 from cnnbench.case import Case
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.messages import (
+    Advance,
     Build,
+    BuildStep,
     Close,
     Closed,
     Count,
+    Evaluate,
     Failure,
     Fork,
     Load,
@@ -38,6 +41,7 @@ from cnnbench.messages import (
     Resolved,
     Sample,
     Sampled,
+    StartTraining,
     Walk,
     Warm,
     Warmed,
@@ -45,9 +49,13 @@ from cnnbench.messages import (
 )
 from cnnbench.record import Parity, Ran
 from cnnbench.worker import forking, measure, memory, probes
+from cnnbench.worker.golden_labels import PROOF_IMAGES
 from cnnbench.worker.parity import Array, batches, compare, mixed_limit_for, size, tiled
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.runtimes.registry import import_libraries, open_session, preload
+
+if TYPE_CHECKING:
+    from cnnbench.worker.training_run import TrainingRun
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -100,6 +108,7 @@ class Worker:
         self.threads = 1
         self.imported_bytes = self.loaded_bytes = 0
         self.opened: OpenCase | None = None
+        self.training: TrainingRun | None = None
 
     def handle(self, request: Request) -> Reply:
         """Carry out one request. Raises CnnbenchError, or anything a library raises."""
@@ -127,6 +136,10 @@ class Worker:
                 from cnnbench.worker.artifact import build_artifact
 
                 return build_artifact(request.spec, request.key, Path(request.folder))
+            case BuildStep():
+                from cnnbench.worker.step import build_step
+
+                return build_step(request)
             case Preload():
                 import_s = preload()
                 forking.check_can_fork()
@@ -155,8 +168,22 @@ class Worker:
                 from cnnbench.worker.profile import profile
 
                 return profile(request, self.threads)
+            case StartTraining():
+                from cnnbench.worker.training_run import TrainingRun
+
+                self.training = TrainingRun(request)
+                return self.training.started()
+            case Advance():
+                return self._run().advance(request.seconds)
+            case Evaluate():
+                return self._run().evaluate(request.out)
             case Probe():
                 return probes.probe(request.runtime, request.device)
+
+    def _run(self) -> "TrainingRun":
+        if self.training is None:
+            raise WorkerError("no training was started; send a `start_training` request first")
+        return self.training
 
     def _case(self) -> "OpenCase":
         if self.opened is None:
@@ -177,6 +204,7 @@ class OpenCase:
         start = time.perf_counter()
         self.runtime: Runtime = open_session(case, facts, folder, batch, threads)
         self.load_s = time.perf_counter() - start
+        self.proves_itself = case.is_exported_step
         self.calls_per_sample, self.wake = 1, False
 
     def prove(self) -> Opened:
@@ -188,9 +216,11 @@ class OpenCase:
         images = self.golden["images"]
         own = tiled(images, self.case.batch)
         start = time.perf_counter()
-        self.runtime.predict(images[:1] if self.runtime.takes_any_batch else own)
+        self.runtime.first_call(images if self.runtime.takes_any_batch else own)
         first_call_s = time.perf_counter() - start
-        if self.runtime.takes_any_batch:
+        if self.proves_itself:
+            parity = self._own_proof() if self.case.batch >= PROOF_IMAGES else []
+        elif self.runtime.takes_any_batch:
             parity = [self._prove(batch) for batch in batches(len(images)) if size(batch) <= self.case.batch]
         else:
             expected = tiled(self.golden["reference"], self.case.batch)
@@ -222,14 +252,19 @@ class OpenCase:
         result, ran = self.runtime.result(), self.runtime.ran()
         faults = [*_differences(self.case, ran), *self.runtime.faults(), *probes.watchers()]
         parity: list[Parity] = []
-        if self.case.workload == "inference":
+        if self.proves_itself:
+            parity = self._own_proof() if self.case.batch < PROOF_IMAGES else []
+        elif self.case.workload == "inference":
             expected = tiled(self.golden["reference"], self.case.batch)
             parity = [self._compare(f"timed b{self.case.batch}", result, expected)]
             larger = [batch for batch in batches(len(self.golden["images"])) if size(batch) > self.case.batch]
             parity += [self._prove(batch) for batch in larger if self.runtime.takes_any_batch]
-        elif not bool(abs(result) < float("inf")):
+        if self.case.workload == "training" and not bool(abs(result) < float("inf")):
             faults.append(f"the loss of the last timed step is {result}")
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
+
+    def _own_proof(self) -> list[Parity]:
+        return self.runtime.own_proof(self.golden["images"][:PROOF_IMAGES]) or []
 
     def _prove(self, batch: slice) -> Parity:
         y = self.runtime.predict(self.golden["images"][batch])

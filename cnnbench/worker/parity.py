@@ -1,5 +1,7 @@
 """Outputs against the float64 reference, relative to the part that depends on the input. No torch here."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +46,14 @@ def compare(what: str, y: Array, reference: Array, signal: float, limit: float) 
     if y.shape != reference.shape or not np.isfinite(y).all() or not signal > 0:
         return Parity(what=what, error=None, limit=limit)
     error = float(np.abs(y.astype(np.float64) - reference).max()) / signal
+    return Parity(what=what, error=error, limit=limit)
+
+
+def compare_losses(what: str, losses: Sequence[float], reference: Sequence[float], limit: float) -> Parity:
+    """The largest difference of the losses of consecutive steps, relative to the first."""
+    if not reference or len(losses) != len(reference) or not np.isfinite(losses).all():
+        return Parity(what=what, error=None, limit=limit)
+    error = max(abs(a - b) for a, b in zip(losses, reference, strict=True)) / abs(reference[0])
     return Parity(what=what, error=error, limit=limit)
 
 

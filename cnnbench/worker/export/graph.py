@@ -60,6 +60,8 @@ class Graph:
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     scope: str = ""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    _renamed: dict[str, str] = field(default_factory=dict)
+    """What outputs are called, by what they were called first."""
     _count: int = 0
 
     def __call__(self, operator: str, *inputs: Tensor | str, shape: Sequence[Size], **attributes: Any) -> Tensor:
@@ -86,7 +88,11 @@ class Graph:
 
     def output(self, tensor: Tensor, name: str) -> None:
         """Declare an output under a name of its own."""
-        self.nodes.append(helper.make_node("Identity", [tensor.name], [name], name=f"output/{name}"))
+        made_here = any(tensor.name in node.output for node in self.nodes)
+        if made_here and tensor.name not in self._renamed:
+            self._renamed[tensor.name] = name
+        else:
+            self.nodes.append(helper.make_node("Identity", [tensor.name], [name], name=f"output/{name}"))
         self.outputs.append(_info(name, tensor.shape, tensor.dtype))
 
     def constant(self, values: NDArray[Any] | float | Sequence[float]) -> Tensor:
@@ -106,6 +112,9 @@ class Graph:
 
     def model(self, name: str, metadata: dict[str, str]) -> onnx.ModelProto:
         """The finished model."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [self._renamed.get(each, each) for each in names]
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="cnnbench"
@@ -125,7 +134,7 @@ class Graph:
 
     def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
         """Elementwise product; a number is a constant factor."""
-        b = self.constant(b) if isinstance(b, (int, float)) else b
+        b = self.constant(float(b)) if isinstance(b, (int, float)) else b
         return self("Mul", a, b, shape=broadcast(a, b))
 
     def div(self, a: Tensor, b: Tensor) -> Tensor:
@@ -179,6 +188,12 @@ class Graph:
         stops = [start + (size - 1) * step + 1 for start, size, step in zip(starts, sizes, steps, strict=True)]
         bounds = [self.integers(values) for values in (starts, stops, axes, steps)]
         return self("Slice", x, *bounds, shape=shape)
+
+    def cut(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
+        """An axis of unknown size from `start` on, to `end`, which counts from its end: 0 is the end itself."""
+        stop = end if end < 0 else 2**31
+        bounds = [self.integers([value]) for value in (start, stop, axis)]
+        return self("Slice", x, *bounds, shape=x.shape)
 
     def pad(self, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
         """Zeros around the spatial axes; fewer than none cuts off."""

@@ -1,33 +1,7 @@
 """What an optimizer does with a gradient, as torch.optim computes it, in ONNX nodes."""
 
-from typing import Literal
-
-from cnnbench.case import Frozen
+from cnnbench.messages import Optimizer
 from cnnbench.worker.export.graph import Graph, Tensor
-
-OptimizerName = Literal["sgd", "adam"]
-
-
-class Optimizer(Frozen):
-    """An optimizer and its constants; the learning rate is an input of the graph."""
-
-    name: OptimizerName = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """What it keeps for each parameter, by torch's names; all begin as zeros."""
-        if self.name == "adam":
-            return ("exp_avg", "exp_avg_sq")
-        return ("momentum_buffer",) if self.momentum else ()
-
-    @property
-    def counts_steps(self) -> bool:
-        """Whether it needs to know how many steps were made."""
-        return self.name == "adam"
 
 
 def update(

@@ -8,6 +8,7 @@ import copy
 import json
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,11 +20,12 @@ from torch import fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from cnnbench.errors import WorkerError
+from cnnbench.messages import Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.gradients import RULES
 from cnnbench.worker.export.gradients.rule import Applied, Shape
 from cnnbench.worker.export.graph import Graph, Tensor
-from cnnbench.worker.export.optimizers import Optimizer, update
+from cnnbench.worker.export.optimizers import update
 
 IMAGES, LABELS, LEARNING_RATE, STEP, LOSS = "images", "labels", "learning_rate", "step", "loss"
 NEW = ".new"
@@ -84,7 +86,7 @@ def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
             if isinstance(child, nn.modules.dropout._DropoutNd):
                 child.inplace = False
             elif type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
-                setattr(parent, name, RowDropout(float(child.p)))
+                setattr(parent, name, RowDropout(float(str(child.p))))
     batch = torch.export.Dim("batch", min=1)
     labels = torch.zeros(len(images), dtype=torch.long)
     try:
@@ -93,7 +95,8 @@ def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
             program = torch.export.export(
                 _Loss(module), (images, labels), dynamic_shapes=({0: batch}, {0: batch}), strict=False
             )
-            return program.run_decompositions({})
+            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            return decomposed
     except Exception as error:
         raise CannotExport(f"torch.export: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
@@ -107,10 +110,14 @@ class _Step:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """What stands for each traced node: a tensor, a list of tensors, or a number."""
     parameters: dict[str, fx.Node] = field(default_factory=dict)
+    names: dict[fx.Node, str] = field(default_factory=dict)
+    """Of the parameters."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
     gradients: dict[Place, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
     """By the name of an input that lasts: its value after the step."""
+    rate: Tensor = field(default_factory=lambda: Tensor(LEARNING_RATE, ()))
+    step: Tensor | None = None
 
     def write(self, program: torch.export.ExportedProgram) -> onnx.ModelProto:
         """The whole model."""
@@ -123,9 +130,17 @@ class _Step:
         loss = self._outputs(program)
         g.scope = "loss"
         self.gradients[self._place(loss)] = g.constant(1.0)
-        for node, applied, arguments in reversed(written):
-            self._backward(node, applied, arguments)
-        self._update()
+        self._begin_updates()
+        uses = Counter(place for _, _, places in written for place in places)
+        for node, applied, places in reversed(written):
+            self._backward(node, applied, places)
+            for place in places:
+                uses[place] -= 1
+                if not uses[place] and place[0] in self.names:
+                    self._update(self.names[place[0]])  # while parameter and gradient are in the caches
+        for name in self.names.values():
+            if name not in self.after:
+                self._update(name)
         g.scope = ""
         g.output(self.values[loss], LOSS)
         for name, tensor in self.after.items():
@@ -142,7 +157,7 @@ class _Step:
             shape, dtype = _shape(node.meta["val"]), _dtype(node.meta["val"])
             name = (spec.target or "").removeprefix("module.")
             if spec.kind is InputKind.PARAMETER:
-                self.parameters[name] = node
+                self.parameters[name], self.names[node] = node, name
                 self.values[node] = replace(self.graph.input(name, shape, dtype), varies=True)
             elif spec.kind is InputKind.BUFFER:
                 self.values[node] = self.buffers[name] = self.graph.input(name, shape, dtype)
@@ -169,7 +184,8 @@ class _Step:
         name = str(node.target)
         if name not in RULES:
             raise CannotExport(f"no gradient rule for {name}{_where(node)}")
-        shapes = [_shape(each) for each in (value if isinstance(value, (tuple, list)) else [value])]
+        parts: Any = value if isinstance(value, (tuple, list)) else [value]
+        shapes = [_shape(part) for part in parts]
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         places = [self._place(n) for n in _nodes((node.args, node.kwargs)) if isinstance(self.values[n], Tensor)]
         try:
@@ -186,7 +202,7 @@ class _Step:
     def _outputs(self, program: torch.export.ExportedProgram) -> fx.Node:
         """Note what buffers become; the loss's node."""
         nodes = {node.name: node for node in program.graph.nodes}
-        loss = None
+        loss: fx.Node | None = None
         for spec in program.graph_signature.output_specs:
             assert isinstance(spec.arg, TensorArgument)
             if spec.kind is OutputKind.BUFFER_MUTATION:
@@ -210,24 +226,25 @@ class _Step:
                 earlier = self.gradients.get(place)
                 self.gradients[place] = gradient if earlier is None else self.graph.add(earlier, gradient)
 
-    def _update(self) -> None:
-        """Write the optimizer's part."""
-        g, optimizer = self.graph, self.optimizer
-        rate = g.input(LEARNING_RATE, ())
-        step = None
-        if optimizer.counts_steps:
+    def _begin_updates(self) -> None:
+        """Declare what the optimizer needs for all parameters."""
+        g = self.graph
+        self.rate = g.input(LEARNING_RATE, ())
+        if self.optimizer.counts_steps:
             g.scope = STEP
-            step = g.add(g.input(STEP, ()), g.constant(1.0))
-            self.after[STEP] = step
-        for name, node in self.parameters.items():
-            parameter, gradient = self.values[node], self.gradients.get((node, 0))
-            states = [f"{name}.{state}" for state in optimizer.states]
-            inputs = [g.input(state, parameter.shape) for state in states]
-            g.scope = f"{name}/update"
-            new, became = parameter, inputs
-            if gradient is not None:  # torch leaves a parameter alone that the loss does not depend on
-                new, became = update(g, optimizer, parameter, gradient, inputs, rate, step)
-            self.after |= {name: new, **dict(zip(states, became, strict=True))}
+            self.step = self.after[STEP] = g.add(g.input(STEP, ()), g.constant(1.0))
+
+    def _update(self, name: str) -> None:
+        """Write the optimizer's part for one parameter, whose gradient is complete."""
+        g, optimizer, node = self.graph, self.optimizer, self.parameters[name]
+        parameter, gradient = self.values[node], self.gradients.get((node, 0))
+        states = [f"{name}.{state}" for state in optimizer.states]
+        inputs = [g.input(state, parameter.shape) for state in states]
+        g.scope = f"{name}/update"
+        new, became = parameter, inputs
+        if gradient is not None:  # torch leaves a parameter alone that the loss does not depend on
+            new, became = update(g, optimizer, parameter, gradient, inputs, self.rate, self.step)
+        self.after |= {name: new, **dict(zip(states, became, strict=True))}
 
     def _described(self) -> Mapping[str, Any]:
         states = {f"{name}.{state}": name for name in self.parameters for state in self.optimizer.states}

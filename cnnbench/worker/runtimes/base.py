@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
-from cnnbench.record import ArtifactFacts, Memory, Ran
+from cnnbench.record import ArtifactFacts, Memory, Parity, Ran
 from cnnbench.worker import memory
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.parity import Array
@@ -35,6 +35,17 @@ class Runtime(ABC):
         if device != "cpu":
             raise WorkerError("it does not say that it can use one")
         return device
+
+    def first_call(self, golden: Array) -> None:
+        """The first call, timed as such: of one golden image (N, C, H, W), or of as many as it is compiled for."""
+        self.predict(golden[:1])
+
+    def own_proof(self, golden: Array) -> list[Parity] | None:
+        """How far it is from the reference on golden images (N, C, H, W), where that cannot be told from logits.
+
+        None where logits tell.
+        """
+        return None
 
     @abstractmethod
     def predict(self, images: Array) -> Array:

@@ -11,19 +11,14 @@ from torch import Tensor, nn
 from cnnbench.artifact import WEIGHTS
 from cnnbench.case import Case, Layout
 from cnnbench.errors import WorkerError
+from cnnbench.messages import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.record import ArtifactFacts, Memory, Ran
 from cnnbench.worker import models
+from cnnbench.worker.golden_labels import labels_for
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.parity import Array
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
-
-LEARNING_RATE = 1e-3
-MOMENTUM = 0.9
-WEIGHT_DECAY = 1e-4
-"""As He et al. 2015 train. It also keeps the momentum of units that never fire out of the denormal numbers, whose
-arithmetic is many times slower, over the thousands of steps of a small network."""
-
 
 FORMATS: dict[Layout, torch.memory_format] = {
     "nchw": torch.contiguous_format,
@@ -138,17 +133,23 @@ class EagerInference(Eager):
         return {"forward": forward if self.case.precision == "fp32" else mixed}
 
 
+def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.optim.Optimizer:
+    """torch's own optimizer of a module's parameters."""
+    if settings.name == "adam":
+        return torch.optim.Adam(
+            module.parameters(), rate, settings.betas, settings.eps, weight_decay=settings.weight_decay
+        )
+    return torch.optim.SGD(module.parameters(), rate, settings.momentum, weight_decay=settings.weight_decay)
+
+
 class EagerTraining(Eager):
     """Timed: forward and loss, backward, and SGD with momentum and weight decay; data loading is left out."""
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
         self.stopwatch = devices.stopwatch(self.device)  # the parts of a step do not wait for each other
-        generator = torch.Generator().manual_seed(case.spec.seed)
-        self.labels = torch.randint(facts.classes, (case.batch,), generator=generator).to(self.device)
-        self.optimizer = torch.optim.SGD(
-            self.module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        self.labels = torch.from_numpy(labels_for(case.batch, facts.classes, case.spec.seed)).to(self.device)
+        self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "fp16")
 
     def phases(self) -> Phases:

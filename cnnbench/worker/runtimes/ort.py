@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from abc import abstractmethod
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,52 @@ def nodes_by_provider(session: ort.InferenceSession, operators: set[str] | None 
     )
 
 
-class OrtInference(Runtime):
+class Ort(Runtime):
+    """A graph in a session."""
+
+    def __init__(self, case: Case, graph: str, threads: int, variant: str) -> None:
+        self.case, self.graph, self.threads, self.variant = case, graph, threads, variant
+        self.session: ort.InferenceSession
+
+    @abstractmethod
+    def put_out(self) -> Any:
+        """What the last timed call put out, as an OrtValue."""
+
+    def ran(self) -> Ran:
+        """The device of what was put out and of every node that computes, the providers, and the session's options."""
+        output = self.put_out()
+        options = self.session.get_session_options()
+        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {provider_of(self.case.device, self.variant)[0]}
+        return Ran(
+            device=" and ".join(sorted(elsewhere)) or output.device_name().lower(),
+            device_name=output.device_name().lower(),
+            threads=options.intra_op_num_threads,
+            precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
+            facts={
+                "onnxruntime": ort.__version__,
+                "providers": self.session.get_providers(),
+                "nodes": nodes_by_provider(self.session),
+                "operators": self.operators(),
+                "graph_optimization": options.graph_optimization_level.name,
+                "execution_mode": options.execution_mode.name,
+                "torch_in_process": "torch" in sys.modules,
+            },
+        )
+
+    def operators(self) -> dict[str, int]:
+        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone."""
+        import onnx
+
+        with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
+            file = Path(folder) / "optimized.onnx"
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = str(file)
+            make_session(self.graph, self.case.device, self.threads, self.variant, options)
+            graph = onnx.load(str(file), load_external_data=False).graph
+        return dict(Counter(node.op_type for node in graph.node).most_common())
+
+
+class OrtInference(Ort):
     """Timed: one run of the session with input and output bound to the device beforehand."""
 
     def __init__(
@@ -100,9 +146,7 @@ class OrtInference(Runtime):
         graph = folder / GRAPH
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
-        self.case, self.threads = case, threads
-        _, self.variant = split(case.runtime)
-        self.graph = str(graph)
+        super().__init__(case, str(graph), threads, split(case.runtime)[1])
         self.session = make_session(self.graph, case.device, threads, self.variant, options)
         self.input = self.session.get_inputs()[0].name
         self.output = self.session.get_outputs()[0].name
@@ -134,38 +178,9 @@ class OrtInference(Runtime):
         logits: Array = self.binding.copy_outputs_to_cpu()[0]
         return logits
 
-    def ran(self) -> Ran:
-        """The device of the output and of every node that computes, the providers, and the session's options."""
-        output = self.binding.get_outputs()[0]
-        options = self.session.get_session_options()
-        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {provider_of(self.case.device, self.variant)[0]}
-        return Ran(
-            device=" and ".join(sorted(elsewhere)) or output.device_name().lower(),
-            device_name=output.device_name().lower(),
-            threads=options.intra_op_num_threads,
-            precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
-            facts={
-                "onnxruntime": ort.__version__,
-                "providers": self.session.get_providers(),
-                "nodes": nodes_by_provider(self.session),
-                "operators": self._operators(),
-                "graph_optimization": options.graph_optimization_level.name,
-                "execution_mode": options.execution_mode.name,
-                "torch_in_process": "torch" in sys.modules,
-            },
-        )
-
-    def _operators(self) -> dict[str, int]:
-        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone."""
-        import onnx
-
-        with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
-            file = Path(folder) / "optimized.onnx"
-            options = ort.SessionOptions()
-            options.optimized_model_filepath = str(file)
-            make_session(self.graph, self.case.device, self.threads, self.variant, options)
-            graph = onnx.load(str(file), load_external_data=False).graph
-        return dict(Counter(node.op_type for node in graph.node).most_common())
+    def put_out(self) -> Any:
+        """The logits."""
+        return self.binding.get_outputs()[0]
 
     def _bind(self, images: Any) -> Any:
         binding = self.session.io_binding()

@@ -73,6 +73,10 @@ def open_session(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, t
 
 def _class_of(case: Case) -> type[Runtime]:
     name, _ = split(case.runtime)
+    if name == "ort" and case.workload == "training":
+        from cnnbench.worker.runtimes.ort_training import OrtTraining
+
+        return OrtTraining
     if name == "ort":
         from cnnbench.worker.runtimes.ort import OrtInference
 

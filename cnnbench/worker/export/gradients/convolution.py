@@ -189,6 +189,8 @@ def weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> 
     depthwise = s.groups == x.shape[1] == w.shape[0] and s.groups > 1
     if depthwise and s.sides == 2:
         return weight_gradient_by_rows(g, dy, x, w, s)
+    if s.sides == 2 and set(s.stride) == {1} and s.reach()[0] >= s.reach()[1] > 0:
+        return weight_gradient_by_offsets(g, dy, x, w, s)
     return weight_gradient_by_products(g, dy, x, w, s)
 
 
@@ -204,6 +206,29 @@ def weight_gradient_by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: S
         columns = g.reshape(window, (s.groups, w.known(1), None))
         product = g.matmul(rows, g.transpose(columns, [0, 2, 1]))  # (groups, K / groups, C / groups)
         products.append(g.reshape(product, (w.shape[0], w.shape[1], 1)))
+    return g.reshape(g.concat(products, 2), w.shape)
+
+
+def weight_gradient_by_offsets(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """As by products, for strides of 1: padded images are laid out as one line, in which a tap is an offset.
+
+    The output's gradient is laid out in the same rows, with zeros where no window begins. Tap (i, j) pairs entry q of
+    its line with entry q + i row + j of the input's. Offsets by rows are taken on the input's side and those by columns
+    on the other, so that few and long stretches are copied.
+    """
+    height, width = (n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True))
+    down, right = s.reach()
+    inputs, outputs = (s.groups, w.known(1), None), (s.groups, w.known(0) // s.groups, None)
+    line = g.reshape(_channels_first(g, g.pad(x, s.padding, s.padding)), inputs)
+    out = g.pad(dy, (0, right), (height - dy.spatial()[0], width - dy.spatial()[1] - right))
+    gradient = g.reshape(_channels_first(g, out), outputs)
+    by_rows = [g.cut(line, 2, i, i - down * width) for i in range(0, down * width + 1, s.dilation[0] * width)]
+    by_columns = [g.cut(gradient, 2, right - j, right - j - down * width) for j in range(0, right + 1, s.dilation[1])]
+    products = [
+        g.reshape(g.matmul(columns, g.transpose(rows, [0, 2, 1])), (w.shape[0], w.shape[1], 1))
+        for rows in by_rows
+        for columns in by_columns
+    ]
     return g.reshape(g.concat(products, 2), w.shape)
 
 

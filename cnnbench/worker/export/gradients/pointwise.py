@@ -59,16 +59,31 @@ def div(g: Graph, _: Any, x: Tensor, y: Tensor | float) -> Applied:
     return applied(quotient, pull)
 
 
+STEEP = 3e38
+"""Nearly the largest float32: times any positive normal number it is at least 1."""
+
+
 def relu(g: Graph, _: Any, x: Tensor) -> Applied:
     """max(x, 0); the gradient at 0 is 0."""
     y = g("Relu", x, shape=x.shape)
-    return applied(y, lambda dy: [g.where(g("Greater", y, g.constant(0.0), shape=y.shape), dy, 0.0)])
+    return applied(y, lambda dy: [g.mul(dy, _positive(g, y))])
+
+
+def _positive(g: Graph, x: Tensor) -> Tensor:
+    """1.0 where x > 0, else 0.0: a steep line within [0, 1], for which one pass suffices."""
+    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=0.0)
 
 
 def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) -> Applied:
     """x within its bounds, such as ReLU6; the gradient at a bound is 0."""
     y = g("Clip", x, g.constant(float(low)), g.constant(float(high)), shape=x.shape)
-    return applied(y, lambda dy: [g.where(_inside(g, y, low, high), dy, 0.0)])
+
+    def pull(dy: Tensor) -> Gradients:
+        above = g.sub(y, g.constant(float(low))) if low else y
+        below = g.sub(g.constant(float(high)), y)
+        return [g.mul(g.mul(dy, _positive(g, above)), _positive(g, below))]
+
+    return applied(y, pull)
 
 
 def _inside(g: Graph, x: Tensor, low: float, high: float) -> Tensor:
@@ -108,13 +123,13 @@ def hardsigmoid(g: Graph, _: Any, x: Tensor) -> Applied:
 
 
 def hardswish(g: Graph, _: Any, x: Tensor) -> Applied:
-    """x hardsigmoid(x); its derivative is 0 below -3, x / 3 + 1 / 2 up to 3, and 1 above."""
+    """x hardsigmoid(x); its derivative is 0 up to -3, x / 3 + 1 / 2 between, and 1 from 3 on."""
     y = g("HardSwish", x, shape=x.shape)
 
     def pull(dy: Tensor) -> Gradients:
         slope = g.add(g.mul(x, 1 / 3), g.constant(0.5))
         between = g.where(g("Greater", x, g.constant(-3.0), shape=x.shape), slope, 0.0)
-        below = g("LessOrEqual", x, g.constant(3.0), shape=x.shape)
+        below = g("Less", x, g.constant(3.0), shape=x.shape)
         return [g.mul(dy, g.where(below, between, 1.0))]
 
     return applied(y, pull)

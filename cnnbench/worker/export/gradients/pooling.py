@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _averaged(g: Graph, shape: Shape, x: Tensor, window: Callable[[int, int], tu
     sizes = [size or 0 for size in shape[2:]]
     if set(sizes) == {1} and all(window(side, 0) == (0, n, n) for side, n in enumerate(x.spatial())):
         return _global_average(g, x)
-    matrices = [_matrix(sizes[side], n, lambda i, side=side: window(side, i)) for side, n in enumerate(x.spatial())]
+    matrices = [_matrix(sizes[side], n, partial(window, side)) for side, n in enumerate(x.spatial())]
     return applied(_product(g, x, matrices), lambda dy: [_product(g, dy, [m.T.copy() for m in matrices])])
 
 

@@ -1,0 +1,171 @@
+"""A model's training step exported from its artifact, and proved against torch in float64."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+
+from cnnbench.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, read_facts
+from cnnbench.errors import WorkerError
+from cnnbench.messages import TIMED_LEARNING_RATE, BuildStep, Optimizer
+from cnnbench.record import Parity, StepFacts
+from cnnbench.worker import models
+from cnnbench.worker.export.training import CannotExport, export_step
+from cnnbench.worker.golden_labels import PROOF_IMAGES, labels_for
+from cnnbench.worker.parity import LEAST_LIMIT, ROOM, compare_losses
+from cnnbench.worker.runtimes.eager import optimizer_of
+from cnnbench.worker.runtimes.step_session import StepSession
+
+PROOF_STEPS = 2
+LEAST_STEP_LIMIT = 2e-3
+"""Of a tensor's change: a rectifier whose input rounding moves across zero changes a gradient by more than rounding."""
+
+NOTHING = 1e-6
+"""A tensor that changes by less than this share of the one that changes most has a gradient of zero but for rounding,
+such as a bias before batch normalisation; it is judged by that share."""
+
+Values = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where some steps have led."""
+
+    losses: list[float]
+    values: Values
+    """Parameters, buffers and the optimizer's states, by the names that the exported step has for them."""
+
+
+def build_step(request: BuildStep) -> StepFacts:
+    """Export the step with the artifact's weights, have onnx check it, prove it, and write it to `out`.
+
+    A step that cannot be exported, or is wrong, is told in the facts; they are written beside the graph where that is
+    the artifact's own.
+    """
+    folder, out = Path(request.folder), Path(request.out)
+    known = read_facts(folder)
+    if known is None:
+        raise WorkerError(f"no finished artifact in {folder}")
+    module, _ = models.build(request.spec)
+    module.load_state_dict(load_file(folder / WEIGHTS))
+    images = load_file(folder / GOLDEN)["images"][:PROOF_IMAGES]
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    try:
+        model = export_step(module, images[:2], request.optimizer)
+        seconds["export"] = time.perf_counter() - start
+        onnx.save(model, str(out))
+        start = time.perf_counter()
+        labels = labels_for(len(images), known.classes, request.spec.seed)
+        facts = prove(module, str(out), images.numpy(), labels, request.optimizer)
+        seconds["prove"] = time.perf_counter() - start
+        size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
+        facts = facts.model_copy(update={**size, "seconds": seconds})
+    except CannotExport as error:
+        facts = StepFacts(error=str(error), seconds=seconds)
+    if out == folder / STEP:
+        (folder / STEP_FACTS).write_text(facts.model_dump_json(indent=1))
+    return facts
+
+
+def prove(
+    module: nn.Module,
+    graph: str,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    optimizer: Optimizer,
+    steps: int = PROOF_STEPS,
+    rate: float = TIMED_LEARNING_RATE,
+) -> StepFacts:
+    """Steps of the graph in ONNX Runtime on the CPU against torch's in float64, with nothing dropped.
+
+    For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
+    ROOM times what torch itself is off in float32; where a tensor's true gradient is zero, both are rounding alone.
+    """
+    double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64)
+    single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32)
+    ours = train_in_ort(module, graph, images, labels, steps, rate)
+    before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
+    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), LEAST_LIMIT)
+    found = [compare_losses(f"ort {steps} steps, losses", ours.losses, double.losses, limit)]
+    changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
+    least = NOTHING * max(changes.values())
+    groups: dict[str, Callable[[str], bool]] = {
+        "parameters": {name for name, _ in module.named_parameters()}.__contains__,
+        "buffers": {name for name, _ in module.named_buffers()}.__contains__,
+        "optimizer's states": lambda name: name not in before,
+    }
+    for group, belongs in groups.items():
+        names = [name for name in double.values if belongs(name)]
+        judged = [_judged(name, max(changes[name], least), ours.values, single.values, double.values) for name in names]
+        if judged:
+            worst = max(judged, key=lambda p: float("inf") if p.error is None else p.error / p.limit)
+            found.append(worst.model_copy(update={"what": f"ort {steps} steps, {group}, worst {worst.what}"}))
+    return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
+
+
+def _judged(name: str, scale: float, ours: Values, single: Values, double: Values) -> Parity:
+    own, torchs = (float(np.linalg.norm(values[name] - double[name])) / scale for values in (ours, single))
+    return Parity(what=name, error=own if np.isfinite(own) else None, limit=max(ROOM * torchs, LEAST_STEP_LIMIT))
+
+
+def train_in_ort(
+    module: nn.Module, graph: str, images: NDArray[np.float32], labels: NDArray[np.int64], steps: int, rate: float
+) -> Trained:
+    """Steps in ONNX Runtime on the CPU from the module's weights."""
+    session = StepSession(graph, "cpu", torch.get_num_threads())
+    session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, rate, drop=False)
+    session.bind(images, labels)
+    losses = []
+    for _ in range(steps):
+        session.step()
+        losses.append(session.loss)
+    return Trained(losses, {name: value.astype(np.float64) for name, value in session.values().items()})
+
+
+def train_in_torch(
+    module: nn.Module,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    optimizer: Optimizer,
+    steps: int,
+    rate: float,
+    dtype: torch.dtype,
+) -> Trained:
+    """Steps by torch's autograd and optimizer from the module's weights, which stay as they are."""
+    module = without_dropping(module).to(dtype).train()
+    torchs = optimizer_of(module, optimizer, rate)
+    x, y = torch.from_numpy(images).to(dtype), torch.from_numpy(labels)
+    losses = []
+    for _ in range(steps):
+        torchs.zero_grad()
+        loss = models.loss(module(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torchs.step()
+        losses.append(float(loss.detach()))
+    values = {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        values |= _states(name, torchs.state[parameter], optimizer.states)
+    return Trained(losses, values)
+
+
+def _states(name: str, state: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    return {f"{name}.{key}": state[key].detach().double().numpy() for key in wanted if state.get(key) is not None}
+
+
+def without_dropping(module: nn.Module) -> nn.Module:
+    """A copy whose dropout and stochastic depth have a rate of zero."""
+    copied = copy.deepcopy(module)
+    for child in copied.modules():
+        if isinstance(child, nn.modules.dropout._DropoutNd) or type(child).__name__ == "StochasticDepth":
+            child.p = 0.0  # type: ignore[assignment]
+    return copied

@@ -1,0 +1,172 @@
+"""Training for its own sake: epochs over a data set in one of the runtimes, evaluated in both."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from cnnbench.messages import Epoch, Evaluated, StartTraining, TrainingStarted
+from cnnbench.worker import models
+from cnnbench.worker.export import inference
+from cnnbench.worker.export.training import export_step
+from cnnbench.worker.images import prepared, read_idx
+from cnnbench.worker.runtimes.eager import optimizer_of
+from cnnbench.worker.runtimes.step_session import StepSession
+
+EVALUATION_BATCH = 500
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class Trainer(Protocol):
+    """A runtime that trains."""
+
+    def step(self, images: Images, labels: Labels) -> float:
+        """One step; the loss before it."""
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The module's state now."""
+
+
+class EagerTrainer:
+    """PyTorch's autograd and optimizer."""
+
+    def __init__(self, module: nn.Module, request: StartTraining) -> None:
+        self.module = module.train()
+        self.optimizer = optimizer_of(module, request.optimizer, request.rate)
+
+    def step(self, images: Images, labels: Labels) -> float:
+        """One step; the loss before it."""
+        self.optimizer.zero_grad()
+        loss = models.loss(self.module(torch.from_numpy(images)), torch.from_numpy(labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The module's state now."""
+        return self.module.state_dict()
+
+
+class OrtTrainer:
+    """The exported step in ONNX Runtime."""
+
+    def __init__(self, module: nn.Module, images: Images, request: StartTraining, folder: Path) -> None:
+        file = str(folder / "step.onnx")
+        onnx.save(export_step(module, torch.from_numpy(images[:2]), request.optimizer), file)
+        self.names = list(module.state_dict())
+        self.session = StepSession(file, "cpu", request.threads)
+        weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        self.session.begin(weights, request.rate, drop=True)
+
+    def step(self, images: Images, labels: Labels) -> float:
+        """One step; the loss before it."""
+        self.session.bind(images, labels)
+        self.session.step()
+        return self.session.loss
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The module's state now."""
+        values = self.session.values()
+        return {name: torch.from_numpy(values[name]) for name in self.names}
+
+
+class TrainingRun:
+    """Epochs over the training images in an order that the seed settles, the same in every runtime."""
+
+    def __init__(self, request: StartTraining) -> None:
+        """Read the data and build the model. Raises InputError for files or a model that do not fit."""
+        torch.set_num_threads(request.threads)
+        self.request = request
+        self.module, image = models.build(request.spec)
+        data = request.data
+        raw = {"train": read_idx(data.train_images), "test": read_idx(data.test_images)}
+        mean, deviation = float(raw["train"].mean()), float(raw["train"].std())
+        self.images = {part: prepared(pixels, mean, deviation, image) for part, pixels in raw.items()}
+        labels = {"train": read_idx(data.train_labels), "test": read_idx(data.test_labels)}
+        self.labels = {part: each.astype(np.int64) for part, each in labels.items()}
+        self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
+        self.folder = Path(self._folder.name)
+        self.trainer: Trainer = (
+            EagerTrainer(self.module, request)
+            if request.runtime == "eager"
+            else OrtTrainer(self.module, self.images["train"], request, self.folder)
+        )
+        self.random = np.random.default_rng(request.spec.seed)
+        self._steps = self._epoch()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches; what is left over of the images is left out, others in each epoch."""
+        return len(self.images["train"]) // self.request.batch
+
+    def started(self) -> TrainingStarted:
+        """How much there is to do."""
+        return TrainingStarted(
+            train_images=len(self.images["train"]),
+            test_images=len(self.images["test"]),
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
+    def advance(self, seconds: float) -> Epoch:
+        """Steps for about so long, or until the epoch is over; the next call then begins another."""
+        end = time.monotonic() + seconds
+        losses = []
+        over = True
+        for loss in self._steps:
+            losses.append(loss)
+            if time.monotonic() >= end:
+                over = False
+                break
+        if over:
+            self._steps = self._epoch()
+        mean = float(np.mean(losses)) if losses and np.isfinite(losses).all() else None
+        return Epoch(steps=len(losses), loss=mean, over=over)
+
+    def evaluate(self, out: str) -> Evaluated:
+        """Save the weights, and the share of test images that both runtimes put into the right class."""
+        weights = {name: tensor.detach().clone().contiguous() for name, tensor in self.trainer.weights().items()}
+        save_file(weights, out)
+        evaluated, _ = models.build(self.request.spec)
+        evaluated.load_state_dict(weights)
+        evaluated.eval()
+        graph = self.folder / "model.onnx"
+        inference.save(inference.trace(evaluated, torch.from_numpy(self.images["test"][:2])), evaluated, graph)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.request.threads
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+        def eager(images: Images) -> NDArray[Any]:
+            with torch.inference_mode():
+                logits: NDArray[Any] = evaluated(torch.from_numpy(images)).numpy()
+            return logits
+
+        return Evaluated(
+            accuracy={
+                "eager": self._accuracy(eager),
+                "ort": self._accuracy(lambda images: session.run(None, {inference.INPUT: images})[0]),
+            }
+        )
+
+    def _accuracy(self, predict: Any) -> float:
+        images, labels = self.images["test"], self.labels["test"]
+        right = 0
+        for start in range(0, len(images), EVALUATION_BATCH):
+            chosen = slice(start, start + EVALUATION_BATCH)
+            right += int((predict(images[chosen]).argmax(1) == labels[chosen]).sum())
+        return right / len(images)
+
+    def _epoch(self) -> Iterator[float]:
+        order = self.random.permutation(len(self.images["train"]))
+        for step in range(self.steps_per_epoch):
+            chosen = order[step * self.request.batch : (step + 1) * self.request.batch]
+            yield self.trainer.step(self.images["train"][chosen], self.labels["train"][chosen])

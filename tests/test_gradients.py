@@ -1,0 +1,342 @@
+"""Each gradient rule against torch's autograd in float64, on random shapes and settings, run in ONNX Runtime."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from cnnbench.worker.export.gradients import RULES
+from cnnbench.worker.export.gradients import convolution as conv
+from cnnbench.worker.export.gradients.rule import Applied
+from cnnbench.worker.export.graph import Graph, Tensor
+
+settings.register_profile("rules", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rules")
+
+TOLERANCE = 2e-4
+"""Of the largest value: rounding of float32 in sums of a few hundred terms."""
+
+small = st.integers(1, 3)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def computed(graph: Graph, outputs: Sequence[Tensor], feed: dict[str, np.ndarray[Any, Any]]) -> list[Any]:
+    for index, output in enumerate(outputs):
+        graph.output(output, f"result_{index}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = graph.model("test", {}).SerializeToString()
+    return list(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feed))
+
+
+def check(
+    rule: str,
+    reference: Callable[..., Any],
+    *args: Any,
+    batched: Sequence[int] = (0,),
+    output: int = 0,
+    rule_args: Sequence[Any] | None = None,
+    **options: Any,
+) -> None:
+    """Output and all gradients of a rule against torch's operator, on the given arguments.
+
+    `batched` are the places of tensors whose first axis is the batch, which the graph does not know.
+    """
+    flat = [a for arg in args for a in (arg if isinstance(arg, list) else [arg])]
+    tensors = [a for a in flat if isinstance(a, torch.Tensor)]
+    doubles = {id(t): t.double().requires_grad_() for t in tensors}
+
+    def swapped(values: Any, by: Callable[[Any], Any]) -> Any:
+        if isinstance(values, list) and values and isinstance(values[0], torch.Tensor):
+            return [by(value) for value in values]
+        return by(values) if isinstance(values, torch.Tensor) else values
+
+    y = reference(*(swapped(arg, lambda t: doubles[id(t)]) for arg in args), **options)
+    ys = y if isinstance(y, (tuple, list)) else [y]
+    dy = random(*ys[output].shape, seed=7)
+    expected = torch.autograd.grad(ys[output], list(doubles.values()), dy.double(), allow_unused=True)
+
+    graph = Graph()
+    inputs = {
+        id(t): replace(graph.input(f"x{i}", _unknown(t.shape, i in batched)), varies=True)
+        for i, t in enumerate(tensors)
+    }
+    has_batch = bool(batched)
+    shapes = [_unknown(each.shape, has_batch) for each in ys]
+    given_args = rule_args if rule_args is not None else args
+    applied: Applied = RULES[rule](graph, shapes, *(swapped(a, lambda t: inputs[id(t)]) for a in given_args), **options)
+    gradient = graph.input("dy", shapes[output])
+    pulled = applied.pull([gradient if i == output else None for i in range(len(applied.outputs))])
+    wanted = [(g, e) for g, e in zip(pulled, expected, strict=False) if g is not None and e is not None]
+    assert len(wanted) == sum(e is not None for e in expected), "a gradient is missing"
+    feed = {f"x{i}": t.numpy() for i, t in enumerate(tensors)} | {"dy": dy.numpy()}
+    found = computed(graph, [applied.outputs[output], *(g for g, _ in wanted)], feed)
+    for ours, theirs in zip(found, [ys[output], *(e for _, e in wanted)], strict=True):
+        assert ours.shape == tuple(theirs.shape)
+        scale = max(float(theirs.detach().abs().max()), 1e-3)
+        assert float(np.abs(ours - theirs.detach().numpy()).max()) <= TOLERANCE * scale
+
+
+def _unknown(shape: Sequence[int], batch: bool) -> tuple[int | None, ...]:
+    return (None, *shape[1:]) if batch and len(shape) else tuple(shape)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, sides: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    groups = draw(st.integers(1, 4))
+    each = st.tuples(*(small for _ in range(sides)))
+    kernel = draw(st.tuples(*(st.integers(1, 4) for _ in range(sides))))
+    dilation, stride = draw(each), draw(each)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    padding = tuple(draw(st.integers(0, max(r, 1))) for r in reach)
+    size = [max(draw(st.integers(1, 9)), r + 1 - 2 * p) for r, p in zip(reach, padding, strict=True)]
+    per_group_in, per_group_out = draw(small), draw(small)
+    x = random(draw(small), groups * per_group_in, *size)
+    w = random(groups * per_group_out, per_group_in, *kernel, seed=1)
+    b = random(groups * per_group_out, seed=2)
+    return x, w, b, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+
+@given(convolutions())
+def test_convolution(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]) -> None:
+    x, w, b, options = case
+    check("aten.conv2d.default", F.conv2d, x, w, b, **options)
+
+
+@given(convolutions(sides=1))
+def test_convolution_of_signals(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]) -> None:
+    x, w, b, options = case
+    check("aten.conv1d.default", F.conv1d, x, w, b, **options)
+
+
+@given(small, st.integers(1, 5), st.integers(1, 5), st.integers(1, 2), st.integers(0, 2), st.integers(3, 9))
+def test_depthwise_convolution(n: int, channels: int, kernel: int, stride: int, padding: int, size: int) -> None:
+    assume(size + 2 * padding >= kernel)
+    x, w = random(n, channels, size, size + 1), random(channels, 1, kernel, kernel, seed=1)
+    check("aten.conv2d.default", F.conv2d, x, w, None, stride=[stride] * 2, padding=[padding] * 2, groups=channels)
+
+
+def test_convolution_with_padding_by_name() -> None:
+    x, w = random(2, 3, 7, 6), random(4, 3, 3, 5)
+    for padding in ("same", "valid"):
+        check("aten.conv2d.padding", F.conv2d, x, w, None, [1, 1], padding)
+
+
+FORMULATIONS: list[Callable[..., Tensor]] = [
+    conv.weight_gradient_by_products,
+    conv.weight_gradient_by_offsets,
+    conv.weight_gradient_by_rows,
+]
+
+
+@given(convolutions(), st.sampled_from(FORMULATIONS))
+def test_every_formulation_of_the_weights_gradient(
+    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]], formulation: Callable[..., Tensor]
+) -> None:
+    x, w, _, options = case
+    s = conv.Settings(tuple(w.shape[2:]), options["stride"], options["padding"], options["dilation"], options["groups"])
+    if formulation is conv.weight_gradient_by_rows:
+        assume(s.groups == x.shape[1] == w.shape[0])
+    if formulation is conv.weight_gradient_by_offsets:
+        assume(set(s.stride) == {1} and s.reach()[0] >= s.reach()[1] > 0)
+    double = w.double().requires_grad_()
+    y = F.conv2d(x.double(), double, None, **options)
+    dy = random(*y.shape, seed=3)
+    (expected,) = torch.autograd.grad(y, double, dy.double())
+    graph = Graph()
+    inputs = [graph.input(name, _unknown(t.shape, name != "w")) for name, t in (("dy", dy), ("x", x), ("w", w))]
+    (found,) = computed(graph, [formulation(graph, *inputs, s)], {"dy": dy.numpy(), "x": x.numpy(), "w": w.numpy()})
+    assert float(np.abs(found - expected.numpy()).max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-3)
+
+
+@given(small, small, st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.integers(4, 9))
+def test_max_pooling(n: int, channels: int, kernel: int, stride: int, padding: int, ceil: bool, size: int) -> None:
+    padding = min(padding, kernel // 2)
+    x = random(n, channels, size, size + 1)
+    args = (x, [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], ceil)
+    check("aten.max_pool2d.default", F.max_pool2d, *args)
+
+
+@given(small, small, st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.booleans())
+def test_average_pooling(n: int, channels: int, kernel: int, stride: int, padding: int, ceil: bool, pad: bool) -> None:
+    padding = min(padding, kernel // 2)
+    x = random(n, channels, 7, 6)
+    check("aten.avg_pool2d.default", F.avg_pool2d, x, [kernel] * 2, [stride] * 2, [padding] * 2, ceil, pad)
+
+
+@given(small, st.integers(1, 8), st.integers(1, 8))
+def test_adaptive_average_pooling(n: int, height: int, width: int) -> None:
+    check("aten.adaptive_avg_pool2d.default", F.adaptive_avg_pool2d, random(n, 2, 7, 5), [height, width])
+
+
+def test_pooling_of_signals() -> None:
+    x = random(2, 3, 11)
+    check("aten.max_pool1d.default", F.max_pool1d, x, [2], [2])
+    check("aten.avg_pool1d.default", F.avg_pool1d, x, [3], [2], [1])
+    check("aten.adaptive_avg_pool1d.default", F.adaptive_avg_pool1d, x, [1])
+
+
+ACTIVATIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "aten.relu.default": (F.relu, ()),
+    "aten.hardtanh.default": (F.hardtanh, (0.0, 6.0)),
+    "aten.sigmoid.default": (torch.sigmoid, ()),
+    "aten.silu.default": (F.silu, ()),
+    "aten.tanh.default": (torch.tanh, ()),
+    "aten.hardsigmoid.default": (F.hardsigmoid, ()),
+    "aten.hardswish.default": (F.hardswish, ()),
+    "aten.gelu.default": (F.gelu, ()),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_also_where_they_bend(name: str) -> None:
+    operator, args = ACTIVATIONS[name]
+    bends = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0, 1e-30, -1e-30, 5.9999995, 80.0, -80.0])
+    check(name, operator, torch.cat([4 * random(50), bends]).reshape(1, -1), *args)
+    if name == "aten.hardtanh.default":
+        check(name, operator, 2 * random(2, 30), -1.0, 1.0)
+
+
+SHAPES = [
+    ((2, 3, 4), (2, 3, 4)),
+    ((2, 3, 4), (2, 3, 1)),
+    ((2, 3, 4), (1, 3, 4)),
+    ((2, 3, 4), (4,)),
+    ((2, 3, 1), (2, 1, 4)),
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("aten.add.Tensor", torch.add),
+        ("aten.sub.Tensor", torch.sub),
+        ("aten.mul.Tensor", torch.mul),
+        ("aten.div.Tensor", torch.div),
+    ],
+)
+def test_elementwise_operators_of_two_tensors(
+    name: str, operator: Callable[..., Any], shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    check(name, operator, random(*shapes[0]), random(*shapes[1], seed=5) + 3.0, batched=())
+    if name in ("aten.add.Tensor", "aten.sub.Tensor"):
+        check(name, operator, random(*shapes[0]), random(*shapes[1], seed=5), batched=(), alpha=2)
+
+
+def test_elementwise_operators_with_a_number() -> None:
+    for name, operator in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("div", torch.div)):
+        check(f"aten.{name}.Tensor", operator, random(2, 3), 2.5)
+
+
+def test_operators_that_only_move_values() -> None:
+    x = random(2, 3, 4, 6)
+    check("aten.view.default", torch.reshape, x, [2, 12, 6])
+    check("aten.permute.default", torch.permute, x, [0, 2, -1, 1])
+    check("aten.transpose.int", torch.transpose, x, 1, 2)
+    check("aten.cat.default", torch.cat, [x, random(2, 5, 4, 6, seed=1), random(2, 1, 4, 6)], 1, batched=(0, 1, 2))
+    check("aten.stack.default", torch.stack, [random(3), random(3, seed=1)], 0, batched=())
+    check("aten.unsqueeze.default", torch.unsqueeze, x, 2)
+    check("aten.mean.dim", torch.mean, x, [2, 3])
+    check("aten.mean.dim", torch.mean, x, [-1], True)
+    check("aten.sum.default", torch.sum, random(3, 4), batched=())
+    check("aten.slice.Tensor", lambda t, _axis, start, end: t[:, start:end], x, 1, 1, 3)
+    for part in range(2):
+        check("aten.split.Tensor", torch.split, x, 2, 1, output=part)
+
+
+def test_fully_connected_layers() -> None:
+    check("aten.linear.default", F.linear, random(5, 7), random(3, 7, seed=1), random(3, seed=2))
+    check("aten.linear.default", F.linear, random(2, 4, 5, 7), random(3, 7, seed=1))
+
+
+def test_layer_group_and_instance_normalisation() -> None:
+    x = random(3, 6, 5, 4)
+    check("aten.layer_norm.default", F.layer_norm, x, [4], random(4) + 2, random(4, seed=1), 1e-6)
+    check("aten.layer_norm.default", F.layer_norm, x, [5, 4])
+    check("aten.group_norm.default", F.group_norm, x, 3, random(6) + 2, random(6, seed=1), 1e-5)
+    check(
+        "aten.instance_norm.default",
+        lambda t, w, b, *_: F.instance_norm(t, None, None, w, b),
+        x,
+        random(6) + 2,
+        random(6, seed=1),
+        None,
+        None,
+        True,
+        0.1,
+        1e-5,
+    )
+
+
+@given(st.integers(2, 4), st.integers(1, 4), st.integers(1, 5))
+def test_batch_normalisation_with_its_running_statistics(n: int, channels: int, size: int) -> None:
+    x, w, b = random(n, channels, size, size + 1) * 2 + 1, random(channels) + 2, random(channels, seed=1)
+    mean, variance = random(channels, seed=2), random(channels, seed=3).abs() + 0.5
+
+    def reference(x: Any, w: Any, b: Any, mean: Any, variance: Any, *_: Any) -> Any:
+        kept = mean.detach().clone(), variance.detach().clone()
+        y = F.batch_norm(x, *kept, w, b, True, 0.1, 1e-5)
+        return y, mean, variance, *kept
+
+    check("aten._native_batch_norm_legit_functional.default", reference, x, w, b, mean, variance, True, 0.1, 1e-5)
+    graph = Graph()
+    inputs = [graph.input(f"x{i}", _unknown(t.shape, i == 0)) for i, t in enumerate((x, w, b, mean, variance))]
+    applied = RULES["aten._native_batch_norm_legit_functional.default"](graph, [], *inputs, True, 0.1, 1e-5)
+    feed = {f"x{i}": t.numpy() for i, t in enumerate((x, w, b, mean, variance))}
+    found = computed(graph, applied.outputs[3:], feed)
+    for ours, theirs in zip(found, reference(x, w, b, mean, variance)[3:], strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy(smoothing: float) -> None:
+    logits, labels = random(4, 7) * 3, torch.tensor([0, 6, 3, 3])
+    double = logits.double().requires_grad_()
+    loss = F.cross_entropy(double, labels, label_smoothing=smoothing)
+    (expected,) = torch.autograd.grad(loss, double)
+    graph = Graph()
+    inputs = [graph.input("logits", (None, 7)), graph.input("labels", (None,), "int64")]
+    applied = RULES["aten.cross_entropy_loss.default"](graph, [()], *inputs, label_smoothing=smoothing)
+    gradient, _ = applied.pull([graph.constant(1.0)])
+    assert gradient is not None
+    ours = computed(graph, [applied.outputs[0], gradient], {"logits": logits.numpy(), "labels": labels.numpy()})
+    np.testing.assert_allclose(ours[0], float(loss.detach()), rtol=1e-5)
+    np.testing.assert_allclose(ours[1], expected.numpy(), atol=1e-6)
+
+
+def test_a_wrong_rule_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def halved(g: Graph, shapes: Any, x: Tensor) -> Applied:
+        right = original(g, shapes, x)
+        return Applied(right.outputs, lambda gradients: [g.mul(d, 0.5) for d in right.pull(gradients) if d is not None])
+
+    original = RULES["aten.silu.default"]
+    monkeypatch.setattr("tests.test_gradients.RULES", {**RULES, "aten.silu.default": halved})
+    with pytest.raises(AssertionError):
+        check("aten.silu.default", F.silu, random(2, 5))
+
+
+TESTED_ELSEWHERE = {"aten.native_dropout.default", "aten.new_ones.default"}
+
+
+def test_every_rule_is_tested() -> None:
+    text = Path(__file__).read_text()
+    same: dict[int, list[str]] = {}
+    for name, rule in RULES.items():
+        same.setdefault(id(rule), []).append(name)
+    untested = [names for names in same.values() if not any(name in text for name in names)]
+    dynamic = {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor"}
+    assert [names for names in untested if not dynamic & set(names) and not TESTED_ELSEWHERE & set(names)] == [
+        names for names in untested if "aten.clone.default" in names
+    ]

@@ -1,0 +1,265 @@
+"""Whole exported training steps, in ONNX Runtime, against torch and its optimizers in float64."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from cnnbench.case import ModelSpec
+from cnnbench.messages import Optimizer
+from cnnbench.record import StepFacts
+from cnnbench.worker import golden, models, step
+from cnnbench.worker.export import gradients, training
+from cnnbench.worker.export.gradients.rule import Applied
+from cnnbench.worker.export.training import METADATA, CannotExport, export_step
+from cnnbench.worker.golden_labels import labels_for
+from cnnbench.worker.runtimes.step_session import StepSession
+
+SGD, MOMENTUM, ADAM = (
+    Optimizer(),
+    Optimizer(momentum=0.9, weight_decay=1e-4),
+    Optimizer(name="adam", weight_decay=1e-4),
+)
+
+
+class Small(nn.Module):
+    """Two convolutions, batch normalisation, pooling, dropout and a fully connected layer."""
+
+    def __init__(self, rate: float = 0.5) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.conv2, self.pool = nn.Conv2d(4, 8, 3, stride=2), nn.MaxPool2d(2)
+        self.drop, self.last = nn.Dropout(rate, inplace=True), nn.Linear(8 * 3 * 3, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.pool(torch.relu_(self.conv2(torch.relu(self.norm(self.conv1(x))))))
+        return self.last(self.drop(x.flatten(1)))
+
+
+def small(rate: float = 0.5) -> nn.Module:
+    torch.manual_seed(1)
+    return Small(rate)
+
+
+IMAGES = golden.images(6, (1, 14, 14), 0)
+LABELS = labels_for(6, 5, 0)
+
+
+def proved(module: nn.Module, folder: Path, optimizer: Optimizer, steps: int, images: Any = None) -> StepFacts:
+    """What the proof finds for the module's exported step."""
+    x = IMAGES if images is None else images
+    with torch.no_grad():
+        classes = int(module.eval()(x[:1]).shape[1])
+    file = str(folder / "step.onnx")
+    onnx.save(export_step(module, x[:2], optimizer), file)
+    return step.prove(module, file, x.numpy(), labels_for(len(x), classes, 0), optimizer, steps)
+
+
+def failed(facts: StepFacts) -> list[str]:
+    return [f"{p.what}: {p.error}, limit {p.limit}" for p in facts.parity if not p.passed]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("optimizer", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+def test_losses_parameters_statistics_and_states_agree_with_torchs_optimizers(
+    tmp_path: Path, optimizer: Optimizer, steps: int
+) -> None:
+    facts = proved(small(), tmp_path, optimizer, steps)
+    assert failed(facts) == []
+    assert len(facts.losses) == steps
+    what = [parity.what for parity in facts.parity]
+    assert [any(word in each for each in what) for word in ("losses", "parameters", "buffers")] == [True] * 3
+    assert any("states" in each for each in what) == bool(optimizer.states)
+    assert all(parity.limit < 0.05 for parity in facts.parity), "a limit that a wrong gradient could pass"
+
+
+NOTE: list[tuple[str, int | None]] = [
+    ("lenet5", 28),
+    ("cnn1d", None),
+    ("mlp", None),
+    ("simple_cnn", 28),
+    ("vgg_style", 32),
+]
+NOTE += [("vgg_style", 32)] + [(f"resnet_cifar{norm}", 16) for norm in ("", "_gn", "_in")]
+FAMILIES: list[tuple[str, int | None]] = [
+    ("alexnet", 96),
+    ("vgg11_bn", 48),
+    ("resnet18", 64),
+    ("resnext50_32x4d", 64),
+    ("densenet121", 64),
+    ("squeezenet1_1", 64),
+    ("shufflenet_v2_x0_5", 64),
+    ("regnet_y_400mf", 64),
+    ("convnext_tiny", 64),
+    ("mobilenet_v2", 64),
+    ("mobilenet_v3_small", 64),
+    ("mnasnet0_5", 64),
+    ("efficientnet_b0", 64),
+    ("googlenet", 64),
+    ("inception_v3", 299),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), NOTE + FAMILIES, ids=[name for name, _ in NOTE + FAMILIES])
+def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: Path) -> None:
+    one = name in ("cnn1d",)
+    spec = ModelSpec(model=name, image_size=None if size is None else (size,) if one else (size, size), classes=10)
+    module, image = models.build(spec)
+    golden.condition(module, image, 0)
+    facts = proved(module, tmp_path, MOMENTUM, 1, golden.images(8 if image[-1] < 200 else 4, image, 0))
+    assert failed(facts) == []
+
+
+def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) -> None:
+    module, file = small(), str(tmp_path / "step.onnx")
+    onnx.save(export_step(module, IMAGES[:2], SGD), file)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    trained = step.train_in_ort(module, file, IMAGES.numpy(), LABELS, 2, 0.1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not np.allclose(trained.values["conv1.weight"], before["conv1.weight"].numpy())
+
+
+@pytest.mark.parametrize("rule", ["aten.relu.default", "aten.linear.default", "aten.conv2d.default"])
+def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = gradients.RULES[rule]
+
+    def wrong(g: Any, shapes: Any, *args: Any, **options: Any) -> Applied:
+        right = original(g, shapes, *args, **options)
+
+        def pull(dys: Any) -> Any:
+            return [None if d is None else g.mul(d, 1.05) for d in right.pull(dys)]
+
+        return Applied(right.outputs, pull)
+
+    monkeypatch.setattr(training, "RULES", {**gradients.RULES, rule: wrong})
+    assert failed(proved(small(), tmp_path, MOMENTUM, 2)) != []
+
+
+def test_a_wrong_update_fails(tmp_path: Path) -> None:
+    module, file = small(), str(tmp_path / "step.onnx")
+    onnx.save(export_step(module, IMAGES[:2], Optimizer(momentum=0.8, weight_decay=1e-4)), file)
+    assert failed(step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM)) != []
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_is_dynamic(batch: int, tmp_path: Path) -> None:
+    file, module = str(tmp_path / "step.onnx"), small()
+    onnx.save(export_step(module, IMAGES[:2], MOMENTUM), file)
+    x, y = IMAGES[:batch].numpy(), LABELS[:batch]
+    assert failed(step.prove(module, file, x, y, MOMENTUM)) == []
+
+
+def test_dropout_really_drops_and_can_be_set_to_zero(tmp_path: Path) -> None:
+    file, module = str(tmp_path / "step.onnx"), small(0.25)
+    onnx.save(export_step(module, IMAGES[:2], SGD), file)
+    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    losses: dict[bool, set[float]] = {}
+    for drop in (True, False):
+        session = StepSession(file, "cpu", 1)
+        session.begin(weights, 0.0, drop=drop)
+        session.bind(IMAGES.numpy(), LABELS)
+        losses[drop] = set()
+        for _ in range(5):
+            session.step()
+            losses[drop].add(session.loss)
+    assert len(losses[False]) == 1
+    assert len(losses[True]) == 5
+
+
+def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2, 20_000))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(nn.functional.dropout(x.flatten(1), 0.2, self.training), self.w)
+
+    model = export_step(Dropped(), torch.ones(2, 1, 20_000), SGD)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    one = np.ones((), np.float32)
+    feed = {
+        "images": np.ones((1, 1, 20_000), np.float32),
+        "labels": np.zeros(1, np.int64),
+        "learning_rate": one,
+        "drop": one,
+        "w": np.ones((2, 20_000), np.float32),
+    }
+    (after,) = session.run(["w.new"], feed)
+    moved = np.abs(after - 1).astype(np.float64)
+    assert abs((moved[0] == 0).mean() - 0.2) < 0.015  # five standard deviations
+    assert set(np.round(moved[moved > 0] / 0.5, 4)) == {1.25}
+
+
+def test_stochastic_depth_drops_whole_branches() -> None:
+    from torchvision.ops import StochasticDepth
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.depth, self.w = StochasticDepth(0.5, "row"), nn.Parameter(torch.ones(2, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.depth(x).flatten(1), self.w)
+
+    model = export_step(Branch(), torch.ones(2, 8, 1, 1), SGD)
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    (random,) = (node for node in graph.node if node.op_type == "RandomUniformLike")
+    (info,) = (value for value in graph.value_info if value.name == random.output[0])
+    assert [d.dim_value or d.dim_param for d in info.type.tensor_type.shape.dim][1:] == [1, 1, 1]
+
+
+def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
+    model = export_step(small(), IMAGES[:2], ADAM)
+    said = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    assert {value.name for value in model.graph.input} == set(said["inputs"])
+    assert {value.name for value in model.graph.output} == set(said["outputs"])
+    assert said["inputs"]["conv1.weight"] == "parameter"
+    assert said["inputs"]["norm.running_mean"] == "buffer"
+    assert said["next"]["conv1.weight.exp_avg"] == "conv1.weight.exp_avg.new"
+    assert said["optimizer"]["name"] == "adam"
+    assert [value.name for value in model.graph.input if "drop" in value.name] == ["drop"]
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    assert dims["images"][0].dim_param == dims["labels"][0].dim_param == "batch"
+    assert {node.domain for node in model.graph.node} == {""}, "only standard operators"
+
+
+def test_what_cannot_be_exported_is_named() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.Softplus(), nn.Linear(14, 5)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.last(self.inner(x).mean((1, 2)))
+
+    with pytest.raises(CannotExport, match=r"no gradient rule for aten\.softplus\.default in inner"):
+        export_step(Odd(), IMAGES[:2], SGD)
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_stays(tmp_path: Path) -> None:
+    module = small()
+    module.unused = nn.Parameter(torch.ones(3))
+    file = str(tmp_path / "step.onnx")
+    onnx.save(export_step(module, IMAGES[:2], SGD), file)
+    trained = step.train_in_ort(module, file, IMAGES.numpy(), LABELS, 2, 0.1)
+    assert trained.values["unused"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_auxiliary_heads_are_in_the_loss(tmp_path: Path) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.aux = nn.Linear(196, 5), nn.Linear(196, 5)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = x.flatten(1)
+            return (self.main(x), self.aux(x)) if self.training else self.main(x)
+
+    assert failed(proved(Heads(), tmp_path, MOMENTUM, 2)) == []
