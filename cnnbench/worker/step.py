@@ -1,6 +1,7 @@
 """A model's training step exported from its artifact, and proved against torch in float64."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
 
 PROOF_STEPS = 2
-LEAST_STEP_LIMIT = 2e-3
-"""Of a tensor's change: a rectifier whose input rounding moves across zero changes a gradient by more than rounding."""
+LEAST_TYPICAL_LIMIT, LEAST_WORST_LIMIT = 2e-3, 2e-2
+"""Of a tensor's change: the median of all tensors, and the worst of them. Where rounding moves the input of a rectifier
+across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up to 1.6 %
+was seen in DenseNet-121, in other tensors at each run."""
 
 NOTHING = 1e-6
 """A tensor that changes by less than this share of the one that changes most has a gradient of zero but for rounding,
@@ -89,7 +92,7 @@ def prove(
     """Steps of the graph in ONNX Runtime on the CPU against torch's in float64, with nothing dropped.
 
     For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
-    ROOM times what torch itself is off in float32; where a tensor's true gradient is zero, both are rounding alone.
+    ROOM times what torch itself is off in float32, and so may the median of all tensors.
     """
     double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64)
     single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32)
@@ -106,16 +109,33 @@ def prove(
     }
     for group, belongs in groups.items():
         names = [name for name in double.values if belongs(name)]
-        judged = [_judged(name, max(changes[name], least), ours.values, single.values, double.values) for name in names]
-        if judged:
-            worst = max(judged, key=lambda p: float("inf") if p.error is None else p.error / p.limit)
-            found.append(worst.model_copy(update={"what": f"ort {steps} steps, {group}, worst {worst.what}"}))
+        errors = {name: _errors(name, max(changes[name], least), double, ours, single) for name in names}
+        if errors:
+            found += _judged(f"ort {steps} steps, {group}", errors)
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
 
 
-def _judged(name: str, scale: float, ours: Values, single: Values, double: Values) -> Parity:
-    own, torchs = (float(np.linalg.norm(values[name] - double[name])) / scale for values in (ours, single))
-    return Parity(what=name, error=own if np.isfinite(own) else None, limit=max(ROOM * torchs, LEAST_STEP_LIMIT))
+def _errors(name: str, scale: float, double: Trained, *others: Trained) -> list[float]:
+    """Of a tensor, for each of the others: how far it is from float64's, over the scale."""
+    distances = [float(np.linalg.norm(other.values[name] - double.values[name])) / scale for other in others]
+    return [distance if np.isfinite(distance) else math.inf for distance in distances]
+
+
+def _judged(what: str, errors: Mapping[str, list[float]]) -> list[Parity]:
+    """The worst tensor and the median, from each tensor's own error and torch's."""
+    limits = {name: max(ROOM * torchs, LEAST_WORST_LIMIT) for name, (_, torchs) in errors.items()}
+    worst = max(errors, key=lambda name: errors[name][0] / limits[name])
+    own, torchs = (float(np.median([each[i] for each in errors.values()])) for i in range(2))
+    return [
+        Parity(what=f"{what}, worst {worst}", error=_known(errors[worst][0]), limit=limits[worst]),
+        Parity(
+            what=f"{what}, median of {len(errors)}", error=_known(own), limit=max(ROOM * torchs, LEAST_TYPICAL_LIMIT)
+        ),
+    ]
+
+
+def _known(error: float) -> float | None:
+    return error if math.isfinite(error) else None
 
 
 def train_in_ort(
