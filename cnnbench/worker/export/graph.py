@@ -189,12 +189,6 @@ class Graph:
         bounds = [self.integers(values) for values in (starts, stops, axes, steps)]
         return self("Slice", x, *bounds, shape=shape)
 
-    def cut(self, x: Tensor, axis: int, start: int, end: int) -> Tensor:
-        """An axis of unknown size from `start` on, to `end`, which counts from its end: 0 is the end itself."""
-        stop = end if end < 0 else 2**31
-        bounds = [self.integers([value]) for value in (start, stop, axis)]
-        return self("Slice", x, *bounds, shape=x.shape)
-
     def pad(self, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
         """Zeros around the spatial axes; fewer than none cuts off."""
         if not any((*before, *after)):

@@ -6,7 +6,6 @@ same work, so the weight's gradient is written as a matrix product, and that of 
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,14 +108,7 @@ def forward(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Te
     sizes = zip(x.spatial(), s.padding, s.reach(), s.stride, strict=True)
     out = tuple((size + 2 * pad - reach - 1) // step + 1 for size, pad, reach, step in sizes)
     shape = (x.shape[0], w.shape[0], *out)
-    if _by_rows(x, w, s):
-        return depthwise_by_rows(g, x, w, s, out)
     return g("Conv", *((x, w) if b is None else (x, w, b)), shape=shape, **s.attributes())
-
-
-def _by_rows(x: Tensor, w: Tensor, s: Settings) -> bool:
-    """Whether a depthwise convolution is better written by rows."""
-    return False
 
 
 # The input's gradient
@@ -124,10 +116,33 @@ def _by_rows(x: Tensor, w: Tensor, s: Settings) -> bool:
 
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input."""
-    if s.groups == 1 and s.is_pointwise:
-        turned = g.transpose(w, [1, 0, *range(2, w.ndim)])
-        return g("Conv", dy, turned, shape=x.shape, kernel_shape=s.kernel)
+    if s.groups == 1 and set(s.stride) == {1}:
+        return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
+
+
+def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """For strides of 1 and one group: a convolution with the weight turned around."""
+    exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)])
+    axes = [axis for axis in range(2, w.ndim) if w.known(axis) > 1]
+    if axes:
+        ends = [g.integers([value] * len(axes)) for value in (-1, -(2**31))]
+        steps = g.integers([-1] * len(axes))
+        exchanged = g("Slice", exchanged, *ends, g.integers(axes), steps, shape=exchanged.shape)
+    margins = [reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True)]
+    around = [max(margin, 0) for margin in margins]
+    shape = (*x.shape[:2], *(n + 2 * (a - m) for n, a, m in zip(x.spatial(), around, margins, strict=True)))
+    wide = g(
+        "Conv",
+        dy,
+        exchanged,
+        shape=shape,
+        kernel_shape=s.kernel,
+        pads=[*around, *around],
+        dilations=s.dilation,
+    )
+    inside = [around_ - margin for around_, margin in zip(around, margins, strict=True)]
+    return g.window(wide, list(range(2, x.ndim)), inside, x.spatial(), [1] * len(margins))
 
 
 def input_gradient_by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -137,60 +152,22 @@ def input_gradient_by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w:
     return g("ConvTranspose", dy, w, shape=x.shape, output_padding=left_over, **s.attributes())
 
 
-def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """A convolution of the output's gradient, spread by the strides, with the weight turned around."""
-    spread = stuffed(g, dy, s.stride)
-    reach = s.reach()
-    before = [r - pad for r, pad in zip(reach, s.padding, strict=True)]
-    after = [size - n + pad for size, n, pad in zip(x.spatial(), spread.spatial(), s.padding, strict=True)]
-    padded = g.pad(spread, before, after)
-    turned = turned_around(g, w, s.groups)
-    return g("Conv", padded, turned, shape=x.shape, kernel_shape=s.kernel, dilations=s.dilation, group=s.groups)
-
-
-def turned_around(g: Graph, w: Tensor, groups: int) -> Tensor:
-    """The weight (K, C / groups, ...) as (C, K / groups, ...), with its taps in reverse order."""
-    per_group = w.known(0) // groups
-    grouped = g.reshape(w, (groups, per_group, *w.shape[1:]))
-    exchanged = g.reshape(
-        g.transpose(grouped, [0, 2, 1, *range(3, grouped.ndim)]), (groups * w.known(1), per_group, *w.spatial())
-    )
-    axes = [axis for axis in range(2, w.ndim) if w.known(axis) > 1]
-    if not axes:
-        return exchanged
-    far = -(2**31)
-    bounds = [g.integers([value] * len(axes)) for value in (-1, far)]
-    return g("Slice", exchanged, *bounds, g.integers(axes), g.integers([-1] * len(axes)), shape=exchanged.shape)
-
-
-def stuffed(g: Graph, x: Tensor, stride: Sequence[int]) -> Tensor:
-    """x (N, C, ...) with stride - 1 zeros between its entries."""
-    if set(stride) == {1}:
-        return x
-    interleaved, widened = list(x.shape[:2]), list(x.shape[:2])
-    for size, step in zip(x.spatial(), stride, strict=True):
-        interleaved += [size, 1]
-        widened += [size, step]
-    after = [0] * len(interleaved)
-    after[3::2] = [step - 1 for step in stride]
-    column = g.reshape(x, interleaved)
-    zeros = g("Pad", column, g.integers([0] * len(after) + after), shape=widened)
-    whole = g.reshape(zeros, (*x.shape[:2], *(n * step for n, step in zip(x.spatial(), stride, strict=True))))
-    sizes = [(n - 1) * step + 1 for n, step in zip(x.spatial(), stride, strict=True)]
-    axes = list(range(2, x.ndim))
-    return g.window(whole, axes, [0] * len(axes), sizes, [1] * len(axes))
-
-
 # The weight's gradient
 
 
+FEW_CHANNELS = 16
+"""With fewer input channels in a group, a matrix product for each tap would be too narrow."""
+WIDEST_ROWS = 28
+"""The widest output whose depthwise gradient is fastest by rows: the work grows with the square of the width."""
+
+
 def weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """The loss's gradient (K, C / groups, ...) of the weight."""
+    """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
     depthwise = s.groups == x.shape[1] == w.shape[0] and s.groups > 1
-    if depthwise and s.sides == 2:
+    if depthwise and s.sides == 2 and dy.spatial()[1] <= WIDEST_ROWS:
         return weight_gradient_by_rows(g, dy, x, w, s)
-    if s.sides == 2 and set(s.stride) == {1} and s.reach()[0] >= s.reach()[1] > 0:
-        return weight_gradient_by_offsets(g, dy, x, w, s)
+    if s.groups == 1 and w.known(1) < FEW_CHANNELS:
+        return weight_gradient_by_windows(g, dy, x, w, s)
     return weight_gradient_by_products(g, dy, x, w, s)
 
 
@@ -209,29 +186,6 @@ def weight_gradient_by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: S
     return g.reshape(g.concat(products, 2), w.shape)
 
 
-def weight_gradient_by_offsets(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """As by products, for strides of 1: padded images are laid out as one line, in which a tap is an offset.
-
-    The output's gradient is laid out in the same rows, with zeros where no window begins. Tap (i, j) pairs entry q of
-    its line with entry q + i row + j of the input's. Offsets by rows are taken on the input's side and those by columns
-    on the other, so that few and long stretches are copied.
-    """
-    height, width = (n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True))
-    down, right = s.reach()
-    inputs, outputs = (s.groups, w.known(1), None), (s.groups, w.known(0) // s.groups, None)
-    line = g.reshape(_channels_first(g, g.pad(x, s.padding, s.padding)), inputs)
-    out = g.pad(dy, (0, right), (height - dy.spatial()[0], width - dy.spatial()[1] - right))
-    gradient = g.reshape(_channels_first(g, out), outputs)
-    by_rows = [g.cut(line, 2, i, i - down * width) for i in range(0, down * width + 1, s.dilation[0] * width)]
-    by_columns = [g.cut(gradient, 2, right - j, right - j - down * width) for j in range(0, right + 1, s.dilation[1])]
-    products = [
-        g.reshape(g.matmul(columns, g.transpose(rows, [0, 2, 1])), (w.shape[0], w.shape[1], 1))
-        for rows in by_rows
-        for columns in by_columns
-    ]
-    return g.reshape(g.concat(products, 2), w.shape)
-
-
 def weight_gradient_by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
     rows = g.reshape(_channels_first(g, dy), (s.groups, w.known(0) // s.groups, None))
@@ -241,8 +195,7 @@ def weight_gradient_by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Se
         g.reshape(g.window(inputs, axes, tap, dy.spatial(), s.stride), (s.groups, w.known(1), 1, None))
         for tap in s.taps()
     ]
-    taps = math.prod(s.kernel)
-    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * taps, None))
+    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
     return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
 
 
@@ -264,19 +217,6 @@ def weight_gradient_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Setti
         products.append(g.reshape(product, (channels, 1, width * padded)))
     pairs = g.reshape(g.concat(products, 1), (channels * s.kernel[0], width * padded))
     return g.reshape(g.matmul(pairs, g.constant(bands(width, padded, s).T)), w.shape)
-
-
-def depthwise_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int, ...]) -> Tensor:
-    """A depthwise convolution as a matrix product of each row with a banded matrix that is made of the weight."""
-    (height, width), channels = out, w.known(0)
-    padded = x.spatial()[1] + 2 * s.padding[1]
-    inputs = g.pad(x, s.padding, s.padding)
-    rows = [g.window(inputs, [2], [i * s.dilation[0]], [height], [s.stride[0]]) for i in range(s.kernel[0])]
-    taps = g.reshape(w, (channels * s.kernel[0], s.kernel[1]))
-    banded = g.matmul(taps, g.constant(bands(width, padded, s)))  # (C kernel, Q P)
-    matrices = g.reshape(banded, (channels, s.kernel[0], width, padded))
-    stacked = g.reshape(g.transpose(matrices, [0, 1, 3, 2]), (channels, s.kernel[0] * padded, width))
-    return g.matmul(g.concat(rows, 3), stacked)
 
 
 def bands(width: int, padded: int, s: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -81,7 +81,7 @@ def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) 
     def pull(dy: Tensor) -> Gradients:
         above = g.sub(y, g.constant(float(low))) if low else y
         below = g.sub(g.constant(float(high)), y)
-        return [g.mul(g.mul(dy, _positive(g, above)), _positive(g, below))]
+        return [g.mul(dy, _positive(g, g.mul(above, below)))]
 
     return applied(y, pull)
 
