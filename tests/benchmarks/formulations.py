@@ -177,9 +177,9 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
 def session_of(formulation: Formulation, shape: Shape, arrays: dict[str, Any], threads: int) -> Callable[[], Any]:
     """What computes the formulation on the arrays."""
     graph = Graph()
-    inputs = [graph.input(name, (None, *arrays[name].shape[1:])) for name in ("dy", "x")]
-    inputs.append(graph.input("w", arrays["w"].shape))
-    graph.output(formulation(graph, *inputs, shape.settings()), "result")
+    dy, x = (graph.input(name, (None, *arrays[name].shape[1:])) for name in ("dy", "x"))
+    w = graph.input("w", arrays["w"].shape)
+    graph.output(formulation(graph, dy, x, w, shape.settings()), "result")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

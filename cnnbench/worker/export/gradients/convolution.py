@@ -176,10 +176,8 @@ def weight_gradient_by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: S
     first = _channels_first(g, dy)
     rows = g.reshape(first, (s.groups, w.known(0) // s.groups, None))
     inputs = _channels_first(g, g.pad(x, s.padding, s.padding))
-    axes = list(range(2, x.ndim))
     products = []
-    for tap in s.taps():
-        window = g.window(inputs, axes, tap, dy.spatial(), s.stride)
+    for window in _windows(g, inputs, dy.spatial(), s):
         columns = g.reshape(window, (s.groups, w.known(1), None))
         product = g.matmul(rows, g.transpose(columns, [0, 2, 1]))  # (groups, K / groups, C / groups)
         products.append(g.reshape(product, (w.shape[0], w.shape[1], 1)))
@@ -190,13 +188,25 @@ def weight_gradient_by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Se
     """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
     rows = g.reshape(_channels_first(g, dy), (s.groups, w.known(0) // s.groups, None))
     inputs = _channels_first(g, g.pad(x, s.padding, s.padding))
-    axes = list(range(2, x.ndim))
-    windows = [
-        g.reshape(g.window(inputs, axes, tap, dy.spatial(), s.stride), (s.groups, w.known(1), 1, None))
-        for tap in s.taps()
-    ]
+    windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in _windows(g, inputs, dy.spatial(), s)]
     columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
     return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
+
+
+def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> list[Tensor]:
+    """For each tap, in the weight's order, what it meets of padded inputs (C, N, ...).
+
+    With a stride they are cut along the last axis first, once for each column of taps: picking single values is slow,
+    and the cuts along the other axes then copy whole rows.
+    """
+    last = inputs.ndim - 1
+    if s.stride[-1] == 1:
+        return [g.window(inputs, list(range(2, last + 1)), tap, sizes, s.stride) for tap in s.taps()]
+    columns = [g.window(inputs, [last], [j * s.dilation[-1]], [sizes[-1]], [s.stride[-1]]) for j in range(s.kernel[-1])]
+    others = list(range(2, last))
+    return [
+        g.window(columns[tap[-1] // s.dilation[-1]], others, tap[:-1], sizes[:-1], s.stride[:-1]) for tap in s.taps()
+    ]
 
 
 def weight_gradient_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
