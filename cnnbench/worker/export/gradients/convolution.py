@@ -114,16 +114,20 @@ def forward(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Te
 # The input's gradient
 
 
+def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
+    return s.groups == x.shape[1] == w.shape[0] and s.groups > 1
+
+
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input."""
-    if s.groups == 1 and set(s.stride) == {1}:
+    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)):
         return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
 
 
 def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """For strides of 1 and one group: a convolution with the weight turned around."""
-    exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)])
+    """For strides of 1, and one group or as many as channels: a convolution with the weight turned around."""
+    exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)]) if s.groups == 1 else w
     axes = [axis for axis in range(2, w.ndim) if w.known(axis) > 1]
     if axes:
         ends = [g.integers([value] * len(axes)) for value in (-1, -(2**31))]
@@ -140,6 +144,7 @@ def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s:
         kernel_shape=s.kernel,
         pads=[*around, *around],
         dilations=s.dilation,
+        group=s.groups,
     )
     inside = [around_ - margin for around_, margin in zip(around, margins, strict=True)]
     return g.window(wide, list(range(2, x.ndim)), inside, x.spatial(), [1] * len(margins))
@@ -163,8 +168,7 @@ WIDEST_ROWS = 28
 
 def weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
-    depthwise = s.groups == x.shape[1] == w.shape[0] and s.groups > 1
-    if depthwise and s.sides == 2 and dy.spatial()[1] <= WIDEST_ROWS:
+    if _is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[1] <= WIDEST_ROWS:
         return weight_gradient_by_rows(g, dy, x, w, s)
     if s.groups == 1 and w.known(1) < FEW_CHANNELS:
         return weight_gradient_by_windows(g, dy, x, w, s)
