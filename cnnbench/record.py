@@ -146,6 +146,8 @@ class Memory(Frozen):
     """The largest while warming up and being timed."""
     device_allocated_bytes: int | None = None
     device_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None
+    """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 
 
 class Turn(Frozen):

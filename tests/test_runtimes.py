@@ -98,6 +98,7 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
         assert all(parity.passed for parity in [*opened.parity, *closed.parity])
         assert closed.faults == []
         found.append({key: closed.ran.facts[key] for key in ("graphs", "graph_breaks", "compile_cache")})
+        assert (closed.ran.facts["kernels"] or 0) > 0 if len(found) == 1 else closed.ran.facts["kernels"] is None
     assert found == [
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "cold"},
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "warm"},

@@ -40,13 +40,16 @@ def compiled(module: nn.Module, case: Case) -> Callable[[Tensor], Any]:
 
 
 def compiler_facts() -> dict[str, object]:
-    """What the compiler did: graphs, graph breaks with their reasons, and whether its cache was cold or warm."""
+    """What the compiler did: graphs, kernels, graph breaks with reasons, and whether its cache was cold or warm."""
+    from torch._inductor import metrics
+
     counters = torch._dynamo.utils.counters
     hits, misses = (int(counters["inductor"][f"fxgraph_cache_{what}"]) for what in ("hit", "miss"))
     return {
         "graphs": int(counters["stats"]["unique_graphs"]),
         "graph_breaks": {str(reason): int(count) for reason, count in counters["graph_break"].items()},
         "compile_cache": "warm" if hits and not misses else "cold" if misses else "not used",
+        "kernels": metrics.generated_kernel_count if misses else None,  # those from the cache are not counted
     }
 
 

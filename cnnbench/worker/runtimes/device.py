@@ -89,6 +89,14 @@ def peak_bytes(device: torch.device) -> tuple[int | None, int | None]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
+def used_bytes(device: torch.device) -> int | None:
+    """What all processes use of the device's memory now, by the driver; None on the CPU."""
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free)
+
+
 def facts(device: torch.device) -> dict[str, object]:
     """The settings that decide what arithmetic is done."""
     found: dict[str, object] = {

@@ -106,7 +106,12 @@ class Eager(Runtime):
         """The process's memory, and what torch's allocator held on the device."""
         allocated, reserved = devices.peak_bytes(self.device)
         on_host = super().memory(imported_bytes, loaded_bytes)
-        return on_host.model_copy(update={"device_allocated_bytes": allocated, "device_reserved_bytes": reserved})
+        on_device = {
+            "device_allocated_bytes": allocated,
+            "device_reserved_bytes": reserved,
+            "device_used_bytes": devices.used_bytes(self.device),
+        }
+        return on_host.model_copy(update=on_device)
 
 
 class EagerInference(Eager):
