@@ -144,7 +144,9 @@ def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.M
 def test_a_wrong_update_fails(tmp_path: Path) -> None:
     module, file = small(), str(tmp_path / "step.onnx")
     onnx.save(export_step(module, IMAGES[:2], Optimizer(momentum=0.8, weight_decay=1e-4)), file)
-    assert failed(step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM)) != []
+    assert failed(step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM, 2)) != []
+    with_losses = step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM, 1, 0.1, further=2)
+    assert any("losses" in reason for reason in failed(with_losses))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

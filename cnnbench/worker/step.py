@@ -26,7 +26,9 @@ from cnnbench.worker.parity import LEAST_LIMIT, ROOM, compare_losses
 from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
 
-PROOF_STEPS = 2
+PROOF_STEPS, FURTHER_STEPS = 1, 2
+"""Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
+second step amplifies the first update's rounding errors, in float32 everywhere, until gradients tell nothing."""
 LEAST_TYPICAL_LIMIT, LEAST_WORST_LIMIT = 2e-3, 2e-2
 """Of a tensor's change: the median of all tensors, and the worst of them. Where rounding moves the input of a rectifier
 across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up to 1.6 %
@@ -45,7 +47,8 @@ class Trained:
 
     losses: list[float]
     values: Values
-    """Parameters, buffers and the optimizer's states, by the names that the exported step has for them."""
+    """Parameters, buffers and the optimizer's states, by the names that the exported step has for them, before the
+    further steps."""
 
 
 def build_step(request: BuildStep) -> StepFacts:
@@ -69,7 +72,7 @@ def build_step(request: BuildStep) -> StepFacts:
         onnx.save(model, str(out))
         start = time.perf_counter()
         labels = labels_for(len(images), known.classes, request.spec.seed)
-        facts = prove(module, str(out), images.numpy(), labels, request.optimizer)
+        facts = prove(module, str(out), images.numpy(), labels, request.optimizer, further=FURTHER_STEPS)
         seconds["prove"] = time.perf_counter() - start
         size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
         facts = facts.model_copy(update={**size, "seconds": seconds})
@@ -88,18 +91,19 @@ def prove(
     optimizer: Optimizer,
     steps: int = PROOF_STEPS,
     rate: float = TIMED_LEARNING_RATE,
+    further: int = 0,
 ) -> StepFacts:
     """Steps of the graph in ONNX Runtime on the CPU against torch's in float64, with nothing dropped.
 
     For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
     ROOM times what torch itself is off in float32, and so may the median of all tensors.
     """
-    double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64)
-    single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32)
-    ours = train_in_ort(module, graph, images, labels, steps, rate)
+    double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64, further)
+    single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32, further)
+    ours = train_in_ort(module, graph, images, labels, steps, rate, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
     limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), LEAST_LIMIT)
-    found = [compare_losses(f"ort {steps} steps, losses", ours.losses, double.losses, limit)]
+    found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
     changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
     least = NOTHING * max(changes.values())
     groups: dict[str, Callable[[str], bool]] = {
@@ -111,7 +115,7 @@ def prove(
         names = [name for name in double.values if belongs(name)]
         errors = {name: _errors(name, max(changes[name], least), double, ours, single) for name in names}
         if errors:
-            found += _judged(f"ort {steps} steps, {group}", errors)
+            found += _judged(f"ort, {group} after {_steps(steps)}", errors)
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
 
 
@@ -134,22 +138,35 @@ def _judged(what: str, errors: Mapping[str, list[float]]) -> list[Parity]:
     ]
 
 
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 def _known(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
 def train_in_ort(
-    module: nn.Module, graph: str, images: NDArray[np.float32], labels: NDArray[np.int64], steps: int, rate: float
+    module: nn.Module,
+    graph: str,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    steps: int,
+    rate: float,
+    further: int = 0,
 ) -> Trained:
     """Steps in ONNX Runtime on the CPU from the module's weights."""
     session = StepSession(graph, "cpu", torch.get_num_threads())
     session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, rate, drop=False)
     session.bind(images, labels)
     losses = []
-    for _ in range(steps):
+    values: Values = {}
+    for number in range(steps + further):
         session.step()
         losses.append(session.loss)
-    return Trained(losses, {name: value.astype(np.float64) for name, value in session.values().items()})
+        if number == steps - 1:
+            values = {name: value.astype(np.float64) for name, value in session.values().items()}
+    return Trained(losses, values)
 
 
 def train_in_torch(
@@ -160,26 +177,35 @@ def train_in_torch(
     steps: int,
     rate: float,
     dtype: torch.dtype,
+    further: int = 0,
 ) -> Trained:
     """Steps by torch's autograd and optimizer from the module's weights, which stay as they are."""
     module = without_dropping(module).to(dtype).train()
     torchs = optimizer_of(module, optimizer, rate)
     x, y = torch.from_numpy(images).to(dtype), torch.from_numpy(labels)
     losses = []
-    for _ in range(steps):
+    values: Values = {}
+    for number in range(steps + further):
         torchs.zero_grad()
         loss = models.loss(module(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
         torchs.step()
         losses.append(float(loss.detach()))
-    values = {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        values |= _states(name, torchs.state[parameter], optimizer.states)
+        if number == steps - 1:
+            values = _values(module, torchs, optimizer)
     return Trained(losses, values)
 
 
+def _values(module: nn.Module, torchs: torch.optim.Optimizer, optimizer: Optimizer) -> Values:
+    """Copies of parameters, buffers and the optimizer's states in float64."""
+    values = {name: tensor.detach().double().numpy().copy() for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        values |= _states(name, torchs.state[parameter], optimizer.states)
+    return values
+
+
 def _states(name: str, state: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    return {f"{name}.{key}": state[key].detach().double().numpy() for key in wanted if state.get(key) is not None}
+    return {f"{name}.{key}": state[key].double().numpy().copy() for key in wanted if state.get(key) is not None}
 
 
 def without_dropping(module: nn.Module) -> nn.Module:

@@ -38,7 +38,7 @@ class Runtime(ABC):
 
     def first_call(self, golden: Array) -> None:
         """The first call, timed as such: of one golden image (N, C, H, W), or of as many as it is compiled for."""
-        self.predict(golden[:1])
+        self.predict(golden[:1] if self.takes_any_batch else golden)
 
     def own_proof(self, golden: Array) -> list[Parity] | None:
         """How far it is from the reference on golden images (N, C, H, W), where that cannot be told from logits.
