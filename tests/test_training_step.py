@@ -1,6 +1,7 @@
 """Whole exported training steps, in ONNX Runtime, against torch and its optimizers in float64."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,15 @@ def test_auxiliary_heads_are_in_the_loss(tmp_path: Path) -> None:
             return (self.main(x), self.aux(x)) if self.training else self.main(x)
 
     assert failed(proved(Heads(), tmp_path, MOMENTUM, 2)) == []
+
+
+def test_what_was_bound_lives_as_long_as_the_binding(tmp_path: Path) -> None:
+    file, module = str(tmp_path / "step.onnx"), small(0.0)
+    onnx.save(export_step(module, IMAGES[:2], SGD), file)
+    session = StepSession(file, "cpu", 1)
+    session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, 0.0, drop=False)
+    given = IMAGES.numpy().copy(), LABELS.copy()
+    gone = [weakref.ref(array) for array in given]
+    session.bind(*given)
+    del given
+    assert all(reference() is not None for reference in gone)

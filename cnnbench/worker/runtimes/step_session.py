@@ -47,7 +47,8 @@ class StepSession:
 
     def bind(self, images: Value, labels: Value) -> None:
         """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
-        given = {**self._given, IMAGES: self._placed(images), LABELS: self._placed(labels)}
+        # Kept, because on the CPU a value is only a view of its array, and a binding does not keep the array alive.
+        self._bound = given = {**self._given, IMAGES: self._placed(images), LABELS: self._placed(labels)}
         self._bindings = []
         for read, written in (self._buffers, self._buffers[::-1]):
             binding = self.session.io_binding()
