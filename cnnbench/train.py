@@ -1,5 +1,6 @@
 """A training run of the user's: epochs over a data set, weights on disk after each."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ class Report(Frozen):
     steps: int
     """Of an epoch."""
     loss: float | None
-    """Mean of the last steps; None where it is not finite."""
+    """Mean of the last steps, at an epoch's end of all its steps; None where it is not finite."""
     accuracy: dict[str, float] | None = None
     """At an epoch's end: the share of the test images in the right class, by the runtime that was asked."""
 
@@ -44,11 +45,12 @@ def train(plan: StartTraining, epochs: int, out: Path) -> Iterator[Report]:
     ):
         steps = worker.ask(plan, TrainingStarted).steps_per_epoch
         for epoch in range(1, epochs + 1):
-            step, over, loss = 0, False, None
+            step, over, total = 0, False, 0.0
             while not over:
                 done = worker.ask(Advance(seconds=TURN_S), Epoch)
                 step, over = step + done.steps, done.over
-                loss = done.loss if done.steps else loss
-                yield Report(epoch=epoch, step=step, steps=steps, loss=loss)
+                total += done.steps * (math.nan if done.loss is None else done.loss) if done.steps else 0.0
+                yield Report(epoch=epoch, step=step, steps=steps, loss=done.loss)
             accuracy = worker.ask(Evaluate(out=str(out.absolute())), Evaluated).accuracy
-            yield Report(epoch=epoch, step=step, steps=steps, loss=loss, accuracy=accuracy)
+            mean = total / step if step and math.isfinite(total) else None
+            yield Report(epoch=epoch, step=step, steps=steps, loss=mean, accuracy=accuracy)
