@@ -105,7 +105,7 @@ def test_count_takes_size_classes_and_batch(cli: Cli) -> None:
         (("show", "torchvision/vit_b_16", "--formula"), "expected a model with a closed form"),
         (("show", "own_models:raises"), "raises when it is built: RuntimeError"),
         (("run", "nowhere.yaml"), "no such suite file"),
-        (("run", "smoke", "--only", "vgg*"), "fits none of 30"),
+        (("run", "smoke", "--only", "vgg*"), "fits none of 36"),
         (("run", "smoke", "--budget", "soon"), "--budget: expected a duration"),
         (("run", "smoke", "--resume"), "--resume: expected --out"),
         (("cases", "own_models.py"), "own_models.py:"),
@@ -158,7 +158,8 @@ def test_lists(cli: Cli) -> None:
 
 def test_cases_shows_what_would_run(cli: Cli) -> None:
     lines = cli("cases", "smoke", "--only", "lenet5/training/*").stdout.splitlines()
-    assert lines == ["lenet5/training/eager/cpu/fp32/b8", "lenet5/training/eager/cuda/fp32/b8"]
+    runs = [f"{runtime}/{device}" for device in ("cpu", "cuda") for runtime in ("eager", "ort")]
+    assert lines == [f"lenet5/training/{run}/fp32/b8" for run in runs]
     assert json.loads(cli("cases", "smoke", "--json").stdout)[0]["id"] == "lenet5/inference/eager/cpu/fp32/b1"
 
 

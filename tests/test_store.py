@@ -69,7 +69,7 @@ def test_a_newer_schema_says_to_upgrade(tmp_path: Path, suite: Suite) -> None:
     lines[1]["status"] = "fine"
     file.write_text("\n".join(map(json.dumps, [*lines, json.loads(file.read_text().splitlines()[0])])))
     assert [line.partition(": ")[2] for line in read_run(tmp_path / "run").unreadable] == [
-        "not a record: schema 99 is newer than this cnnbench's 2; upgrade cnnbench",
+        "not a record: schema 99 is newer than this cnnbench's 3; upgrade cnnbench",
         "not a record: status: Input should be 'ok', 'noisy', 'invalid', 'failed' or 'unavailable'",
     ]
 

@@ -23,7 +23,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.messages import Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.gradients import RULES
-from cnnbench.worker.export.gradients.rule import Applied, Shape
+from cnnbench.worker.export.gradients.rule import Applied, NoRule, Shape
 from cnnbench.worker.export.graph import Graph, Tensor
 from cnnbench.worker.export.optimizers import update
 
@@ -190,7 +190,7 @@ class _Step:
         places = [self._place(n) for n in _nodes((node.args, node.kwargs)) if isinstance(self.values[n], Tensor)]
         try:
             applied = RULES[name](self.graph, shapes, *args, **kwargs)
-        except (NotImplementedError, AssertionError, TypeError) as error:
+        except (NoRule, AssertionError, TypeError) as error:
             raise CannotExport(
                 f"the gradient rule for {name}{_where(node)}: {error or type(error).__name__}"
             ) from error
@@ -219,7 +219,7 @@ class _Step:
         self.graph.scope = f"{_module_of(node)}/gradient"
         try:
             found = list(applied.pull(outputs))
-        except (NotImplementedError, AssertionError) as error:
+        except (NoRule, AssertionError) as error:
             raise CannotExport(f"the gradient of {node.target}{_where(node)}: {error}") from error
         for place, gradient in zip(arguments, found, strict=False):
             if gradient is not None and self._tensor(place).varies:

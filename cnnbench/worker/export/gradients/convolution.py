@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
 from cnnbench.worker.export.graph import Graph, Tensor
 
 
@@ -98,7 +98,7 @@ def _settings(
     elif isinstance(padding, str):
         ends = [d * (k - 1) for d, k in zip(each(dilation), kernel, strict=True)]
         if any(end % 2 for end in ends):
-            raise NotImplementedError("padding='same' with an even kernel")
+            raise NoRule("padding='same' with an even kernel")
         padding = [end // 2 for end in ends]
     return Settings(kernel, each(stride), each(padding), each(dilation), groups)
 

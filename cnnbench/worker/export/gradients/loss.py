@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
 from cnnbench.worker.export.graph import Graph, Tensor
 
 DROP = "drop"
@@ -26,7 +26,7 @@ def cross_entropy(
 ) -> Applied:
     """Mean over the images of -sum(target log_softmax(logits)), logits (N, classes), labels (N) int64."""
     if weight is not None or reduction != MEAN or logits.ndim != 2:
-        raise NotImplementedError("cross-entropy other than the mean over images")
+        raise NoRule("cross-entropy other than the mean over images")
     classes = logits.known(1)
     depth = g.constant(np.asarray(classes, np.int64))
     target = g("OneHot", labels, depth, g.constant([0.0, 1.0]), shape=logits.shape, axis=1)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
 from cnnbench.worker.export.graph import Graph, Size, Tensor
 
 
@@ -26,7 +26,7 @@ def batch_norm(
     and Szegedy 2015, algorithm 2).
     """
     if not training:
-        raise NotImplementedError("batch normalisation in inference mode within a training step")
+        raise NoRule("batch normalisation in inference mode within a training step")
     channels = x.known(1)
     per_channel = (1, channels, *(1 for _ in x.shape[2:]))
     axes = [0, *range(2, x.ndim)]
@@ -120,7 +120,7 @@ def instance_norm(
 ) -> Applied:
     """Over the pixels of each image and channel (Ulyanov et al. 2016)."""
     if not use_input_stats or running_mean is not None:
-        raise NotImplementedError("instance normalisation with running statistics")
+        raise NoRule("instance normalisation with running statistics")
     return group_norm(g, out, x, x.known(1), w, b, eps)
 
 

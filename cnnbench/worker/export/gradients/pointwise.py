@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, applied, unbroadcast
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied, unbroadcast
 from cnnbench.worker.export.graph import Graph, Tensor
 
 
@@ -138,7 +138,7 @@ def hardswish(g: Graph, _: Any, x: Tensor) -> Applied:
 def gelu(g: Graph, _: Any, x: Tensor, *, approximate: str = "none") -> Applied:
     """x P(x) with P the normal distribution; its derivative is P + x p with p the normal density."""
     if approximate != "none":
-        raise NotImplementedError(f"gelu with approximate={approximate!r}")
+        raise NoRule(f"gelu with approximate={approximate!r}")
     erf = g("Erf", g.mul(x, math.sqrt(0.5)), shape=x.shape)
     distribution = g.add(g.mul(erf, 0.5), g.constant(0.5))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, Shape, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Shape, applied
 from cnnbench.worker.export.graph import Graph, Tensor
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
@@ -65,7 +65,7 @@ def avg_pool(
 ) -> Applied:
     """aten.avg_pool1d and 2d; the traced size settles `ceil_mode`."""
     if divisor_override is not None:
-        raise NotImplementedError("average pooling with divisor_override")
+        raise NoRule("average pooling with divisor_override")
     sides = x.ndim - 2
     kernel, padding = _each(kernel, sides), _each(padding, sides)
     stride = _each(stride or kernel, sides)

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from cnnbench.worker.export.graph import Graph, Size, Tensor
 
+
+class NoRule(Exception):
+    """An operator with settings that its rule does not know; the message names them."""
+
+
 Shape = tuple[Size, ...]
 Gradients = Sequence[Tensor | None]
 
