@@ -1,6 +1,5 @@
 """An ONNX graph that is being written, node by node, and the tensors in it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +59,8 @@ class Graph:
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     scope: str = ""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
+    _made: set[str] = field(default_factory=set)
+    """What nodes put out."""
     _renamed: dict[str, str] = field(default_factory=dict)
     """What outputs are called, by what they were called first."""
     _count: int = 0
@@ -75,6 +76,7 @@ class Graph:
         self._count += 1
         name = f"{self.scope or 'step'}/{operator}_{self._count}"
         outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
+        self._made |= {output.name for output in outputs}
         names = [value if isinstance(value, str) else value.name for value in inputs]
         self.nodes.append(
             helper.make_node(operator, names, [output.name for output in outputs], name=name, **attributes)
@@ -88,8 +90,7 @@ class Graph:
 
     def output(self, tensor: Tensor, name: str) -> None:
         """Declare an output under a name of its own."""
-        made_here = any(tensor.name in node.output for node in self.nodes)
-        if made_here and tensor.name not in self._renamed:
+        if tensor.name in self._made and tensor.name not in self._renamed:
             self._renamed[tensor.name] = name
         else:
             self.nodes.append(helper.make_node("Identity", [tensor.name], [name], name=f"output/{name}"))
@@ -172,9 +173,9 @@ class Graph:
         batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
         return self("MatMul", a, b, shape=(*batch, a.shape[-2], b.shape[-1]))
 
-    def slice(self, x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tensor:
-        """Every `step`-th entry of an axis of known size, from start to before stop."""
-        return self.window(x, [axis], [start], [(stop - start - 1) // step + 1], [step])
+    def slice(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """The entries of an axis of known size from start to before stop."""
+        return self.window(x, [axis], [start], [stop - start], [1])
 
     def window(
         self, x: Tensor, axes: Sequence[int], starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
@@ -233,11 +234,6 @@ def broadcast_shapes(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
         assert one == other or 1 in (one, other), f"{a} and {b} do not broadcast"
         shape.append(other if one == 1 else one)
     return tuple(shape)
-
-
-def count(shape: Sequence[int]) -> int:
-    """Entries of a shape without a batch."""
-    return math.prod(shape)
 
 
 def _info(name: str, shape: Sequence[Size], dtype: str) -> onnx.ValueInfoProto:

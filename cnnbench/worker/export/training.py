@@ -26,13 +26,10 @@ from cnnbench.worker.export.gradients import RULES
 from cnnbench.worker.export.gradients.rule import Applied, NoRule, Shape
 from cnnbench.worker.export.graph import Graph, Tensor
 from cnnbench.worker.export.optimizers import update
+from cnnbench.worker.export.step_names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP
 
-IMAGES, LABELS, LEARNING_RATE, STEP, LOSS = "images", "labels", "learning_rate", "step", "loss"
-NEW = ".new"
-"""Behind an input's name, the output that is its value after the step."""
 METADATA = "cnnbench.training_step"
 """The model's property that says, in JSON, what each input and output is."""
-TRACE_BATCH = 2
 Place = tuple[fx.Node, int]
 """An output of a traced operator."""
 
@@ -171,9 +168,7 @@ class _Step:
     def _forward(self, node: fx.Node) -> tuple[fx.Node, Applied, list[Place]] | None:
         """Write a traced operator; None for what only picks or asks for a size."""
         if node.target is operator.getitem:
-            source, index = node.args
-            assert isinstance(source, fx.Node)
-            assert isinstance(index, int)
+            source, index = self._place(node)
             self.values[node] = self.values[source][index]
             return None
         value = node.meta.get("val")
@@ -249,7 +244,7 @@ class _Step:
     def _described(self) -> Mapping[str, Any]:
         states = {f"{name}.{state}": name for name in self.parameters for state in self.optimizer.states}
         roles = {IMAGES: "images", LABELS: "labels: class numbers", LEARNING_RATE: "learning rate", STEP: "steps made"}
-        roles |= {"drop": "scale of the rates at which values are dropped: 1 as the model says, 0 for none"}
+        roles |= {DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none"}
         roles |= dict.fromkeys(self.parameters, "parameter") | dict.fromkeys(self.buffers, "buffer")
         roles |= {state: f"optimizer's state of {name}; begins as zeros" for state, name in states.items()}
         return {

@@ -8,11 +8,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cnnbench.case import Device
+from cnnbench.worker.export.step_names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW
 from cnnbench.worker.runtimes.ort import make_session
 
-IMAGES, LABELS, LEARNING_RATE, DROP, LOSS = "images", "labels", "learning_rate", "drop", "loss"
-NEW = ".new"
-"""Behind an input's name, the output that is its value after the step."""
 Value = NDArray[Any]
 
 

@@ -31,11 +31,6 @@ class Settings:
         """How many spatial axes there are."""
         return len(self.kernel)
 
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether each output pixel has one input pixel, at the same place."""
-        return {*self.kernel, *self.stride} == {1} and not any(self.padding)
-
     def attributes(self) -> dict[str, Any]:
         """For ONNX's Conv and ConvTranspose."""
         return {

@@ -7,9 +7,8 @@ from onnx import TensorProto
 
 from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
 from cnnbench.worker.export.graph import Graph, Tensor
+from cnnbench.worker.export.step_names import DROP
 
-DROP = "drop"
-"""The graph's input that scales every rate of dropping: 1 as the model says, 0 for none."""
 MEAN = 1
 """aten's number for the reduction `mean`."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
@@ -94,7 +95,7 @@ def group_norm(
     """Over the channels of a group and all pixels, each image by itself (Wu and He 2018)."""
     channels = x.known(1)
     split = (x.shape[0], groups, channels // groups, *x.shape[2:])
-    grouped = _as(g.reshape(x, split), x)
+    grouped = replace(g.reshape(x, split), varies=x.varies)
     affine = (1, groups, channels // groups, *(1 for _ in x.shape[2:]))
     inner = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
 
@@ -156,7 +157,3 @@ def _normalised(
 def _inverse_deviation(g: Graph, variance: Tensor, eps: float) -> Tensor:
     deviation = g("Sqrt", g.add(variance, g.constant(eps)), shape=variance.shape)
     return g("Reciprocal", deviation, shape=variance.shape)
-
-
-def _as(y: Tensor, x: Tensor) -> Tensor:
-    return Tensor(y.name, y.shape, y.dtype, x.varies)

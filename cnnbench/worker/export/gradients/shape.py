@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def stack(g: Graph, out: Any, parts: Sequence[Tensor], axis: int = 0) -> Applied
     """Parts along a new axis."""
     axis %= parts[0].ndim + 1
     shape = (*parts[0].shape[:axis], 1, *parts[0].shape[axis:])
-    joined = cat(g, out, [_like(g.reshape(part, shape), part) for part in parts], axis)
+    joined = cat(g, out, [replace(g.reshape(part, shape), varies=part.varies) for part in parts], axis)
 
     def pull(dy: Tensor) -> Gradients:
         found = joined.pull([dy])
@@ -130,7 +131,3 @@ def new_ones(g: Graph, out: Sequence[Shape], x: Tensor, *_: Any, **__: Any) -> A
 
 def _ones(g: Graph, shape: Sequence[int], value: float) -> Tensor:
     return g.constant(np.full(shape, value, np.float32))
-
-
-def _like(y: Tensor, x: Tensor) -> Tensor:
-    return Tensor(y.name, y.shape, y.dtype, x.varies)
