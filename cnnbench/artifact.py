@@ -10,7 +10,9 @@ step.json             StepFacts; written after it
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +50,20 @@ def library_versions() -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+@dataclass(frozen=True)
+class Toolchain:
+    """What builds artifacts: the code, as a digest, and the libraries' versions."""
+
+    code: str
+    versions: Mapping[str, str]
+
+
 @cache
+def own_toolchain() -> Toolchain:
+    """That of this process."""
+    return Toolchain(_code_digest(), library_versions())
+
+
 def _code_digest() -> str:
     """A digest of the code that builds and counts models, so that a change of it is never hidden by the cache."""
     package = Path(__file__).parent
@@ -58,16 +73,18 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def key_of(spec: ModelSpec, run_id: str) -> str:
-    """A digest of all that the artifact depends on.
+def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, weights_of: str | None = None) -> str:
+    """A digest of all that the artifact depends on; `weights_of` is the key of the one that its weights come from.
 
     A user's own code may change in ways that no digest of one file sees, so its artifacts belong to one run.
     """
+    toolchain = toolchain or own_toolchain()
     depends = {
-        "code": _code_digest(),
+        "code": toolchain.code,
         "spec": spec.model_dump(),
-        "versions": dict(library_versions()),
+        "versions": dict(toolchain.versions),
         "run": run_id if spec.is_users_own else None,
+        **({"weights": weights_of} if weights_of else {}),
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -91,6 +108,11 @@ def file_name(name: str) -> str:
 def folder_of(spec: ModelSpec, key: str) -> Path:
     """The artifact's folder in the cache."""
     return cache_folder() / "artifacts" / f"{file_name(spec.label)}-{key}"
+
+
+def remove(spec: ModelSpec, key: str) -> None:
+    """Delete an artifact."""
+    shutil.rmtree(folder_of(spec, key), ignore_errors=True)
 
 
 def read_facts(folder: Path) -> ArtifactFacts | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnbench import artifact, machine
 from cnnbench.case import ModelSpec
 from cnnbench.messages import TIMED_OPTIMIZER, Build, BuildStep, Optimizer
-from cnnbench.process import Worker
+from cnnbench.process import HERE, Interpreter, Worker
 from cnnbench.record import ArtifactFacts, StepFacts
 
 LIMIT_S = 600.0
@@ -18,7 +18,12 @@ def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
 
     A failed export may have had a passing cause, such as a full disk, so it is tried again by whoever asks next.
     """
-    facts = artifact.read_facts(artifact.folder_of(spec, artifact.key_of(spec, run_id)))
+    return found_artifact(artifact.folder_of(spec, artifact.key_of(spec, run_id)))
+
+
+def found_artifact(folder: Path) -> ArtifactFacts | None:
+    """What is known of the artifact in a folder; None as above."""
+    facts = artifact.read_facts(folder)
     return facts if facts is not None and facts.onnx_error is None else None
 
 
@@ -28,10 +33,15 @@ def build_artifact(spec: ModelSpec, run_id: str, log: Path) -> ArtifactFacts:
     Raises ModelError for a model that cannot be built or run, WorkerError if the worker fails.
     """
     key = artifact.key_of(spec, run_id)
-    folder = artifact.folder_of(spec, key)
-    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+    return build_into(Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key))), log)
+
+
+def build_into(request: Build, log: Path, interpreter: Interpreter = HERE) -> ArtifactFacts:
+    """Have a worker fill the artifact's folder; raises as `build_artifact` does."""
+    folder = Path(request.folder)
+    with Worker(log, machine.usable_threads(), LIMIT_S, interpreter=interpreter) as worker:
         try:
-            return worker.ask(Build(spec=spec, key=key, folder=str(folder)), ArtifactFacts)
+            return worker.ask(request, ArtifactFacts)
         finally:
             worker.kill()
             for left in folder.parent.glob(f"{artifact.BUILDING}{worker.pid}-*"):  # if it was ended halfway
@@ -44,17 +54,19 @@ def find_step(folder: Path) -> StepFacts | None:
     return facts if facts is not None and facts.error is None else None
 
 
-def build_step(spec: ModelSpec, folder: Path, log: Path) -> StepFacts:
+def build_step(spec: ModelSpec, folder: Path, log: Path, interpreter: Interpreter = HERE) -> StepFacts:
     """Have a worker export and prove the training step that is timed, into the artifact's folder.
 
     Raises WorkerError if the worker fails.
     """
-    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log)
+    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log, interpreter)
 
 
-def export_step(spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path) -> StepFacts:
+def export_step(
+    spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path, interpreter: Interpreter = HERE
+) -> StepFacts:
     """Have a worker export and prove a training step, into any file."""
-    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+    with Worker(log, machine.usable_threads(), LIMIT_S, interpreter=interpreter) as worker:
         return worker.ask(
             BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
         )
@@ -63,4 +75,4 @@ def export_step(spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, 
 def forget_artifact(spec: ModelSpec, run_id: str) -> None:
     """Delete the artifact of a user's own model, which no later run can use."""
     if spec.is_users_own:
-        shutil.rmtree(artifact.folder_of(spec, artifact.key_of(spec, run_id)), ignore_errors=True)
+        artifact.remove(spec, artifact.key_of(spec, run_id))

@@ -1,11 +1,13 @@
 """What this computer is: identity, what a process may use of it, and what will disturb a measurement."""
 
+import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,34 @@ def environment(threads: Sequence[int], folder: Path) -> dict[str, Any]:
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")},
         },
     }
+
+
+IDENTITY = (
+    "cpu",
+    "architecture",
+    "logical_cores",
+    "affinity_cores",
+    "cpu_quota",
+    "virtualised",
+    "system",
+    "memory_bytes",
+)
+"""Of `environment["machine"]`, what two runs must share for their times to be compared as one machine's."""
+
+
+def identity(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
+    facts = {key: environment["machine"].get(key) for key in IDENTITY}
+    facts["memory_bytes"] = round(
+        (facts["memory_bytes"] or 0) / 2**30
+    )  # the kernel's share differs from start to start
+    facts["system"] = ".".join(str(facts["system"]).split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
+    return facts
+
+
+def fingerprint(environment: Mapping[str, Any]) -> str:
+    """A digest of a machine's identity."""
+    return sha256(json.dumps(identity(environment), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def label(environment: dict[str, Any]) -> str:

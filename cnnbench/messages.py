@@ -70,6 +70,8 @@ class Build(Frozen):
     spec: ModelSpec
     key: str
     folder: str
+    weights: str | None = None
+    """A file of weights to take instead of the model's own, where they fit it."""
 
 
 class Optimizer(Frozen):
@@ -171,6 +173,8 @@ class Open(Frozen):
     op: Literal["open"] = "open"
     case: Case
     folder: str
+    slowdown: float = 0.0
+    """By how much each timed call is slowed down on purpose, as a share of its own time."""
 
 
 class Opened(Frozen):

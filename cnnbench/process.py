@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self, TypeVar
@@ -19,9 +21,37 @@ from cnnbench.messages import Failure, Request
 
 R = TypeVar("R", bound=BaseModel)
 
-COMMAND = (sys.executable, "-m", "cnnbench.worker")
 LAST_WORDS_LINES = 3
 GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that workers run in."""
+
+    python: str = sys.executable
+    folder: Path | None = None
+    """Where they are started, which comes first among the places of modules; the parent's own folder if None."""
+    paths: tuple[Path, ...] = ()
+    """The places of modules that come next."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables beside the parent's."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What starts a worker."""
+        return (self.python, "-m", "cnnbench.worker")
+
+    def environment(self) -> dict[str, str]:
+        """All environment variables of a worker, but those that size its thread pools."""
+        paths = [str(path) for path in self.paths]
+        if paths and os.environ.get("PYTHONPATH"):
+            paths.append(os.environ["PYTHONPATH"])
+        return {**os.environ, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+
+
+HERE = Interpreter()
+"""The Python that this runs in."""
 
 
 class Writer(Protocol):
@@ -62,14 +92,21 @@ class Process(Protocol):
 class Worker:
     """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
 
-    def __init__(self, log: Path, threads: int, limit_s: float, process: Process | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        threads: int,
+        limit_s: float,
+        process: Process | None = None,
+        interpreter: Interpreter = HERE,
+    ) -> None:
         """Start it, unless it is there; what its libraries print goes to `log`.
 
         No answer may take longer than `limit_s`.
         """
         self.log = log
         self.limit_s = limit_s
-        self._process = process or _start(log, threads)
+        self._process = process or _start(log, threads, interpreter)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._frozen = self._ended = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -187,17 +224,18 @@ class Worker:
         return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
 
 
-def _start(log: Path, threads: int) -> Process:
+def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stderr:
         return subprocess.Popen(
-            COMMAND,
+            interpreter.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
             encoding="utf-8",
-            env=os.environ | thread_environment(threads),
+            env=interpreter.environment() | thread_environment(threads),
+            cwd=interpreter.folder,
             start_new_session=True,
         )
 

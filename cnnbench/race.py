@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from uuid import uuid4
 
-from cnnbench.artifact import file_name
 from cnnbench.case import Case
 from cnnbench.disturbance import Counters, between
 from cnnbench.errors import CnnbenchError
 from cnnbench.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.process import Worker
 from cnnbench.record import LEAST_TURNS, Launch, Parity, Ran, Turn
-from cnnbench.runtime import runs_in_torch
 from cnnbench.stats import time_estimate
-from cnnbench.template import Template
 
 MIN_ROUNDS = LEAST_TURNS
 PLANNED_ROUNDS = 20
@@ -51,6 +48,21 @@ class Contestant(Protocol):
 
     def sample(self, seconds: float) -> Seconds:
         """One turn of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case that takes part, and what it is run from and by."""
+
+    case: Case
+    folder: Path
+    """The artifact's."""
+    threads: int
+    start: Callable[[Path], Worker]
+    """Starts a worker that logs to a file."""
+    log: Path
+    slowdown: float = 0.0
+    """By how much each call is slowed down on purpose, as a share of its own time."""
 
 
 @dataclass
@@ -149,12 +161,16 @@ def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s
 class _Entrant:
     """A case in its worker; a Contestant."""
 
-    case: Case
+    entry: Entry
     worker: Worker
     outcome: Outcome
     loaded: Loaded | None = None
     opened: Opened | None = None
     warmed: Warmed | None = None
+
+    @property
+    def case(self) -> Case:
+        return self.entry.case
 
     def thaw(self) -> None:
         self.worker.thaw()
@@ -171,39 +187,31 @@ class _Entrant:
 
 
 def run_race(
-    cases: Sequence[Case],
-    folder: Path,
+    entries: Sequence[Entry],
     *,
-    threads: int,
     budget_s: float,
-    limit_s: float,
-    logs: Path,
     seed: int,
-    template: Template | None = None,
     on_turn: OnTurn = lambda text: None,
 ) -> list[Outcome]:
-    """Start a worker of its own for each case, prove it, warm it up, measure all in turn, and close them.
+    """Start a worker of its own for each entry, prove it, warm it up, measure all in turn, and close them.
 
-    `folder` is the artifact's. Workers for PyTorch are forked from the template, if there is one. A worker that fails
-    has its reason in its outcome; the others go on.
+    They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
     """
     race, started = uuid4().hex[:12], datetime.now().astimezone()
     with ExitStack() as stack:
         entrants = []
-        for case in cases:
-            log = logs / f"{file_name(case.id)}.log"
-            forked = template is not None and runs_in_torch(case.runtime)
-            worker = stack.enter_context(template.start(log) if template and forked else Worker(log, threads, limit_s))
-            entrants.append(_Entrant(case, worker, Outcome(case, race, started)))
+        for entry in entries:
+            worker = stack.enter_context(entry.start(entry.log))
+            entrants.append(_Entrant(entry, worker, Outcome(entry.case, race, started)))
         on_turn("starting")
         for entrant in entrants:  # importing takes no measurement, so all import at once
-            _attempt(entrant, lambda r: r.worker.send(Load(case=r.case, threads=threads)))
+            _attempt(entrant, lambda r: r.worker.send(Load(case=r.case, threads=r.entry.threads)))
         for entrant in entrants:
             entrant.loaded = _attempt(entrant, lambda r: r.worker.receive(Loaded))
             _attempt(entrant, lambda r: r.freeze())
         for entrant in entrants:  # cold-start figures are measured, so one at a time
             on_turn(f"opening {entrant.case.runtime}")
-            _attempt(entrant, lambda r: _open(r, folder))
+            _attempt(entrant, _open)
         most = max((r.warmed.calls for r in entrants if r.warmed), default=0)
         for entrant in entrants:
             _attempt(entrant, lambda r: _even_out(r, most))
@@ -233,10 +241,12 @@ def _attempt(entrant: _Entrant, step: Callable[[_Entrant], T]) -> T | None:
         return None
 
 
-def _open(entrant: _Entrant, folder: Path) -> None:
+def _open(entrant: _Entrant) -> None:
     """Load, prove and warm; a case whose outputs are wrong is not timed."""
     entrant.thaw()
-    entrant.opened = entrant.worker.ask(Open(case=entrant.case, folder=str(folder)), Opened)
+    entrant.opened = entrant.worker.ask(
+        Open(case=entrant.case, folder=str(entrant.entry.folder), slowdown=entrant.entry.slowdown), Opened
+    )
     entrant.outcome.parity = entrant.opened.parity
     if all(parity.passed for parity in entrant.opened.parity):
         entrant.warmed = entrant.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)

@@ -20,11 +20,11 @@ from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.process import Worker
-from cnnbench.race import NARROW_HALF_WIDTH, Outcome, run_race
+from cnnbench.race import NARROW_HALF_WIDTH, Entry, Outcome, run_race
 from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status, StepFacts
 from cnnbench.store import Store
 from cnnbench.suite import Suite
-from cnnbench.template import CAN_FORK, Template
+from cnnbench.template import CAN_FORK, Template, starter
 from cnnbench.validity import status_of
 
 Race = list[Case]
@@ -191,17 +191,19 @@ class _Runner:
             self.observer.doing(f"{_title(runnable)}: {what}", max(ends - time.monotonic(), 0.0))
 
         threads = race[0].threads or machine.usable_threads()
-        outcomes = run_race(
-            runnable,
-            artifact.folder_of(spec, facts.key),
-            threads=threads,
-            template=self._template(threads, self._launches(race), on_turn),
-            budget_s=self.suite.case_budgets_s[race[0].id] * scale,
-            limit_s=self.suite.limit_s,
-            logs=self.store.logs,
-            seed=spec.seed,
-            on_turn=on_turn,
-        )
+        template = self._template(threads, self._launches(race), on_turn)
+        entries = [
+            Entry(
+                case,
+                artifact.folder_of(spec, facts.key),
+                threads,
+                starter(case.runtime, threads, self.suite.limit_s, template),
+                self.store.logs / f"{artifact.file_name(case.id)}.log",
+            )
+            for case in runnable
+        ]
+        budget_s = self.suite.case_budgets_s[race[0].id] * scale
+        outcomes = run_race(entries, budget_s=budget_s, seed=spec.seed, on_turn=on_turn)
         timed_s = sum(Measurement(launches=[outcome.launch]).timed_s for outcome in outcomes if outcome.launch)
         if all(outcome.error is None for outcome in outcomes):  # one that hung tells nothing of the others
             self.pace.raced(runnable, time.monotonic() - began, timed_s, [outcome.call_s for outcome in outcomes])

@@ -11,13 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.messages import Fork, Forked, Loaded, Preload, Reap, Reaped
-from cnnbench.process import Worker
+from cnnbench.process import HERE, Interpreter, Worker
+from cnnbench.runtime import runs_in_torch
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries may run threads already when they have been imported, which a fork would lose."""
@@ -26,10 +28,10 @@ CAN_FORK = sys.platform == "linux"
 class Template:
     """A worker that only forks."""
 
-    def __init__(self, log: Path, threads: int, limit_s: float) -> None:
+    def __init__(self, log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE) -> None:
         """Start it and have it import PyTorch. Raises WorkerError if it cannot be forked."""
         self.threads, self.limit_s = threads, limit_s
-        self._worker = Worker(log, threads, limit_s)
+        self._worker = Worker(log, threads, limit_s, interpreter=interpreter)
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")  # the address of a socket must be short
         self._address = str(Path(self._folder.name) / "socket")
         self._listener = socket.socket(socket.AF_UNIX)
@@ -65,6 +67,15 @@ class Template:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def starter(
+    runtime: str, threads: int, limit_s: float, template: Template | None, interpreter: Interpreter = HERE
+) -> Callable[[Path], Worker]:
+    """What starts a worker for a runtime: PyTorch's are forked from the template, if there is one."""
+    if template is not None and runs_in_torch(runtime):
+        return template.start
+    return lambda log: Worker(log, threads, limit_s, interpreter=interpreter)
 
 
 class _Child:

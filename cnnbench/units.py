@@ -37,6 +37,15 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
+def parse_percent(text: str) -> float:
+    """A share from `5%`, `0.5 %` or `0.05`. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    share = float(match.group(1)) / (100 if match.group(2) else 1) if match else math.nan
+    if not 0 < share < 1:
+        raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {text!r}")
+    return share
+
+
 def parse_image_size(text: str | int) -> tuple[int, ...]:
     """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`. Raises ValueError."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip()) if not isinstance(text, bool) else None

@@ -30,7 +30,7 @@ from cnnbench.messages import (
     Warm,
     Warmed,
 )
-from cnnbench.process import COMMAND, Worker
+from cnnbench.process import HERE, Interpreter, Worker
 from cnnbench.record import ArtifactFacts
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
@@ -205,7 +205,7 @@ def test_an_answer_cut_short_or_of_another_kind_is_the_workers_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, kind: type[Exception]
 ) -> None:
     script = f"import sys; sys.stdin.readline(); sys.stdout.write({printed!r})"
-    monkeypatch.setattr("cnnbench.process.COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(Interpreter, "command", (sys.executable, "-c", script))
     with worker(tmp_path) as child, pytest.raises(kind):
         child.ask(Probe(runtime="ort", device="cpu"), Probed)
 
@@ -215,7 +215,7 @@ def test_children_of_a_worker_end_with_it(tmp_path: Path, monkeypatch: pytest.Mo
         "import subprocess, sys; sys.stdin.readline()\n"
         "p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
     )
-    monkeypatch.setattr("cnnbench.process.COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(Interpreter, "command", (sys.executable, "-c", script))
     with worker(tmp_path) as child:
         with pytest.raises(WorkerError, match="expected Probed from the worker") as caught:
             child.ask(Probe(runtime="ort", device="cpu"), Probed)
@@ -250,7 +250,7 @@ def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:
 
 def test_a_worker_can_be_driven_by_hand_and_only_replies_reach_its_output() -> None:
     lines = ['{"op": "probe", "runtime": "eager", "device": "cpu"}', '{"op": "nonsense"}', "not json"]
-    done = subprocess.run(COMMAND, input="\n".join(lines), capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(HERE.command, input="\n".join(lines), capture_output=True, text=True, timeout=120, check=True)
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     assert replies[0] == {"works": True, "name": "cpu", "reason": ""}
     assert all("not a request" in reply["failure"] for reply in replies[1:])

@@ -69,6 +69,17 @@ def parse(parser: Callable[[str], T], text: str, option: str) -> T:
         raise InputError(f"{option}: {error}") from None
 
 
+def select(all_cases: Any, only: list[str] | None) -> Any:
+    """The cases that fit any of the patterns of --only; all if none is given. Raises InputError if none fits."""
+    chosen = [case for case in all_cases if not only or any(case.matches(pattern) for pattern in only)]
+    if not chosen:
+        raise InputError(
+            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; "
+            f"{only} fits none of {len(all_cases)}"
+        )
+    return chosen
+
+
 def console() -> Any:
     """The terminal; where output goes elsewhere, wide enough that no table is cut."""
     from rich.console import Console

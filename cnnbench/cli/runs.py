@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, parse
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, parse, select
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.report.plain import print_frames, print_json
 from cnnbench.units import parse_duration
@@ -44,7 +44,7 @@ def run(
     from cnnbench.suite import load_suite
 
     loaded = load_suite(suite)
-    cases = _select(loaded.cases, only)
+    cases = select(loaded.cases, only)
     seconds = parse(parse_duration, budget, "--budget") if budget else loaded.budget_s
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to go on with; got none")
@@ -83,7 +83,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
     """
     from cnnbench.suite import load_suite
 
-    chosen = _select(load_suite(suite).cases, only)
+    chosen = select(load_suite(suite).cases, only)
     if as_json:
         print_json([{"id": case.id, **case.model_dump()} for case in chosen])
     else:
@@ -151,13 +151,3 @@ def _show_run(folder: Path, *, as_json: bool = False) -> Any:
 def _warn_unreadable(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"warning: {line}", err=True)
-
-
-def _select(all_cases: Any, only: list[str] | None) -> Any:
-    chosen = [case for case in all_cases if not only or any(case.matches(pattern) for pattern in only)]
-    if not chosen:
-        raise InputError(
-            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; "
-            f"{only} fits none of {len(all_cases)}"
-        )
-    return chosen

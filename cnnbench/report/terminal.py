@@ -125,3 +125,30 @@ class Progress:
         view.append(f" {self._count}/{self._total} cases, about {format_seconds(left_s)} left\n")
         view.append(what)
         self._live.update(view, refresh=True)
+
+
+class Ticker:
+    """Watches work whose steps leave no rows: what is being done, and how long it all still takes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._said = ""
+
+    def __enter__(self) -> "Ticker":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Something begins."""
+        line = f"{what}, about {format_seconds(left_s)} left"
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif what != self._said:
+            self._said = what
+            self._console.print(escape(line), soft_wrap=True, highlight=False)

@@ -10,27 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cnnbench.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
-from cnnbench.case import ModelSpec
 from cnnbench.errors import ModelError
+from cnnbench.messages import Build
 from cnnbench.record import ArtifactFacts
 from cnnbench.worker import golden, models, witnesses
 from cnnbench.worker.export import inference
 from cnnbench.worker.parity import LARGEST_LIMIT, compare, limit_for, signal_of
 
 
-def build_artifact(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
+def build_artifact(request: Build) -> ArtifactFacts:
     """Build the model, count it, condition its weights, compute its reference, export it and have the graph checked.
 
     The folder appears at once and whole. A graph that cannot be exported is told in the facts; the rest is of use
     without it. Raises ModelError for a model that cannot be built or run.
     """
+    folder = Path(request.folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{BUILDING}{os.getpid()}-"))
     try:
-        facts = _fill(spec, key, temporary)
+        facts = _fill(request, temporary)
         if folder.exists():  # an older attempt, whose export failed
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -39,7 +40,8 @@ def build_artifact(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
     return facts
 
 
-def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
+def _fill(request: Build, folder: Path) -> ArtifactFacts:
+    spec = request.spec
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -54,7 +56,8 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
     with stage("count"):
         heard = witnesses.hear(module, image, spec)
     with stage("condition"):
-        golden.condition(module, image, spec.seed)
+        if request.weights is None or not _take(module, load_file(request.weights)):
+            golden.condition(module, image, spec.seed)
     with stage("reference"):
         images = golden.images(golden.GOLDEN_IMAGES, image, spec.seed)
         reference = golden.reference(module, images)
@@ -79,7 +82,7 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         graph.unlink(missing_ok=True)
     facts = ArtifactFacts(
-        key=key,
+        key=request.key,
         input_shape=image,
         classes=classes,
         weight_bytes=sum(t.numel() * t.element_size() for t in state.values()),
@@ -96,3 +99,13 @@ def _fill(spec: ModelSpec, key: str, folder: Path) -> ArtifactFacts:
     )
     (folder / FACTS).write_text(json.dumps(facts.model_dump(), indent=1))
     return facts
+
+
+def _take(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    """Put weights into a module in evaluation mode; False, and nothing is changed, where they are another network's."""
+    own = module.state_dict()
+    if {name: tensor.shape for name, tensor in own.items()} != {name: t.shape for name, t in weights.items()}:
+        return False
+    module.load_state_dict(weights)
+    module.eval()
+    return True

@@ -135,7 +135,7 @@ class Worker:
             case Build():
                 from cnnbench.worker.artifact import build_artifact
 
-                return build_artifact(request.spec, request.key, Path(request.folder))
+                return build_artifact(request)
             case BuildStep():
                 from cnnbench.worker.step import build_step
 
@@ -154,7 +154,7 @@ class Worker:
                 self.imported_bytes = memory.resident_bytes()
                 return Loaded(import_s=import_s)
             case Open():
-                self.opened = OpenCase(request.case, Path(request.folder), self.threads)
+                self.opened = OpenCase(request, self.threads)
                 return self.opened.prove()
             case Warm():
                 self.loaded_bytes = memory.resident_bytes()
@@ -194,7 +194,8 @@ class Worker:
 class OpenCase:
     """A case in a session: proved, warmed, sampled, closed, in this order."""
 
-    def __init__(self, case: Case, folder: Path, threads: int) -> None:
+    def __init__(self, request: Open, threads: int) -> None:
+        case, folder, self.slowdown = request.case, Path(request.folder), request.slowdown
         facts = read_facts(folder)
         if facts is None:
             raise WorkerError(f"no finished artifact in {folder}")
@@ -230,6 +231,8 @@ class OpenCase:
     def warm(self, limit_s: float, least_calls: int) -> Warmed:
         """Warm up, and settle how many calls make a sample."""
         self.phases = self.runtime.phases()
+        if self.slowdown:
+            self.phases = measure.slowed(self.phases, self.slowdown)
         done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, least_calls=least_calls)
         self.calls_per_sample = measure.calls_per_sample(done.call_s)
         self.wake = done.call_s < measure.WAKE_BELOW_S

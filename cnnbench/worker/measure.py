@@ -24,6 +24,26 @@ WAKE_BELOW_S = 0.1
 others, and filling them again takes a few milliseconds."""
 
 
+def slowed(phases: Phases, slowdown: float) -> Phases:
+    """The same phases, each of whose calls takes so much longer, as a share of its own time, by the host's clock.
+
+    It is for trying out whether a slowdown is seen; work that a device goes on with meanwhile is not slowed.
+    """
+
+    def slow(phase: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            start = time.perf_counter()
+            phase()
+            end = time.perf_counter()
+            end += slowdown * (end - start)
+            while time.perf_counter() < end:
+                pass
+
+        return call
+
+    return {name: slow(phase) for name, phase in phases.items()}
+
+
 @dataclass(frozen=True)
 class WarmUp:
     """How a warm-up went."""

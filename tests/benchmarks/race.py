@@ -28,11 +28,11 @@ from cnnbench.build import build_artifact, find_artifact
 from cnnbench.case import Case, ModelSpec
 from cnnbench.messages import Load, Loaded, Open, Opened, Warm, Warmed
 from cnnbench.process import Worker
-from cnnbench.race import Outcome, _Entrant, run_race, take_turns
+from cnnbench.race import Entry, Outcome, _Entrant, run_race, take_turns
 from cnnbench.record import Launch
 from cnnbench.runtime import runs_in_torch
 from cnnbench.stats import launch_ratio_estimate, ratio_estimate, time_estimate
-from cnnbench.template import CAN_FORK, Template
+from cnnbench.template import CAN_FORK, Template, starter
 
 LIMIT_S = 300.0
 RUN_ID = "benchmark"
@@ -53,16 +53,17 @@ def raced(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed
         template = None
         if CAN_FORK and any(runs_in_torch(case.runtime) for case in cases):
             template = stack.enter_context(Template(logs / "template.log", threads, LIMIT_S))
-        outcomes = run_race(
-            cases,
-            folder,
-            threads=threads,
-            budget_s=budget_s,
-            limit_s=LIMIT_S,
-            logs=logs,
-            seed=seed,
-            template=template,
-        )
+        entries = [
+            Entry(
+                case,
+                folder,
+                threads,
+                starter(case.runtime, threads, LIMIT_S, template),
+                logs / f"{artifact.file_name(case.id)}.log",
+            )
+            for case in cases
+        ]
+        outcomes = run_race(entries, budget_s=budget_s, seed=seed)
     for outcome in outcomes:
         assert outcome.launch is not None, outcome.error
     return [outcome.launch for outcome in outcomes if outcome.launch is not None]
@@ -132,7 +133,8 @@ class Launched(_Entrant):
     """A worker with its case open and warm; a contestant."""
 
     def __init__(self, worker: Worker, case: Case, folder: Path) -> None:
-        super().__init__(case, worker, Outcome(case, "benchmark", datetime.now().astimezone()))
+        entry = Entry(case, folder, machine.usable_threads(), lambda log: worker, worker.log)
+        super().__init__(entry, worker, Outcome(case, "benchmark", datetime.now().astimezone()))
         worker.ask(Load(case=case, threads=machine.usable_threads()), Loaded)
         worker.ask(Open(case=case, folder=str(folder)), Opened)
         worker.ask(Warm(limit_s=1.5), Warmed)

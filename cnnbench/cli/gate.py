@@ -1,0 +1,237 @@
+"""Commands that judge: base against head, with an exit code for CI, and what this machine can see."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, parse, select
+from cnnbench.cli.runs import Only, SuiteName
+from cnnbench.errors import InputError
+from cnnbench.units import parse_duration, parse_percent
+
+if TYPE_CHECKING:
+    from cnnbench.arms import Arm
+    from cnnbench.calibration import Calibration
+    from cnnbench.gate_run import Asked, Gated
+    from cnnbench.judge import Rule
+
+app = typer.Typer()
+
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; it is kept.")]
+Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to it is no regression.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option("--calibration", metavar="FILE", help="This machine's; in the cache if not given.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the order of launches.")]
+Out = Annotated[Path | None, typer.Option(help="The folder to write; runs/gate-<suite>-<time> if not given.")]
+
+
+@app.command()
+def gate(
+    suite: SuiteName,
+    base: Annotated[
+        str | None,
+        typer.Option(help="`.`, a Python interpreter, a git revision, or settings such as runtime=eager,threads=1."),
+    ] = None,
+    head: Annotated[str, typer.Option(help="As --base; this environment if not given.")] = ".",
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A stored run of this machine, in place of --base. Weaker.")
+    ] = None,
+    margin: Margin = "2%",
+    budget: Budget = "10m",
+    only: Only = None,
+    inject: Annotated[
+        str | None, typer.Option(metavar="PERCENT", help="Slow head down on purpose: a gate that works sees it.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where a case is inconclusive.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="A case that cannot be run in one arm fails nothing.")
+    ] = False,
+    calibration: CalibrationFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Is head slower than base? Both are measured in this one job, launch by launch, in turn.
+
+    Exit codes: 0 no confirmed regression; 1 a confirmed regression; 2 bad input; 3 a case is missing or wrong, or
+    nothing was measured; 4 inconclusive, with --strict; 130 interrupted. With --inject: 0 if the slowdown was seen in
+    every case, else 3.
+
+    Example: cnnbench gate suites/smoke.yaml --base main --head .
+    Example: cnnbench gate suites/smoke.yaml --base old/bin/python --head new/bin/python --only '*/inference/*'
+    Example: cnnbench gate suites/smoke.yaml --inject 5%
+    """
+    from cnnbench.arms import open_arms
+    from cnnbench.calibration import check_margin
+    from cnnbench.gate_run import measure_gate
+    from cnnbench.judge import Rule
+    from cnnbench.report.terminal import Ticker
+
+    slowdown = parse(parse_percent, inject, "--inject") if inject else 0.0
+    rule = Rule(margin=parse(parse_percent, margin, "--margin"))
+    if base and baseline:
+        raise InputError("--baseline: expected it without --base; got both")
+    if base is None and not inject and baseline is None:
+        raise InputError(
+            "--base: expected `.`, a Python interpreter, a git revision, or settings such as runtime=eager; "
+            "got none; or give --baseline with a stored run, or --inject 5% to try the gate out"
+        )
+    with _interruptible(), open_arms(base or ".", head) as arms:
+        asked = _asked(suite, arms, only, budget, seed, out, slowdown)
+        known = _calibration(asked, calibration)
+        if baseline is not None:
+            raise typer.Exit(_against(asked, baseline, known, rule, strict=strict, allow_missing=allow_missing))
+        if known:
+            check_margin(known, asked.duels, rule)
+        with Ticker(console()) as ticker:
+            gated = measure_gate(asked, ticker, rule)
+    _show(gated, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
+    if inject:
+        raise typer.Exit(_tried_out(gated, slowdown))
+    raise typer.Exit(gated.result.exit_code(strict=strict, allow_missing=allow_missing))
+
+
+@app.command()
+def calibrate(
+    suite: SuiteName,
+    pairs: Annotated[int, typer.Option(min=6, help="Pairs of launches of each case.")] = 20,
+    budget: Budget = "20m",
+    margin: Margin = "2%",
+    only: Only = None,
+    calibration: CalibrationFile = None,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """What a gate can see on this machine: measures the same code as base and as head, and keeps the noise per case.
+
+    Each calibration adds to those before. Three, made at different times, also tell what a stored baseline is worth.
+
+    Example: cnnbench calibrate suites/smoke.yaml
+    """
+    from random import Random
+
+    from cnnbench.arms import open_arms
+    from cnnbench.calibration import empty, file_of, session_of, sight_of, write_calibration
+    from cnnbench.gate_run import measure_all
+    from cnnbench.judge import Rule
+    from cnnbench.report.calibrated import lines, table_of
+    from cnnbench.report.terminal import Ticker, print_tables
+
+    rule = Rule(margin=parse(parse_percent, margin, "--margin"))
+    with _interruptible(), open_arms(".", ".") as arms:
+        asked = _asked(suite, arms, only, budget, seed, out, kind="calibrate")
+        before = _calibration(asked, calibration) or empty(asked.environment)
+        with Ticker(console()) as ticker:
+            found, skipped = measure_all(asked, ticker, ["base", "head"], pairs, Random(seed))
+    sessions = {name: session_of(measured) for name, measured in found.items() if measured}
+    after = before.with_sessions({name: session for name, session in sessions.items() if session.logs})
+    file = calibration or file_of(asked.environment)
+    write_calibration(file, after)
+    sight = sight_of(after, asked.duels, rule)
+    print_tables(console(), [table_of(after, sight, rule)])
+    for line in lines(sight, found, skipped):
+        typer.echo(line)
+    typer.echo(f"kept in {file}")
+    if not sight.seen:
+        raise typer.Exit(EXIT_NOT_ALL_MEASURED)
+
+
+def _asked(
+    suite: str,
+    arms: "tuple[Arm, Arm]",
+    only: list[str] | None,
+    budget: str,
+    seed: int,
+    out: Path | None,
+    slowdown: float = 0.0,
+    kind: str = "gate",
+) -> "Asked":
+    from cnnbench.gate_run import Asked, new_folder
+    from cnnbench.machine import environment, usable_threads
+    from cnnbench.suite import load_suite
+
+    loaded = load_suite(suite)
+    cases = select(loaded.cases, only)
+    about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
+    seconds = parse(parse_duration, budget, "--budget")
+    return Asked(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
+
+
+def _calibration(asked: "Asked", file: Path | None) -> "Calibration | None":
+    """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
+    from cnnbench.calibration import file_of, read_calibration
+    from cnnbench.machine import fingerprint
+
+    found = read_calibration(file or file_of(asked.environment))
+    if found is None and file is not None and not file.parent.is_dir():
+        raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
+    if found and found.fingerprint != fingerprint(asked.environment):
+        raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
+    return found
+
+
+def _against(
+    asked: "Asked", baseline: Path, known: "Calibration | None", rule: "Rule", *, strict: bool, allow_missing: bool
+) -> int:
+    """Measure head and judge it against a stored run; the exit code."""
+    from random import Random
+
+    from cnnbench.baseline import against, exit_code, read_baseline
+    from cnnbench.gate_run import SUMMARY, measure_all
+    from cnnbench.report import verdicts
+    from cnnbench.report.terminal import Ticker, print_tables
+
+    run = read_baseline(baseline, asked.environment)
+    with Ticker(console()) as ticker:
+        found, skipped = measure_all(asked, ticker, ["head"], rule.screen_pairs, Random(asked.seed))
+    judged = against(run, found, known, rule)
+    table = verdicts.baseline_table(judged, skipped, rule)
+    (asked.folder / SUMMARY).write_text(verdicts.baseline_summary(table, baseline), encoding="utf-8")
+    print_tables(console(), [table])
+    return exit_code(judged, strict=strict, allow_missing=allow_missing)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was measured is in the gate's folder", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _show(gated: "Gated", command: list[str]) -> None:
+    """The table, the summary's files, and annotations where a forge reads them."""
+    from cnnbench.gate_run import SUMMARY
+    from cnnbench.report import verdicts
+    from cnnbench.report.terminal import print_tables
+
+    again = {judged.duel.name: shlex.join([*command, "--only", judged.duel.base.id]) for judged in gated.result.cases}
+    table = verdicts.table_of(gated)
+    text = verdicts.summary(gated, table, again)
+    (gated.folder / SUMMARY).write_text(text, encoding="utf-8")
+    print_tables(console(), [table])
+    for line in verdicts.facts(gated.result):
+        typer.echo(line)
+    for name, explanation in gated.explanations.items():
+        typer.echo("\n".join(verdicts.explained(name, explanation, again[name])))
+    typer.echo(f"{verdicts.conclusion(gated)}; {gated.folder / SUMMARY}")
+    if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(step_summary).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    if os.environ.get("GITHUB_ACTIONS"):
+        typer.echo("\n".join(verdicts.annotations(gated)))
+
+
+def _tried_out(gated: "Gated", slowdown: float) -> int:
+    """Whether the slowdown that was made was seen."""
+    from cnnbench.gate import EXIT_NOT_MEASURED, EXIT_OK
+
+    seen, cases = gated.result.count("slower"), len(gated.result.cases)
+    typer.echo(f"head was slowed down by {slowdown:.2%}: seen in {seen} of {cases} cases")
+    return EXIT_OK if cases and seen == cases else EXIT_NOT_MEASURED

@@ -1,0 +1,229 @@
+"""What pairs of launches say of two arms: ratios with intervals, and verdicts.
+
+A pair is one launch of each arm, measured in turn; its value is the logarithm of head over base. Processes are what is
+replicated, so a comparison rests on pairs alone: more samples inside a launch never make it surer than its pairs do.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean, stdev
+from typing import Literal, get_args
+
+Verdict = Literal["slower", "slower-small", "same", "faster", "inconclusive", "unsteady", "wrong", "missing"]
+"""
+slower        confirmed with fresh pairs: slower by more than the margin, corrected for all suspects
+slower-small  slower, but not for certain by more than the margin
+same          within the margin to both sides, by an equivalence test
+faster        confirmed like slower
+inconclusive  the pairs do not tell
+unsteady      too many launches drifted, had two modes, or were disturbed
+wrong         the arms' outputs differ, or something else ran than was asked
+missing       it could not be run in one arm
+"""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+CONFIDENCE = 0.90
+"""Of intervals, two-sided: each end is a one-sided bound at 95 %, as the tests are."""
+POWER = 0.80
+"""With which the smallest visible change would be seen."""
+MOST_PAIRS = 1000
+"""The most pairs that are ever said to be needed."""
+SIGNS: dict[Verdict, int] = {"slower": 1, "faster": -1}
+"""Of the logarithm of head over base."""
+EXACT_PAIRS = 12
+"""Up to so many pairs, signs are flipped in every way as a check."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The constants of a gate. Rates of false alarms and of detection are held by tests, on simulated noise."""
+
+    margin: float = 0.02
+    """A slowdown up to it is no regression."""
+    alpha: float = 0.05
+    """The chance that a gate with no slowdown beyond the margin calls any case slower."""
+    screen_pairs: int = 6
+    most_screen_pairs: int = 12
+    """A case whose interval is wider than the margin gets more, whichever way it points."""
+    suspect_p: float = 0.10
+    suspect_change: float = 0.005
+    """A suspect differs by at least this much, and has a one-sided p below that."""
+    confirm_pairs: int = 10
+    most_confirm_pairs: int = 40
+    visible_beyond: float = 0.01
+    """Suspects get as many fresh pairs as let a slowdown of so much beyond the margin be seen."""
+    most_unsteady: float = 0.25
+    """The share of an arm's launches that may be unsteady."""
+
+
+@dataclass(frozen=True)
+class PairedRatio:
+    """Head over base, from the logarithms of the pairs' ratios."""
+
+    logs: tuple[float, ...]
+
+    @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return len(self.logs)
+
+    @property
+    def ratio(self) -> float:
+        """Geometric mean of the pairs' ratios."""
+        return math.exp(fmean(self.logs))
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of the logarithms: close to the relative spread of a pair. None for less than two."""
+        return stdev(self.logs) if len(self.logs) > 1 else None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean logarithm."""
+        return None if self.sd is None else self.sd / math.sqrt(self.pairs)
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+        """Of the ratio, two-sided, by Student's t on the logarithms; None for less than two pairs."""
+        if self.error is None:
+            return None
+        half = student_quantile((1 + confidence) / 2, self.pairs - 1) * self.error
+        return math.exp(fmean(self.logs) - half), math.exp(fmean(self.logs) + half)
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, on the logarithm's scale; infinite where there is none."""
+        if self.error is None:
+            return math.inf
+        return student_quantile((1 + CONFIDENCE) / 2, self.pairs - 1) * self.error
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of `the ratio is at most bound` (Student's t on the logarithms); 1 for less than two pairs."""
+        from scipy.special import stdtr
+
+        if self.error is None:
+            return 1.0
+        distance = fmean(self.logs) - math.log(bound)
+        if self.error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stdtr(self.pairs - 1, -distance / self.error))
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p of `the ratio is at least bound`."""
+        return self.mirrored().p_above(1 / bound)
+
+    def mirrored(self) -> "PairedRatio":
+        """Base over head."""
+        return PairedRatio(tuple(-log for log in self.logs))
+
+    def smallest_visible(self, margin: float) -> float | None:
+        """The smallest slowdown that so many pairs, as noisy as these, call slower with a power of 80 %."""
+        if self.error is None:
+            return None
+        return math.expm1(math.log1p(margin) + smallest_effect(self.sd or 0.0, self.pairs))
+
+
+def student_quantile(p: float, degrees: int) -> float:
+    """Of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, p))
+
+
+def smallest_effect(sd: float, pairs: int) -> float:
+    """The smallest change beyond a bound, on the logarithm's scale, that so many pairs see at 5 % with a power of 80 %.
+
+    In standard errors: the quantile that the test asks for and that of the power (an approximation of the noncentral t
+    distribution by a shifted central one).
+    """
+    quantiles = student_quantile((1 + CONFIDENCE) / 2, pairs - 1) + student_quantile(POWER, pairs - 1)
+    return quantiles * sd / math.sqrt(pairs)
+
+
+def pairs_needed(sd: float, effect: float) -> int | None:
+    """The fewest pairs, of standard deviation `sd`, that show a change of `effect` beyond a bound; None if too many.
+
+    Both on the logarithm's scale, one-sided at 5 %, with a power of 80 %.
+    """
+    if effect <= 0:
+        return None
+    low, high = 2, MOST_PAIRS
+    if smallest_effect(sd, high) > effect:
+        return None
+    while low < high:  # it falls with every pair
+        middle = (low + high) // 2
+        if smallest_effect(sd, middle) <= effect:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def flipped_signs_p(logs: Sequence[float], bound: float) -> float | None:
+    """Exact one-sided p of `symmetric about a ratio of at most bound`, over all ways to flip signs; None if too many.
+
+    Fisher, "The design of experiments", 1935, section 21.
+    """
+    if not 2 <= len(logs) <= EXACT_PAIRS:
+        return None
+    shifted = [log - math.log(bound) for log in logs]
+    total = sum(shifted)
+    tolerance = 1e-12 * sum(map(abs, shifted))
+    as_large = sum(
+        sum(s * value for s, value in zip(signs, shifted, strict=True)) >= total - tolerance
+        for signs in product((1, -1), repeat=len(shifted))
+    )
+    return as_large / float(2 ** len(shifted))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Each p adjusted for all, so that the chance of any false alarm stays below alpha.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979.
+    """
+    adjusted = [1.0] * len(ps)
+    worst = 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = max(worst, (len(ps) - rank) * ps[index])
+        adjusted[index] = min(1.0, worst)
+    return adjusted
+
+
+def is_suspect(screened: PairedRatio, rule: Rule) -> bool:
+    """Whether it deserves fresh pairs: it seems to differ, one way or the other."""
+    p = min(screened.p_above(1.0), screened.p_below(1.0))
+    return p < rule.suspect_p and abs(math.log(screened.ratio)) > math.log1p(rule.suspect_change)
+
+
+def confirmed(screened: Sequence[PairedRatio], fresh: Sequence[PairedRatio], rule: Rule) -> list[Verdict | None]:
+    """For each suspect, from its fresh pairs: `slower` or `faster` by more than the margin for certain, or None.
+
+    It is asked the way that its screen leaned, and corrected for all suspects that leaned that way: the choice rests on
+    other pairs than the answer. Where there are few enough pairs, flipping signs must agree with Student's t.
+    """
+    found: list[Verdict | None] = [None] * len(fresh)
+    bound = 1 + rule.margin
+    for verdict, sign in SIGNS.items():
+        family = [index for index, ratio in enumerate(screened) if sign * math.log(ratio.ratio) > 0]
+        asked = [fresh[index] if sign > 0 else fresh[index].mirrored() for index in family]
+        for index, ratio, p in zip(family, asked, holm([ratio.p_above(bound) for ratio in asked]), strict=True):
+            flipped = flipped_signs_p(ratio.logs, bound)
+            if p < rule.alpha and (flipped is None or flipped < rule.alpha):
+                found[index] = verdict
+    return found
+
+
+def unconfirmed(ratio: PairedRatio, margin: float) -> Verdict:
+    """What can be said without a confirmed difference: `slower-small`, `same` or `inconclusive`.
+
+    `same` is the equivalence test: two one-sided tests at 5 %, which is the 90 % interval within the margin
+    (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).
+    """
+    interval = ratio.interval()
+    if interval is None:
+        return "inconclusive"
+    low, high = interval
+    if low > 1:
+        return "slower-small"
+    return "same" if low > 1 / (1 + margin) and high < 1 + margin else "inconclusive"

@@ -1,0 +1,256 @@
+"""Pairs of launches, measured with real workers: both arms alive and in turn, each launch a process of its own."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import log
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from cnnbench import artifact, machine
+from cnnbench.arms import Arm
+from cnnbench.build import build_into, build_step, find_step, found_artifact
+from cnnbench.case import Case, Frozen, ModelSpec
+from cnnbench.errors import CnnbenchError, WorkerError
+from cnnbench.gate import ArmName, Duel, Paired, Stage
+from cnnbench.messages import Build
+from cnnbench.process import Interpreter
+from cnnbench.race import Entry, Outcome, run_race
+from cnnbench.record import LEAST_TURNS, ArtifactFacts, Launch, Ran, StepFacts
+from cnnbench.template import CAN_FORK, Template, starter
+from cnnbench.validity import is_unsteady, status_of
+
+MOST_PADDING = 4096
+
+
+class Pair(Frozen):
+    """A pair as it is kept: raw values only."""
+
+    duel: str
+    stage: str
+    number: int
+    order: list[ArmName]
+    """In which the launches were started."""
+    launches: dict[ArmName, Launch] = {}
+    missing: str = ""
+    wrong: str = ""
+
+    def paired(self) -> Paired:
+        """What a judge needs of it."""
+        logs: dict[ArmName, float] = {
+            arm: value
+            for arm, launch in self.launches.items()
+            if arm != "base"
+            and "base" in self.launches
+            and (value := log_ratio(self.launches["base"], launch)) is not None
+        }
+        times = {arm: _call_s(launch) for arm, launch in self.launches.items()}
+        unsteady = frozenset(arm for arm, launch in self.launches.items() if is_unsteady(launch))
+        return Paired(tuple(self.order), logs, times, unsteady, self.missing, self.wrong)
+
+
+def log_ratio(base: Launch, head: Launch) -> float | None:
+    """Logarithm of head's time over base's: the median over rounds of the ratio of both turns' medians.
+
+    What slows a round down cancels. Rounds count in which the system's counters saw nothing beside either; None if
+    there are fewer than six of them.
+    """
+    turns = {turn.round: turn for turn in base.turns if not turn.disturbed}
+    logs = [
+        log(median(turn.totals_s()) / head.calls_per_sample)
+        - log(median(turns[turn.round].totals_s()) / base.calls_per_sample)
+        for turn in head.turns
+        if not turn.disturbed and turn.round in turns
+    ]
+    return median(logs) if len(logs) >= LEAST_TURNS else None
+
+
+def _call_s(launch: Launch) -> float:
+    return median(median(turn) for turn in launch.call_turns())
+
+
+@dataclass
+class Pairs:
+    """Measures pairs, and writes each down as soon as it is there."""
+
+    base: Arm
+    head: Arm
+    logs: Path
+    limit_s: float
+    run_id: str
+    rng: Random
+    keep: Callable[[Pair], None]
+    slowdown: float = 0.0
+    """By how much every call of head is slowed down on purpose."""
+    facts: dict[tuple[str, ModelSpec], ArtifactFacts | str] = field(default_factory=dict)
+    """By arm and model: the facts of its artifact, or why there is none."""
+    steps: dict[tuple[str, ModelSpec], StepFacts] = field(default_factory=dict)
+    outputs: dict[ModelSpec, str] = field(default_factory=dict)
+    """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
+    ran: dict[tuple[str, str], Ran] = field(default_factory=dict)
+    """By case and arm: what really ran, in the last launch."""
+    templates: dict[tuple[str, int, int], Template | None] = field(default_factory=dict)
+    """By interpreter, threads and number of the pair."""
+
+    def close(self) -> None:
+        """End all processes, and delete what only this gate could use."""
+        self._forget_templates(-1)
+        for (_, spec), facts in self.facts.items():
+            if spec.is_users_own and isinstance(facts, ArtifactFacts):
+                artifact.remove(spec, facts.key)
+
+    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
+        """One fresh launch of each arm, all alive together and measured in turn."""
+        pair = Pair(duel=duel.name, stage=stage, number=number, order=list(order))
+        missing, wrong = self._problems(duel)
+        if not missing and not wrong:
+            self._forget_templates(number)
+            entries = [self._entry(duel, arm, number) for arm in order]
+            outcomes = run_race(entries, budget_s=duel.launch_s * scale, seed=self.rng.randrange(2**31))
+            by_arm = dict(zip(order, outcomes, strict=True))
+            self.ran |= {(duel.name, arm): each.ran for arm, each in by_arm.items() if each.ran is not None}
+            pair = pair.model_copy(
+                update={
+                    "launches": {arm: each.launch for arm, each in by_arm.items() if each.launch is not None},
+                    "missing": _first((arm, each.error) for arm, each in by_arm.items()),
+                    "wrong": _first((arm, self._wrong(duel, arm, each)) for arm, each in by_arm.items()),
+                }
+            )
+        else:
+            pair = pair.model_copy(update={"missing": missing, "wrong": wrong})
+        self.keep(pair)
+        return pair.paired() if not pair.missing else Paired(tuple(order), {}, missing=pair.missing)
+
+    def _wrong(self, duel: Duel, arm: ArmName, outcome: Outcome) -> str | None:
+        if outcome.launch is None:
+            failed = [parity for parity in outcome.parity if not parity.passed]
+            return status_of([], failed)[1][0] if failed else None
+        facts = self._artifact(self._arm(arm), self._case(duel, arm).spec)
+        assert isinstance(facts, ArtifactFacts)
+        status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
+        return reasons[0] if status == "invalid" else None
+
+    def _problems(self, duel: Duel) -> tuple[str, str]:
+        """Why the duel cannot be measured, or cannot be compared; both empty if it can."""
+        for arm, case in ((self.base, duel.base), (self.head, duel.head)):
+            facts = self._artifact(arm, case.spec)
+            if isinstance(facts, str):
+                return f"{arm.name}: {facts}", ""
+            if case.is_exported and facts.onnx_error:
+                return f"{arm.name}: ONNX export failed: {facts.onnx_error}", ""
+            if case.is_exported_step and (error := self._step(arm, case.spec, facts).error):
+                return f"{arm.name}: the training step cannot be exported: {error}", ""
+        spec = duel.base.spec
+        if spec not in self.outputs:
+            base, head = self.folder(self.base, spec), self.folder(self.head, spec)
+            self.outputs[spec] = difference_of_outputs(base, head) if base != head else ""
+        return "", self.outputs[spec]
+
+    def _entry(self, duel: Duel, name: ArmName, number: int) -> Entry:
+        arm, case = self._arm(name), self._case(duel, name)
+        threads = case.threads or machine.usable_threads()
+        padded = _padded(arm.interpreter, self.rng)
+        template = self._template(arm, threads, number) if CAN_FORK else None
+        return Entry(
+            case,
+            self.folder(arm, case.spec),
+            threads,
+            starter(case.runtime, threads, self.limit_s, template, padded),
+            self.logs / f"{name}-{artifact.file_name(case.id)}.log",
+            self.slowdown if name == "head" else 0.0,
+        )
+
+    def _arm(self, name: ArmName) -> Arm:
+        return self.head if name == "head" else self.base
+
+    def _case(self, duel: Duel, name: ArmName) -> Case:
+        return duel.head if name == "head" else duel.base
+
+    def _template(self, arm: Arm, threads: int, number: int) -> Template | None:
+        """What PyTorch's workers of this pair are forked from: arms of one environment share where libraries lie."""
+        key = (arm.source, threads, number)
+        if key not in self.templates:
+            self.templates[key] = None
+            with suppress(WorkerError):  # then each worker imports for itself
+                log_file = self.logs / f"template-{arm.name}.log"
+                self.templates[key] = Template(log_file, threads, self.limit_s, _padded(arm.interpreter, self.rng))
+        return self.templates[key]
+
+    def _forget_templates(self, number: int) -> None:
+        """End those of blocks before this pair's; each block has two."""
+        for key in [key for key in self.templates if number < 0 or key[2] < number - 1]:
+            template = self.templates.pop(key)
+            if template is not None:
+                template.close()
+
+    def _key(self, arm: Arm, spec: ModelSpec) -> str:
+        base = artifact.key_of(spec, self.run_id + self.base.source, self.base.toolchain)
+        same = arm.source == self.base.source or (not spec.is_users_own and arm.toolchain == self.base.toolchain)
+        return base if same else artifact.key_of(spec, self.run_id + arm.source, arm.toolchain, weights_of=base)
+
+    def folder(self, arm: Arm, spec: ModelSpec) -> Path:
+        """Where the model's artifact lies, for one arm."""
+        return artifact.folder_of(spec, self._key(arm, spec))
+
+    def _artifact(self, arm: Arm, spec: ModelSpec) -> ArtifactFacts | str:
+        """Of head in another environment: with base's weights, so that both compute the same."""
+        if (arm.name, spec) not in self.facts:
+            key, folder = self._key(arm, spec), self.folder(arm, spec)
+            known: ArtifactFacts | str | None = found_artifact(folder)
+            if known is None:
+                base = self.folder(self.base, spec)
+                weights = str(base / artifact.WEIGHTS) if folder != base else None
+                request = Build(spec=spec, key=key, folder=str(folder), weights=weights)
+                try:
+                    known = build_into(request, self.logs / f"build-{arm.name}.log", arm.interpreter)
+                except CnnbenchError as error:
+                    known = str(error)
+            self.facts[arm.name, spec] = known
+        return self.facts[arm.name, spec]
+
+    def _step(self, arm: Arm, spec: ModelSpec, facts: ArtifactFacts) -> StepFacts:
+        if (arm.name, spec) not in self.steps:
+            folder = artifact.folder_of(spec, facts.key)
+            known = find_step(folder)
+            if known is None:
+                try:
+                    known = build_step(spec, folder, self.logs / f"step-{arm.name}.log", arm.interpreter)
+                except CnnbenchError as error:
+                    known = StepFacts(error=str(error))
+            self.steps[arm.name, spec] = known
+        return self.steps[arm.name, spec]
+
+
+def difference_of_outputs(base: Path, head: Path) -> str:
+    """How head's float64 outputs differ from base's, on the same images; empty if they do not, or cannot be compared.
+
+    They are compared where both have parameters of the same names and shapes: head was then built with base's weights.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import load_file
+
+    shapes = []
+    for folder in (base, head):
+        with safe_open(folder / artifact.WEIGHTS, framework="numpy") as weights:
+            shapes.append({name: weights.get_slice(name).get_shape() for name in weights.keys()})  # noqa: SIM118
+    facts = artifact.read_facts(base)
+    if shapes[0] != shapes[1] or facts is None:
+        return ""
+    expected, got = (load_file(folder / artifact.GOLDEN)["reference"] for folder in (base, head))
+    if expected.shape != got.shape:
+        return f"outputs of shape {got.shape} in head, {expected.shape} in base"
+    error = float(abs(got - expected).max()) / facts.signal
+    if error <= facts.parity_limit:
+        return ""
+    return f"head's outputs differ from base's by {error:.1e} of the signal, with the same weights and images"
+
+
+def _first(reasons: Iterable[tuple[ArmName, str | None]]) -> str:
+    return next((f"{arm}: {reason}" for arm, reason in reasons if reason), "")
+
+
+def _padded(interpreter: Interpreter, rng: Random) -> Interpreter:
+    """With an environment of a random size, so that where the stack begins is noise and not bias."""
+    padding = {"CNNBENCH_PADDING": "x" * rng.randrange(MOST_PADDING)}
+    return Interpreter(interpreter.python, interpreter.folder, interpreter.paths, {**interpreter.variables, **padding})

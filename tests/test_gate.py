@@ -1,0 +1,192 @@
+"""The gate on simulated machines: rates of false alarms and detection with binomial bounds, order, and invariants."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binomtest
+
+from cnnbench.gate import Duel, Judged, Paired, Result, run_gate
+from cnnbench.judge import Rule, Verdict
+from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, duels
+
+GATES = 40
+CASES = 12
+
+
+def simulate(machine: Machine, seed: int, slowdown: float = 0.0, cases: int = CASES, budget_s: float = 1e9) -> Result:
+    """A gate of so many cases, of which the fourth is slower by so much in head."""
+    chosen = duels(cases)
+    slowed = {chosen[3].name: math.log1p(slowdown)} if slowdown else {}
+    simulated = Simulated(machine, seed, slowed)
+    return run_gate(chosen, simulated, simulated, Rule(), budget_s, seed, clock_s=simulated.clock)
+
+
+@pytest.mark.parametrize("machine", [QUIET, TYPICAL, BAD], ids=["quiet", "typical", "bad"])
+def test_the_same_code_is_not_called_slower(machine: Machine) -> None:
+    """At most 1 % of suites: of so many, none, or one by chance."""
+    alarms = sum(simulate(machine, seed).exit_code() == 1 for seed in range(GATES))
+    assert binomtest(alarms, GATES, 0.01, alternative="greater").pvalue > 0.05
+
+
+@pytest.mark.parametrize(
+    ("machine", "slowdown", "power"),
+    [(QUIET, 0.03, 0.8), (QUIET, 0.05, 0.99), (TYPICAL, 0.05, 0.8), (TYPICAL, 0.10, 0.99), (BAD, 0.10, 0.8)],
+)
+def test_a_slowdown_beyond_the_margin_is_seen(machine: Machine, slowdown: float, power: float) -> None:
+    results = [simulate(machine, seed, slowdown) for seed in range(GATES)]
+    seen = sum(result.cases[3].verdict == "slower" for result in results)
+    assert binomtest(seen, GATES, power, alternative="less").pvalue > 0.05
+    others = sum(any(j.verdict == "slower" for j in result.cases if j is not result.cases[3]) for result in results)
+    assert binomtest(others, GATES, 0.01, alternative="greater").pvalue > 0.05
+
+
+def test_a_slowdown_within_the_margin_never_fails() -> None:
+    assert {simulate(QUIET, seed, 0.015).exit_code() for seed in range(GATES)} == {0}
+
+
+def test_an_improvement_is_seen_and_never_fails() -> None:
+    results = [simulate(QUIET, seed, -0.08) for seed in range(10)]
+    assert {result.cases[3].verdict for result in results} == {"faster"}
+    assert {result.exit_code(strict=False) for result in results} == {0}
+
+
+def test_noise_that_tells_nothing_is_inconclusive_and_fails_only_when_strict() -> None:
+    result = simulate(BAD, 1, budget_s=4.0 * 6 * CASES * 1.3)
+    assert result.count("inconclusive") > 0
+    assert (result.exit_code(), result.exit_code(strict=True)) == (0, 4)
+    judged = next(judged for judged in result.cases if judged.verdict == "inconclusive")
+    visible = judged.ratio.smallest_visible(0.02)
+    assert visible is not None
+    assert visible > 0.02
+
+
+def test_launches_are_ordered_base_head_head_base_or_the_other_way_round_at_random() -> None:
+    simulated = Simulated(QUIET, 0)
+    run_gate(duels(4), simulated, simulated, Rule(), 1e9, 5, clock_s=simulated.clock)
+    blocks = list(zip(simulated.started[::2], simulated.started[1::2], strict=True))
+    assert all(first[0] == second[0] for first, second in blocks)
+    assert all(first[2] == second[2][::-1] for first, second in blocks)
+    plain = {(*first[2], *second[2]) for first, second in blocks if len(first[2]) == 2}
+    assert plain == {("base", "head", "head", "base"), ("head", "base", "base", "head")}
+    rounds = [[first[0] for first, _ in blocks[start : start + 4]] for start in (0, 4, 8)]
+    assert all(sorted(names) == sorted(rounds[0]) for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+
+
+def test_the_order_comes_from_the_seed() -> None:
+    started = []
+    for seed in (1, 1, 2):
+        simulated = Simulated(QUIET, 0)
+        run_gate(duels(4), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
+        started.append(simulated.started)
+    assert started[0] == started[1] != started[2]
+
+
+def test_one_case_in_three_carries_a_null_arm_in_the_screen_and_which_differs_from_gate_to_gate() -> None:
+    carriers = set()
+    for seed in range(12):
+        simulated = Simulated(QUIET, seed)
+        run_gate(duels(6), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
+        with_null = {name for name, stage, order in simulated.started if "null" in order}
+        assert len(with_null) == 2
+        assert not any("null" in order for _, stage, order in simulated.started if stage == "confirm")
+        carriers |= with_null
+    assert len(carriers) == 6
+
+
+def test_null_arms_that_differ_take_the_verdicts_back() -> None:
+    simulated = Simulated(QUIET, 1, {duels(6)[3].name: 0.1}, null_bias=0.05)
+    result = run_gate(duels(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    assert result.untrusted
+    assert {judged.verdict for judged in result.cases} == {"inconclusive"}
+    assert (result.exit_code(), result.exit_code(strict=True)) == (0, 4)
+
+
+def test_a_place_that_is_favoured_is_told_and_cancels() -> None:
+    machine = replace(QUIET, favours_first=0.03)
+    simulated = Simulated(machine, 1)
+    result = run_gate(duels(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    assert result.position == pytest.approx(0.03, abs=0.005)
+    assert result.count("slower") + result.count("faster") == 0
+
+
+def test_all_cases_leaning_one_way_within_the_margin_is_noted_and_fails_nothing() -> None:
+    chosen = duels(8)
+    simulated = Simulated(QUIET, 1, {duel.name: 0.01 for duel in chosen})
+    result = run_gate(chosen, simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    assert result.notes == ["a shift of the whole suite: 8 of 8 cases lean slower"]
+    assert result.exit_code() == 0
+
+
+def test_fresh_pairs_alone_decide_about_a_suspect() -> None:
+    """It is slow in the screen and never again: what looked like a slowdown is not confirmed."""
+
+    class Once(Simulated):
+        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            self.slowdowns = {duel.name: 0.2 if stage == "screen" else 0.0}
+            return super().measure(duel, stage, order, number, scale)
+
+    simulated = Once(QUIET, 3)
+    result = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    assert result.cases[0].suspect
+    assert result.cases[0].verdict == "same"
+
+
+def test_the_budget_is_kept_and_what_it_cut_off_is_inconclusive() -> None:
+    for budget_s in (30.0, 200.0, 400.0):
+        simulated = Simulated(TYPICAL, 2, {duels(CASES)[3].name: 0.1})
+        result = run_gate(duels(CASES), simulated, simulated, Rule(), budget_s, 1, clock_s=simulated.clock)
+        assert simulated.seconds <= budget_s
+        assert result.exit_code() in (0, 1)
+        if budget_s == 30.0:
+            assert {judged.verdict for judged in result.cases} == {"inconclusive"}
+            assert all("budget was spent" in judged.reason for judged in result.cases)
+
+
+def broken(**how: object) -> Callable[..., Paired]:
+    def measure(self: Simulated, duel: Duel, stage: str, order: object, number: int, scale: float) -> Paired:
+        return Paired(("base", "head"), {}, **how)  # type: ignore[arg-type]
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("how", "verdict", "codes"),
+    [
+        ({"missing": "head: crashed"}, "missing", (3, 0)),
+        ({"wrong": "head: parity"}, "wrong", (3, 3)),
+        ({}, "unsteady", (0, 0)),  # every pair was disturbed
+    ],
+)
+def test_what_could_not_be_measured_is_no_pass_and_no_regression(
+    monkeypatch: pytest.MonkeyPatch, how: dict[str, str], verdict: Verdict, codes: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(Simulated, "measure", broken(**how))
+    simulated = Simulated(QUIET, 1)
+    result = run_gate(duels(2), simulated, simulated, Rule(), 100.0, 1, clock_s=simulated.clock)
+    assert {judged.verdict for judged in result.cases} == {verdict}
+    assert (result.exit_code(), result.exit_code(allow_missing=True)) == codes
+
+
+def test_nothing_measured_is_no_pass() -> None:
+    assert Result([], Rule()).exit_code() == 3
+
+
+def test_launches_that_drift_too_often_make_a_case_unsteady() -> None:
+    class Drifting(Simulated):
+        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            pair = super().measure(duel, stage, order, number, scale)
+            return replace(pair, unsteady=frozenset({"head"}) if number % 2 else frozenset())
+
+    simulated = Drifting(QUIET, 1, {duels(1)[0].name: 0.2})
+    result = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    assert result.cases[0].verdict == "unsteady"
+    assert result.exit_code() == 0
+
+
+def test_exit_1_is_a_confirmed_regression_even_beside_something_missing() -> None:
+    duel = duels(1)[0]
+    cases = [Judged(duel, verdict) for verdict in ("slower", "missing", "inconclusive")]
+    assert Result(cases, Rule()).exit_code() == 1
