@@ -29,8 +29,8 @@ EXTENDED_SHARE = 0.7
 """Of the budget, up to which the widest cases may be screened further."""
 LEAST_SCALE = 0.2
 """Launches are not shortened below this share of what the suite says."""
-RERUN_SHARE = 0.2
-"""Of the pairs, as many as may be measured again because something disturbed them."""
+LEAST_CLEAN = 6
+"""So many undisturbed pairs are enough for disturbed ones to be left out."""
 SHIFT_CASES, SHIFT_SHARE = 6, 0.9
 """Of at least so many cases, so large a share that leans the same way is a shift of the whole suite."""
 BIAS_P = 0.01
@@ -60,9 +60,12 @@ class Paired:
     order: tuple[ArmName, ...]
     """In which the launches were started."""
     logs: Mapping[ArmName, float]
-    """By arm other than base: the logarithm of its time over base's; absent where too much disturbed the pair."""
+    """By arm other than base: the logarithm of its time over base's."""
     call_s: Mapping[ArmName, float] = field(default_factory=dict)
-    unsteady: frozenset[ArmName] = frozenset()
+    unsteady: bool = False
+    """Whether head's time over base's drifted from turn to turn, or had two modes."""
+    disturbed: bool = False
+    """Whether the system's counters saw too much going on beside it."""
     missing: str = ""
     """Why an arm could not be run."""
     wrong: str = ""
@@ -143,8 +146,10 @@ class Result:
 
 
 def ratio_of(pairs: Sequence[Paired], arm: ArmName = "head") -> PairedRatio:
-    """Of the pairs that nothing disturbed."""
-    return PairedRatio(tuple(pair.logs[arm] for pair in pairs if arm in pair.logs))
+    """Of the pairs that nothing disturbed, or of all where those are too few: as counters say, never as values do."""
+    known = [pair for pair in pairs if arm in pair.logs]
+    clean = [pair for pair in known if not pair.disturbed]
+    return PairedRatio(tuple(pair.logs[arm] for pair in (clean if len(clean) >= LEAST_CLEAN else known)))
 
 
 def run_gate(
@@ -191,9 +196,8 @@ class _Gate:
         for done in range(0, least, 2):
             self._block(self._open(), "screen", until_s=self.budget_s, then=least - done - 2)
             self._fit(least - done - 2)
-        for _ in range(max(1, round(least * RERUN_SHARE / 2))):
-            short = [judged for judged in self._open() if len(ratio_of(judged.screened).logs) < least]
-            self._block(short, "screen", until_s=self.budget_s * EXTENDED_SHARE)
+        short = [judged for judged in self._open() if sum(not pair.disturbed for pair in judged.screened) < least]
+        self._block(short, "screen", until_s=self.budget_s * EXTENDED_SHARE)
         while wide := [judged for judged in self._open() if self._is_wide(judged)]:
             if not self._block(wide, "screen", until_s=self.budget_s * EXTENDED_SHARE):
                 return
@@ -241,21 +245,20 @@ class _Gate:
         if not judged.fresh:
             judged.verdict = unconfirmed(judged.ratio, rule.margin) if self._has_enough(judged) else "inconclusive"
         if not self._has_enough(judged):
-            disturbed = len(judged.screened) - judged.ratio.pairs
-            judged.reason = f"{judged.ratio.pairs} of {rule.screen_pairs} pairs: " + (
-                "others disturbed the rest" if disturbed else "the budget was spent"
-            )
-            judged.verdict = "unsteady" if disturbed > len(judged.screened) * RERUN_SHARE else "inconclusive"
+            judged.reason = f"{judged.ratio.pairs} of {rule.screen_pairs} pairs: the budget was spent"
         elif judged.suspect and not judged.fresh:
             judged.verdict, judged.reason = (
                 "inconclusive",
                 "a suspect, and the budget was spent before it was confirmed",
             )
         pairs = [*judged.screened, *judged.fresh]
-        for arm in ("base", "head"):
-            share = sum(arm in pair.unsteady for pair in pairs) / max(len(pairs), 1)
-            if share > rule.most_unsteady:
-                judged.verdict, judged.reason = "unsteady", f"{share:.0%} of {arm}'s launches drifted or had two modes"
+        unsteady = sum(pair.unsteady for pair in pairs)
+        if unsteady > rule.most_unsteady * len(pairs):
+            judged.verdict = "unsteady"
+            judged.reason = f"in {unsteady} of {len(pairs)} pairs the ratio drifted, or had two modes"
+        disturbed = sum(pair.disturbed for pair in pairs)
+        if not judged.reason and disturbed:
+            judged.reason = f"others disturbed {disturbed} of {len(pairs)} pairs"
 
     def _block(
         self, cases: Sequence[Judged], stage: Stage, *, until_s: float, then: int = 0, rest_s: float | None = None

@@ -18,7 +18,7 @@ slower-small  slower, but not for certain by more than the margin
 same          within the margin to both sides, by an equivalence test
 faster        confirmed like slower
 inconclusive  the pairs do not tell
-unsteady      too many launches drifted, had two modes, or were disturbed
+unsteady      within too many pairs the ratio drifted, or had two modes
 wrong         the arms' outputs differ, or something else ran than was asked
 missing       it could not be run in one arm
 """
@@ -55,7 +55,7 @@ class Rule:
     visible_beyond: float = 0.01
     """Suspects get as many fresh pairs as let a slowdown of so much beyond the margin be seen."""
     most_unsteady: float = 0.25
-    """The share of an arm's launches that may be unsteady."""
+    """The share of pairs that may be unsteady."""
 
 
 @dataclass(frozen=True)

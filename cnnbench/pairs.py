@@ -18,8 +18,9 @@ from cnnbench.messages import Build
 from cnnbench.process import Interpreter
 from cnnbench.race import Entry, Outcome, run_race
 from cnnbench.record import LEAST_TURNS, ArtifactFacts, Launch, Ran, StepFacts
+from cnnbench.stats import NOISY_HALF_WIDTH, trend, two_modes
 from cnnbench.template import CAN_FORK, Template, starter
-from cnnbench.validity import is_unsteady, status_of
+from cnnbench.validity import status_of
 
 MOST_PADDING = 4096
 
@@ -38,32 +39,55 @@ class Pair(Frozen):
 
     def paired(self) -> Paired:
         """What a judge needs of it."""
-        logs: dict[ArmName, float] = {
-            arm: value
-            for arm, launch in self.launches.items()
-            if arm != "base"
-            and "base" in self.launches
-            and (value := log_ratio(self.launches["base"], launch)) is not None
-        }
         times = {arm: _call_s(launch) for arm, launch in self.launches.items()}
-        unsteady = frozenset(arm for arm, launch in self.launches.items() if is_unsteady(launch))
-        return Paired(tuple(self.order), logs, times, unsteady, self.missing, self.wrong)
+        base = self.launches.get("base")
+        rounds: dict[ArmName, Rounds] = {}
+        if base is not None:
+            rounds = {arm: Rounds.of(base, launch) for arm, launch in self.launches.items() if arm != "base"}
+        head = rounds.get("head")
+        return Paired(
+            tuple(self.order),
+            {arm: each.log_ratio for arm, each in rounds.items()},
+            times,
+            unsteady=head is not None and head.is_unsteady,
+            disturbed=any(each.disturbed for each in rounds.values()),
+            missing=self.missing,
+            wrong=self.wrong,
+        )
 
 
-def log_ratio(base: Launch, head: Launch) -> float | None:
-    """Logarithm of head's time over base's: the median over rounds of the ratio of both turns' medians.
+@dataclass(frozen=True)
+class Rounds:
+    """Two launches that were measured in turn, round by round."""
 
-    What slows a round down cancels. Rounds count in which the system's counters saw nothing beside either; None if
-    there are fewer than six of them.
-    """
-    turns = {turn.round: turn for turn in base.turns if not turn.disturbed}
-    logs = [
-        log(median(turn.totals_s()) / head.calls_per_sample)
-        - log(median(turns[turn.round].totals_s()) / base.calls_per_sample)
-        for turn in head.turns
-        if not turn.disturbed and turn.round in turns
-    ]
-    return median(logs) if len(logs) >= LEAST_TURNS else None
+    ratios: tuple[float, ...]
+    """Head's time over base's, of each round's turns; what slows a round down cancels."""
+    disturbed: bool
+    """Whether counters saw something beside so many rounds that they were taken all the same."""
+
+    @classmethod
+    def of(cls, base: Launch, head: Launch) -> "Rounds":
+        """Of the rounds that nothing disturbed in either, or of all where there are fewer than six of them."""
+        of_base = {turn.round: turn for turn in base.turns}
+        both = [(of_base[turn.round], turn) for turn in head.turns if turn.round in of_base]
+        clean = [(below, above) for below, above in both if not below.disturbed and not above.disturbed]
+        chosen = clean if len(clean) >= LEAST_TURNS else both
+        ratios = tuple(
+            median(above.totals_s()) / head.calls_per_sample / (median(below.totals_s()) / base.calls_per_sample)
+            for below, above in chosen
+        )
+        return cls(ratios, disturbed=len(clean) < LEAST_TURNS)
+
+    @property
+    def log_ratio(self) -> float:
+        """Of the median round."""
+        return log(median(self.ratios))
+
+    @property
+    def is_unsteady(self) -> bool:
+        """Whether the ratio drifted, or had two modes."""
+        change = trend(self.ratios)
+        return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(self.ratios) is not None
 
 
 def _call_s(launch: Launch) -> float:

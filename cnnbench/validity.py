@@ -31,13 +31,6 @@ def status_of(
     return ("noisy", noise) if noise else ("ok", [])
 
 
-def is_unsteady(launch: Launch) -> bool:
-    """Whether the times of one launch drifted, or had two modes."""
-    turns = [median(turn) for turn in launch.call_turns()]
-    change = trend(turns)
-    return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(turns) is not None
-
-
 def noise_reasons(measurement: Measurement) -> list[str]:
     """Why the times cannot be told sharply."""
     times = measurement.times()

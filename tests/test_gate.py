@@ -157,7 +157,6 @@ def broken(**how: object) -> Callable[..., Paired]:
     [
         ({"missing": "head: crashed"}, "missing", (3, 0)),
         ({"wrong": "head: parity"}, "wrong", (3, 3)),
-        ({}, "unsteady", (0, 0)),  # every pair was disturbed
     ],
 )
 def test_what_could_not_be_measured_is_no_pass_and_no_regression(
@@ -178,12 +177,36 @@ def test_launches_that_drift_too_often_make_a_case_unsteady() -> None:
     class Drifting(Simulated):
         def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
             pair = super().measure(duel, stage, order, number, scale)
-            return replace(pair, unsteady=frozenset({"head"}) if number % 2 else frozenset())
+            return replace(pair, unsteady=number % 2 == 0)
 
     simulated = Drifting(QUIET, 1, {duels(1)[0].name: 0.2})
     result = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.cases[0].verdict == "unsteady"
     assert result.exit_code() == 0
+
+
+def test_disturbed_pairs_are_measured_again_and_left_out_where_enough_others_are_there() -> None:
+    class Disturbed(Simulated):
+        """The first two pairs are disturbed, and far off."""
+
+        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            pair = super().measure(duel, stage, order, number, scale)
+            return replace(pair, logs={"head": 1.0}, disturbed=True) if len(self.started) <= 2 else pair
+
+    simulated = Disturbed(QUIET, 2)
+    judged = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock).cases[0]
+    assert (len(judged.screened), judged.ratio.pairs, judged.verdict) == (8, 6, "same")
+    assert judged.reason == "others disturbed 2 of 8 pairs"
+
+
+def test_where_everything_is_disturbed_the_spread_of_the_pairs_speaks() -> None:
+    class Busy(Simulated):
+        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            return replace(super().measure(duel, stage, order, number, scale), disturbed=True)
+
+    simulated = Busy(BAD, 1)
+    judged = run_gate(duels(1), simulated, simulated, Rule(), 30.0, 1, clock_s=simulated.clock).cases[0]
+    assert judged.verdict == "inconclusive"
 
 
 def test_exit_1_is_a_confirmed_regression_even_beside_something_missing() -> None:

@@ -1,0 +1,129 @@
+"""What the gate is worth on this machine: false alarms on the same code, and slowdowns that are seen.
+
+    python -m tests.benchmarks.gate aa [--gates 20] [--only GLOB] [--out runs/gate-aa]
+    python -m tests.benchmarks.gate seen [--gates 8] [--only GLOB] [--out runs/gate-seen]
+
+`aa` runs whole gates of `suites/gate.yaml` with this environment as base and as head. `seen` runs gates of one case each,
+whose head is slowed down by 3, 5 and 10 % call by call. Both judge the same pairs as other tools do, side by side: a mean
+more than 5 % above the other's, one launch each; Mann-Whitney on all samples together; intervals of the means of all
+samples together that do not overlap.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+
+from scipy.stats import mannwhitneyu, t
+
+from cnnbench import machine
+from cnnbench.arms import open_arms
+from cnnbench.case import Case
+from cnnbench.gate_run import Asked, measure_gate, read_pairs
+from cnnbench.judge import Rule
+from cnnbench.pairs import Pair
+from cnnbench.record import Launch
+from cnnbench.suite import load_suite
+
+SLOWDOWNS = (0.03, 0.05, 0.10)
+
+
+class Silent:
+    """Nobody watches."""
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Nothing is said."""
+
+
+def one_gate(cases: Sequence[Case], folder: Path, seed: int, slowdown: float, budget_s: float) -> dict[str, str]:
+    """Verdicts by case."""
+    suite = load_suite("suites/gate.yaml")
+    with open_arms(".", ".") as (base, head):
+        about = machine.environment([machine.usable_threads()], Path.cwd())
+        asked = Asked(suite, cases, base, head, folder, about, budget_s, seed, slowdown)
+        gated = measure_gate(asked, Silent(), Rule())
+    return {judged.duel.name: judged.verdict for judged in gated.result.cases}
+
+
+def samples(launch: Launch) -> list[float]:
+    """Seconds per call of every sample of a launch."""
+    return [time_s for turn in launch.call_turns() for time_s in turn]
+
+
+def others_alarm(pairs: Sequence[Pair]) -> dict[str, float]:
+    """By rule, whether it calls head slower on the pairs of one case; for one launch each, the share of pairs."""
+    base = [time_s for pair in pairs for time_s in samples(pair.launches["base"])]
+    head = [time_s for pair in pairs for time_s in samples(pair.launches["head"])]
+    means = [(fmean(samples(pair.launches["base"])), fmean(samples(pair.launches["head"]))) for pair in pairs]
+
+    def interval(times: Sequence[float]) -> tuple[float, float]:
+        half = float(t.ppf(0.975, len(times) - 1)) * stdev(times) / sqrt(len(times))
+        return fmean(times) - half, fmean(times) + half
+
+    return {
+        "mean:5%, one launch each": fmean(above > 1.05 * below for below, above in means),
+        "Mann-Whitney, all samples": float(mannwhitneyu(head, base, alternative="greater").pvalue < 0.05),
+        "intervals of means apart": float(interval(head)[0] > interval(base)[1]),
+    }
+
+
+def report(title: str, verdicts: Sequence[str], folders: Sequence[Path], seconds: Sequence[float]) -> None:
+    """The gate's verdicts, and what the other rules say of the same pairs."""
+    rates: dict[str, list[float]] = {}
+    for folder in folders:
+        screened = [pair for pair in read_pairs(folder) if pair.stage == "screen" and pair.launches]
+        for name in {pair.duel for pair in screened}:
+            for rule, alarm in others_alarm([pair for pair in screened if pair.duel == name]).items():
+                rates.setdefault(rule, []).append(alarm)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
+    print(f"{title}: {len(verdicts)} cases in {len(folders)} gates, {fmean(seconds):.0f} s each: {counts}")
+    print(f"  the gate calls slower: {fmean(verdict == 'slower' for verdict in verdicts):.1%} of cases")
+    for rule, alarms in rates.items():
+        print(f"  {rule}: {fmean(alarms):.1%}")
+
+
+def chosen(only: str) -> list[Case]:
+    """The cases of the suite whose id fits."""
+    return [case for case in load_suite("suites/gate.yaml").cases if case.matches(only)]
+
+
+def run(title: str, out: Path, jobs: Sequence[tuple[str, Sequence[Case], int, float]]) -> None:
+    """Run gates of one kind, and report on all so far after each."""
+    verdicts: list[str] = []
+    folders: list[Path] = []
+    seconds: list[float] = []
+    for name, cases, seed, slowdown in jobs:
+        began = time.monotonic()
+        found = one_gate(cases, out / name, seed, slowdown, budget_s=400.0)
+        seconds.append(time.monotonic() - began)
+        verdicts += found.values()
+        folders.append(out / name)
+        print(f"{name}: {found}, {seconds[-1]:.0f} s", flush=True)
+    report(title, verdicts, folders, seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["aa", "seen"])
+    parser.add_argument("--gates", type=int, default=20)
+    parser.add_argument("--only", default="*/inference/ort/*")
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--slowdown", type=float, action="append", help="a share; 0.03, 0.05 and 0.1 if not given")
+    options = parser.parse_args()
+    cases = chosen(options.only)
+    out = options.out or Path("runs") / f"gate-{options.what}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if options.what == "aa":
+        run("the same code", out, [(f"aa-{seed}", cases, seed, 0.0) for seed in range(options.gates)])
+        return
+    for slowdown in options.slowdown or SLOWDOWNS:
+        jobs = [
+            (f"slower-{slowdown:g}-{seed}", [cases[seed % len(cases)]], seed, slowdown) for seed in range(options.gates)
+        ]
+        run(f"slower by {slowdown:.0%}", out, jobs)
+
+
+if __name__ == "__main__":
+    main()
