@@ -3,10 +3,10 @@
     python -m tests.benchmarks.gate aa [--gates 20] [--only GLOB] [--out runs/gate-aa]
     python -m tests.benchmarks.gate seen [--gates 8] [--only GLOB] [--out runs/gate-seen]
 
-`aa` runs whole gates of `suites/gate.yaml` with this environment as base and as head. `seen` runs gates of one case each,
-whose head is slowed down by 3, 5 and 10 % call by call. Both judge the same pairs as other tools do, side by side: a mean
-more than 5 % above the other's, one launch each; Mann-Whitney on all samples together; intervals of the means of all
-samples together that do not overlap.
+`aa` runs whole gates of `suites/gate.yaml` with this environment as base and as head. `seen` runs gates of one case
+each, whose head is slowed down by 3, 5 and 10 %, call by call. Both judge the same pairs as other tools do, side by
+side: a mean more than 5 % above the other's, one launch each; Mann-Whitney on all samples together; intervals of the
+means of all samples together that do not overlap.
 """
 
 import argparse
