@@ -1,0 +1,178 @@
+"""The gate with real workers: slowdowns are seen, revisions and interpreters are arms, Ctrl-C keeps pairs."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnnbench import machine
+from cnnbench.arms import open_arms
+from cnnbench.errors import InputError
+from cnnbench.gate_run import Asked, Gated, measure_gate, open_pairs, read_pairs
+from cnnbench.judge import Rule
+from cnnbench.suite import load_suite
+from tests.conftest import ROOT
+
+QUICK = Rule(screen_pairs=6, most_screen_pairs=6, confirm_pairs=6, most_confirm_pairs=6)
+
+
+class Watch:
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def doing(self, what: str, left_s: float) -> None:
+        self.said.append(what)
+
+
+def suite_of(folder: Path, model: str = "lenet5", more: str = "") -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(
+        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], case_budget: 0.1s}\n"
+        f"models:\n  - {{model: '{model}'{more}}}\n"
+    )
+    return path
+
+
+def gated(
+    folder: Path, suite: Path, base: str, head: str, slowdown: float = 0.0, rule: Rule = QUICK, out: str = "gate"
+) -> Gated:
+    loaded = load_suite(str(suite))
+    with open_arms(base, head) as (one, other):
+        about = machine.environment([1], folder)
+        asked = Asked(loaded, loaded.cases, one, other, folder / out, about, 120.0, 1, slowdown)
+        return measure_gate(asked, Watch(), rule)
+
+
+def test_a_slowdown_that_is_made_is_seen_and_every_pair_is_kept(tmp_path: Path) -> None:
+    found = gated(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6)
+    (judged,) = found.result.cases
+    assert judged.verdict == "slower"
+    assert 1.3 < judged.ratio.ratio < 2.2
+    assert found.result.exit_code() == 1
+    pairs = read_pairs(found.folder)
+    assert [pair.stage for pair in pairs] == ["screen"] * 6 + ["confirm"] * 6
+    assert all(set(pair.launches) == set(pair.order) for pair in pairs)
+    assert all("null" in pair.launches for pair in pairs[:6])  # the only case carries it
+    orders = [pair.order for pair in pairs]
+    assert all(first == second[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """One with a model of three revisions: `first`; `doubled`, whose outputs differ; and `gone`, without it."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
+
+    source = (
+        "import torch\n\n\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(1, 4, 3)\n        self.fc = torch.nn.Linear(4, classes)\n\n"
+        "    def forward(self, x):\n        return SCALE * self.fc(self.conv(x).relu().mean((2, 3)))\n\n\n"
+        "def build(classes=10):\n    return Net(classes)\n"
+    )
+    git("init", "-q")
+    file = folder / "gate_nets.py"
+    for tag, scale in (("first", "1.0"), ("doubled", "2.0")):
+        file.write_text(source.replace("SCALE", scale))
+        git("add", "-A")
+        git("commit", "-qm", tag)
+        git("tag", tag)
+    file.unlink()
+    (folder / "other.py").write_text("")
+    git("add", "-A")
+    git("commit", "-qm", "gone")
+    git("tag", "gone")
+    yield folder
+    listed = subprocess.run(["git", "worktree", "list"], check=True, capture_output=True, text=True).stdout
+    assert len(listed.splitlines()) == 1  # those of the gate are gone
+
+
+@pytest.mark.parametrize(
+    ("head", "verdict", "reason"),
+    [
+        ("doubled", "wrong", "head's outputs differ from base's by"),
+        ("gone", "missing", "head: model 'gate_nets:build'"),
+    ],
+)
+def test_revisions_with_other_outputs_or_without_the_model_are_told_and_not_timed(
+    tmp_path: Path, repository: Path, head: str, verdict: str, reason: str
+) -> None:
+    suite = suite_of(tmp_path, "gate_nets:build", ", image_size: 16")
+    found = gated(tmp_path, suite, "first", head)
+    (judged,) = found.result.cases
+    assert judged.verdict == verdict
+    assert judged.reason.startswith(reason)
+    assert found.result.exit_code() == 3
+    assert all(not pair.launches for pair in read_pairs(found.folder))
+
+
+def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own_model(
+    tmp_path: Path, repository: Path
+) -> None:
+    suite = suite_of(tmp_path, "gate_nets:build", ", image_size: 16")
+    loaded = load_suite(str(suite))
+    with open_arms("first", "first~0") as (base, head):
+        assert base.source == head.source  # both are the same commit
+        assert len(str(base.interpreter.folder)) == len(str(head.interpreter.folder))
+    subprocess.run(["git", "checkout", "-q", "first"], check=True)
+    with open_arms(".", sys.executable) as (base, head):
+        assert head.toolchain == base.toolchain
+        about = machine.environment([1], tmp_path)
+        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", about, 60.0)
+        with open_pairs(asked, Watch()) as (pairs, duels, skipped):
+            pair = pairs.measure(duels[0], "screen", ["head", "base"], 0, 1.0)
+        assert (pair.missing, pair.wrong, skipped) == ("", "", {})
+        assert set(pair.call_s) == {"base", "head"}
+
+
+def test_settings_make_arms_of_one_environment(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path)
+    loaded = load_suite(str(suite))
+    with open_arms("runtime=eager,threads=1", "threads=1") as (base, head):
+        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        (duel,) = asked.duels
+        assert duel.name == "lenet5/inference/eager/cpu/fp32/b1/t1 → lenet5/inference/ort/cpu/fp32/b1/t1"
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("no-such-revision", "'no-such-revision' is no"),
+        ("runtime=onnxrt", "--base: runtime: "),
+        ("batch=3", r"expected a setting, one of device, layout, precision, runtime, threads; got 'batch'"),
+        ("threads=none", "--base: threads: "),
+        (str(ROOT), "got the folder"),
+        ("/bin/false", "expected a Python"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_one_message(arm: str, message: str) -> None:
+    with pytest.raises(InputError, match=message), open_arms(arm, "."):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+def test_an_interrupted_gate_keeps_its_pairs_and_exits_with_130(tmp_path: Path) -> None:
+    suite, out = suite_of(tmp_path), tmp_path / "out"
+    command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", ".", "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pairs = out / "pairs.jsonl"
+    ends = time.monotonic() + 60
+    while not (pairs.exists() and pairs.stat().st_size):
+        assert child.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert said.startswith("interrupted")
+    assert read_pairs(out)
