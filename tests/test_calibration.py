@@ -59,8 +59,8 @@ def test_the_noise_between_times_needs_three_sessions() -> None:
 def test_a_margin_below_the_noise_is_refused_with_the_pairs_that_it_would_take() -> None:
     known = calibration(session(0.02))
     check_margin(known, [DUEL], Rule(margin=0.02))
-    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs tell [\d.]+%; 0\.20% would take \d+ pairs"):
-        check_margin(known, [DUEL], Rule(margin=0.002))
+    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs tell [\d.]+%; 0\.50% would take \d+ pairs"):
+        check_margin(known, [DUEL], Rule(margin=0.005))
     with pytest.raises(InputError, match="more than 1000 pairs"):
         check_margin(calibration(session(0.2)), [DUEL], Rule(margin=0.002))
     check_margin(calibration(session(0.02), name="another case"), [DUEL], Rule(margin=0.002))
