@@ -24,6 +24,8 @@ LAYERS = [
     {"race", "store", "availability", "build"},
     {"pace", "report", "verify", "walk", "export", "listing", "profile", "train"},
     {"runner"},
+    {"measuring"},
+    {"api"},
     {"cli"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""
