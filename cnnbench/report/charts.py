@@ -30,8 +30,8 @@ PARTS = SERIES[2:]
 """Colours of the parts of a whole, so that none is taken for a runtime's."""
 FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
 """All of one width, so that labels fit whoever draws them."""
-WIDTH = 460
-"""Of a chart's plotting area, in pixels: with its labels it fits a printed page."""
+WIDTH = 410
+"""Of a chart's plotting area, in pixels: with its labels it fits a printed page, and two fit a screen."""
 ROW = 17
 """Height of one line of a chart that has a line per model or case, in pixels."""
 PNG_SCALE = 2
@@ -106,6 +106,7 @@ def _config() -> dict[str, Any]:
         "legend": {**words, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
         "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
         "range": {"category": list(SERIES)},
+        "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
         "text": {"color": INK, "fontSize": 11},
         "rule": {"color": FAINT},
         "point": {"size": 45, "opacity": 1, "strokeWidth": 1.6},

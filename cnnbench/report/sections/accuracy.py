@@ -78,7 +78,12 @@ def _chart(frame: pd.DataFrame, device: str, hows: list[str]) -> Chart | None:
     bars = (
         alt.Chart(shown)
         .mark_rule(strokeWidth=1.6)
-        .encode(x="ms_low:Q", x2="ms_high:Q", y=y, color=alt.Color("how:N", scale=colour, legend=None))
+        .encode(
+            x="ms_low:Q",
+            x2="ms_high:Q",
+            y=y,
+            color=alt.Color("how:N", scale=colour, title=None, legend=shown_legend(shown)),
+        )
     )
     points = (
         alt.Chart(shown)
@@ -86,7 +91,7 @@ def _chart(frame: pd.DataFrame, device: str, hows: list[str]) -> Chart | None:
         .encode(
             x=x,
             y=y,
-            stroke=alt.Stroke("how:N", scale=colour, title=None, legend=shown_legend(shown)),
+            stroke=alt.Stroke("how:N", scale=colour, legend=None),
             fill=alt.condition("datum.beaten", alt.value(PAPER), alt.Fill("how:N", scale=colour, legend=None)),
             description="what:N",
         )
