@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import BaseModel, ValidationError
 
 from cnnbench import __version__
 from cnnbench.artifact import library_versions
@@ -168,6 +169,43 @@ def identity(environment: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(environment: Mapping[str, Any]) -> str:
     """A digest of a machine's identity."""
     return sha256(json.dumps(identity(environment), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Machine(BaseModel):
+    cpu: str
+    affinity_cores: int
+    memory_bytes: int
+    system: str
+    physical_cores: int | None = None
+    virtualised: bool | None = None
+
+
+class _State(BaseModel):
+    load_average: list[float] | None = None
+
+
+class _Threads(BaseModel):
+    used: list[int]
+
+
+class _Environment(BaseModel):
+    """What reports read of a recorded environment; the rest is for people and may be anything."""
+
+    machine: _Machine
+    state: _State = _State()
+    software: dict[str, str | None]
+    threads: _Threads
+    accelerators: dict[str, str] = {}
+
+
+def fault_in(environment: dict[str, Any]) -> str | None:
+    """Why a recorded environment cannot be one that `environment` made; None if it can."""
+    try:
+        _Environment.model_validate(environment)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
 
 
 def label(environment: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from cnnbench import machine
 from cnnbench.errors import RunFolderError
 from cnnbench.record import SCHEMA_VERSION, Record
 from cnnbench.suite import Suite
@@ -43,7 +45,7 @@ class Run:
     environment: dict[str, Any]
     records: dict[str, Record]
     unreadable: list[str] = field(default_factory=list)
-    """One line for each line of the file that is no record."""
+    """One line for each file that is damaged or too new: which lines of it could not be read, and why."""
 
 
 def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
@@ -57,7 +59,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
     records: dict[str, Record] = {}
-    unreadable: list[str] = []
+    faults: dict[str, list[int]] = {}
     file = folder / RECORDS
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -66,19 +68,24 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         try:
             record = Record.model_validate_json(line)
         except ValidationError as error:
-            unreadable.append(f"{file}:{number}: not a record: {_why(line, error)}")
+            faults.setdefault(_why(line, error), []).append(number)
             continue
         records.pop(record.id, None)
         records[record.id] = record
+    unreadable = [_which(file, faults)] if faults else []
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
-    order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
+    environment, fault = _read_environment(folder / ENVIRONMENT)
+    if fault:
+        unreadable.append(f"{folder / ENVIRONMENT}: not read: {fault}")
+    cases = about.get("cases")
+    order = {str(id_): place for place, id_ in enumerate(cases if isinstance(cases, list) else [])}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
         folder=folder,
         suite=str(about.get("suite", "?")),
         started=str(about.get("started", "?")),
-        environment=_read_json(folder / ENVIRONMENT) or {},
+        environment=environment,
         records=records,
         unreadable=unreadable,
     )
@@ -184,6 +191,26 @@ class Store:
         (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
         self.write_environment(environment)
         (self.folder / RUN).write_text(json.dumps(about, indent=1))
+
+
+def _read_environment(file: Path) -> tuple[dict[str, Any], str | None]:
+    """What is known of the machine, or nothing and why."""
+    if not file.exists():
+        return {}, None
+    content = _read_json(file)
+    fault = "it is cut short or is not JSON" if content is None else machine.fault_in(content)
+    return (content, None) if content is not None and fault is None else ({}, fault)
+
+
+def _which(file: Path, faults: dict[str, list[int]]) -> str:
+    """All lines of a file that are no records, in one line: `records.jsonl: not read: lines 3, 7-9: ...`."""
+    kinds = []
+    for why, numbers in faults.items():
+        runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+        ends = [(found[0][1], found[-1][1]) for found in (list(run) for _, run in runs)]
+        which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+        kinds.append(f"line{'s' * (len(numbers) > 1)} {which}: {why}")
+    return f"{file}: not read: {'; '.join(kinds)}"
 
 
 def _why(line: str, error: ValidationError) -> str:

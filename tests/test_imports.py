@@ -28,6 +28,8 @@ LAYERS = [
     {"gate_run"},
     {"pace", "report", "verify", "walk", "export", "listing", "profile", "train"},
     {"runner"},
+    {"measuring"},
+    {"api"},
     {"cli"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""

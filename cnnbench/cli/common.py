@@ -8,6 +8,7 @@ import typer
 from cnnbench.errors import InputError
 from cnnbench.units import parse_image_size
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
@@ -61,23 +62,12 @@ def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0)
     return ModelSpec(model=model, image_size=size, classes=classes, seed=seed)
 
 
-def parse(parser: Callable[[str], T], text: str, option: str) -> T:
+def parse(parser: Callable[[S], T], text: S, option: str) -> T:
     """What the parser makes of an option's value. Raises InputError, naming the option."""
     try:
         return parser(text)
     except ValueError as error:
         raise InputError(f"{option}: {error}") from None
-
-
-def select(all_cases: Any, only: list[str] | None) -> Any:
-    """The cases that fit any of the patterns of --only; all if none is given. Raises InputError if none fits."""
-    chosen = [case for case in all_cases if not only or any(case.matches(pattern) for pattern in only)]
-    if not chosen:
-        raise InputError(
-            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; "
-            f"{only} fits none of {len(all_cases)}"
-        )
-    return chosen
 
 
 def console() -> Any:

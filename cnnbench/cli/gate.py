@@ -4,12 +4,13 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, parse, select
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, parse
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
 from cnnbench.units import parse_duration, parse_percent
@@ -153,10 +154,11 @@ def _asked(
 ) -> "Asked":
     from cnnbench.gate_run import Asked, new_folder
     from cnnbench.machine import environment, usable_threads
+    from cnnbench.measuring import select
     from cnnbench.suite import load_suite
 
     loaded = load_suite(suite)
-    cases = select(loaded.cases, only)
+    cases = parse(partial(select, loaded.cases), only or [], "--only")
     about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
     seconds = parse(parse_duration, budget, "--budget")
     return Asked(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)

@@ -14,11 +14,54 @@ from cnnbench.report.tables import (
     machines_table,
     models_table,
     start_table,
+    witness_notes,
+    witnesses_table,
 )
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
 NONE = "–"
+WORDS = (
+    "model",
+    "workload",
+    "runtime",
+    "status",
+    "counts",
+    "input",
+    "case",
+    "run",
+    "machine",
+    "started",
+    "of",
+    "fact",
+    "value",
+)
+"""Columns of words, set to the left; figures are set to the right."""
+NUMBERS = {
+    "parameters": "params",
+    "MACs": "macs",
+    "top-1 %": "top1_percent",
+    "ONNX MB": "onnx_mb",
+    "export s": "export_s",
+    "p90 ms": "p90_ms",
+    "images/s": "images_per_s",
+    "vs eager": "speedup",
+    "peak MiB": "peak_mib",
+    "parity error": "parity_error",
+    "forward ms": "forward_ms",
+    "backward ms": "backward_ms",
+    "optimizer ms": "optimizer_ms",
+    "best": "best_batch",
+    "of batch 1": "of_batch_1",
+    "MiB per image": "mib_per_image",
+    "memory ends at": "memory_ends_at",
+    "import s": "import_s",
+    "load ms": "load_s",
+    "first call ms": "first_call_ms",
+    "pays back after": "pays_back_after_images",
+    "warm-up calls": "warmup_calls",
+}
+"""The column of the data that a column of figures is made from, where the two are not called alike."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +79,7 @@ class Table:
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records))]
+    tables = [_models(models_table(records)), _witnesses(witnesses_table(records), witness_notes(records))]
     for workload in WORKLOADS:
         data = cases_table(records, workload)
         if not data.empty:
@@ -55,10 +98,10 @@ def compare_tables(runs: list[Run]) -> list[Table]:
         for index, run in enumerate(runs):
             name = run.folder.name
             columns = zip(data[f"{name} ms"], data[f"{name} low"], data[f"{name} high"], strict=True)
-            cells[f"{name} ms"] = [_interval(*values) for values in columns]
+            cells[f"{name} ms"] = [interval_text(*values) for values in columns]
             if index:
                 ratio = f"{name} / {runs[0].folder.name}"
-                cells[ratio] = [NONE if _missing(value) else f"{value:.2f}" for value in data[ratio]]
+                cells[ratio] = [NONE if is_missing(value) else f"{value:.2f}" for value in data[ratio]]
     first = runs[0].folder.name
     return [
         Table("machines", "Machines", "One row per run.", machines.fillna(NONE), machines, []),
@@ -84,7 +127,7 @@ def _models(data: pd.DataFrame) -> Table:
                 "parameters": [f"{n:,}" for n in data["params"]],
                 "MACs": [format_count(n) for n in data["macs"]],
                 "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
-                "top-1 %": [NONE if _missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
+                "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
                 "ONNX MB": [_figure(value) for value in data["onnx_mb"]],
                 "export s": [_figure(value, 2) for value in data["export_s"]],
             }
@@ -98,14 +141,24 @@ def _models(data: pd.DataFrame) -> Table:
     return Table("models", "Models", caption, cells, data, [])
 
 
+def _witnesses(data: pd.DataFrame, notes: list[str]) -> Table:
+    cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
+    caption = (
+        "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
+        "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
+        "MACs are rounded to a million. All for one image."
+    )
+    return Table("witnesses", "Witnesses", caption, cells, data, notes)
+
+
 def _inference(data: pd.DataFrame) -> Table:
     cells, notes = _case_cells(data)
-    cells["parity error"] = [NONE if _missing(value) else f"{value:.0e}" for value in data["parity_error"]]
+    cells["parity error"] = [NONE if is_missing(value) else f"{value:.0e}" for value in data["parity_error"]]
     _last(cells, "status")
     caption = (
         "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
         "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
-        "those set side by side, the fastest first; overlapping intervals share one. Peak MiB: resident "
+        "those set side by side, the fastest first; overlapping intervals share one, marked =. Peak MiB: resident "
         "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
         "from float64, relative to the part of the output that depends on the image."
     )
@@ -137,9 +190,9 @@ def _batches(data: pd.DataFrame) -> Table:
                 "batches": data["batches"],
                 "best": [f"{batch:,}" for batch in data["best_batch"]],
                 "images/s": [_figure(value) for value in data["images_per_s"]],
-                "of batch 1": [NONE if _missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
+                "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
                 "MiB per image": [_figure(value) for value in data["mib_per_image"]],
-                "memory ends at": [NONE if _missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
+                "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
             }
         )
     caption = (
@@ -196,13 +249,13 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             "model": data["model"],
             "batch": data["batch"].astype(str),
             "runtime": list(data["how"]),
-            "ms": [_interval(*values) for values in intervals],
+            "ms": [interval_text(*values) for values in intervals],
             "p90 ms": [_figure(value) for value in data["p90_ms"]],
             "images/s": [_figure(value) for value in data["images_per_s"]],
-            "vs eager": [_ratio(*values) for values in ratios],
-            "rank": [NONE if _missing(value) else f"{value:.0f}" for value in data["rank"]],
-            "launches": [NONE if _missing(value) else f"{value:.0f}" for value in data["launches"]],
-            "peak MiB": [NONE if _missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
+            "vs eager": [ratio_text(*values) for values in ratios],
+            "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
+            "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
+            "peak MiB": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
             "status": statuses,
         }
     )
@@ -211,8 +264,13 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return cells, notes
 
 
+def _rank(value: float | None, tied: bool) -> str:
+    """`1`, or `1=` where others share it."""
+    return NONE if value is None or is_missing(value) else f"{value:.0f}{'=' if tied else ''}"
+
+
 def _images(value: float | None) -> str:
-    if value is None or _missing(value):
+    if value is None or is_missing(value):
         return NONE
     return "never" if math.isinf(value) else f"{value:,.0f} images"
 
@@ -221,19 +279,20 @@ def _last(cells: pd.DataFrame, column: str) -> None:
     cells[column] = cells.pop(column)
 
 
-def _missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
+    """Whether a cell of a data frame holds nothing."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
-    return NONE if value is None or _missing(value) else significant(value, digits)
+    return NONE if value is None or is_missing(value) else significant(value, digits)
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
     """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
-    if value is None or _missing(value):
+    if value is None or is_missing(value):
         return NONE
-    if low is None or high is None or _missing(low) or _missing(high):
+    if low is None or high is None or is_missing(low) or is_missing(high):
         return f"{significant(value, 2)} [?]"
     width = high - low
     digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
@@ -241,9 +300,10 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
     return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
 
 
-def _ratio(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or _missing(value):
+def ratio_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`×1.83 [1.79, 1.90]`."""
+    if value is None or is_missing(value):
         return NONE
-    if low is None or high is None or _missing(low) or _missing(high):
+    if low is None or high is None or is_missing(low) or is_missing(high):
         return f"×{value:.1f} [?]"
     return f"×{value:.2f} [{low:.2f}, {high:.2f}]"
