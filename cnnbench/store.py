@@ -42,6 +42,8 @@ class Run:
     started: str
     environment: dict[str, Any]
     records: dict[str, Record]
+    cases: list[str] = field(default_factory=list)
+    """Ids of all cases of the suite, recorded or not."""
     unreadable: list[str] = field(default_factory=list)
     """One line for each line of the file that is no record."""
 
@@ -72,7 +74,8 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records[record.id] = record
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
-    order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
+    cases = [str(id_) for id_ in about.get("cases", [])]
+    order = {id_: place for place, id_ in enumerate(cases)}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
         folder=folder,
@@ -80,6 +83,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         started=str(about.get("started", "?")),
         environment=_read_json(folder / ENVIRONMENT) or {},
         records=records,
+        cases=cases,
         unreadable=unreadable,
     )
 

@@ -20,6 +20,7 @@ COMMANDS = [
     "export",
     "report",
     "compare",
+    "convert",
     "doctor",
     "schema",
 ]

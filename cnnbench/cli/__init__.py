@@ -1,7 +1,8 @@
 """The command line: parse, call, exit code; nothing else.
 
-Exit codes: 0 all well; 1 `verify` found a disagreement; 2 bad input; 3 a case failed, is invalid or was not reached;
-130 interrupted. Heavy modules are imported inside the commands that need them, so that `--help` answers at once.
+Exit codes: 0 all well; 1 `verify` found a disagreement; 2 bad input; 3 a case failed, is invalid or was not reached, or
+an exact figure differs; 130 interrupted. Heavy modules are imported inside the commands that need them, so that
+`--help` answers at once.
 """
 
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import machine, models, profile, runs, train
+from cnnbench.cli import convert, machine, models, profile, runs, train
 from cnnbench.errors import CnnbenchError
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, models, train, profile, machine):
+for commands in (runs, convert, models, train, profile, machine):
     app.add_typer(commands.app)
 
 
