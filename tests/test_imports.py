@@ -24,7 +24,7 @@ LAYERS = [
     {"race", "store", "availability", "build"},
     {"pace", "report", "verify", "walk", "export", "listing", "profile", "train", "formats", "convert"},
     {"runner"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""
 
