@@ -114,6 +114,22 @@ class BuildStep(Frozen):
     optimizer: Optimizer
 
 
+class Describe(Frozen):
+    """Read an ONNX file."""
+
+    op: Literal["describe"] = "describe"
+    file: str
+
+
+class Described(Frozen):
+    """What it holds, whoever wrote it and where."""
+
+    operators: dict[str, int]
+    """Number of nodes by operator."""
+    content_bytes: int
+    """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
+
+
 class Preload(Frozen):
     """Import PyTorch, so that processes can be forked in which it is there."""
 
@@ -344,6 +360,7 @@ Request = (
     | Walk
     | Build
     | BuildStep
+    | Describe
     | Preload
     | Fork
     | Reap
@@ -364,6 +381,7 @@ Reply = (
     | Walked
     | ArtifactFacts
     | StepFacts
+    | Described
     | Forked
     | Reaped
     | Loaded

@@ -21,6 +21,7 @@ COMMANDS = [
     "report",
     "compare",
     "convert",
+    "gate",
     "doctor",
     "schema",
 ]

@@ -22,7 +22,7 @@ LAYERS = [
     {"artifact", "counts", "messages", "validity"},
     {"machine", "process", "template", "disturbance"},
     {"race", "store", "availability", "build"},
-    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train", "formats", "convert"},
+    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train", "formats", "convert", "expectation"},
     {"runner"},
     {"cli", "pytest_plugin"},
 ]
