@@ -174,12 +174,16 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
     by_model: dict[ModelSpec, list[Case]] = {}
     for case in suite.cases:
         by_model.setdefault(case.spec, []).append(case)
-    models, versions = {}, {}
+    models = {}
     for spec, cases in by_model.items():
         on_model(_name(spec))
         models[_name(spec)] = _figures(spec, cases)
-        versions = {name: artifact.library_versions().get(name, "none") for name in VERSIONS}
-    return Expectation(versions=versions, models=models)
+    return Expectation(versions=_versions(), models=models)
+
+
+def _versions() -> dict[str, str]:
+    """Without what tells a release's builds for different devices apart: `2.14.1` of `2.14.1+cu130`."""
+    return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
 
 
 def _name(spec: ModelSpec) -> str:

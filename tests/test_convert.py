@@ -245,6 +245,7 @@ def test_frames_hold_every_case_and_every_sample_that_counts(run: Path, name: st
     files, _ = convert(run, name, run / f"out.{name}")
     cases, samples = (pd.read_csv(file) if name == "csv" else pd.read_parquet(file) for file in files)
     assert list(cases["id"]) == [EAGER, ORT, FAILED, INVALID, UNAVAILABLE]
+    assert {"ms_low", "p99_ms", "images_per_s", "speedup", "peak_mib", "launches"} <= set(cases.columns)
     figures = cases.set_index("id")["ms"]
     assert figures[EAGER] == pytest.approx(13.65)
     assert figures[[FAILED, INVALID, UNAVAILABLE]].isna().all()

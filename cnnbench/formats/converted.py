@@ -44,12 +44,17 @@ def _over(batch: int, seconds: float | None) -> float | None:
     return None if seconds is None else batch / seconds
 
 
+def has_number(record: Record) -> bool:
+    """Whether it was measured, and its times may be compared."""
+    return record.status in MEASURED and record.measurement is not None and any(record.measurement.times())
+
+
 def measured(run: Run) -> list[Measured]:
     """The records of a run that have a number to convert, in the suite's order."""
     return [
         Measured(record, launch_estimate(record.measurement.times()))
         for record in run.records.values()
-        if record.status in MEASURED and record.measurement is not None and any(record.measurement.times())
+        if record.measurement is not None and has_number(record)
     ]
 
 

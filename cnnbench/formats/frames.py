@@ -8,7 +8,8 @@ from cnnbench.store import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-WORDS = ("model", "device", "runtime", "precision", "layout", "how", "batch", "status", "stopped", "reason", "id")
+AXES = ("id", "workload", "model", "batch", "device", "runtime", "precision", "layout", "how")
+WORDS = (*AXES, "status", "reason", "stopped")
 """Columns of the table of cases that are no measured figures."""
 
 
@@ -21,9 +22,8 @@ def cases(run: Run) -> "pd.DataFrame":
 
     records = list(run.records.values())
     frames = [cases_table(records, workload).assign(workload=workload) for workload in WORKLOADS]
-    filled = [frame.dropna(axis="columns", how="all") for frame in frames if len(frame)]
-    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=[*WORDS, "workload"])
-    figures = [column for column in table.columns if column not in (*WORDS, "workload")]
+    table = pd.DataFrame([row for frame in frames for row in frame.to_dict("records")])
+    figures = [column for column in table.columns if column not in WORDS]
     table.loc[~table["status"].isin(MEASURED), figures] = None
     first = ["id", "workload", "status", "reason"]
     return table[[*first, *(column for column in table.columns if column not in first)]]

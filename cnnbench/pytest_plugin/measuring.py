@@ -7,8 +7,9 @@ import pytest
 
 from cnnbench.case import Case
 from cnnbench.errors import CnnbenchError
+from cnnbench.formats.converted import has_number
 from cnnbench.machine import environment, usable_threads
-from cnnbench.record import MEASURED, Record
+from cnnbench.record import Record
 from cnnbench.runner import Observer, run_suite
 from cnnbench.store import Store, read_run
 from cnnbench.suite import Suite, case_of, suite_of
@@ -53,7 +54,7 @@ def end_test_without_number(case: Case, record: Record | None) -> None:
     """Skip the test of a case that this machine cannot run, and fail that of one that went wrong."""
     if record is None:
         pytest.fail(f"{case.id}: not reached within the budget; give it more time", pytrace=False)
-    if record.status not in MEASURED:
+    if not has_number(record):
         why = f"{record.id}: {record.status}: {'; '.join(record.reasons)}"
         if record.status == "unavailable":
             pytest.skip(why)

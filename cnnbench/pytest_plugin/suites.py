@@ -13,9 +13,9 @@ import pytest
 
 from cnnbench.case import Case
 from cnnbench.errors import CnnbenchError
-from cnnbench.formats.converted import extra_info, params_of
+from cnnbench.formats.converted import extra_info, has_number, params_of
 from cnnbench.pytest_plugin.measuring import end_test_without_number, measure
-from cnnbench.record import MEASURED, Record
+from cnnbench.record import Record
 from cnnbench.suite import Suite, load_suite
 from cnnbench.units import parse_duration
 
@@ -122,7 +122,7 @@ class CaseTest(pytest.Function):
 
 
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:
-    if record is None or record.status not in MEASURED or record.measurement is None:
+    if record is None or record.measurement is None or not has_number(record):
         benchmark.disabled = True  # then nothing of it is saved
         benchmark.pedantic(_nothing)
         end_test_without_number(case, record)
