@@ -14,6 +14,7 @@ from cnnbench.expectation import (
     ModelFigures,
     compare,
     expectation_file,
+    find_figures,
     parity_class,
     read_expectation,
 )
@@ -34,6 +35,9 @@ FIGURES = ModelFigures(
     inference=GraphFigures(operators={"Conv": 2, "Relu": 1}, content_bytes=1000, parity="float32"),
     step_peak_bytes={8: 4096},
 )
+
+
+OF_TRAINING = ("training", "step_peak_bytes")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_a_change_is_told_with_the_lines_that_the_file_would_need(suite: Path, c
     ("text", "message"),
     [
         (None, "there is no such file"),
-        ("models: 3", "Input should be a valid dictionary"),
+        ("models: {}", "versions: Field required"),
         ("models: {", "expected YAML"),
         ("", "its content"),
     ],
@@ -178,13 +182,19 @@ def test_a_graphs_size_does_not_tell_where_it_was_exported(tmp_path: Path) -> No
     assert found[0].content_bytes < model.ByteSize()
 
 
-def test_smoke_is_exactly_as_its_file_in_the_repository_says(cli: Cli) -> None:
-    """cnnbench gated by itself. Where the exporter is another, only what it cannot change counts."""
-    done = cli("gate", str(ROOT / "suites" / "smoke.yaml"), "--exact", timeout=600)
-    if "was made with other versions" in done.stdout:
-        assert not re.search(r"(?m)^\S+: (params|macs|disagreements|step_peak_bytes|\w+\.parity)", done.stdout)
-    else:
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_smoke_is_exactly_as_its_file_in_the_repository_says() -> None:
+    """cnnbench gated by itself; of the training steps, which take longer to prove, the smallest."""
+    suite = load_suite(str(ROOT / "suites" / "smoke.yaml"))
+    cases = tuple(case for case in suite.cases if case.workload == "inference" or case.spec.model == "lenet5")
+    expected = read_expectation(expectation_file(suite), suite.name)
+    found = find_figures(suite.model_copy(update={"cases": cases}))
+    left_out = tuple(f"{model}: {figure}" for model in found.models if model != "lenet5" for figure in OF_TRAINING)
+    differences = [str(each) for each in compare(expected.models, found.models)]
+    differences = [each for each in differences if not each.startswith(left_out)]
+    if found.versions != expected.versions:  # another exporter may write other graphs
+        differences = [each for each in differences if not re.search(r"operators|content_bytes", each)]
+    assert differences == []
+    assert found.models["lenet5"].training is not None
 
 
 @pytest.mark.parametrize("name", ["smoke", "classic"])
