@@ -4,13 +4,26 @@ import shutil
 from pathlib import Path
 
 from cnnbench import artifact, machine
-from cnnbench.case import ModelSpec
-from cnnbench.messages import TIMED_OPTIMIZER, Build, BuildStep, Optimizer
+from cnnbench.case import Case, ModelSpec
+from cnnbench.messages import (
+    TIMED_OPTIMIZER,
+    Build,
+    BuildStep,
+    Describe,
+    Described,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Optimizer,
+)
 from cnnbench.process import HERE, Interpreter, Worker
-from cnnbench.record import ArtifactFacts, StepFacts
+from cnnbench.record import ArtifactFacts, Parity, StepFacts
 
 LIMIT_S = 600.0
 """The longest that building one artifact may take."""
+LARGEST_BATCH = 3
+"""Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
 def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
@@ -70,6 +83,21 @@ def export_step(
         return worker.ask(
             BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
         )
+
+
+def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:
+    """The parity of the artifact's graph in ONNX Runtime on the CPU, at batches of 1, 2 and 3. Raises WorkerError."""
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=LARGEST_BATCH)
+    threads = machine.usable_threads()
+    with Worker(log, threads, LIMIT_S) as worker:
+        worker.ask(Load(case=case, threads=threads), Loaded)
+        return worker.ask(Open(case=case, folder=str(folder)), Opened).parity
+
+
+def describe_graph(file: Path, log: Path) -> Described:
+    """What an ONNX file holds. Raises WorkerError."""
+    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+        return worker.ask(Describe(file=str(file)), Described)
 
 
 def forget_artifact(spec: ModelSpec, run_id: str) -> None:

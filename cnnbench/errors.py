@@ -6,6 +6,7 @@ CnnbenchError            exit code 2 unless said otherwise; shown as one line, n
 │   ├── ShapeError       an image that a network cannot take; names the layer
 │   │   └── TooSmall     nothing would be left of it
 │   └── ModelError       a user's model that raises, or is not a torch module
+├── ExpectationError    a file of expected figures that is missing or cannot be read; exit code 3
 ├── RunFolderError       a run's folder that is missing, busy, damaged, or belongs to another suite
 └── WorkerError          a child process that could not do its work: becomes a `failed` record
     ├── WorkerCrashed    it died: the signal or exit code, and its last words
@@ -42,6 +43,12 @@ class TooSmall(ShapeError):
 
 class ModelError(InputError):
     """A model that cannot be built or run: its code raises, or what it returns is no torch module."""
+
+
+class ExpectationError(CnnbenchError):
+    """A file of expected figures that is missing or cannot be read: nothing was found right."""
+
+    exit_code = 3
 
 
 class RunFolderError(CnnbenchError):

@@ -5,16 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from cnnbench import artifact, machine
-from cnnbench.build import LIMIT_S, build_artifact, export_step, find_artifact, forget_artifact
-from cnnbench.case import Case, Frozen, ModelSpec
+from cnnbench import artifact
+from cnnbench.build import build_artifact, export_step, find_artifact, forget_artifact, prove_graph
+from cnnbench.case import Frozen, ModelSpec
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.messages import Load, Loaded, Open, Opened, Optimizer
-from cnnbench.process import Worker
+from cnnbench.messages import Optimizer
 from cnnbench.record import Parity
-
-LARGEST_BATCH = 3
-"""Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
 class Exported(Frozen):
@@ -102,14 +98,16 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     one that cannot be exported or whose graph computes something else.
     """
     _check_place(out)
-    threads, run_id = machine.usable_threads(), uuid4().hex
+    run_id = uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as logs:
         try:
             facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log")
             if facts.onnx_error is not None or facts.onnx_bytes is None:
                 raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
             folder = artifact.folder_of(spec, facts.key)
-            parity = _prove(spec, folder, threads, Path(logs) / "prove.log")
+            parity = prove_graph(spec, folder, Path(logs) / "prove.log")
+            for each in parity:
+                _check(spec, each, "of the signal")
             try:
                 for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
                     shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))
@@ -125,14 +123,3 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         seconds=facts.seconds,
         parity=parity,
     )
-
-
-def _prove(spec: ModelSpec, folder: Path, threads: int, log: Path) -> list[Parity]:
-    """The graph's parity at batches of 1, 2 and 3. Raises WorkerError if one fails."""
-    case = Case(spec=spec, workload="inference", runtime="ort", batch=LARGEST_BATCH)
-    with Worker(log, threads, LIMIT_S) as worker:
-        worker.ask(Load(case=case, threads=threads), Loaded)
-        opened = worker.ask(Open(case=case, folder=str(folder)), Opened)
-    for parity in opened.parity:
-        _check(spec, parity, "of the signal")
-    return opened.parity

@@ -116,6 +116,22 @@ class BuildStep(Frozen):
     optimizer: Optimizer
 
 
+class Describe(Frozen):
+    """Read an ONNX file."""
+
+    op: Literal["describe"] = "describe"
+    file: str
+
+
+class Described(Frozen):
+    """What it holds, whoever wrote it and where."""
+
+    operators: dict[str, int]
+    """Number of nodes by operator."""
+    content_bytes: int
+    """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
+
+
 class Preload(Frozen):
     """Import PyTorch, so that processes can be forked in which it is there."""
 
@@ -348,6 +364,7 @@ Request = (
     | Walk
     | Build
     | BuildStep
+    | Describe
     | Preload
     | Fork
     | Reap
@@ -368,6 +385,7 @@ Reply = (
     | Walked
     | ArtifactFacts
     | StepFacts
+    | Described
     | Forked
     | Reaped
     | Loaded

@@ -44,6 +44,8 @@ class Run:
     started: str
     environment: dict[str, Any]
     records: dict[str, Record]
+    cases: list[str] = field(default_factory=list)
+    """Ids of all cases of the suite, recorded or not."""
     unreadable: list[str] = field(default_factory=list)
     """One line for each file that is damaged or too new: which lines of it could not be read, and why."""
 
@@ -78,8 +80,9 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     environment, fault = _read_environment(folder / ENVIRONMENT)
     if fault:
         unreadable.append(f"{folder / ENVIRONMENT}: not read: {fault}")
-    cases = about.get("cases")
-    order = {str(id_): place for place, id_ in enumerate(cases if isinstance(cases, list) else [])}
+    listed = about.get("cases")
+    cases = [str(id_) for id_ in listed] if isinstance(listed, list) else []
+    order = {id_: place for place, id_ in enumerate(cases)}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
         folder=folder,
@@ -87,6 +90,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         started=str(about.get("started", "?")),
         environment=environment,
         records=records,
+        cases=cases,
         unreadable=unreadable,
     )
 

@@ -1,17 +1,34 @@
 """A suite: a YAML file that expands to cases."""
 
 import json
+import re
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from pydantic import ValidationError
+
 from cnnbench.archs import catalogue
 from cnnbench.case import Case, Frozen, ModelSpec, Workload
-from cnnbench.errors import ShapeError, SuiteError, unknown
+from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.suite_file import BUILT_IN, Settings, SuiteFile, parse
+from cnnbench.units import parse_image_size
 from cnnbench.yaml_source import YamlSource, read_yaml
 
 T = TypeVar("T")
+
+EXPECTATION = ".expect.yaml"
+"""Ends the name of the file beside a suite that holds its exact figures."""
+ROOM_S = 60.0
+"""For building a model's artifact and starting its workers, where a suite is made of single cases."""
+
+_ID = re.compile(
+    r"(?P<model>.+?)(@(?P<size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
+    r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
+)
+"""A case's id, as `Case.id` writes it."""
 
 
 class Suite(Frozen):
@@ -43,12 +60,57 @@ def load_suite(name_or_path: str) -> Suite:
     return _expand(source, parse(source))
 
 
+def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> Suite:
+    """A suite of given cases, each measured for so long in each launch; its own budget is as large as they need."""
+    spans = {case.id: case_budget_s for case in cases}
+    return Suite(
+        name="cases",
+        description="Cases given one by one.",
+        path=Path("cases.yaml"),
+        text="".join(f"# {id_}\n" for id_ in spans),
+        budget_s=len(spans) * launches * (case_budget_s + ROOM_S),
+        limit_s=SuiteFile.model_fields["limit"].default,
+        cases=tuple({case.id: case for case in cases}.values()),
+        case_budgets_s=spans,
+        launches=launches,
+    )
+
+
+def case_of(id_: str) -> Case:
+    """The case that an id such as `resnet18/inference/ort/cpu/fp32/b8` names. Raises InputError."""
+    match = _ID.fullmatch(id_)
+    if match is None:
+        raise InputError(f"expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
+    said = match.groupdict()
+    size = parse_image_size(said["size"]) if said["size"] else None
+    arch = catalogue.find(said["model"])
+    classes = int(said["classes"]) if said["classes"] else (arch.classes if arch else None)
+    try:
+        catalogue.check_name(said["model"])
+        spec = ModelSpec(
+            model=said["model"],
+            image_size=catalogue.full_size(said["model"], size),
+            classes=classes,
+            seed=int(said["seed"] or 0),
+        )
+        if arch:
+            arch.network(spec.image_size, spec.classes)
+        axes = {key: said[key] for key in ("workload", "runtime", "device", "precision", "batch", "threads")}
+        return Case.model_validate({"spec": spec, **axes, "layout": said["layout"] or "nchw"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{id_}: {first['loc'][-1]}: {first['msg']}; got {first['input']!r}") from None
+    except ValueError as error:
+        raise InputError(f"{id_}: {error}") from None
+
+
 def bundled_suites() -> dict[str, Path]:
     """The suites that come with cnnbench: in the package where it is installed, beside it in a checkout."""
     package = Path(__file__).parent
     for folder in (package / "suites", package.parent / "suites"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+            files = sorted(path for path in folder.glob("*.yaml") if not path.name.endswith(EXPECTATION))
+            return {path.stem: path for path in files}
     return {}
 
 

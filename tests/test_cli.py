@@ -20,6 +20,8 @@ COMMANDS = [
     "export",
     "report",
     "compare",
+    "convert",
+    "gate",
     "doctor",
     "schema",
 ]

@@ -26,7 +26,7 @@ LAYERS = [
     {"pairs"},
     {"explain", "calibration", "baseline"},
     {"gate_run"},
-    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train"},
+    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train", "formats", "convert", "expectation"},
     {"runner"},
     {"measuring"},
     {"api"},

@@ -1,8 +1,8 @@
 """The command line: parse, call, exit code; nothing else.
 
 Exit codes: 0 all well; 1 `gate` confirmed a regression, or `verify` found a disagreement; 2 bad input; 3 a case failed,
-is invalid, wrong or missing, or was not reached; 4 `gate --strict` could not tell; 130 interrupted. Heavy modules are
-imported inside the commands that need them, so that `--help` answers at once.
+is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 130
+interrupted. Heavy modules are imported inside the commands that need them, so that `--help` answers at once.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import gate, machine, models, profile, runs, train
+from cnnbench.cli import convert, gate, machine, models, profile, runs, train
 from cnnbench.errors import CnnbenchError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, gate, models, train, profile, machine):
+for commands in (runs, gate, convert, models, train, profile, machine):
     app.add_typer(commands.app)
 
 

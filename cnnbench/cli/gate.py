@@ -53,6 +53,13 @@ def gate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="A case that cannot be run in one arm fails nothing.")
     ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare what no noise touches: counts, graphs, the memory formula.")
+    ] = False,
+    expect: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --exact: the figures; SUITE.expect.yaml if not given.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="With --exact: write the figures into the file.")] = False,
     calibration: CalibrationFile = None,
     seed: Seed = 0,
     out: Out = None,
@@ -61,8 +68,9 @@ def gate(
 
     Exit codes: 0 no confirmed regression; 1 a confirmed regression; 2 bad input; 3 a case is missing or wrong, or
     nothing was measured; 4 inconclusive, with --strict; 130 interrupted. With --inject: 0 if the slowdown was seen in
-    every case, else 3.
+    every case, else 3. With --exact: 0, or 3 if a figure differs.
 
+    Example: cnnbench gate suites/smoke.yaml --exact
     Example: cnnbench gate suites/smoke.yaml --base main --head .
     Example: cnnbench gate suites/smoke.yaml --base old/bin/python --head new/bin/python --only '*/inference/*'
     Example: cnnbench gate suites/smoke.yaml --inject 5%
@@ -73,6 +81,11 @@ def gate(
     from cnnbench.judge import Rule
     from cnnbench.report.terminal import Ticker
 
+    if exact:
+        _exact(suite, expect, update=update)
+        return
+    if expect or update:
+        raise InputError("--expect, --update: expected them with --exact; got them without")
     slowdown = parse(parse_percent, inject, "--inject") if inject else 0.0
     rule = Rule(margin=parse(parse_percent, margin, "--margin"))
     if base and baseline:
@@ -196,6 +209,27 @@ def _against(
     (asked.folder / SUMMARY).write_text(verdicts.baseline_summary(table, baseline), encoding="utf-8")
     print_tables(console(), [table])
     return exit_code(judged, strict=strict, allow_missing=allow_missing)
+
+
+def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
+    """Print what differs and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
+    from cnnbench import expectation
+    from cnnbench.report.exact import lines
+    from cnnbench.suite import load_suite
+
+    def doing(model: str) -> None:
+        typer.echo(f"{model}: building, counting, exporting and proving", err=True)
+
+    loaded = load_suite(suite)
+    file = expect or expectation.expectation_file(loaded)
+    if update:
+        expectation.write_expectation(file, loaded.name, expectation.find_figures(loaded, doing))
+        typer.echo(f"written: {file}")
+        return
+    report = expectation.check_exact(loaded, file, doing)
+    typer.echo("\n".join(lines(report, f"cnnbench gate {suite} --exact")))
+    if report.differences:
+        raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from cnnbench.messages import (
     Close,
     Closed,
     Count,
+    Describe,
     Evaluate,
     Failure,
     Fork,
@@ -140,6 +141,10 @@ class Worker:
                 from cnnbench.worker.step import build_step
 
                 return build_step(request)
+            case Describe():
+                from cnnbench.worker.graph_file import describe
+
+                return describe(Path(request.file))
             case Preload():
                 import_s = preload()
                 forking.check_can_fork()

@@ -1,0 +1,38 @@
+"""What an ONNX file holds, apart from where and by which build of a library it was written. No torch."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+
+from cnnbench.messages import Described
+
+UNBOUND = ("doc_string", "metadata_props")
+"""Fields for people and tools: torch's exporter writes the paths of source files into them."""
+
+
+def describe(file: Path) -> Described:
+    """Operators by type, and the size without what names the place that it was written at.
+
+    Weights in a second file count by their length. The producer's version is left out too, because builds of one
+    release for other devices have longer ones.
+    """
+    model = onnx.load(str(file), load_external_data=False)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
+    graph = model.graph
+    values = (graph.input, graph.output, graph.value_info, graph.initializer)
+    _strip([model, graph, *nodes, *model.functions, *(value for several in values for value in several)])
+    model.ClearField("producer_version")
+    external = sum(
+        int(entry.value) for tensor in graph.initializer for entry in tensor.external_data if entry.key == "length"
+    )
+    return Described(operators=dict(operators), content_bytes=model.ByteSize() + external)
+
+
+def _strip(messages: Iterable[object]) -> None:
+    for message in messages:
+        for field in UNBOUND:
+            if field in message.DESCRIPTOR.fields_by_name:  # type: ignore[attr-defined]
+                message.ClearField(field)  # type: ignore[attr-defined]

@@ -1,0 +1,209 @@
+"""The exact gate: figures that no noise touches, against a file that is kept with the code."""
+
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+import yaml
+
+from cnnbench.expectation import (
+    Difference,
+    Expectation,
+    GraphFigures,
+    ModelFigures,
+    compare,
+    expectation_file,
+    find_figures,
+    parity_class,
+    read_expectation,
+)
+from cnnbench.record import Parity
+from cnnbench.suite import bundled_suites, load_suite
+from cnnbench.worker.graph_file import describe
+from tests.conftest import ROOT, Cli, write_suite
+
+SUITE = """
+name: mine
+defaults: {batches: {inference: [1], training: [4, 8]}, runtimes: [eager, ort]}
+models: [lenet5, simple_cnn]
+"""
+
+FIGURES = ModelFigures(
+    params=10,
+    macs=200,
+    inference=GraphFigures(operators={"Conv": 2, "Relu": 1}, content_bytes=1000, parity="float32"),
+    step_peak_bytes={8: 4096},
+)
+
+
+OF_TRAINING = ("training", "step_peak_bytes")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a suite and its expectation, written once by the command line."""
+    return tmp_path_factory.mktemp("expected")
+
+
+@pytest.fixture
+def suite(written: Path, cli: Cli) -> Path:
+    """The suite's file; its expectation stands beside it."""
+    file = Path(write_suite(written, SUITE))
+    if not expectation_file(load_suite(str(file))).exists():
+        done = cli("gate", str(file), "--exact", "--update")
+        assert done.returncode == 0, done.stderr
+        assert "lenet5: building" in done.stderr  # it takes a while, so it tells
+    return file
+
+
+def test_what_has_not_changed_passes(suite: Path, cli: Cli) -> None:
+    done = cli("gate", str(suite), "--exact")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"2 models are exactly as {suite.with_suffix('.expect.yaml')} says\n",
+    )
+
+
+def test_the_file_holds_every_exact_figure_sorted(suite: Path) -> None:
+    text = suite.with_suffix(".expect.yaml").read_text()
+    content = yaml.safe_load(text)
+    lenet = content["models"]["lenet5"]
+    assert (lenet["params"], lenet["macs"], lenet["disagreements"]) == (44_426, 281_640, [])
+    assert lenet["inference"]["operators"]["Conv"] == 2
+    assert lenet["inference"]["operators"]["Gemm"] == 3
+    assert lenet["inference"]["parity"] == "float32"
+    assert lenet["training"]["operators"]["Conv"] > 2  # of the step, backwards too
+    assert set(lenet["step_peak_bytes"]) == {4, 8}
+    assert set(content["versions"]) == {"onnx", "onnxscript", "torch", "torchvision"}
+    assert yaml.safe_dump(content, sort_keys=True, width=120) == re.sub(r"(?m)^#.*\n", "", text)
+
+
+def test_a_change_is_told_with_the_lines_that_the_file_would_need(suite: Path, cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other.expect.yaml"
+    content = yaml.safe_load(suite.with_suffix(".expect.yaml").read_text())
+    content["models"]["lenet5"]["params"] -= 426
+    content["models"]["lenet5"]["inference"]["operators"] |= {"Conv": 1, "Sigmoid": 4}
+    content["versions"]["torch"] = "1.0"
+    other.write_text(yaml.safe_dump(content))
+    done = cli("gate", str(suite), "--exact", "--expect", str(other))
+    assert done.returncode == 3
+    assert "lenet5: params: expected 44,000, found 44,426 (+0.97%)" in done.stdout
+    assert "lenet5: inference.operators.Conv: expected 1, found 2 (+100.00%)" in done.stdout
+    assert "lenet5: inference.operators.Sigmoid: expected 4, found none" in done.stdout
+    assert "torch 1.0 then, " in done.stdout
+    assert "an exporter of another version may write other operators" in done.stdout
+    assert "3 figures of 1 of 2 models differ" in done.stdout
+    assert "--exact --update" in done.stdout
+    lines = done.stdout.partition("its lines would be:\n")[2].partition("if this is meant")[0]
+    (model,) = yaml.safe_load(lines)["models"].items()
+    assert model == ("lenet5", yaml.safe_load(suite.with_suffix(".expect.yaml").read_text())["models"]["lenet5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("models: {}", "versions: Field required"),
+        ("models: {", "expected YAML"),
+        ("", "its content"),
+    ],
+)
+def test_a_file_that_is_missing_or_unreadable_is_no_pass(home: Path, cli: Cli, text: str | None, message: str) -> None:
+    suite = write_suite(home, SUITE)
+    if text is not None:
+        (home / "suite.expect.yaml").write_text(text)
+    done = cli("gate", suite, "--exact")
+    assert done.returncode == 3
+    assert message in done.stderr
+    assert "--exact --update` writes it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_figure_that_changes_is_a_difference() -> None:
+    assert list(compare({"a": FIGURES}, {"a": FIGURES})) == []
+    graph = FIGURES.inference
+    assert graph is not None
+    changes = {
+        "params": FIGURES.model_copy(update={"params": 11}),
+        "macs": FIGURES.model_copy(update={"macs": 199}),
+        "disagreements": FIGURES.model_copy(update={"disagreements": ["conv1: 2 by formula, 3 by onnx"]}),
+        "step_peak_bytes.8": FIGURES.model_copy(update={"step_peak_bytes": {8: 4097}}),
+        "inference.operators.Relu": FIGURES.model_copy(
+            update={"inference": graph.model_copy(update={"operators": {"Conv": 2}})}
+        ),
+        "inference.content_bytes": FIGURES.model_copy(
+            update={"inference": graph.model_copy(update={"content_bytes": 1001})}
+        ),
+        "inference.parity": FIGURES.model_copy(update={"inference": graph.model_copy(update={"parity": "coarse"})}),
+    }
+    for figure, changed in changes.items():
+        assert [difference.figure for difference in compare({"a": FIGURES}, {"a": changed})] == [figure]
+
+
+def test_a_model_that_one_side_lacks_is_a_difference() -> None:
+    gone, new = compare({"a": FIGURES}, {"b": FIGURES})
+    assert str(gone) == "a: expected its figures, found none"
+    assert str(new) == "b: expected none, found its figures"
+    assert str(Difference("a", "macs", 200, 100)) == "a: macs: expected 200, found 100 (-50.00%)"
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([1e-7, 9.9e-6], "float32"),
+        ([1e-7, 1.1e-5], "coarse"),  # beyond the limit
+        ([9e-3], "coarse"),
+        ([1.1e-2], "wrong"),
+        ([1e-7, None], "wrong"),
+    ],
+)
+def test_the_class_is_that_of_the_worst_parity(errors: list[float | None], expected: str) -> None:
+    assert parity_class([Parity(what="ort", error=error, limit=1e-5) for error in errors]) == expected
+
+
+def test_an_output_that_ignores_its_input_is_wrong_however_wide_the_limit() -> None:
+    assert parity_class([Parity(what="ort", error=0.9, limit=1e-2)]) == "wrong"
+
+
+def test_a_graphs_size_does_not_tell_where_it_was_exported(tmp_path: Path) -> None:
+    """torch's exporter writes the paths of source files into each node, and its own version into the file."""
+    found = []
+    for place, version in (("/a", "2.14"), ("/a/much/longer/path", "2.14+cu130")):
+        node = onnx.helper.make_node("Relu", ["x"], ["y"], doc_string=place)
+        node.metadata_props.add(key="stack_trace", value=f"{place}/model.py")
+        x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+        model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y]))
+        model.producer_version = version
+        onnx.save(model, tmp_path / "graph.onnx")
+        found.append(describe(tmp_path / "graph.onnx"))
+    assert found[0] == found[1]
+    assert found[0].operators == {"Relu": 1}
+    assert found[0].content_bytes < model.ByteSize()
+
+
+def test_smoke_is_exactly_as_its_file_in_the_repository_says() -> None:
+    """cnnbench gated by itself; of the training steps, which take longer to prove, the smallest."""
+    suite = load_suite(str(ROOT / "suites" / "smoke.yaml"))
+    cases = tuple(case for case in suite.cases if case.workload == "inference" or case.spec.model == "lenet5")
+    expected = read_expectation(expectation_file(suite), suite.name)
+    found = find_figures(suite.model_copy(update={"cases": cases}))
+    left_out = tuple(f"{model}: {figure}" for model in found.models if model != "lenet5" for figure in OF_TRAINING)
+    differences = [str(each) for each in compare(expected.models, found.models)]
+    differences = [each for each in differences if not each.startswith(left_out)]
+    if found.versions != expected.versions:  # another exporter may write other graphs
+        differences = [each for each in differences if not re.search(r"operators|content_bytes", each)]
+    assert differences == []
+    assert found.models["lenet5"].training is not None
+
+
+@pytest.mark.parametrize("name", ["smoke", "classic"])
+def test_the_repositorys_files_are_of_the_models_that_the_suites_have(name: str) -> None:
+    suite = load_suite(name)
+    expected = read_expectation(expectation_file(suite), name)
+    assert isinstance(expected, Expectation)
+    assert set(expected.models) == {case.spec.label for case in suite.cases}
+
+
+def test_an_expectation_is_no_suite() -> None:
+    assert not any("expect" in name for name in bundled_suites())
