@@ -64,7 +64,7 @@ class Arm:
 
     def about(self) -> dict[str, str]:
         """What may make its times differ from another arm's, by name."""
-        own = {"python": self.python, "interpreter": self.interpreter.python, "revision": self.source}
+        own = {"python": self.python, "interpreter": self.interpreter.python, "revision": self.source or "this"}
         return {**own, **self.toolchain.versions, **{key: str(value) for key, value in self.settings.items()}}
 
 

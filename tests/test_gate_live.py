@@ -1,5 +1,6 @@
 """The gate with real workers: slowdowns are seen, revisions and interpreters are arms, Ctrl-C keeps pairs."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from cnnbench import machine
 from cnnbench.arms import open_arms
 from cnnbench.errors import InputError
+from cnnbench.explain import explain
 from cnnbench.gate_run import Asked, Gated, measure_gate, open_pairs, read_pairs
 from cnnbench.judge import Rule
 from cnnbench.suite import load_suite
@@ -114,6 +116,31 @@ def test_revisions_with_other_outputs_or_without_the_model_are_told_and_not_time
     assert judged.reason.startswith(reason)
     assert found.result.exit_code() == 3
     assert all(not pair.launches for pair in read_pairs(found.folder))
+
+
+def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository: Path) -> None:
+    suite, summary = suite_of(tmp_path, "gate_nets:build", ", image_size: 16"), tmp_path / "summary.md"
+    command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", "first", "--head", "doubled"]
+    environment = os.environ | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "::error title=cnnbench wrong::gate_nets:build" in done.stdout
+    assert summary.read_text().startswith("# 1 wrong; ")
+    (written,) = (repository / "runs").glob("gate-tiny-*/summary.md")
+    assert written.read_text() == summary.read_text()
+
+
+def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> None:
+    loaded = load_suite(str(suite_of(tmp_path)))
+    with open_arms("runtime=ort", "runtime=eager") as (base, head):
+        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        with open_pairs(asked, Watch()) as (pairs, duels, _):
+            assert pairs.measure(duels[0], "screen", ["base", "head"], 0, 1.0).logs["head"] > 0
+            found = explain(duels[0], pairs)
+    assert found.differences[0] == "runtime: ort in base, eager in head"
+    assert {layer.name for layer in found.layers} & {"conv1", "conv2", "fc1", "fc2", "fc3"}
+    assert found.call_s is not None
+    assert found.call_s[1] > found.call_s[0]
 
 
 def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own_model(

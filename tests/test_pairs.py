@@ -1,0 +1,96 @@
+"""What is made of two launches: the median round's ratio, from the rounds that nothing disturbed."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from cnnbench.pairs import Pair, Rounds
+from cnnbench.record import Launch
+from cnnbench.worker import measure
+from tests.records import measurement
+
+
+def launch(times: list[float], disturbed: tuple[int, ...] = (), samples: int = 2, **changes: Any) -> Launch:
+    """One turn a value; the turns of those places were disturbed."""
+    made = measurement(times, samples=samples).launches[0]
+    turns = [
+        turn.model_copy(update={"disturbed": ["others used 90 % of the CPUs"] if place in disturbed else []})
+        for place, turn in enumerate(made.turns)
+    ]
+    return made.model_copy(update={"turns": turns, **changes})
+
+
+def test_what_slows_a_round_down_for_both_cancels() -> None:
+    slow_rounds = [1.0, 3.0, 1.0, 2.0, 1.0, 1.5, 1.0]
+    rounds = Rounds.of(launch([0.010 * f for f in slow_rounds]), launch([0.011 * f for f in slow_rounds]))
+    assert rounds.log_ratio == pytest.approx(math.log(1.1))
+    assert not rounds.disturbed
+
+
+def test_times_are_of_one_call_however_many_a_sample_holds() -> None:
+    base = launch([0.010] * 6, calls_per_sample=1)
+    head = launch([0.040] * 6, calls_per_sample=4)
+    assert Rounds.of(base, head).log_ratio == pytest.approx(0.0)
+
+
+def test_disturbed_rounds_are_left_out_of_both_by_what_counters_say() -> None:
+    base = launch([0.010] * 8, disturbed=(0,))
+    head = launch([0.5, 0.5, *[0.010] * 6], disturbed=(1,))
+    rounds = Rounds.of(base, head)
+    assert (len(rounds.ratios), rounds.disturbed) == (6, False)
+    assert rounds.log_ratio == pytest.approx(0.0)
+    few = Rounds.of(launch([0.010] * 8, disturbed=(0, 1, 2)), head)
+    assert (len(few.ratios), few.disturbed) == (8, True)
+
+
+def test_a_round_that_one_arm_did_not_reach_is_not_compared() -> None:
+    assert len(Rounds.of(launch([0.01] * 9), launch([0.01] * 7)).ratios) == 7
+
+
+def test_more_samples_or_another_order_of_them_inside_turns_change_nothing() -> None:
+    rng = random.Random(1)
+    times = [0.01 * rng.lognormvariate(0, 0.1) for _ in range(20)]
+    base, head = launch(times), launch([1.03 * time_s for time_s in times])
+    more = launch([1.03 * time_s for time_s in times], samples=200)
+    assert Rounds.of(base, more).ratios == pytest.approx(Rounds.of(base, head).ratios)
+    shuffled = [
+        turn.model_copy(
+            update={"seconds": {"forward": rng.sample(turn.seconds["forward"], len(turn.seconds["forward"]))}}
+        )
+        for turn in more.turns
+    ]
+    assert Rounds.of(base, more.model_copy(update={"turns": shuffled})).ratios == Rounds.of(base, more).ratios
+
+
+def test_a_ratio_that_drifts_or_has_two_modes_is_unsteady_and_drift_of_both_is_not() -> None:
+    rising = [0.01 * (1 + 0.02 * turn) for turn in range(20)]
+    flat = [0.01] * 20
+    assert not Rounds.of(launch(rising), launch(rising)).is_unsteady
+    assert Rounds.of(launch(flat), launch(rising)).is_unsteady
+    assert Rounds.of(launch(flat), launch([0.01, 0.013] * 10)).is_unsteady
+
+
+def test_a_pair_without_base_has_times_and_no_ratio() -> None:
+    paired = Pair(duel="a", stage="screen", number=0, order=["head"], launches={"head": launch([0.01] * 6)}).paired()
+    assert (dict(paired.logs), paired.call_s["head"], paired.disturbed) == ({}, pytest.approx(0.01), False)
+
+
+def test_a_slowdown_that_is_made_on_purpose_is_that_share_of_each_calls_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that goes on by a millisecond whenever it is read."""
+    now = 0.0
+
+    def read() -> float:
+        nonlocal now
+        now += 0.001
+        return now
+
+    def work() -> None:
+        nonlocal now
+        now += 10.0
+
+    monkeypatch.setattr("time.perf_counter", read)
+    phases = measure.slowed({"forward": work}, 0.5)
+    phases["forward"]()
+    assert now == pytest.approx(15.0, abs=0.01)
