@@ -93,6 +93,18 @@ def usable_threads() -> int:
     return max(1, min(physical_cores(), math.floor(quota) if quota else physical_cores()))
 
 
+def memory_bytes() -> int:
+    """Of the whole machine."""
+    return int(psutil.virtual_memory().total)
+
+
+def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Of the largest cache that the first core can use; 0 where the system does not tell."""
+    sizes = [_read(str(size)) or "" for size in caches.glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
+
+
 def git_commit(folder: Path) -> str | None:
     """The commit of the repository around a folder, with `-dirty` where files differ; None outside one."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")

@@ -4,6 +4,8 @@ suite.yaml         the suite as it was run
 run.json           the suite's name, digest and cases, when the run began
 environment.json   the machine and its software at the start
 records.jsonl      one record per case and line; of two records of one case the later counts
+ceilings.json      what the machine reached at its best, by device and number of threads, where it was measured
+profiles.jsonl     where the time of a model's call goes, one model a line, where it was profiled
 logs/              what the workers' libraries printed
 """
 
@@ -19,7 +21,9 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from cnnbench.ceilings import Ceilings, read_ceilings
 from cnnbench.errors import RunFolderError
+from cnnbench.layer_profile import ModelProfile, read_profiles
 from cnnbench.record import SCHEMA_VERSION, Record
 from cnnbench.suite import Suite
 
@@ -43,7 +47,11 @@ class Run:
     environment: dict[str, Any]
     records: dict[str, Record]
     unreadable: list[str] = field(default_factory=list)
-    """One line for each line of the file that is no record."""
+    """One line for each line of a file that could not be read."""
+    ceilings: list[Ceilings] = field(default_factory=list)
+    """By device and number of threads; none where they were not measured."""
+    profiles: list[ModelProfile] = field(default_factory=list)
+    """By model, batch and number of threads; none where they were not made."""
 
 
 def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
@@ -72,6 +80,12 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records[record.id] = record
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
+    ceilings: list[Ceilings] = []
+    try:
+        ceilings = read_ceilings(folder)
+    except RunFolderError as error:
+        unreadable.append(str(error))
+    profiles, lines_of_none = read_profiles(folder)
     order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
@@ -80,7 +94,9 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         started=str(about.get("started", "?")),
         environment=_read_json(folder / ENVIRONMENT) or {},
         records=records,
-        unreadable=unreadable,
+        unreadable=unreadable + lines_of_none,
+        ceilings=ceilings,
+        profiles=profiles,
     )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cnnbench.archs.layers import spelled
-from cnnbench.profile import LEAST_SHARE, NOTE, RUNTIMES, ModelProfile, Row
+from cnnbench.layer_profile import LEAST_SHARE, ModelProfile, Row
+from cnnbench.profile import NOTE, RUNTIMES
 from cnnbench.report.plain import lines_of
 from cnnbench.units import MB, significant
 

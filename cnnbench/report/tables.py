@@ -124,12 +124,7 @@ def _measured(record: Record) -> dict[str, object]:
     ]
     single_calls = all(launch.calls_per_sample == 1 for launch in launches)
     percentiles = {p: percentile(samples, p) if single_calls else None for p in PERCENTILES}
-    images = case.batch * sum(
-        launch.calls_per_sample * len(next(iter(turn.seconds.values())))
-        for launch in launches
-        for turn in launch.usable()
-    )
-    joules = [turn.joules for launch in launches for turn in launch.usable()]
+    joules = record.measurement.joules_per_image(case.batch)
     found: dict[str, object] = {
         "ms": time.value * 1e3,
         "ms_low": None if time.low is None else time.low * 1e3,
@@ -137,7 +132,7 @@ def _measured(record: Record) -> dict[str, object]:
         **{f"p{p}_ms": None if value is None else value * 1e3 for p, value in percentiles.items()},
         "images_per_s": case.batch / time.value,
         "peak_mib": max((peak / MIB for peak in peaks if peak is not None), default=None),
-        "millijoules_per_image": None if None in joules else 1e3 * sum(filter(None, joules)) / images,
+        "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),
         "samples": len(samples),
         "turns": record.measurement.all_turns,
