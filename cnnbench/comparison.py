@@ -5,14 +5,15 @@ but device and threads are.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from cnnbench.case import Case, Device, Workload
 from cnnbench.ceilings import Ceilings, find_ceilings
 from cnnbench.errors import InputError, RunFolderError, unknown
-from cnnbench.prices import Cost, Prices
+from cnnbench.prices import Cost, Prices, read_prices
 from cnnbench.record import MEASURED, Record
 from cnnbench.stats import Estimate, geometric_mean, independent_ratio, launch_estimate, ranks
 from cnnbench.store import Run
@@ -110,7 +111,7 @@ class Comparison:
 
     machines: tuple[Machine, ...]
     reference: Machine
-    currency: str = "unit of currency"
+    currency: str
 
     @cached_property
     def keys(self) -> list[Key]:
@@ -195,27 +196,24 @@ class Comparison:
         return found
 
 
-def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Prices | None = None) -> Comparison:
-    """Set runs side by side; the reference is a machine's number, from 1, or its name.
+def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None = None) -> Comparison:
+    """Set runs side by side; the reference is a machine's number, from 1, or its name; `prices` is a YAML file.
 
     Raises RunFolderError for runs in folders of one name, or none that measured anything; InputError for an unknown
-    reference.
+    reference, or a mistake in the prices.
     """
     names = [run.folder.name for run in runs]
     if len(set(names)) < len(names):
         raise RunFolderError(f"expected runs in folders of different names; got {', '.join(names)}")
-    costs = prices.machines if prices else {}
-    machines = tuple(machine for run in runs for machine in machines_of(run, costs))
+    machines = tuple(machine for run in runs for machine in machines_of(run))
     if not machines:
         raise RunFolderError(f"expected runs with a measured case; got none in {', '.join(names)}")
-    return Comparison(
-        machines=machines,
-        reference=_find(machines, reference),
-        currency=prices.currency if prices else "unit of currency",
-    )
+    given = read_prices(prices, [machine.name for machine in machines]) if prices else Prices()
+    machines = tuple(replace(machine, cost=given.machines.get(machine.name, Cost())) for machine in machines)
+    return Comparison(machines=machines, reference=_find(machines, reference), currency=given.currency)
 
 
-def machines_of(run: Run, costs: Mapping[str, Cost] | None = None) -> list[Machine]:
+def machines_of(run: Run) -> list[Machine]:
     """A run's machines: one for each device and number of threads, named by the run's folder and what it takes more."""
     groups: dict[tuple[Device, int | None], list[Record]] = {}
     for record in run.records.values():
@@ -243,7 +241,6 @@ def machines_of(run: Run, costs: Mapping[str, Cost] | None = None) -> list[Machi
                     not_measured={
                         key: record.status for record in records if (key := key_of(record.case)) not in measured
                     },
-                    cost=(costs or {}).get(name, Cost()),
                 )
             )
     return found

@@ -95,22 +95,23 @@ class ModelProfile:
 _ADAPTER = TypeAdapter(ModelProfile)
 
 
-def read_profiles(folder: Path) -> tuple[list[ModelProfile], list[str]]:
-    """The profiles in a run's folder, and one line for each line of the file that is none."""
+def read_profiles(folder: Path) -> tuple[list[ModelProfile], dict[str, list[int]]]:
+    """The profiles in a run's folder, and the numbers of the file's lines that are none, by the reason."""
     file = folder / PROFILES
     if not file.exists():
-        return [], []
+        return [], {}
     found: dict[tuple[str, int, int], ModelProfile] = {}
-    unreadable = []
+    faults: dict[str, list[int]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             profile = _ADAPTER.validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
-            unreadable.append(f"{file}:{number}: not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+            why = f"not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            faults.setdefault(why, []).append(number)
             continue
         found[profile.model, profile.batch, profile.threads] = profile
-    return list(found.values()), unreadable
+    return list(found.values()), faults
 
 
 def append_profiles(folder: Path, profiles: Iterable[ModelProfile]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import BaseModel, ValidationError
 
 from cnnbench import __version__
 from cnnbench.artifact import library_versions
@@ -150,6 +151,43 @@ def environment(threads: Sequence[int], folder: Path) -> dict[str, Any]:
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")},
         },
     }
+
+
+class _Machine(BaseModel):
+    cpu: str
+    affinity_cores: int
+    memory_bytes: int
+    system: str
+    physical_cores: int | None = None
+    virtualised: bool | None = None
+
+
+class _State(BaseModel):
+    load_average: list[float] | None = None
+
+
+class _Threads(BaseModel):
+    used: list[int]
+
+
+class _Environment(BaseModel):
+    """What reports read of a recorded environment; the rest is for people and may be anything."""
+
+    machine: _Machine
+    state: _State = _State()
+    software: dict[str, str | None]
+    threads: _Threads
+    accelerators: dict[str, str] = {}
+
+
+def fault_in(environment: dict[str, Any]) -> str | None:
+    """Why a recorded environment cannot be one that `environment` made; None if it can."""
+    try:
+        _Environment.model_validate(environment)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
 
 
 def label(environment: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,9 +22,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from cnnbench import machine
 from cnnbench.ceilings import Ceilings, read_ceilings
 from cnnbench.errors import RunFolderError
-from cnnbench.layer_profile import ModelProfile, read_profiles
+from cnnbench.layer_profile import PROFILES, ModelProfile, read_profiles
 from cnnbench.record import SCHEMA_VERSION, Record
 from cnnbench.suite import Suite
 
@@ -47,7 +49,7 @@ class Run:
     environment: dict[str, Any]
     records: dict[str, Record]
     unreadable: list[str] = field(default_factory=list)
-    """One line for each line of a file that could not be read."""
+    """One line for each file that is damaged or too new: which lines of it could not be read, and why."""
     ceilings: list[Ceilings] = field(default_factory=list)
     """By device and number of threads; none where they were not measured."""
     profiles: list[ModelProfile] = field(default_factory=list)
@@ -65,7 +67,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
     records: dict[str, Record] = {}
-    unreadable: list[str] = []
+    faults: dict[str, list[int]] = {}
     file = folder / RECORDS
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     for number, line in enumerate(lines, start=1):
@@ -74,10 +76,11 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         try:
             record = Record.model_validate_json(line)
         except ValidationError as error:
-            unreadable.append(f"{file}:{number}: not a record: {_why(line, error)}")
+            faults.setdefault(_why(line, error), []).append(number)
             continue
         records.pop(record.id, None)
         records[record.id] = record
+    unreadable = [_which(file, faults)] if faults else []
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
     ceilings: list[Ceilings] = []
@@ -85,16 +88,22 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         ceilings = read_ceilings(folder)
     except RunFolderError as error:
         unreadable.append(str(error))
-    profiles, lines_of_none = read_profiles(folder)
-    order = {id_: place for place, id_ in enumerate(about.get("cases", []))}
+    profiles, faults_of_profiles = read_profiles(folder)
+    if faults_of_profiles:
+        unreadable.append(_which(folder / PROFILES, faults_of_profiles))
+    environment, fault = _read_environment(folder / ENVIRONMENT)
+    if fault:
+        unreadable.append(f"{folder / ENVIRONMENT}: not read: {fault}")
+    cases = about.get("cases")
+    order = {str(id_): place for place, id_ in enumerate(cases if isinstance(cases, list) else [])}
     records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
     return Run(
         folder=folder,
         suite=str(about.get("suite", "?")),
         started=str(about.get("started", "?")),
-        environment=_read_json(folder / ENVIRONMENT) or {},
+        environment=environment,
         records=records,
-        unreadable=unreadable + lines_of_none,
+        unreadable=unreadable,
         ceilings=ceilings,
         profiles=profiles,
     )
@@ -200,6 +209,26 @@ class Store:
         (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
         self.write_environment(environment)
         (self.folder / RUN).write_text(json.dumps(about, indent=1))
+
+
+def _read_environment(file: Path) -> tuple[dict[str, Any], str | None]:
+    """What is known of the machine, or nothing and why."""
+    if not file.exists():
+        return {}, None
+    content = _read_json(file)
+    fault = "it is cut short or is not JSON" if content is None else machine.fault_in(content)
+    return (content, None) if content is not None and fault is None else ({}, fault)
+
+
+def _which(file: Path, faults: dict[str, list[int]]) -> str:
+    """All lines of a file that are no records, in one line: `records.jsonl: not read: lines 3, 7-9: ...`."""
+    kinds = []
+    for why, numbers in faults.items():
+        runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+        ends = [(found[0][1], found[-1][1]) for found in (list(run) for _, run in runs)]
+        which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+        kinds.append(f"line{'s' * (len(numbers) > 1)} {which}: {why}")
+    return f"{file}: not read: {'; '.join(kinds)}"
 
 
 def _why(line: str, error: ValidationError) -> str:

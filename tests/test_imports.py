@@ -26,6 +26,8 @@ LAYERS = [
     {"why", "comparison"},
     {"pace", "report", "verify", "walk", "export", "listing", "profile", "train"},
     {"runner"},
+    {"measuring"},
+    {"api"},
     {"cli"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cnnbench.record import Record
-from cnnbench.report.display import Table, _interval, compare_tables, run_tables
+from cnnbench.report.display import Table, compare_tables, interval_text, run_tables
 from cnnbench.report.files import table_markdown, write_report
 from cnnbench.report.terminal import Progress, line_of, print_tables
 from cnnbench.store import Run
@@ -181,7 +181,7 @@ def test_runs_side_by_side_name_their_machines_and_ratios(tmp_path: Path) -> Non
 def test_figures_have_the_digits_that_their_interval_supports(
     value: float | None, low: float | None, high: float | None, text: str
 ) -> None:
-    assert _interval(value, low, high) == text
+    assert interval_text(value, low, high) == text
 
 
 def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> None:

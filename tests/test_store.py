@@ -55,7 +55,7 @@ def test_a_line_cut_short_is_told_and_the_rest_is_read_and_written_on(tmp_path: 
     file.write_bytes(file.read_bytes()[:-40])
     run = read_run(tmp_path / "run")
     assert len(run.records) == 1
-    assert run.unreadable == [f"{file}:2: not a record: it is cut short or is not JSON"]
+    assert run.unreadable == [f"{file}: not read: line 2: it is cut short or is not JSON"]
     with store(tmp_path / "run", suite, resume=True) as again:
         again.append(record(case("eager", batch=8), [0.002] * 6))
     assert len(read_run(tmp_path / "run").records) == 2
@@ -68,16 +68,36 @@ def test_a_newer_schema_says_to_upgrade(tmp_path: Path, suite: Suite) -> None:
     lines[0]["schema_version"] = 99
     lines[1]["status"] = "fine"
     file.write_text("\n".join(map(json.dumps, [*lines, json.loads(file.read_text().splitlines()[0])])))
-    assert [line.partition(": ")[2] for line in read_run(tmp_path / "run").unreadable] == [
-        "not a record: schema 99 is newer than this cnnbench's 3; upgrade cnnbench",
-        "not a record: status: Input should be 'ok', 'noisy', 'invalid', 'failed' or 'unavailable'",
+    assert read_run(tmp_path / "run").unreadable == [
+        f"{file}: not read: line 1: schema 99 is newer than this cnnbench's 3; upgrade cnnbench; "
+        "line 2: status: Input should be 'ok', 'noisy', 'invalid', 'failed' or 'unavailable'"
     ]
+
+
+def test_one_line_says_which_lines_could_not_be_read(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / RECORDS
+    file.write_text("junk\n" * 3 + file.read_text() + "junk\n")
+    run = read_run(tmp_path / "run")
+    assert run.unreadable == [f"{file}: not read: lines 1-3, 6: it is cut short or is not JSON"]
+    assert len(run.records) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", '{"machine": 1}', '{"machine": {"cpu": ["x"]}}'])
+def test_a_damaged_environment_is_told_and_left_out(tmp_path: Path, suite: Suite, content: str) -> None:
+    written(tmp_path / "run", suite)
+    (tmp_path / "run" / "environment.json").write_text(content)
+    run = read_run(tmp_path / "run")
+    assert run.environment == {}
+    assert len(run.records) == 2
+    (line,) = run.unreadable
+    assert "environment.json: not read: " in line
 
 
 def test_a_folder_without_a_readable_record_or_without_a_run_is_an_error(tmp_path: Path, suite: Suite) -> None:
     written(tmp_path / "run", suite)
     (tmp_path / "run" / RECORDS).write_text("junk\n")
-    with pytest.raises(RunFolderError, match=r"no record could be read; .*records.jsonl:1"):
+    with pytest.raises(RunFolderError, match=r"no record could be read; .*records.jsonl: not read: line 1: "):
         read_run(tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"expected a run's folder with run.json"):
         read_run(tmp_path)

@@ -8,7 +8,7 @@ import typer
 from cnnbench.errors import InputError
 from cnnbench.units import parse_image_size
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 
 EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
 
@@ -61,7 +61,7 @@ def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0)
     return ModelSpec(model=model, image_size=size, classes=classes, seed=seed)
 
 
-def parse(parser: Callable[[str], T], text: str, option: str) -> T:
+def parse(parser: Callable[[S], T], text: S, option: str) -> T:
     """What the parser makes of an option's value. Raises InputError, naming the option."""
     try:
         return parser(text)

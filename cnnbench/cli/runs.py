@@ -1,6 +1,7 @@
 """Commands about runs: measuring a suite, and showing and comparing what was measured."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,41 +38,31 @@ def run(
 
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
-    from cnnbench import store as stores
-    from cnnbench.machine import environment, usable_threads
+    from cnnbench.measuring import measure, select
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner import run_suite
+    from cnnbench.store import new_folder
     from cnnbench.suite import load_suite
 
     loaded = load_suite(suite)
-    cases = _select(loaded.cases, only)
+    cases = parse(partial(select, loaded.cases), only or [], "--only")
     seconds = parse(parse_duration, budget, "--budget") if budget else loaded.budget_s
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to go on with; got none")
-    folder = out or stores.new_folder(loaded)
-    about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
-    interrupted = reached = False
-    with stores.Store(folder, loaded, about, resume=resume) as store:
-        finished = store.finished()
-        try:
-            with Progress(console(), len(cases), sum(case.id in finished for case in cases)) as progress:
-                reached = run_suite(loaded, cases, store, about, progress, seconds)
-        except KeyboardInterrupt:
-            interrupted = True
-        finished = store.finished()
-    if not finished and interrupted:
+    folder = out or new_folder(loaded)
+    ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=partial(Progress, console()))
+    if ended.empty and ended.interrupted:
         typer.echo("interrupted before a case was finished", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
-    records = _show_run(folder).records
-    left = [case.id for case in cases if case.id not in finished]
+    records = _show_run(folder).run.records
     options = [word for pattern in only or [] for word in ("--only", pattern)]
     again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
-    if interrupted:
-        typer.echo(f"interrupted with {len(left)} of {len(cases)} cases left; go on with: {again}", err=True)
+    left = f"{len(ended.left)} of {len(cases)} cases left; go on with: {again}"
+    if ended.interrupted:
+        typer.echo(f"interrupted with {left}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
-    if not reached:
-        typer.echo(f"the budget was spent with {len(left)} of {len(cases)} cases left; go on with: {again}", err=True)
-    if left or any(records[case.id].status == "invalid" for case in cases):
+    if not ended.in_time:
+        typer.echo(f"the budget was spent with {left}", err=True)
+    if ended.left or any(records[case.id].status == "invalid" for case in cases):
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
@@ -81,9 +72,10 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
+    from cnnbench.measuring import select
     from cnnbench.suite import load_suite
 
-    chosen = _select(load_suite(suite).cases, only)
+    chosen = parse(partial(select, load_suite(suite).cases), only or [], "--only")
     if as_json:
         print_json([{"id": case.id, **case.model_dump()} for case in chosen])
     else:
@@ -92,13 +84,22 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """A run's tables again, from its records.
+    """A run's tables again, and its page, files and charts written anew, from its records.
 
-    Example: cnnbench report runs/smoke-20260101-120000
+    Example: cnnbench report runs/smoke-20260101-120000 --open
     """
-    _show_run(folder, as_json=as_json)
+    from cnnbench.api import load
+
+    if as_json:
+        print_frames({name: table.data for name, table in load(folder).tables.items()})
+        return
+    results = _show_run(folder)
+    if open_:
+        _open(results.run.folder / "report.html")
 
 
 @app.command()
@@ -126,38 +127,29 @@ def compare(
         _warn_unreadable([line for run in read for line in run.unreadable])
 
 
-def _show_run(folder: Path, *, as_json: bool = False) -> Any:
-    """Write the run's report files and print its tables; gives the run."""
-    from cnnbench.report.display import run_tables
-    from cnnbench.report.files import write_report
+def _show_run(folder: Path) -> Any:
+    """Write the run's report and print its tables; gives its results."""
+    from cnnbench.api import load
     from cnnbench.report.terminal import print_tables
-    from cnnbench.store import read_run
 
-    result = read_run(folder)
-    tables = run_tables(result)
+    results = load(folder)
+    print_tables(console(), list(results.tables.values()))
+    _warn_unreadable(results.run.unreadable)
     try:
-        where = f"tables in {write_report(result, tables)}"
+        where = f"report in {results.write()}"
     except OSError as error:
-        where = f"tables not written: {error.strerror}"
-    if as_json:
-        print_frames({table.name: table.data for table in tables})
-        return result
-    print_tables(console(), tables)
-    _warn_unreadable(result.unreadable)
-    typer.echo(f"{len(result.records)} records in {folder}; {where}")
-    return result
+        where = f"report not written: {error.strerror}"
+    typer.echo(f"{len(results.run.records)} records in {folder}; {where}")
+    return results
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not (page.exists() and webbrowser.open(page.as_uri())):
+        typer.echo(f"no browser could be started; open {page}", err=True)
 
 
 def _warn_unreadable(lines: list[str]) -> None:
     for line in lines:
         typer.echo(f"warning: {line}", err=True)
-
-
-def _select(all_cases: Any, only: list[str] | None) -> Any:
-    chosen = [case for case in all_cases if not only or any(case.matches(pattern) for pattern in only)]
-    if not chosen:
-        raise InputError(
-            f"--only: expected a pattern that fits a case such as {all_cases[0].id!r}; "
-            f"{only} fits none of {len(all_cases)}"
-        )
-    return chosen

@@ -10,15 +10,66 @@ from cnnbench.record import MEASURED
 from cnnbench.report.tables import (
     batches_table,
     cases_table,
-    comparison_table,
-    machines_table,
     models_table,
     start_table,
+    witnesses_table,
 )
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
 NONE = "–"
+WORDS = (
+    "model",
+    "workload",
+    "runtime",
+    "status",
+    "counts",
+    "input",
+    "case",
+    "run",
+    "machine",
+    "started",
+    "of",
+    "fact",
+    "value",
+    "bound by",
+    "hardware",
+    "why",
+    "setting",
+    "machines without it",
+)
+"""Columns of words, set to the left; figures are set to the right."""
+NUMBERS = {
+    "parameters": "params",
+    "MACs": "macs",
+    "top-1 %": "top1_percent",
+    "ONNX MB": "onnx_mb",
+    "export s": "export_s",
+    "p90 ms": "p90_ms",
+    "images/s": "images_per_s",
+    "vs eager": "speedup",
+    "peak MiB": "peak_mib",
+    "parity error": "parity_error",
+    "forward ms": "forward_ms",
+    "backward ms": "backward_ms",
+    "optimizer ms": "optimizer_ms",
+    "best": "best_batch",
+    "of batch 1": "of_batch_1",
+    "MiB per image": "mib_per_image",
+    "memory ends at": "memory_ends_at",
+    "import s": "import_s",
+    "load ms": "load_s",
+    "first call ms": "first_call_ms",
+    "pays back after": "pays_back_after_images",
+    "warm-up calls": "warmup_calls",
+    "GFLOP/s": "flops_per_s",
+    "% of peak": "peak_share",
+    "GB/s": "bytes_per_s",
+    "least ms": "least_ms",
+    "least / ms": "least_share",
+    "% of datasheet": "datasheet_share",
+}
+"""The column of the data that a column of figures is made from, where the two are not called alike."""
 
 
 @dataclass(frozen=True)
@@ -36,42 +87,13 @@ class Table:
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records))]
+    tables = [_models(models_table(records)), _witnesses(witnesses_table(records))]
     for workload in WORKLOADS:
         data = cases_table(records, workload)
         if not data.empty:
             tables.append(_inference(data) if workload == "inference" else _training(data))
     tables += [_batches(batches_table(records)), _start(start_table(records))]
     return [table for table in tables if not table.cells.empty]
-
-
-def compare_tables(runs: list[Run]) -> list[Table]:
-    """The machines of several runs, and their cases side by side."""
-    machines = machines_table(runs)
-    data = comparison_table(runs)
-    cells = pd.DataFrame(index=data.index)
-    if not data.empty:
-        cells["case"] = data["case"]
-        for index, run in enumerate(runs):
-            name = run.folder.name
-            columns = zip(data[f"{name} ms"], data[f"{name} low"], data[f"{name} high"], strict=True)
-            cells[f"{name} ms"] = [_interval(*values) for values in columns]
-            if index:
-                ratio = f"{name} / {runs[0].folder.name}"
-                cells[ratio] = [NONE if _missing(value) else f"{value:.2f}" for value in data[ratio]]
-    first = runs[0].folder.name
-    return [
-        Table("machines", "Machines", "One row per run.", machines.fillna(NONE), machines, []),
-        Table(
-            "comparison",
-            "Times side by side",
-            f"Median milliseconds per call [95 % interval]; ratio to {first}: below 1 is faster. "
-            "A description, not a verdict: runs made at different times or on different machines share no rounds.",
-            cells,
-            data,
-            [],
-        ),
-    ]
 
 
 def _models(data: pd.DataFrame) -> Table:
@@ -84,9 +106,9 @@ def _models(data: pd.DataFrame) -> Table:
                 "parameters": [f"{n:,}" for n in data["params"]],
                 "MACs": [format_count(n) for n in data["macs"]],
                 "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
-                "top-1 %": [NONE if _missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
-                "ONNX MB": [_figure(value) for value in data["onnx_mb"]],
-                "export s": [_figure(value, 2) for value in data["export_s"]],
+                "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
+                "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
+                "export s": [figure_text(value, 2) for value in data["export_s"]],
             }
         )
     caption = (
@@ -98,14 +120,24 @@ def _models(data: pd.DataFrame) -> Table:
     return Table("models", "Models", caption, cells, data, [])
 
 
+def _witnesses(data: pd.DataFrame) -> Table:
+    cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
+    caption = (
+        "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
+        "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
+        "MACs are rounded to a million. All for one image."
+    )
+    return Table("witnesses", "Witnesses", caption, cells, data, [])
+
+
 def _inference(data: pd.DataFrame) -> Table:
     cells, notes = _case_cells(data)
-    cells["parity error"] = [NONE if _missing(value) else f"{value:.0e}" for value in data["parity_error"]]
+    cells["parity error"] = [NONE if is_missing(value) else f"{value:.0e}" for value in data["parity_error"]]
     _last(cells, "status")
     caption = (
         "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
         "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
-        "those set side by side, the fastest first; overlapping intervals share one. Peak MiB: resident "
+        "those set side by side, the fastest first; overlapping intervals share one, marked =. Peak MiB: resident "
         "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
         "from float64, relative to the part of the output that depends on the image."
     )
@@ -115,7 +147,7 @@ def _inference(data: pd.DataFrame) -> Table:
 def _training(data: pd.DataFrame) -> Table:
     cells, notes = _case_cells(data)
     for phase in PHASES["training"]:
-        cells[f"{phase} ms"] = [_figure(value) for value in data[f"{phase}_ms"]]
+        cells[f"{phase} ms"] = [figure_text(value) for value in data[f"{phase}_ms"]]
     if data["speedup"].isna().all():
         cells = cells.drop(columns=["vs eager", "rank"])
     _last(cells, "status")
@@ -136,10 +168,10 @@ def _batches(data: pd.DataFrame) -> Table:
                 "runtime": data["how"],
                 "batches": data["batches"],
                 "best": [f"{batch:,}" for batch in data["best_batch"]],
-                "images/s": [_figure(value) for value in data["images_per_s"]],
-                "of batch 1": [NONE if _missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
-                "MiB per image": [_figure(value) for value in data["mib_per_image"]],
-                "memory ends at": [NONE if _missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
+                "images/s": [figure_text(value) for value in data["images_per_s"]],
+                "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
+                "MiB per image": [figure_text(value) for value in data["mib_per_image"]],
+                "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
             }
         )
     caption = (
@@ -160,10 +192,10 @@ def _start(data: pd.DataFrame) -> Table:
                 "model": data["model"],
                 "workload": data["workload"],
                 "runtime": list(data["how"]),
-                "export s": [_figure(value) for value in data["export_s"]],
-                "import s": [_figure(value, 2) for value in data["import_s"]],
-                "load ms": [_figure(value * 1e3, 2) for value in data["load_s"]],
-                "first call ms": [_figure(value, 2) for value in data["first_call_ms"]],
+                "export s": [figure_text(value) for value in data["export_s"]],
+                "import s": [figure_text(value, 2) for value in data["import_s"]],
+                "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
+                "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
                 "pays back after": [_images(value) for value in data["pays_back_after_images"]],
                 "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
                 "steady": ["yes" if steady else "no" for steady in data["steady"]],
@@ -196,13 +228,13 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             "model": data["model"],
             "batch": data["batch"].astype(str),
             "runtime": list(data["how"]),
-            "ms": [_interval(*values) for values in intervals],
-            "p90 ms": [_figure(value) for value in data["p90_ms"]],
-            "images/s": [_figure(value) for value in data["images_per_s"]],
-            "vs eager": [_ratio(*values) for values in ratios],
-            "rank": [NONE if _missing(value) else f"{value:.0f}" for value in data["rank"]],
-            "launches": [NONE if _missing(value) else f"{value:.0f}" for value in data["launches"]],
-            "peak MiB": [NONE if _missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
+            "ms": [interval_text(*values) for values in intervals],
+            "p90 ms": [figure_text(value) for value in data["p90_ms"]],
+            "images/s": [figure_text(value) for value in data["images_per_s"]],
+            "vs eager": [ratio_text(*values) for values in ratios],
+            "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
+            "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
+            "peak MiB": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
             "status": statuses,
         }
     )
@@ -211,8 +243,13 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return cells, notes
 
 
+def _rank(value: float | None, tied: bool) -> str:
+    """`1`, or `1=` where others share it."""
+    return NONE if value is None or is_missing(value) else f"{value:.0f}{'=' if tied else ''}"
+
+
 def _images(value: float | None) -> str:
-    if value is None or _missing(value):
+    if value is None or is_missing(value):
         return NONE
     return "never" if math.isinf(value) else f"{value:,.0f} images"
 
@@ -221,19 +258,21 @@ def _last(cells: pd.DataFrame, column: str) -> None:
     cells[column] = cells.pop(column)
 
 
-def _missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
+    """Whether a cell of a data frame holds nothing."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
-    return NONE if value is None or _missing(value) else significant(value, digits)
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """So many significant digits, or that there is none."""
+    return NONE if value is None or is_missing(value) else significant(value, digits)
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
     """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
-    if value is None or _missing(value):
+    if value is None or is_missing(value):
         return NONE
-    if low is None or high is None or _missing(low) or _missing(high):
+    if low is None or high is None or is_missing(low) or is_missing(high):
         return f"{significant(value, 2)} [?]"
     width = high - low
     digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
@@ -241,9 +280,10 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
     return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
 
 
-def _ratio(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or _missing(value):
+def ratio_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`×1.83 [1.79, 1.90]`."""
+    if value is None or is_missing(value):
         return NONE
-    if low is None or high is None or _missing(low) or _missing(high):
+    if low is None or high is None or is_missing(low) or is_missing(high):
         return f"×{value:.1f} [?]"
     return f"×{value:.2f} [{low:.2f}, {high:.2f}]"

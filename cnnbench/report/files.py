@@ -1,41 +1,95 @@
-"""A run's tables as files beside its records: Markdown to read, CSV to compute with."""
+"""A run's report as files beside its records: a page and Markdown to read, tables to compute with and to typeset.
+
+report.html        everything, for a browser
+report.md          the tables, and pictures of the charts
+tables/NAME.csv    every number of a table; NAME.parquet the same with its types; NAME.tex its words for LaTeX
+charts/NAME.svg    each chart; NAME.png the same as a picture
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench import machine
-from cnnbench.report.display import Table
+from cnnbench.errors import RunFolderError
+from cnnbench.report.charts import Chart
+from cnnbench.report.display import WORDS, Table
+from cnnbench.report.page import Page, html
 from cnnbench.store import Run
 
-REPORT = "report.md"
+PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
 
 
-def write_report(run: Run, tables: Sequence[Table]) -> Path:
-    """`report.md`, and one CSV file per table with all its numbers; gives the report's path."""
-    for table in tables:
-        table.data.to_csv(run.folder / f"{table.name}.csv", index=False)
-    file = run.folder / REPORT
-    file.write_text(markdown(run, tables), encoding="utf-8")
+def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
+    """All files of a run's report; gives the page's path. Raises RunFolderError, OSError."""
+    write_tables(run.folder / TABLES, tables)
+    write_charts(run.folder / CHARTS, page.charts)
+    _write(run.folder / MARKDOWN, markdown(run, tables, page.charts).encode())
+    file = run.folder / PAGE
+    _write(file, html(page).encode())
     return file
 
 
-def markdown(run: Run, tables: Sequence[Table]) -> str:
-    """The whole report as Markdown."""
-    parts = [f"# {run.suite}", *_header(run)]
+def write_tables(folder: Path, tables: Sequence[Table]) -> None:
+    """Each table as CSV, Parquet and LaTeX."""
+    _make(folder)
+    for table in tables:
+        _write(folder / f"{table.name}.csv", table.data.to_csv(index=False).encode())
+        _write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
+        _write(folder / f"{table.name}.tex", table_latex(table).encode())
+
+
+def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
+    """Each chart as SVG and PNG."""
+    _make(folder)
+    for chart in charts:
+        _write(folder / f"{chart.name}.svg", chart.svg.encode())
+        _write(folder / f"{chart.name}.png", chart.png)
+
+
+def _make(folder: Path) -> None:
+    """The folder, in its place: a run's folder may be a stranger's, and a link in it may lead anywhere."""
+    if folder.is_symlink():
+        raise RunFolderError(f"{folder}: expected a folder to write into; got a link to another place; remove it")
+    folder.mkdir(exist_ok=True)
+
+
+def _write(file: Path, content: bytes) -> None:
+    if file.is_symlink():
+        file.unlink()
+    file.write_bytes(content)
+
+
+def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
+    """The whole report as Markdown; charts by the names of their files."""
+    parts = [f"# {_escaped(run.suite)}", *map(_escaped, _header(run))]
     for table in tables:
         parts += [
             f"## {table.title}",
             table_markdown(table),
             table.caption,
-            *(f"{note}" for note in table.notes),
+            *map(_escaped, table.notes),
         ]
+    for chart in charts:
+        parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
     return "\n\n".join(parts) + "\n"
 
 
 def table_markdown(table: Table) -> str:
     """One table; what stands in cells is data, so Markdown's own marks in it are escaped."""
-    cells = table.cells.map(lambda value: str(value).replace("|", "\\|").replace("<", "&lt;"))
+    cells = table.cells.map(lambda value: _escaped(str(value)).replace("|", "\\|"))
     return cells.to_markdown(index=False, disable_numparse=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;")
+
+
+def table_latex(table: Table) -> str:
+    """One table as a `tabular` of the package booktabs, with its caption and notes as comments above it."""
+    comments = [f"% {' '.join(line.split())}" for line in (table.title, table.caption, *table.notes)]
+    columns = "".join("l" if column in WORDS else "r" for column in table.cells.columns)
+    tabular = table.cells.astype(str).to_latex(index=False, escape=True, column_format=columns)
+    return "\n".join([*comments, tabular])
 
 
 def _header(run: Run) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from cnnbench.ceilings import Ceilings
 from cnnbench.datasheet import datasheet_of
 from cnnbench.report.plain import lines_of
-from cnnbench.units import MIB, significant
+from cnnbench.units import GIGA, MIB, significant
 
-GIGA, MICRO = 1e9, 1e-6
+MICRO = 1e-6
 UNKNOWN = "unknown"
 
 

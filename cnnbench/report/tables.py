@@ -8,13 +8,16 @@ from typing import Any
 import pandas as pd
 
 from cnnbench import machine
-from cnnbench.case import PHASES, Workload
-from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record
+from cnnbench.case import PHASES, WORKLOADS, Workload
+from cnnbench.counts import MACS, PARAMS, SPEAKS_OF, total
+from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
 from cnnbench.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
 from cnnbench.store import Run
 from cnnbench.units import MB, MIB
 
 PERCENTILES = (90, 95, 99)
+WITNESSES = ("closed form", "module", "dispatch", "fvcore", "onnx", "backward", "published")
+GIGA = 10**9
 LEAST_BATCHES = 3
 
 
@@ -41,22 +44,69 @@ def models_table(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
+def witnesses_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Three rows per model: what each witness of its counts says, of parameters, MACs, and MACs of the backward pass.
+
+    A published number of MACs is rounded to a thousandth of 1e9 by its publisher.
+    """
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for record in records:
+        if record.artifact is None:
+            continue
+        said = record.artifact.witnesses
+        for of, by_witness in _said(said).items():
+            if by_witness:
+                row = {"model": record.case.spec.label, "of": of}
+                rows[record.case.spec.label, of] = row | {name: by_witness.get(name) for name in WITNESSES}
+    return pd.DataFrame(rows.values()).convert_dtypes()
+
+
+def _said(witnesses: Witnesses) -> dict[str, dict[str, int]]:
+    """What each witness says, by what it speaks of."""
+    counted, published = witnesses.counted, witnesses.published
+    closed = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
+    params = {name: total(each, PARAMS) for name, each in (closed | counted).items() if _speaks(name, PARAMS)}
+    macs = {name: total(each, MACS) for name, each in (closed | counted).items() if _speaks(name, MACS)}
+    backward = {"backward": total(counted["backward"], MACS)} if "backward" in counted else {}
+    if published is not None:
+        params["published"] = published.params
+        if published.giga_macs is not None:
+            macs["published"] = round(published.giga_macs * GIGA)
+    return {"parameters": params, "MACs": macs, "backward MACs": backward}
+
+
+def _speaks(witness: str, figure: int) -> bool:
+    return witness == "closed form" or figure in SPEAKS_OF.get(witness, ())
+
+
 def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
     """One row per case of a workload, measured or not; times in milliseconds for one call of the whole batch."""
+    frame = pd.DataFrame(_case_rows(records, workload))
+    return frame if workload == "inference" else frame.drop(columns=["parity_error"], errors="ignore")
+
+
+def all_cases_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The cases of both workloads in one table, with a column that tells which."""
+    return pd.DataFrame([row | {"workload": each} for each in WORKLOADS for row in _case_rows(records, each)])
+
+
+def _case_rows(records: Sequence[Record], workload: Workload) -> list[dict[str, object]]:
     by_race: dict[tuple[object, ...], Record] = {
         record.case.race_key: record for record in records if record.case.is_reference
     }
     chosen = [record for record in records if record.case.workload == workload]
     rows = [_row(record, by_race.get(record.case.race_key)) for record in chosen]
-    for row, rank in zip(rows, _ranks(chosen), strict=True):
-        row["rank"] = rank
-    frame = pd.DataFrame(rows)
-    return frame if workload == "inference" else frame.drop(columns=["parity_error"], errors="ignore")
+    for row, (rank, tied) in zip(rows, _ranks(chosen), strict=True):
+        row |= {"rank": rank, "tied": tied}
+    return rows
 
 
-def _ranks(records: Sequence[Record]) -> list[int | None]:
-    """Each record's place in its race, 1 the fastest; those whose intervals overlap share one. None for those alone."""
-    found: list[int | None] = [None] * len(records)
+def _ranks(records: Sequence[Record]) -> list[tuple[int | None, bool]]:
+    """Each record's place in its race, 1 the fastest, and whether others share it; None for those alone.
+
+    Those whose intervals overlap share one.
+    """
+    found: list[tuple[int | None, bool]] = [(None, False)] * len(records)
     races: dict[tuple[object, ...], list[int]] = {}
     for index, record in enumerate(records):
         if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
@@ -65,8 +115,9 @@ def _ranks(records: Sequence[Record]) -> list[int | None]:
         if len(members) > 1:
             measurements = [records[index].measurement for index in members]
             estimates = [launch_estimate(each.times()) for each in measurements if each is not None]
-            for index, rank in zip(members, ranks(estimates), strict=True):
-                found[index] = rank
+            places = ranks(estimates)
+            for index, rank in zip(members, places, strict=True):
+                found[index] = rank, places.count(rank) > 1
     return found
 
 
@@ -290,48 +341,3 @@ def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int
     if not memory_bytes or slope <= 0:
         return None
     return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
-
-
-def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per case id over several runs: each run's median in milliseconds, and its ratio to the first run's.
-
-    A column pair per run, named by the run's folder. Empty where a run has no valid measurement of the case.
-    """
-    ids = list(dict.fromkeys(id_ for run in runs for id_, record in run.records.items() if record.measurement))
-    rows = []
-    for id_ in ids:
-        row: dict[str, object] = {"case": id_}
-        base = None
-        for index, run in enumerate(runs):
-            record = run.records.get(id_)
-            name = run.folder.name
-            time = None
-            if record is not None and record.status in MEASURED and record.measurement is not None:
-                time = launch_estimate(record.measurement.times())
-            base = time if index == 0 else base
-            row[f"{name} ms"] = time.value * 1e3 if time else None
-            row[f"{name} low"] = time.low * 1e3 if time and time.low else None
-            row[f"{name} high"] = time.high * 1e3 if time and time.high else None
-            if index:
-                row[f"{name} / {runs[0].folder.name}"] = time.value / base.value if time and base else None
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def machines_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run: the machine and the versions it was made with."""
-    rows = []
-    for run in runs:
-        software = run.environment.get("software", {})
-        rows.append(
-            {
-                "run": run.folder.name,
-                "machine": machine.label(run.environment) if run.environment else "unknown",
-                "started": run.started,
-                "torch": software.get("torch"),
-                "onnxruntime": software.get("onnxruntime-gpu") or software.get("onnxruntime"),
-                "cases": len(run.records),
-                "measured": sum(record.status in MEASURED for record in run.records.values()),
-            }
-        )
-    return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cnnbench.record import Record, Status
-from cnnbench.report.display import Table
+from cnnbench.report.display import WORDS, Table
 from cnnbench.stats import launch_estimate
 from cnnbench.units import format_seconds, significant
 
@@ -21,8 +21,6 @@ STYLES: dict[Status, str] = {
     "failed": "red",
     "unavailable": "dim",
 }
-WORDS = ("model", "workload", "runtime", "status", "counts", "input", "case", "run", "machine", "started")
-"""Columns of words, set to the left; figures are set to the right."""
 NEVER_CUT = ("model", "runtime", "status")
 RECENT = 12
 """Finished cases that stay in view while a run goes on."""

@@ -1,0 +1,109 @@
+"""Charts: how every one looks, and how it becomes SVG and PNG without a browser or a network."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import altair as alt
+
+PAPER, INK, FAINT, GRID = "#ffffff", "#1c2430", "#5b6675", "#e3e7ec"
+SERIES = ("#d9601a", "#2b6cb0", "#23866f", "#8457b3", "#b8860b", "#c2385b", "#4a8fc7", "#7a8a3c")
+"""Colours of what is set side by side, in order; told apart also by the colour-blind, the first four by all."""
+DARK = {
+    PAPER: "#14181d",
+    INK: "#e4e8ee",
+    FAINT: "#9aa5b3",
+    GRID: "#2b323b",
+    **dict(
+        zip(
+            SERIES,
+            ("#f08a4b", "#6aa9e9", "#4fb89d", "#b08ad9", "#dcae3c", "#e8708e", "#86bfe8", "#a9ba66"),
+            strict=True,
+        )
+    ),
+}
+"""What each colour becomes on a dark page."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+WIDTH = 460
+"""Of a chart's plotting area, in pixels: with its labels it fits a printed page."""
+ROW = 17
+"""Height of one line of a chart that has a line per model or case, in pixels."""
+PNG_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with what it shows and how to read it."""
+
+    name: str
+    """Of letters and hyphens: the name of its files."""
+    title: str
+    caption: str
+    spec: "alt.TopLevelMixin"
+    """An Altair chart. A `description` encoding says what a mark stands for when it is pointed at."""
+
+    @cached_property
+    def svg(self) -> str:
+        """The chart as SVG; the names of its parts begin with its own, so that several can stand in one page."""
+        import altair as alt
+        import vl_convert
+
+        version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+        drawn = vl_convert.vegalite_to_svg(self.vega_lite, vl_version=version)
+        return re.sub(r"(\bid=\"|url\(#)", rf"\g<1>{self.name}-", drawn)
+
+    @property
+    def png(self) -> bytes:
+        """The chart as a picture, two pixels to a point."""
+        import vl_convert
+
+        return bytes(vl_convert.svg_to_png(self.svg, scale=PNG_SCALE))
+
+    @property
+    def vega_lite(self) -> dict[str, Any]:
+        """The chart as Vega-Lite, in the look that all share."""
+        import altair as alt
+
+        with alt.data_transformers.disable_max_rows():
+            spec: dict[str, Any] = self.spec.to_dict()
+        return spec | {"config": _config()}
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows, without a network."""
+        return self.svg
+
+
+def colours(names: list[str]) -> "alt.Scale":
+    """The colours of series by name, the same in every chart that names them in the same order."""
+    import altair as alt
+
+    return alt.Scale(domain=names, range=[SERIES[place % len(SERIES)] for place in range(len(names))])
+
+
+def dark_style() -> str:
+    """CSS that gives charts their dark colours where the reader's system is dark, on screens."""
+    rules = "\n".join(
+        f'.chart [{what}="{light}"]{{{what}:{dark}}}' for light, dark in DARK.items() for what in ("fill", "stroke")
+    )
+    return f"\n@media screen and (prefers-color-scheme: dark){{\n{rules}\n}}\n"
+
+
+def _config() -> dict[str, Any]:
+    words = {"labelColor": FAINT, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 500}
+    return {
+        "background": PAPER,
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {**words, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelLimit": 260},
+        "axisY": {"titlePadding": 8},
+        "legend": {**words, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
+        "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
+        "range": {"category": list(SERIES)},
+        "text": {"color": INK, "fontSize": 11},
+        "rule": {"color": FAINT},
+        "point": {"filled": True, "size": 55, "opacity": 1},
+        "line": {"strokeWidth": 2},
+        "bar": {"opacity": 1},
+    }

@@ -1,0 +1,48 @@
+"""The sections of a run's page, one file each: from what was measured to what it says."""
+
+from collections.abc import Sequence
+
+from cnnbench import machine
+from cnnbench.report.display import Table
+from cnnbench.report.page import Page, Section
+from cnnbench.report.sections import (
+    accuracy,
+    batches,
+    counts,
+    headline,
+    memory,
+    quiet,
+    raw,
+    runtimes,
+    start,
+    training,
+)
+from cnnbench.report.sections.sources import Sources
+from cnnbench.store import Run
+
+SECTIONS = (
+    quiet.section,
+    headline.section,
+    accuracy.section,
+    runtimes.section,
+    batches.section,
+    training.section,
+    memory.section,
+    counts.section,
+    start.section,
+    raw.section,
+)
+"""In the order of the page; one that has nothing to say of a run is left out."""
+
+
+def run_page(run: Run, tables: Sequence[Table]) -> Page:
+    """The page of a run, from its records and its tables."""
+    sources = Sources(run, tables)
+    found: list[Section | None] = [section(sources) for section in SECTIONS]
+    where = machine.label(run.environment) if run.environment else "an unknown machine"
+    return Page(
+        title=run.suite,
+        subtitle=f"Convolutional networks, measured on {where}. Started {run.started}.",
+        sections=[section for section in found if section is not None],
+        warnings=run.unreadable,
+    )

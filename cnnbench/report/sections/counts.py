@@ -1,0 +1,12 @@
+"""Parameters and MACs, and every witness of them."""
+
+from cnnbench.report.page import Section
+from cnnbench.report.sections.sources import Sources
+
+
+def section(sources: Sources) -> Section | None:
+    """The models' table, and what each witness counted."""
+    tables = [*sources.table("models"), *sources.table("witnesses")]
+    if not tables:
+        return None
+    return Section(id="counts", heading="Counts, and their witnesses", parts=tables)

@@ -1,0 +1,81 @@
+"""Runtimes against each other: how many times as fast as PyTorch eager, from the same rounds."""
+
+import math
+
+import altair as alt
+import pandas as pd
+
+from cnnbench.case import WORKLOADS
+from cnnbench.report.charts import FAINT, ROW, WIDTH, Chart, colours
+from cnnbench.report.display import ratio_text
+from cnnbench.report.page import Section
+from cnnbench.report.sections.sources import Sources
+
+
+def section(sources: Sources) -> Section | None:
+    """A chart of ratios for each workload, and what they come to."""
+    frame = sources.measured
+    if frame.empty or frame["speedup"].isna().all():
+        return None
+    frame = frame.dropna(subset=["speedup"]).astype({"speedup": float, "speedup_low": float, "speedup_high": float})
+    by_workload = {workload: frame[frame["workload"] == workload] for workload in WORKLOADS}
+    found = {workload: rows for workload, rows in by_workload.items() if not rows.empty}
+    return Section(
+        id="runtimes",
+        heading="ONNX Runtime and others against PyTorch",
+        prose=[
+            _summary(str(how), workload, rows) for workload, each in found.items() for how, rows in each.groupby("how")
+        ],
+        parts=[_chart(workload, rows, sources.hows) for workload, rows in found.items()],
+    )
+
+
+def _summary(how: str, workload: str, rows: pd.DataFrame) -> str:
+    """What the ratios of one runtime come to, in a sentence."""
+    faster, slower = int((rows["speedup_low"] > 1).sum()), int((rows["speedup_high"] < 1).sum())
+    mean = math.exp(sum(map(math.log, rows["speedup"])) / len(rows))
+    return (
+        f"{workload.capitalize()}, {how}: faster than PyTorch eager in {faster} of {len(rows)} cases, slower in "
+        f"{slower}, not told apart in {len(rows) - faster - slower}; the geometric mean of the ratios is ×{mean:.2f}."
+    )
+
+
+def _chart(workload: str, rows: pd.DataFrame, hows: list[str]) -> Chart:
+    shown = pd.DataFrame(
+        {
+            "line": [f"{model}, {batch}" for model, batch in zip(rows["model"], rows["batch"], strict=True)],
+            "ratio": rows["speedup"],
+            "low": rows["speedup_low"],
+            "high": rows["speedup_high"],
+            "how": rows["how"],
+            "what": [
+                f"{model}, {how}, batch {batch}: {ratio_text(*ratio)}"
+                for model, how, batch, *ratio in zip(
+                    *(rows[name] for name in ("model", "how", "batch", "speedup", "speedup_low", "speedup_high")),
+                    strict=True,
+                )
+            ],
+        }
+    )
+    several = shown["how"].nunique() > 1
+    y = alt.Y("line:N", sort=None, title="model, batch")
+    offset = {"yOffset": alt.YOffset("how:N", sort=hows)} if several else {}
+    colour = alt.Color("how:N", scale=colours(hows), title=None)
+    x = alt.X("ratio:Q", scale=alt.Scale(type="log"), title="times as fast as PyTorch eager")
+    bars = (
+        alt.Chart(shown)
+        .mark_rule(strokeWidth=2)
+        .encode(x=alt.X("low:Q", scale=alt.Scale(type="log")), x2="high:Q", y=y, color=colour, **offset)
+    )
+    points = alt.Chart(shown).mark_point().encode(x=x, y=y, color=colour, description="what:N", **offset)
+    one = alt.Chart(pd.DataFrame({"ratio": [1.0]})).mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=x)
+    height = alt.Step(
+        ROW * (0.75 * shown["how"].nunique() if several else 1), **({"for": "position"} if several else {})
+    )
+    return Chart(
+        f"runtimes-{workload}",
+        f"{workload.capitalize()}: times as fast as PyTorch eager",
+        "Right of 1 is faster than eager. Each ratio is the median over rounds in which both were measured within a "
+        "second or two, with its 95 % interval; an interval that holds 1 does not tell them apart.",
+        alt.layer(one, bars, points).properties(width=WIDTH, height=height),
+    )

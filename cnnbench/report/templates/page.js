@@ -1,0 +1,148 @@
+"use strict";
+
+// Tables: a heading sorts, the form above filters.
+for (const box of document.querySelectorAll(".table")) {
+  const body = box.querySelector("tbody"), form = box.querySelector("form");
+  const rows = [...body.rows], heads = [...box.querySelectorAll("th")];
+  const search = form.querySelector("input[type=search]"), choices = [...form.querySelectorAll("select")];
+  const absent = form.querySelector("label.absent"), told = form.querySelector("output");
+
+  heads.forEach((head, place) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => sort(place));
+  });
+
+  function sort(place) {
+    const before = heads[place].getAttribute("aria-sort");
+    const sign = before === "ascending" ? -1 : 1;
+    heads.forEach((head) => head.removeAttribute("aria-sort"));
+    heads[place].setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const isNumeric = rows.some((row) => "number" in row.cells[place].dataset);
+    const key = (row) => {
+      const cell = row.cells[place];
+      if (!isNumeric) return cell.textContent;
+      return "number" in cell.dataset ? Number(cell.dataset.number.replace("inf", "Infinity")) : null;
+    };
+    body.append(...[...rows].sort((a, b) => compare(key(a), key(b), sign)));
+  }
+
+  function filter() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = choices.filter((choice) => choice.value).map((choice) => [
+      heads.findIndex((head) => head.dataset.column === choice.dataset.column), choice.value]);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !(words.every((word) => text.includes(word)) &&
+        wanted.every(([place, value]) => row.cells[place].textContent === value) &&
+        (!row.classList.contains("absent") || absent.firstElementChild.checked));
+      shown += !row.hidden;
+    }
+    told.textContent = shown === rows.length ? "" : `${shown} of ${rows.length} rows`;
+  }
+
+  const missing = rows.filter((row) => row.classList.contains("absent")).length;
+  absent.hidden = missing === 0;
+  absent.lastElementChild.textContent = `show ${missing} that could not run here`;
+  absent.firstElementChild.checked = missing === rows.length;
+  form.hidden = rows.length < 4;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", filter);
+  filter();
+}
+
+// Rows without a number come last in either direction.
+function compare(a, b, sign) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  return sign * (typeof a === "number" ? a - b : a.localeCompare(b, undefined, {numeric: true}));
+}
+
+// Charts: what a mark stands for, when it is pointed at.
+const tip = document.getElementById("tip");
+for (const chart of document.querySelectorAll(".chart")) {
+  chart.addEventListener("pointermove", (event) => {
+    const mark = event.target.closest("path[aria-label], text[aria-label]");
+    tip.hidden = !mark || !chart.contains(mark);
+    if (tip.hidden) return;
+    tip.textContent = mark.getAttribute("aria-label");
+    tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8)}px`;
+    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
+  });
+  chart.addEventListener("pointerleave", () => { tip.hidden = true; });
+}
+
+// Raw samples: one case at a time, in the order of time; a stripe is a turn, a line parts two launches.
+for (const box of document.querySelectorAll(".samples")) {
+  const cases = JSON.parse(box.querySelector("script").textContent);
+  const form = box.querySelector("form"), choice = form.querySelector("select");
+  const fromZero = form.querySelector("input"), svg = box.querySelector("svg"), told = box.querySelector(".caption");
+  const left = 64, right = 850, top = 10, bottom = 270;
+
+  function add(name, attributes, text) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    if (text !== undefined) element.textContent = text;
+    svg.append(element);
+  }
+
+  function draw() {
+    const chosen = cases[choice.value];
+    if (!chosen) return;
+    const turns = chosen.launches.flatMap((launch) => launch.turns), all = turns.flatMap((turn) => turn.ms);
+    const lowest = fromZero.checked ? 0 : all.reduce((a, b) => Math.min(a, b)) * 0.98;
+    const highest = all.reduce((a, b) => Math.max(a, b)) * 1.02;
+    const x = (place) => left + (place + 0.5) / all.length * (right - left);
+    const y = (ms) => bottom - (ms - lowest) / (highest - lowest) * (bottom - top);
+    const [median, low, high] = chosen.ms;
+    svg.replaceChildren();
+    let place = 0;
+    turns.forEach((turn, number) => {
+      if (number % 2) add("rect", {class: "turn", x: x(place - 0.5), width: x(place + turn.ms.length) - x(place),
+        y: top, height: bottom - top});
+      place += turn.ms.length;
+    });
+    for (const tick of ticks(lowest, highest)) {
+      add("line", {class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick)});
+      add("text", {x: left - 8, y: y(tick) + 4, "text-anchor": "end"}, Number(tick.toPrecision(6)));
+    }
+    if (low !== null) add("rect", {class: "interval", x: left, width: right - left, y: y(high),
+      height: Math.max(y(low) - y(high), 1)});
+    add("line", {class: "median", x1: left, x2: right, y1: y(median), y2: y(median)});
+    place = 0;
+    for (const launch of chosen.launches) {
+      if (place) add("line", {class: "launch", x1: x(place - 0.5), x2: x(place - 0.5), y1: top, y2: bottom});
+      for (const turn of launch.turns) {
+        for (const ms of turn.ms) add("circle", {class: turn.out ? "dot out" : "dot", cx: x(place++), cy: y(ms), r: 2});
+      }
+    }
+    add("text", {x: left - 8, y: top, "text-anchor": "end"}, "ms");
+    add("text", {x: (left + right) / 2, y: 292, "text-anchor": "middle"}, "samples in the order of time");
+    told.textContent = describe(chosen, turns, all.length);
+  }
+
+  function describe(chosen, turns, drawn) {
+    const out = turns.filter((turn) => turn.out), reasons = [...new Set(out.map((turn) => turn.why))];
+    const words = [`${chosen.status}; ${chosen.count} samples in ${turns.length} turns (stripes) of ` +
+      `${chosen.launches.length} launch(es), ${chosen.launches[0].calls} call(s) each.`];
+    if (drawn < chosen.count) words.push(`Every ${chosen.every}th sample of a turn is drawn.`);
+    words.push("Line and band: the median and its 95 % interval.");
+    if (out.length) words.push(`Red: ${out.length} turn(s) left out: ${reasons.join("; ")}.`);
+    return words.join(" ");
+  }
+
+  // About five round values within the range.
+  function ticks(lowest, highest) {
+    const rough = (highest - lowest) / 5, power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
+    const found = [];
+    for (let tick = Math.ceil(lowest / step) * step; tick <= highest; tick += step) found.push(tick);
+    return found;
+  }
+
+  form.hidden = false;
+  form.addEventListener("input", draw);
+  draw();
+}
