@@ -1,6 +1,6 @@
 """cnnbench: which CNN, in which runtime, on which hardware, how fast, and why.
 
-From Python: `cnnbench.load(folder)`, `cnnbench.run(suite)`, `cnnbench.compare(folder, folder)`, `cnnbench.count(model)`.
+From Python: `cnnbench.load(folder)`, `cnnbench.run(suite)`, `cnnbench.compare(folder, ...)`, `cnnbench.count(model)`.
 """
 
 from importlib import import_module

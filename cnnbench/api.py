@@ -1,4 +1,4 @@
-"""What is called from Python: load a run, make one, compare several, count a network. The same as the commands of those names."""
+"""From Python: load a run, make one, compare several, count a network. The same as the commands of those names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,9 +183,7 @@ def count(
     return arch.network(size, classes)
 
 
-def compare(
-    *runs: str | Path, reference: int | str = 1, prices: str | Path | None = None
-) -> "Compared":
+def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> "Compared":
     """Runs from any machines side by side, on the cases that they share: a description, not a verdict.
 
     `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file

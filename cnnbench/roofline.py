@@ -142,8 +142,9 @@ class Roofline:
             return {}
         shares: dict[Bound, float] = dict.fromkeys(BOUNDS, 0.0)
         for layer in self.layers:
-            if layer.bound is not None and layer.total_s is not None:
-                shares[layer.bound] += layer.total_s / whole
+            bound, seconds = layer.bound, layer.total_s
+            if bound is not None and seconds is not None:
+                shares[bound] += seconds / whole
         return shares
 
     def _share(self, seconds: Iterable[float | None]) -> float | None:

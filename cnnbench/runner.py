@@ -35,7 +35,7 @@ from cnnbench.why import telling
 Race = list[Case]
 
 LEAST_BUDGET_TO_EXPLAIN_S = 120.0
-"""A shorter run does not measure ceilings, which takes about 8 s, nor profiles: `cnnbench doctor --peaks --into` does that later."""
+"""A shorter run neither measures ceilings, which takes about ten seconds, nor profiles models."""
 PROFILES_SHARE = 0.1
 """Of the budget, for the profiles of all models."""
 

@@ -12,7 +12,7 @@ from cnnbench.why import Explained, explain, name_of
 
 UNKNOWN = "unknown"
 MICRO = 1e-6
-LARGE_SET = "beyond caches"
+SLOWEST = 3
 
 
 def bound_tables(run: Run) -> list[Table]:
@@ -75,7 +75,7 @@ def _cases(explained: list[Explained]) -> Table:
         if data["datasheet_share"].notna().any():
             cells["% of datasheet"] = [_percent(value) for value in data["datasheet_share"]]
     caption = (
-        "GFLOP/s: two for each MAC of the closed form, by the median time; of peak: of the most that any kernel reached "
+        "GFLOP/s: two for each MAC of the closed form, by the median time; peak: the most that a kernel reached "
         "on this device, in the case's precision, with its threads. GB/s: what layers read and write if nothing stays "
         "in a cache. Least: the time that the ceilings allow, the sum over layers of the longer of arithmetic and "
         "memory traffic, and of the call; least / ms is the share of the measured time that it is. Bound by: the "
@@ -119,7 +119,7 @@ def _ceilings(ceilings: list[Ceilings]) -> Table:
         shown["datasheet"] = _sheet(row)
         cells.append(shown)
     caption = (
-        "The best of several repetitions with so many CPU threads. GFLOP/s: matrix products and convolutions, in PyTorch "
+        "The best of several repetitions with so many CPU threads. GFLOP/s: matrix products and convolutions in PyTorch "
         "and ONNX Runtime; depthwise: of float32 depthwise convolutions. Memory: with a working set far larger than any "
         "cache. Call: a function of one value / a convolution of one value. Datasheet: dense, as the vendor names it."
     )
@@ -144,23 +144,23 @@ def _parts(explained: list[Explained]) -> Table:
     return Table("parts", "Where the time goes, by kind of work", caption, _part_cells(data), data, [])
 
 
-def _layers(explained: list[Explained]) -> Table:
-    """The same layer by layer; the slowest ones are shown, all are in the data."""
-    rows = [
+def layers_frame(explained: list[Explained]) -> pd.DataFrame:
+    """The same layer by layer, one row for each layer that ran in a profiled model."""
+    return pd.DataFrame(
         _part_row(each, part)
         for each in explained
         if each.parts and each.profile is not None
         for part in layer_parts(each.profile, each.case, each.seconds, each.ceilings)
-    ]
-    data = pd.DataFrame(rows)
-    cells = _part_cells(data)
+    )
+
+
+def _layers(explained: list[Explained]) -> Table:
+    data = layers_frame(explained)
     if not data.empty:
-        slowest = data.groupby(["model", "runtime"], sort=False)["share"].rank(ascending=False, method="first") <= 3
-        cells = cells[slowest].reset_index(drop=True)
-        data = data.assign(shown=slowest)
-        data = pd.concat([data[data["shown"]], data[~data["shown"]]]).drop(columns="shown").reset_index(drop=True)
-    caption = "The three layers of each model that take longest; layers.csv has all of them. Columns as above."
-    return Table("layers", "The slowest layers", caption, cells.rename(columns={"of": "layer"}), data, [])
+        place = data.groupby(["model", "runtime"], sort=False)["share"].rank(ascending=False, method="first")
+        data = data[place <= SLOWEST].reset_index(drop=True)
+    caption = f"The {SLOWEST} layers of each model that take longest. Columns as above."
+    return Table("layers", "The slowest layers", caption, _part_cells(data).rename(columns={"of": "layer"}), data, [])
 
 
 def _part_row(each: Explained, part: Part) -> dict[str, object]:
@@ -196,7 +196,8 @@ def _part_cells(data: pd.DataFrame) -> pd.DataFrame:
             "share": [_percent(value) for value in data["share"]],
             "ms": [figure_text(value) for value in data["ms"]],
             "GFLOP/s": [
-                _known(value, GIGA) if known else NONE for value, known in zip(data["flops_per_s"], has_macs, strict=True)
+                _known(value, GIGA) if known else NONE
+                for value, known in zip(data["flops_per_s"], has_macs, strict=True)
             ],
             "% of peak": [
                 _percent(value) if known else NONE for value, known in zip(data["peak_share"], has_macs, strict=True)

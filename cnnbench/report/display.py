@@ -33,6 +33,7 @@ WORDS = (
     "fact",
     "value",
     "bound by",
+    "layer",
     "hardware",
     "why",
     "setting",

@@ -7,12 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from cnnbench import machine
 from cnnbench.case import PHASES, WORKLOADS, Workload
 from cnnbench.counts import MACS, PARAMS, SPEAKS_OF, total
 from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
 from cnnbench.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
-from cnnbench.store import Run
 from cnnbench.units import MB, MIB
 
 PERCENTILES = (90, 95, 99)

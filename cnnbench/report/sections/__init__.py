@@ -16,6 +16,7 @@ from cnnbench.report.sections import (
     runtimes,
     start,
     training,
+    why,
 )
 from cnnbench.report.sections.sources import Sources
 from cnnbench.store import Run
@@ -25,6 +26,7 @@ SECTIONS = (
     headline.section,
     accuracy.section,
     runtimes.section,
+    why.section,
     batches.section,
     training.section,
     memory.section,
