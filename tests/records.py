@@ -37,9 +37,8 @@ def case(
     )
 
 
-def measurement(call_s: list[float], workload: str = "inference", samples: int = 2) -> Measurement:
-    """One launch with one turn per value: `samples` samples of that time, split over the workload's phases."""
-    phases = PHASES[workload]  # type: ignore[index]
+def measurement(call_s: list[float], phases: tuple[str, ...] = PHASES["inference"], samples: int = 2) -> Measurement:
+    """One launch with one turn per value: `samples` samples of that time, split over the phases."""
     turns = [
         Turn(round=n, seconds={phase: [s / len(phases)] * samples for phase in phases}) for n, s in enumerate(call_s)
     ]
@@ -106,6 +105,6 @@ def record(
         else None,
         artifact=facts() if call_s else None,
         parity=[Parity(what="ort b1", error=2e-6, limit=1e-5)] if call_s else [],
-        measurement=measurement(call_s, of.workload, samples) if call_s else None,
+        measurement=measurement(call_s, of.phases, samples) if call_s else None,
         environment=ENVIRONMENT,
     )

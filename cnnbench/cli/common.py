@@ -8,7 +8,8 @@ import typer
 from cnnbench.errors import InputError
 from cnnbench.units import parse_image_size
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
 

@@ -119,8 +119,8 @@ def _ceilings(ceilings: list[Ceilings]) -> Table:
         shown["datasheet"] = _sheet(row)
         cells.append(shown)
     caption = (
-        "The best of several repetitions with so many CPU threads. GFLOP/s: matrix products and convolutions in PyTorch "
-        "and ONNX Runtime; depthwise: of float32 depthwise convolutions. Memory: with a working set far larger than any "
+        "The best of several repetitions with so many CPU threads. GFLOP/s: matrix products, convolutions, in PyTorch "
+        "and ONNX Runtime; depthwise: of such convolutions in float32. Memory: with a working set far larger than any "
         "cache. Call: a function of one value / a convolution of one value. Datasheet: dense, as the vendor names it."
     )
     return Table("ceilings", "What this machine can do", caption, pd.DataFrame(cells), data, [])

@@ -1,6 +1,7 @@
 """Charts: how every one looks, and how it becomes SVG and PNG without a browser or a network."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ DARK = {
     ),
 }
 """What each colour becomes on a dark page."""
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
-WIDTH = 460
-"""Of a chart's plotting area, in pixels: with its labels it fits a printed page."""
+PARTS = SERIES[2:]
+"""Colours of the parts of a whole, so that none is taken for a runtime's."""
+FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
+"""All of one width, so that labels fit whoever draws them."""
+WIDTH = 410
+"""Of a chart's plotting area, in pixels: with its labels it fits a printed page, and two fit a screen."""
 ROW = 17
 """Height of one line of a chart that has a line per model or case, in pixels."""
 PNG_SCALE = 2
@@ -75,11 +79,11 @@ class Chart:
         return self.svg
 
 
-def colours(names: list[str]) -> "alt.Scale":
+def colours(names: Sequence[str], palette: Sequence[str] = SERIES) -> "alt.Scale":
     """The colours of series by name, the same in every chart that names them in the same order."""
     import altair as alt
 
-    return alt.Scale(domain=names, range=[SERIES[place % len(SERIES)] for place in range(len(names))])
+    return alt.Scale(domain=list(names), range=[palette[place % len(palette)] for place in range(len(names))])
 
 
 def dark_style() -> str:
@@ -96,14 +100,16 @@ def _config() -> dict[str, Any]:
         "background": PAPER,
         "font": FONT,
         "view": {"stroke": None},
+        "padding": {"left": 8, "right": 12, "top": 5, "bottom": 5},
         "axis": {**words, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelLimit": 260},
         "axisY": {"titlePadding": 8},
         "legend": {**words, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
         "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
         "range": {"category": list(SERIES)},
+        "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
         "text": {"color": INK, "fontSize": 11},
         "rule": {"color": FAINT},
-        "point": {"filled": True, "size": 55, "opacity": 1},
+        "point": {"size": 45, "opacity": 1, "strokeWidth": 1.6},
         "line": {"strokeWidth": 2},
         "bar": {"opacity": 1},
     }

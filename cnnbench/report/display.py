@@ -12,6 +12,7 @@ from cnnbench.report.tables import (
     cases_table,
     models_table,
     start_table,
+    witness_notes,
     witnesses_table,
 )
 from cnnbench.store import Run
@@ -88,7 +89,7 @@ class Table:
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records)), _witnesses(witnesses_table(records))]
+    tables = [_models(models_table(records)), _witnesses(witnesses_table(records), witness_notes(records))]
     for workload in WORKLOADS:
         data = cases_table(records, workload)
         if not data.empty:
@@ -121,14 +122,14 @@ def _models(data: pd.DataFrame) -> Table:
     return Table("models", "Models", caption, cells, data, [])
 
 
-def _witnesses(data: pd.DataFrame) -> Table:
+def _witnesses(data: pd.DataFrame, notes: list[str]) -> Table:
     cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
     caption = (
         "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
         "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
         "MACs are rounded to a million. All for one image."
     )
-    return Table("witnesses", "Witnesses", caption, cells, data, [])
+    return Table("witnesses", "Witnesses", caption, cells, data, notes)
 
 
 def _inference(data: pd.DataFrame) -> Table:

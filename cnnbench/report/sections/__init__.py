@@ -1,6 +1,8 @@
 """The sections of a run's page, one file each: from what was measured to what it says."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 
 from cnnbench import machine
 from cnnbench.report.display import Table
@@ -44,7 +46,14 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
     where = machine.label(run.environment) if run.environment else "an unknown machine"
     return Page(
         title=run.suite,
-        subtitle=f"Convolutional networks, measured on {where}. Started {run.started}.",
+        subtitle=f"Convolutional networks, measured on {where}. Started {_when(run.started)}.",
         sections=[section for section in found if section is not None],
         warnings=run.unreadable,
     )
+
+
+def _when(started: str) -> str:
+    """A time to read, from ISO 8601; what is none stays as it is."""
+    with suppress(ValueError):
+        return f"{datetime.fromisoformat(started):%Y-%m-%d, %H:%M %Z}"
+    return started

@@ -7,9 +7,9 @@ import pandas as pd
 
 from cnnbench.archs import catalogue
 from cnnbench.record import Record
-from cnnbench.report.charts import FAINT, INK, WIDTH, Chart, colours
+from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours
 from cnnbench.report.page import Section
-from cnnbench.report.sections.sources import Sources
+from cnnbench.report.sections.sources import Sources, shown_legend
 
 
 def section(sources: Sources) -> Section | None:
@@ -70,35 +70,39 @@ def _chart(frame: pd.DataFrame, device: str, hows: list[str]) -> Chart | None:
         return None
     shown = shown.assign(
         what=[f"{what}; top-1 {top1:.1f} %" for what, top1 in zip(shown["what"], shown["top1"], strict=True)],
-        place=["beaten for certain" if beaten else "on the front, or not told apart" for beaten in shown["beaten"]],
     )
     x = alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=45), title=f"ms per call, batch {batch}")
     y = alt.Y("top1:Q", scale=alt.Scale(zero=False, padding=16), title="top-1 %, published")
+    colour = colours(hows)
     line = alt.Chart(shown[shown["front"]]).mark_line(color=FAINT, strokeDash=[5, 3], strokeWidth=1.2)
-    intervals = (
+    bars = (
         alt.Chart(shown)
-        .mark_rule()
-        .encode(x=x, x2="ms_high:Q", y=y, color=alt.Color("how:N", legend=None))
-        .transform_calculate(ms="datum.ms_low")
+        .mark_rule(strokeWidth=1.6)
+        .encode(
+            x="ms_low:Q",
+            x2="ms_high:Q",
+            y=y,
+            color=alt.Color("how:N", scale=colour, title=None, legend=shown_legend(shown)),
+        )
     )
     points = (
         alt.Chart(shown)
-        .mark_point(strokeWidth=2)
+        .mark_point()
         .encode(
             x=x,
             y=y,
-            color=alt.Color("how:N", scale=colours(hows), title=None),
-            fillOpacity=alt.condition("datum.beaten", alt.value(0), alt.value(1)),
+            stroke=alt.Stroke("how:N", scale=colour, legend=None),
+            fill=alt.condition("datum.beaten", alt.value(PAPER), alt.Fill("how:N", scale=colour, legend=None)),
             description="what:N",
         )
     )
-    names = (
-        alt.Chart(shown[shown["front"]]).mark_text(align="left", dx=7, dy=9, color=INK).encode(x=x, y=y, text="model:N")
-    )
+    fastest = shown[shown["ms"] == shown.groupby("model")["ms"].transform("min")]
+    names = alt.Chart(fastest).mark_text(align="left", dx=7, dy=10, color=INK).encode(x=x, y=y, text="model:N")
     return Chart(
         f"accuracy-{device}",
         f"Published accuracy against latency, {device}",
         "Up and to the left is better. The dashed line is the Pareto front by the medians. Hollow: another model or "
-        "runtime is at least as accurate, and faster for certain; horizontal bars are 95 % intervals.",
-        alt.layer(line.encode(x=x, y=y, order="ms:Q"), intervals, points, names).properties(width=WIDTH, height=300),
+        "runtime is at least as accurate, and faster for certain. Bars are 95 % intervals; each model is named at its "
+        "fastest.",
+        alt.layer(line.encode(x=x, y=y, order="ms:Q"), bars, points, names).properties(width=WIDTH, height=300),
     )

@@ -5,9 +5,9 @@ import pandas as pd
 
 from cnnbench.report.charts import Chart, colours
 from cnnbench.report.page import Section
-from cnnbench.report.sections.sources import Sources
+from cnnbench.report.sections.sources import Sources, shown_legend
 
-COLUMNS = 3
+COLUMNS, SPACING = 3, 52
 
 
 def section(sources: Sources) -> Section | None:
@@ -36,29 +36,26 @@ def section(sources: Sources) -> Section | None:
                 frame,
                 sources.hows,
                 "latency",
-                "ms_per_image",
-                "Milliseconds per image by batch",
-                "The same the other way round: the time of a call divided by its images.",
+                "ms",
+                "Milliseconds per call by batch",
+                "The same calls by how long each takes: what the last image of a batch waits for.",
             ),
         ],
     )
 
 
 def _chart(frame: pd.DataFrame, hows: list[str], name: str, figure: str, title: str, caption: str) -> Chart:
-    shown = frame.assign(ms_per_image=frame["ms"] / frame["batch"])[["model", "batch", "how", "what", figure]]
-    base = alt.Chart(shown).encode(
-        x=alt.X(
-            "batch:Q",
-            scale=alt.Scale(type="log", base=2),
-            axis=alt.Axis(values=sorted(int(batch) for batch in shown["batch"].unique()), grid=False, title=None),
-        ),
-        y=alt.Y(f"{figure}:Q", title=None, axis=alt.Axis(tickCount=4)),
-        color=alt.Color("how:N", scale=colours(hows), title=None),
+    panels = [_panel(str(model), rows, hows, figure) for model, rows in frame.groupby("model", sort=False)]
+    return Chart(name, title, caption, alt.concat(*panels, columns=COLUMNS, bounds="flush", spacing=SPACING))
+
+
+def _panel(model: str, shown: pd.DataFrame, hows: list[str], figure: str) -> alt.LayerChart:
+    """One model's lines, on scales of its own."""
+    batches = sorted(int(batch) for batch in shown["batch"].unique())
+    base = alt.Chart(shown[["batch", "how", "what", figure]]).encode(
+        x=alt.X("batch:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=batches, grid=False), title=None),
+        y=alt.Y(f"{figure}:Q", title=None, axis=alt.Axis(tickCount=4, format="~s")),
+        color=alt.Color("how:N", scale=colours(hows), title=None, legend=shown_legend(shown)),
     )
-    chart = (
-        alt.layer(base.mark_line(), base.mark_point().encode(description="what:N"))
-        .properties(width=150, height=90)
-        .facet(facet=alt.Facet("model:N", sort=None, title=None), columns=COLUMNS, spacing=14)
-        .resolve_scale(y="independent", x="independent")
-    )
-    return Chart(name, title, caption, chart)
+    lines = alt.layer(base.mark_line(), base.mark_point(filled=True).encode(description="what:N"))
+    return lines.properties(width=120, height=85, title=alt.Title(model))

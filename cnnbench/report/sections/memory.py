@@ -4,6 +4,7 @@ import altair as alt
 import pandas as pd
 
 from cnnbench.record import MEASURED, Record
+from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
 from cnnbench.report.page import Section
 from cnnbench.report.sections.sources import Sources
@@ -57,8 +58,8 @@ def _chart(workload: str, rows: pd.DataFrame) -> Chart:
         .mark_bar(size=ROW - 6)
         .encode(
             x=alt.X("mib:Q", stack="zero", title="resident MiB"),
-            y=alt.Y("line:N", sort=None, title="model, runtime, batch"),
-            color=alt.Color("part:N", scale=colours(PARTS), sort=PARTS, title=None),
+            y=alt.Y("line:N", sort=None, title=None),
+            color=alt.Color("part:N", scale=colours(PARTS, charts.PARTS), sort=PARTS, title=None),
             order="order:Q",
             description="what:N",
         )
@@ -66,7 +67,7 @@ def _chart(workload: str, rows: pd.DataFrame) -> Chart:
     return Chart(
         f"memory-{workload}",
         f"{workload.capitalize()}: where the peak of memory comes from",
-        "Resident memory of the worker process. Libraries: after they were imported. Model: what loading it, its first "
+        "By model, runtime and batch. Libraries: after they were imported. Model: what loading it, its first "
         "call and its proof added. At work: what warming up and timing added to that, at most.",
         chart.properties(width=WIDTH, height=alt.Step(ROW)),
     )

@@ -14,6 +14,7 @@ from cnnbench.report.sections.sources import Sources
 from cnnbench.stats import NOISY_HALF_WIDTH
 
 GIB = 2**30
+LIBRARIES = ("torch", "onnxruntime")
 
 
 def section(sources: Sources) -> Section:
@@ -43,8 +44,8 @@ def _facts(sources: Sources) -> Table | None:
         "system": facts.get("system"),
         "virtual machine": {True: "yes", False: "no"}.get(facts.get("virtualised")),
         "load when it started": _load(environment.get("state", {}).get("load_average")),
-        **{name: software[name] for name in ("cnnbench", "python") if name in software},
-        **{name: version for name, version in software.items() if name.startswith(("torch", "onnx"))},
+        "libraries": ", ".join(f"{name} {version}" for name, version in software.items() if name.startswith(LIBRARIES)),
+        "with": ", ".join(f"{name} {software[name]}" for name in ("cnnbench", "python") if name in software),
         "commit": software.get("git_commit"),
     }
     known = {name: value for name, value in rows.items() if value}
@@ -53,7 +54,7 @@ def _facts(sources: Sources) -> Table | None:
 
 
 def _load(average: list[float] | None) -> str | None:
-    return f"{average[0]:.2f} (mean of one minute; it counts what led up to the run too)" if average else None
+    return f"{average[0]:.2f}, mean of a minute" if average else None
 
 
 def _quietness(sources: Sources) -> Iterator[str]:
@@ -76,7 +77,7 @@ def _quietness(sources: Sources) -> Iterator[str]:
         return
     kinds = Counter(kind for turn in disturbed for kind in {_kind(reason) for reason in turn.disturbed})
     yield (
-        f"{len(disturbed):,} of {len(turns):,} turns ({len(disturbed) / len(turns):.1%}) were disturbed by the "
+        f"{len(disturbed):,} of {len(turns):,} turns ({100 * len(disturbed) / len(turns):.1f} %) were disturbed by the "
         f"system's counters: {', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}. "
         "They are left out wherever enough others remain."
     )
@@ -108,7 +109,11 @@ def _sharpness(sources: Sources) -> Chart | None:
         alt.Chart(shown)
         .mark_tick(thickness=2, size=ROW - 5)
         .encode(
-            x=alt.X("percent:Q", scale=alt.Scale(type="log"), title="interval reaches to one side, % of the median"),
+            x=alt.X(
+                "percent:Q",
+                scale=alt.Scale(type="log", nice=False, padding=10),
+                title="interval reaches to one side, % of the median",
+            ),
             y=alt.Y("line:N", sort=None, title=None),
             color=alt.Color("how:N", scale=colours(sources.hows), legend=None),
             description="what:N",

@@ -9,7 +9,7 @@ from cnnbench.case import WORKLOADS
 from cnnbench.report.charts import FAINT, ROW, WIDTH, Chart, colours
 from cnnbench.report.display import ratio_text
 from cnnbench.report.page import Section
-from cnnbench.report.sections.sources import Sources
+from cnnbench.report.sections.sources import Sources, shown_legend
 
 
 def section(sources: Sources) -> Section | None:
@@ -57,25 +57,18 @@ def _chart(workload: str, rows: pd.DataFrame, hows: list[str]) -> Chart:
             ],
         }
     )
-    several = shown["how"].nunique() > 1
-    y = alt.Y("line:N", sort=None, title="model, batch")
-    offset = {"yOffset": alt.YOffset("how:N", sort=hows)} if several else {}
-    colour = alt.Color("how:N", scale=colours(hows), title=None)
-    x = alt.X("ratio:Q", scale=alt.Scale(type="log"), title="times as fast as PyTorch eager")
-    bars = (
-        alt.Chart(shown)
-        .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("low:Q", scale=alt.Scale(type="log")), x2="high:Q", y=y, color=colour, **offset)
-    )
-    points = alt.Chart(shown).mark_point().encode(x=x, y=y, color=colour, description="what:N", **offset)
+    y = alt.Y("line:N", sort=None, title=None)
+    offset = alt.YOffset("how:N", sort=hows)
+    colour = alt.Color("how:N", scale=colours(hows), title=None, legend=shown_legend(shown))
+    x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="times as fast as PyTorch eager")
+    base = alt.Chart(shown).encode(y=y, yOffset=offset, color=colour)
+    bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    points = base.mark_point(filled=True).encode(x=x, description="what:N")
     one = alt.Chart(pd.DataFrame({"ratio": [1.0]})).mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=x)
-    height = alt.Step(
-        ROW * (0.75 * shown["how"].nunique() if several else 1), **({"for": "position"} if several else {})
-    )
     return Chart(
         f"runtimes-{workload}",
         f"{workload.capitalize()}: times as fast as PyTorch eager",
-        "Right of 1 is faster than eager. Each ratio is the median over rounds in which both were measured within a "
-        "second or two, with its 95 % interval; an interval that holds 1 does not tell them apart.",
-        alt.layer(one, bars, points).properties(width=WIDTH, height=height),
+        "By model and batch. Right of 1 is faster than eager. Each ratio is the median over rounds in which both were "
+        "measured within a second or two, with its 95 % interval; an interval that holds 1 does not tell them apart.",
+        alt.layer(one, bars, points).properties(width=WIDTH, height=alt.Step(ROW - 3)),
     )

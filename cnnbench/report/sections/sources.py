@@ -1,9 +1,10 @@
 """What the sections of a run's page are made from."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import altair as alt
 import pandas as pd
 
 from cnnbench.record import MEASURED, Record
@@ -49,7 +50,13 @@ class Sources:
         return list(self.measured["how"].unique()) if not self.measured.empty else []
 
 
-def _in_words(row: dict[object, object]) -> str:
+def shown_legend(frame: pd.DataFrame) -> alt.Legend | None:
+    """A legend of what executed these cases; none where they are all the same."""
+    hows = list(frame["how"].unique())
+    return alt.Legend(values=hows) if len(hows) > 1 else None
+
+
+def _in_words(row: dict[Hashable, object]) -> str:
     """`resnet18, inference, ort/cpu, batch 1: 19.7 [19.4, 20.1] ms, 50.7 images/s`."""
     ms, low, high, rate = (float(str(row[name])) for name in ("ms", "ms_low", "ms_high", "images_per_s"))
     case = f"{row['model']}, {row['workload']}, {row['how']}, batch {row['batch']}"

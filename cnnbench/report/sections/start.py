@@ -1,8 +1,11 @@
 """Cold start, and when a longer one pays back."""
 
+from collections.abc import Hashable
+
 import altair as alt
 import pandas as pd
 
+from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
 from cnnbench.report.page import Section
 from cnnbench.report.sections.sources import Sources
@@ -33,8 +36,8 @@ def _chart(data: pd.DataFrame) -> Chart:
         .mark_bar(size=ROW - 6)
         .encode(
             x=alt.X("seconds:Q", stack="zero", title="seconds to the first output"),
-            y=alt.Y("line:N", sort=None, title="model, runtime"),
-            color=alt.Color("stage:N", scale=colours(list(STAGES)), sort=list(STAGES), title=None),
+            y=alt.Y("line:N", sort=None, title=None),
+            color=alt.Color("stage:N", scale=colours(list(STAGES), charts.PARTS), sort=list(STAGES), title=None),
             order="order:Q",
             description="what:N",
         )
@@ -42,13 +45,13 @@ def _chart(data: pd.DataFrame) -> Chart:
     return Chart(
         "start",
         "From nothing to the first output",
-        "Inference. Each stage was measured once, so there is no interval. The export is made once and kept, so it is "
-        "paid by the first start alone.",
+        "Inference, by model and runtime. Each stage was measured once, so there is no interval. The export is made "
+        "once and kept, so it is paid by the first start alone.",
         chart.properties(width=WIDTH, height=alt.Step(ROW)),
     )
 
 
-def _stages(row: dict[object, object]) -> list[dict[str, object]]:
+def _stages(row: dict[Hashable, object]) -> list[dict[str, object]]:
     line = f"{row['model']}, {row['how']}"
     seconds = {stage: _seconds(row, column) for stage, column in STAGES.items()}
     return [
@@ -64,7 +67,7 @@ def _stages(row: dict[object, object]) -> list[dict[str, object]]:
     ]
 
 
-def _seconds(row: dict[object, object], column: str) -> float:
+def _seconds(row: dict[Hashable, object], column: str) -> float:
     value = row["first_call_ms"] if column == "first_call_s" else row[column]
     if value is None:
         return float("nan")

@@ -1,62 +1,71 @@
 """Where a training step's time goes: forward, backward, optimizer."""
 
+from collections.abc import Hashable
+
 import altair as alt
 import pandas as pd
 
 from cnnbench.case import PHASES, STEP
+from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
+from cnnbench.report.display import is_missing
 from cnnbench.report.page import Section
 from cnnbench.report.sections.sources import Sources
+from cnnbench.runtime import REFERENCE
 from cnnbench.units import significant
 
 PARTS = [*PHASES["training"], *STEP]
 
 
 def section(sources: Sources) -> Section | None:
-    """The parts of each model's step as shares of it, beside steps that cannot be told apart into parts."""
+    """The parts of each model's step, beside steps that are a single graph."""
     frame = sources.measured
     if not frame.empty:
         frame = frame[frame["workload"] == "training"]
     if frame.empty:
         return None
-    rows = [part for row in frame.to_dict("records") for part in _parts(row)]
-    return Section(id="training", heading="A training step, in parts", parts=[_chart(pd.DataFrame(rows))])
+    rows = frame.to_dict("records")
+    eager = {_race(row): float(str(row["ms"])) for row in rows if row["runtime"] == REFERENCE}
+    parts = [part for row in rows for part in _parts(row, eager.get(_race(row)))]
+    return Section(id="training", heading="A training step, in parts", parts=[_chart(pd.DataFrame(parts))])
 
 
-def _parts(row: dict[object, object]) -> list[dict[str, object]]:
-    """The parts of one step in milliseconds for one image; one part for a step that is a single graph."""
-    batch = int(str(row["batch"]))
-    found = {phase: float(str(row[f"{phase}_ms"])) for phase in PHASES["training"]}
-    if not all(ms == ms for ms in found.values()):
-        found = {STEP[0]: float(str(row["ms"]))}
-    whole = sum(found.values())
+def _race(row: dict[Hashable, object]) -> tuple[object, ...]:
+    return tuple(row[name] for name in ("model", "batch", "device", "precision"))
+
+
+def _parts(row: dict[Hashable, object], eager_ms: float | None) -> list[dict[str, object]]:
+    """The parts of one step as shares of eager's, or of its own where eager was not measured beside it.
+
+    Medians of parts do not add up to the median of the whole, so they are scaled to.
+    """
+    whole = float(str(row["ms"]))
+    found = {
+        phase: float(str(row[f"{phase}_ms"])) for phase in PHASES["training"] if not is_missing(row[f"{phase}_ms"])
+    }
+    found = found or {STEP[0]: whole}
+    line = f"{row['model']}, {row['how']}, {row['batch']}"
     return [
         {
-            "model": row["model"],
-            "how": f"{row['how']}, {batch}",
+            "line": line,
             "part": part,
             "order": PARTS.index(part),
-            "share": ms / whole,
-            "what": f"{row['model']}, {row['how']}, batch {batch}: {part} {significant(ms)} ms, {ms / whole:.0%}",
+            "share": ms / sum(found.values()) * whole / (eager_ms or whole),
+            "what": f"{line}: {part} {significant(ms)} ms of {significant(whole)} ms",
         }
         for part, ms in found.items()
     ]
 
 
 def _chart(rows: pd.DataFrame) -> Chart:
-    split = rows[rows["part"] != STEP[0]]
-    shown = split if not split.empty else rows
-    shown = shown.assign(line=shown["model"] + ", " + shown["how"])
-    parts = [part for part in PARTS if part in set(shown["part"])]
+    parts = [part for part in PARTS if part in set(rows["part"])]
     chart = (
-        alt.Chart(shown)
+        alt.Chart(rows)
         .mark_bar(size=ROW - 6)
         .encode(
-            x=alt.X(
-                "share:Q", stack="zero", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]), title="of the step"
-            ),
-            y=alt.Y("line:N", sort=None, title="model, runtime, batch"),
-            color=alt.Color("part:N", scale=colours(parts), sort=parts, title=None),
+            x=alt.X("share:Q", stack="zero", axis=alt.Axis(format="%"), title="of eager's step"),
+            y=alt.Y("line:N", sort=None, title=None),
+            color=alt.Color("part:N", scale=colours(PARTS, charts.PARTS), legend=alt.Legend(values=parts), title=None),
             order="order:Q",
             description="what:N",
         )
@@ -64,8 +73,8 @@ def _chart(rows: pd.DataFrame) -> Chart:
     return Chart(
         "training-step",
         "Forward, backward, optimizer",
-        "Shares of one training step. Two thirds for backward are what the arithmetic alone would give; a large share "
-        "of the optimizer means many parameters for little arithmetic. A step that is exported is a single graph, "
-        "whose parts cannot be told apart: it stands in the table alone.",
+        "By model, runtime and batch: eager's step is 100 %. The arithmetic alone would give two thirds to backward; a "
+        "large share of the optimizer means many parameters for little arithmetic. An exported step is a single graph "
+        "whose parts cannot be told apart. Lengths are medians; ratios with their intervals stand above.",
         chart.properties(width=WIDTH, height=alt.Step(ROW)),
     )

@@ -76,9 +76,9 @@ def _roof(explained: list[Explained]) -> list[Chart]:
         Chart(
             "roofline",
             "Cases under the roof",
-            f"Each mark is a case in float32. The line is what the machine allows: {significant(rate / GIGA)} GB/s from "
-            f"memory, and {significant(peak / GIGA)} GFLOP/s at most. Under the slope memory is the lower ceiling, under "
-            "the flat part arithmetic; what lies far below the line is held back by something else, such as the cost "
+            f"Each mark is a case in float32. The line is what the machine allows: {significant(rate / GIGA)} GB/s "
+            f"from memory, {significant(peak / GIGA)} GFLOP/s at most. Under the slope memory is the lower ceiling, "
+            "under the flat part arithmetic; what lies far below the line is held back by something else, such as the cost "
             "of calls or kernels that do not fit. Marks above the slope found their data in a cache.",
             alt.layer(line, points).properties(width=WIDTH, height=260),
         )
@@ -127,7 +127,7 @@ def _shares(explained: list[Explained]) -> list[Chart]:
         Chart(
             "time-by-work",
             "Where the time goes",
-            "By each runtime's own profiler. What is missing to the full width passes between the operators, or in some "
+            "By each runtime's own profiler. What is missing to the full width passes between operators, or in some "
             "that belong to no known layer. A runtime that fuses operators has their time in the convolution "
             "before them.",
             chart,

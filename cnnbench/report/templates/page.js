@@ -48,7 +48,7 @@ for (const box of document.querySelectorAll(".table")) {
   absent.hidden = missing === 0;
   absent.lastElementChild.textContent = `show ${missing} that could not run here`;
   absent.firstElementChild.checked = missing === rows.length;
-  form.hidden = rows.length < 4;
+  form.hidden = rows.length < 4 || !choices.length;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", filter);
   filter();
