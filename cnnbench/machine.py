@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from cnnbench import __version__
 from cnnbench.artifact import library_versions
+from cnnbench.errors import InputError
 from cnnbench.units import MIB
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -188,6 +189,17 @@ def fault_in(environment: dict[str, Any]) -> str | None:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return None
+
+
+def check_is_this(recorded: dict[str, Any], where: str) -> None:
+    """Raises InputError, naming the first difference, if an environment was recorded on another machine."""
+    theirs, ours = recorded.get("machine", {}), environment([], Path.cwd())["machine"]
+    for what in ("cpu", "architecture", "affinity_cores", "memory_bytes"):
+        if theirs.get(what) != ours[what]:
+            raise InputError(
+                f"{where}: expected a run of this machine, whose {what} is {ours[what]}; "
+                f"got one with {theirs.get(what)}"
+            )
 
 
 def label(environment: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from cnnbench import machine
 from cnnbench.artifact import library_versions
 from cnnbench.case import Case, Device
 from cnnbench.ceilings import Ceilings
-from cnnbench.errors import InputError, WorkerError
+from cnnbench.errors import WorkerError
 from cnnbench.messages import MeasurePeaks, Peaks
 from cnnbench.process import Worker
 from cnnbench.store import Run
@@ -84,13 +84,7 @@ def ceilings_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
 
 def ceilings_for_run(run: Run) -> list[tuple[Device, int]]:
     """The same for the cases that a run has measured. Raises InputError if that was on another machine."""
-    theirs, ours = run.environment.get("machine", {}), machine.environment([], run.folder)["machine"]
-    for what in ("cpu", "architecture", "affinity_cores", "memory_bytes"):
-        if theirs.get(what) != ours[what]:
-            raise InputError(
-                f"{run.folder}: expected a run of this machine, whose {what} is {ours[what]}; "
-                f"got one with {theirs.get(what)}"
-            )
+    machine.check_is_this(run.environment, str(run.folder))
     return ceilings_for(record.case for record in run.records.values() if record.measurement is not None)
 
 

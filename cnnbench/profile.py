@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -13,13 +13,16 @@ from cnnbench.archs.network import Layer, Network
 from cnnbench.archs.work import kind_of
 from cnnbench.build import LIMIT_S, build_artifact, find_artifact, forget_artifact
 from cnnbench.case import Case, ModelSpec
-from cnnbench.errors import WorkerError
-from cnnbench.layer_profile import ModelProfile, Row, Times
+from cnnbench.errors import CnnbenchError, WorkerError
+from cnnbench.layer_profile import ModelProfile, Row, Times, append_profiles
 from cnnbench.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts
+from cnnbench.record import MEASURED, ArtifactFacts
+from cnnbench.stats import launch_estimate
+from cnnbench.store import Run
 from cnnbench.template import Template
 from cnnbench.walk import read
+from cnnbench.why import telling
 
 RUNTIMES = ("eager", "ort")
 PROFILE_S = 0.5
@@ -102,6 +105,29 @@ def _ask(
     with template.start(log) if template else Worker(log, threads, LIMIT_S) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
         return worker.ask(Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls), Profiled)
+
+
+def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
+    """Profile each model of a run on its machine, at the batch that tells most, into its folder.
+
+    `watch` is told each model, its number, and of how many. Gives a line for each that could not be profiled. Raises
+    InputError on another machine than the run's.
+    """
+    machine.check_is_this(run.environment, str(run.folder))
+    records = [record for record in run.records.values() if record.status in MEASURED]
+    measured = {r.case: times for r in records if r.measurement and any(times := r.measurement.times())}
+    chosen = {case.spec: case for case in telling(measured) if case.device == "cpu"}
+    faults = []
+    for number, case in enumerate(chosen.values(), start=1):
+        watch(case.label, number, len(chosen))
+        call_s = launch_estimate(measured[case]).value
+        try:
+            profile = profile_model(case.spec, case.batch, calls_for(call_s), case.threads)
+        except CnnbenchError as error:
+            faults.append(f"{case.label}: not profiled: {error}")
+        else:
+            append_profiles(run.folder, [profile])
+    return faults
 
 
 def calls_for(call_s: float) -> int:

@@ -87,6 +87,9 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="First profile its models layer by layer, on the machine of the run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A run's tables again, and its page, files and charts written anew, from its records.
@@ -95,6 +98,8 @@ def report(
     """
     from cnnbench.api import load
 
+    if profile:
+        _profile(folder)
     if as_json:
         print_frames({name: table.data for name, table in load(folder).tables.items()})
         return
@@ -146,6 +151,16 @@ def _show_run(folder: Path) -> Any:
         where = f"report not written: {error.strerror}"
     typer.echo(f"{len(results.run.records)} records in {folder}; {where}")
     return results
+
+
+def _profile(folder: Path) -> None:
+    from cnnbench.profile import profile_run
+    from cnnbench.store import read_run
+
+    def watch(model: str, number: int, count: int) -> None:
+        typer.echo(f"[{number}/{count}] {model}: where its time goes", err=True)
+
+    _warn_unreadable(profile_run(read_run(folder), watch))
 
 
 def _open(page: Path) -> None:
