@@ -76,10 +76,11 @@ def _roof(explained: list[Explained]) -> list[Chart]:
         Chart(
             "roofline",
             "Cases under the roof",
-            f"Each mark is a case in float32. The line is what the machine allows: {significant(rate / GIGA)} GB/s from "
-            f"memory, {significant(peak / GIGA)} GFLOP/s at most. Under the slope memory is the lower ceiling, under the "
-            "flat part arithmetic. What lies far below the line is held back by something else, such as the cost of "
-            "calls, or kernels that do not fit its shapes. Marks above the slope found their data in a cache.",
+            "Each mark is a case in float32. The line is what the machine allows: "
+            f"{significant(rate / GIGA)} GB/s from memory, {significant(peak / GIGA)} GFLOP/s at most. Under the slope "
+            "memory is the lower ceiling, under the flat part arithmetic. What lies far below the line is held back by "
+            "something else, such as the cost of calls, or kernels that do not fit its shapes. Marks above the slope "
+            "found their data in a cache.",
             alt.layer(line, points).properties(width=WIDTH, height=260),
         )
     ]
