@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from cnnbench.archs import catalogue
 from cnnbench.runtime import REFERENCE, check_name, split
@@ -72,7 +72,7 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
-    batch: int
+    batch: PositiveInt
     threads: int | None = None
     """CPU threads; None is every physical core that this process may use."""
 

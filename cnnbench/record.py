@@ -6,9 +6,10 @@ Schema history (a reader accepts its own version and older ones):
     3   exported training steps
 """
 
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from cnnbench.case import Case, Frozen
 
@@ -161,6 +162,16 @@ class Turn(Frozen):
     joules: float | None = None
     """What the processor packages used meanwhile, where the system tells."""
 
+    @model_validator(mode="after")
+    def _has_times(self) -> "Turn":
+        """What no clock gives is no turn: a file that says so is damaged."""
+        lengths = {len(samples) for samples in self.seconds.values()}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError("expected as many samples of each phase, one at least")
+        if not all(0 < total < math.inf for total in self.totals_s()):
+            raise ValueError("expected times above zero")
+        return self
+
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""
         return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
@@ -177,7 +188,7 @@ class Launch(Frozen):
     warmup_s: float
     steady: bool
     """Whether the warm-up ended because the times were steady, not because its limit was reached."""
-    calls_per_sample: int
+    calls_per_sample: PositiveInt
     turns: list[Turn]
     stopped: str
     """Why sampling ended."""

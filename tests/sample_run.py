@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from cnnbench.archs import catalogue
 from cnnbench.case import Case
+from cnnbench.counts import summary
 from cnnbench.record import Measurement, Published, Record, Status, Witnesses
 from cnnbench.store import Run
 from tests.records import ENVIRONMENT, case, record
@@ -46,10 +48,19 @@ def _imagenet(model: str, runtime: str, workload: str, batch: int) -> Case:
 
 def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | None = None) -> Record:
     made = record(of, [ms / 1e3 * w for w in WOBBLE], status, reasons)
+    network = catalogue.get(of.spec.model).network()
     published = Published(
-        weights="V1", params=11_000_000, giga_macs=1.814, image_size=224, top1_percent=ACCURACY[of.spec.model]
+        weights="V1",
+        params=network.params,
+        giga_macs=round(network.macs / 1e9, 3),
+        image_size=224,
+        top1_percent=ACCURACY[of.spec.model],
     )
-    witnesses = Witnesses(closed_form={"fc": (10, 20)}, counted={"module": {"fc": (10, 0)}}, published=published)
+    witnesses = Witnesses(
+        closed_form={"all": (network.params, network.macs)},
+        counted={"module": {"all": (network.params, 0)}, "dispatch": {"all": (0, network.macs)}},
+        published=published,
+    )
     assert made.artifact is not None
     assert made.measurement is not None
     return made.model_copy(
@@ -58,6 +69,7 @@ def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | N
                 update={"input_shape": (3, 224, 224), "classes": 1000, "witnesses": witnesses}
             ),
             "measurement": _disturbed(made.measurement),
+            "counts": summary(of.spec, witnesses),
         }
     )
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cnnbench.record import Record
 from cnnbench.report.display import Table, interval_text, run_tables
-from cnnbench.report.files import table_markdown, write_report
+from cnnbench.report.files import markdown, table_markdown, write_tables
 from cnnbench.report.terminal import Progress, line_of, print_tables
 from cnnbench.store import Run
 from tests.records import ENVIRONMENT, case, record
@@ -135,12 +135,13 @@ def test_a_run_of_nothing_but_absent_devices_still_has_its_rows(tmp_path: Path) 
 
 
 def test_the_files_hold_every_table_and_its_numbers(tiny: Run) -> None:
-    report = write_report(tiny, run_tables(tiny)).read_text()
+    report = markdown(tiny, run_tables(tiny))
     assert report.startswith(
         "# tiny\n\nTesting CPU, 2 threads; 2 cores allowed, 8 GiB, Linux 6. python 3.11.7, torch 2.14.1"
     )
     for title in ("## Models", "## Inference", "## Training", "## Cold start", "1 MAC = 2 FLOP"):
         assert title in report
+    write_tables(tiny.folder, run_tables(tiny))
     numbers = pd.read_csv(tiny.folder / "inference.csv")
     assert numbers["ms"].tolist()[:2] == [pytest.approx(10.0), pytest.approx(5.0)]
     assert numbers["speedup"][1] == pytest.approx(2.0)

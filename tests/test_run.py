@@ -96,12 +96,13 @@ def test_the_folder_holds_tables_environment_and_the_suite_as_run(
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "records.jsonl",
+        "report.html",
         "report.md",
-        "models.csv",
-        "inference.csv",
-        "training.csv",
         "environment.json",
     }
+    tables = {path.name for path in (folder / "tables").iterdir()}
+    assert tables >= {f"{table}.{kind}" for table in ("models", "inference") for kind in ("csv", "parquet", "tex")}
+    assert {"runtimes-inference.svg", "training-step.png"} <= {path.name for path in (folder / "charts").iterdir()}
     assert (folder / "suite.yaml").read_text() == TINY
     assert {"cpu", "memory_bytes", "affinity_cores"} <= set(
         json.loads((folder / "environment.json").read_text())["machine"]

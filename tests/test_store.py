@@ -83,6 +83,27 @@ def test_one_line_says_which_lines_could_not_be_read(tmp_path: Path, suite: Suit
     assert len(run.records) == 2
 
 
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        ([], "expected as many samples of each phase"),
+        ([0.0, 0.1], "expected times above zero"),
+        ([float("inf")], "expected times above zero"),
+    ],
+)
+def test_times_that_no_clock_gives_are_told_and_left_out(
+    tmp_path: Path, suite: Suite, times: list[float], why: str
+) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / RECORDS
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["measurement"]["launches"][0]["turns"][0]["seconds"] = {"forward": times}
+    file.write_text("\n".join(map(json.dumps, lines)))
+    run = read_run(tmp_path / "run")
+    assert why in run.unreadable[0]
+    assert len(run.records) == 1
+
+
 @pytest.mark.parametrize("content", ["[]", '{"machine": 1}', '{"machine": {"cpu": ["x"]}}'])
 def test_a_damaged_environment_is_told_and_left_out(tmp_path: Path, suite: Suite, content: str) -> None:
     written(tmp_path / "run", suite)

@@ -49,7 +49,7 @@ def _chart(frame: pd.DataFrame, hows: list[str], name: str, figure: str, title: 
     return Chart(name, title, caption, alt.concat(*panels, columns=COLUMNS, bounds="flush", spacing=SPACING))
 
 
-def _panel(model: str, shown: pd.DataFrame, hows: list[str], figure: str) -> alt.LayerChart:
+def _panel(model: str, shown: pd.DataFrame, hows: list[str], figure: str) -> alt.LayerChart | alt.FacetChart:
     """One model's lines, on scales of its own."""
     batches = sorted(int(batch) for batch in shown["batch"].unique())
     base = alt.Chart(shown[["batch", "how", "what", figure]]).encode(

@@ -78,7 +78,7 @@ for (const chart of document.querySelectorAll(".chart")) {
 for (const box of document.querySelectorAll(".samples")) {
   const cases = JSON.parse(box.querySelector("script").textContent);
   const form = box.querySelector("form"), choice = form.querySelector("select");
-  const fromZero = form.querySelector("input"), svg = box.querySelector("svg"), told = box.querySelector(".caption");
+  const fromZero = form.elements.zero, whole = form.elements.whole, svg = box.querySelector("svg"), told = box.querySelector(".caption");
   const left = 64, right = 850, top = 10, bottom = 270;
 
   function add(name, attributes, text) {
@@ -92,10 +92,12 @@ for (const box of document.querySelectorAll(".samples")) {
     const chosen = cases[choice.value];
     if (!chosen) return;
     const turns = chosen.launches.flatMap((launch) => launch.turns), all = turns.flatMap((turn) => turn.ms);
-    const lowest = fromZero.checked ? 0 : all.reduce((a, b) => Math.min(a, b)) * 0.98;
-    const highest = all.reduce((a, b) => Math.max(a, b)) * 1.02;
+    const ordered = [...all].sort((a, b) => a - b), slowest = ordered[ordered.length - 1];
+    const lowest = fromZero.checked ? 0 : ordered[0] * 0.98;
+    const usual = lowest + 1.5 * (ordered[Math.floor(0.97 * (ordered.length - 1))] - lowest);
+    const highest = whole.checked || slowest < 1.5 * usual ? slowest * 1.02 : usual;
     const x = (place) => left + (place + 0.5) / all.length * (right - left);
-    const y = (ms) => bottom - (ms - lowest) / (highest - lowest) * (bottom - top);
+    const y = (ms) => bottom - (Math.min(ms, highest) - lowest) / (highest - lowest) * (bottom - top);
     const [median, low, high] = chosen.ms;
     svg.replaceChildren();
     let place = 0;
@@ -115,22 +117,34 @@ for (const box of document.querySelectorAll(".samples")) {
     for (const launch of chosen.launches) {
       if (place) add("line", {class: "launch", x1: x(place - 0.5), x2: x(place - 0.5), y1: top, y2: bottom});
       for (const turn of launch.turns) {
-        for (const ms of turn.ms) add("circle", {class: turn.out ? "dot out" : "dot", cx: x(place++), cy: y(ms), r: 2});
+        for (const ms of turn.ms) {
+          const kind = ["dot", turn.out && "out", ms > highest && "beyond"].filter(Boolean).join(" ");
+          add("circle", {class: kind, cx: x(place++), cy: y(ms), r: 2});
+        }
       }
     }
     add("text", {x: left - 8, y: top, "text-anchor": "end"}, "ms");
     add("text", {x: (left + right) / 2, y: 292, "text-anchor": "middle"}, "samples in the order of time");
-    told.textContent = describe(chosen, turns, all.length);
+    told.textContent = describe(chosen, turns, all.length, ordered.filter((ms) => ms > highest));
   }
 
-  function describe(chosen, turns, drawn) {
+  function describe(chosen, turns, drawn, beyond) {
     const out = turns.filter((turn) => turn.out), reasons = [...new Set(out.map((turn) => turn.why))];
+    const calls = chosen.launches[0].calls;
     const words = [`${chosen.status}; ${chosen.count} samples in ${turns.length} turns (stripes) of ` +
-      `${chosen.launches.length} launch(es), ${chosen.launches[0].calls} call(s) each.`];
+      `${many(chosen.launches.length, "launch", "launches")}, ${calls > 1 ? `${calls} calls each` : "single calls"}.`];
     if (drawn < chosen.count) words.push(`Every ${chosen.every}th sample of a turn is drawn.`);
+    if (beyond.length) {
+      words.push(`Hollow, at the upper edge: ${many(beyond.length, "slower sample", "slower samples")}, ` +
+        `up to ${Number(beyond[beyond.length - 1].toPrecision(3))} ms.`);
+    }
     words.push("Line and band: the median and its 95 % interval.");
-    if (out.length) words.push(`Red: ${out.length} turn(s) left out: ${reasons.join("; ")}.`);
+    if (out.length) words.push(`Red: ${many(out.length, "turn", "turns")} left out: ${reasons.join("; ")}.`);
     return words.join(" ");
+  }
+
+  function many(count, one, more) {
+    return `${count} ${count === 1 ? one : more}`;
   }
 
   // About five round values within the range.
