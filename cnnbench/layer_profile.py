@@ -12,6 +12,8 @@ PROFILES = "profiles.jsonl"
 """In a run's folder: one model a line."""
 WORST = 5
 """How many layers are named of the slowest."""
+DISTURBED = 1.2
+"""So many times longer than typical is too much for a quarter of the calls."""
 LEAST_SHARE = 0.01
 """Of a call's time: a layer below it is not called slow for its work, however slow."""
 
@@ -51,9 +53,19 @@ class Times:
     """Of the whole calls, by the host's clock: half of them lie between. Far apart, something disturbed them."""
 
     @property
+    def operators_s(self) -> float:
+        """All operators, whosever they are."""
+        return self.layers_s + sum(self.other.values())
+
+    @property
     def call_s(self) -> float:
         """A whole call, as all its parts together."""
-        return self.layers_s + sum(self.other.values()) + self.outside_s
+        return self.operators_s + self.outside_s
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether a quarter of the calls took far longer than their typical parts together."""
+        return self.quartiles_s[1] > DISTURBED * self.call_s
 
 
 @dataclass(frozen=True)

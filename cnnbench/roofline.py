@@ -15,7 +15,7 @@ from cnnbench.archs.network import Layer, Network
 from cnnbench.archs.training import backward_macs
 from cnnbench.archs.work import WorkKind, kind_of
 from cnnbench.case import Case
-from cnnbench.ceilings import Ceilings
+from cnnbench.ceilings import Ceilings, Smallest
 from cnnbench.layer_profile import ModelProfile, Row
 from cnnbench.runtime import split
 from cnnbench.units import FLOP_PER_MAC
@@ -246,7 +246,8 @@ def least(work: Work, case: Case, ceilings: Ceilings | None) -> Least:
     peak = ceilings.flops_per_s(case.precision) if ceilings else None
     rate = ceilings.bytes_per_s(work.moved_bytes) if ceilings else None
     library = LIBRARIES.get(split(case.runtime)[0])
-    call_s = ceilings.call_s(library, "convolution" if work.macs else "operator") if ceilings and library else None
+    smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
+    call_s = ceilings.call_s(library, smallest) if ceilings and library else None
     return Least(
         work=work,
         compute_s=FLOP_PER_MAC * work.macs / peak if peak else None,
@@ -258,7 +259,7 @@ def least(work: Work, case: Case, ceilings: Ceilings | None) -> Least:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Part of a call: one layer, or all layers of a kind, with its share of the call's time by the profile."""
+    """Part of a call: one layer, or all layers of a kind, with its share of the call's time."""
 
     name: str
     share: float
@@ -266,7 +267,7 @@ class Part:
 
 
 def layer_parts(profile: ModelProfile, case: Case, seconds: float, ceilings: Ceilings | None) -> list[Part]:
-    """Each layer that ran, in network order: shares by the profile, times as those shares of the measured time."""
+    """Each layer that ran, in network order, with its share of the measured time (`_whole_s`)."""
     runtime = split(case.runtime)[0]
     return [
         _part(row.name or profile.model, [row], profile, case, seconds, ceilings)
@@ -284,21 +285,46 @@ def kind_parts(profile: ModelProfile, case: Case, seconds: float, ceilings: Ceil
     return sorted(parts, key=lambda part: -part.share)
 
 
+def share_between(profile: ModelProfile, case: Case, seconds: float) -> float:
+    """The share of a call that passes between its operators."""
+    runtime = split(case.runtime)[0]
+    return 1.0 - profile.times[runtime].operators_s / _whole_s(profile, runtime, seconds)
+
+
+def _whole_s(profile: ModelProfile, runtime: str, seconds: float) -> float:
+    """What shares are of: the measured call, or all profiled operators where those take longer.
+
+    A profiler lengthens what passes between operators more than the operators themselves, so their times are held
+    against the call as it was measured without one.
+    """
+    return max(seconds, profile.times[runtime].operators_s)
+
+
 def _part(
     name: str, rows: Sequence[Row], profile: ModelProfile, case: Case, seconds: float, ceilings: Ceilings | None
 ) -> Part:
-    share = sum(profile.share(row, split(case.runtime)[0]) or 0.0 for row in rows)
+    runtime = split(case.runtime)[0]
+    share = sum(row.seconds.get(runtime, 0.0) for row in rows) / _whole_s(profile, runtime, seconds)
     known = all(row.moved_bytes is not None for row in rows)
-    works = [Work(name=row.name, kind=row.work, macs=row.macs or 0, moved_bytes=row.moved_bytes or 0) for row in rows]
+    work = [
+        Work(
+            name=row.name,
+            kind=row.work,
+            macs=row.macs or 0,
+            moved_bytes=row.moved_bytes or 0,
+            calls=1 if row.macs or row.moved_bytes else 0,
+        )
+        for row in rows
+    ]
     return Part(
         name=name,
         share=share,
         roofline=Roofline(
             seconds=share * seconds,
-            macs=sum(work.macs for work in works),
-            moved_bytes=sum(work.moved_bytes for work in works) if known else None,
+            macs=sum(each.macs for each in work),
+            moved_bytes=sum(each.moved_bytes for each in work) if known else None,
             peak_flops_per_s=ceilings.flops_per_s(case.precision) if ceilings else None,
-            layers=tuple(least(work, case, ceilings) for work in works) if known and ceilings else (),
+            layers=tuple(least(each, case, ceilings) for each in work) if known and ceilings else (),
         ),
     )
 

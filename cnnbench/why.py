@@ -9,7 +9,7 @@ from cnnbench.case import Case
 from cnnbench.ceilings import Ceilings, find_ceilings
 from cnnbench.layer_profile import ModelProfile
 from cnnbench.record import MEASURED, Record
-from cnnbench.roofline import Bound, Part, Roofline, case_roofline, kind_parts
+from cnnbench.roofline import Bound, Part, Roofline, case_roofline, kind_parts, share_between
 from cnnbench.runtime import REFERENCE, split
 from cnnbench.stats import launch_estimate
 from cnnbench.store import Run
@@ -18,6 +18,8 @@ from cnnbench.units import format_count, significant
 LEAST_PART = 0.1
 """Of a call's time: what takes less is not worth a word."""
 MOST_PARTS = 2
+FAR_BELOW = 0.25
+"""Of the measured time: where the ceilings allow less than this, something else holds the work back."""
 EVEN = 0.1
 """Ratios that differ by less than this are called the same."""
 NAMES = {"eager": "PyTorch", "ort": "ONNX Runtime"}
@@ -170,10 +172,11 @@ def _where(each: Explained) -> Iterable[str]:
     if told:
         yield "; ".join(_part(part, first=place == 0) for place, part in enumerate(told)) + "."
         assert each.profile is not None
-        times = each.profile.times[split(each.case.runtime)[0]]
-        between = times.outside_s / times.call_s
+        between = share_between(each.profile, each.case, each.seconds)
         if between >= LEAST_PART:
             yield f"{_percent(between)} passes between the operators."
+        if each.profile.times[split(each.case.runtime)[0]].is_disturbed:
+            yield "Something disturbed the profile, so these shares are rough."
         return
     least: dict[str, float] = {}
     for layer in each.roofline.layers:
@@ -197,7 +200,11 @@ def _part(part: Part, *, first: bool) -> str:
         clauses.append(f"{'reach' if plural else 'reaches'} {_percent(share)} of the peak")
     if bound is not None:
         clauses.append(f"{'are' if plural else 'is'} bound {BOUND_BY[bound]}")
-    return start + (f", which {' and '.join(clauses)}" if clauses else "")
+    told = f", which {' and '.join(clauses)}" if clauses else ""
+    least = part.roofline.least_share
+    if least and least < FAR_BELOW:
+        told += f", though {'they take' if plural else 'it takes'} {significant(1 / least, 2)} times what that allows"
+    return start + told
 
 
 def _in_all(each: Explained) -> Iterable[str]:

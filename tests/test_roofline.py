@@ -9,7 +9,7 @@ from cnnbench.archs.work import kind_of
 from cnnbench.case import Case, ModelSpec
 from cnnbench.ceilings import Ceilings
 from cnnbench.layer_profile import ModelProfile, Row, Times
-from cnnbench.roofline import Work, case_roofline, kind_parts, layer_parts, least, works
+from cnnbench.roofline import Work, case_roofline, kind_parts, layer_parts, least, share_between, works
 from tests.ceilings import KIB, ceilings
 
 
@@ -151,11 +151,20 @@ def profile() -> ModelProfile:
     return ModelProfile(model="tiny", input_shape=(3, 8, 8), batch=1, calls=5, threads=2, rows=rows, times=times)
 
 
-def test_shares_come_from_the_profile_and_times_from_the_measurement() -> None:
-    first, second = kind_parts(profile(), case(), 0.1, ceilings())
-    assert (first.name, first.share) == ("depthwise convolutions", pytest.approx(0.5))
-    assert first.roofline.seconds == pytest.approx(0.05)  # half of 0.1 s, whatever the profiler slowed down
-    assert first.roofline.flops_per_s == pytest.approx(4e6 / 0.05)
+def test_operators_are_held_against_the_call_as_it_was_measured() -> None:
+    first, second = kind_parts(profile(), case(), 1.6, ceilings())
+    assert (first.name, first.share) == ("depthwise convolutions", pytest.approx(1.0 / 1.6))
+    assert first.roofline.seconds == pytest.approx(1.0)
+    assert second.share == pytest.approx(0.5 / 1.6)
+    assert share_between(profile(), case(), 1.6) == pytest.approx(0.1 / 1.6)
+
+
+def test_operators_that_come_out_longer_than_the_call_share_it_among_them() -> None:
+    first, second = kind_parts(profile(), case(), 0.15, ceilings())
+    assert (first.share, second.share) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert first.roofline.seconds == pytest.approx(0.1)
+    assert first.roofline.flops_per_s == pytest.approx(4e6 / 0.1)
+    assert share_between(profile(), case(), 0.15) == pytest.approx(0.0)
     assert first.roofline.bound == "memory"
     assert (second.name, second.roofline.bound) == ("1x1 convolutions", "compute")
     assert [part.name for part in layer_parts(profile(), case(), 0.1, ceilings())] == ["a", "b", "c"]

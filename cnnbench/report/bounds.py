@@ -138,8 +138,8 @@ def _parts(explained: list[Explained]) -> Table:
     rows = [_part_row(each, part) for each in explained for part in each.parts]
     data = pd.DataFrame(rows)
     caption = (
-        "Shares by the runtimes' own profilers, times as those shares of the measured time; what passes between the "
-        "operators is in no row. Columns as above, of the layers of one kind together."
+        "The operators' times by the runtimes' own profilers, held against the measured time of the call; what passes "
+        "between operators is in no row. Columns as above, of the layers of one kind together."
     )
     return Table("parts", "Where the time goes, by kind of work", caption, _part_cells(data), data, [])
 
