@@ -34,8 +34,8 @@ from cnnbench.why import telling
 
 Race = list[Case]
 
-LEAST_BUDGET_TO_EXPLAIN_S = 120.0
-"""A shorter run neither measures ceilings, which takes about ten seconds, nor profiles models."""
+LEAST_RUN_TO_EXPLAIN_S = 180.0
+"""A run that is expected to be shorter neither measures ceilings, which takes about ten seconds, nor profiles models."""
 PROFILES_SHARE = 0.1
 """Of the budget, for the profiles of all models."""
 
@@ -145,6 +145,9 @@ class _Runner:
     templates: dict[tuple[int, int], Template | None] = field(default_factory=dict)
     """By threads and number of the launch: what its workers are forked from; None where that is not possible."""
 
+    explains: bool = False
+    """Whether the run is long enough to tell also why."""
+
     def close(self) -> None:
         """End what was started for several races."""
         for template in self.templates.values():
@@ -226,7 +229,8 @@ class _Runner:
 
     def measure_ceilings(self, cases: Sequence[Case]) -> None:
         """Write down what the machine can do, where that is not known yet and takes a small part of the budget."""
-        if self.pace.budget_s < LEAST_BUDGET_TO_EXPLAIN_S:
+        self.explains = self._left_s(self.races) >= LEAST_RUN_TO_EXPLAIN_S
+        if not self.explains:
             return
         known = {(each.device, each.threads) for each in read_ceilings(self.store.folder)}
         for device, threads in ceilings_for(cases):
@@ -237,7 +241,7 @@ class _Runner:
 
     def profile_models(self) -> None:
         """Profile models layer by layer, once each, while that takes a small part of the budget."""
-        if self.pace.budget_s < LEAST_BUDGET_TO_EXPLAIN_S:
+        if not self.explains:
             return
         known = {profile.model for profile in read_profiles(self.store.folder)[0]}
         cases = [case for race in self.races for case in race if case.id in self.results]

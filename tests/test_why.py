@@ -1,17 +1,22 @@
 """Why a model is as fast as it is: paragraphs from fixed numbers, compared whole."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import cnnbench
+from cnnbench import runner
 from cnnbench.archs import catalogue
 from cnnbench.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
+from cnnbench.peaks import measure_ceilings
 from cnnbench.record import CountsSummary, Record
 from cnnbench.report.bounds import bound_tables
 from cnnbench.store import Run
 from cnnbench.why import explain, paragraphs, telling
-from tests.ceilings import ceilings
+from tests.ceilings import KIB, ceilings
+from tests.conftest import write_suite
 from tests.records import ENVIRONMENT, case, record
 
 
@@ -135,3 +140,28 @@ def test_profiles_come_back_from_a_folder_and_the_later_counts(tmp_path: Path) -
     found, faults = read_profiles(tmp_path)
     assert found == [dataclasses.replace(profile(), calls=9)]
     assert list(faults.values()) == [[3]]
+
+
+SUITE = """
+name: tiny
+launches: 1
+defaults: {workloads: [inference], batches: [1], case_budget: 0.2s}
+models: [lenet5]
+"""
+
+
+def test_a_run_that_is_long_enough_measures_what_its_reasons_rest_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LEAST_RUN_TO_EXPLAIN_S", 0.0)
+    short = partial(measure_ceilings, kernel_s=0.002, largest_set_bytes=128 * KIB)
+    monkeypatch.setattr(runner, "measure_ceilings", short)
+    results = cnnbench.run(write_suite(home, SUITE), out="out")
+    (found,), (profiled,) = results.run.ceilings, results.run.profiles
+    assert found.flops_per_s("fp32") is not None
+    assert (profiled.model, profiled.batch, profiled.threads) == ("lenet5", 1, found.threads)
+    assert set(profiled.times) == {"eager", "ort"}
+    told = paragraphs(results.run)["lenet5"]
+    assert "of its time is in" in told
+    assert "In ONNX Runtime it takes" in told
+    assert "why" in {section.id for section in results.page.sections}
