@@ -35,7 +35,7 @@ from cnnbench.why import telling
 Race = list[Case]
 
 LEAST_RUN_TO_EXPLAIN_S = 180.0
-"""A run that is expected to be shorter neither measures ceilings, which takes about ten seconds, nor profiles models."""
+"""A run that is expected to be shorter measures no ceilings, which takes about ten seconds, and profiles no model."""
 PROFILES_SHARE = 0.1
 """Of the budget, for the profiles of all models."""
 

@@ -1,11 +1,11 @@
 """Commands about this machine and the format of suites."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cnnbench.case import Device
 from cnnbench.cli.common import Json
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json, print_rows
@@ -13,12 +13,19 @@ from cnnbench.report.plain import print_json, print_rows
 app = typer.Typer()
 
 
+class DeviceName(StrEnum):
+    """What ceilings can be measured of."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.command()
 def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Measure what it can do at best, which takes some ten seconds.")
     ] = False,
-    device: Annotated[Device, typer.Option(help="With --peaks: the device.")] = "cpu",
+    device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = DeviceName.cpu,
     threads: Annotated[
         int | None, typer.Option(min=1, help="With --peaks: CPU threads; every physical core if not given.")
     ] = None,
@@ -61,14 +68,16 @@ def doctor(
         typer.echo(f"  - {disturbance}")
 
 
-def _peaks(device: Device, threads: int, into: Path | None, as_json: bool) -> None:
+def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -> None:
     """Measure ceilings, show them, and write them into a run's folder where asked."""
+    from cnnbench.case import Device
     from cnnbench.ceilings import write_ceilings
     from cnnbench.peaks import ceilings_for_run, measure_ceilings
     from cnnbench.report import peaks_text
     from cnnbench.store import read_run
 
-    wanted = ceilings_for_run(read_run(into)) if into else [(device, threads)]
+    asked: Device = "cuda" if device is DeviceName.cuda else "cpu"
+    wanted = ceilings_for_run(read_run(into)) if into else [(asked, threads)]
     found = [measure_ceilings(*each) for each in wanted]
     if into:
         write_ceilings(into, found)

@@ -47,6 +47,7 @@ def cases_frame(comparison: Comparison) -> pd.DataFrame:
                     "runtime": key.runtime,
                     "precision": key.precision,
                     "layout": key.layout,
+                    "seed": key.seed,
                     "machine": machine.name,
                     "ms": 1e3 * measured.seconds.value,
                     "ms_low": _times_1000(measured.seconds.low),
@@ -189,7 +190,7 @@ def frame_for(wide: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """The numbers of a wide table, one row per case, with a group of columns for each machine."""
     columns = ["ms", "ms_low", "ms_high", "images_per_s", "ratio", "ratio_low", "ratio_high", "rank"]
     columns += [name for name in ("images_per_joule", "images_per_currency") if frame[name].notna().any()]
-    keys = ["model", "workload", "batch", "runtime", "precision", "layout"]
+    keys = ["model", "workload", "batch", "runtime", "precision", "layout", "seed"]
     for machine, rows in frame.groupby("machine", sort=False):
         named = rows[keys + columns].rename(columns={column: f"{machine} {column}" for column in columns})
         wide = wide.merge(named, on=keys, how="left")
@@ -204,6 +205,7 @@ def _wide_row(comparison: Comparison, key: Key) -> dict[str, object]:
         "runtime": key.runtime,
         "precision": key.precision,
         "layout": key.layout,
+        "seed": key.seed,
         "on_every_machine": all(key in machine.cases for machine in comparison.machines),
     }
 
