@@ -13,6 +13,7 @@ from cnnbench.report.page import Page, Section
 
 MOST_LINES = 8
 """Machines in one chart: more colours are not told apart."""
+MOST_SETTINGS = 6
 
 
 def comparison_page(comparison: Comparison, tables: Sequence[Table]) -> Page:
@@ -77,7 +78,7 @@ def _ratios(comparison: Comparison, frame: pd.DataFrame) -> list[Chart]:
 
 
 def _bumps(comparison: Comparison) -> list[Chart]:
-    """How ranks of models change from machine to machine: one small chart for each setting."""
+    """How ranks of models change from machine to machine: one small chart for each of the first few settings."""
     rows = [
         {
             "setting": setting,
@@ -86,7 +87,7 @@ def _bumps(comparison: Comparison) -> list[Chart]:
             "rank": rank,
             "what": f"{model} on {name}: rank {rank}, {setting}",
         }
-        for setting, by_machine in comparison.rankings().items()
+        for setting, by_machine in list(comparison.rankings().items())[:MOST_SETTINGS]
         for name, places in by_machine.items()
         for model, rank in places.items()
     ]
@@ -107,6 +108,6 @@ def _bumps(comparison: Comparison) -> list[Chart]:
     )
     caption = (
         "Each line is a model: the shortest time is on top, and lines that cross change places. Models whose intervals "
-        "overlap share a rank."
+        f"overlap share a rank. Of more than {MOST_SETTINGS} settings the first ones; the table has all."
     )
     return [Chart("rankings", "Ranks of models from machine to machine", caption, chart)]
