@@ -1,17 +1,17 @@
 """cnnbench: which CNN, in which runtime, on which hardware, how fast, and why.
 
-From Python: `cnnbench.load(folder)`, `cnnbench.run(suite)`, `cnnbench.count(model)`.
+From Python: `cnnbench.load(folder)`, `cnnbench.run(suite)`, `cnnbench.compare(folder, ...)`, `cnnbench.count(model)`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cnnbench.api import Results, count, load, run
+    from cnnbench.api import Compared, Results, compare, count, load, run
 
 __version__ = "0.1.0"
 
-__all__ = ["Results", "__version__", "count", "load", "run"]
+__all__ = ["Compared", "Results", "__version__", "compare", "count", "load", "run"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""What is called from Python: load a run, make one, count a network. The same as the commands of those names."""
+"""From Python: load a run, make one, compare several, count a network. The same as the commands of those names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cnnbench.archs import catalogue
 from cnnbench.archs.network import Network
 from cnnbench.case import ModelSpec
+from cnnbench.comparison import Comparison, compare_runs
 from cnnbench.errors import InputError
 from cnnbench.store import Run, new_folder, read_run
 from cnnbench.units import parse_duration, parse_image_size
@@ -40,9 +41,10 @@ class Results:
     @cached_property
     def tables(self) -> "dict[str, Table]":
         """By name: words in `cells`, the numbers behind them in `data`."""
+        from cnnbench.report.bounds import bound_tables
         from cnnbench.report.display import run_tables
 
-        return {table.name: table for table in run_tables(self.run)}
+        return {table.name: table for table in [*run_tables(self.run), *bound_tables(self.run)]}
 
     @property
     def charts(self) -> "dict[str, Chart]":
@@ -64,6 +66,51 @@ class Results:
         from cnnbench.report.files import write_report
 
         return write_report(self.run, list(self.tables.values()), self.page)
+
+    def _repr_html_(self) -> str:
+        from cnnbench.report.page import summary_html
+
+        return summary_html(self.page.title, self.page.subtitle, self.page.warnings, list(self.tables.values()))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Several runs side by side, with tables and charts. In a notebook it shows its tables."""
+
+    comparison: Comparison
+
+    @cached_property
+    def tables(self) -> "dict[str, Table]":
+        """By name: words in `cells`, the numbers behind them in `data`."""
+        from cnnbench.report.comparing import comparison_tables
+
+        return {table.name: table for table in comparison_tables(self.comparison)}
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """One row per case and machine: its time with its interval, its ratio to the reference's, throughput, rank."""
+        return self.tables["cases"].data
+
+    @property
+    def charts(self) -> "dict[str, Chart]":
+        """By name: a chart shows itself in a notebook."""
+        return {chart.name: chart for chart in self.page.charts}
+
+    @cached_property
+    def page(self) -> "Page":
+        """What the comparison's `report.html` says, section by section."""
+        from cnnbench.report.sections.compared import comparison_page
+
+        return comparison_page(self.comparison, list(self.tables.values()))
+
+    def write(self, folder: str | Path) -> Path:
+        """Write page, Markdown, tables and charts into a folder; gives the page's path.
+
+        Raises RunFolderError, OSError.
+        """
+        from cnnbench.report.files import write_comparison
+
+        return write_comparison(Path(folder), list(self.tables.values()), self.page)
 
     def _repr_html_(self) -> str:
         from cnnbench.report.page import summary_html
@@ -134,6 +181,16 @@ def count(
     if what_if:
         arch = _checked(arch.varied, {name: str(value) for name, value in what_if.items()}, "what_if")
     return arch.network(size, classes)
+
+
+def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> "Compared":
+    """Runs from any machines side by side, on the cases that they share: a description, not a verdict.
+
+    `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file
+    with prices and power by machine. Raises RunFolderError, InputError.
+    """
+    read = [read_run(Path(folder).expanduser().resolve()) for folder in runs]
+    return Compared(compare_runs(read, str(reference), None if prices is None else Path(prices)))
 
 
 S = TypeVar("S")

@@ -16,7 +16,7 @@ from cnnbench.calibration import LEAST_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate import EXIT_INCONCLUSIVE, EXIT_NOT_MEASURED, EXIT_OK, EXIT_SLOWER, Paired
 from cnnbench.judge import CONFIDENCE, Rule, Verdict, holm, student_quantile
-from cnnbench.machine import identity
+from cnnbench.machine import differences
 from cnnbench.record import MEASURED, Launch
 from cnnbench.store import Run, read_run
 
@@ -50,11 +50,10 @@ def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
         raise BaselineError(f"--baseline: {error}") from None
     if not run.environment:
         raise BaselineError(f"--baseline: {folder}: it does not say which machine it was measured on")
-    then, now = identity(run.environment), identity(environment)
-    differences = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]
-    if differences:
+    found = differences(run.environment, environment)
+    if found:
         raise BaselineError(
-            f"--baseline: {folder}: measured on another machine, so nothing is judged; {'; '.join(differences)}; "
+            f"--baseline: {folder}: measured on another machine, so nothing is judged; {'; '.join(found)}; "
             "measure base here, or use --base"
         )
     return run

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from cnnbench import __version__
 from cnnbench.artifact import library_versions
+from cnnbench.errors import InputError
 from cnnbench.units import MIB
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -96,6 +97,18 @@ def usable_threads() -> int:
     return max(1, min(physical_cores(), math.floor(quota) if quota else physical_cores()))
 
 
+def memory_bytes() -> int:
+    """Of the whole machine."""
+    return int(psutil.virtual_memory().total)
+
+
+def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Of the largest cache that the first core can use; 0 where the system does not tell."""
+    sizes = [_read(str(size)) or "" for size in caches.glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
+
+
 def git_commit(folder: Path) -> str | None:
     """The commit of the repository around a folder, with `-dirty` where files differ; None outside one."""
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
@@ -159,11 +172,15 @@ IDENTITY = (
 def identity(environment: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
     facts = {key: environment["machine"].get(key) for key in IDENTITY}
-    facts["memory_bytes"] = round(
-        (facts["memory_bytes"] or 0) / 2**30
-    )  # the kernel's share differs from start to start
+    facts["memory_bytes"] = round((facts["memory_bytes"] or 0) / 2**30) * 2**30  # the kernel's share of it varies
     facts["system"] = ".".join(str(facts["system"]).split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
     return facts
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What tells two environments' machines apart, in words; nothing if they are one."""
+    theirs, ours = identity(then), identity(now)
+    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in IDENTITY if theirs[key] != ours[key]]
 
 
 def fingerprint(environment: Mapping[str, Any]) -> str:
@@ -206,6 +223,13 @@ def fault_in(environment: dict[str, Any]) -> str | None:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return None
+
+
+def check_is_this(recorded: dict[str, Any], where: str) -> None:
+    """Raises InputError, naming what differs, if an environment was recorded on another machine."""
+    found = differences({"machine": {}, **recorded}, environment([], Path.cwd()))
+    if found:
+        raise InputError(f"{where}: expected a run of this machine; got another's: {'; '.join(found)}")
 
 
 def label(environment: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from cnnbench.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.ceilings import Bandwidth, CallCost, Throughput
 from cnnbench.dataset import DataSet
 from cnnbench.record import ArtifactFacts, Memory, Parity, Ran, StepFacts, Witnesses
 
@@ -266,6 +267,29 @@ class Probed(Frozen):
     reason: str = ""
 
 
+class MeasurePeaks(Frozen):
+    """Measure what a device can do at best, through one library."""
+
+    op: Literal["measure_peaks"] = "measure_peaks"
+    library: Literal["torch", "onnxruntime"]
+    device: Device
+    threads: int
+    kernel_s: float
+    """About how long each kernel is repeated."""
+    largest_set_bytes: int
+    """Of the working sets that memory is measured with."""
+
+
+class Peaks(Frozen):
+    """What it could do: repetitions, and what could not be measured, with the reason."""
+
+    device_name: str
+    throughputs: list[Throughput]
+    bandwidths: list[Bandwidth]
+    calls: list[CallCost]
+    failures: dict[str, str]
+
+
 class Profile(Frozen):
     """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
 
@@ -374,6 +398,7 @@ Request = (
     | Sample
     | Close
     | Probe
+    | MeasurePeaks
     | Profile
     | StartTraining
     | Advance
@@ -394,6 +419,7 @@ Reply = (
     | Sampled
     | Closed
     | Probed
+    | Peaks
     | Profiled
     | TrainingStarted
     | Epoch

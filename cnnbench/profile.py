@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -11,18 +10,23 @@ from uuid import uuid4
 from cnnbench import artifact, machine
 from cnnbench.archs import catalogue
 from cnnbench.archs.network import Layer, Network
+from cnnbench.archs.work import kind_of
 from cnnbench.build import LIMIT_S, build_artifact, find_artifact, forget_artifact
 from cnnbench.case import Case, ModelSpec
-from cnnbench.errors import WorkerError
+from cnnbench.errors import CnnbenchError, WorkerError
+from cnnbench.layer_profile import ModelProfile, Row, Times, append_profiles
 from cnnbench.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.process import Worker
+from cnnbench.record import MEASURED, ArtifactFacts
+from cnnbench.stats import launch_estimate
+from cnnbench.store import Run
+from cnnbench.template import Template
 from cnnbench.walk import read
+from cnnbench.why import telling
 
 RUNTIMES = ("eager", "ort")
-WORST = 5
-"""How many layers are named of the slowest."""
-LEAST_SHARE = 0.01
-"""Of a call's time: a layer below it is not called slow for its work, however slow."""
+PROFILE_S = 0.5
+FEWEST_CALLS, MOST_CALLS = 5, 20
 NOTE = (
     "Profilers slow a runtime down, short operators most. These times are for shares within one runtime, not for "
     "comparison with each other or with `cnnbench run`."
@@ -31,109 +35,47 @@ NOTE = (
 _NUMBER = re.compile(r"_?\d+$")
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one module computes itself, beside the modules inside it. Work is for the whole batch."""
+def profile_model(spec: ModelSpec, batch: int, calls: int, threads: int | None = None) -> ModelProfile:
+    """Build or find the artifact and profile it, with all usable threads if not told how many.
 
-    name: str
-    """The module's; empty for the outermost."""
-    kind: str
-    """The kinds of the layers whose figures these are; in the runtime's words where no layer is known."""
-    macs: int | None
-    moved_bytes: int | None
-    """None, as MACs, where no layer is known."""
-    seconds: dict[str, float]
-    """Of one call, by runtime; one that ran no operator for it is absent."""
-
-    def macs_per_s(self, runtime: str) -> float | None:
-        """None where there are none, or no time."""
-        return self.macs / self.seconds[runtime] if self.macs and self.seconds.get(runtime) else None
-
-
-@dataclass(frozen=True)
-class Times:
-    """What one runtime's profiler saw of a call, in parts that add up to it."""
-
-    layers_s: float
-    """All rows."""
-    other: dict[str, float]
-    """Seconds of operators of which it is not known whose they are."""
-    outside_s: float
-    """Between the operators: what the runtime and its profiler do there."""
-    quartiles_s: tuple[float, float]
-    """Of the whole calls, by the host's clock: half of them lie between. Far apart, something disturbed them."""
-
-    @property
-    def call_s(self) -> float:
-        """A whole call, as all its parts together."""
-        return self.layers_s + sum(self.other.values()) + self.outside_s
-
-
-@dataclass(frozen=True)
-class ModelProfile:
-    """All of it, for one model and batch."""
-
-    model: str
-    input_shape: tuple[int, ...]
-    batch: int
-    calls: int
-    threads: int
-    rows: tuple[Row, ...]
-    """In network order."""
-    times: dict[str, Times]
-    failures: dict[str, str] = field(default_factory=dict)
-    """By runtime, why it could not be profiled."""
-    left_out: tuple[str, ...] = ()
-    """What the MACs and bytes of a model without a closed form leave out."""
-
-    def share(self, row: Row, runtime: str) -> float | None:
-        """Of the whole call's time; None where the layer ran no operator."""
-        return row.seconds[runtime] / self.times[runtime].call_s if runtime in row.seconds else None
-
-    def slowest(self, runtime: str) -> list[Row]:
-        """The layers that take longest."""
-        ran = [row for row in self.rows if row.seconds.get(runtime)]
-        return sorted(ran, key=lambda row: -row.seconds[runtime])[:WORST]
-
-    def slow_for_work(self, runtime: str) -> list[Row]:
-        """The layers with the fewest MACs per second, of those with MACs and 1 % of the time."""
-        rated = [
-            (rate, row)
-            for row in self.rows
-            if (rate := row.macs_per_s(runtime)) and (self.share(row, runtime) or 0.0) >= LEAST_SHARE
-        ]
-        return [row for _, row in sorted(rated, key=lambda pair: pair[0])[:WORST]]
-
-
-def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
-    """Build or find the artifact, have both runtimes profiled, each in a process of its own, and join.
-
-    A model that cannot be exported, or not be run by ONNX Runtime, is profiled in PyTorch alone. Raises ModelError for
-    a model that cannot be built, WorkerError if PyTorch cannot be profiled.
+    Raises ModelError for a model that cannot be built, WorkerError if PyTorch cannot be profiled.
     """
-    threads, run_id = machine.usable_threads(), uuid4().hex
-    found: dict[str, Profiled] = {}
-    failures: dict[str, str] = {}
-    left_out: list[str] = []
+    run_id = uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as scratch:
         try:
             facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(scratch) / "build.log")
-            arch = catalogue.find(spec.model)
-            if arch:
-                network = arch.network(spec.image_size, spec.classes)
-            else:
-                reading = read(spec)
-                network, left_out = reading.network, reading.left_out
-            folder = artifact.folder_of(spec, facts.key)
-            found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, Path(scratch))
-            try:
-                if facts.onnx_error is not None:
-                    raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
-                found["ort"] = _ask(spec, "ort", batch, calls, threads, folder, Path(scratch))
-            except WorkerError as error:
-                failures["ort"] = str(error)
+            return profile_artifact(spec, facts, batch, calls, threads or machine.usable_threads())
         finally:
             forget_artifact(spec, run_id)
+
+
+def profile_artifact(
+    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, template: Template | None = None
+) -> ModelProfile:
+    """Have both runtimes profiled, each in a process of its own, and join; PyTorch's is forked from the template.
+
+    A model that cannot be exported, or not be run by ONNX Runtime, is profiled in PyTorch alone. Raises WorkerError if
+    PyTorch cannot be profiled.
+    """
+    found: dict[str, Profiled] = {}
+    failures: dict[str, str] = {}
+    left_out: list[str] = []
+    arch = catalogue.find(spec.model)
+    if arch:
+        network = arch.network(spec.image_size, spec.classes)
+    else:
+        reading = read(spec)
+        network, left_out = reading.network, reading.left_out
+    folder = artifact.folder_of(spec, facts.key)
+    with TemporaryDirectory(prefix="cnnbench-") as name:
+        scratch = Path(name)
+        found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, scratch, template)
+        try:
+            if facts.onnx_error is not None:
+                raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
+            found["ort"] = _ask(spec, "ort", batch, calls, threads, folder, scratch)
+        except WorkerError as error:
+            failures["ort"] = str(error)
     rows = join(network, batch, found)
     return ModelProfile(
         model=spec.label,
@@ -148,11 +90,49 @@ def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
     )
 
 
-def _ask(spec: ModelSpec, runtime: str, batch: int, calls: int, threads: int, folder: Path, scratch: Path) -> Profiled:
+def _ask(
+    spec: ModelSpec,
+    runtime: str,
+    batch: int,
+    calls: int,
+    threads: int,
+    folder: Path,
+    scratch: Path,
+    template: Template | None = None,
+) -> Profiled:
     case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
-    with Worker(scratch / f"{runtime}.log", threads, LIMIT_S) as worker:
+    log = scratch / f"{runtime}.log"
+    with template.start(log) if template else Worker(log, threads, LIMIT_S) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
         return worker.ask(Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls), Profiled)
+
+
+def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
+    """Profile each model of a run on its machine, at the batch that tells most, into its folder.
+
+    `watch` is told each model, its number, and of how many. Gives a line for each that could not be profiled. Raises
+    InputError on another machine than the run's.
+    """
+    machine.check_is_this(run.environment, str(run.folder))
+    records = [record for record in run.records.values() if record.status in MEASURED]
+    measured = {r.case: times for r in records if r.measurement and any(times := r.measurement.times())}
+    chosen = {case.spec: case for case in telling(measured) if case.device == "cpu"}
+    faults = []
+    for number, case in enumerate(chosen.values(), start=1):
+        watch(case.label, number, len(chosen))
+        call_s = launch_estimate(measured[case]).value
+        try:
+            profile = profile_model(case.spec, case.batch, calls_for(call_s), case.threads)
+        except CnnbenchError as error:
+            faults.append(f"{case.label}: not profiled: {error}")
+        else:
+            append_profiles(run.folder, [profile])
+    return faults
+
+
+def calls_for(call_s: float) -> int:
+    """How many calls tell a layer's share well enough in about a second."""
+    return min(max(round(PROFILE_S / call_s), FEWEST_CALLS), MOST_CALLS)
 
 
 def join(network: Network, batch: int, found: dict[str, Profiled]) -> tuple[Row, ...]:
@@ -185,6 +165,7 @@ def _row(name: str, layers: Sequence[Layer], times: dict[str, list[LayerTimes]],
         name=name,
         kind=", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
         or ", ".join(sorted(operators)),
+        work=kind_of(max(layers, key=lambda layer: layer.macs)) if layers else "other operators",
         macs=sum(layer.macs for layer in layers) * batch if layers else None,
         moved_bytes=sum(layer.moved_bytes(batch) for layer in layers) if layers else None,
         seconds={

@@ -229,6 +229,15 @@ class Measurement(Frozen):
         """How many turns there are."""
         return sum(len(launch.turns) for launch in self.launches)
 
+    def joules_per_image(self, batch: int) -> float | None:
+        """Energy of the usable turns by their images, where the system told that of every one."""
+        turns = [(launch, turn) for launch in self.launches for turn in launch.usable()]
+        joules = [turn.joules for _, turn in turns]
+        if not turns or None in joules:
+            return None
+        images = batch * sum(launch.calls_per_sample * len(turn.totals_s()) for launch, turn in turns)
+        return sum(filter(None, joules)) / images
+
     @property
     def timed_s(self) -> float:
         """Seconds spent inside timed calls."""

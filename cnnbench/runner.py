@@ -16,18 +16,28 @@ from cnnbench import artifact, availability, counts, machine, stats
 from cnnbench.archs import catalogue
 from cnnbench.build import build_artifact, build_step, find_artifact, find_step, forget_artifact
 from cnnbench.case import Case, ModelSpec
+from cnnbench.ceilings import read_ceilings, write_ceilings
 from cnnbench.errors import CnnbenchError, WorkerError
+from cnnbench.layer_profile import append_profiles, read_profiles
 from cnnbench.messages import Resolve, Resolved
 from cnnbench.pace import Pace
+from cnnbench.peaks import ceilings_for, measure_ceilings
 from cnnbench.process import Worker
+from cnnbench.profile import calls_for, profile_artifact
 from cnnbench.race import NARROW_HALF_WIDTH, Entry, Outcome, run_race
 from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status, StepFacts
 from cnnbench.store import Store
 from cnnbench.suite import Suite
 from cnnbench.template import CAN_FORK, Template, starter
 from cnnbench.validity import status_of
+from cnnbench.why import telling
 
 Race = list[Case]
+
+LEAST_RUN_TO_EXPLAIN_S = 180.0
+"""A run that is expected to be shorter measures no ceilings, which takes about ten seconds, and profiles no model."""
+PROFILES_SHARE = 0.1
+"""Of the budget, for the profiles of all models."""
 
 
 class Observer(Protocol):
@@ -60,12 +70,15 @@ def run_suite(
     pending = [case for case in cases if case.id not in finished]
     run.check_models(pending)
     reasons = run.find_unavailable(pending)
-    races = run.races = group_races([case for case in pending if case.id not in reasons])
+    runnable = [case for case in pending if case.id not in reasons]
+    races = run.races = group_races(runnable)
     try:
+        run.measure_ceilings(runnable)
         for index, race in enumerate(races):
             if run.pace.budget_left_s <= 0:
                 return False
             run.race(race, races[index:])
+        run.profile_models()
         run.repeat(races)
     finally:
         run.close()
@@ -131,6 +144,9 @@ class _Runner:
     """By case id: what its launches so far gave."""
     templates: dict[tuple[int, int], Template | None] = field(default_factory=dict)
     """By threads and number of the launch: what its workers are forked from; None where that is not possible."""
+
+    explains: bool = False
+    """Whether the run is long enough to tell also why."""
 
     def close(self) -> None:
         """End what was started for several races."""
@@ -212,6 +228,41 @@ class _Runner:
             result.add(outcome)
             status, reasons = status_of(result.launches, result.parity, result.faults, result.errors, facts)
             self._finish(outcome.case, status, reasons, facts, result)
+
+    def measure_ceilings(self, cases: Sequence[Case]) -> None:
+        """Write down what the machine can do, where that is not known yet and takes a small part of the budget."""
+        self.explains = self._left_s(self.races) >= LEAST_RUN_TO_EXPLAIN_S
+        if not self.explains:
+            return
+        known = {(each.device, each.threads) for each in read_ceilings(self.store.folder)}
+        for device, threads in ceilings_for(cases):
+            if (device, threads) not in known:
+                self.observer.doing(f"{device}: what it can do with {threads} threads", self._left_s(self.races))
+                with contextlib.suppress(CnnbenchError):  # then they are unknown, and shown so
+                    write_ceilings(self.store.folder, [measure_ceilings(device, threads, logs=self.store.logs)])
+
+    def profile_models(self) -> None:
+        """Profile models layer by layer, once each, while that takes a small part of the budget."""
+        if not self.explains:
+            return
+        known = {profile.model for profile in read_profiles(self.store.folder)[0]}
+        cases = [case for race in self.races for case in race if case.id in self.results]
+        began = time.monotonic()
+        for case in {case.spec: case for case in telling(cases) if case.device == "cpu"}.values():
+            spent = time.monotonic() - began
+            facts = self.facts[case.spec]
+            if self.pace.budget_left_s <= 0 or spent > PROFILES_SHARE * self.pace.budget_s:
+                return
+            if case.spec.label in known or isinstance(facts, str):
+                continue
+            self.observer.doing(f"{case.spec.label}: where its time goes", self.pace.budget_left_s)
+            threads = case.threads or machine.usable_threads()
+            call_s = stats.launch_estimate([launch.call_turns() for launch in self.results[case.id].launches]).value
+            with contextlib.suppress(CnnbenchError):  # then the report says that there is none
+                profile = profile_artifact(
+                    case.spec, facts, case.batch, calls_for(call_s), threads, self.templates.get((threads, 0))
+                )
+                append_profiles(self.store.folder, [profile])
 
     def repeat(self, races: Sequence[Race]) -> None:
         """Launch races again, the one with the widest interval first, while the budget lasts."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, median, stdev
 
 CONFIDENCE = 0.95
@@ -34,6 +35,7 @@ class Estimate:
         return max(self.high - self.value, self.value - self.low) / self.value
 
 
+@cache
 def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks (from 0) of the order statistics that enclose the median with at least this confidence.
 
@@ -137,6 +139,47 @@ def _student_interval(values: Sequence[float], confidence: float) -> tuple[float
     logs = [math.log(value) for value in values]
     half = float(stdtrit(len(logs) - 1, (1 + confidence) / 2)) * stdev(logs) / math.sqrt(len(logs))
     return math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def independent_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
+    """The ratio of two values that were measured apart, such as on two machines.
+
+    The variance of a difference of independent estimates is recovered from their own intervals (Zou and Donner,
+    "Construction of confidence limits about effect measures: a general approach", Statistics in Medicine 27, 2008), on
+    the logarithms: log low = log(a/b) - sqrt(log(a/a_low)^2 + log(b_high/b)^2), and alike above. There is no interval
+    where either has none.
+    """
+    value = numerator.value / denominator.value
+    if None in (numerator.low, numerator.high, denominator.low, denominator.high):
+        return Estimate(value)
+    above, below = _log_sides(numerator), _log_sides(denominator)
+    return Estimate(
+        value,
+        value * math.exp(-math.hypot(above[0], below[1])),
+        value * math.exp(math.hypot(above[1], below[0])),
+    )
+
+
+def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The geometric mean of independent ratios: the one mean that does not depend on which of two is the reference.
+
+    Fleming and Wallace, "How not to lie with statistics: the correct way to summarize benchmark results", CACM 29(3),
+    1986. The interval is by the same rule as that of `independent_ratio`, and tells how well these cases are known,
+    not how other cases would be. There is none where one has none. Raises StatisticsError for no estimates.
+    """
+    value = math.exp(fmean(math.log(estimate.value) for estimate in estimates))
+    if any(estimate.low is None or estimate.high is None for estimate in estimates):
+        return Estimate(value)
+    sides = [_log_sides(estimate) for estimate in estimates]
+    low, high = (math.hypot(*(side[end] for side in sides)) / len(sides) for end in (0, 1))
+    return Estimate(value, value * math.exp(-low), value * math.exp(high))
+
+
+def _log_sides(estimate: Estimate) -> tuple[float, float]:
+    """How far the interval reaches to either side, in logarithms."""
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return math.log(estimate.value / estimate.low), math.log(estimate.high / estimate.value)
 
 
 def ranks(estimates: Sequence[Estimate]) -> list[int]:

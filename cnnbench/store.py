@@ -4,6 +4,8 @@ suite.yaml         the suite as it was run
 run.json           the suite's name, digest and cases, when the run began
 environment.json   the machine and its software at the start
 records.jsonl      one record per case and line; of two records of one case the later counts
+ceilings.json      what the machine reached at its best, by device and number of threads, where it was measured
+profiles.jsonl     where the time of a model's call goes, one model a line, where it was profiled
 logs/              what the workers' libraries printed
 """
 
@@ -21,7 +23,9 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from cnnbench import machine
+from cnnbench.ceilings import Ceilings, read_ceilings
 from cnnbench.errors import RunFolderError
+from cnnbench.layer_profile import PROFILES, ModelProfile, read_profiles
 from cnnbench.record import SCHEMA_VERSION, Record
 from cnnbench.suite import Suite
 
@@ -48,6 +52,10 @@ class Run:
     """Ids of all cases of the suite, recorded or not."""
     unreadable: list[str] = field(default_factory=list)
     """One line for each file that is damaged or too new: which lines of it could not be read, and why."""
+    ceilings: list[Ceilings] = field(default_factory=list)
+    """By device and number of threads; none where they were not measured."""
+    profiles: list[ModelProfile] = field(default_factory=list)
+    """By model, batch and number of threads; none where they were not made."""
 
 
 def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
@@ -77,6 +85,14 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     unreadable = [_which(file, faults)] if faults else []
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
+    ceilings: list[Ceilings] = []
+    try:
+        ceilings = read_ceilings(folder)
+    except RunFolderError as error:
+        unreadable.append(str(error))
+    profiles, faults_of_profiles = read_profiles(folder)
+    if faults_of_profiles:
+        unreadable.append(_which(folder / PROFILES, faults_of_profiles))
     environment, fault = _read_environment(folder / ENVIRONMENT)
     if fault:
         unreadable.append(f"{folder / ENVIRONMENT}: not read: {fault}")
@@ -92,6 +108,8 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records=records,
         cases=cases,
         unreadable=unreadable,
+        ceilings=ceilings,
+        profiles=profiles,
     )
 
 

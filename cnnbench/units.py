@@ -14,6 +14,7 @@ FLOAT_BYTES = 4  # float32
 INDEX_BYTES = 8  # int64
 MB = 10**6
 MIB = 2**20
+GIGA = 10**9
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 

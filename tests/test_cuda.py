@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.availability import probe_all
+from cnnbench.peaks import measure_ceilings
 from tests.conftest import Cli, write_suite
 
 pytestmark = pytest.mark.cuda
@@ -62,3 +63,15 @@ def test_the_exported_training_step_runs_on_the_device(home: Path, cli: Cli) -> 
     assert record["status"] in ("ok", "noisy"), record["reasons"]
     assert record["ran"]["device"] == "cuda"
     assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
+
+
+def test_what_the_device_can_do_is_measured_in_every_precision(device: str) -> None:
+    found = measure_ceilings("cuda", 1)
+    assert found.device_name == device
+    peaks = [found.flops_per_s(precision) for precision in ("fp32", "bf16", "fp16")]
+    assert all(peak is not None and peak > 1e11 for peak in peaks), found.failures
+    memory, call_s = found.memory_bytes_per_s(), found.call_s("torch", "operator")
+    assert memory is not None
+    assert call_s is not None
+    assert memory > 1e10
+    assert call_s < 1e-3

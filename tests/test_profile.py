@@ -21,9 +21,10 @@ from cnnbench.archs.catalogue import ARCHS
 from cnnbench.build import build_artifact
 from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import WorkerError
+from cnnbench.layer_profile import ModelProfile, Row, Times
 from cnnbench.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.process import Worker
-from cnnbench.profile import ModelProfile, Row, Times, join, owner, typical
+from cnnbench.profile import join, owner, typical
 from cnnbench.report import layer_times
 from cnnbench.worker.onnx_origin import NAME_SCOPES, origins
 from cnnbench.worker.profile_eager import _ranges
@@ -219,13 +220,15 @@ def test_operators_without_a_known_layer_get_a_row_in_their_place() -> None:
     )
     rows = join(network, 1, {"eager": eager})
     assert [row.name for row in rows] == ["conv1", "odd", "", "conv2", "fc1", "fc2", "fc3"]
-    assert rows[1] == Row(name="odd", kind="aten", macs=None, moved_bytes=None, seconds={"eager": 1.0})
+    assert rows[1] == Row(
+        name="odd", kind="aten", work="other operators", macs=None, moved_bytes=None, seconds={"eager": 1.0}
+    )
     assert rows[2].seconds == {}
 
 
 def test_slow_for_its_work_is_who_has_the_fewest_macs_per_second_and_a_percent_of_the_time() -> None:
     def row(name: str, macs: int | None, seconds: float) -> Row:
-        return Row(name=name, kind="Conv", macs=macs, moved_bytes=100, seconds={"eager": seconds})
+        return Row(name=name, kind="Conv", work="convolutions", macs=macs, moved_bytes=100, seconds={"eager": seconds})
 
     rows = (row("slow", 10, 1.0), row("fast", 1000, 6.0), row("tiny", 1, 0.01), row("add", None, 2.0))
     times = Times(layers_s=9.01, other={}, outside_s=0.99, quartiles_s=(9.0, 11.0))

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cnnbench.record import Record
-from cnnbench.report.display import Table, compare_tables, interval_text, run_tables
+from cnnbench.report.display import Table, interval_text, run_tables
 from cnnbench.report.files import markdown, table_markdown, write_tables
 from cnnbench.report.terminal import Progress, line_of, print_tables
 from cnnbench.store import Run
@@ -156,15 +156,6 @@ def test_names_from_records_are_data_in_markdown_and_in_the_terminal(tmp_path: P
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "<b>|[red]:x" in shown
     assert "[bold]<script>" in shown
-
-
-def test_runs_side_by_side_name_their_machines_and_ratios(tmp_path: Path) -> None:
-    first = run(tmp_path / "a", record(case("eager"), EAGER))
-    second = run(tmp_path / "b", record(case("eager"), [t * 3 for t in EAGER]), record(case("ort"), ORT))
-    machines, times = compare_tables([first, second])
-    assert machines.cells["machine"].tolist() == ["Testing CPU, 2 threads"] * 2
-    assert times.cells["b / a"].tolist() == ["3.00", "–"]
-    assert times.cells["a ms"].tolist() == ["10.0 [9.8, 10.2]", "–"]
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,55 @@
 """Commands about this machine and the format of suites."""
 
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from cnnbench.cli.common import Json
+from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json, print_rows
 
 app = typer.Typer()
 
 
+class DeviceName(StrEnum):
+    """What ceilings can be measured of."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    peaks: Annotated[
+        bool, typer.Option("--peaks", help="Measure what it can do at best, which takes some ten seconds.")
+    ] = False,
+    device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = DeviceName.cpu,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="With --peaks: CPU threads; every physical core if not given.")
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="With --peaks: a run of this machine that they are written into, for its own devices and threads.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What this machine is, what will disturb a measurement, and which devices really work.
 
     Example: cnnbench doctor
+    Example: cnnbench doctor --peaks --threads 1
     """
     from cnnbench import artifact, listing, machine
 
+    if peaks:
+        _peaks(device, threads or machine.usable_threads(), into, as_json)
+        return
+    if into or threads:
+        raise InputError("--into and --threads: expected --peaks beside them")
     about = machine.environment([machine.usable_threads()], Path.cwd())
     disturbances = machine.disturbances()
     devices = listing.devices()
@@ -34,6 +66,28 @@ def doctor(as_json: Json = False) -> None:
     typer.echo("what will disturb a measurement" if disturbances else "nothing found that would disturb a measurement")
     for disturbance in disturbances:
         typer.echo(f"  - {disturbance}")
+
+
+def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -> None:
+    """Measure ceilings, show them, and write them into a run's folder where asked."""
+    from cnnbench.case import Device
+    from cnnbench.ceilings import write_ceilings
+    from cnnbench.peaks import ceilings_for_run, measure_ceilings
+    from cnnbench.report import peaks_text
+    from cnnbench.store import read_run
+
+    asked: Device = "cuda" if device is DeviceName.cuda else "cpu"
+    wanted = ceilings_for_run(read_run(into)) if into else [(asked, threads)]
+    found = [measure_ceilings(*each) for each in wanted]
+    if into:
+        write_ceilings(into, found)
+    if as_json:
+        print_json([ceilings.model_dump(mode="json") for ceilings in found])
+        return
+    for ceilings in found:
+        typer.echo("\n".join(peaks_text.lines(ceilings)))
+    if into:
+        typer.echo(f"written into {into}; `cnnbench report {into}` tells what binds each case")
 
 
 @app.command()

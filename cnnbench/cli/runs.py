@@ -1,6 +1,7 @@
 """Commands about runs: measuring a suite, and showing and comparing what was measured."""
 
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, parse
-from cnnbench.errors import InputError, RunFolderError
+from cnnbench.errors import InputError
 from cnnbench.report.plain import print_frames, print_json
 from cnnbench.units import parse_duration
 
@@ -86,6 +87,9 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="First profile its models layer by layer, on the machine of the run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A run's tables again, and its page, files and charts written anew, from its records.
@@ -94,6 +98,8 @@ def report(
     """
     from cnnbench.api import load
 
+    if profile:
+        _profile(folder)
     if as_json:
         print_frames({name: table.data for name, table in load(folder).tables.items()})
         return
@@ -104,27 +110,31 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders; ratios are to the first.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders, of any machines.")],
+    reference: Annotated[
+        str, typer.Option(metavar="N", help="The machine that ratios are taken to: its number, or its name.")
+    ] = "1",
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A YAML file with watts and price_per_hour by machine.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write page, tables and charts there.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Several runs in one table, with their machines named. A description, not a verdict.
+    """Runs from any machines side by side, on the cases that they share. A description, not a verdict.
 
-    Example: cnnbench compare runs/laptop runs/server
+    Example: cnnbench compare runs/laptop runs/server --reference 2 --out compared
     """
-    from cnnbench.report.display import compare_tables
-    from cnnbench.report.tables import comparison_table, machines_table
+    from cnnbench import api
     from cnnbench.report.terminal import print_tables
-    from cnnbench.store import read_run
 
-    read = [read_run(folder.resolve()) for folder in runs]
-    names = [run.folder.name for run in read]
-    if len(set(names)) < len(names):
-        raise RunFolderError(f"expected runs in folders of different names; got {', '.join(names)}")
+    compared = api.compare(*runs, reference=reference, prices=prices)
     if as_json:
-        print_frames({"machines": machines_table(read), "cases": comparison_table(read)})
+        print_frames({name: table.data for name, table in compared.tables.items()})
     else:
-        print_tables(console(), compare_tables(read))
-        _warn_unreadable([line for run in read for line in run.unreadable])
+        print_tables(console(), list(compared.tables.values()))
+    _warn_unreadable(compared.page.warnings)
+    if out:
+        typer.echo(f"report in {compared.write(out)}", err=as_json)
 
 
 def _show_run(folder: Path) -> Any:
@@ -143,6 +153,16 @@ def _show_run(folder: Path) -> Any:
     return results
 
 
+def _profile(folder: Path) -> None:
+    from cnnbench.profile import profile_run
+    from cnnbench.store import read_run
+
+    def watch(model: str, number: int, count: int) -> None:
+        typer.echo(f"[{number}/{count}] {model}: where its time goes", err=True)
+
+    _warn_unreadable(profile_run(read_run(folder), watch))
+
+
 def _open(page: Path) -> None:
     import webbrowser
 
@@ -150,6 +170,6 @@ def _open(page: Path) -> None:
         typer.echo(f"no browser could be started; open {page}", err=True)
 
 
-def _warn_unreadable(lines: list[str]) -> None:
+def _warn_unreadable(lines: Sequence[str]) -> None:
     for line in lines:
         typer.echo(f"warning: {line}", err=True)

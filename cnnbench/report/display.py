@@ -10,8 +10,6 @@ from cnnbench.record import MEASURED
 from cnnbench.report.tables import (
     batches_table,
     cases_table,
-    comparison_table,
-    machines_table,
     models_table,
     start_table,
     witness_notes,
@@ -35,6 +33,12 @@ WORDS = (
     "of",
     "fact",
     "value",
+    "bound by",
+    "layer",
+    "hardware",
+    "why",
+    "setting",
+    "machines without it",
 )
 """Columns of words, set to the left; figures are set to the right."""
 NUMBERS = {
@@ -60,6 +64,12 @@ NUMBERS = {
     "first call ms": "first_call_ms",
     "pays back after": "pays_back_after_images",
     "warm-up calls": "warmup_calls",
+    "GFLOP/s": "flops_per_s",
+    "% of peak": "peak_share",
+    "GB/s": "bytes_per_s",
+    "least ms": "least_ms",
+    "least / ms": "least_share",
+    "% of datasheet": "datasheet_share",
 }
 """The column of the data that a column of figures is made from, where the two are not called alike."""
 
@@ -88,35 +98,6 @@ def run_tables(run: Run) -> list[Table]:
     return [table for table in tables if not table.cells.empty]
 
 
-def compare_tables(runs: list[Run]) -> list[Table]:
-    """The machines of several runs, and their cases side by side."""
-    machines = machines_table(runs)
-    data = comparison_table(runs)
-    cells = pd.DataFrame(index=data.index)
-    if not data.empty:
-        cells["case"] = data["case"]
-        for index, run in enumerate(runs):
-            name = run.folder.name
-            columns = zip(data[f"{name} ms"], data[f"{name} low"], data[f"{name} high"], strict=True)
-            cells[f"{name} ms"] = [interval_text(*values) for values in columns]
-            if index:
-                ratio = f"{name} / {runs[0].folder.name}"
-                cells[ratio] = [NONE if is_missing(value) else f"{value:.2f}" for value in data[ratio]]
-    first = runs[0].folder.name
-    return [
-        Table("machines", "Machines", "One row per run.", machines.fillna(NONE), machines, []),
-        Table(
-            "comparison",
-            "Times side by side",
-            f"Median milliseconds per call [95 % interval]; ratio to {first}: below 1 is faster. "
-            "A description, not a verdict: runs made at different times or on different machines share no rounds.",
-            cells,
-            data,
-            [],
-        ),
-    ]
-
-
 def _models(data: pd.DataFrame) -> Table:
     cells = pd.DataFrame()
     if not data.empty:
@@ -128,8 +109,8 @@ def _models(data: pd.DataFrame) -> Table:
                 "MACs": [format_count(n) for n in data["macs"]],
                 "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
                 "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
-                "ONNX MB": [_figure(value) for value in data["onnx_mb"]],
-                "export s": [_figure(value, 2) for value in data["export_s"]],
+                "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
+                "export s": [figure_text(value, 2) for value in data["export_s"]],
             }
         )
     caption = (
@@ -168,7 +149,7 @@ def _inference(data: pd.DataFrame) -> Table:
 def _training(data: pd.DataFrame) -> Table:
     cells, notes = _case_cells(data)
     for phase in PHASES["training"]:
-        cells[f"{phase} ms"] = [_figure(value) for value in data[f"{phase}_ms"]]
+        cells[f"{phase} ms"] = [figure_text(value) for value in data[f"{phase}_ms"]]
     if data["speedup"].isna().all():
         cells = cells.drop(columns=["vs eager", "rank"])
     _last(cells, "status")
@@ -189,9 +170,9 @@ def _batches(data: pd.DataFrame) -> Table:
                 "runtime": data["how"],
                 "batches": data["batches"],
                 "best": [f"{batch:,}" for batch in data["best_batch"]],
-                "images/s": [_figure(value) for value in data["images_per_s"]],
+                "images/s": [figure_text(value) for value in data["images_per_s"]],
                 "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
-                "MiB per image": [_figure(value) for value in data["mib_per_image"]],
+                "MiB per image": [figure_text(value) for value in data["mib_per_image"]],
                 "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
             }
         )
@@ -213,10 +194,10 @@ def _start(data: pd.DataFrame) -> Table:
                 "model": data["model"],
                 "workload": data["workload"],
                 "runtime": list(data["how"]),
-                "export s": [_figure(value) for value in data["export_s"]],
-                "import s": [_figure(value, 2) for value in data["import_s"]],
-                "load ms": [_figure(value * 1e3, 2) for value in data["load_s"]],
-                "first call ms": [_figure(value, 2) for value in data["first_call_ms"]],
+                "export s": [figure_text(value) for value in data["export_s"]],
+                "import s": [figure_text(value, 2) for value in data["import_s"]],
+                "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
+                "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
                 "pays back after": [_images(value) for value in data["pays_back_after_images"]],
                 "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
                 "steady": ["yes" if steady else "no" for steady in data["steady"]],
@@ -250,8 +231,8 @@ def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             "batch": data["batch"].astype(str),
             "runtime": list(data["how"]),
             "ms": [interval_text(*values) for values in intervals],
-            "p90 ms": [_figure(value) for value in data["p90_ms"]],
-            "images/s": [_figure(value) for value in data["images_per_s"]],
+            "p90 ms": [figure_text(value) for value in data["p90_ms"]],
+            "images/s": [figure_text(value) for value in data["images_per_s"]],
             "vs eager": [ratio_text(*values) for values in ratios],
             "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
             "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
@@ -284,7 +265,8 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """So many significant digits, or that there is none."""
     return NONE if value is None or is_missing(value) else significant(value, digits)
 
 

@@ -29,6 +29,19 @@ def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
     return file
 
 
+def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
+    """The same files for several runs side by side, in a folder of their own. Raises RunFolderError, OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make(folder)
+    write_tables(folder / TABLES, tables)
+    write_charts(folder / CHARTS, page.charts)
+    text = [f"# {_escaped(page.title)}", _escaped(page.subtitle), *_tables_markdown(tables, page.charts)]
+    _write(folder / MARKDOWN, ("\n\n".join(text) + "\n").encode())
+    file = folder / PAGE
+    _write(file, html(page).encode())
+    return file
+
+
 def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
@@ -61,7 +74,12 @@ def _write(file: Path, content: bytes) -> None:
 
 def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
     """The whole report as Markdown; charts by the names of their files."""
-    parts = [f"# {_escaped(run.suite)}", *map(_escaped, _header(run))]
+    parts = [f"# {_escaped(run.suite)}", *map(_escaped, _header(run)), *_tables_markdown(tables, charts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[str]:
+    parts: list[str] = []
     for table in tables:
         parts += [
             f"## {table.title}",
@@ -71,7 +89,7 @@ def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) ->
         ]
     for chart in charts:
         parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def table_markdown(table: Table) -> str:

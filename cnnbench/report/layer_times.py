@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cnnbench.archs.layers import spelled
-from cnnbench.profile import LEAST_SHARE, NOTE, RUNTIMES, ModelProfile, Row
+from cnnbench.layer_profile import LEAST_SHARE, ModelProfile, Row
+from cnnbench.profile import NOTE, RUNTIMES
 from cnnbench.report.plain import lines_of
 from cnnbench.units import MB, significant
 
 GIGA = 1e9
-DISTURBED = 1.2
-"""Too much, where a quarter of the calls took so many times longer than their typical parts together."""
 EMPTY = (
     "An empty cell: the runtime ran no operator for that layer. Its work is part of another's, as batch normalisation, "
     "activations and sums are of a convolution, or there is none."
@@ -110,7 +109,7 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
         f"{part(sum(times.other.values()))} in operators of no known layer + {part(times.outside_s)} outside operators"
     )
     low, high = times.quartiles_s
-    disturbed = "; something disturbed them, so run it again" if high > DISTURBED * times.call_s else ""
+    disturbed = "; something disturbed them, so run it again" if times.is_disturbed else ""
     yield f"  half of the calls took {_ms(low)} to {_ms(high)} ms{disturbed}"
     yield f"  over all: {significant(macs / times.call_s / GIGA)} GMAC/s"
     idle = sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from cnnbench import machine
 from cnnbench.archs import catalogue
 from cnnbench.archs.training import backward_macs
 from cnnbench.case import PHASES, WORKLOADS, ModelSpec, Workload
@@ -16,7 +15,6 @@ from cnnbench.counts import MACS, PARAMS, SPEAKS_OF, find, total
 from cnnbench.errors import CnnbenchError
 from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
 from cnnbench.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
-from cnnbench.store import Run
 from cnnbench.units import MB, MIB
 
 PERCENTILES = (90, 95, 99)
@@ -195,12 +193,7 @@ def _measured(record: Record) -> dict[str, object]:
     ]
     single_calls = all(launch.calls_per_sample == 1 for launch in launches)
     percentiles = {p: percentile(samples, p) if single_calls else None for p in PERCENTILES}
-    images = case.batch * sum(
-        launch.calls_per_sample * len(next(iter(turn.seconds.values())))
-        for launch in launches
-        for turn in launch.usable()
-    )
-    joules = [turn.joules for launch in launches for turn in launch.usable()]
+    joules = record.measurement.joules_per_image(case.batch)
     found: dict[str, object] = {
         "ms": time.value * 1e3,
         "ms_low": None if time.low is None else time.low * 1e3,
@@ -208,7 +201,7 @@ def _measured(record: Record) -> dict[str, object]:
         **{f"p{p}_ms": None if value is None else value * 1e3 for p, value in percentiles.items()},
         "images_per_s": case.batch / time.value,
         "peak_mib": max((peak / MIB for peak in peaks if peak is not None), default=None),
-        "millijoules_per_image": None if None in joules else 1e3 * sum(filter(None, joules)) / images,
+        "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),
         "samples": len(samples),
         "turns": record.measurement.all_turns,
@@ -366,48 +359,3 @@ def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int
     if not memory_bytes or slope <= 0:
         return None
     return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
-
-
-def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per case id over several runs: each run's median in milliseconds, and its ratio to the first run's.
-
-    A column pair per run, named by the run's folder. Empty where a run has no valid measurement of the case.
-    """
-    ids = list(dict.fromkeys(id_ for run in runs for id_, record in run.records.items() if record.measurement))
-    rows = []
-    for id_ in ids:
-        row: dict[str, object] = {"case": id_}
-        base = None
-        for index, run in enumerate(runs):
-            record = run.records.get(id_)
-            name = run.folder.name
-            time = None
-            if record is not None and record.status in MEASURED and record.measurement is not None:
-                time = launch_estimate(record.measurement.times())
-            base = time if index == 0 else base
-            row[f"{name} ms"] = time.value * 1e3 if time else None
-            row[f"{name} low"] = time.low * 1e3 if time and time.low else None
-            row[f"{name} high"] = time.high * 1e3 if time and time.high else None
-            if index:
-                row[f"{name} / {runs[0].folder.name}"] = time.value / base.value if time and base else None
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def machines_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run: the machine and the versions it was made with."""
-    rows = []
-    for run in runs:
-        software = run.environment.get("software", {})
-        rows.append(
-            {
-                "run": run.folder.name,
-                "machine": machine.label(run.environment) if run.environment else "unknown",
-                "started": run.started,
-                "torch": software.get("torch"),
-                "onnxruntime": software.get("onnxruntime-gpu") or software.get("onnxruntime"),
-                "cases": len(run.records),
-                "measured": sum(record.status in MEASURED for record in run.records.values()),
-            }
-        )
-    return pd.DataFrame(rows)

@@ -30,6 +30,7 @@ from cnnbench.messages import (
     Fork,
     Load,
     Loaded,
+    MeasurePeaks,
     Open,
     Opened,
     Preload,
@@ -182,6 +183,14 @@ class Worker:
                 return self._run().advance(request.seconds)
             case Evaluate():
                 return self._run().evaluate(request.out)
+            case MeasurePeaks(library="torch"):
+                from cnnbench.worker import peaks_torch
+
+                return peaks_torch.measure(request)
+            case MeasurePeaks():
+                from cnnbench.worker import peaks_ort
+
+                return peaks_ort.measure(request)
             case Probe():
                 return probes.probe(request.runtime, request.device)
 

@@ -18,6 +18,7 @@ from cnnbench.report.sections import (
     runtimes,
     start,
     training,
+    why,
 )
 from cnnbench.report.sections.sources import Sources
 from cnnbench.store import Run
@@ -27,6 +28,7 @@ SECTIONS = (
     headline.section,
     accuracy.section,
     runtimes.section,
+    why.section,
     batches.section,
     training.section,
     memory.section,

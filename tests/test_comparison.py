@@ -1,0 +1,247 @@
+"""Runs side by side: what is compared with what, ratios with intervals, means over common cases, ranks, prices."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+import cnnbench
+from cnnbench.api import Compared
+from cnnbench.case import Case
+from cnnbench.comparison import Comparison, compare_runs, key_of
+from cnnbench.errors import InputError, RunFolderError
+from cnnbench.prices import read_prices
+from cnnbench.record import Record
+from cnnbench.report.comparing import cases_frame
+from cnnbench.stats import Estimate, geometric_mean, independent_ratio
+from cnnbench.store import Run
+from tests.ceilings import ceilings
+from tests.conftest import Cli
+from tests.records import ENVIRONMENT, case, record
+
+TIMES = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010]
+
+
+def scaled(factor: float) -> list[float]:
+    return [time * factor for time in TIMES]
+
+
+def with_threads(of: Case, threads: int) -> Case:
+    return of.model_copy(update={"threads": threads})
+
+
+def run(name: str, *records: Record, suite: str = "tiny", torch: str = "2.14.1") -> Run:
+    environment = {
+        **ENVIRONMENT,
+        "software": {**ENVIRONMENT["software"], "torch": torch},
+        "threads": {"used": [2], "usable": 2},
+    }
+    return Run(Path(name), suite, "2026-01-01T00:00:00+00:00", environment, {each.id: each for each in records})
+
+
+def models(factors: dict[str, float], batch: int = 8) -> list[Record]:
+    return [record(case("eager", batch=batch, model=model), scaled(factor)) for model, factor in factors.items()]
+
+
+@pytest.fixture
+def two() -> Comparison:
+    """b takes twice as long for lenet5 and half as long for alexnet, and has no vgg11."""
+    a = run("a", *models({"lenet5": 1, "alexnet": 3, "vgg11": 2}))
+    b = run("b", *models({"lenet5": 2, "alexnet": 1.5}), record(case("eager", model="vgg11"), status="failed"))
+    return compare_runs([a, b])
+
+
+def test_the_interval_of_a_ratio_combines_both_medians() -> None:
+    ratio = independent_ratio(Estimate(2.0, 2.0 / math.exp(0.03), 2.0 * math.exp(0.03)), Estimate(1.0, math.exp(-0.04)))
+    assert (ratio.value, ratio.low) == (2.0, None)
+    ratio = independent_ratio(
+        Estimate(2.0, 2.0 / math.exp(0.03), 2.0 * math.exp(0.06)),
+        Estimate(1.0, math.exp(-0.08), math.exp(0.04)),
+    )
+    # Below: 0.03 of the numerator and 0.04 of the denominator upwards; above: 0.06 and 0.08.
+    assert ratio.low == pytest.approx(2.0 * math.exp(-0.05))
+    assert ratio.high == pytest.approx(2.0 * math.exp(0.10))
+
+
+def test_a_geometric_mean_does_not_depend_on_the_reference() -> None:
+    there = [Estimate(2.0), Estimate(0.5), Estimate(8.0)]
+    back = [Estimate(1 / each.value) for each in there]
+    assert geometric_mean(there).value == pytest.approx(2.0)
+    assert geometric_mean(back).value == pytest.approx(0.5)
+    mean = geometric_mean([Estimate(1.0, math.exp(-0.3), math.exp(0.6)), Estimate(1.0, math.exp(-0.4), math.exp(0.8))])
+    assert mean.low == pytest.approx(math.exp(-0.25))
+    assert mean.high == pytest.approx(math.exp(0.5))
+
+
+def test_ratios_and_means_are_over_the_cases_that_both_have(two: Comparison) -> None:
+    a, b = two.machines
+    lenet, alexnet, _ = two.keys
+    ratio = two.ratio(b, lenet)
+    assert ratio is not None
+    assert ratio.value == pytest.approx(2.0)
+    assert ratio.low is not None
+    assert ratio.low < 2.0
+    assert two.ratio(a, lenet) is None
+    assert two.common == [lenet, alexnet]
+    mean = two.mean_ratio(b, "inference")
+    assert mean is not None
+    assert mean.value == pytest.approx(1.0)
+    assert {key.model: names for key, names in two.left_out.items()} == {"vgg11@k10": ["b (failed)"]} or {
+        key.model.partition("/")[0]: names for key, names in two.left_out.items()
+    } == {"vgg11": ["b (failed)"]}
+
+
+def test_ranks_of_models_change_from_machine_to_machine(two: Comparison) -> None:
+    (ranking,) = two.rankings().values()
+    by_model = {name: {model.partition("/")[0]: rank for model, rank in r.items()} for name, r in ranking.items()}
+    assert by_model == {"a": {"lenet5": 1, "alexnet": 2}, "b": {"alexnet": 1, "lenet5": 2}}
+
+
+def test_overlapping_intervals_share_a_rank() -> None:
+    compared = compare_runs([run("a", *models({"lenet5": 1.0, "alexnet": 1.001})), run("b", *models({"lenet5": 1.0}))])
+    assert set(compared.places(compared.keys[0]).values()) == {1}
+
+
+def test_two_numbers_of_threads_in_one_run_are_two_machines() -> None:
+    of = case("eager")
+    one = run("laptop", record(with_threads(of, 1), scaled(2)), record(with_threads(of, 2), TIMES))
+    compared = compare_runs([one], reference="laptop, 2 threads")
+    assert [machine.name for machine in compared.machines] == ["laptop, 1 thread", "laptop, 2 threads"]
+    assert compared.common == [key_of(of)]
+    ratio = compared.ratio(compared.machines[0], key_of(of))
+    assert ratio is not None
+    assert ratio.value == pytest.approx(2.0)
+
+
+def test_a_device_is_a_machine_of_its_own() -> None:
+    one = run("box", record(case("eager"), TIMES), record(case("eager", device="cuda"), scaled(0.1)))
+    assert [machine.name for machine in compare_runs([one]).machines] == ["box, cpu", "box, cuda"]
+
+
+def test_in_what_runs_differ_is_said() -> None:
+    a = run("a", *models({"lenet5": 1}))
+    b = run("b", *models({"lenet5": 1}), suite="other", torch="2.9")
+    remarks = compare_runs([a, b]).remarks()
+    assert remarks[0].startswith("Suites differ: tiny (a); other (b).")
+    assert remarks[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
+    assert remarks[-1].startswith("1 of 1 cases were measured on every machine")
+
+
+def test_invalid_records_are_compared_with_nothing() -> None:
+    a = run("a", record(case("eager"), TIMES))
+    b = run("b", record(case("eager"), TIMES, "invalid"), record(case("ort"), TIMES))
+    compared = compare_runs([a, b])
+    assert compared.common == []
+    assert compared.mean_ratio(compared.machines[1], "inference") is None
+
+
+@pytest.mark.parametrize(("reference", "name"), [("1", "a"), ("2", "b"), ("b", "b")])
+def test_the_reference_is_a_number_or_a_name(two: Comparison, reference: str, name: str) -> None:
+    runs = [machine.run for machine in two.machines]
+    assert compare_runs(runs, reference).reference.name == name
+
+
+def test_what_cannot_be_compared_is_refused(two: Comparison) -> None:
+    runs = [machine.run for machine in two.machines]
+    with pytest.raises(InputError, match="--reference: expected a machine, one of a, b; got '3'"):
+        compare_runs(runs, "3")
+    with pytest.raises(RunFolderError, match="folders of different names"):
+        compare_runs([runs[0], runs[0]])
+    with pytest.raises(RunFolderError, match="expected runs with a measured case"):
+        compare_runs([run("empty")])
+
+
+def prices(folder: Path, text: str) -> Path:
+    file = folder / "prices.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparison) -> None:
+    file = prices(tmp_path, "currency: EUR\nmachines:\n  a: {watts: 200, price_per_hour: 0.8}\n  b: {watts: 50}\n")
+    compared = compare_runs([machine.run for machine in two.machines], prices=file)
+    frame = cases_frame(compared).set_index(["model", "machine"])
+    a, b = (frame.xs(name, level="machine").iloc[0] for name in ("a", "b"))
+    assert a["images_per_s"] == pytest.approx(800)  # 8 images in 10 ms
+    assert a["images_per_joule"] == pytest.approx(800 / 200)
+    assert a["images_per_currency"] == pytest.approx(800 * 3600 / 0.8)
+    assert b["images_per_joule"] == pytest.approx(400 / 50)
+    assert math.isnan(b["images_per_currency"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("machines:\n  a: {watts: -3}\n", r"prices.yaml:2: machines.a.watts: .*greater than 0; got -3"),
+        ("machines:\n  a: {wats: 3}\n", r"prices.yaml:2: machines.a.wats: extra inputs"),
+        ("machines:\n  c: {watts: 3}\n", r"prices.yaml:2: machines.c: expected a machine, one of a, b; got 'c'"),
+        ("machines: [\n", r"prices.yaml:\d: expected YAML"),
+    ],
+)
+def test_a_mistake_in_the_prices_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_prices(prices(tmp_path, text), ["a", "b"])
+
+
+def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(tmp_path: Path) -> None:
+    measured = record(case("eager", batch=8), TIMES)
+    assert measured.measurement is not None
+    launch = measured.measurement.launches[0]
+    turns = [turn.model_copy(update={"joules": 0.8}) for turn in launch.turns]  # two calls of eight images each
+    measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"turns": turns})]})
+    one = run("a", measured.model_copy(update={"measurement": measurement}))
+    compared = compare_runs([one], prices=prices(tmp_path, "machines: {a: {watts: 1}}"))
+    assert cases_frame(compared)["images_per_joule"].tolist() == [pytest.approx(20.0)]
+
+
+def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:
+    a, b = (machine.run for machine in two.machines)
+    a = dataclasses.replace(a, ceilings=[ceilings(threads=2)])
+    tables = Compared(compare_runs([a, b])).tables
+    assert list(tables) == ["machines", "means", "cases", "rankings", "left-out"]
+    assert tables["machines"].cells["fp32 GFLOP/s"].tolist() == ["100", "unknown"]
+    assert tables["means"].cells["mean time"].tolist()[0] == "1, the reference"
+    row = tables["cases"].cells.iloc[0]
+    assert row["a ms"] == "10.0 [9.8, 10.2]"
+    assert row["b ratio"].startswith("×2.00 [1.9")
+    assert tables["left-out"].cells["machines without it"].tolist() == ["b (failed)"]
+    assert all(len(table.cells) == len(table.data) for table in tables.values())
+
+
+def test_a_comparison_is_written_as_a_page_with_tables_and_charts(tmp_path: Path, two: Comparison) -> None:
+    page = Compared(two).write(tmp_path / "out")
+    text = page.read_text()
+    assert "A description, not a verdict" in text
+    assert "<svg" in text
+    assert {"rankings.svg", "ratios.svg"} <= {path.name for path in (tmp_path / "out" / "charts").iterdir()}
+    assert (tmp_path / "out" / "tables" / "cases.csv").read_text().startswith("model,workload,batch")
+    assert "## Machines" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_from_python_it_is_one_call() -> None:
+    assert cnnbench.compare.__doc__
+    with pytest.raises(RunFolderError, match="expected a run's folder"):
+        cnnbench.compare("nowhere")
+
+
+def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
+    done = cli("compare", "nowhere", "--reference", "2")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+
+
+def test_fifty_runs_of_two_hundred_cases_are_compared_within_a_minute(tmp_path: Path) -> None:
+    names = ["lenet5", "alexnet", "vgg11", "resnet18", "mobilenet_v2"]
+    records = [
+        record(case("eager", "inference", batch=batch, model=model), scaled(batch + place))
+        for place, model in enumerate(names)
+        for batch in range(1, 41)
+    ]
+    runs = [run(f"r{number}", *records) for number in range(50)]
+    began = time.monotonic()
+    compared = Compared(compare_runs(runs))
+    assert len(compared.frame) == 50 * 200
+    compared.write(tmp_path / "out")
+    assert time.monotonic() - began < 60

@@ -1,0 +1,171 @@
+"""The least time that ceilings allow, and what binds: with numbers computed by hand."""
+
+import pytest
+
+from cnnbench.archs import catalogue
+from cnnbench.archs.network import Layer
+from cnnbench.archs.training import work as training_work
+from cnnbench.archs.work import kind_of
+from cnnbench.case import Case, ModelSpec
+from cnnbench.ceilings import Ceilings
+from cnnbench.layer_profile import ModelProfile, Row, Times
+from cnnbench.roofline import Work, case_roofline, kind_parts, layer_parts, least, share_between, works
+from tests.ceilings import KIB, ceilings
+
+
+def case(model: str = "resnet18", **changes: object) -> Case:
+    return Case.model_validate(
+        {"spec": ModelSpec(model=model), "workload": "inference", "runtime": "eager", "batch": 1, **changes}
+    )
+
+
+def layer(model: str, name: str) -> Layer:
+    return next(each for each in catalogue.get(model).network().layers if each.name == name)
+
+
+def of(macs: int, moved_bytes: int) -> Work:
+    return Work(name="layer", kind="convolutions", macs=macs, moved_bytes=moved_bytes)
+
+
+@pytest.mark.parametrize(
+    ("work", "times_s", "total_s", "bound"),
+    [
+        # 2 x 50 M FLOP at 100 GFLOP/s: 1 ms; 64 KiB at 40 GB/s: 1.6 us; a convolution's call: 5 us.
+        (of(50_000_000, 64 * KIB), (1e-3, 64 * KIB / 40e9, 5e-6), 1.005e-3, "compute"),
+        # 2 x 1 M FLOP: 20 us; 10 MB at 10 GB/s: 1 ms.
+        (of(1_000_000, 10_000_000), (2e-5, 1e-3, 5e-6), 1.005e-3, "memory"),
+        # Next to nothing, without MACs: an operator's call, 1 us.
+        (of(0, 400), (0.0, 1e-8, 1e-6), 1.01e-6, "calls"),
+    ],
+)
+def test_the_longest_of_arithmetic_memory_and_calls_binds(
+    work: Work, times_s: tuple[float, ...], total_s: float, bound: str
+) -> None:
+    found = least(work, case(), ceilings())
+    assert (found.compute_s, found.memory_s, found.calls_s) == pytest.approx(times_s)
+    assert found.total_s == pytest.approx(total_s)
+    assert found.bound == bound
+
+
+def test_on_an_accelerator_calls_queue_up_beside_the_work() -> None:
+    found = least(of(50_000_000, 64 * KIB), case(device="cuda"), ceilings("cuda"))
+    assert found.total_s == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("known", [None, ceilings().model_copy(update={"bandwidths": []})])
+def test_an_unknown_ceiling_leaves_the_least_time_and_the_bound_unknown(known: Ceilings | None) -> None:
+    found = least(of(1000, 1000), case(), known)
+    assert found.total_s is None
+    assert found.bound is None
+
+
+def test_an_unknown_cost_of_calls_adds_nothing() -> None:
+    found = least(of(50_000_000, 64 * KIB), case(runtime="compile"), ceilings())
+    assert found.calls_s is None
+    assert found.total_s == pytest.approx(1e-3)
+
+
+def test_a_case_is_the_sum_of_its_layers_and_keeps_their_macs() -> None:
+    network = catalogue.get("resnet18").network()
+    found = case_roofline(case(batch=8), 0.5, network.macs, network, ceilings())
+    assert found.macs == 8 * 1_814_073_344
+    assert found.moved_bytes == network.moved_bytes(8)
+    assert found.flops_per_s == pytest.approx(2 * 8 * 1_814_073_344 / 0.5)
+    assert found.compute_share == pytest.approx(2 * 8 * 1_814_073_344 / 100e9 / 0.5)
+    assert found.least_s == pytest.approx(sum(each.total_s or 0.0 for each in found.layers))
+    assert found.bound == "compute"
+    assert sum(found.bound_shares.values()) == pytest.approx(1.0)
+
+
+def test_without_a_closed_form_only_the_arithmetic_is_known() -> None:
+    found = case_roofline(case("resnet18"), 0.5, 1_000_000, None, ceilings())
+    assert found.flops_per_s == pytest.approx(4e6)
+    assert found.compute_share == pytest.approx(4e-5)
+    assert (found.moved_bytes, found.bytes_per_s, found.least_s, found.bound) == (None, None, None, None)
+
+
+def test_a_runtime_that_fuses_has_fewer_layers_and_the_same_macs() -> None:
+    network = catalogue.get("resnet18").network()
+    eager, folded, ort = (works(network, case(runtime=name)) for name in ("eager", "folded", "ort"))
+    assert len(eager) - len(folded) == 20  # its batch normalisations
+    assert len(folded) - len(ort) == 17 + 8  # its activations and sums
+    assert sum(w.macs for w in eager) == sum(w.macs for w in ort) == network.macs
+
+
+def test_a_training_step_has_the_macs_of_its_closed_form_and_an_update() -> None:
+    network = catalogue.get("resnet18").network()
+    found = works(network, case(workload="training", batch=4))
+    assert sum(work.macs for work in found) == 4 * training_work(network).total
+    update = found[-1]
+    assert (update.name, update.moved_bytes) == ("optimizer", 5 * network.weight_bytes)
+
+
+def test_the_backward_pass_of_a_convolution_reads_and_writes_what_both_its_products_need() -> None:
+    conv = layer("resnet18", "layer1.0.conv1")  # 64 x 56 x 56 in and out, 3 x 3
+    found = next(
+        w
+        for w in works(catalogue.get("resnet18").network(), case(workload="training", batch=2))
+        if w.name == "layer1.0.conv1 backward"
+    )
+    activation, weights = 64 * 56 * 56 * 4, 64 * 64 * 9 * 4
+    # dy for either product, the kept input, dx; the weights and their gradient.
+    assert found.moved_bytes == 2 * (2 * activation + activation + activation) + 2 * weights
+    assert found.macs == 2 * 2 * conv.macs
+
+
+def test_in_sixteen_bits_half_as_much_moves_at_the_least() -> None:
+    network = catalogue.get("resnet18").network()
+    full, half = (sum(w.moved_bytes for w in works(network, case(precision=p))) for p in ("fp32", "bf16"))
+    assert half == pytest.approx(full / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "kind"),
+    [
+        ("mobilenet_v2", "features.2.conv.1.0", "depthwise convolutions"),
+        ("mobilenet_v2", "features.2.conv.0.0", "1x1 convolutions"),
+        ("resnet18", "conv1", "convolutions"),
+        ("resnext50_32x4d", "layer1.0.conv2", "grouped convolutions"),
+        ("resnet18", "fc", "fully connected layers"),
+        ("resnet18", "bn1", "normalisation"),
+        ("resnet18", "relu", "activations"),
+        ("resnet18", "maxpool", "pooling"),
+    ],
+)
+def test_layers_are_called_by_the_kind_of_their_work(model: str, name: str, kind: str) -> None:
+    assert kind_of(layer(model, name)) == kind
+
+
+def profile() -> ModelProfile:
+    """Two seconds under the profiler: 1.0 in two depthwise layers, 0.5 in another, 0.5 between the operators."""
+
+    def row(name: str, work: str, macs: int, seconds: float) -> Row:
+        return Row(name=name, kind="Conv", work=work, macs=macs, moved_bytes=10**7, seconds={"eager": seconds})  # type: ignore[arg-type]
+
+    rows = (
+        row("a", "depthwise convolutions", 10**6, 0.6),
+        row("b", "1x1 convolutions", 10**9, 0.5),
+        row("c", "depthwise convolutions", 10**6, 0.4),
+    )
+    times = {"eager": Times(layers_s=1.5, other={}, outside_s=0.5, quartiles_s=(1.9, 2.1))}
+    return ModelProfile(model="tiny", input_shape=(3, 8, 8), batch=1, calls=5, threads=2, rows=rows, times=times)
+
+
+def test_operators_are_held_against_the_call_as_it_was_measured() -> None:
+    first, second = kind_parts(profile(), case(), 1.6, ceilings())
+    assert (first.name, first.share) == ("depthwise convolutions", pytest.approx(1.0 / 1.6))
+    assert first.roofline.seconds == pytest.approx(1.0)
+    assert second.share == pytest.approx(0.5 / 1.6)
+    assert share_between(profile(), case(), 1.6) == pytest.approx(0.1 / 1.6)
+
+
+def test_operators_that_come_out_longer_than_the_call_share_it_among_them() -> None:
+    first, second = kind_parts(profile(), case(), 0.15, ceilings())
+    assert (first.share, second.share) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert first.roofline.seconds == pytest.approx(0.1)
+    assert first.roofline.flops_per_s == pytest.approx(4e6 / 0.1)
+    assert share_between(profile(), case(), 0.15) == pytest.approx(0.0)
+    assert first.roofline.bound == "memory"
+    assert (second.name, second.roofline.bound) == ("1x1 convolutions", "compute")
+    assert [part.name for part in layer_parts(profile(), case(), 0.1, ceilings())] == ["a", "b", "c"]
+    assert kind_parts(profile(), case(runtime="ort"), 0.1, ceilings()) == []

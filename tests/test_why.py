@@ -1,0 +1,167 @@
+"""Why a model is as fast as it is: paragraphs from fixed numbers, compared whole."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import cnnbench
+from cnnbench import runner
+from cnnbench.archs import catalogue
+from cnnbench.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
+from cnnbench.peaks import measure_ceilings
+from cnnbench.record import CountsSummary, Record
+from cnnbench.report.bounds import bound_tables
+from cnnbench.store import Run
+from cnnbench.why import explain, paragraphs, telling
+from tests.ceilings import KIB, ceilings
+from tests.conftest import write_suite
+from tests.records import ENVIRONMENT, case, record
+
+
+def measured(model: str, call_s: float, runtime: str = "eager", batch: int = 1) -> Record:
+    of = case(runtime, batch=batch, model=model)
+    of = of.model_copy(update={"spec": of.spec.model_copy(update={"classes": None, "image_size": None})})
+    macs = catalogue.get(model).network().macs
+    summary = CountsSummary(params=1, macs=macs, closed_form=True, witnesses=[], disagreements=[])
+    return record(of, [call_s] * 7).model_copy(update={"counts": summary})
+
+
+def run(*records: Record) -> Run:
+    environment = {**ENVIRONMENT, "threads": {"used": [2], "usable": 2}}
+    found = [each.model_copy(update={"environment": environment}) for each in records]
+    return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, ceilings=[ceilings()])
+
+
+@pytest.fixture
+def two() -> Run:
+    return run(measured("resnet50", 0.2), measured("efficientnet_b0", 0.05), measured("resnet50", 0.1, "ort"))
+
+
+def profile() -> ModelProfile:
+    """Of 50 ms of EfficientNet-B0: 20 in depthwise convolutions, 15 in normalisation, 5 in activations, 10 between."""
+    rows = (
+        Row(
+            name="features.1.0.block.0.0",
+            kind="Conv",
+            work="depthwise convolutions",
+            macs=36_000_000,
+            moved_bytes=40_000_000,
+            seconds={"eager": 0.02},
+        ),
+        Row(name="bn", kind="BatchNorm", work="normalisation", macs=0, moved_bytes=10**7, seconds={"eager": 0.015}),
+        Row(name="act", kind="Activation", work="activations", macs=0, moved_bytes=10**6, seconds={"eager": 0.005}),
+    )
+    times = {"eager": Times(layers_s=0.04, other={}, outside_s=0.06, quartiles_s=(0.1, 0.1))}
+    return ModelProfile(
+        model="efficientnet_b0", input_shape=(3, 224, 224), batch=1, calls=5, threads=2, rows=rows, times=times
+    )
+
+
+def test_a_paragraph_says_how_much_less_work_how_much_faster_and_where_the_time_goes(two: Run) -> None:
+    text = paragraphs(dataclasses.replace(two, profiles=[profile()]))["efficientnet_b0"]
+    assert text.startswith(
+        "efficientnet_b0 has 10.6 times fewer MACs than resnet50 but is only 4.0 times faster here "
+        "(50.0 ms against 200 ms; PyTorch, batch 1). "
+        # 72 MFLOP in 40 % of 50 ms, of 100 GFLOP/s: 3.6 %; 40 MB at 10 GB/s are 4 ms, 0.72 ms of arithmetic.
+        "40 % of its time is in depthwise convolutions, which reach 3.6 % of the peak and are bound by memory, though "
+        "they take 5.0 times what that allows; "
+        "30 % in normalisation, which has no MACs and is bound by memory, though it takes 15 times what that allows. "
+        "20 % passes between the operators. "
+        "In all it reaches 15 % of the peak of 100 GFLOP/s; the ceilings allow "
+    )
+
+
+def test_the_heaviest_model_is_told_in_every_runtime(two: Run) -> None:
+    text = paragraphs(two)["resnet50"]
+    assert text.startswith("resnet50 has the most MACs here, 4.09 G, and takes 200 ms (PyTorch, batch 1).")
+    assert "In ONNX Runtime it takes 100 ms." in text
+
+
+def test_without_a_profile_a_paragraph_says_on_what_it_rests(two: Run) -> None:
+    assert "No layer was timed by itself" in paragraphs(two)["efficientnet_b0"]
+
+
+def test_without_ceilings_nothing_is_said_of_what_binds(two: Run) -> None:
+    unknown = dataclasses.replace(two, ceilings=[], profiles=[profile()])
+    text = paragraphs(unknown)["efficientnet_b0"]
+    assert "it is unknown what binds it" in text
+    assert "of the peak" not in text
+    tables = {table.name: table for table in bound_tables(unknown)}
+    assert "ceilings" not in tables
+    assert set(tables["bounds"].cells["bound by"]) == {"unknown"}
+    assert set(tables["bounds"].cells["% of peak"]) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("call_s", "words"),
+    [
+        (0.3, "but is 1.5 times slower"),
+        (0.05, "but is only 4.0 times faster"),
+        (0.2 / 10.6, "and is 11 times faster"),
+        (0.01, "and is even 20 times faster"),
+    ],
+)
+def test_the_two_ratios_are_joined_by_what_they_say_of_each_other(call_s: float, words: str) -> None:
+    found = paragraphs(run(measured("resnet50", 0.2), measured("efficientnet_b0", call_s)))
+    assert f"than resnet50 {words} here" in found["efficientnet_b0"]
+
+
+def test_the_batch_that_most_models_have_is_told_of_and_of_several_the_smallest() -> None:
+    cases = [measured("resnet18", 0.1, batch=batch).case for batch in (1, 8, 64)] + [
+        measured("lenet5", 0.1, batch=batch).case for batch in (8, 64)
+    ]
+    assert {each.batch for each in telling(cases)} == {8}
+    assert telling([]) == []
+
+
+def test_tables_show_each_case_beside_its_least_time(two: Run) -> None:
+    tables = {table.name: table for table in bound_tables(dataclasses.replace(two, profiles=[profile()]))}
+    assert list(tables) == ["ceilings", "bounds", "parts", "layers"]
+    row = tables["bounds"].cells.iloc[0]
+    assert (row["model"], row["GFLOP/s"], row["% of peak"], row["bound by"]) == ("resnet50", "40.9", "41 %", "compute")
+    assert tables["parts"].cells["of"].tolist() == ["depthwise convolutions", "normalisation", "activations"]
+    assert tables["parts"].cells["% of peak"].tolist() == ["3.6 %", "–", "–"]
+    assert all(len(table.cells) == len(table.data) for table in tables.values())
+
+
+def test_invalid_records_are_not_explained() -> None:
+    bad = measured("resnet50", 0.2).model_copy(update={"status": "invalid"})
+    assert explain(run(bad)) == {}
+    assert paragraphs(run(bad)) == {}
+
+
+def test_profiles_come_back_from_a_folder_and_the_later_counts(tmp_path: Path) -> None:
+    assert read_profiles(tmp_path) == ([], {})
+    append_profiles(tmp_path, [profile(), dataclasses.replace(profile(), calls=9)])
+    with (tmp_path / "profiles.jsonl").open("a") as file:
+        file.write("{\n")
+    found, faults = read_profiles(tmp_path)
+    assert found == [dataclasses.replace(profile(), calls=9)]
+    assert list(faults.values()) == [[3]]
+
+
+SUITE = """
+name: tiny
+launches: 1
+defaults: {workloads: [inference], batches: [1], case_budget: 0.2s}
+models: [lenet5]
+"""
+
+
+def test_a_run_that_is_long_enough_measures_what_its_reasons_rest_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LEAST_RUN_TO_EXPLAIN_S", 0.0)
+    short = partial(measure_ceilings, kernel_s=0.002, largest_set_bytes=128 * KIB)
+    monkeypatch.setattr(runner, "measure_ceilings", short)
+    results = cnnbench.run(write_suite(home, SUITE), out="out")
+    (found,), (profiled,) = results.run.ceilings, results.run.profiles
+    assert found.flops_per_s("fp32") is not None
+    assert (profiled.model, profiled.batch, profiled.threads) == ("lenet5", 1, found.threads)
+    assert set(profiled.times) == {"eager", "ort"}
+    told = paragraphs(results.run)["lenet5"]
+    assert "of its time is in" in told
+    assert "In ONNX Runtime it takes" in told
+    assert "why" in {section.id for section in results.page.sections}
