@@ -49,7 +49,7 @@ class Rule:
     """A case whose interval is wider than the margin gets more, whichever way it points."""
     suspect_p: float = 0.10
     suspect_change: float = 0.005
-    """A suspect differs by at least this much, and has a one-sided p below that."""
+    """A suspect differs by at least this much, has a one-sided p below that, and may be beyond the margin."""
     confirm_pairs: int = 10
     most_confirm_pairs: int = 40
     visible_beyond: float = 0.01
@@ -191,9 +191,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def is_suspect(screened: PairedRatio, rule: Rule) -> bool:
-    """Whether it deserves fresh pairs: it seems to differ, one way or the other."""
-    p = min(screened.p_above(1.0), screened.p_below(1.0))
-    return p < rule.suspect_p and abs(math.log(screened.ratio)) > math.log1p(rule.suspect_change)
+    """Whether it deserves fresh pairs: it seems to differ, one way or the other, and perhaps by more than the margin."""
+    leaning = screened if screened.ratio > 1 else screened.mirrored()
+    interval = leaning.interval()
+    if interval is None or leaning.ratio <= 1 + rule.suspect_change or leaning.p_above(1.0) >= rule.suspect_p:
+        return False
+    return interval[1] > 1 + rule.margin
 
 
 def confirmed(screened: Sequence[PairedRatio], fresh: Sequence[PairedRatio], rule: Rule) -> list[Verdict | None]:

@@ -181,4 +181,4 @@ def test_ceilings_go_into_no_run_of_another_machine(home: Path, cli: Cli) -> Non
     (home / "run" / "environment.json").write_text(json.dumps({"machine": {"cpu": "Another"}, "threads": {}}))
     done = cli("doctor", "--peaks", "--into", "run")
     assert done.returncode == 2
-    assert "expected a run of this machine, whose cpu is" in done.stderr
+    assert "expected a run of this machine; got another's: cpu: " in done.stderr

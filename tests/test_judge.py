@@ -110,6 +110,14 @@ def test_what_is_said_without_fresh_pairs_never_fails(ratio: PairedRatio, verdic
     assert unconfirmed(ratio, 0.02) == verdict
 
 
+def test_a_suspect_differs_for_sure_enough_and_perhaps_by_more_than_the_margin() -> None:
+    rule = Rule()
+    assert is_suspect(paired(3, 4, 2, 5, 1, 3), rule)
+    assert is_suspect(paired(-3, -4, -2, -5, -1, -3), rule)
+    assert not is_suspect(paired(1, 1.2, 0.8, 1.1, 0.9, 1), rule)  # its whole interval lies within the margin
+    assert not is_suspect(paired(5, -5, 6, -4, 3, -2), rule)  # may be nothing
+
+
 def test_a_suspect_is_confirmed_the_way_its_screen_leaned_and_no_other() -> None:
     slow, fast = noisy(0.08, 0.01, 10, 1), noisy(-0.08, 0.01, 10, 2)
     rule = Rule()

@@ -97,7 +97,7 @@ def run(title: str, out: Path, jobs: Sequence[tuple[str, Sequence[Case], int, fl
     seconds: list[float] = []
     for name, cases, seed, slowdown in jobs:
         began = time.monotonic()
-        found = one_gate(cases, out / name, seed, slowdown, budget_s=400.0)
+        found = one_gate(cases, out / name, seed, slowdown, budget_s=150.0)
         seconds.append(time.monotonic() - began)
         verdicts += found.values()
         folders.append(out / name)
