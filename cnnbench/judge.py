@@ -191,7 +191,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def is_suspect(screened: PairedRatio, rule: Rule) -> bool:
-    """Whether it deserves fresh pairs: it seems to differ, one way or the other, and perhaps by more than the margin."""
+    """Whether it deserves fresh pairs: it seems to differ, perhaps by more than the margin."""
     leaning = screened if screened.ratio > 1 else screened.mirrored()
     interval = leaning.interval()
     if interval is None or leaning.ratio <= 1 + rule.suspect_change or leaning.p_above(1.0) >= rule.suspect_p:

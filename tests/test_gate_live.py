@@ -47,7 +47,7 @@ def gated(
     loaded = load_suite(str(suite))
     with open_arms(base, head) as (one, other):
         about = machine.environment([1], folder)
-        asked = Asked(loaded, loaded.cases, one, other, folder / out, about, 120.0, 1, slowdown)
+        asked = Asked(loaded, loaded.cases, one, other, folder / out, about, 900.0, 1, slowdown)
         return measure_gate(asked, Watch(), rule)
 
 

@@ -30,7 +30,7 @@ LAYERS = [
     {"runner"},
     {"measuring"},
     {"api"},
-    {"cli"},
+    {"cli", "pytest_plugin"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""
 

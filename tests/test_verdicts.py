@@ -50,13 +50,13 @@ def gated() -> Gated:
 
 def test_what_fails_stands_first_with_interval_pairs_and_what_could_be_seen(gated: Gated) -> None:
     table = verdicts.table_of(gated)
-    assert list(table.cells["verdict"]) == ["✗ slower", "? inconclusive", "✗ missing", "✓ same"]
-    slower, unknown, missing, same = (row for _, row in table.cells.iterrows())
+    assert list(table.cells["verdict"]) == ["✗ slower", "✗ missing", "? inconclusive", "✓ same"]
+    slower, missing, unknown, same = (row for _, row in table.cells.iterrows())
     assert slower["head / base"] == "1.060 [1.059, 1.061]"
     assert slower["could see"] == "+2.2%"
     assert unknown["pairs"].startswith("6 (needs ")
     assert missing["head / base"] == "–"
-    assert same["in time order"] == "▆▃█▁▄▆"
+    assert same["in time order"] == "▇▃█▁▅▇"
     assert "head: crashed\nbadly, 100 %" in table.notes[0]
 
 

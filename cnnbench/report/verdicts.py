@@ -20,7 +20,7 @@ from cnnbench.units import format_seconds, significant
 
 BARS = "▁▂▃▄▅▆▇█"
 BOOTSTRAPS = 2000
-MARKS: dict[judge.Verdict, str] = {
+MARKS: dict[judge.Verdict, str] = {  # in the order in which they matter
     "slower": "✗",
     "wrong": "✗",
     "missing": "✗",
@@ -34,8 +34,8 @@ MARKS: dict[judge.Verdict, str] = {
 
 def table_of(gated: Gated) -> Table:
     """One row for each case that was measured, those that matter first."""
-    order = {verdict: place for place, verdict in enumerate(judge.VERDICTS)}
-    cases = sorted(gated.result.cases, key=lambda judged: order[judged.verdict])
+    order = list(MARKS)
+    cases = sorted(gated.result.cases, key=lambda judged: order.index(judged.verdict))
     margin = gated.result.rule.margin
     rows = [_numbers(judged, margin) for judged in cases]
     data = pd.DataFrame(rows, columns=list(_COLUMNS))
