@@ -5,7 +5,7 @@ import pytest
 from cnnbench.archs import catalogue
 from cnnbench.archs.network import Layer
 from cnnbench.archs.training import work as training_work
-from cnnbench.archs.work import kind_of
+from cnnbench.archs.work import WorkKind, kind_of
 from cnnbench.case import Case, ModelSpec
 from cnnbench.ceilings import Ceilings
 from cnnbench.layer_profile import ModelProfile, Row, Times
@@ -24,7 +24,8 @@ def layer(model: str, name: str) -> Layer:
 
 
 def of(macs: int, moved_bytes: int) -> Work:
-    return Work(name="layer", kind="convolutions", macs=macs, moved_bytes=moved_bytes)
+    kind: WorkKind = "convolutions" if macs else "activations"
+    return Work(name="layer", kind=kind, macs=macs, moved_bytes=moved_bytes)
 
 
 @pytest.mark.parametrize(
