@@ -83,7 +83,7 @@ def test_a_run_of_nothing_but_absent_devices_has_a_page(tmp_path: Path) -> None:
     absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
     page = page_of(Run(tmp_path, "absent", "?", {}, {absent.id: absent}))
     assert [section.id for section in page.sections] == ["machine", "times"]
-    assert "1 cases: 1 unavailable." in html(page)
+    assert "1 case: 1 unavailable." in html(page)
 
 
 def test_a_run_without_an_interval_has_a_page(tmp_path: Path) -> None:
