@@ -132,7 +132,7 @@ class Roofline:
     def bound(self) -> Bound | None:
         """The ceiling under which most of the least time is spent."""
         shares = self.bound_shares
-        return max(BOUNDS, key=lambda bound: shares[bound]) if shares else None
+        return max(shares, key=shares.__getitem__) if shares else None
 
     @property
     def bound_shares(self) -> dict[Bound, float]:
