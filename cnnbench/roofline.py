@@ -132,7 +132,10 @@ class Roofline:
     def bound(self) -> Bound | None:
         """The ceiling under which most of the least time is spent."""
         shares = self.bound_shares
-        return max(BOUNDS, key=lambda bound: shares[bound]) if shares else None
+        if not shares:
+            return None
+        longest: Bound = max(BOUNDS, key=lambda each: shares[each])
+        return longest
 
     @property
     def bound_shares(self) -> dict[Bound, float]:

@@ -11,7 +11,7 @@ from cnnbench.errors import InputError, RunFolderError
 from cnnbench.report.display import run_tables
 from cnnbench.store import Store
 from cnnbench.suite import load_suite
-from tests.conftest import write_suite
+from tests.conftest import Cli, write_suite
 from tests.records import ENVIRONMENT
 from tests.sample_run import EVIL, sample_run
 
@@ -56,6 +56,19 @@ def test_a_notebook_shows_the_tables_and_escapes_them(folder: Path) -> None:
 def test_a_report_is_written_beside_the_records(folder: Path) -> None:
     assert cnnbench.load(folder).write() == folder / "report.html"
     assert {"report.html", "report.md", "tables", "charts"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_page_is_opened_in_the_users_browser(
+    folder: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = tmp_path / "browser.sh"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    done = cli("report", str(folder), "--open")
+    assert done.returncode == 0, done.stderr
+    assert f"report in {folder / 'report.html'}" in done.stdout
+    assert (tmp_path / "opened").read_text().strip() == (folder / "report.html").as_uri()
 
 
 def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:

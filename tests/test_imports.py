@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "cnnbench"
 HEAVY = {"torch", "torchvision", "onnxruntime", "timm", "fvcore", "onnx", "onnxscript"}
+FOR_REPORTS = {"pandas", "altair", "jinja2", "vl_convert"}
 
 LAYERS = [
     {"errors", "units"},
@@ -147,7 +148,12 @@ def test_a_heavy_import_would_be_seen() -> None:
     assert "onnxruntime" in _heavy_after("import onnxruntime")
 
 
-def _heavy_after(code: str) -> str:
-    script = f"import sys\n{code}\nprint('heavy:', *sorted({HEAVY!r} & set(sys.modules)))"
+def test_what_reports_need_is_imported_only_for_reports() -> None:
+    assert _heavy_after("import cnnbench.cli, cnnbench.api", FOR_REPORTS) == ""
+    assert _heavy_after("import cnnbench.report.sections", FOR_REPORTS) == "altair jinja2 pandas"
+
+
+def _heavy_after(code: str, heavy: set[str] = HEAVY) -> str:
+    script = f"import sys\n{code}\nprint('heavy:', *sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.rpartition("heavy:")[2].strip()

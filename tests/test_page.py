@@ -29,6 +29,12 @@ def sample(tmp_path: Path) -> Run:
     return sample_run(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The sample's page; its charts are drawn once for all tests."""
+    return page_of(sample_run(tmp_path_factory.mktemp("run")))
+
+
 def page_of(run: Run) -> Page:
     return run_page(run, run_tables(run))
 
@@ -40,21 +46,21 @@ def without(text: str, *tags: str) -> str:
     return re.sub(r"sha256-[^']+", "sha256-", text)
 
 
-def test_the_whole_page(sample: Run, golden: Golden) -> None:
-    golden("report.html", without(html(page_of(sample)), "svg", "style", "script"))
+def test_the_whole_page(page: Page, golden: Golden) -> None:
+    golden("report.html", without(html(page), "svg", "style", "script"))
 
 
-def test_the_charts_say_what_the_records_say(sample: Run, golden: Golden) -> None:
+def test_the_charts_say_what_the_records_say(page: Page, golden: Golden) -> None:
     specs: dict[str, Any] = {}
-    for chart in page_of(sample).charts:
+    for chart in page.charts:
         spec = chart.vega_lite
         specs[chart.name] = {key: value for key, value in spec.items() if key not in ("$schema", "config")}
     golden("charts.json", json.dumps(specs, indent=1, ensure_ascii=False) + "\n")
 
 
-def test_the_files_of_a_report(sample: Run, golden: Golden) -> None:
+def test_the_files_of_a_report(sample: Run, page: Page, golden: Golden) -> None:
     tables = run_tables(sample)
-    written = write_report(sample, tables, page_of(sample))
+    written = write_report(sample, tables, page)
     assert written == sample.folder / "report.html"
     golden("report.md", (sample.folder / "report.md").read_text())
     golden("inference.csv", (sample.folder / "tables" / "inference.csv").read_text())
@@ -62,13 +68,13 @@ def test_the_files_of_a_report(sample: Run, golden: Golden) -> None:
     for table in tables:
         parquet = pd.read_parquet(sample.folder / "tables" / f"{table.name}.parquet")
         pd.testing.assert_frame_equal(parquet, table.data.reset_index(drop=True), check_dtype=False)
-    for chart in page_of(sample).charts:
+    for chart in page.charts:
         assert (sample.folder / "charts" / f"{chart.name}.svg").read_text().startswith("<svg")
         assert (sample.folder / "charts" / f"{chart.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_has_its_sections_in_order(sample: Run) -> None:
-    assert [section.id for section in page_of(sample).sections] == [
+def test_the_page_has_its_sections_in_order(page: Page) -> None:
+    assert [section.id for section in page.sections] == [
         *("machine", "times", "accuracy", "runtimes", "batches", "training", "memory", "counts", "start", "samples")
     ]
 
@@ -77,11 +83,18 @@ def test_a_run_of_nothing_but_absent_devices_has_a_page(tmp_path: Path) -> None:
     absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
     page = page_of(Run(tmp_path, "absent", "?", {}, {absent.id: absent}))
     assert [section.id for section in page.sections] == ["machine", "times"]
-    assert "1 cases: 1 unavailable." in html(page)
+    assert "1 case: 1 unavailable." in html(page)
 
 
-def test_names_and_reasons_from_records_are_text_everywhere(sample: Run) -> None:
-    write_report(sample, run_tables(sample), page_of(sample))
+def test_a_run_without_an_interval_has_a_page(tmp_path: Path) -> None:
+    few = [record(case(runtime), [0.01, 0.011]) for runtime in ("eager", "ort")]
+    shown = html(page_of(Run(tmp_path, "few", "?", {}, {each.id: each for each in few})))
+    assert "not told apart in 1" in shown
+    assert "10 [?]" in shown
+
+
+def test_names_and_reasons_from_records_are_text_everywhere(sample: Run, page: Page) -> None:
+    write_report(sample, run_tables(sample), page)
     for file in (sample.folder / "report.html", sample.folder / "report.md"):
         text = file.read_text()
         assert EVIL not in text
@@ -125,27 +138,27 @@ def test_a_link_to_another_folder_is_not_written_through(sample: Run, tmp_path: 
     assert list(elsewhere.iterdir()) == []
 
 
-def test_links_to_other_files_are_replaced(sample: Run, tmp_path: Path) -> None:
+def test_links_to_other_files_are_replaced(sample: Run, page: Page, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     links = [sample.folder / name for name in ("report.html", "report.md", "tables/models.csv", "charts/sharpness.svg")]
     for link in links:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(precious)
-    write_report(sample, run_tables(sample), page_of(sample))
+    write_report(sample, run_tables(sample), page)
     assert precious.read_text() == "mine"
     assert not any(link.is_symlink() for link in links)
 
 
-def test_parts_of_drawings_have_names_of_their_own(sample: Run) -> None:
-    text = html(page_of(sample))
+def test_parts_of_drawings_have_names_of_their_own(page: Page) -> None:
+    text = html(page)
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
 
 
-def test_every_colour_of_a_chart_has_a_dark_one(sample: Run) -> None:
-    for chart in page_of(sample).charts:
+def test_every_colour_of_a_chart_has_a_dark_one(page: Page) -> None:
+    for chart in page.charts:
         used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]+)"', chart.svg))
         assert used <= set(DARK), chart.name
 

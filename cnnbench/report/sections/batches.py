@@ -8,6 +8,7 @@ from cnnbench.report.page import Section
 from cnnbench.report.sections.sources import Sources, shown_legend
 
 COLUMNS, SPACING = 3, 52
+UNITS = {"images_per_s": "images/s by batch", "ms": "ms per call by batch"}
 
 
 def section(sources: Sources) -> Section | None:
@@ -55,7 +56,7 @@ def _panel(model: str, shown: pd.DataFrame, hows: list[str], figure: str) -> alt
     base = alt.Chart(shown[["batch", "how", "what", figure]]).encode(
         x=alt.X("batch:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=batches, grid=False), title=None),
         y=alt.Y(f"{figure}:Q", title=None, axis=alt.Axis(tickCount=4, format="~s")),
-        color=alt.Color("how:N", scale=colours(hows), title=None, legend=shown_legend(shown)),
+        color=alt.Color("how:N", scale=colours(hows), title=UNITS[figure], legend=shown_legend(shown)),
     )
     lines = alt.layer(base.mark_line(), base.mark_point(filled=True).encode(description="what:N"))
     return lines.properties(width=120, height=85, title=alt.Title(model))

@@ -61,7 +61,8 @@ def _quietness(sources: Sources) -> Iterator[str]:
     """How many cases are worth what, and what went on beside them, in sentences."""
     statuses = Counter(record.status for record in sources.records)
     worth = ", ".join(f"{statuses[status]} {status}" for status in sorted(statuses, key=lambda s: -statuses[s]))
-    yield f"{len(sources.records)} cases: {worth}."
+    number = len(sources.records)
+    yield f"{number} case{'s' * (number != 1)}: {worth}."
     turns = [
         turn
         for record in sources.records

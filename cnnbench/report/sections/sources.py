@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from cnnbench.record import MEASURED, Record
-from cnnbench.report.display import Table, interval_text
+from cnnbench.report.display import Table, interval_text, is_missing
 from cnnbench.report.tables import all_cases_table
 from cnnbench.store import Run
 from cnnbench.units import significant
@@ -58,6 +58,10 @@ def shown_legend(frame: pd.DataFrame) -> alt.Legend | None:
 
 def _in_words(row: dict[Hashable, object]) -> str:
     """`resnet18, inference, ort/cpu, batch 1: 19.7 [19.4, 20.1] ms, 50.7 images/s`."""
-    ms, low, high, rate = (float(str(row[name])) for name in ("ms", "ms_low", "ms_high", "images_per_s"))
+    ms, low, high, rate = (_number(row[name]) for name in ("ms", "ms_low", "ms_high", "images_per_s"))
     case = f"{row['model']}, {row['workload']}, {row['how']}, batch {row['batch']}"
-    return f"{case}: {interval_text(ms, low, high)} ms, {significant(rate)} images/s"
+    return f"{case}: {interval_text(ms, low, high)} ms, {significant(rate or 0.0)} images/s"
+
+
+def _number(value: object) -> float | None:
+    return None if is_missing(value) else float(str(value))
