@@ -14,8 +14,9 @@ from cnnbench.report.tables import (
     machines_table,
     models_table,
     start_table,
+    witness_notes,
+    witnesses_table,
 )
-from cnnbench.report.witnesses import witness_notes, witnesses_table
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
