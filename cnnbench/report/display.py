@@ -12,8 +12,9 @@ from cnnbench.report.tables import (
     cases_table,
     models_table,
     start_table,
+    witness_notes,
+    witnesses_table,
 )
-from cnnbench.report.witnesses import witness_notes, witnesses_table
 from cnnbench.store import Run
 from cnnbench.units import CONVENTION, format_count, significant
 
