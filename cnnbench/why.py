@@ -98,7 +98,7 @@ def paragraphs(run: Run) -> dict[str, str]:
     Of the inference cases alone, at the batch, device and precision that most models have; of several such the
     smallest batch.
     """
-    explained = explain(run)
+    explained = {each.case.id: each for each in explain(run).values()}
     chosen = [explained[case.id] for case in telling(each.case for each in explained.values())]
     by_runtime: dict[str, dict[str, Explained]] = {}
     for each in chosen:
