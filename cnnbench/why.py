@@ -111,7 +111,7 @@ def paragraphs(run: Run) -> dict[str, str]:
         first, *others = [runtime for runtime in runtimes if model in by_runtime[runtime]]
         text = [*_first(by_runtime[first][model], by_runtime[first].values())]
         text += [sentence for runtime in others for sentence in _other(by_runtime[runtime][model])]
-        found[model] = " ".join(text)
+        found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
     return found
 
 
