@@ -98,7 +98,7 @@ def paragraphs(run: Run) -> dict[str, str]:
     Of the inference cases alone, at the batch, device and precision that most models have; of several such the
     smallest batch.
     """
-    explained = explain(run)
+    explained = {each.case.id: each for each in explain(run).values()}
     chosen = [explained[case.id] for case in telling(each.case for each in explained.values())]
     by_runtime: dict[str, dict[str, Explained]] = {}
     for each in chosen:
@@ -111,7 +111,7 @@ def paragraphs(run: Run) -> dict[str, str]:
         first, *others = [runtime for runtime in runtimes if model in by_runtime[runtime]]
         text = [*_first(by_runtime[first][model], by_runtime[first].values())]
         text += [sentence for runtime in others for sentence in _other(by_runtime[runtime][model])]
-        found[model] = " ".join(text)
+        found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import cnnbench
 from cnnbench.errors import InputError, RunFolderError
+from cnnbench.report.bounds import bound_tables
 from cnnbench.report.display import run_tables
 from cnnbench.store import Store
 from cnnbench.suite import load_suite
@@ -41,7 +42,9 @@ def test_a_run_is_loaded_as_a_frame_tables_and_charts(folder: Path) -> None:
     assert resnet["ms"] == pytest.approx(20, rel=0.01)
     assert resnet["speedup"] == pytest.approx(2)
     assert len(results.frame) == len(results.run.records)
-    assert list(results.tables) == [table.name for table in run_tables(results.run)]
+    names = [table.name for table in [*run_tables(results.run), *bound_tables(results.run)]]
+    assert list(results.tables) == names
+    assert "bounds" in names
     assert "accuracy-cpu" in results.charts
     assert results.charts["accuracy-cpu"]._repr_svg_().startswith("<svg")
 

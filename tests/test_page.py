@@ -75,7 +75,8 @@ def test_the_files_of_a_report(sample: Run, page: Page, golden: Golden) -> None:
 
 def test_the_page_has_its_sections_in_order(page: Page) -> None:
     assert [section.id for section in page.sections] == [
-        *("machine", "times", "accuracy", "runtimes", "batches", "training", "memory", "counts", "start", "samples")
+        *("machine", "times", "accuracy", "runtimes", "why", "batches"),
+        *("training", "memory", "counts", "start", "samples"),
     ]
 
 
