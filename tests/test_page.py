@@ -165,7 +165,7 @@ def test_every_colour_of_a_chart_has_a_dark_one(page: Page) -> None:
 
 
 def test_what_could_not_be_read_stands_on_the_page(sample: Run) -> None:
-    told = Run(sample.folder, "t", "?", {}, sample.records, ["records.jsonl: not read: line 3: <cut>"])
+    told = Run(sample.folder, "t", "?", {}, sample.records, unreadable=["records.jsonl: not read: line 3: <cut>"])
     assert "records.jsonl: not read: line 3: &lt;cut&gt;" in html(page_of(told))
 
 

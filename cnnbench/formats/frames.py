@@ -24,7 +24,7 @@ def cases(run: Run) -> "pd.DataFrame":
     frames = [cases_table(records, workload).assign(workload=workload) for workload in WORKLOADS]
     table = pd.DataFrame([row for frame in frames for row in frame.to_dict("records")])
     figures = [column for column in table.columns if column not in WORDS]
-    table.loc[~table["status"].isin(MEASURED), figures] = None
+    table[figures] = table[figures].where(table["status"].isin(MEASURED))
     first = ["id", "workload", "status", "reason"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
