@@ -28,6 +28,8 @@ from cnnbench.pairs import Pair, Pairs
 from cnnbench.suite import Suite
 
 GATE, PAIRS, SUMMARY, LOGS = "gate.json", "pairs.jsonl", "summary.md", "logs"
+JUDGED_SHARE = 0.95
+"""Of the budget, for measuring; the rest is for explaining."""
 EXPLAINED = 3
 """At most so many confirmed regressions are explained; the others are likely to have the same cause."""
 
@@ -119,7 +121,7 @@ def measure_gate(asked: Asked, observer: Observer, rule: Rule) -> Gated:
     with open_pairs(asked, observer) as (pairs, duels, skipped):
         about = {**asked.about(), "rule": asdict(rule)}
         (asked.folder / GATE).write_text(json.dumps(about, indent=1))
-        result = run_gate(duels, pairs, observer, rule, asked.budget_s, asked.seed)
+        result = run_gate(duels, pairs, observer, rule, JUDGED_SHARE * asked.budget_s, asked.seed)
         gated = Gated(asked.folder, asked.base, asked.head, result, skipped)
         slower = [judged for judged in result.cases if judged.verdict == "slower"]
         for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not asked.slowdown else []:

@@ -13,6 +13,8 @@ GIB = 2**30
 WIDE = 8
 """So many machines fit beside each other in a table; of more, each case has a row for each machine."""
 UNKNOWN = "unknown"
+AXES = ("model", "workload", "batch", "runtime", "precision", "layout", "seed")
+"""What a row says of its case, in order."""
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -41,13 +43,7 @@ def cases_frame(comparison: Comparison) -> pd.DataFrame:
             ratio = comparison.ratio(machine, key)
             rows.append(
                 {
-                    "model": key.model,
-                    "workload": key.workload,
-                    "batch": key.batch,
-                    "runtime": key.runtime,
-                    "precision": key.precision,
-                    "layout": key.layout,
-                    "seed": key.seed,
+                    **_axes(key),
                     "machine": machine.name,
                     "ms": 1e3 * measured.seconds.value,
                     "ms_low": _times_1000(measured.seconds.low),
@@ -197,15 +193,13 @@ def frame_for(wide: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
+def _axes(key: Key) -> dict[str, object]:
+    return {axis: getattr(key, axis) for axis in AXES}
+
+
 def _wide_row(comparison: Comparison, key: Key) -> dict[str, object]:
     return {
-        "model": key.model,
-        "workload": key.workload,
-        "batch": key.batch,
-        "runtime": key.runtime,
-        "precision": key.precision,
-        "layout": key.layout,
-        "seed": key.seed,
+        **_axes(key),
         "on_every_machine": all(key in machine.cases for machine in comparison.machines),
     }
 

@@ -1,6 +1,7 @@
 """What a person sees: tables in the terminal, and a run's progress while it goes on."""
 
 from collections.abc import Sequence
+from typing import Self
 
 from rich import box
 from rich.console import Console, JustifyMethod
@@ -61,23 +62,18 @@ def line_of(record: Record) -> str:
     return text
 
 
-class Progress:
-    """Watches a run: which case is measured, what has come out, how long it still takes.
+class Ticker:
+    """Watches work: what is being done, and how long it all still takes.
 
-    On a terminal one live view, drawn only between turns, when nothing is being measured; elsewhere one line for each
-    finished case and each new race.
+    On a terminal one live view, drawn when something begins; elsewhere a line for each new thing.
     """
 
-    def __init__(self, console: Console, total: int, finished: int = 0) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._total = total
-        self._count = finished
-        self._recent: list[tuple[str, Status]] = []
-        self._now = ("starting", 0.0)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._said = ""
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
@@ -85,6 +81,33 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Something begins."""
+        line = f"{what}, about {format_seconds(left_s)} left"
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif what != self._said:
+            self._said = what
+            self._print(line)
+
+    def _print(self, text: str) -> None:
+        self._console.print(escape(text), soft_wrap=True, highlight=False)
+
+
+class Progress(Ticker):
+    """Watches a run: which case is measured, what has come out, how long it still takes.
+
+    On a terminal one live view, drawn only between turns, when nothing is being measured; elsewhere one line for each
+    finished case and each new race.
+    """
+
+    def __init__(self, console: Console, total: int, finished: int = 0) -> None:
+        super().__init__(console)
+        self._total = total
+        self._count = finished
+        self._recent: list[tuple[str, Status]] = []
+        self._now = ("starting", 0.0)
 
     def doing(self, what: str, left_s: float) -> None:
         """Something begins."""
@@ -107,9 +130,6 @@ class Progress:
         elif record.status != "unavailable":  # told in the tables, with the reason
             self._print(f"[{self._count}/{self._total}] {line_of(record)}")
 
-    def _print(self, text: str) -> None:
-        self._console.print(escape(text), soft_wrap=True, highlight=False)
-
     def _show(self) -> None:
         assert self._live is not None
         view = Text()
@@ -123,30 +143,3 @@ class Progress:
         view.append(f" {self._count}/{self._total} cases, about {format_seconds(left_s)} left\n")
         view.append(what)
         self._live.update(view, refresh=True)
-
-
-class Ticker:
-    """Watches work whose steps leave no rows: what is being done, and how long it all still takes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._said = ""
-
-    def __enter__(self) -> "Ticker":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def doing(self, what: str, left_s: float) -> None:
-        """Something begins."""
-        line = f"{what}, about {format_seconds(left_s)} left"
-        if self._live:
-            self._live.update(Text(line), refresh=True)
-        elif what != self._said:
-            self._said = what
-            self._console.print(escape(line), soft_wrap=True, highlight=False)
