@@ -12,6 +12,7 @@ import pytest
 
 from cnnbench import machine
 from cnnbench.arms import open_arms
+from cnnbench.calibration import read_calibration
 from cnnbench.errors import InputError
 from cnnbench.explain import explain
 from cnnbench.gate_run import Asked, Gated, measure_gate, open_pairs, read_pairs
@@ -141,6 +142,29 @@ def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> 
     assert {layer.name for layer in found.layers} & {"conv1", "conv2", "fc1", "fc2", "fc3"}
     assert found.call_s is not None
     assert found.call_s[1] > found.call_s[0]
+
+
+def test_a_calibration_is_kept_and_a_later_gate_heeds_it(tmp_path: Path) -> None:
+    suite, kept = suite_of(tmp_path), tmp_path / "noise.json"
+
+    def cnnbench(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cnnbench", *words, "--calibration", str(kept)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = cnnbench("calibrate", str(suite), "--pairs", "6", "--out", str(tmp_path / "calibrate"))
+    assert done.returncode == 0, done.stderr
+    assert f"kept in {kept}" in done.stdout
+    assert "false alarms: in " in done.stdout
+    known = read_calibration(kept)
+    assert known is not None
+    assert [len(session.logs) for session in known.cases["lenet5/inference/ort/cpu/fp32/b1"]] == [6]
+    refused = cnnbench("gate", str(suite), "--base", ".", "--margin", "0.001%", "--out", str(tmp_path / "gate"))
+    assert refused.returncode == 2
+    assert "--margin: expected one above this machine's noise; got 0.00%" in refused.stderr
+    assert "pairs" in refused.stderr
+    absent = cnnbench("gate", str(suite), "--baseline", str(tmp_path / "no-run"), "--out", str(tmp_path / "gate"))
+    assert absent.returncode == 3
+    assert "expected a run's folder" in absent.stderr
 
 
 def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own_model(
