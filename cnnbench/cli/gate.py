@@ -206,8 +206,10 @@ def _against(
         found, skipped = measure_all(asked, ticker, ["head"], rule.screen_pairs, Random(asked.seed))
     judged = against(run, found, known, rule)
     table = verdicts.baseline_table(judged, skipped, rule)
-    (asked.folder / SUMMARY).write_text(verdicts.baseline_summary(table, baseline), encoding="utf-8")
+    text = verdicts.baseline_summary(table, baseline)
+    (asked.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
+    _tell_forge(text)
     return exit_code(judged, strict=strict, allow_missing=allow_missing)
 
 
@@ -257,11 +259,16 @@ def _show(gated: "Gated", command: list[str]) -> None:
     for name, explanation in gated.explanations.items():
         typer.echo("\n".join(verdicts.explained(name, explanation, again[name])))
     typer.echo(f"{verdicts.conclusion(gated)}; {gated.folder / SUMMARY}")
+    _tell_forge(text)
+    if os.environ.get("GITHUB_ACTIONS"):
+        typer.echo("\n".join(verdicts.annotations(gated)))
+
+
+def _tell_forge(text: str) -> None:
+    """Add to the summary of a GitHub job, where this runs in one."""
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(step_summary).open("a", encoding="utf-8") as stream:
             stream.write(text)
-    if os.environ.get("GITHUB_ACTIONS"):
-        typer.echo("\n".join(verdicts.annotations(gated)))
 
 
 def _tried_out(gated: "Gated", slowdown: float) -> int:
