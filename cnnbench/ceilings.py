@@ -157,7 +157,7 @@ def write_ceilings(folder: Path, ceilings: Iterable[Ceilings]) -> Path:
     known = {(each.device, each.threads): each for each in [*read_ceilings(folder), *ceilings]}
     file = folder / CEILINGS
     content = CeilingsFile(ceilings=list(known.values())).model_dump(mode="json")
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    file.write_text(json.dumps(content), encoding="utf-8")
     return file
 
 
