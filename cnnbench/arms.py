@@ -33,7 +33,7 @@ SETTINGS = ("runtime", "threads", "precision", "layout", "device")
 """Of a case, those that an arm may set."""
 
 _ABOUT = """
-import json, platform, sys
+import json, platform
 from cnnbench.artifact import own_toolchain
 tools = own_toolchain()
 import numpy, psutil, pydantic, safetensors

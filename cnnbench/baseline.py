@@ -7,17 +7,18 @@ slower.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from cnnbench.calibration import LEAST_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.errors import CnnbenchError, RunFolderError
-from cnnbench.gate import EXIT_INCONCLUSIVE, EXIT_NOT_MEASURED, EXIT_OK, EXIT_SLOWER, Paired
+from cnnbench.gate import Paired, exit_code_of
 from cnnbench.judge import CONFIDENCE, Rule, Verdict, holm, student_quantile
 from cnnbench.machine import differences
-from cnnbench.record import MEASURED, Launch
+from cnnbench.record import MEASURED
+from cnnbench.stats import time_estimate
 from cnnbench.store import Run, read_run
 
 
@@ -66,8 +67,7 @@ def against(
     found = [_compare(name, run, pairs, calibration, rule) for name, pairs in head.items()]
     adjusted = holm([each.p for each in found])
     return [
-        Against(each.name, "slower", each.reason, each.ratio, each.low, each.high, each.p) if p < rule.alpha else each
-        for each, p in zip(found, adjusted, strict=True)
+        replace(each, verdict="slower") if p < rule.alpha else each for each, p in zip(found, adjusted, strict=True)
     ]
 
 
@@ -79,7 +79,7 @@ def _compare(name: str, run: Run, pairs: Sequence[Paired], calibration: Calibrat
     if record is None or record.measurement is None or record.status not in MEASURED:
         status = f"its record there is {record.status}" if record else "it has no record there"
         return Against(name, "missing", f"no baseline: {status}")
-    then = [_call_s(launch) for launch in record.measurement.launches if launch.turns]
+    then = [time_estimate(turns).value for turns in record.measurement.times() if turns]
     now = [call_s for pair in pairs for call_s in pair.call_s.values()]
     ratio = median(now) / median(then)
     noise = noise_of(calibration.cases.get(name, [])) if calibration else None
@@ -110,15 +110,6 @@ def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Ru
     return Against(name, verdict, f"a stored baseline: it could see +{visible:.0%}", ratio, low, high, p)
 
 
-def _call_s(launch: Launch) -> float:
-    return median(median(turn) for turn in launch.call_turns())
-
-
 def exit_code(found: Sequence[Against], *, strict: bool, allow_missing: bool) -> int:
     """As of a gate."""
-    verdicts = [each.verdict for each in found]
-    if "slower" in verdicts:
-        return EXIT_SLOWER
-    if not found or "wrong" in verdicts or ("missing" in verdicts and not allow_missing):
-        return EXIT_NOT_MEASURED
-    return EXIT_INCONCLUSIVE if strict and "inconclusive" in verdicts else EXIT_OK
+    return exit_code_of([each.verdict for each in found], strict=strict, allow_missing=allow_missing)

@@ -9,7 +9,7 @@ Nothing is decided by looking until it is significant: how many pairs there are 
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
 from statistics import fmean, median
@@ -137,12 +137,18 @@ class Result:
 
     def exit_code(self, *, strict: bool = False, allow_missing: bool = False) -> int:
         """1 for a confirmed regression and nothing else; an improvement never fails, nor does not knowing."""
-        if self.count("slower"):
-            return EXIT_SLOWER
-        if not self.cases or self.count("wrong") or (self.count("missing") and not allow_missing):
-            return EXIT_NOT_MEASURED
-        unknown = self.count("inconclusive") + self.count("unsteady")
-        return EXIT_INCONCLUSIVE if strict and (unknown or self.untrusted) else EXIT_OK
+        verdicts = [judged.verdict for judged in self.cases]
+        code = exit_code_of(verdicts, strict=strict, allow_missing=allow_missing)
+        return EXIT_INCONCLUSIVE if code == EXIT_OK and strict and self.untrusted else code
+
+
+def exit_code_of(verdicts: Collection[Verdict], *, strict: bool, allow_missing: bool) -> int:
+    """What verdicts come to, however they were reached."""
+    if "slower" in verdicts:
+        return EXIT_SLOWER
+    if not verdicts or "wrong" in verdicts or ("missing" in verdicts and not allow_missing):
+        return EXIT_NOT_MEASURED
+    return EXIT_INCONCLUSIVE if strict and ("inconclusive" in verdicts or "unsteady" in verdicts) else EXIT_OK
 
 
 def ratio_of(pairs: Sequence[Paired], arm: ArmName = "head") -> PairedRatio:
@@ -184,7 +190,6 @@ class _Gate:
         self.began = self.clock_s()
         self.null_place = self.rng.randrange(NULL_EVERY)
         self.pair_s: dict[str, float] = {}
-        self.doing = ""
 
     @property
     def elapsed_s(self) -> float:

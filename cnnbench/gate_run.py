@@ -11,18 +11,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
-from cnnbench import availability
+from cnnbench import availability, store
 from cnnbench.arms import Arm
 from cnnbench.case import Case
 from cnnbench.errors import RunFolderError
 from cnnbench.explain import Explanation, explain
-from cnnbench.gate import ArmName, Duel, Paired, Result, run_gate
+from cnnbench.gate import ArmName, Duel, Observer, Paired, Result, run_gate
 from cnnbench.judge import Rule
 from cnnbench.pairs import Pair, Pairs
 from cnnbench.suite import Suite
@@ -32,13 +31,6 @@ JUDGED_SHARE = 0.95
 """Of the budget, for measuring; the rest is for explaining."""
 EXPLAINED = 3
 """At most so many confirmed regressions are explained; the others are likely to have the same cause."""
-
-
-class Observer(Protocol):
-    """Somebody who watches a gate."""
-
-    def doing(self, what: str, left_s: float) -> None:
-        """Something begins, and all will be over in about so many seconds."""
 
 
 @dataclass
@@ -55,9 +47,10 @@ class Gated:
     """Of confirmed regressions, by name."""
 
 
-def new_folder(suite: Suite, kind: str = "gate", base: Path = Path("runs")) -> Path:
-    """A folder name that tells the suite and the time."""
-    return base / f"{kind}-{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_folder(suite: Suite, kind: str = "gate") -> Path:
+    """As that of a run, and what was done."""
+    folder = store.new_folder(suite)
+    return folder.with_name(f"{kind}-{folder.name}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ from cnnbench.messages import Build
 from cnnbench.process import Interpreter
 from cnnbench.race import Entry, Outcome, run_race
 from cnnbench.record import LEAST_TURNS, ArtifactFacts, Launch, Ran, StepFacts
-from cnnbench.stats import NOISY_HALF_WIDTH, trend, two_modes
+from cnnbench.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.template import CAN_FORK, Template, starter
 from cnnbench.validity import status_of
 
@@ -39,7 +39,7 @@ class Pair(Frozen):
 
     def paired(self) -> Paired:
         """What a judge needs of it."""
-        times = {arm: _call_s(launch) for arm, launch in self.launches.items()}
+        times = {arm: time_estimate(launch.call_turns()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
         rounds: dict[ArmName, Rounds] = {}
         if base is not None:
@@ -88,10 +88,6 @@ class Rounds:
         """Whether the ratio drifted, or had two modes."""
         change = trend(self.ratios)
         return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(self.ratios) is not None
-
-
-def _call_s(launch: Launch) -> float:
-    return median(median(turn) for turn in launch.call_turns())
 
 
 @dataclass
@@ -277,4 +273,4 @@ def _first(reasons: Iterable[tuple[ArmName, str | None]]) -> str:
 def _padded(interpreter: Interpreter, rng: Random) -> Interpreter:
     """With an environment of a random size, so that where the stack begins is noise and not bias."""
     padding = {"CNNBENCH_PADDING": "x" * rng.randrange(MOST_PADDING)}
-    return Interpreter(interpreter.python, interpreter.folder, interpreter.paths, {**interpreter.variables, **padding})
+    return replace(interpreter, variables={**interpreter.variables, **padding})
