@@ -1,10 +1,14 @@
 """An artifact, from the cache or built in a child process."""
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cnnbench import artifact, machine
 from cnnbench.case import Case, ModelSpec
+from cnnbench.errors import CnnbenchError
 from cnnbench.messages import (
     TIMED_OPTIMIZER,
     Build,
@@ -83,6 +87,60 @@ def export_step(
         return worker.ask(
             BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
         )
+
+
+Around = Callable[[], AbstractContextManager[object]]
+"""Makes what is entered while something is built, to tell of it and to time it."""
+
+
+@dataclass
+class Artifacts:
+    """What a run needs of the cache: each artifact and training step is looked for once, and built if it is not there.
+
+    What cannot be built is not tried again.
+    """
+
+    _facts: dict[Path, ArtifactFacts | str] = field(default_factory=dict)
+    _steps: dict[Path, StepFacts] = field(default_factory=dict)
+
+    def artifact(
+        self, request: Build, log: Path, interpreter: Interpreter = HERE, around: Around = nullcontext
+    ) -> ArtifactFacts | str:
+        """The facts of an artifact, or the reason why there is none."""
+        folder = Path(request.folder)
+        if folder not in self._facts:
+            known: ArtifactFacts | str | None = found_artifact(folder)
+            if known is None:
+                try:
+                    with around():
+                        known = build_into(request, log, interpreter)
+                except CnnbenchError as error:
+                    known = str(error)
+            self._facts[folder] = known
+        return self._facts[folder]
+
+    def step(
+        self, spec: ModelSpec, folder: Path, log: Path, interpreter: Interpreter = HERE, around: Around = nullcontext
+    ) -> StepFacts:
+        """The facts of a finished artifact's training step; its error tells why there is none."""
+        if folder not in self._steps:
+            known = find_step(folder)
+            if known is None:
+                try:
+                    with around():
+                        known = build_step(spec, folder, log, interpreter)
+                except CnnbenchError as error:
+                    known = StepFacts(error=str(error))
+            self._steps[folder] = known
+        return self._steps[folder]
+
+    def lacks(self, folder: Path) -> bool:
+        """Whether an artifact would have to be built."""
+        return folder not in self._facts and found_artifact(folder) is None
+
+    def lacks_step(self, folder: Path) -> bool:
+        """Whether a training step would have to be built."""
+        return folder not in self._steps and find_step(folder) is None
 
 
 def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:

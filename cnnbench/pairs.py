@@ -10,9 +10,9 @@ from statistics import median
 
 from cnnbench import artifact, machine
 from cnnbench.arms import Arm
-from cnnbench.build import build_into, build_step, find_step, found_artifact
+from cnnbench.build import Artifacts
 from cnnbench.case import Case, Frozen, ModelSpec
-from cnnbench.errors import CnnbenchError, WorkerError
+from cnnbench.errors import WorkerError
 from cnnbench.gate import ArmName, Duel, Paired, Stage
 from cnnbench.messages import Build
 from cnnbench.process import Interpreter
@@ -103,9 +103,9 @@ class Pairs:
     keep: Callable[[Pair], None]
     slowdown: float = 0.0
     """By how much every call of head is slowed down on purpose."""
-    facts: dict[tuple[str, ModelSpec], ArtifactFacts | str] = field(default_factory=dict)
-    """By arm and model: the facts of its artifact, or why there is none."""
-    steps: dict[tuple[str, ModelSpec], StepFacts] = field(default_factory=dict)
+    artifacts: Artifacts = field(default_factory=Artifacts)
+    own_models: dict[str, ModelSpec] = field(default_factory=dict)
+    """Of the user, by the keys of their artifacts, which nobody else can use."""
     outputs: dict[ModelSpec, str] = field(default_factory=dict)
     """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
     ran: dict[tuple[str, str], Ran] = field(default_factory=dict)
@@ -116,9 +116,8 @@ class Pairs:
     def close(self) -> None:
         """End all processes, and delete what only this gate could use."""
         self._forget_templates(-1)
-        for (_, spec), facts in self.facts.items():
-            if spec.is_users_own and isinstance(facts, ArtifactFacts):
-                artifact.remove(spec, facts.key)
+        for key, spec in self.own_models.items():
+            artifact.remove(spec, key)
 
     def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
         """One fresh launch of each arm, all alive together and measured in turn."""
@@ -215,31 +214,16 @@ class Pairs:
 
     def _artifact(self, arm: Arm, spec: ModelSpec) -> ArtifactFacts | str:
         """Of head in another environment: with base's weights, so that both compute the same."""
-        if (arm.name, spec) not in self.facts:
-            key, folder = self._key(arm, spec), self.folder(arm, spec)
-            known: ArtifactFacts | str | None = found_artifact(folder)
-            if known is None:
-                base = self.folder(self.base, spec)
-                weights = str(base / artifact.WEIGHTS) if folder != base else None
-                request = Build(spec=spec, key=key, folder=str(folder), weights=weights)
-                try:
-                    known = build_into(request, self.logs / f"build-{arm.name}.log", arm.interpreter)
-                except CnnbenchError as error:
-                    known = str(error)
-            self.facts[arm.name, spec] = known
-        return self.facts[arm.name, spec]
+        key, folder, base = self._key(arm, spec), self.folder(arm, spec), self.folder(self.base, spec)
+        if spec.is_users_own:
+            self.own_models[key] = spec
+        weights = str(base / artifact.WEIGHTS) if folder != base else None
+        request = Build(spec=spec, key=key, folder=str(folder), weights=weights)
+        return self.artifacts.artifact(request, self.logs / f"build-{arm.name}.log", arm.interpreter)
 
     def _step(self, arm: Arm, spec: ModelSpec, facts: ArtifactFacts) -> StepFacts:
-        if (arm.name, spec) not in self.steps:
-            folder = artifact.folder_of(spec, facts.key)
-            known = find_step(folder)
-            if known is None:
-                try:
-                    known = build_step(spec, folder, self.logs / f"step-{arm.name}.log", arm.interpreter)
-                except CnnbenchError as error:
-                    known = StepFacts(error=str(error))
-            self.steps[arm.name, spec] = known
-        return self.steps[arm.name, spec]
+        folder = artifact.folder_of(spec, facts.key)
+        return self.artifacts.step(spec, folder, self.logs / f"step-{arm.name}.log", arm.interpreter)
 
 
 def difference_of_outputs(base: Path, head: Path) -> str:

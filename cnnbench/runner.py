@@ -3,9 +3,10 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -14,12 +15,12 @@ from uuid import uuid4
 
 from cnnbench import artifact, availability, counts, machine, stats
 from cnnbench.archs import catalogue
-from cnnbench.build import build_artifact, build_step, find_artifact, find_step, forget_artifact
+from cnnbench.build import Artifacts, forget_artifact
 from cnnbench.case import Case, ModelSpec
 from cnnbench.ceilings import read_ceilings, write_ceilings
 from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.layer_profile import append_profiles, read_profiles
-from cnnbench.messages import Resolve, Resolved
+from cnnbench.messages import Build, Resolve, Resolved
 from cnnbench.pace import Pace
 from cnnbench.peaks import ceilings_for, measure_ceilings
 from cnnbench.process import Worker
@@ -135,10 +136,7 @@ class _Runner:
     observer: Observer
     pace: Pace
     run_id: str = field(default_factory=lambda: uuid4().hex)
-    facts: dict[ModelSpec, ArtifactFacts | str] = field(default_factory=dict)
-    """By model: the facts of its artifact, or why there is none."""
-    steps: dict[ModelSpec, StepFacts] = field(default_factory=dict)
-    """By model: the facts of its exported training step, where a case needs it."""
+    artifacts: Artifacts = field(default_factory=Artifacts)
     races: list[Race] = field(default_factory=list)
     results: dict[str, _Result] = field(default_factory=dict)
     """By case id: what its launches so far gave."""
@@ -192,7 +190,8 @@ class _Runner:
         runnable = []
         for case in race:
             if case.is_exported_step and (error := self._step(spec, facts, left).error) is not None:
-                self._finish(case, "unavailable", [f"the training step cannot be exported: {error}"], facts)
+                reason = f"the training step cannot be exported: {error}"
+                self._finish(case, "unavailable", [reason], facts, step=self._step(spec, facts, left))
             elif case.is_exported and not case.is_exported_step and facts.onnx_error is not None:
                 self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
             else:
@@ -227,7 +226,8 @@ class _Runner:
             result = self.results.setdefault(outcome.case.id, _Result(outcome.started, outcome.race))
             result.add(outcome)
             status, reasons = status_of(result.launches, result.parity, result.faults, result.errors, facts)
-            self._finish(outcome.case, status, reasons, facts, result)
+            step = self._step(spec, facts, left) if outcome.case.is_exported_step else None
+            self._finish(outcome.case, status, reasons, facts, result, step)
 
     def measure_ceilings(self, cases: Sequence[Case]) -> None:
         """Write down what the machine can do, where that is not known yet and takes a small part of the budget."""
@@ -250,7 +250,7 @@ class _Runner:
         began = time.monotonic()
         for case in {case.spec: case for case in telling(cases) if case.device == "cpu"}.values():
             spent = time.monotonic() - began
-            facts = self.facts[case.spec]
+            facts = self._artifact(case.spec, [])
             if self.pace.budget_left_s <= 0 or spent > PROFILES_SHARE * self.pace.budget_s:
                 return
             if case.spec.label in known or isinstance(facts, str):
@@ -293,43 +293,34 @@ class _Runner:
 
     def _artifact(self, spec: ModelSpec, left: Sequence[Race]) -> ArtifactFacts | str:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
-        if spec not in self.facts:
-            known = find_artifact(spec, self.run_id)
-            if known is None:
-                self.observer.doing(f"{spec.label}: building, counting and exporting", self._left_s(left))
-                began = time.monotonic()
-                try:
-                    known = build_artifact(spec, self.run_id, self._log(spec, "build"))
-                    self.pace.built(time.monotonic() - began)
-                except CnnbenchError as error:
-                    self.facts[spec] = str(error)
-            if known is not None:
-                self.facts[spec] = known
-        return self.facts[spec]
+        key = artifact.key_of(spec, self.run_id)
+        request = Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key)))
+        around = partial(self._building, f"{spec.label}: building, counting and exporting", left)
+        return self.artifacts.artifact(request, self._log(spec, "build"), around=around)
 
     def _step(self, spec: ModelSpec, facts: ArtifactFacts, left: Sequence[Race]) -> StepFacts:
         """The facts of the model's exported training step, built if need be."""
-        if spec not in self.steps:
-            folder = artifact.folder_of(spec, facts.key)
-            known = find_step(folder)
-            if known is None:
-                self.observer.doing(f"{spec.label}: exporting and proving the training step", self._left_s(left))
-                began = time.monotonic()
-                try:
-                    known = build_step(spec, folder, self._log(spec, "step"))
-                    self.pace.built(time.monotonic() - began)
-                except CnnbenchError as error:
-                    known = StepFacts(error=str(error))
-            self.steps[spec] = known
-        return self.steps[spec]
+        folder = artifact.folder_of(spec, facts.key)
+        around = partial(self._building, f"{spec.label}: exporting and proving the training step", left)
+        return self.artifacts.step(spec, folder, self._log(spec, "step"), around=around)
+
+    @contextlib.contextmanager
+    def _building(self, what: str, left: Sequence[Race]) -> Iterator[None]:
+        """Tell what is being built, and learn how long it takes if it succeeds."""
+        self.observer.doing(what, self._left_s(left))
+        began = time.monotonic()
+        yield
+        self.pace.built(time.monotonic() - began)
 
     def _builds_in(self, races: Sequence[Race]) -> int:
-        """How many of the races' models have no artifact yet."""
-        specs = {race[0].spec for race in races}
-        artifacts = sum(find_artifact(spec, self.run_id) is None for spec in specs - set(self.facts))
-        stepping = {case.spec for race in races for case in race if case.is_exported_step} - set(self.steps)
-        steps = [artifact.folder_of(spec, artifact.key_of(spec, self.run_id)) for spec in stepping]
-        return artifacts + sum(find_step(folder) is None for folder in steps)
+        """How many artifacts and training steps of the races' models are not there yet."""
+
+        def folders(specs: set[ModelSpec]) -> list[Path]:
+            return [artifact.folder_of(spec, artifact.key_of(spec, self.run_id)) for spec in specs]
+
+        models = folders({race[0].spec for race in races})
+        stepping = folders({case.spec for race in races for case in race if case.is_exported_step})
+        return sum(map(self.artifacts.lacks, models)) + sum(map(self.artifacts.lacks_step, stepping))
 
     def _left_s(self, left: Sequence[Race], scale: float = 1.0) -> float:
         """How long the run will still take: the races left, and further launches of all while the budget lasts."""
@@ -361,6 +352,7 @@ class _Runner:
         reasons: list[str],
         facts: ArtifactFacts | None = None,
         result: _Result | None = None,
+        step: StepFacts | None = None,
     ) -> None:
         summary = counts.summary(case.spec, facts.witnesses) if facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
@@ -375,7 +367,7 @@ class _Runner:
             depends=self.depends_on(case),
             counts=summary,
             artifact=facts,
-            step=self.steps.get(case.spec) if case.is_exported_step else None,
+            step=step,
             parity=result.parity if result else [],
             measurement=Measurement(launches=result.launches) if result and result.launches else None,
             ran=result.launches[-1].ran if result and result.launches else None,

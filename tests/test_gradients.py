@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,28 @@ def _unknown(shape: Sequence[int], batch: bool) -> tuple[int | None, ...]:
     return (None, *shape[1:]) if batch and len(shape) else tuple(shape)
 
 
+Convolution = tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]
+"""Input, weight, bias, and the arguments of torch's function."""
+
+
 @st.composite
-def convolutions(draw: st.DrawFn, sides: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-    groups = draw(st.integers(1, 4))
+def convolutions(
+    draw: st.DrawFn,
+    sides: int = 2,
+    groups: int | None = None,
+    longest: int = 4,
+    depthwise: bool = False,
+    within: bool = False,
+) -> Convolution:
+    """Within: no window lies beside the input as a whole."""
+    groups = groups or draw(st.integers(1, 4))
     each = st.tuples(*(small for _ in range(sides)))
-    kernel = draw(st.tuples(*(st.integers(1, 4) for _ in range(sides))))
+    kernel = draw(st.tuples(*(st.integers(1, longest) for _ in range(sides))))
     dilation, stride = draw(each), draw(each)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    padding = tuple(draw(st.integers(0, max(r, 1))) for r in reach)
+    padding = tuple(draw(st.integers(0, r if within else max(r, 1))) for r in reach)
     size = [max(draw(st.integers(1, 9)), r + 1 - 2 * p) for r, p in zip(reach, padding, strict=True)]
-    per_group_in, per_group_out = draw(small), draw(small)
+    per_group_in, per_group_out = (1, 1) if depthwise else (draw(small), draw(small))
     x = random(draw(small), groups * per_group_in, *size)
     w = random(groups * per_group_out, per_group_in, *kernel, seed=1)
     b = random(groups * per_group_out, seed=2)
@@ -109,13 +122,13 @@ def convolutions(draw: st.DrawFn, sides: int = 2) -> tuple[torch.Tensor, torch.T
 
 
 @given(convolutions())
-def test_convolution(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]) -> None:
+def test_convolution(case: Convolution) -> None:
     x, w, b, options = case
     check("aten.conv2d.default", F.conv2d, x, w, b, **options)
 
 
 @given(convolutions(sides=1))
-def test_convolution_of_signals(case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]) -> None:
+def test_convolution_of_signals(case: Convolution) -> None:
     x, w, b, options = case
     check("aten.conv1d.default", F.conv1d, x, w, b, **options)
 
@@ -133,21 +146,21 @@ def test_convolution_with_padding_by_name() -> None:
         check("aten.conv2d.padding", F.conv2d, x, w, None, [1, 1], padding)
 
 
-FORMULATIONS: list[Callable[..., Tensor]] = [
-    conv.weight_gradient_by_products,
-    conv.weight_gradient_by_windows,
-    conv.weight_gradient_by_rows,
-]
+FORMULATIONS: dict[str, tuple[Callable[..., Tensor], st.SearchStrategy[Convolution]]] = {
+    "products": (conv.weight_gradient_by_products, convolutions()),
+    "images": (conv.weight_gradient_by_images, convolutions(groups=1, longest=1)),
+    "channels first": (partial(conv.weight_gradient_by_convolution, place=0), convolutions(groups=1, within=True)),
+    "channels last": (partial(conv.weight_gradient_by_convolution, place=2), convolutions(groups=1, within=True)),
+    "rows": (conv.weight_gradient_by_rows, convolutions(depthwise=True, within=True)),
+}
 
 
-@given(convolutions(), st.sampled_from(FORMULATIONS))
-def test_every_formulation_of_the_weights_gradient(
-    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]], formulation: Callable[..., Tensor]
-) -> None:
-    x, w, _, options = case
+@pytest.mark.parametrize("name", FORMULATIONS)
+@given(data=st.data())
+def test_every_formulation_of_the_weights_gradient(name: str, data: st.DataObject) -> None:
+    formulation, cases = FORMULATIONS[name]
+    x, w, _, options = data.draw(cases)
     s = conv.Settings(tuple(w.shape[2:]), options["stride"], options["padding"], options["dilation"], options["groups"])
-    if formulation is conv.weight_gradient_by_rows:
-        assume(s.groups == x.shape[1] == w.shape[0])
     double = w.double().requires_grad_()
     y = F.conv2d(x.double(), double, None, **options)
     dy = random(*y.shape, seed=3)
@@ -156,6 +169,28 @@ def test_every_formulation_of_the_weights_gradient(
     inputs = [graph.input(name, _unknown(t.shape, name != "w")) for name, t in (("dy", dy), ("x", x), ("w", w))]
     (found,) = computed(graph, [formulation(graph, *inputs, s)], {"dy": dy.numpy(), "x": x.numpy(), "w": w.numpy()})
     assert float(np.abs(found - expected.numpy()).max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-3)
+
+
+CHOSEN = {
+    "rows": (8, 8, 3, 14, 8),
+    "products": (8, 8, 3, 80, 8),
+    "channels first": (3, 8, 3, 14, 1),
+    "channels last": (16, 8, 3, 14, 1),
+    "images": (16, 8, 1, 28, 1),
+}
+"""By formulation, a convolution that it is the fastest for: input and output channels, kernel, size, groups."""
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_formulation_is_chosen_by_the_shape(name: str) -> None:
+    channels, kernels, kernel, size, groups = CHOSEN[name]
+    graph, written = [Graph(), Graph()], []
+    s = conv.Settings((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1), groups)
+    for g, weight_gradient in zip(graph, (conv.weight_gradient, FORMULATIONS[name][0]), strict=True):
+        dy, x = g.input("dy", (None, kernels, size, size)), g.input("x", (None, channels, size, size))
+        weight_gradient(g, dy, x, g.input("w", (kernels, channels // groups, kernel, kernel)), s)
+        written.append([node.op_type for node in g.nodes])
+    assert written[0] == written[1]
 
 
 @given(small, small, st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.integers(4, 9))

@@ -88,10 +88,64 @@ def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     return g.reshape(g.concat(taps, 1), w.shape)
 
 
+def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
+    rows = g.reshape(g.transpose(dy, [1, 0, 2, 3]), (s.groups, w.known(0) // s.groups, None))
+    inputs = g.transpose(g.pad(x, s.padding, s.padding), [1, 0, 2, 3])
+    cut = [g.window(inputs, [2, 3], tap, dy.spatial(), s.stride) for tap in s.taps()]
+    windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in cut]
+    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
+    return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
+
+
+def by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    if s.groups > 1 or s.kernel != (1, 1):
+        raise NotImplementedError
+    return conv.weight_gradient_by_images(g, dy, x, w, s)
+
+
+def channels_first(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    if s.groups > 1:
+        raise NotImplementedError
+    return conv.weight_gradient_by_convolution(g, dy, x, w, s, 0)
+
+
+def channels_last(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    if s.groups > 1:
+        raise NotImplementedError
+    return conv.weight_gradient_by_convolution(g, dy, x, w, s, 2)
+
+
 def by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     if s.groups == 1:
         raise NotImplementedError
     return conv.weight_gradient_by_rows(g, dy, x, w, s)
+
+
+def by_products_of_columns(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Of a depthwise convolution: for each row of taps, the products of all pairs of columns; a band of them counts."""
+    if s.groups == 1:
+        raise NotImplementedError
+    (height, width), (_, padded) = dy.spatial(), [n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True)]
+    channels = w.known(0)
+    rows = g.reshape(g.transpose(dy, [1, 3, 0, 2]), (channels, width, None))
+    inputs = g.transpose(g.pad(x, s.padding, s.padding), [1, 0, 2, 3])
+    products = []
+    for i in range(s.kernel[0]):
+        window = g.window(inputs, [2], [i * s.dilation[0]], [height], [s.stride[0]])
+        product = g.matmul(rows, g.reshape(window, (channels, None, padded)))
+        products.append(g.reshape(product, (channels, 1, width * padded)))
+    pairs = g.reshape(g.concat(products, 1), (channels * s.kernel[0], width * padded))
+    return g.reshape(g.matmul(pairs, g.constant(bands(width, padded, s).T)), w.shape)
+
+
+def bands(width: int, padded: int, s: Settings) -> Any:
+    """(taps of a row, width x padded) float32: 1 where an output column meets an input column in this tap."""
+    found = np.zeros((s.kernel[1], width, padded), np.float32)
+    for j in range(s.kernel[1]):
+        columns = np.arange(width)
+        found[j, columns, columns * s.stride[1] + j * s.dilation[1]] = 1
+    return found.reshape(s.kernel[1], width * padded)
 
 
 def input_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -116,11 +170,7 @@ def _spread(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> tuple[Te
     per_group = w.known(0) // s.groups
     grouped = g.reshape(w, (s.groups, per_group, *w.shape[1:]))
     turned = g.reshape(g.transpose(grouped, [0, 2, 1, 3, 4]), (s.groups * w.known(1), per_group, *w.spatial()))
-    axes = [axis for axis in (2, 3) if w.known(axis) > 1]
-    if axes:
-        ends = [g.integers([value] * len(axes)) for value in (-1, -(2**31))]
-        turned = g("Slice", turned, *ends, g.integers(axes), g.integers([-1] * len(axes)), shape=turned.shape)
-    return g.pad(stuffed, before, after), turned
+    return g.pad(stuffed, before, after), conv.turned(g, turned)
 
 
 def _stuffed(g: Graph, x: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -140,7 +190,7 @@ def forward_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int,
     (height, width), channels, padded = out, w.known(0), x.spatial()[1]
     rows = [g.window(x, [2], [i * s.dilation[0]], [height], [s.stride[0]]) for i in range(s.kernel[0])]
     taps = g.reshape(w, (channels * s.kernel[0], s.kernel[1]))
-    banded = g.matmul(taps, g.constant(conv.bands(width, padded, s)))
+    banded = g.matmul(taps, g.constant(bands(width, padded, s)))
     matrices = g.reshape(banded, (channels, s.kernel[0], width, padded))
     stacked = g.reshape(g.transpose(matrices, [0, 1, 3, 2]), (channels, s.kernel[0] * padded, width))
     return g.matmul(g.concat(rows, 3), stacked)
@@ -166,9 +216,13 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
     },
     "weight": {
         "exchanged Conv": by_exchanged_convolution,
-        "by windows": conv.weight_gradient_by_windows,
+        "by windows": by_windows,
         "by products": conv.weight_gradient_by_products,
+        "by images": by_images,
+        "channels first": channels_first,
+        "channels last": channels_last,
         "by rows": by_rows,
+        "by columns": by_products_of_columns,
         "by sums": by_sums,
     },
 }

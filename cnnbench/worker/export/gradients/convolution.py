@@ -1,12 +1,13 @@
 """Convolution and its two gradients, in the formulations that ONNX Runtime computes fast (docs/training.md).
 
 The input is (N, C, ...), the weight (K, C / groups, ...), the output (N, K, ...). Convolution is linear in both, so
-both gradients are convolutions again; ONNX Runtime computes some of these many times slower than matrix products of the
-same work, so the weight's gradient is written as a matrix product, and that of depthwise convolutions by rows.
+both gradients are convolutions again; ONNX Runtime computes some of them many times slower than others of the same
+work, so it matters which axis of the tensors stands for which of the convolution.
 """
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +115,8 @@ def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
 
 
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """The loss's gradient (N, C, ...) of the input."""
-    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)):
+    """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
+    if set(s.stride) == {1} and (_is_depthwise(x, w, s) or (s.groups == 1 and x.known(1) <= math.prod(x.spatial()))):
         return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
 
@@ -123,18 +124,13 @@ def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> T
 def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """For strides of 1, and one group or as many as channels: a convolution with the weight turned around."""
     exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)]) if s.groups == 1 else w
-    axes = [axis for axis in range(2, w.ndim) if w.known(axis) > 1]
-    if axes:
-        ends = [g.integers([value] * len(axes)) for value in (-1, -(2**31))]
-        steps = g.integers([-1] * len(axes))
-        exchanged = g("Slice", exchanged, *ends, g.integers(axes), steps, shape=exchanged.shape)
     margins = [reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True)]
     around = [max(margin, 0) for margin in margins]
     shape = (*x.shape[:2], *(n + 2 * (a - m) for n, a, m in zip(x.spatial(), around, margins, strict=True)))
     wide = g(
         "Conv",
         dy,
-        exchanged,
+        turned(g, exchanged),
         shape=shape,
         kernel_shape=s.kernel,
         pads=[*around, *around],
@@ -143,6 +139,15 @@ def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s:
     )
     inside = [around_ - margin for around_, margin in zip(around, margins, strict=True)]
     return g.window(wide, list(range(2, x.ndim)), inside, x.spatial(), [1] * len(margins))
+
+
+def turned(g: Graph, w: Tensor) -> Tensor:
+    """A weight with its taps in reverse order along every axis: a product, which is faster than slicing backwards."""
+    taps = math.prod(w.spatial())
+    if taps == 1:
+        return w
+    rows = g.reshape(w, (w.known(0) * w.known(1), taps))
+    return g.reshape(g.matmul(rows, g.constant(np.eye(taps, dtype=np.float32)[::-1].copy())), w.shape)
 
 
 def input_gradient_by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -155,19 +160,76 @@ def input_gradient_by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w:
 # The weight's gradient
 
 
-FEW_CHANNELS = 16
-"""With fewer input channels in a group, a matrix product for each tap would be too narrow."""
-WIDEST_ROWS = 28
-"""The widest output whose depthwise gradient is fastest by rows: the work grows with the square of the width."""
+FEW_CHANNELS = 8
+"""Fewer input channels make rows that are too short to be copied fast; they come first."""
+MOST_ROWS = 64
+"""The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
+
+
+MANY_PLACES = 400
+"""Of an output, from which on a product for each image costs less than putting channels before images."""
 
 
 def weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
-    if _is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[1] <= WIDEST_ROWS:
-        return weight_gradient_by_rows(g, dy, x, w, s)
-    if s.groups == 1 and w.known(1) < FEW_CHANNELS:
-        return weight_gradient_by_windows(g, dy, x, w, s)
+    if all(pad <= reach for pad, reach in zip(s.padding, s.reach(), strict=True)):  # every window meets the input
+        if _is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MOST_ROWS:
+            return weight_gradient_by_rows(g, dy, x, w, s)
+        if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1:
+            place = 0 if w.known(1) < FEW_CHANNELS else s.sides
+            return weight_gradient_by_convolution(g, dy, x, w, s, place)
+        if s.groups == 1 and math.prod(s.kernel) == 1 and math.prod(dy.spatial()) >= MANY_PLACES:
+            return weight_gradient_by_images(g, dy, x, w, s)
     return weight_gradient_by_products(g, dy, x, w, s)
+
+
+def weight_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings, place: int) -> Tensor:
+    """Of one group: x convolved with dy, the images taking the channels' place and the strides that of dilations.
+
+    The channels of x become one more spatial axis, with a kernel of 1, before those of the image (`place` 0) or behind
+    them, where whole rows of channels are copied. So it is one convolution of one image with C x taps places; its inner
+    matrix product is as large as the forward one's, and its windows are gathered in the caches.
+    """
+    x, after = _met(g, x, dy, s, list(range(s.sides)))
+    order = [0, *_inserted(range(2, x.ndim), place, 1)]
+    image = g.reshape(g.transpose(x, order), (1, None, *_inserted(x.spatial(), place, w.known(1))))
+    kernel = g.reshape(_channels_first(g, dy), (w.known(0), None, *_inserted(dy.spatial(), place, 1)))
+    found = g(
+        "Conv",
+        image,
+        kernel,
+        shape=(1, w.known(0), *_inserted(s.kernel, place, w.known(1))),
+        pads=[*_inserted(s.padding, place, 0), *_inserted(after, place, 0)],
+        strides=_inserted(s.dilation, place, 1),
+        dilations=_inserted(s.stride, place, 1),
+    )
+    flat = g.reshape(found, found.shape[1:])
+    axes = list(range(1, flat.ndim))
+    channels = axes.pop(place)
+    return g.transpose(flat, [0, channels, *axes])
+
+
+def _inserted(values: Iterable[int], place: int, value: int) -> tuple[int, ...]:
+    given = list(values)
+    return (*given[:place], value, *given[place:])
+
+
+def _met(g: Graph, x: Tensor, dy: Tensor, s: Settings, sides: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """x without the ends that no window reaches along some of its sides, and the zeros that follow it there."""
+    last = [s.reach()[side] + (dy.spatial()[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides]
+    sizes = [min(end, x.spatial()[side]) for end, side in zip(last, sides, strict=True)]
+    met = g.window(x, [2 + side for side in sides], [0] * len(sides), sizes, [1] * len(sides))
+    return met, [end - size for end, size in zip(last, sizes, strict=True)]
+
+
+def weight_gradient_by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Of one tap and one group: for each image dy (K, P) times its inputs (P, C), and the sum of these."""
+    axes = list(range(2, x.ndim))
+    inputs = g.window(g.pad(x, s.padding, s.padding), axes, [0] * s.sides, dy.spatial(), s.stride)
+    places = math.prod(dy.spatial())
+    columns = g.transpose(g.reshape(inputs, (None, w.known(1), places)), [0, 2, 1])
+    products = g.matmul(g.reshape(dy, (None, w.known(0), places)), columns)
+    return g.reshape(g.sum(products, [0]), w.shape)
 
 
 def weight_gradient_by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -181,15 +243,6 @@ def weight_gradient_by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: S
         product = g.matmul(rows, g.transpose(columns, [0, 2, 1]))  # (groups, K / groups, C / groups)
         products.append(g.reshape(product, (w.shape[0], w.shape[1], 1)))
     return g.reshape(g.concat(products, 2), w.shape)
-
-
-def weight_gradient_by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
-    rows = g.reshape(_channels_first(g, dy), (s.groups, w.known(0) // s.groups, None))
-    inputs = _channels_first(g, g.pad(x, s.padding, s.padding))
-    windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in _windows(g, inputs, dy.spatial(), s)]
-    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
-    return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
 
 
 def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> list[Tensor]:
@@ -209,34 +262,40 @@ def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> lis
 
 
 def weight_gradient_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Of a depthwise convolution: for each row of taps, the products of all pairs of columns, of which the bands count.
+    """Of a depthwise convolution: all rows of dy with all rows of x, of which those that a window joins count.
 
-    For row i of the taps and the rows h' of x that it meets, G[c, q, p] is the sum over n, h of dy[n, c, h, q] times
-    x[n, c, h', p]; the gradient of tap (i, j) is the sum of G[c, q, q stride + j dilation] over q.
+    For each column j of the taps, G[c, h, p, j] is the sum over n, w of dy[n, c, h, w] times x[n, c, p, w stride + j
+    dilation]: for each channel a convolution along the columns, of a single image that has N channels, with H kernels.
+    The gradient of tap (i, j) is the sum of G[c, h, h stride + i dilation, j] over h.
     """
-    (height, width), (_, padded) = dy.spatial(), [n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True)]
-    channels = w.known(0)
-    rows = g.reshape(_channels_first(g, dy), (channels, None, width))
-    inputs = _channels_first(g, g.pad(x, s.padding, s.padding))
-    transposed = g.transpose(rows, [0, 2, 1])
-    products = []
-    for i in range(s.kernel[0]):
-        window = g.window(inputs, [2], [i * s.dilation[0]], [height], [s.stride[0]])
-        product = g.matmul(transposed, g.reshape(window, (channels, None, padded)))
-        products.append(g.reshape(product, (channels, 1, width * padded)))
-    pairs = g.reshape(g.concat(products, 1), (channels * s.kernel[0], width * padded))
-    return g.reshape(g.matmul(pairs, g.constant(bands(width, padded, s).T)), w.shape)
+    channels, (height, width) = w.known(0), dy.spatial()
+    x, (after,) = _met(g, x, dy, s, [1])
+    rows = x.spatial()[0] + 2 * s.padding[0]
+    image = g.reshape(_channels_first(g, x), (1, None, *x.spatial()))
+    kernels = g.reshape(g.transpose(dy, [1, 2, 0, 3]), (channels * height, None, 1, width))
+    pairs = g(
+        "Conv",
+        image,
+        kernels,
+        shape=(1, channels * height, rows, s.kernel[1]),
+        group=channels,
+        pads=[*s.padding, s.padding[0], after],
+        strides=[1, s.dilation[1]],
+        dilations=[1, s.stride[1]],
+    )
+    joined = joined_rows(height, rows, s)
+    return g.reshape(g.matmul(g.reshape(pairs, (channels, len(joined))), g.constant(joined)), w.shape)
 
 
-def bands(width: int, padded: int, s: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(taps of a row, width x padded) float32: 1 where an output column meets an input column in this tap."""
-    found = np.zeros((s.kernel[1], width, padded), np.float32)
-    for j in range(s.kernel[1]):
-        columns = np.arange(width)
-        found[j, columns, columns * s.stride[1] + j * s.dilation[1]] = 1
-    return found.reshape(s.kernel[1], width * padded)
+def joined_rows(height: int, rows: int, s: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(height x rows x columns of taps, taps) float32: 1 where a row of the output meets a row of x in this tap."""
+    found = np.zeros((height, rows, s.kernel[1], *s.kernel), np.float32)
+    out = np.arange(height)
+    for i, j in itertools.product(*map(range, s.kernel)):
+        found[out, out * s.stride[0] + i * s.dilation[0], j, i, j] = 1
+    return found.reshape(-1, math.prod(s.kernel))
 
 
 def _channels_first(g: Graph, x: Tensor) -> Tensor:
-    """(N, C, ...) as (C, N, ...), so that a matrix product can sum over images and pixels together."""
+    """(N, C, ...) as (C, N, ...), so that a product can sum over images and pixels together."""
     return g.transpose(x, [1, 0, *range(2, x.ndim)])
