@@ -87,7 +87,7 @@ NOTE: list[tuple[str, int | None]] = [
     ("simple_cnn", 28),
     ("vgg_style", 32),
 ]
-NOTE += [("vgg_style", 32)] + [(f"resnet_cifar{norm}", 16) for norm in ("", "_gn", "_in")]
+NOTE += [(f"resnet_cifar{norm}", 16) for norm in ("", "_gn", "_in")]
 FAMILIES: list[tuple[str, int | None]] = [
     ("alexnet", 96),
     ("vgg11_bn", 48),
@@ -107,14 +107,21 @@ FAMILIES: list[tuple[str, int | None]] = [
 ]
 
 
+GENTLE = 1e-5
+"""A learning rate at which five steps of a deep network do not yet amplify float32's rounding beyond all measure."""
+
+
 @pytest.mark.parametrize(("name", "size"), NOTE + FAMILIES, ids=[name for name, _ in NOTE + FAMILIES])
 def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: Path) -> None:
     one = name in ("cnn1d",)
     spec = ModelSpec(model=name, image_size=None if size is None else (size,) if one else (size, size), classes=10)
     module, image = models.build(spec)
     golden.condition(module, image, 0)
-    facts = proved(module, tmp_path, MOMENTUM, 1, golden.images(8 if image[-1] < 200 else 4, image, 0))
-    assert failed(facts) == []
+    x, file = golden.images(8 if image[-1] < 200 else 4, image, 0), str(tmp_path / "step.onnx")
+    labels = labels_for(len(x), 10, 0)
+    onnx.save(export_step(module, x[:2], MOMENTUM), file)
+    assert failed(step.prove(module, file, x.numpy(), labels, MOMENTUM, steps=1)) == []
+    assert failed(step.prove(module, file, x.numpy(), labels, MOMENTUM, steps=5, rate=GENTLE)) == []
 
 
 def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) -> None:

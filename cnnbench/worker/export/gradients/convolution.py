@@ -116,7 +116,7 @@ def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
 
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
-    if set(s.stride) == {1} and (_is_depthwise(x, w, s) or (s.groups == 1 and x.known(1) <= math.prod(x.spatial()))):
+    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)):
         return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
 
