@@ -7,11 +7,15 @@ from functools import cache
 from statistics import mean
 
 from cnnbench.archs import catalogue
-from cnnbench.case import Case
+from cnnbench.case import Case, ModelSpec
 from cnnbench.race import MIN_ROUNDS
 
 FIRST_GUESS_START_S = 3.0
-FIRST_GUESS_BUILD_S = 8.0
+FIRST_GUESS_LAYER_S = 0.11
+BUILD_OVERHEAD_LAYERS = 20
+"""What building an artifact or a training step takes beside its layers, in layers."""
+UNKNOWN_LAYERS = 100
+"""Of a model without a closed form."""
 FIRST_GUESS_MACS_PER_S = 20e9
 LEAST_MACS = 50e6
 """Calls with less work than this are mostly overhead and tell nothing of the rate."""
@@ -30,7 +34,8 @@ class Pace:
     case_budgets_s: dict[str, float]
     clock_s: Callable[[], float] = time.monotonic
     _starts_s: list[float] = field(default_factory=list)
-    _builds_s: list[float] = field(default_factory=list)
+    _built_layers: int = 0
+    _built_s: float = 0.0
     _macs: float = 0.0
     _macs_s: float = 0.0
 
@@ -47,9 +52,10 @@ class Pace:
         """Until the budget is spent; below zero when it is overdrawn."""
         return self.budget_s - self.elapsed_s
 
-    def built(self, seconds: float) -> None:
-        """An artifact took so long."""
-        self._builds_s.append(seconds)
+    def built(self, spec: ModelSpec, seconds: float) -> None:
+        """An artifact or a training step took so long."""
+        self._built_layers += _layers_to_build(spec)
+        self._built_s += seconds
 
     def raced(self, cases: Sequence[Case], seconds: float, timed_s: float, calls_s: Sequence[float | None]) -> None:
         """A race took so long, of which so much inside timed calls; a call of each case took about so long."""
@@ -64,12 +70,15 @@ class Pace:
         start_s = mean(self._starts_s) if self._starts_s else FIRST_GUESS_START_S
         return sum(start_s + max(self.case_budgets_s[case.id] * scale, self._least_s(case)) for case in cases)
 
-    def left_s(self, races: Sequence[Sequence[Case]], builds: int, scale: float = 1.0) -> float:
-        """How long so many races and builds are expected to take."""
-        build_s = mean(self._builds_s) if self._builds_s else FIRST_GUESS_BUILD_S
-        return builds * build_s + sum(self.race_s(race, scale) for race in races)
+    def left_s(self, races: Sequence[Sequence[Case]], builds: Sequence[ModelSpec], scale: float = 1.0) -> float:
+        """How long races, and building something of these models, are expected to take.
 
-    def scale(self, races: Sequence[Sequence[Case]], builds: int) -> float:
+        Builds are foreseen by their layers: suites begin with small models, whose builds tell little of the last ones'.
+        """
+        layer_s = self._built_s / self._built_layers if self._built_layers else FIRST_GUESS_LAYER_S
+        return layer_s * sum(map(_layers_to_build, builds)) + sum(self.race_s(race, scale) for race in races)
+
+    def scale(self, races: Sequence[Sequence[Case]], builds: Sequence[ModelSpec]) -> float:
         """The share of their own budgets that the races left may have, for the run to end within its budget."""
         full, least = self.left_s(races, builds), self.left_s(races, builds, LEAST_SCALE)
         if full <= self.budget_left_s or full <= least:
@@ -84,6 +93,13 @@ class Pace:
         """
         rate = self._macs / self._macs_s if self._macs_s else FIRST_GUESS_MACS_PER_S
         return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
+
+
+@cache
+def _layers_to_build(spec: ModelSpec) -> int:
+    arch = catalogue.find(spec.model)
+    layers = len(arch.network(spec.image_size, spec.classes).layers) if arch else UNKNOWN_LAYERS
+    return BUILD_OVERHEAD_LAYERS + layers
 
 
 @cache

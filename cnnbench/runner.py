@@ -156,9 +156,7 @@ class _Runner:
         """Have every model outside the catalogue built once; one that crashes is left for its cases to tell."""
         unknown = [spec for spec in dict.fromkeys(case.spec for case in cases) if catalogue.find(spec.model) is None]
         for spec in unknown:
-            self.observer.doing(
-                f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), len(unknown))
-            )
+            self.observer.doing(f"{spec.label}: trying the model out", self.pace.left_s(group_races(cases), unknown))
             with (
                 Worker(self._log(spec, "check"), machine.usable_threads(), self.suite.limit_s) as worker,
                 contextlib.suppress(WorkerError),
@@ -295,32 +293,33 @@ class _Runner:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
         key = artifact.key_of(spec, self.run_id)
         request = Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key)))
-        around = partial(self._building, f"{spec.label}: building, counting and exporting", left)
+        around = partial(self._building, spec, "building, counting and exporting", left)
         return self.artifacts.artifact(request, self._log(spec, "build"), around=around)
 
     def _step(self, spec: ModelSpec, facts: ArtifactFacts, left: Sequence[Race]) -> StepFacts:
         """The facts of the model's exported training step, built if need be."""
         folder = artifact.folder_of(spec, facts.key)
-        around = partial(self._building, f"{spec.label}: exporting and proving the training step", left)
+        around = partial(self._building, spec, "exporting and proving the training step", left)
         return self.artifacts.step(spec, folder, self._log(spec, "step"), around=around)
 
     @contextlib.contextmanager
-    def _building(self, what: str, left: Sequence[Race]) -> Iterator[None]:
+    def _building(self, spec: ModelSpec, what: str, left: Sequence[Race]) -> Iterator[None]:
         """Tell what is being built, and learn how long it takes if it succeeds."""
-        self.observer.doing(what, self._left_s(left))
+        self.observer.doing(f"{spec.label}: {what}", self._left_s(left))
         began = time.monotonic()
         yield
-        self.pace.built(time.monotonic() - began)
+        self.pace.built(spec, time.monotonic() - began)
 
-    def _builds_in(self, races: Sequence[Race]) -> int:
-        """How many artifacts and training steps of the races' models are not there yet."""
+    def _builds_in(self, races: Sequence[Race]) -> list[ModelSpec]:
+        """The models of the races whose artifacts are not there yet, and those whose training steps are not."""
 
-        def folders(specs: set[ModelSpec]) -> list[Path]:
-            return [artifact.folder_of(spec, artifact.key_of(spec, self.run_id)) for spec in specs]
+        def folder(spec: ModelSpec) -> Path:
+            return artifact.folder_of(spec, artifact.key_of(spec, self.run_id))
 
-        models = folders({race[0].spec for race in races})
-        stepping = folders({case.spec for race in races for case in race if case.is_exported_step})
-        return sum(map(self.artifacts.lacks, models)) + sum(map(self.artifacts.lacks_step, stepping))
+        models = {race[0].spec for race in races}
+        stepping = {case.spec for race in races for case in race if case.is_exported_step}
+        lacking = [spec for spec in models if self.artifacts.lacks(folder(spec))]
+        return lacking + [spec for spec in stepping if self.artifacts.lacks_step(folder(spec))]
 
     def _left_s(self, left: Sequence[Race], scale: float = 1.0) -> float:
         """How long the run will still take: the races left, and further launches of all while the budget lasts."""

@@ -3,7 +3,7 @@
 import pytest
 
 from cnnbench.case import Case, ModelSpec
-from cnnbench.pace import FIRST_GUESS_BUILD_S, LEAST_SCALE, Pace
+from cnnbench.pace import FIRST_GUESS_LAYER_S, LEAST_SCALE, Pace
 
 
 def case(model: str, batch: int = 1) -> Case:
@@ -20,7 +20,7 @@ def pace(budget_s: float, now: list[float]) -> Pace:
 
 
 def test_with_time_enough_every_race_has_its_whole_budget() -> None:
-    assert pace(1000, [0.0]).scale([[c] for c in SMALL], builds=1) == 1.0
+    assert pace(1000, [0.0]).scale([[c] for c in SMALL], builds=[SMALL[0].spec]) == 1.0
 
 
 def test_with_less_time_all_races_are_cut_alike_and_fit() -> None:
@@ -28,28 +28,33 @@ def test_with_less_time_all_races_are_cut_alike_and_fit() -> None:
     watched = pace(50, now)
     watched.raced([SMALL[0]], seconds=5.0, timed_s=4.0, calls_s=[1e-4])  # one second to start
     races = [[c] for c in SMALL[1:]]
-    assert watched.left_s(races, builds=0) == pytest.approx(45.0)
-    assert watched.scale(races, builds=0) == 1.0
+    assert watched.left_s(races, builds=[]) == pytest.approx(45.0)
+    assert watched.scale(races, builds=[]) == 1.0
     now[0] = 20.0  # 30 s are left for nine races of one second to start and four to measure
-    scale = watched.scale(races, builds=0)
+    scale = watched.scale(races, builds=[])
     assert LEAST_SCALE < scale < 1.0
-    assert watched.left_s(races, 0, scale) == pytest.approx(30.0)
+    assert watched.left_s(races, [], scale) == pytest.approx(30.0)
 
 
 def test_no_race_is_cut_below_a_quarter() -> None:
     now = [0.0]
     watched = pace(10, now)
     now[0] = 9.0
-    assert watched.scale([[c] for c in SMALL], builds=2) == LEAST_SCALE
+    assert watched.scale([[c] for c in SMALL], builds=[SMALL[0].spec] * 2) == LEAST_SCALE
     now[0] = 11.0
     assert watched.budget_left_s < 0
 
 
-def test_builds_count_and_are_learnt() -> None:
+def test_builds_are_foreseen_by_layers_and_learnt() -> None:
     watched = pace(1000, [0.0])
-    assert watched.left_s([], builds=2) == 2 * FIRST_GUESS_BUILD_S
-    watched.built(3.0)
-    assert watched.left_s([], builds=2) == 6.0
+    small, big = SMALL[0].spec, case("resnet50").spec
+    assert FIRST_GUESS_LAYER_S * 12 < watched.left_s([], builds=[small, small]) < watched.left_s([], builds=[big])
+    watched.built(small, 3.0)
+    assert watched.left_s([], builds=[small, small]) == pytest.approx(6.0)
+    foreseen = watched.left_s([], builds=[big])  # 175 layers against 12
+    assert 10.0 < foreseen < 3.0 * 175 / 12
+    watched.built(big, 2 * foreseen)
+    assert foreseen < watched.left_s([], builds=[big]) < 2 * foreseen
 
 
 def test_a_large_model_is_foreseen_to_take_longer_than_its_budget() -> None:
