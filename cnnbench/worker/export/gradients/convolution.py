@@ -164,8 +164,6 @@ FEW_CHANNELS = 8
 """Fewer input channels make rows that are too short to be copied fast; they come first."""
 MOST_ROWS = 64
 """The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
-
-
 MANY_PLACES = 400
 """Of an output, from which on a product for each image costs less than putting channels before images."""
 
