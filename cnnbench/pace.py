@@ -24,6 +24,8 @@ TRAINING_FACTOR = 3
 WARMUP_CALLS = 4
 LEAST_SCALE = 0.25
 """Cases are not measured with less than this share of their own budgets; rather, the last ones are left for later."""
+OVERDRAFT = 0.1
+"""The share of the budget by which it may be overdrawn, rather than leave cases without any measurement."""
 
 
 @dataclass
@@ -51,6 +53,11 @@ class Pace:
     def budget_left_s(self) -> float:
         """Until the budget is spent; below zero when it is overdrawn."""
         return self.budget_s - self.elapsed_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether not even a case's first launch may begin any more."""
+        return self.budget_left_s <= -OVERDRAFT * self.budget_s
 
     def built(self, spec: ModelSpec, seconds: float) -> None:
         """An artifact or a training step took so long."""

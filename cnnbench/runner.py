@@ -76,7 +76,7 @@ def run_suite(
     try:
         run.measure_ceilings(runnable)
         for index, race in enumerate(races):
-            if run.pace.budget_left_s <= 0:
+            if run.pace.is_over:
                 return False
             run.race(race, races[index:])
         run.profile_models()
