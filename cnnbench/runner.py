@@ -187,9 +187,11 @@ class _Runner:
             return
         runnable = []
         for case in race:
-            if case.is_exported_step and (error := self._step(spec, facts, left).error) is not None:
-                reason = f"the training step cannot be exported: {error}"
-                self._finish(case, "unavailable", [reason], facts, step=self._step(spec, facts, left))
+            step = self._step(spec, facts, left) if case.is_exported_step else None
+            if step is not None and step.error is not None:
+                self._finish(
+                    case, "unavailable", [f"the training step cannot be exported: {step.error}"], facts, step=step
+                )
             elif case.is_exported and not case.is_exported_step and facts.onnx_error is not None:
                 self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
             else:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -61,8 +62,6 @@ SHAPES = (
 
 def by_exchanged_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The textbook's: a convolution of x with dy, batch and channels exchanged."""
-    if s.groups > 1:
-        raise NotImplementedError
     inputs, kernels = (g.transpose(t, [1, 0, 2, 3]) for t in (x, dy))
     size = [w.known(1), w.known(0), *w.spatial()]
     spare = [n + 2 * p - r - (o - 1) * t - 1 for n, p, r, o, t in _sizes(x, dy, s)]
@@ -78,8 +77,6 @@ def _sizes(x: Tensor, dy: Tensor, s: Settings) -> Any:
 
 def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution: for each tap, the product of its inputs and dy, summed."""
-    if s.groups == 1:
-        raise NotImplementedError
     padded = g.pad(x, s.padding, s.padding)
     taps = [
         g.reshape(g.sum(g.mul(g.window(padded, [2, 3], tap, dy.spatial(), s.stride), dy), [0, 2, 3]), (w.known(0), 1))
@@ -98,34 +95,31 @@ def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tenso
     return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
 
 
-def by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if s.groups > 1 or s.kernel != (1, 1):
-        raise NotImplementedError
-    return conv.weight_gradient_by_images(g, dy, x, w, s)
+def where(fits: Callable[[Settings], bool], formulation: Formulation) -> Formulation:
+    """The formulation, for the convolutions that it is written for."""
+
+    def fitting(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+        if not fits(s):
+            raise NotImplementedError
+        return formulation(g, dy, x, w, s)
+
+    return fitting
 
 
-def channels_first(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if s.groups > 1:
-        raise NotImplementedError
-    return conv.weight_gradient_by_convolution(g, dy, x, w, s, 0)
+def is_plain(s: Settings) -> bool:
+    return s.groups == 1
 
 
-def channels_last(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if s.groups > 1:
-        raise NotImplementedError
-    return conv.weight_gradient_by_convolution(g, dy, x, w, s, 2)
+def is_depthwise(s: Settings) -> bool:
+    return s.groups > 1
 
 
-def by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if s.groups == 1:
-        raise NotImplementedError
-    return conv.weight_gradient_by_rows(g, dy, x, w, s)
+def is_plain_1x1(s: Settings) -> bool:
+    return s.groups == 1 and s.kernel == (1, 1)
 
 
 def by_products_of_columns(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution: for each row of taps, the products of all pairs of columns; a band of them counts."""
-    if s.groups == 1:
-        raise NotImplementedError
     (height, width), (_, padded) = dy.spatial(), [n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True)]
     channels = w.known(0)
     rows = g.reshape(g.transpose(dy, [1, 3, 0, 2]), (channels, width, None))
@@ -150,8 +144,6 @@ def bands(width: int, padded: int, s: Settings) -> Any:
 
 def input_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution: dy, spread by the strides, times banded matrices of the weight turned around."""
-    if s.groups == 1:
-        raise NotImplementedError
     padded, turned = _spread(g, dy, x, w, s)
     plain = Settings(s.kernel, (1, 1), (0, 0), s.dilation, s.groups)
     return forward_by_rows(g, padded, turned, plain, x.spatial())
@@ -201,29 +193,27 @@ def forward(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
 
 
 def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if s.groups == 1:
-        raise NotImplementedError
     plain = Settings(s.kernel, s.stride, (0, 0), s.dilation, s.groups)
     return forward_by_rows(g, g.pad(x, s.padding, s.padding), w, plain, dy.spatial())
 
 
 GRADIENTS: dict[str, dict[str, Formulation]] = {
-    "forward": {"Conv": forward, "by rows": depthwise_by_rows},
+    "forward": {"Conv": forward, "by rows": where(is_depthwise, depthwise_by_rows)},
     "input": {
         "ConvTranspose": conv.input_gradient_by_transposed_convolution,
         "Conv, turned": input_by_convolution,
-        "by rows": input_by_rows,
+        "by rows": where(is_depthwise, input_by_rows),
     },
     "weight": {
-        "exchanged Conv": by_exchanged_convolution,
+        "exchanged Conv": where(is_plain, by_exchanged_convolution),
         "by windows": by_windows,
         "by products": conv.weight_gradient_by_products,
-        "by images": by_images,
-        "channels first": channels_first,
-        "channels last": channels_last,
-        "by rows": by_rows,
-        "by columns": by_products_of_columns,
-        "by sums": by_sums,
+        "by images": where(is_plain_1x1, conv.weight_gradient_by_images),
+        "channels first": where(is_plain, partial(conv.weight_gradient_by_convolution, place=0)),
+        "channels last": where(is_plain, partial(conv.weight_gradient_by_convolution, place=2)),
+        "by rows": where(is_depthwise, conv.weight_gradient_by_rows),
+        "by columns": where(is_depthwise, by_products_of_columns),
+        "by sums": where(is_depthwise, by_sums),
     },
 }
 
