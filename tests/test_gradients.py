@@ -103,6 +103,7 @@ def convolutions(
     sides: int = 2,
     groups: int | None = None,
     longest: int = 4,
+    longest_stride: int = 3,
     depthwise: bool = False,
     within: bool = False,
 ) -> Convolution:
@@ -110,7 +111,8 @@ def convolutions(
     groups = groups or draw(st.integers(1, 4))
     each = st.tuples(*(small for _ in range(sides)))
     kernel = draw(st.tuples(*(st.integers(1, longest) for _ in range(sides))))
-    dilation, stride = draw(each), draw(each)
+    dilation = draw(each)
+    stride = draw(st.tuples(*(st.integers(1, longest_stride) for _ in range(sides))))
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     padding = tuple(draw(st.integers(0, r if within else max(r, 1))) for r in reach)
     size = [max(draw(st.integers(1, 9)), r + 1 - 2 * p) for r, p in zip(reach, padding, strict=True)]
@@ -146,37 +148,58 @@ def test_convolution_with_padding_by_name() -> None:
         check("aten.conv2d.padding", F.conv2d, x, w, None, [1, 1], padding)
 
 
-FORMULATIONS: dict[str, tuple[Callable[..., Tensor], st.SearchStrategy[Convolution]]] = {
-    "products": (conv.weight_gradient_by_products, convolutions()),
-    "images": (conv.weight_gradient_by_images, convolutions(groups=1, longest=1)),
-    "channels first": (partial(conv.weight_gradient_by_convolution, place=0), convolutions(groups=1, within=True)),
-    "channels last": (partial(conv.weight_gradient_by_convolution, place=2), convolutions(groups=1, within=True)),
-    "rows": (conv.weight_gradient_by_rows, convolutions(depthwise=True, within=True)),
+Formulation = Callable[[Graph, Tensor, Tensor, Tensor, conv.Settings], Tensor]
+"""Writes into the graph, of dy, x and the weight, what it computes."""
+
+
+def _forward(formulation: Callable[..., Tensor]) -> Formulation:
+    return lambda g, _, x, w, s: formulation(g, x, w, None, s)
+
+
+FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]] = {
+    "by images": ("y", _forward(conv.forward_by_images), convolutions()),
+    "as one image": ("y", _forward(conv.forward_as_one_image), convolutions(groups=1)),
+    "convolution": ("x", conv.input_gradient_by_convolution, convolutions(groups=1, longest_stride=1)),
+    "depthwise": ("x", conv.input_gradient_by_convolution, convolutions(depthwise=True, longest_stride=1)),
+    "transposed": ("x", conv.input_gradient_by_transposed_convolution, convolutions()),
+    "products": ("w", conv.weight_gradient_by_products, convolutions()),
+    "products of images": ("w", conv.weight_gradient_by_images, convolutions(groups=1, longest=1)),
+    "channels first": ("w", partial(conv.weight_gradient_by_convolution, place=0), convolutions(groups=1, within=True)),
+    "channels last": ("w", partial(conv.weight_gradient_by_convolution, place=2), convolutions(groups=1, within=True)),
+    "rows": ("w", conv.weight_gradient_by_rows, convolutions(depthwise=True, within=True)),
 }
+"""By name: whether it computes the output or the input's or the weight's gradient, and convolutions that it can do."""
 
 
 @pytest.mark.parametrize("name", FORMULATIONS)
 @given(data=st.data())
-def test_every_formulation_of_the_weights_gradient(name: str, data: st.DataObject) -> None:
-    formulation, cases = FORMULATIONS[name]
+def test_every_formulation_of_a_convolution_and_its_gradients(name: str, data: st.DataObject) -> None:
+    what, formulation, cases = FORMULATIONS[name]
     x, w, _, options = data.draw(cases)
     s = conv.Settings(tuple(w.shape[2:]), options["stride"], options["padding"], options["dilation"], options["groups"])
-    double = w.double().requires_grad_()
-    y = F.conv2d(x.double(), double, None, **options)
+    doubles = {"x": x.double().requires_grad_(), "w": w.double().requires_grad_()}
+    y = F.conv2d(doubles["x"], doubles["w"], None, **options)
     dy = random(*y.shape, seed=3)
-    (expected,) = torch.autograd.grad(y, double, dy.double())
+    expected = y.detach() if what == "y" else torch.autograd.grad(y, doubles[what], dy.double())[0]
     graph = Graph()
-    inputs = [graph.input(name, _unknown(t.shape, name != "w")) for name, t in (("dy", dy), ("x", x), ("w", w))]
-    (found,) = computed(graph, [formulation(graph, *inputs, s)], {"dy": dy.numpy(), "x": x.numpy(), "w": w.numpy()})
+    dy_in, x_in = (graph.input(name, _unknown(t.shape, True)) for name, t in (("dy", dy), ("x", x)))
+    result = formulation(graph, dy_in, x_in, graph.input("w", tuple(w.shape)), s)
+    (found,) = computed(graph, [result], {"dy": dy.numpy(), "x": x.numpy(), "w": w.numpy()})
+    assert found.shape == tuple(expected.shape)
     assert float(np.abs(found - expected.numpy()).max()) <= TOLERANCE * max(float(expected.abs().max()), 1e-3)
 
 
 CHOSEN = {
+    "by images": (256, 256, 3, 28, 1),
+    "as one image": (256, 256, 3, 14, 1),
+    "convolution": (16, 8, 3, 14, 1),
+    "transposed": (6, 16, 5, 12, 1),
+    "depthwise": (6, 6, 5, 12, 6),
     "rows": (8, 8, 3, 14, 8),
     "products": (8, 8, 3, 80, 8),
     "channels first": (3, 8, 3, 14, 1),
     "channels last": (16, 8, 3, 14, 1),
-    "images": (16, 8, 1, 28, 1),
+    "products of images": (16, 8, 1, 28, 1),
 }
 """By formulation, a convolution that it is the fastest for: input and output channels, kernel, size, groups."""
 
@@ -184,13 +207,24 @@ CHOSEN = {
 @pytest.mark.parametrize("name", CHOSEN)
 def test_the_formulation_is_chosen_by_the_shape(name: str) -> None:
     channels, kernels, kernel, size, groups = CHOSEN[name]
-    graph, written = [Graph(), Graph()], []
+    what, formulation, _ = FORMULATIONS[name]
+    choice = {"y": _forward(conv.forward), "x": conv.input_gradient, "w": conv.weight_gradient}[what]
     s = conv.Settings((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1), groups)
-    for g, weight_gradient in zip(graph, (conv.weight_gradient, FORMULATIONS[name][0]), strict=True):
+    written = []
+    for chosen in (choice, formulation):
+        g = Graph()
         dy, x = g.input("dy", (None, kernels, size, size)), g.input("x", (None, channels, size, size))
-        weight_gradient(g, dy, x, g.input("w", (kernels, channels // groups, kernel, kernel)), s)
+        chosen(g, dy, x, g.input("w", (kernels, channels // groups, kernel, kernel)), s)
         written.append([node.op_type for node in g.nodes])
     assert written[0] == written[1]
+
+
+def test_the_input_s_gradient_of_heavy_weights_is_convolved_as_one_image() -> None:
+    g = Graph()
+    dy, x = (g.input(name, (None, 256, 14, 14)) for name in ("dy", "x"))
+    conv.input_gradient(g, dy, x, g.input("w", (256, 256, 3, 3)), conv.Settings((3, 3), (1, 1), (1, 1), (1, 1), 1))
+    (found,) = [node for node in g.nodes if node.op_type == "Conv"]
+    assert {a.name: list(a.ints) for a in found.attribute}["kernel_shape"] == [1, 3, 3]
 
 
 @given(small, small, st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.integers(4, 9))

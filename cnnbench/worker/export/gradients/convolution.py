@@ -46,6 +46,11 @@ class Settings:
         """How far the last tap of a window lies from its first."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
 
+    def out(self, sizes: Iterable[int]) -> tuple[int, ...]:
+        """The output's spatial sizes, of an input's."""
+        each = zip(sizes, self.padding, self.reach(), self.stride, strict=True)
+        return tuple((size + 2 * pad - reach - 1) // step + 1 for size, pad, reach, step in each)
+
     def taps(self) -> list[tuple[int, ...]]:
         """Where each tap of the first window lies in the padded input, in the weight's order."""
         return [
@@ -99,15 +104,42 @@ def _settings(
     return Settings(kernel, each(stride), each(padding), each(dilation), groups)
 
 
+HEAVY = 2**18
+"""Entries of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
+MANY_PLACES = 400
+"""Of an output, for which a product of its own for each image costs less than putting channels before images."""
+
+
 def forward(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
-    """The convolution (N, K, ...)."""
-    sizes = zip(x.spatial(), s.padding, s.reach(), s.stride, strict=True)
-    out = tuple((size + 2 * pad - reach - 1) // step + 1 for size, pad, reach, step in sizes)
-    shape = (x.shape[0], w.shape[0], *out)
-    return g("Conv", *((x, w) if b is None else (x, w, b)), shape=shape, **s.attributes())
+    """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
+    is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_PLACES
+    if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1 and is_heavy:
+        return forward_as_one_image(g, x, w, b, s)
+    return forward_by_images(g, x, w, b, s)
+
+
+def forward_by_images(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
+    """ONNX's Conv, which ONNX Runtime computes as a matrix product for each image."""
+    given = (x, w) if b is None else (x, w, b)
+    return g("Conv", *given, shape=(x.shape[0], w.shape[0], *s.out(x.spatial())), **s.attributes())
+
+
+def forward_as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
+    """Of one group: the images as one more spatial axis, so that one matrix product meets the whole weight once."""
+    image = g.reshape(_channels_first(g, x), (1, w.known(1), None, *x.spatial()))
+    kernel = g.reshape(w, (w.known(0), w.known(1), 1, *s.kernel))
+    among = Settings((1, *s.kernel), (1, *s.stride), (0, *s.padding), (1, *s.dilation), 1)
+    given = (image, kernel) if b is None else (image, kernel, b)
+    sizes = s.out(x.spatial())
+    found = g("Conv", *given, shape=(1, w.known(0), None, *sizes), **among.attributes())
+    return _channels_first(g, g.reshape(found, (w.known(0), None, *sizes)))
 
 
 # The input's gradient
+
+
+FEW_CHANNELS = 8
+"""Fewer input channels are too few rows for a matrix product, and rows too short to be copied fast."""
 
 
 def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
@@ -116,7 +148,8 @@ def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
 
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
-    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)):
+    has_few = s.groups == 1 and w.known(1) < FEW_CHANNELS  # which would be the rows of a matrix product
+    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)) and not has_few:
         return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
 
@@ -126,17 +159,8 @@ def input_gradient_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s:
     exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)]) if s.groups == 1 else w
     margins = [reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True)]
     around = [max(margin, 0) for margin in margins]
-    shape = (*x.shape[:2], *(n + 2 * (a - m) for n, a, m in zip(x.spatial(), around, margins, strict=True)))
-    wide = g(
-        "Conv",
-        dy,
-        turned(g, exchanged),
-        shape=shape,
-        kernel_shape=s.kernel,
-        pads=[*around, *around],
-        dilations=s.dilation,
-        group=s.groups,
-    )
+    backwards = Settings(s.kernel, (1,) * s.sides, tuple(around), s.dilation, s.groups)
+    wide = forward(g, dy, turned(g, exchanged), None, backwards)
     inside = [around_ - margin for around_, margin in zip(around, margins, strict=True)]
     return g.window(wide, list(range(2, x.ndim)), inside, x.spatial(), [1] * len(margins))
 
@@ -160,12 +184,8 @@ def input_gradient_by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w:
 # The weight's gradient
 
 
-FEW_CHANNELS = 8
-"""Fewer input channels make rows that are too short to be copied fast; they come first."""
 MOST_ROWS = 64
 """The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
-MANY_PLACES = 400
-"""Of an output, from which on a product for each image costs less than putting channels before images."""
 
 
 def weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
