@@ -47,7 +47,9 @@ class Shape:
 
 SHAPES = (
     Shape(3, 64, 7, 224, stride=2),
+    Shape(6, 16, 5, 12),
     Shape(64, 64, 3, 56),
+    Shape(192, 384, 3, 13),
     Shape(256, 256, 3, 14),
     Shape(512, 512, 3, 7),
     Shape(128, 256, 3, 28, stride=2),
@@ -188,8 +190,12 @@ def forward_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int,
     return g.matmul(g.concat(rows, 3), stacked)
 
 
-def forward(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    return conv.forward(g, x, w, None, s)
+def forward_by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    return conv.forward_by_images(g, x, w, None, s)
+
+
+def forward_as_one_image(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    return conv.forward_as_one_image(g, x, w, None, s)
 
 
 def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -198,7 +204,11 @@ def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -
 
 
 GRADIENTS: dict[str, dict[str, Formulation]] = {
-    "forward": {"Conv": forward, "by rows": where(is_depthwise, depthwise_by_rows)},
+    "forward": {
+        "by images": forward_by_images,
+        "as one image": where(is_plain, forward_as_one_image),
+        "by rows": where(is_depthwise, depthwise_by_rows),
+    },
     "input": {
         "ConvTranspose": conv.input_gradient_by_transposed_convolution,
         "Conv, turned": input_by_convolution,

@@ -1,6 +1,6 @@
 """What racing is worth: an A/A race against its own claim, and the spread of a ratio, raced and one after the other.
 
-    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--repeats 40] [--launches 3]
+    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--runtime ort] [--repeats 40] [--launches 3]
     python -m tests.benchmarks.race spread [--model mobilenet_v2] [--repeats 10]
     python -m tests.benchmarks.race overhead
     python -m tests.benchmarks.race forked [--model mobilenet_v2] [--repeats 10]
@@ -83,10 +83,10 @@ def same_rounds(first: Launch, second: Launch) -> tuple[list[list[float]], list[
     )
 
 
-def aa(model: str, repeats: int, launches: int, budget_s: float, logs: Path) -> None:
+def aa(model: str, runtime: str, repeats: int, launches: int, budget_s: float, logs: Path) -> None:
     """How often the interval of a case against itself holds 1."""
     spec, folder = artifact_of(model, logs)
-    case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
+    case = Case(spec=spec, workload="inference", runtime=runtime, batch=1)
     ratios, inside = [], 0
     for repeat in range(repeats):
         races = [
@@ -99,7 +99,7 @@ def aa(model: str, repeats: int, launches: int, budget_s: float, logs: Path) -> 
         inside += estimate.low <= 1 <= estimate.high
         ratios.append(estimate.value)
         print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)
-    print(f"{model}, ort against itself, {launches} launches of each: ", end="")
+    print(f"{model}, {runtime} against itself, {launches} launches of each: ", end="")
     print(f"the 95 % interval held 1 in {inside} of {repeats} comparisons")
     print(f"standard deviation of the log ratio {statistics.stdev(map(log, ratios)):.2%}, ", end="")
     print(f"geometric mean {exp(statistics.fmean(map(log, ratios))):.4f}")
@@ -189,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["aa", "spread", "overhead", "forked"])
     parser.add_argument("--model", default="mobilenet_v2")
+    parser.add_argument("--runtime", default="ort", help="what `aa` races against itself")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--launches", type=int, default=3, help="of each in a comparison of `aa`")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of measuring for each case")
@@ -198,7 +199,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
         if words.what == "aa":
-            aa(words.model, words.repeats or 40, words.launches, words.budget, Path(folder))
+            aa(words.model, words.runtime, words.repeats or 40, words.launches, words.budget, Path(folder))
         elif words.what == "forked":
             forked(words.model, words.repeats or 10, words.budget, Path(folder))
         else:
