@@ -139,7 +139,7 @@ def forward_as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Se
 
 
 FEW_CHANNELS = 8
-"""Fewer input channels are too few rows for a matrix product, and rows too short to be copied fast."""
+"""With fewer input channels a convolution's matrix product has too few rows, and rows of channels are copied slowly."""
 
 
 def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
@@ -148,8 +148,8 @@ def _is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
 
 def input_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
-    has_few = s.groups == 1 and w.known(1) < FEW_CHANNELS  # which would be the rows of a matrix product
-    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)) and not has_few:
+    has_few_rows = s.groups == 1 and w.known(1) < FEW_CHANNELS and math.prod(s.kernel) > 1
+    if set(s.stride) == {1} and (s.groups == 1 or _is_depthwise(x, w, s)) and not has_few_rows:
         return input_gradient_by_convolution(g, dy, x, w, s)
     return input_gradient_by_transposed_convolution(g, dy, x, w, s)
 
