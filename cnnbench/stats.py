@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean, median, stdev
+from itertools import combinations
+from statistics import NormalDist, fmean, median, stdev
 
 CONFIDENCE = 0.95
 PERCENTILE_CONFIDENCE = 0.99
@@ -203,22 +204,26 @@ def ranks(estimates: Sequence[Estimate]) -> list[int]:
     return found
 
 
-def trend(values: Sequence[float]) -> float | None:
-    """Relative change from the first to the last of at least ten turns, where they rise or fall for certain, else None.
+def trend(*launches: Sequence[float]) -> float | None:
+    """Relative change from a launch's first turn to its last, where they rise or fall for certain, else None.
 
-    Certain: Kendall's rank correlation with time has p < 0.01 (Mann, "Nonparametric tests against trend", Econometrica
-    13, 1945). The change: the median slope of all pairs, of logarithms (Sen, "Estimates of the regression coefficient
-    based on Kendall's tau", JASA 63, 1968).
+    Turns are compared within each launch, and at least ten are needed in all. Certain: the sum over launches of
+    Kendall's S is further from 0 than chance has it in one of a hundred (Mann, "Nonparametric tests against trend",
+    Econometrica 13, 1945; summed, and the slope: Hirsch, Slack and Smith, "Techniques of trend analysis for monthly
+    water quality data", Water Resources Research 18, 1982). The change: the median slope of all pairs, of logarithms.
     """
-    if len(values) < SHAPE_VALUES:
+    variance = sum(n * (n - 1) * (2 * n + 5) / 18 for n in map(len, launches))
+    if sum(map(len, launches)) < SHAPE_VALUES or not variance:
         return None
-    from scipy.stats import kendalltau, theilslopes
-
-    times = range(len(values))
-    if not kendalltau(times, values).pvalue < TREND_P:  # not a number where all values are equal
+    slopes = [
+        math.log(turns[later] / turns[earlier]) / (later - earlier)
+        for turns in launches
+        for earlier, later in combinations(range(len(turns)), 2)
+    ]
+    score = sum((slope > 0) - (slope < 0) for slope in slopes)
+    if NormalDist().cdf((1 - abs(score)) / math.sqrt(variance)) > TREND_P / 2:
         return None
-    slope = float(theilslopes([math.log(value) for value in values], times).slope)
-    return math.expm1(slope * (len(values) - 1))
+    return math.expm1(median(slopes) * (max(map(len, launches)) - 1))
 
 
 def two_modes(values: Sequence[float]) -> tuple[float, float] | None:

@@ -40,11 +40,12 @@ def noise_reasons(measurement: Measurement) -> list[str]:
     if launch_estimate(times).half_width > NOISY_HALF_WIDTH:
         found.append(f"the interval of the median is wider than {NOISY_HALF_WIDTH:.0%} to one side")
     found += [_disturbed(launch) for launch in measurement.launches if _is_disturbed(launch)][:1]
-    changes = [change for turns in times if (change := trend([median(turn) for turn in turns])) is not None]
-    if changes and max(map(abs, changes)) > NOISY_HALF_WIDTH:
-        most = max(changes, key=abs)
+    launches = [[median(turn) for turn in turns] for turns in times]
+    changes = [trend(*launches), *map(trend, launches)]
+    most = max((change for change in changes if change is not None), key=abs, default=0.0)
+    if abs(most) > NOISY_HALF_WIDTH:
         found.append(f"the times {'rose' if most > 0 else 'fell'} by {abs(most):.0%} from the first turn to the last")
-    if modes := next((pair for turns in times if (pair := two_modes([median(turn) for turn in turns]))), None):
+    if modes := next((pair for turns in launches if (pair := two_modes(turns))), None):
         found.append(f"the times have two modes, {modes[1] / modes[0] - 1:.0%} apart")
     return found
 

@@ -216,7 +216,13 @@ def test_noise_is_seldom_taken_for_two_modes(name: str) -> None:
 def test_noise_is_seldom_taken_for_a_trend(name: str) -> None:
     """By Kendall's test in one of a hundred; three standard errors more are allowed."""
     rng = random.Random(name)
-    found = sum(trend([NOISES[name](rng) for _ in range(20)]) is not None for _ in range(1000))
+
+    def turns(count: int) -> list[float]:
+        return [NOISES[name](rng) for _ in range(count)]
+
+    found = sum(trend(turns(20)) is not None for _ in range(1000))
+    assert found / 1000 < 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
+    found = sum(trend(turns(6), turns(6), turns(6)) is not None for _ in range(1000))
     assert found / 1000 < 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
 
 
@@ -248,6 +254,16 @@ def test_a_trend_is_the_change_from_the_first_turn_to_the_last() -> None:
     assert noisy == pytest.approx(0.1, abs=0.03)
     falling = trend([2.0 - index / 19 for index in range(20)])
     assert falling == pytest.approx(-0.5, abs=0.02)
+
+
+def test_a_trend_of_short_launches_is_that_within_each() -> None:
+    """Each falls from 1.0 to 0.5, of which no launch by itself tells for certain; that they differ is no trend."""
+    falling = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert trend(falling) is None
+    assert trend(falling, [2 * turn for turn in falling]) == pytest.approx(-0.5, abs=0.03)
+    assert trend([1.0] * 6, [2.0] * 6, [3.0] * 6) is None
+    assert trend(falling, falling[::-1]) is None
+    assert trend(*([float(launch)] for launch in range(1, 20))) is None
 
 
 def test_what_is_no_trend() -> None:

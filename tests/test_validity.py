@@ -54,6 +54,13 @@ def test_what_the_times_say_of_themselves(call_s: list[float], reason: str) -> N
     assert any(reason in each for each in reasons), reasons
 
 
+def test_short_launches_that_all_slow_down_have_a_trend() -> None:
+    slowing = [0.010 * 1.05**n for n in range(6)]
+    _, reasons = status_of([launch(slowing), launch(slowing), launch(slowing)])
+    assert "the times rose by 28% from the first turn to the last" in reasons
+    assert not any("the times rose" in each for each in status_of([launch(slowing)])[1])
+
+
 def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
     wrong = Parity(what="ort b3", error=0.5, limit=1e-5)
     assert status_of([launch(QUIET)], parity=[wrong, wrong]) == (
