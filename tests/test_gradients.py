@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cnnbench.worker.export.gradients import RULES
 from cnnbench.worker.export.gradients import convolution as conv
-from cnnbench.worker.export.gradients.rule import Applied
+from cnnbench.worker.export.gradients.rule import Applied, Scaled, whole
 from cnnbench.worker.export.graph import Graph, Tensor
 
 settings.register_profile("rules", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,7 +79,7 @@ def check(
     applied: Applied = RULES[rule](graph, shapes, *(swapped(a, lambda t: inputs[id(t)]) for a in given_args), **options)
     gradient = graph.input("dy", shapes[output])
     pulled = applied.pull([gradient if i == output else None for i in range(len(applied.outputs))])
-    wanted = [(g, e) for g, e in zip(pulled, expected, strict=False) if g is not None and e is not None]
+    wanted = [(whole(graph, g), e) for g, e in zip(pulled, expected, strict=False) if g is not None and e is not None]
     assert len(wanted) == sum(e is not None for e in expected), "a gradient is missing"
     feed = {f"x{i}": t.numpy() for i, t in enumerate(tensors)} | {"dy": dy.numpy()}
     found = computed(graph, [applied.outputs[output], *(g for g, _ in wanted)], feed)
@@ -142,6 +142,25 @@ def test_depthwise_convolution(n: int, channels: int, kernel: int, stride: int, 
     check("aten.conv2d.default", F.conv2d, x, w, None, stride=[stride] * 2, padding=[padding] * 2, groups=channels)
 
 
+@given(convolutions(longest=2), st.booleans())
+def test_a_convolution_takes_a_gradient_whose_factor_is_still_to_come(case: Convolution, has_bias: bool) -> None:
+    x, w, b, options = case
+    arguments = {"x": x, "w": w, "b": b} if has_bias else {"x": x, "w": w}
+    doubles = {name: t.double().requires_grad_() for name, t in arguments.items()}
+    y = F.conv2d(doubles["x"], doubles["w"], doubles.get("b"), **options)
+    factor, rest = random(1, y.shape[1], 1, 1, seed=3), random(*y.shape, seed=4)
+    expected = torch.autograd.grad(y, list(doubles.values()), (factor * rest).double())
+    g = Graph()
+    inputs = [replace(g.input(name, _unknown(t.shape, name == "x")), varies=True) for name, t in arguments.items()]
+    pull = RULES["aten.conv2d.default"](g, [], *inputs, *([] if has_bias else [None]), **options).pull_scaled
+    assume(pull is not None)
+    assert pull is not None
+    pulled = pull(Scaled(g.input("rest", _unknown(rest.shape, True)), g.input("factor", tuple(factor.shape))))
+    feed = {name: t.numpy() for name, t in (arguments | {"rest": rest, "factor": factor}).items()}
+    for ours, theirs in zip(computed(g, [t for t in pulled if t], feed), expected, strict=True):
+        assert float(np.abs(ours - theirs.numpy()).max()) <= TOLERANCE * max(float(theirs.abs().max()), 1e-3)
+
+
 def test_convolution_with_padding_by_name() -> None:
     x, w = random(2, 3, 7, 6), random(4, 3, 3, 5)
     for padding in ("same", "valid"):
@@ -159,6 +178,7 @@ def _forward(formulation: Callable[..., Tensor]) -> Formulation:
 FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]] = {
     "by images": ("y", _forward(conv.forward_by_images), convolutions()),
     "as one image": ("y", _forward(conv.forward_as_one_image), convolutions(groups=1)),
+    "bands": ("y", _forward(conv.forward_by_bands), convolutions(depthwise=True)),
     "convolution": ("x", conv.input_gradient_by_convolution, convolutions(groups=1, longest_stride=1)),
     "depthwise": ("x", conv.input_gradient_by_convolution, convolutions(depthwise=True, longest_stride=1)),
     "transposed": ("x", conv.input_gradient_by_transposed_convolution, convolutions()),
@@ -192,6 +212,7 @@ def test_every_formulation_of_a_convolution_and_its_gradients(name: str, data: s
 CHOSEN = {
     "by images": (256, 256, 3, 28, 1),
     "as one image": (256, 256, 3, 14, 1),
+    "bands": (6, 6, 3, 18, 6),
     "convolution": (16, 8, 3, 14, 1),
     "transposed": (6, 16, 5, 12, 1),
     "depthwise": (6, 6, 5, 12, 6),
@@ -233,6 +254,15 @@ def test_max_pooling(n: int, channels: int, kernel: int, stride: int, padding: i
     x = random(n, channels, size, size + 1)
     args = (x, [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1], ceil)
     check("aten.max_pool2d.default", F.max_pool2d, *args)
+
+
+@given(small, st.integers(2, 7), st.integers(2, 7), st.sampled_from([(2, 2), (2, 1), (3, 2)]))
+def test_of_equal_values_in_a_window_the_first_has_max_poolings_gradient(
+    n: int, height: int, width: int, window: tuple[int, int]
+) -> None:
+    assume(min(height, width) >= window[0])
+    x = random(n, 2, height, width).round()  # few different values, negative ones too
+    check("aten.max_pool2d.default", F.max_pool2d, x, [window[0]] * 2, [window[1]] * 2)
 
 
 @given(small, small, st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.booleans())
@@ -377,7 +407,7 @@ def test_cross_entropy(smoothing: float) -> None:
     inputs = [graph.input("logits", (None, 7)), graph.input("labels", (None,), "int64")]
     applied = RULES["aten.cross_entropy_loss.default"](graph, [()], *inputs, label_smoothing=smoothing)
     gradient, _ = applied.pull([graph.constant(1.0)])
-    assert gradient is not None
+    assert isinstance(gradient, Tensor)
     ours = computed(graph, [applied.outputs[0], gradient], {"logits": logits.numpy(), "labels": labels.numpy()})
     np.testing.assert_allclose(ours[0], float(loss.detach()), rtol=1e-5)
     np.testing.assert_allclose(ours[1], expected.numpy(), atol=1e-6)
@@ -386,7 +416,7 @@ def test_cross_entropy(smoothing: float) -> None:
 def test_a_wrong_rule_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def halved(g: Graph, shapes: Any, x: Tensor) -> Applied:
         right = original(g, shapes, x)
-        return Applied(right.outputs, lambda gradients: [g.mul(d, 0.5) for d in right.pull(gradients) if d is not None])
+        return Applied(right.outputs, lambda gradients: [g.mul(whole(g, d), 0.5) for d in right.pull(gradients) if d])
 
     original = RULES["aten.silu.default"]
     monkeypatch.setattr("tests.test_gradients.RULES", {**RULES, "aten.silu.default": halved})

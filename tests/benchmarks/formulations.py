@@ -59,6 +59,8 @@ SHAPES = (
     Shape(144, 144, 3, 56, stride=2, groups=144),
     Shape(960, 960, 3, 7, groups=960),
     Shape(240, 240, 5, 28, groups=240),
+    Shape(672, 672, 5, 14, groups=672),
+    Shape(1152, 1152, 5, 7, groups=1152),
 )
 
 
@@ -114,6 +116,10 @@ def is_plain(s: Settings) -> bool:
 
 def is_depthwise(s: Settings) -> bool:
     return s.groups > 1
+
+
+def is_depthwise_in_steps_of_1(s: Settings) -> bool:
+    return s.groups > 1 and set(s.stride) == {1}
 
 
 def is_plain_1x1(s: Settings) -> bool:
@@ -190,12 +196,16 @@ def forward_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int,
     return g.matmul(g.concat(rows, 3), stacked)
 
 
-def forward_by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    return conv.forward_by_images(g, x, w, None, s)
+def forwards(formulation: Callable[..., Tensor]) -> Formulation:
+    """Of x and the weight alone."""
+    return lambda g, _, x, w, s: formulation(g, x, w, None, s)
 
 
-def forward_as_one_image(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    return conv.forward_as_one_image(g, x, w, None, s)
+def input_by_bands(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Of a depthwise convolution with strides of 1."""
+    margins = tuple(reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True))
+    around = Settings(s.kernel, s.stride, margins, s.dilation, s.groups)
+    return conv.forward_by_bands(g, dy, conv.turned(g, w), None, around)
 
 
 def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -205,13 +215,15 @@ def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -
 
 GRADIENTS: dict[str, dict[str, Formulation]] = {
     "forward": {
-        "by images": forward_by_images,
-        "as one image": where(is_plain, forward_as_one_image),
+        "by images": forwards(conv.forward_by_images),
+        "as one image": where(is_plain, forwards(conv.forward_as_one_image)),
+        "by bands": where(is_depthwise, forwards(conv.forward_by_bands)),
         "by rows": where(is_depthwise, depthwise_by_rows),
     },
     "input": {
         "ConvTranspose": conv.input_gradient_by_transposed_convolution,
         "Conv, turned": input_by_convolution,
+        "by bands": where(is_depthwise_in_steps_of_1, input_by_bands),
         "by rows": where(is_depthwise, input_by_rows),
     },
     "weight": {

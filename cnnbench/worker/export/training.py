@@ -23,7 +23,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.messages import Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.gradients import RULES
-from cnnbench.worker.export.gradients.rule import Applied, NoRule, Shape
+from cnnbench.worker.export.gradients.rule import Applied, NoRule, Pulled, Scaled, Shape, whole
 from cnnbench.worker.export.graph import Graph, Tensor
 from cnnbench.worker.export.optimizers import update
 from cnnbench.worker.export.step_names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP
@@ -110,7 +110,7 @@ class _Step:
     names: dict[fx.Node, str] = field(default_factory=dict)
     """Of the parameters."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    gradients: dict[Place, Tensor] = field(default_factory=dict)
+    gradients: dict[Place, Tensor | Scaled] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
     """By the name of an input that lasts: its value after the step."""
     rate: Tensor = field(default_factory=lambda: Tensor(LEARNING_RATE, ()))
@@ -208,18 +208,28 @@ class _Step:
         return loss
 
     def _backward(self, node: fx.Node, applied: Applied, arguments: list[Place]) -> None:
-        outputs = [self.gradients.get((node, index)) for index in range(len(applied.outputs))]
-        if all(gradient is None for gradient in outputs) or not any(self._tensor(p).varies for p in arguments):
+        g, first = self.graph, self.gradients.get((node, 0))
+        places = [(node, index) for index in range(len(applied.outputs))]
+        if not any(place in self.gradients for place in places) or not any(self._tensor(p).varies for p in arguments):
             return
-        self.graph.scope = f"{_module_of(node)}/gradient"
+        g.scope = f"{_module_of(node)}/gradient"
         try:
-            found = list(applied.pull(outputs))
+            found: Pulled
+            if applied.pull_scaled and isinstance(first, Scaled):
+                found = applied.pull_scaled(first)
+            else:
+                found = applied.pull([self._whole(place) for place in places])
         except (NoRule, AssertionError) as error:
             raise CannotExport(f"the gradient of {node.target}{_where(node)}: {error}") from error
         for place, gradient in zip(arguments, found, strict=False):
             if gradient is not None and self._tensor(place).varies:
-                earlier = self.gradients.get(place)
-                self.gradients[place] = gradient if earlier is None else self.graph.add(earlier, gradient)
+                earlier = self._whole(place)
+                self.gradients[place] = gradient if earlier is None else g.add(earlier, whole(g, gradient))
+
+    def _whole(self, place: Place) -> Tensor | None:
+        """The gradient of an output, as far as it is known."""
+        gradient = self.gradients.get(place)
+        return None if gradient is None else whole(self.graph, gradient)
 
     def _begin_updates(self) -> None:
         """Declare what the optimizer needs for all parameters."""
@@ -232,7 +242,7 @@ class _Step:
     def _update(self, name: str) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete."""
         g, optimizer, node = self.graph, self.optimizer, self.parameters[name]
-        parameter, gradient = self.values[node], self.gradients.get((node, 0))
+        parameter, gradient = self.values[node], self._whole((node, 0))
         states = [f"{name}.{state}" for state in optimizer.states]
         inputs = [g.input(state, parameter.shape) for state in states]
         g.scope = f"{name}/update"

@@ -8,12 +8,12 @@ work, so it matters which axis of the tensors stands for which of the convolutio
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Scaled, applied
 from cnnbench.worker.export.graph import Graph, Tensor
 
 
@@ -59,6 +59,11 @@ class Settings:
         ]
 
 
+LIGHT = 4
+"""At most this many entries of a kernel for each place of an output: multiplying the weight and its gradient then costs
+less than multiplying the output's gradient, of eight images."""
+
+
 def convolution(
     g: Graph,
     _: Any,
@@ -83,7 +88,20 @@ def convolution(
             found.append(g.sum(dy, [0, *range(2, dy.ndim)]) if b.varies else None)
         return found
 
-    return applied(y, pull)
+    def pull_scaled(dy: Scaled) -> Gradients:
+        """The factor multiplies the weight and its gradient, which are smaller than dy."""
+        of_kernels = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
+        found: list[Tensor | None] = [
+            input_gradient(g, dy.rest, x, g.mul(w, of_kernels), s) if x.varies else None,
+            g.mul(weight_gradient(g, dy.rest, x, w, s), of_kernels) if w.varies else None,
+        ]
+        if b is not None:
+            total = g.mul(g.sum(dy.rest, [0, *range(2, y.ndim)]), g.reshape(dy.factor, b.shape))
+            found.append(total if b.varies else None)
+        return found
+
+    is_light = math.prod(map(w.known, range(1, w.ndim))) <= LIGHT * math.prod(y.spatial())
+    return replace(applied(y, pull), pull_scaled=pull_scaled if is_light else None)
 
 
 def _settings(
@@ -108,10 +126,14 @@ HEAVY = 2**18
 """Entries of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
 MANY_PLACES = 400
 """Of an output, for which a product of its own for each image costs less than putting channels before images."""
+BAND = 6
+"""A depthwise image of at most so many times its kernel's height is faster with band matrices, mostly zeros though."""
 
 
 def forward(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
+    if _is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and x.spatial()[0] <= BAND * s.kernel[0]:
+        return forward_by_bands(g, x, w, b, s)
     is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_PLACES
     if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1 and is_heavy:
         return forward_as_one_image(g, x, w, b, s)
@@ -133,6 +155,23 @@ def forward_as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Se
     sizes = s.out(x.spatial())
     found = g("Conv", *given, shape=(1, w.known(0), None, *sizes), **among.attributes())
     return _channels_first(g, g.reshape(found, (w.known(0), None, *sizes)))
+
+
+def forward_by_bands(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
+    """Depthwise: rows take the channels' place, so that what was a vector times a matrix is a matrix product.
+
+    For each channel and column j of the taps, output rows (P) are input rows (H) times a band matrix (P, H) of that
+    column's taps. So it is a convolution along the columns, of C groups with H inputs and P outputs each.
+    """
+    channels, (height, width), (rows, columns) = w.known(0), x.spatial(), s.out(x.spatial())
+    padded = joined_rows(rows, height + 2 * s.padding[0], s).reshape(rows, -1, s.kernel[1], math.prod(s.kernel))
+    inside = padded[:, s.padding[0] : s.padding[0] + height].reshape(-1, math.prod(s.kernel))
+    bands = g.matmul(g.reshape(w, (channels, math.prod(s.kernel))), g.constant(inside.T.copy()))
+    kernels = g.reshape(bands, (channels * rows, height, 1, s.kernel[1]))
+    lines = Settings((1, s.kernel[1]), (1, s.stride[1]), (0, s.padding[1]), (1, s.dilation[1]), channels)
+    bias = b and g.reshape(g.mul(g.reshape(b, (channels, 1)), g.constant(np.ones(rows))), (channels * rows,))
+    found = forward_by_images(g, g.reshape(x, (None, channels * height, 1, width)), kernels, bias, lines)
+    return g.reshape(found, (None, channels, rows, columns))
 
 
 # The input's gradient

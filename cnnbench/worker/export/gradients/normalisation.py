@@ -1,11 +1,11 @@
 """Batch, layer, group and instance normalisation: all subtract a mean and divide by a deviation, over other axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Pulled, Scaled, applied
 from cnnbench.worker.export.graph import Graph, Size, Tensor
 
 
@@ -46,7 +46,7 @@ def batch_norm(
         for old, new in ((running_mean, mean), (running_var, unbiased))
     ]
 
-    def pull(gradients: Gradients) -> Gradients:
+    def pull(gradients: Gradients) -> Pulled:
         """With s = scale and means over the axes: dx = s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
         dy = gradients[0]
         assert dy is not None
@@ -55,9 +55,8 @@ def batch_norm(
         dx = None
         if x.varies:
             slope = g.mul(g.mul(inverse, inverse), g.div(along, values))
-            rest = g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope))
-            dx = g.mul(rest, scale)
-        found = [dx]
+            dx = Scaled(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
+        found: list[Tensor | Scaled | None] = [dx]
         if w is not None:
             found.append(g.reshape(g.mul(along, inverse), (channels,)) if w.varies else None)
         if b is not None:
@@ -79,7 +78,7 @@ def layer_norm(
 ) -> Applied:
     """Over the last axes, each position by itself."""
     axes = list(range(x.ndim - len(normalized), x.ndim))
-    return _normalised(g, x, axes, w, b, tuple(normalized), eps)
+    return applied(*_normalised(g, x, axes, w, b, tuple(normalized), eps))
 
 
 def group_norm(
@@ -97,13 +96,13 @@ def group_norm(
     split = (x.shape[0], groups, channels // groups, *x.shape[2:])
     grouped = replace(g.reshape(x, split), varies=x.varies)
     affine = (1, groups, channels // groups, *(1 for _ in x.shape[2:]))
-    inner = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
+    y, pull_split = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
 
     def pull(dy: Tensor) -> Gradients:
-        dx, *rest = inner.pull([g.reshape(dy, split)])
+        dx, *rest = pull_split(g.reshape(dy, split))
         return [None if dx is None else g.reshape(dx, x.shape), *rest]
 
-    return applied(g.reshape(inner.outputs[0], x.shape), pull)
+    return applied(g.reshape(y, x.shape), pull)
 
 
 def instance_norm(
@@ -127,8 +126,8 @@ def instance_norm(
 
 def _normalised(
     g: Graph, x: Tensor, axes: list[int], w: Tensor | None, b: Tensor | None, affine: tuple[Size, ...], eps: float
-) -> Applied:
-    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`."""
+) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
+    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; and its pull."""
     centred = g.sub(x, g.mean(x, axes, keep=True))
     inverse = _inverse_deviation(g, g.mean(g.mul(centred, centred), axes, keep=True), eps)
     unit = g.mul(centred, inverse)
@@ -151,7 +150,7 @@ def _normalised(
             found.append(g.reshape(g.sum(dy, copies), b.shape) if b.varies else None)
         return found
 
-    return applied(y, pull)
+    return y, pull
 
 
 def _inverse_deviation(g: Graph, variance: Tensor, eps: float) -> Tensor:

@@ -63,6 +63,11 @@ STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""
 
 
+def not_negative(g: Graph, x: Tensor) -> Tensor:
+    """1.0 where x >= 0, else 0.0, in one pass."""
+    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=1.0)
+
+
 def relu(g: Graph, _: Any, x: Tensor) -> Applied:
     """max(x, 0); the gradient at 0 is 0."""
     y = g("Relu", x, shape=x.shape)
@@ -105,7 +110,7 @@ def silu(g: Graph, _: Any, x: Tensor) -> Applied:
     y = g.mul(x, s)
 
     def pull(dy: Tensor) -> Gradients:
-        return [g.mul(dy, g.add(s, g.sub(y, g.mul(y, s))))]
+        return [g.mul(dy, g.add(s, g.mul(y, g.sub(g.constant(1.0), s))))]
 
     return applied(y, pull)
 

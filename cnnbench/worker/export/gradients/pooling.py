@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnbench.worker.export.gradients.pointwise import not_negative
 from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Shape, applied
 from cnnbench.worker.export.graph import Graph, Tensor
 
@@ -30,6 +31,8 @@ def max_pool(
     sizes = [size or 0 for size in out[0][2:]]
     dims = zip(x.spatial(), sizes, kernel, stride, dilation, before, strict=True)
     after = [max(0, (o - 1) * s + d * (k - 1) + 1 - n - p) for n, o, k, s, d, p in dims]
+    if kernel == stride == [2, 2] and dilation == [1, 1] and not any((*before, *after)):
+        return _max_of_pairs(g, out[0], x)
     y, places = g.several(
         "MaxPool",
         x,
@@ -48,6 +51,29 @@ def max_pool(
         values = g("Reshape", dy, flat, shape=(None,))
         scattered = g("ScatterElements", zeros, to, values, shape=(None,), axis=0, reduction="add")
         return [g.reshape(scattered, x.shape)]
+
+    return applied(y, pull)
+
+
+def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> Applied:
+    """Windows of 2x2 side by side: the larger of two columns, then of two rows, whose gradients need no places.
+
+    Of two equal values the left and the upper one has the gradient, so that it is the first of the four.
+    """
+    (height, width), (rows, columns) = x.spatial(), (shape[2] or 0, shape[3] or 0)
+    wide = g("MaxPool", x, shape=(*shape[:2], height, columns), kernel_shape=[1, 2], strides=[1, 2])
+    y = g("MaxPool", wide, shape=shape, kernel_shape=[2, 1], strides=[2, 1])
+    sides = np.eye(2 * columns, width, dtype=np.float32).reshape(columns, 2, width)
+    left_over_right = g.constant((sides[:, 0] - sides[:, 1]).T.copy())
+    joined = g.constant(sides.transpose(1, 0, 2).reshape(2 * columns, width).copy())
+
+    def pull(dy: Tensor) -> Gradients:
+        upper = g.mul(dy, not_negative(g, g.sub(g.window(wide, [2], [0], [rows], [2]), y)))
+        halves = [g.reshape(half, (*shape[:3], 1, columns)) for half in (upper, g.sub(dy, upper))]
+        pairs = g.reshape(g.concat(halves, 3), (*shape[:2], 2 * rows, columns))
+        found = g.pad(pairs, [0, 0], [height - 2 * rows, 0])
+        left = g.mul(found, not_negative(g, g.matmul(x, left_over_right)))
+        return [g.matmul(g.concat([left, g.sub(found, left)], 3), joined)]
 
     return applied(y, pull)
 

@@ -11,7 +11,23 @@ class NoRule(Exception):
 
 
 Shape = tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A gradient that is `rest` (N, C, ...) times `factor` (1, C, 1...), one number for each channel."""
+
+    rest: Tensor
+    factor: Tensor
+
+
 Gradients = Sequence[Tensor | None]
+Pulled = Sequence[Tensor | Scaled | None]
+
+
+def whole(g: Graph, gradient: Tensor | Scaled) -> Tensor:
+    """The gradient itself."""
+    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, Scaled) else gradient
 
 
 @dataclass(frozen=True)
@@ -19,9 +35,11 @@ class Applied:
     """An operator that was written into the graph."""
 
     outputs: Sequence[Tensor]
-    pull: Callable[[Gradients], Gradients]
+    pull: Callable[[Gradients], Pulled]
     """From the loss's gradients of the outputs (None where there is none) to those of the operator's tensor arguments,
     in the order of the arguments, those in lists included; None for what does not vary or has no gradient."""
+    pull_scaled: Callable[[Scaled], Gradients] | None = None
+    """The same of its only output's gradient, where the factor need not be multiplied into it."""
 
 
 Rule = Callable[..., Applied]

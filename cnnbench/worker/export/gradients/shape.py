@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Shape, applied
+from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Shape, applied, whole
 from cnnbench.worker.export.graph import Graph, Tensor
 
 
@@ -58,7 +58,7 @@ def stack(g: Graph, out: Any, parts: Sequence[Tensor], axis: int = 0) -> Applied
 
     def pull(dy: Tensor) -> Gradients:
         found = joined.pull([dy])
-        return [None if d is None else g.reshape(d, part.shape) for d, part in zip(found, parts, strict=True)]
+        return [None if d is None else g.reshape(whole(g, d), part.shape) for d, part in zip(found, parts, strict=True)]
 
     return applied(joined.outputs[0], pull)
 
