@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -153,8 +153,8 @@ def test_a_convolution_takes_a_gradient_whose_factor_is_still_to_come(case: Conv
     g = Graph()
     inputs = [replace(g.input(name, _unknown(t.shape, name == "x")), varies=True) for name, t in arguments.items()]
     pull = RULES["aten.conv2d.default"](g, [], *inputs, *([] if has_bias else [None]), **options).pull_scaled
-    assume(pull is not None)
-    assert pull is not None
+    if pull is None:
+        reject()
     pulled = pull(Scaled(g.input("rest", _unknown(rest.shape, True)), g.input("factor", tuple(factor.shape))))
     feed = {name: t.numpy() for name, t in (arguments | {"rest": rest, "factor": factor}).items()}
     for ours, theirs in zip(computed(g, [t for t in pulled if t], feed), expected, strict=True):

@@ -63,11 +63,6 @@ STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""
 
 
-def not_negative(g: Graph, x: Tensor) -> Tensor:
-    """1.0 where x >= 0, else 0.0, in one pass."""
-    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=1.0)
-
-
 def relu(g: Graph, _: Any, x: Tensor) -> Applied:
     """max(x, 0); the gradient at 0 is 0."""
     y = g("Relu", x, shape=x.shape)
@@ -77,6 +72,11 @@ def relu(g: Graph, _: Any, x: Tensor) -> Applied:
 def _positive(g: Graph, x: Tensor) -> Tensor:
     """1.0 where x > 0, else 0.0: a steep line within [0, 1], for which one pass suffices."""
     return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=0.0)
+
+
+def not_negative(g: Graph, x: Tensor) -> Tensor:
+    """1.0 where x >= 0, else 0.0, likewise."""
+    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=1.0)
 
 
 def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) -> Applied:
