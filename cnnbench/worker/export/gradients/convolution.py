@@ -79,9 +79,9 @@ def convolution(
     s = _settings(w, stride, padding, dilation, groups)
     y = forward(g, x, w, b, s)
 
-    def pull(dy: Tensor, kernels: Tensor = w) -> Gradients:
+    def pull(dy: Tensor) -> Gradients:
         found: list[Tensor | None] = [
-            input_gradient(g, dy, x, kernels, s) if x.varies else None,
+            input_gradient(g, dy, x, w, s) if x.varies else None,
             weight_gradient(g, dy, x, w, s) if w.varies else None,
         ]
         if b is not None:
@@ -90,9 +90,15 @@ def convolution(
 
     def pull_scaled(dy: Scaled) -> Gradients:
         """The factor multiplies the weight and its gradient, which are smaller than dy."""
-        factor = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
-        dx, *others = pull(dy.rest, g.mul(w, factor) if x.varies else w)
-        return [dx, *(d and g.mul(d, g.reshape(factor, (w.known(0), *(1 for _ in d.shape[1:])))) for d in others)]
+        of_kernels = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
+        found: list[Tensor | None] = [
+            input_gradient(g, dy.rest, x, g.mul(w, of_kernels), s) if x.varies else None,
+            g.mul(weight_gradient(g, dy.rest, x, w, s), of_kernels) if w.varies else None,
+        ]
+        if b is not None:
+            total = g.mul(g.sum(dy.rest, [0, *range(2, y.ndim)]), g.reshape(dy.factor, b.shape))
+            found.append(total if b.varies else None)
+        return found
 
     is_light = math.prod(map(w.known, range(1, w.ndim))) <= LIGHT * math.prod(y.spatial())
     return replace(applied(y, pull), pull_scaled=pull_scaled if is_light else None)
