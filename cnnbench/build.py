@@ -1,10 +1,13 @@
-"""An artifact, from the cache or built in a child process."""
+"""Artifacts and training steps, from the cache or built in a child process."""
 
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from cnnbench import artifact, machine
 from cnnbench.case import Case, ModelSpec
@@ -23,11 +26,57 @@ from cnnbench.messages import (
 )
 from cnnbench.process import HERE, Interpreter, Worker
 from cnnbench.record import ArtifactFacts, Parity, StepFacts
+from cnnbench.template import Template, start_template
 
 LIMIT_S = 600.0
 """The longest that building one artifact may take."""
 LARGEST_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
+
+Start = Callable[[Path], Worker]
+"""Starts a worker that logs to a file."""
+
+
+def start_worker(log: Path) -> Worker:
+    """A worker that imports for itself what it needs."""
+    return Worker(log, machine.usable_threads(), LIMIT_S)
+
+
+class Builders:
+    """Starts workers that build: forked from one process that has imported all of it, which takes as long as a build.
+
+    For several builds one after the other; the process ends with `close`.
+    """
+
+    def __init__(self) -> None:
+        self._templates: dict[Interpreter, Template | None] = {}
+
+    def starter(self, interpreter: Interpreter = HERE) -> Start:
+        """What starts a worker in the interpreter; the first one imports."""
+        return partial(self._start, interpreter)
+
+    def _start(self, interpreter: Interpreter, log: Path) -> Worker:
+        threads = machine.usable_threads()
+        if interpreter not in self._templates:
+            template_log = log.with_name(f"template-{log.name}")
+            self._templates[interpreter] = start_template(template_log, threads, LIMIT_S, interpreter, "build")
+        template = self._templates[interpreter]
+        return template.start(log) if template else Worker(log, threads, LIMIT_S, interpreter=interpreter)
+
+    def close(self) -> None:
+        """End what workers were forked from."""
+        for template in self._templates.values():
+            if template is not None:
+                template.close()
+        self._templates.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
@@ -44,19 +93,19 @@ def found_artifact(folder: Path) -> ArtifactFacts | None:
     return facts if facts is not None and facts.onnx_error is None else None
 
 
-def build_artifact(spec: ModelSpec, run_id: str, log: Path) -> ArtifactFacts:
+def build_artifact(spec: ModelSpec, run_id: str, log: Path, start: Start = start_worker) -> ArtifactFacts:
     """Have a worker build the model's artifact.
 
     Raises ModelError for a model that cannot be built or run, WorkerError if the worker fails.
     """
     key = artifact.key_of(spec, run_id)
-    return build_into(Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key))), log)
+    return build_into(Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key))), log, start)
 
 
-def build_into(request: Build, log: Path, interpreter: Interpreter = HERE) -> ArtifactFacts:
+def build_into(request: Build, log: Path, start: Start) -> ArtifactFacts:
     """Have a worker fill the artifact's folder; raises as `build_artifact` does."""
     folder = Path(request.folder)
-    with Worker(log, machine.usable_threads(), LIMIT_S, interpreter=interpreter) as worker:
+    with start(log) as worker:
         try:
             return worker.ask(request, ArtifactFacts)
         finally:
@@ -71,19 +120,19 @@ def find_step(folder: Path) -> StepFacts | None:
     return facts if facts is not None and facts.error is None else None
 
 
-def build_step(spec: ModelSpec, folder: Path, log: Path, interpreter: Interpreter = HERE) -> StepFacts:
+def build_step(spec: ModelSpec, folder: Path, log: Path, start: Start = start_worker) -> StepFacts:
     """Have a worker export and prove the training step that is timed, into the artifact's folder.
 
     Raises WorkerError if the worker fails.
     """
-    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log, interpreter)
+    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log, start)
 
 
 def export_step(
-    spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path, interpreter: Interpreter = HERE
+    spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path, start: Start = start_worker
 ) -> StepFacts:
     """Have a worker export and prove a training step, into any file."""
-    with Worker(log, machine.usable_threads(), LIMIT_S, interpreter=interpreter) as worker:
+    with start(log) as worker:
         return worker.ask(
             BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
         )
@@ -97,9 +146,10 @@ Around = Callable[[], AbstractContextManager[object]]
 class Artifacts:
     """What a run needs of the cache: each artifact and training step is looked for once, and built if it is not there.
 
-    What cannot be built is not tried again.
+    What cannot be built is not tried again. Whoever makes one closes its `builders`.
     """
 
+    builders: Builders = field(default_factory=Builders)
     _facts: dict[Path, ArtifactFacts | str] = field(default_factory=dict)
     _steps: dict[Path, StepFacts] = field(default_factory=dict)
 
@@ -113,7 +163,7 @@ class Artifacts:
             if known is None:
                 try:
                     with around():
-                        known = build_into(request, log, interpreter)
+                        known = build_into(request, log, self.builders.starter(interpreter))
                 except CnnbenchError as error:
                     known = str(error)
             self._facts[folder] = known
@@ -128,7 +178,7 @@ class Artifacts:
             if known is None:
                 try:
                     with around():
-                        known = build_step(spec, folder, log, interpreter)
+                        known = build_step(spec, folder, log, self.builders.starter(interpreter))
                 except CnnbenchError as error:
                     known = StepFacts(error=str(error))
             self._steps[folder] = known

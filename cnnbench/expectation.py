@@ -18,6 +18,8 @@ from cnnbench import artifact, counts, walk
 from cnnbench.archs import catalogue
 from cnnbench.archs.step_memory import step_memory
 from cnnbench.build import (
+    Builders,
+    Start,
     build_artifact,
     build_step,
     describe_graph,
@@ -175,9 +177,10 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
     for case in suite.cases:
         by_model.setdefault(case.spec, []).append(case)
     models = {}
-    for spec, cases in by_model.items():
-        on_model(_name(spec))
-        models[_name(spec)] = _figures(spec, cases)
+    with Builders() as builders:
+        for spec, cases in by_model.items():
+            on_model(_name(spec))
+            models[_name(spec)] = _figures(spec, cases, builders.starter())
     return Expectation(versions=_versions(), models=models)
 
 
@@ -190,18 +193,18 @@ def _name(spec: ModelSpec) -> str:
     return spec.label + (f"/s{spec.seed}" if spec.seed else "")
 
 
-def _figures(spec: ModelSpec, cases: list[Case]) -> ModelFigures:
+def _figures(spec: ModelSpec, cases: list[Case], start: Start) -> ModelFigures:
     run_id = uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as logs:
         try:
-            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log")
+            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log", start)
             summary = counts.summary(spec, facts.witnesses)
             return ModelFigures(
                 params=summary.params,
                 macs=summary.macs,
                 disagreements=summary.disagreements,
                 inference=_inference(spec, facts, Path(logs)),
-                training=_training(spec, facts, cases, Path(logs)),
+                training=_training(spec, facts, cases, Path(logs), start),
                 step_peak_bytes=_step_peaks(spec, cases),
             )
         finally:
@@ -215,11 +218,13 @@ def _inference(spec: ModelSpec, facts: ArtifactFacts, logs: Path) -> GraphFigure
     return _graph(folder / artifact.GRAPH, prove_graph(spec, folder, logs / "prove.log"), logs)
 
 
-def _training(spec: ModelSpec, facts: ArtifactFacts, cases: list[Case], logs: Path) -> GraphFigures | None:
+def _training(
+    spec: ModelSpec, facts: ArtifactFacts, cases: list[Case], logs: Path, start: Start
+) -> GraphFigures | None:
     if not any(case.is_exported_step for case in cases):
         return None
     folder = artifact.folder_of(spec, facts.key)
-    step = find_step(folder) or build_step(spec, folder, logs / "step.log")
+    step = find_step(folder) or build_step(spec, folder, logs / "step.log", start)
     return None if step.error is not None else _graph(folder / artifact.STEP, step.parity, logs)
 
 

@@ -133,11 +133,16 @@ class Described(Frozen):
     """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
 
 
+Purpose = Literal["run", "build"]
+"""Of a process: to run a model in PyTorch, or to build an artifact."""
+
+
 class Preload(Frozen):
-    """Import PyTorch, so that processes can be forked in which it is there."""
+    """Import PyTorch and what else the purpose needs, so that processes can be forked in which it is there."""
 
     op: Literal["preload"] = "preload"
     threads: int
+    purpose: Purpose = "run"
 
 
 class Fork(Frozen):

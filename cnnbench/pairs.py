@@ -1,7 +1,6 @@
 """Pairs of launches, measured with real workers: both arms alive and in turn, each launch a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
@@ -12,14 +11,13 @@ from cnnbench import artifact, machine
 from cnnbench.arms import Arm
 from cnnbench.build import Artifacts
 from cnnbench.case import Case, Frozen, ModelSpec
-from cnnbench.errors import WorkerError
 from cnnbench.gate import ArmName, Duel, Paired, Stage
 from cnnbench.messages import Build
 from cnnbench.process import Interpreter
 from cnnbench.race import Entry, Outcome, run_race
 from cnnbench.record import LEAST_TURNS, ArtifactFacts, Launch, Ran, StepFacts
 from cnnbench.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
-from cnnbench.template import CAN_FORK, Template, starter
+from cnnbench.template import Template, start_template, starter
 from cnnbench.validity import status_of
 
 MOST_PADDING = 4096
@@ -116,6 +114,7 @@ class Pairs:
     def close(self) -> None:
         """End all processes, and delete what only this gate could use."""
         self._forget_templates(-1)
+        self.artifacts.builders.close()
         for key, spec in self.own_models.items():
             artifact.remove(spec, key)
 
@@ -170,7 +169,7 @@ class Pairs:
         arm, case = self._arm(name), self._case(duel, name)
         threads = case.threads or machine.usable_threads()
         padded = _padded(arm.interpreter, self.rng)
-        template = self._template(arm, threads, number) if CAN_FORK else None
+        template = self._template(arm, threads, number)
         return Entry(
             case,
             self.folder(arm, case.spec),
@@ -190,10 +189,8 @@ class Pairs:
         """What PyTorch's workers of this pair are forked from: arms of one environment share where libraries lie."""
         key = (arm.source, threads, number)
         if key not in self.templates:
-            self.templates[key] = None
-            with suppress(WorkerError):  # then each worker imports for itself
-                log_file = self.logs / f"template-{arm.name}.log"
-                self.templates[key] = Template(log_file, threads, self.limit_s, _padded(arm.interpreter, self.rng))
+            log = self.logs / f"template-{arm.name}.log"
+            self.templates[key] = start_template(log, threads, self.limit_s, _padded(arm.interpreter, self.rng))
         return self.templates[key]
 
     def _forget_templates(self, number: int) -> None:

@@ -34,7 +34,7 @@ class Interpreter:
     """Where they are started, which comes first among the places of modules; the parent's own folder if None."""
     paths: tuple[Path, ...] = ()
     """The places of modules that come next."""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Environment variables beside the parent's."""
 
     @property

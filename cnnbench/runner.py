@@ -29,7 +29,7 @@ from cnnbench.race import NARROW_HALF_WIDTH, Entry, Outcome, run_race
 from cnnbench.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status, StepFacts
 from cnnbench.store import Store
 from cnnbench.suite import Suite
-from cnnbench.template import CAN_FORK, Template, starter
+from cnnbench.template import Template, start_template, starter
 from cnnbench.validity import status_of
 from cnnbench.why import telling
 
@@ -148,6 +148,7 @@ class _Runner:
 
     def close(self) -> None:
         """End what was started for several races."""
+        self.artifacts.builders.close()
         for template in self.templates.values():
             if template is not None:
                 template.close()
@@ -338,9 +339,7 @@ class _Runner:
         if key not in self.templates:
             on_turn("importing PyTorch")
             log = self.store.logs / f"template-{threads}-{launch}.log"
-            self.templates[key] = None
-            with contextlib.suppress(WorkerError):  # then each worker imports for itself
-                self.templates[key] = Template(log, threads, self.suite.limit_s) if CAN_FORK else None
+            self.templates[key] = start_template(log, threads, self.suite.limit_s)
         return self.templates[key]
 
     def _log(self, spec: ModelSpec, what: str) -> Path:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.messages import Fork, Forked, Loaded, Preload, Reap, Reaped
+from cnnbench.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
 from cnnbench.process import HERE, Interpreter, Worker
 from cnnbench.runtime import runs_in_torch
 
@@ -28,8 +28,10 @@ CAN_FORK = sys.platform == "linux"
 class Template:
     """A worker that only forks."""
 
-    def __init__(self, log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE) -> None:
-        """Start it and have it import PyTorch. Raises WorkerError if it cannot be forked."""
+    def __init__(
+        self, log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE, purpose: Purpose = "run"
+    ) -> None:
+        """Start it and have it import what the purpose needs. Raises WorkerError if it cannot be forked."""
         self.threads, self.limit_s = threads, limit_s
         self._worker = Worker(log, threads, limit_s, interpreter=interpreter)
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")  # the address of a socket must be short
@@ -39,7 +41,7 @@ class Template:
         self._listener.listen()
         self._listener.settimeout(limit_s)
         try:
-            self._worker.ask(Preload(threads=threads), Loaded)
+            self._worker.ask(Preload(threads=threads, purpose=purpose), Loaded)
         except BaseException:
             self.close()
             raise
@@ -67,6 +69,16 @@ class Template:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def start_template(
+    log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE, purpose: Purpose = "run"
+) -> Template | None:
+    """A template; None where processes cannot be forked, so that each imports for itself."""
+    if CAN_FORK:
+        with contextlib.suppress(WorkerError):
+            return Template(log, threads, limit_s, interpreter, purpose)
+    return None
 
 
 def starter(

@@ -147,7 +147,7 @@ class Worker:
 
                 return describe(Path(request.file))
             case Preload():
-                import_s = preload()
+                import_s = preload(request.purpose)
                 forking.check_can_fork()
                 return Loaded(import_s=import_s)
             case Fork():

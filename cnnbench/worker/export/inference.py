@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cnnbench.worker.export.out_of_place import out_of_place
+
 INPUT, OUTPUT = "images", "logits"
 EXPORT_BATCH = 2
 """Not 0 or 1, which the exporter would take for constants."""
@@ -25,7 +27,7 @@ def trace(module: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -> torch.
     assert x.shape[0] == EXPORT_BATCH or not dynamic_batch
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), out_of_place(module):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,

@@ -26,6 +26,7 @@ from cnnbench.worker.export.gradients import RULES
 from cnnbench.worker.export.gradients.rule import Applied, NoRule, Pulled, Scaled, Shape, whole
 from cnnbench.worker.export.graph import Graph, Tensor
 from cnnbench.worker.export.optimizers import update
+from cnnbench.worker.export.out_of_place import out_of_place
 from cnnbench.worker.export.step_names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP
 
 METADATA = "cnnbench.training_step"
@@ -80,14 +81,12 @@ def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
     module = copy.deepcopy(module).train()
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.modules.dropout._DropoutNd):
-                child.inplace = False
-            elif type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
+            if type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
                 setattr(parent, name, RowDropout(float(str(child.p))))
     batch = torch.export.Dim("batch", min=1)
     labels = torch.zeros(len(images), dtype=torch.long)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), out_of_place(module):
             warnings.simplefilter("ignore")
             program = torch.export.export(
                 _Loss(module), (images, labels), dynamic_shapes=({0: batch}, {0: batch}), strict=False

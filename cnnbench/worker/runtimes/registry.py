@@ -3,11 +3,14 @@
 import importlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cnnbench.archs import catalogue
 from cnnbench.case import Case
 from cnnbench.errors import WorkerError
+from cnnbench.messages import Purpose
 from cnnbench.record import ArtifactFacts
 from cnnbench.runtime import others, runtimes, split
 from cnnbench.worker.parity import Array
@@ -15,16 +18,30 @@ from cnnbench.worker.runtimes.base import Runtime
 
 COMPILER = "torch._dynamo"
 """Of torch.compile; the first optimizer imports it too, which takes a second."""
-FORKED_WITH = ("torch", COMPILER, "torchvision")
+RUNNING = ("torch", COMPILER, "torchvision")
+PRELOADED: Mapping[Purpose, tuple[str, ...]] = MappingProxyType(
+    {
+        "run": RUNNING,
+        # Not ONNX Runtime, which starts a thread when it is imported; and then nothing could be forked.
+        "build": (
+            *RUNNING,
+            "onnx",
+            "onnxscript.function_libs.torch_lib.ops",
+            "fvcore.nn",
+            "cnnbench.worker.artifact",
+            "cnnbench.worker.export.training",
+        ),
+    }
+)
 """What processes that are forked find imported."""
 
 _import_s: dict[str, float] = {}
 """How long importing each library took, in this process or in the one that it was forked from."""
 
 
-def preload() -> float:
-    """Import what most models need in PyTorch; in seconds."""
-    return sum(_imported(library) for library in FORKED_WITH)
+def preload(purpose: Purpose) -> float:
+    """Import what most models need for the purpose; in seconds."""
+    return sum(_imported(library) for library in PRELOADED[purpose])
 
 
 def import_libraries(case: Case, threads: int) -> float:
