@@ -21,7 +21,7 @@ LEAST_MACS = 50e6
 """Calls with less work than this are mostly overhead and tell nothing of the rate."""
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
-WARMUP_CALLS = 4
+WARMUP_CALLS = 7
 LEAST_SCALE = 0.25
 """Cases are not measured with less than this share of their own budgets; rather, the last ones are left for later."""
 OVERDRAFT = 0.1

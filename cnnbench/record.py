@@ -4,6 +4,7 @@ Schema history (a reader accepts its own version and older ones):
     1   first version
     2   several launches per case, each with its race and what really ran; turns that were disturbed; layouts
     3   exported training steps
+    4   the golden images that a training step is proved on
 """
 
 import math
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from cnnbench.case import Case, Frozen
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
 """
@@ -126,8 +127,10 @@ class StepFacts(Frozen):
     """Why there is no step, where it cannot be exported: the operator, and where it stands."""
     onnx_bytes: int | None = None
     nodes: int | None = None
+    first_image: int = 0
+    """Of the golden images that it was proved on; each launch is proved on the same."""
     losses: list[float] = []
-    """Of consecutive steps on the golden images with nothing dropped, in float64 by torch and its optimizer."""
+    """Of consecutive steps on these images with nothing dropped, in float64 by torch and its optimizer."""
     loss_limit: float = 0.0
     """How far from these, relative to the first, a float32 run may be."""
     parity: list[Parity] = []
@@ -260,7 +263,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = 4
     id: str
     case: Case
     status: Status

@@ -1,10 +1,15 @@
-"""Labels for golden images, the same with and without torch."""
+"""Golden images and labels that a training step is proved on, the same with and without torch."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 PROOF_IMAGES = 4
 """Golden images of which a training step is proved."""
+
+
+def proof_images(golden: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+    """Those of the golden images (N, C, H, W) that a step is proved on, from the given one on."""
+    return golden[first : first + PROOF_IMAGES]
 
 
 def labels_for(count: int, classes: int, seed: int) -> NDArray[np.int64]:

@@ -281,7 +281,7 @@ class OpenCase:
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
 
     def _own_proof(self) -> list[Parity]:
-        return self.runtime.own_proof(self.golden["images"][:PROOF_IMAGES]) or []
+        return self.runtime.own_proof(self.golden["images"]) or []
 
     def _prove(self, batch: slice) -> Parity:
         y = self.runtime.predict(self.golden["images"][batch])

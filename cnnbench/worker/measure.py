@@ -18,7 +18,9 @@ WINDOW = 5
 """Calls in each of the two windows that are compared to find the steady state."""
 SAME_WITHIN = 0.01
 LEAST_WARMUP_S = 0.5
-LEAST_WARMUP_CALLS = 3
+LEAST_WARMUP_CALLS = 6
+"""However slow: over the first three of EfficientNet-B0's training steps eager PyTorch took 1.3 times as long as from
+the sixth on, ONNX Runtime as long as ever (batch 8, five launches), so that fewer flatter what settles sooner."""
 WAKE_BELOW_S = 0.1
 """Shorter calls are made once, uncounted, at the start of a turn: a worker that was stopped finds its caches filled by
 others, and filling them again takes a few milliseconds."""
@@ -102,7 +104,7 @@ def warm_up(
     *,
     least_calls: int = 0,
 ) -> WarmUp:
-    """Call until the times are steady and half a second has gone by, or until the limit; three calls at least.
+    """Call until the times are steady and half a second has gone by, or until the limit; six calls at least.
 
     Where `least_calls` are asked for, to make as many as others, these are enough, without the half second.
     """

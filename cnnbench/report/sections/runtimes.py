@@ -10,6 +10,7 @@ from cnnbench.report.charts import FAINT, ROW, WIDTH, Chart, colours
 from cnnbench.report.display import ratio_text
 from cnnbench.report.page import Section
 from cnnbench.report.sections.sources import Sources, shown_legend
+from cnnbench.stats import Estimate, geometric_mean
 
 
 def section(sources: Sources) -> Section | None:
@@ -33,11 +34,16 @@ def section(sources: Sources) -> Section | None:
 def _summary(how: str, workload: str, rows: pd.DataFrame) -> str:
     """What the ratios of one runtime come to, in a sentence."""
     faster, slower = int((rows["speedup_low"] > 1).sum()), int((rows["speedup_high"] < 1).sum())
-    mean = math.exp(sum(map(math.log, rows["speedup"])) / len(rows))
+    mean = geometric_mean(list(map(_estimate, rows["speedup"], rows["speedup_low"], rows["speedup_high"])))
     return (
         f"{workload.capitalize()}, {how}: faster than PyTorch eager in {faster} of {len(rows)} cases, slower in "
-        f"{slower}, not told apart in {len(rows) - faster - slower}; the geometric mean of the ratios is ×{mean:.2f}."
+        f"{slower}, not told apart in {len(rows) - faster - slower}; the geometric mean of the ratios is "
+        f"{ratio_text(mean.value, mean.low, mean.high)}."
     )
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value) if math.isnan(low) or math.isnan(high) else Estimate(value, low, high)
 
 
 def _chart(workload: str, rows: pd.DataFrame, hows: list[str]) -> Chart:

@@ -65,6 +65,7 @@ class Graph:
     """What outputs are called, by what they were called first."""
     _with_axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """Scalars that were given axes, by their names and how many."""
+    _batch_size: Tensor | None = None
     _count: int = 0
 
     def __call__(self, operator: str, *inputs: Tensor | str, shape: Sequence[Size], **attributes: Any) -> Tensor:
@@ -233,10 +234,12 @@ class Graph:
         return self("Where", condition, x, other, shape=x.shape)
 
     def batch_size(self, x: Tensor) -> Tensor:
-        """The number of images () float32, from a tensor whose first axis they are."""
-        size = self("Shape", x, shape=(1,), start=0, end=1)
-        scalar = self("Squeeze", size, shape=())
-        return self("Cast", scalar, shape=(), to=TensorProto.FLOAT)
+        """The number of images () float32, from a tensor whose first axis they are; written once."""
+        if self._batch_size is None:
+            size = self("Shape", x, shape=(1,), start=0, end=1)
+            scalar = self("Squeeze", size, shape=())
+            self._batch_size = self("Cast", scalar, shape=(), to=TensorProto.FLOAT)
+        return self._batch_size
 
 
 def broadcast(a: Tensor, b: Tensor) -> tuple[Size, ...]:

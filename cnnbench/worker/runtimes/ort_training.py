@@ -13,7 +13,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.messages import TIMED_LEARNING_RATE
 from cnnbench.record import ArtifactFacts, Parity
 from cnnbench.runtime import split
-from cnnbench.worker.golden_labels import labels_for
+from cnnbench.worker.golden_labels import labels_for, proof_images
 from cnnbench.worker.measure import Phases
 from cnnbench.worker.parity import Array, compare_losses
 from cnnbench.worker.runtimes.ort import Ort
@@ -46,12 +46,13 @@ class OrtTraining(Ort):
         self.steps.step()
 
     def own_proof(self, golden: Array) -> list[Parity]:
-        """The losses of consecutive steps on golden images (N, C, H, W) from the artifact's weights, against float64's.
+        """The losses of consecutive steps on some golden images, from the artifact's weights, against float64's.
 
         A wrong gradient or update shows in the second. The case's own state begins anew afterwards.
         """
         self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=False)
-        self.steps.bind(golden, labels_for(len(golden), self.classes, self.case.spec.seed))
+        images = proof_images(golden, self.facts.first_image)
+        self.steps.bind(images, labels_for(len(images), self.classes, self.case.spec.seed))
         losses = []
         for _ in self.facts.losses:
             self.steps.step()

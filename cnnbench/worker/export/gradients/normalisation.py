@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cnnbench.worker.export.gradients.rule import Applied, Gradients, NoRule, Pulled, Scaled, applied
 from cnnbench.worker.export.graph import Graph, Size, Tensor
 
@@ -31,7 +33,7 @@ def batch_norm(
     channels = x.known(1)
     per_channel = (1, channels, *(1 for _ in x.shape[2:]))
     axes = [0, *range(2, x.ndim)]
-    values = g.mul(g.batch_size(x), float(math.prod(x.spatial())))
+    values = g.mul(g.constant(np.full((1,) * x.ndim, math.prod(x.spatial()), np.float32)), g.batch_size(x))
     mean = g.mean(x, axes, keep=True)
     centred = g.sub(x, mean)
     variance = g.mean(g.mul(centred, centred), axes, keep=True)
