@@ -6,14 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from cnnbench import artifact, machine
 from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import CnnbenchError
 from cnnbench.messages import (
-    TIMED_OPTIMIZER,
     Build,
     BuildStep,
     Describe,
@@ -22,8 +19,8 @@ from cnnbench.messages import (
     Loaded,
     Open,
     Opened,
-    Optimizer,
 )
+from cnnbench.optimizer import TIMED_OPTIMIZER, Optimizer
 from cnnbench.process import HERE, Interpreter, Worker
 from cnnbench.record import ArtifactFacts, Parity, StepFacts
 from cnnbench.template import Template, start_template
@@ -69,14 +66,6 @@ class Builders:
             if template is not None:
                 template.close()
         self._templates.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:

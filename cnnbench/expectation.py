@@ -5,6 +5,7 @@ not, so of that only the class is compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,7 +178,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
     for case in suite.cases:
         by_model.setdefault(case.spec, []).append(case)
     models = {}
-    with Builders() as builders:
+    with closing(Builders()) as builders:
         for spec, cases in by_model.items():
             on_model(_name(spec))
             models[_name(spec)] = _figures(spec, cases, builders.starter())

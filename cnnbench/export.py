@@ -9,7 +9,7 @@ from cnnbench import artifact
 from cnnbench.build import build_artifact, export_step, find_artifact, forget_artifact, prove_graph
 from cnnbench.case import Frozen, ModelSpec
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.messages import Optimizer
+from cnnbench.optimizer import Optimizer
 from cnnbench.record import Parity
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -23,7 +23,7 @@ def request(key: str) -> Build:
 
 @pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone")
 def test_builders_are_forks_of_one_process_that_ends_with_them(tmp_path: Path) -> None:
-    with Builders() as builders:
+    with closing(Builders()) as builders:
         start = builders.starter()
         with start(tmp_path / "one.log") as one, start(tmp_path / "other.log") as other:
             (parent,) = {psutil.Process(worker.pid).ppid() for worker in (one, other)}
@@ -34,7 +34,7 @@ def test_builders_are_forks_of_one_process_that_ends_with_them(tmp_path: Path) -
 def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_path: Path) -> None:
     alone, forked = request("alone"), request("forked")
     facts = [build_into(alone, tmp_path / "alone.log", start_worker)]
-    with Builders() as builders:
+    with closing(Builders()) as builders:
         facts.append(build_into(forked, tmp_path / "forked.log", builders.starter()))
     first, second = (each.model_copy(update={"key": "", "seconds": {}}) for each in facts)
     assert first == second
@@ -54,7 +54,7 @@ def test_what_cannot_be_built_is_told_and_not_tried_again(tmp_path: Path) -> Non
         yield
 
     artifacts = Artifacts()
-    with artifacts.builders:
+    with closing(artifacts.builders):
         found = [artifacts.artifact(asked, tmp_path / "build.log", around=around) for _ in range(2)]
     assert found[0] == found[1]
     assert "expected a torchvision classifier" in str(found[0])

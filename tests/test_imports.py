@@ -19,7 +19,7 @@ LAYERS = [
     {"runtime"},
     {"case"},
     {"gate"},
-    {"dataset"},
+    {"dataset", "optimizer"},
     {"suite_file", "suite", "record", "ceilings", "layer_profile", "prices"},
     {"artifact", "counts", "messages", "validity", "datasheet"},
     {"machine", "process", "template", "disturbance"},

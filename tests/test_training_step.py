@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cnnbench.case import ModelSpec
-from cnnbench.messages import TIMED_LEARNING_RATE, Optimizer
+from cnnbench.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.record import StepFacts
 from cnnbench.worker import golden, models, step
 from cnnbench.worker.export import gradients, inference, training

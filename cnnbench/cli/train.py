@@ -33,7 +33,7 @@ WeightDecay = Annotated[float, typer.Option(min=0.0, help="Of either; added to t
 
 def optimizer_of(name: OptimizerName, momentum: float, weight_decay: float) -> Any:
     """The optimizer that the command line names."""
-    from cnnbench.messages import Optimizer
+    from cnnbench.optimizer import Optimizer
 
     kept = 0.0 if name is OptimizerName.adam else momentum
     return Optimizer(name=name.value, momentum=kept, weight_decay=weight_decay)

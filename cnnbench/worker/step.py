@@ -17,7 +17,8 @@ from torch import nn
 
 from cnnbench.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, read_facts
 from cnnbench.errors import WorkerError
-from cnnbench.messages import TIMED_LEARNING_RATE, BuildStep, Optimizer
+from cnnbench.messages import BuildStep
+from cnnbench.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.record import Parity, StepFacts
 from cnnbench.worker import models
 from cnnbench.worker.export.training import CannotExport, export_step

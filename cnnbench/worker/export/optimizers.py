@@ -1,6 +1,6 @@
 """What an optimizer does with a gradient, as torch.optim computes it, in ONNX nodes."""
 
-from cnnbench.messages import Optimizer
+from cnnbench.optimizer import Optimizer
 from cnnbench.worker.export.graph import Graph, Tensor
 
 

@@ -20,7 +20,7 @@ from torch import fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from cnnbench.errors import WorkerError
-from cnnbench.messages import Optimizer
+from cnnbench.optimizer import Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.gradients import RULES
 from cnnbench.worker.export.gradients.rule import Applied, NoRule, Pulled, Scaled, Shape, whole

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnbench.artifact import WEIGHTS
 from cnnbench.case import Case, Layout
 from cnnbench.errors import WorkerError
-from cnnbench.messages import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
+from cnnbench.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.record import ArtifactFacts, Memory, Ran
 from cnnbench.worker import models
 from cnnbench.worker.golden_labels import labels_for

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from cnnbench.artifact import STEP, WEIGHTS, read_step
 from cnnbench.case import Case
 from cnnbench.errors import WorkerError
-from cnnbench.messages import TIMED_LEARNING_RATE
+from cnnbench.optimizer import TIMED_LEARNING_RATE
 from cnnbench.record import ArtifactFacts, Parity
 from cnnbench.runtime import split
 from cnnbench.worker.golden_labels import labels_for, proof_images
