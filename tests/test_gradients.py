@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cnnbench.worker.export.gradients import RULES
-from cnnbench.worker.export.gradients import convolution as conv
+from cnnbench.worker.export.gradients.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.export.gradients.convolution.settings import Settings
 from cnnbench.worker.export.gradients.rule import Applied, Scaled, whole
 from cnnbench.worker.export.graph import Graph, Tensor
 
@@ -167,7 +168,7 @@ def test_convolution_with_padding_by_name() -> None:
         check("aten.conv2d.padding", F.conv2d, x, w, None, [1, 1], padding)
 
 
-Formulation = Callable[[Graph, Tensor, Tensor, Tensor, conv.Settings], Tensor]
+Formulation = Callable[[Graph, Tensor, Tensor, Tensor, Settings], Tensor]
 """Writes into the graph, of dy, x and the weight, what it computes."""
 
 
@@ -176,17 +177,17 @@ def _forward(formulation: Callable[..., Tensor]) -> Formulation:
 
 
 FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]] = {
-    "by images": ("y", _forward(conv.forward_by_images), convolutions()),
-    "as one image": ("y", _forward(conv.forward_as_one_image), convolutions(groups=1)),
-    "bands": ("y", _forward(conv.forward_by_bands), convolutions(depthwise=True)),
-    "convolution": ("x", conv.input_gradient_by_convolution, convolutions(groups=1, longest_stride=1)),
-    "depthwise": ("x", conv.input_gradient_by_convolution, convolutions(depthwise=True, longest_stride=1)),
-    "transposed": ("x", conv.input_gradient_by_transposed_convolution, convolutions()),
-    "products": ("w", conv.weight_gradient_by_products, convolutions()),
-    "products of images": ("w", conv.weight_gradient_by_images, convolutions(groups=1, longest=1)),
-    "channels first": ("w", partial(conv.weight_gradient_by_convolution, place=0), convolutions(groups=1, within=True)),
-    "channels last": ("w", partial(conv.weight_gradient_by_convolution, place=2), convolutions(groups=1, within=True)),
-    "rows": ("w", conv.weight_gradient_by_rows, convolutions(depthwise=True, within=True)),
+    "by images": ("y", _forward(forward.by_images), convolutions()),
+    "as one image": ("y", _forward(forward.as_one_image), convolutions(groups=1)),
+    "bands": ("y", _forward(forward.by_bands), convolutions(depthwise=True)),
+    "convolution": ("x", input_gradient.by_convolution, convolutions(groups=1, longest_stride=1)),
+    "depthwise": ("x", input_gradient.by_convolution, convolutions(depthwise=True, longest_stride=1)),
+    "transposed": ("x", input_gradient.by_transposed_convolution, convolutions()),
+    "products": ("w", weight_gradient.by_products, convolutions()),
+    "products of images": ("w", weight_gradient.by_images, convolutions(groups=1, longest=1)),
+    "channels first": ("w", partial(weight_gradient.by_convolution, place=0), convolutions(groups=1, within=True)),
+    "channels last": ("w", partial(weight_gradient.by_convolution, place=2), convolutions(groups=1, within=True)),
+    "rows": ("w", weight_gradient.by_rows, convolutions(depthwise=True, within=True)),
 }
 """By name: whether it computes the output or the input's or the weight's gradient, and convolutions that it can do."""
 
@@ -196,7 +197,7 @@ FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]]
 def test_every_formulation_of_a_convolution_and_its_gradients(name: str, data: st.DataObject) -> None:
     what, formulation, cases = FORMULATIONS[name]
     x, w, _, options = data.draw(cases)
-    s = conv.Settings(tuple(w.shape[2:]), options["stride"], options["padding"], options["dilation"], options["groups"])
+    s = Settings(tuple(w.shape[2:]), options["stride"], options["padding"], options["dilation"], options["groups"])
     doubles = {"x": x.double().requires_grad_(), "w": w.double().requires_grad_()}
     y = F.conv2d(doubles["x"], doubles["w"], None, **options)
     dy = random(*y.shape, seed=3)
@@ -229,8 +230,8 @@ CHOSEN = {
 def test_the_formulation_is_chosen_by_the_shape(name: str) -> None:
     channels, kernels, kernel, size, groups = CHOSEN[name]
     what, formulation, _ = FORMULATIONS[name]
-    choice = {"y": _forward(conv.forward), "x": conv.input_gradient, "w": conv.weight_gradient}[what]
-    s = conv.Settings((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1), groups)
+    choice = {"y": _forward(forward.fastest), "x": input_gradient.fastest, "w": weight_gradient.fastest}[what]
+    s = Settings((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1), groups)
     written = []
     for chosen in (choice, formulation):
         g = Graph()
@@ -243,7 +244,7 @@ def test_the_formulation_is_chosen_by_the_shape(name: str) -> None:
 def test_the_input_s_gradient_of_heavy_weights_is_convolved_as_one_image() -> None:
     g = Graph()
     dy, x = (g.input(name, (None, 256, 14, 14)) for name in ("dy", "x"))
-    conv.input_gradient(g, dy, x, g.input("w", (256, 256, 3, 3)), conv.Settings((3, 3), (1, 1), (1, 1), (1, 1), 1))
+    input_gradient.fastest(g, dy, x, g.input("w", (256, 256, 3, 3)), Settings((3, 3), (1, 1), (1, 1), (1, 1), 1))
     (found,) = [node for node in g.nodes if node.op_type == "Conv"]
     assert {a.name: list(a.ints) for a in found.attribute}["kernel_shape"] == [1, 3, 3]
 

@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime as ort
 
 from cnnbench import machine
-from cnnbench.worker.export.gradients import convolution as conv
-from cnnbench.worker.export.gradients.convolution import Settings
+from cnnbench.worker.export.gradients.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.export.gradients.convolution.settings import Settings
 from cnnbench.worker.export.graph import Graph, Tensor
 
 Formulation = Callable[[Graph, Tensor, Tensor, Tensor, Settings], Tensor]
@@ -170,7 +170,7 @@ def _spread(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> tuple[Te
     per_group = w.known(0) // s.groups
     grouped = g.reshape(w, (s.groups, per_group, *w.shape[1:]))
     turned = g.reshape(g.transpose(grouped, [0, 2, 1, 3, 4]), (s.groups * w.known(1), per_group, *w.spatial()))
-    return g.pad(stuffed, before, after), conv.turned(g, turned)
+    return g.pad(stuffed, before, after), input_gradient.turned(g, turned)
 
 
 def _stuffed(g: Graph, x: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -205,7 +205,7 @@ def input_by_bands(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> T
     """Of a depthwise convolution with strides of 1."""
     margins = tuple(reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True))
     around = Settings(s.kernel, s.stride, margins, s.dilation, s.groups)
-    return conv.forward_by_bands(g, dy, conv.turned(g, w), None, around)
+    return forward.by_bands(g, dy, input_gradient.turned(g, w), None, around)
 
 
 def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -215,13 +215,13 @@ def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -
 
 GRADIENTS: dict[str, dict[str, Formulation]] = {
     "forward": {
-        "by images": forwards(conv.forward_by_images),
-        "as one image": where(is_plain, forwards(conv.forward_as_one_image)),
-        "by bands": where(is_depthwise, forwards(conv.forward_by_bands)),
+        "by images": forwards(forward.by_images),
+        "as one image": where(is_plain, forwards(forward.as_one_image)),
+        "by bands": where(is_depthwise, forwards(forward.by_bands)),
         "by rows": where(is_depthwise, depthwise_by_rows),
     },
     "input": {
-        "ConvTranspose": conv.input_gradient_by_transposed_convolution,
+        "ConvTranspose": input_gradient.by_transposed_convolution,
         "Conv, turned": input_by_convolution,
         "by bands": where(is_depthwise_in_steps_of_1, input_by_bands),
         "by rows": where(is_depthwise, input_by_rows),
@@ -229,11 +229,11 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
     "weight": {
         "exchanged Conv": where(is_plain, by_exchanged_convolution),
         "by windows": by_windows,
-        "by products": conv.weight_gradient_by_products,
-        "by images": where(is_plain_1x1, conv.weight_gradient_by_images),
-        "channels first": where(is_plain, partial(conv.weight_gradient_by_convolution, place=0)),
-        "channels last": where(is_plain, partial(conv.weight_gradient_by_convolution, place=2)),
-        "by rows": where(is_depthwise, conv.weight_gradient_by_rows),
+        "by products": weight_gradient.by_products,
+        "by images": where(is_plain_1x1, weight_gradient.by_images),
+        "channels first": where(is_plain, partial(weight_gradient.by_convolution, place=0)),
+        "channels last": where(is_plain, partial(weight_gradient.by_convolution, place=2)),
+        "by rows": where(is_depthwise, weight_gradient.by_rows),
         "by columns": where(is_depthwise, by_products_of_columns),
         "by sums": where(is_depthwise, by_sums),
     },
