@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import RunFolderError
+from cnnbench.record import SCHEMA_VERSION
 from cnnbench.store import RECORDS, Run, Store, read_run
 from cnnbench.suite import Suite, load_suite
 from tests.conftest import write_suite
@@ -69,7 +70,7 @@ def test_a_newer_schema_says_to_upgrade(tmp_path: Path, suite: Suite) -> None:
     lines[1]["status"] = "fine"
     file.write_text("\n".join(map(json.dumps, [*lines, json.loads(file.read_text().splitlines()[0])])))
     assert read_run(tmp_path / "run").unreadable == [
-        f"{file}: not read: line 1: schema 99 is newer than this cnnbench's 3; upgrade cnnbench; "
+        f"{file}: not read: line 1: schema 99 is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench; "
         "line 2: status: Input should be 'ok', 'noisy', 'invalid', 'failed' or 'unavailable'"
     ]
 

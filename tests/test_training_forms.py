@@ -189,8 +189,9 @@ def test_the_peak_of_a_real_training_step_is_the_formulas(
 def test_lenets_six_channels_which_the_library_pads_are_the_worst_case() -> None:
     memory = step_memory(ARCHS["lenet5"].network(), 64, "adam")
     measured = Training("lenet5", None, 64, "adam").peak()
-    assert may_be(memory, measured, 1.25)
-    assert not may_be(memory, measured, 1.25, error=-memory.saved)
+    most = 1.4  # 1.18 was seen with AVX-512, 1.30 with AVX2, for which the library chooses other blocks
+    assert may_be(memory, measured, most)
+    assert not may_be(memory, measured, most, error=-memory.saved)
 
 
 def test_what_is_held_grows_with_the_optimisers_state_alone() -> None:
