@@ -52,14 +52,20 @@ IMAGES = golden.images(6, (1, 14, 14), 0)
 LABELS = labels_for(6, 5, 0)
 
 
+def exported(module: nn.Module, folder: Path, optimizer: Optimizer, x: Any = IMAGES) -> StepSession:
+    """The module's step in ONNX Runtime."""
+    file = folder / "step.onnx"
+    onnx.save(export_step(module, x[:2], optimizer), str(file))
+    return step.session_of(file)
+
+
 def proved(module: nn.Module, folder: Path, optimizer: Optimizer, steps: int, images: Any = None) -> StepFacts:
     """What the proof finds for the module's exported step."""
     x = IMAGES if images is None else images
     with torch.no_grad():
         classes = int(module.eval()(x[:1]).shape[1])
-    file = str(folder / "step.onnx")
-    onnx.save(export_step(module, x[:2], optimizer), file)
-    return step.prove(module, file, x.numpy(), labels_for(len(x), classes, 0), optimizer, steps)
+    session = exported(module, folder, optimizer, x)
+    return step.prove(module, session, x.numpy(), labels_for(len(x), classes, 0), optimizer, steps)
 
 
 def failed(facts: StepFacts) -> list[str]:
@@ -117,19 +123,19 @@ def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: P
     spec = ModelSpec(model=name, image_size=None if size is None else (size,) if one else (size, size), classes=10)
     module, image = models.build(spec)
     golden.condition(module, image, 0)
-    count, file = 8 if image[-1] < 200 else 4, str(tmp_path / "step.onnx")
+    count = 8 if image[-1] < 200 else 4
     draws, labels = [golden.images(count, image, seed) for seed in range(3)], labels_for(count, 10, 0)
-    onnx.save(export_step(module, draws[0][:2], MOMENTUM), file)
+    session = exported(module, tmp_path, MOMENTUM, draws[0])
     for steps, rate in ((1, TIMED_LEARNING_RATE), (5, GENTLE)):
-        proofs = (step.prove(module, file, x.numpy(), labels, MOMENTUM, steps, rate) for x in draws)
+        proofs = (step.prove(module, session, x.numpy(), labels, MOMENTUM, steps, rate) for x in draws)
         assert failed(step.first_that_passes(proofs)) == []
 
 
 def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) -> None:
-    module, file = small(), str(tmp_path / "step.onnx")
-    onnx.save(export_step(module, IMAGES[:2], SGD), file)
+    module = small()
+    session = exported(module, tmp_path, SGD)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trained = step.train_in_ort(module, file, IMAGES.numpy(), LABELS, 2, 0.1)
+    trained = step.train_in_ort(module, session, IMAGES.numpy(), LABELS, 2, 0.1)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert not np.allclose(trained.values["conv1.weight"], before["conv1.weight"].numpy())
 
@@ -151,12 +157,12 @@ def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_step_fails_all(tmp_path: Path) -> None:
-    module, file = small(), str(tmp_path / "step.onnx")
+    module = small()
     batches = [golden.images(6, (1, 14, 14), seed).numpy() for seed in range(3)]
 
     def proofs(optimizer: Optimizer) -> list[StepFacts]:
-        onnx.save(export_step(module, IMAGES[:2], optimizer), file)
-        return [step.prove(module, file, x, LABELS, MOMENTUM, 2) for x in batches]
+        session = exported(module, tmp_path, optimizer)
+        return [step.prove(module, session, x, LABELS, MOMENTUM, 2) for x in batches]
 
     right, wrong = proofs(MOMENTUM), proofs(Optimizer(momentum=0.8, weight_decay=1e-4))
     assert all(failed(each) != [] for each in wrong)
@@ -165,19 +171,19 @@ def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_st
 
 
 def test_a_wrong_update_fails(tmp_path: Path) -> None:
-    module, file = small(), str(tmp_path / "step.onnx")
-    onnx.save(export_step(module, IMAGES[:2], Optimizer(momentum=0.8, weight_decay=1e-4)), file)
-    assert failed(step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM, 2)) != []
-    with_losses = step.prove(module, file, IMAGES.numpy(), LABELS, MOMENTUM, 1, 0.1, further=2)
+    module = small()
+    session = exported(module, tmp_path, Optimizer(momentum=0.8, weight_decay=1e-4))
+    assert failed(step.prove(module, session, IMAGES.numpy(), LABELS, MOMENTUM, 2)) != []
+    with_losses = step.prove(module, session, IMAGES.numpy(), LABELS, MOMENTUM, 1, 0.1, further=2)
     assert any("losses" in reason for reason in failed(with_losses))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_batch_is_dynamic(batch: int, tmp_path: Path) -> None:
-    file, module = str(tmp_path / "step.onnx"), small()
-    onnx.save(export_step(module, IMAGES[:2], MOMENTUM), file)
+    module = small()
+    session = exported(module, tmp_path, MOMENTUM)
     x, y = IMAGES[:batch].numpy(), LABELS[:batch]
-    assert failed(step.prove(module, file, x, y, MOMENTUM)) == []
+    assert failed(step.prove(module, session, x, y, MOMENTUM)) == []
 
 
 def test_dropout_really_drops_and_can_be_set_to_zero(tmp_path: Path) -> None:
@@ -306,9 +312,7 @@ def test_what_cannot_be_exported_is_named() -> None:
 def test_a_parameter_that_the_loss_does_not_depend_on_stays(tmp_path: Path) -> None:
     module = small()
     module.unused = nn.Parameter(torch.ones(3))
-    file = str(tmp_path / "step.onnx")
-    onnx.save(export_step(module, IMAGES[:2], SGD), file)
-    trained = step.train_in_ort(module, file, IMAGES.numpy(), LABELS, 2, 0.1)
+    trained = step.train_in_ort(module, exported(module, tmp_path, SGD), IMAGES.numpy(), LABELS, 2, 0.1)
     assert trained.values["unused"].tolist() == [1.0, 1.0, 1.0]
 
 

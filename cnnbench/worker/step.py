@@ -73,9 +73,10 @@ def build_step(request: BuildStep) -> StepFacts:
         onnx.save(model, str(out))
         start = time.perf_counter()
         labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
+        session = session_of(out)
         facts = first_that_passes(
             prove(
-                module, str(out), proof_images(golden, first), labels, request.optimizer, further=FURTHER_STEPS
+                module, session, proof_images(golden, first), labels, request.optimizer, further=FURTHER_STEPS
             ).model_copy(update={"first_image": first})
             for first in range(len(golden) - PROOF_IMAGES + 1)
         )
@@ -105,9 +106,14 @@ def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
     return found
 
 
+def session_of(graph: Path) -> StepSession:
+    """The step in ONNX Runtime on the CPU, with as many threads as torch has."""
+    return StepSession(str(graph), "cpu", torch.get_num_threads())
+
+
 def prove(
     module: nn.Module,
-    graph: str,
+    session: StepSession,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
     optimizer: Optimizer,
@@ -115,14 +121,14 @@ def prove(
     rate: float = TIMED_LEARNING_RATE,
     further: int = 0,
 ) -> StepFacts:
-    """Steps of the graph in ONNX Runtime on the CPU against torch's in float64, with nothing dropped.
+    """Steps in ONNX Runtime from the module's weights against torch's in float64, with nothing dropped.
 
     For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
     ROOM times what torch itself is off in float32, and so may the median of all tensors.
     """
     double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64, further)
     single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32, further)
-    ours = train_in_ort(module, graph, images, labels, steps, rate, further)
+    ours = train_in_ort(module, session, images, labels, steps, rate, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
     limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), LEAST_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
@@ -170,15 +176,14 @@ def _known(error: float) -> float | None:
 
 def train_in_ort(
     module: nn.Module,
-    graph: str,
+    session: StepSession,
     images: NDArray[np.float32],
     labels: NDArray[np.int64],
     steps: int,
     rate: float,
     further: int = 0,
 ) -> Trained:
-    """Steps in ONNX Runtime on the CPU from the module's weights."""
-    session = StepSession(graph, "cpu", torch.get_num_threads())
+    """Steps in ONNX Runtime from the module's weights."""
     session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, rate, drop=False)
     session.bind(images, labels)
     losses = []
