@@ -6,20 +6,20 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cnnbench.archs import catalogue
-from cnnbench.archs.network import Network
-from cnnbench.case import ModelSpec
-from cnnbench.comparison import Comparison, compare_runs
+from cnnbench.analysis.compare import Comparison, compare_runs
 from cnnbench.errors import InputError
-from cnnbench.store import Run, new_folder, read_run
+from cnnbench.networks import registry as catalogue
+from cnnbench.networks.network import Network
+from cnnbench.records.run_folder import Run, new_folder, read_run
+from cnnbench.suite.case import ModelSpec
 from cnnbench.units import parse_duration, parse_image_size
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cnnbench.report.charts import Chart
-    from cnnbench.report.display import Table
-    from cnnbench.report.page import Page
+    from cnnbench.report.html import Page
+    from cnnbench.report.tables import Table
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Results:
     def frame(self) -> "pd.DataFrame":
         """One row per case, measured or not: what it was, its status, times in milliseconds with intervals, ratios,
         memory."""
-        from cnnbench.report.tables import all_cases_table
+        from cnnbench.analysis.frames import all_cases_table
 
         return all_cases_table(list(self.run.records.values()))
 
@@ -42,7 +42,7 @@ class Results:
     def tables(self) -> "dict[str, Table]":
         """By name: words in `cells`, the numbers behind them in `data`."""
         from cnnbench.report.bounds import bound_tables
-        from cnnbench.report.display import run_tables
+        from cnnbench.report.tables import run_tables
 
         return {table.name: table for table in [*run_tables(self.run), *bound_tables(self.run)]}
 
@@ -68,7 +68,7 @@ class Results:
         return write_report(self.run, list(self.tables.values()), self.page)
 
     def _repr_html_(self) -> str:
-        from cnnbench.report.page import summary_html
+        from cnnbench.report.html import summary_html
 
         return summary_html(self.page.title, self.page.subtitle, self.page.warnings, list(self.tables.values()))
 
@@ -113,7 +113,7 @@ class Compared:
         return write_comparison(Path(folder), list(self.tables.values()), self.page)
 
     def _repr_html_(self) -> str:
-        from cnnbench.report.page import summary_html
+        from cnnbench.report.html import summary_html
 
         return summary_html(self.page.title, self.page.subtitle, self.page.warnings, list(self.tables.values()))
 
@@ -139,9 +139,9 @@ def run(
     """
     from rich.console import Console
 
-    from cnnbench.measuring import measure, select
     from cnnbench.report.terminal import Progress
-    from cnnbench.suite import load_suite
+    from cnnbench.runner.measure import measure, select
+    from cnnbench.suite.load import load_suite
 
     if resume and out is None:
         raise InputError("resume: expected `out`, the folder of the run to go on with; got none")
@@ -174,7 +174,7 @@ def count(
     _checked(catalogue.check_name, model, "model")
     size = None if image_size is None else _checked(parse_image_size, image_size, "image_size")
     if catalogue.find(model) is None and not what_if:
-        from cnnbench.walk import read
+        from cnnbench.runner.tasks.trace import read
 
         return read(ModelSpec(model=model, image_size=catalogue.full_size(model, size), classes=classes)).network
     arch = catalogue.get(model)

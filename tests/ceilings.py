@@ -1,7 +1,7 @@
 """Ceilings made by hand, with round numbers, for tests of what binds a case."""
 
-from cnnbench.case import Device
-from cnnbench.ceilings import Bandwidth, CallCost, Ceilings, Throughput
+from cnnbench.records.peaks import Bandwidth, CallCost, Ceilings, Throughput
+from cnnbench.suite.case import Device
 
 KIB = 2**10
 

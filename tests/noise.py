@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cnnbench.case import Case, ModelSpec
-from cnnbench.gate import ArmName, Duel, Paired, Stage
+from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage
+from cnnbench.suite.case import Case, ModelSpec
 
 ROUNDS = 20
 

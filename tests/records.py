@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from cnnbench.case import PHASES, Case, ModelSpec
-from cnnbench.record import (
+from cnnbench.records.record import (
     ArtifactFacts,
     CountsSummary,
     Launch,
@@ -15,6 +14,7 @@ from cnnbench.record import (
     Turn,
     Witnesses,
 )
+from cnnbench.suite.case import PHASES, Case, ModelSpec
 
 ENVIRONMENT: dict[str, Any] = {
     "machine": {"cpu": "Testing CPU", "affinity_cores": 2, "memory_bytes": 8 * 2**30, "system": "Linux 6"},

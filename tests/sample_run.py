@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cnnbench.archs import catalogue
-from cnnbench.case import Case
-from cnnbench.counts import summary
-from cnnbench.record import Measurement, Published, Record, Status, Witnesses
-from cnnbench.store import Run
+from cnnbench.analysis.counts import summary
+from cnnbench.networks import registry as catalogue
+from cnnbench.records.record import Measurement, Published, Record, Status, Witnesses
+from cnnbench.records.run_folder import Run
+from cnnbench.suite.case import Case
 from tests.records import ENVIRONMENT, case, record
 
 EVIL = "<script>alert('x')</script>"

@@ -8,10 +8,10 @@ import pytest
 
 import cnnbench
 from cnnbench.errors import InputError, RunFolderError
+from cnnbench.records.run_folder import Store
 from cnnbench.report.bounds import bound_tables
-from cnnbench.report.display import run_tables
-from cnnbench.store import Store
-from cnnbench.suite import load_suite
+from cnnbench.report.tables import run_tables
+from cnnbench.suite.load import load_suite
 from tests.conftest import Cli, write_suite
 from tests.records import ENVIRONMENT
 from tests.sample_run import EVIL, sample_run

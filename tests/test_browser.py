@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cnnbench.report.charts import DARK, PAPER
-from cnnbench.report.display import run_tables
-from cnnbench.report.page import html
+from cnnbench.report.html import html
 from cnnbench.report.sections import run_page
+from cnnbench.report.tables import run_tables
 from tests.sample_run import EVIL, sample_run
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cnnbench import artifact
-from cnnbench.build import Artifacts, Builders, build_into, start_worker
-from cnnbench.case import ModelSpec
-from cnnbench.messages import Build
-from cnnbench.template import CAN_FORK
+from cnnbench.records import artifact
+from cnnbench.records.messages import Build
+from cnnbench.runner.artifacts import Artifacts, Builders, build_into, start_worker
+from cnnbench.runner.fork_server import CAN_FORK
+from cnnbench.suite.case import ModelSpec
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from cnnbench.baseline import BaselineError, against, exit_code, read_baseline
-from cnnbench.calibration import (
+from cnnbench.analysis.paired import Rule
+from cnnbench.errors import InputError, RunFolderError
+from cnnbench.gate.baseline import BaselineError, against, exit_code, read_baseline
+from cnnbench.gate.calibration import (
     Calibration,
     Session,
     check_margin,
@@ -19,10 +21,8 @@ from cnnbench.calibration import (
     sight_of,
     write_calibration,
 )
-from cnnbench.errors import InputError, RunFolderError
-from cnnbench.gate import Paired
-from cnnbench.judge import Rule
-from cnnbench.store import Run
+from cnnbench.gate.procedure import Paired
+from cnnbench.records.run_folder import Run
 from tests.noise import duels
 from tests.records import ENVIRONMENT, case, record
 

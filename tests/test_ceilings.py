@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.case import Case, ModelSpec
-from cnnbench.ceilings import CEILINGS, Ceilings, find_ceilings, read_ceilings, write_ceilings
-from cnnbench.datasheet import DATASHEETS, datasheet_of
+from cnnbench.analysis.datasheets import DATASHEETS, datasheet_of
 from cnnbench.errors import RunFolderError
-from cnnbench.machine import last_level_cache_bytes
-from cnnbench.peaks import ceilings_for, measure_ceilings
+from cnnbench.records.peaks import CEILINGS, Ceilings, find_ceilings, read_ceilings, write_ceilings
 from cnnbench.report import peaks_text
-from cnnbench.worker.peaks import grown, repeat, set_sizes
+from cnnbench.runner.machine import last_level_cache_bytes
+from cnnbench.runner.tasks.peaks import ceilings_for, measure_ceilings
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker.peaks.kernels import grown, repeat, set_sizes
 from tests.ceilings import KIB, ceilings
 from tests.conftest import Cli
 

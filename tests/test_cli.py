@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from cnnbench.archs.catalogue import ARCHS
+from cnnbench.networks.registry import ARCHS
 from tests.conftest import Cli
 
 COMMANDS = [

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 import cnnbench
+from cnnbench.analysis.compare import Comparison, compare_runs, key_of
+from cnnbench.analysis.prices import read_prices
+from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio
 from cnnbench.api import Compared
-from cnnbench.case import Case
-from cnnbench.comparison import Comparison, compare_runs, key_of
 from cnnbench.errors import InputError, RunFolderError
-from cnnbench.prices import read_prices
-from cnnbench.record import Record
+from cnnbench.records.record import Record
+from cnnbench.records.run_folder import Run
 from cnnbench.report.comparing import cases_frame
-from cnnbench.stats import Estimate, geometric_mean, independent_ratio
-from cnnbench.store import Run
+from cnnbench.suite.case import Case
 from tests.ceilings import ceilings
 from tests.conftest import Cli
 from tests.records import ENVIRONMENT, case, record

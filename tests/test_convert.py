@@ -12,9 +12,9 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from cnnbench.convert import FORMATS, convert
-from cnnbench.formats.pyperf import grouped
-from cnnbench.record import Measurement, Record
+from cnnbench.integrations.convert import FORMATS, convert
+from cnnbench.integrations.exporters.pyperf import grouped
+from cnnbench.records.record import Measurement, Record
 from tests.conftest import Cli
 from tests.records import ENVIRONMENT, case, measurement, record
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from cnnbench import counts
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.archs.training import backward_macs
-from cnnbench.case import ModelSpec
-from cnnbench.record import Counts, Witnesses
-from cnnbench.worker import models, witnesses
+from cnnbench.analysis import counts
+from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.training_cost import backward_macs
+from cnnbench.records.record import Counts, Witnesses
+from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import models
+from cnnbench.worker.counters import collect as witnesses
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 

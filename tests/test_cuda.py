@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.availability import probe_all
-from cnnbench.peaks import measure_ceilings
+from cnnbench.runner.tasks.peaks import measure_ceilings
+from cnnbench.runner.tasks.probe import probe_all
 from tests.conftest import Cli, write_suite
 
 pytestmark = pytest.mark.cuda

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cnnbench.disturbance import TICK_S, Counters, Window, between
+from cnnbench.runner.interference import TICK_S, Counters, Window, between
 
 BUSY = "while True: pass"
 IDLE = "import time; time.sleep(60)"

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import yaml
 
-from cnnbench.expectation import (
+from cnnbench.gate.exact import (
     Difference,
     Expectation,
     GraphFigures,
@@ -18,8 +18,8 @@ from cnnbench.expectation import (
     parity_class,
     read_expectation,
 )
-from cnnbench.record import Parity
-from cnnbench.suite import bundled_suites, load_suite
+from cnnbench.records.record import Parity
+from cnnbench.suite.load import bundled_suites, load_suite
 from cnnbench.worker.graph_file import describe
 from tests.conftest import ROOT, Cli, write_suite
 

@@ -23,24 +23,25 @@ from torchvision.models import (
     vgg,
 )
 
-from cnnbench.archs import training
-from cnnbench.archs.arch import Arch
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.archs.convnext import ConvNeXt
-from cnnbench.archs.densenet import DenseNet
-from cnnbench.archs.efficientnet import COEFFICIENTS
-from cnnbench.archs.efficientnet_v2 import EfficientNetV2
-from cnnbench.archs.layers import Shape
-from cnnbench.archs.mobilenet_v3 import MobileNetV3
-from cnnbench.archs.network import Network
-from cnnbench.archs.regnet import RegNet
-from cnnbench.archs.resnet import ResNet
-from cnnbench.archs.shufflenet_v2 import ShuffleNetV2
-from cnnbench.archs.step_memory import step_memory
-from cnnbench.archs.vgg import VGG
-from cnnbench.case import ModelSpec
 from cnnbench.errors import InputError, ShapeError, TooSmall
-from cnnbench.worker import models, witnesses
+from cnnbench.networks import training_cost as training
+from cnnbench.networks.architecture import Arch
+from cnnbench.networks.families.convnext import ConvNeXt
+from cnnbench.networks.families.densenet import DenseNet
+from cnnbench.networks.families.efficientnet import COEFFICIENTS
+from cnnbench.networks.families.efficientnet_v2 import EfficientNetV2
+from cnnbench.networks.families.mobilenet_v3 import MobileNetV3
+from cnnbench.networks.families.regnet import RegNet
+from cnnbench.networks.families.resnet import ResNet
+from cnnbench.networks.families.shufflenet_v2 import ShuffleNetV2
+from cnnbench.networks.families.vgg import VGG
+from cnnbench.networks.layers import Shape
+from cnnbench.networks.network import Network
+from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.training_memory import step_memory
+from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import models
+from cnnbench.worker.counters import collect as witnesses
 from tests.test_layers import macs_of, params_of, run_in_training
 
 TORCHVISIONS = [name for name, arch in ARCHS.items() if arch.from_torchvision]

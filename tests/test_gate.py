@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
-from cnnbench.gate import Duel, Judged, Paired, Result, run_gate
-from cnnbench.judge import Rule, Verdict
+from cnnbench.analysis.paired import Rule, Verdict
+from cnnbench.gate.procedure import Duel, Judged, Paired, Result, run_gate
 from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, duels
 
 GATES = 40

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import machine
-from cnnbench.arms import open_arms
-from cnnbench.calibration import read_calibration
+from cnnbench.analysis.paired import Rule
 from cnnbench.errors import InputError
-from cnnbench.explain import explain
-from cnnbench.gate_run import Asked, Gated, measure_gate, open_pairs, read_pairs
-from cnnbench.judge import Rule
-from cnnbench.suite import load_suite
+from cnnbench.gate.arms import open_arms
+from cnnbench.gate.calibration import read_calibration
+from cnnbench.gate.diagnose import explain
+from cnnbench.gate.run import Asked, Gated, measure_gate, open_pairs, read_pairs
+from cnnbench.runner import machine
+from cnnbench.suite.load import load_suite
 from tests.conftest import ROOT
 
 QUICK = Rule(screen_pairs=6, most_screen_pairs=6, confirm_pairs=6, most_confirm_pairs=6)

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cnnbench.worker.export.gradients import RULES
-from cnnbench.worker.export.gradients.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.gradients.convolution.settings import Settings
-from cnnbench.worker.export.gradients.rule import Applied, Scaled, whole
-from cnnbench.worker.export.graph import Graph, Tensor
+from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules import RULES
+from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.export.training.rules.convolution.settings import Settings
+from cnnbench.worker.export.training.rules.rule import Applied, Scaled, whole
 
 settings.register_profile("rules", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rules")

@@ -15,23 +15,15 @@ FOR_REPORTS = {"pandas", "altair", "jinja2", "vl_convert"}
 
 LAYERS = [
     {"errors", "units"},
-    {"judge", "stats", "archs", "yaml_source"},
-    {"runtime"},
-    {"case"},
-    {"gate"},
-    {"dataset", "optimizer"},
-    {"suite_file", "suite", "record", "ceilings", "layer_profile", "prices"},
-    {"artifact", "counts", "messages", "validity", "datasheet"},
-    {"machine", "process", "template", "disturbance"},
-    {"arms", "race", "store", "availability", "build", "peaks"},
-    {"roofline", "pairs"},
-    {"why", "comparison", "explain", "calibration", "baseline"},
-    {"gate_run"},
-    {"pace", "report", "verify", "walk", "export", "listing", "profile", "train", "formats", "convert", "expectation"},
+    {"networks"},
+    {"suite"},
+    {"records"},
+    {"analysis"},
     {"runner"},
-    {"measuring"},
-    {"api"},
-    {"cli", "pytest_plugin"},
+    {"gate"},
+    {"report"},
+    {"api", "integrations"},
+    {"cli"},
 ]
 """From the bottom up; a module imports from its own row or those before it."""
 
@@ -82,8 +74,10 @@ def test_only_the_worker_imports_torch_and_nobody_outside_imports_the_worker() -
 
 
 def test_a_crossing_would_be_seen() -> None:
-    assert crossings("cnnbench.runner", {"torch.nn"}) == {"torch.nn"}
-    assert crossings("cnnbench.race", {"cnnbench.worker.measure"}) == {"cnnbench.worker.measure"}
+    assert crossings("cnnbench.runner.run", {"torch.nn"}) == {"torch.nn"}
+    assert crossings("cnnbench.runner.interleave", {"cnnbench.worker.timing.measure"}) == {
+        "cnnbench.worker.timing.measure"
+    }
 
 
 def test_imports_point_down() -> None:
@@ -91,7 +85,7 @@ def test_imports_point_down() -> None:
 
 
 def test_an_upward_import_would_be_seen_and_every_module_has_a_row() -> None:
-    assert upward("cnnbench.stats", {"cnnbench.runner"}) == {"cnnbench.runner"}
+    assert upward("cnnbench.analysis.stats", {"cnnbench.runner.run"}) == {"cnnbench.runner.run"}
     tops = {name.split(".")[1] for name in modules() if name.count(".")} - {"worker", "__main__"}
     assert tops == set().union(*LAYERS)
 
@@ -101,17 +95,17 @@ def test_runtimes_that_run_without_torch_do_not_import_it() -> None:
         "runtimes/ort",
         "runtimes/base",
         "runtimes/registry",
-        "parity",
-        "measure",
-        "memory",
-        "stopwatch",
-        "main",
+        "reference/parity",
+        "timing/measure",
+        "timing/memory",
+        "timing/stopwatch",
+        "loop",
         "probes",
-        "profile",
-        "profile_ort",
-        "peaks",
-        "peaks_ort",
-        "onnx_origin",
+        "profilers/layers",
+        "profilers/ort",
+        "peaks/kernels",
+        "peaks/ort",
+        "profilers/onnx_origin",
     ):
         tree = ast.parse((PACKAGE / "worker" / f"{module}.py").read_text())
         top = {name for node in tree.body for name in _names(node)}

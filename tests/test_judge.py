@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnbench.judge import (
+from cnnbench.analysis.paired import (
     PairedRatio,
     Rule,
     confirmed,

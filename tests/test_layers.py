@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.shufflenetv2 import channel_shuffle
 from torchvision.ops import StochasticDepth as TorchStochasticDepth
 
-from cnnbench.archs import training
-from cnnbench.archs.layers import (
+from cnnbench.errors import ShapeError, TooSmall
+from cnnbench.networks import training_cost as training
+from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
@@ -49,11 +50,10 @@ from cnnbench.archs.layers import (
     Value,
     written_out,
 )
-from cnnbench.archs.network import Layer, Net, Network
-from cnnbench.errors import ShapeError, TooSmall
-from cnnbench.record import Counts
-from cnnbench.worker import witnesses
-from cnnbench.worker.backward import backward
+from cnnbench.networks.network import Layer, Net, Network
+from cnnbench.records.record import Counts
+from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters.backward import backward
 
 BATCH = 2
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import machine
+from cnnbench.runner import machine
 
 
 def group(root: Path, path: str, **files: str) -> None:

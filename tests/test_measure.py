@@ -4,8 +4,8 @@ import gc
 
 import pytest
 
-from cnnbench.worker import measure
-from cnnbench.worker.stopwatch import HostStopwatch
+from cnnbench.worker.timing import measure
+from cnnbench.worker.timing.stopwatch import HostStopwatch
 
 
 class Clock:

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.archs.efficientnet import COEFFICIENTS
-from cnnbench.archs.layers import (
+from cnnbench.networks.families.efficientnet import COEFFICIENTS
+from cnnbench.networks.layers import (
     AdaptiveAvgPool,
     AvgPool,
     BatchNorm,
@@ -26,8 +25,9 @@ from cnnbench.archs.layers import (
     Op,
     Shape,
 )
-from cnnbench.archs.network import Layer
-from cnnbench.case import ModelSpec
+from cnnbench.networks.network import Layer
+from cnnbench.networks.registry import ARCHS
+from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 
 

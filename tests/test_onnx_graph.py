@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from cnnbench.errors import ModelError
-from cnnbench.worker import onnx_graph
+from cnnbench.worker.counters import onnx as onnx_graph
 from cnnbench.worker.export import inference
 
 

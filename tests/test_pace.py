@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnnbench.case import Case, ModelSpec
-from cnnbench.pace import FIRST_GUESS_LAYER_S, LEAST_SCALE, Pace
+from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, LEAST_SCALE, Pace
+from cnnbench.suite.case import Case, ModelSpec
 
 
 def case(model: str, batch: int = 1) -> Case:

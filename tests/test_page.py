@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records.run_folder import Run
 from cnnbench.report.charts import DARK
-from cnnbench.report.display import run_tables
 from cnnbench.report.files import table_latex, write_report
-from cnnbench.report.page import Page, Section, html, summary_html
+from cnnbench.report.html import Page, Section, html, summary_html
 from cnnbench.report.samples import MOST, samples
 from cnnbench.report.sections import run_page
 from cnnbench.report.sections.accuracy import front
-from cnnbench.store import Run
+from cnnbench.report.tables import run_tables
 from tests.records import case, record
 from tests.sample_run import EVIL, sample_run
 

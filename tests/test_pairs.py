@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cnnbench.pairs import Pair, Rounds
-from cnnbench.record import Launch
-from cnnbench.worker import measure
+from cnnbench.gate.pairs import Pair, Rounds
+from cnnbench.records.record import Launch
+from cnnbench.worker.timing import measure
 from tests.records import measurement
 
 

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from cnnbench import artifact
-from cnnbench.artifact import GRAPH
-from cnnbench.case import Case, ModelSpec
-from cnnbench.messages import Build, Load, Loaded, Open, Opened
-from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts
-from cnnbench.worker.parity import batches, compare, limit_for, signal_of, tiled
+from cnnbench.records import artifact
+from cnnbench.records.artifact import GRAPH
+from cnnbench.records.messages import Build, Load, Loaded, Open, Opened
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker.reference.parity import batches, compare, limit_for, signal_of, tiled
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that all is proved before timing

@@ -16,18 +16,18 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from cnnbench import artifact
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.build import build_artifact
-from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import WorkerError
-from cnnbench.layer_profile import ModelProfile, Row, Times
-from cnnbench.messages import LayerTimes, Load, Loaded, Profile, Profiled
-from cnnbench.process import Worker
-from cnnbench.profile import join, owner, typical
+from cnnbench.networks.registry import ARCHS
+from cnnbench.records import artifact
+from cnnbench.records.layer_profile import ModelProfile, Row, Times
+from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
-from cnnbench.worker.onnx_origin import NAME_SCOPES, origins
-from cnnbench.worker.profile_eager import _ranges
+from cnnbench.runner.artifacts import build_artifact
+from cnnbench.runner.tasks.layer_profile import join, owner, typical
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker.profilers.eager import _ranges
+from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES, origins
 from tests.conftest import Cli
 
 MOBILENET = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=1000)
@@ -128,7 +128,9 @@ def test_changes_of_memory_layout_belong_to_no_layer(mobilenet: dict[str, Profil
 
 
 def test_the_ort_part_imports_no_torch() -> None:
-    script = "import sys, cnnbench.worker.profile, cnnbench.worker.profile_ort; sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, cnnbench.worker.profilers.layers, cnnbench.worker.profilers.ort; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

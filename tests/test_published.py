@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import sympy
 
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.archs.formula import Formula, formula
-from cnnbench.archs.layers import Shape
-from cnnbench.archs.published import CUT, FIGURES, NOT_KNOWN, Figure, figures_of
+from cnnbench.networks.layers import Shape
+from cnnbench.networks.published import CUT, FIGURES, NOT_KNOWN, Figure, figures_of
+from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.symbolic import Formula, formula
 
 REASON_NOT_KNOWN = {
     ("densenet169", "MACs", "3.5"),

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.suite import case_of, load_suite
+from cnnbench.suite.load import case_of, load_suite
 from tests.conftest import ROOT, write_suite
 
-PLUGIN = [] if entry_points(group="pytest11", name="cnnbench") else ["-p", "cnnbench.pytest_plugin"]
+PLUGIN = [] if entry_points(group="pytest11", name="cnnbench") else ["-p", "cnnbench.integrations.pytest_plugin"]
 """A plugin that is installed is there already."""
 
 SUITE = """
@@ -181,7 +181,7 @@ def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
         "    heavy = {'torch', 'onnx', 'onnxruntime', 'pandas', 'pydantic', 'rich', 'numpy', 'scipy', 'yaml'}\n"
         "    assert heavy & set(sys.modules) == set()\n"
         "    ours = {name for name in sys.modules if name.split('.')[0] == 'cnnbench'}\n"
-        "    assert ours == {'cnnbench', 'cnnbench.pytest_plugin'}\n"
+        "    assert ours == {'cnnbench', 'cnnbench.integrations.pytest_plugin'}\n"
     )
     done = pytest_in(tmp_path, "test_modules.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,10 +2,10 @@
 
 import random
 
-from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import WorkerCrashed
-from cnnbench.race import MIN_ROUNDS, PLANNED_ROUNDS, Seconds, take_turns
-from cnnbench.runner import group_races
+from cnnbench.runner.interleave import MIN_ROUNDS, PLANNED_ROUNDS, Seconds, take_turns
+from cnnbench.runner.run import group_races
+from cnnbench.suite.case import Case, ModelSpec
 
 
 class Fake:

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cnnbench.record import Record
-from cnnbench.report.display import Table, interval_text, run_tables
+from cnnbench.records.record import Record
+from cnnbench.records.run_folder import Run
 from cnnbench.report.files import markdown, table_markdown, write_tables
+from cnnbench.report.tables import Table, interval_text, run_tables
 from cnnbench.report.terminal import Progress, line_of, print_tables
-from cnnbench.store import Run
 from tests.records import ENVIRONMENT, case, record
 
 EAGER = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010]

@@ -2,14 +2,14 @@
 
 import pytest
 
-from cnnbench.archs import catalogue
-from cnnbench.archs.network import Layer
-from cnnbench.archs.training import work as training_work
-from cnnbench.archs.work import WorkKind, kind_of
-from cnnbench.case import Case, ModelSpec
-from cnnbench.ceilings import Ceilings
-from cnnbench.layer_profile import ModelProfile, Row, Times
-from cnnbench.roofline import Work, case_roofline, kind_parts, layer_parts, least, share_between, works
+from cnnbench.analysis.roofline import Work, case_roofline, kind_parts, layer_parts, least, share_between, works
+from cnnbench.networks import registry as catalogue
+from cnnbench.networks.network import Layer
+from cnnbench.networks.training_cost import work as training_work
+from cnnbench.networks.work import WorkKind, kind_of
+from cnnbench.records.layer_profile import ModelProfile, Row, Times
+from cnnbench.records.peaks import Ceilings
+from cnnbench.suite.case import Case, ModelSpec
 from tests.ceilings import KIB, ceilings
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench import artifact
-from cnnbench.case import Case, ModelSpec
-from cnnbench.messages import (
+from cnnbench.records import artifact
+from cnnbench.records.messages import (
     Build,
     Close,
     Closed,
@@ -24,10 +23,11 @@ from cnnbench.messages import (
     Warm,
     Warmed,
 )
-from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts
-from cnnbench.runtime import BUILT_IN, cannot, check_name
-from cnnbench.worker.parity import mixed_limit_for
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.runtimes import BUILT_IN, cannot, check_name
+from cnnbench.worker.reference.parity import mixed_limit_for
 from tests.conftest import ROOT, Cli, write_suite
 
 SMALL = ModelSpec(model="resnet_cifar", image_size=(16, 16), classes=10)

@@ -7,7 +7,7 @@ from statistics import StatisticsError, median
 
 import pytest
 
-from cnnbench.stats import (
+from cnnbench.analysis.stats import (
     Estimate,
     launch_estimate,
     launch_ratio_estimate,

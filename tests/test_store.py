@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import RunFolderError
-from cnnbench.record import SCHEMA_VERSION
-from cnnbench.store import RECORDS, Run, Store, read_run
-from cnnbench.suite import Suite, load_suite
+from cnnbench.records.record import SCHEMA_VERSION
+from cnnbench.records.run_folder import RECORDS, Run, Store, read_run
+from cnnbench.suite.load import Suite, load_suite
 from tests.conftest import write_suite
 from tests.records import ENVIRONMENT, case, record
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import SuiteError
-from cnnbench.suite import bundled_suites, load_suite
-from cnnbench.suite_file import json_schema
+from cnnbench.suite.load import bundled_suites, load_suite
+from cnnbench.suite.schema import json_schema
 from tests.conftest import ROOT, write_suite
 
 

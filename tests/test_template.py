@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cnnbench import artifact
-from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.process import Worker
-from cnnbench.record import ArtifactFacts
-from cnnbench.template import CAN_FORK, Template
+from cnnbench.records import artifact
+from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner.fork_server import CAN_FORK, Template
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="processes that have imported PyTorch are forked on Linux alone")
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cnnbench import dataset
 from cnnbench.errors import InputError
-from cnnbench.worker.images import prepared, read_idx
+from cnnbench.records import dataset
+from cnnbench.worker.dataset_files import prepared, read_idx
 from tests.conftest import Cli
 
 

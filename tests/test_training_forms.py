@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from cnnbench.archs import training
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.archs.layers import Conv, Linear
-from cnnbench.archs.layers import Shape as Size
-from cnnbench.archs.step_memory import Optimizer, StepMemory, step_memory
-from cnnbench.case import ModelSpec
+from cnnbench.networks import training_cost as training
+from cnnbench.networks.layers import Conv, Linear
+from cnnbench.networks.layers import Shape as Size
+from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.training_memory import Optimizer, StepMemory, step_memory
+from cnnbench.suite.case import ModelSpec
 from cnnbench.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.worker import models
-from cnnbench.worker.backward import backward
+from cnnbench.worker.counters.backward import backward
 from tests.test_families import on_meta
 from tests.test_layers import backward_by_torch, kept_of_module
 

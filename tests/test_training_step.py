@@ -12,14 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbench.case import ModelSpec
-from cnnbench.optimizer import TIMED_LEARNING_RATE, Optimizer
-from cnnbench.record import StepFacts
-from cnnbench.worker import golden, models, step
-from cnnbench.worker.export import gradients, inference, training
-from cnnbench.worker.export.gradients.rule import Applied
-from cnnbench.worker.export.training import METADATA, CannotExport, export_step
-from cnnbench.worker.golden_labels import labels_for
+from cnnbench.records.record import StepFacts
+from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
+from cnnbench.worker import models
+from cnnbench.worker.export import inference
+from cnnbench.worker.export.training import prove as step
+from cnnbench.worker.export.training import rules as gradients
+from cnnbench.worker.export.training import step as training
+from cnnbench.worker.export.training.rules.rule import Applied
+from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
+from cnnbench.worker.reference import inputs as golden
+from cnnbench.worker.reference.labels import labels_for
 from cnnbench.worker.runtimes.step_session import StepSession
 
 SGD, MOMENTUM, ADAM = (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cnnbench.record import Launch, Parity, Turn
-from cnnbench.validity import status_of
+from cnnbench.analysis.status import status_of
+from cnnbench.records.record import Launch, Parity, Turn
 from tests.records import facts, measurement
 
 QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.arms import Arm
-from cnnbench.artifact import Toolchain
-from cnnbench.explain import Explanation, LayerChange, differences_of
-from cnnbench.gate import Duel, Judged, Paired, Result
-from cnnbench.gate_run import Gated
-from cnnbench.judge import Rule, Verdict
-from cnnbench.process import HERE, Interpreter
-from cnnbench.record import Ran
+from cnnbench.analysis.paired import Rule, Verdict
+from cnnbench.gate.arms import Arm
+from cnnbench.gate.diagnose import Explanation, LayerChange, differences_of
+from cnnbench.gate.procedure import Duel, Judged, Paired, Result
+from cnnbench.gate.run import Gated
+from cnnbench.records.artifact import Toolchain
+from cnnbench.records.record import Ran
 from cnnbench.report import verdicts
+from cnnbench.runner.worker_process import HERE, Interpreter
 from tests.noise import duels
 
 

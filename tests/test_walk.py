@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnbench.archs.catalogue import ARCHS
-from cnnbench.case import ModelSpec
-from cnnbench.messages import Walked
-from cnnbench.walk import Reading, replay
+from cnnbench.networks.registry import ARCHS
+from cnnbench.records.messages import Walked
+from cnnbench.runner.tasks.trace import Reading, replay
+from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.walk import walk
+from cnnbench.worker.counters.trace import walk
 
 
 def read(module: nn.Module, x: Tensor) -> Reading:

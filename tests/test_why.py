@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import cnnbench
-from cnnbench import runner
-from cnnbench.archs import catalogue
-from cnnbench.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
-from cnnbench.peaks import measure_ceilings
-from cnnbench.record import CountsSummary, Record
+from cnnbench.analysis.explain import explain, paragraphs, telling
+from cnnbench.networks import registry as catalogue
+from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
+from cnnbench.records.record import CountsSummary, Record
+from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
-from cnnbench.store import Run
-from cnnbench.why import explain, paragraphs, telling
+from cnnbench.runner import run as runner
+from cnnbench.runner.tasks.peaks import measure_ceilings
 from tests.ceilings import KIB, ceilings
 from tests.conftest import write_suite
 from tests.records import ENVIRONMENT, case, record

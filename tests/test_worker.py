@@ -10,10 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cnnbench import artifact
-from cnnbench.case import Case, ModelSpec
 from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
-from cnnbench.messages import (
+from cnnbench.records import artifact
+from cnnbench.records.messages import (
     Build,
     Close,
     Closed,
@@ -30,8 +29,9 @@ from cnnbench.messages import (
     Warm,
     Warmed,
 )
-from cnnbench.process import HERE, Interpreter, Worker
-from cnnbench.record import ArtifactFacts
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner.worker_process import HERE, Interpreter, Worker
+from cnnbench.suite.case import Case, ModelSpec
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 
@@ -117,8 +117,8 @@ def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) ->
 
 def test_a_worker_dies_with_its_parent_even_while_it_is_stopped(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from cnnbench.process import Worker\n"
-        "from cnnbench.messages import Probe, Probed\n"
+        "import sys, time; from pathlib import Path; from cnnbench.runner.worker_process import Worker\n"
+        "from cnnbench.records.messages import Probe, Probed\n"
         "w = Worker(Path(sys.argv[1]), 1, 60); w.ask(Probe(runtime='ort', device='cpu'), Probed)\n"
         "w.freeze(); print(w._process.pid, flush=True); time.sleep(600)"
     )

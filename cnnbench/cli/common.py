@@ -34,7 +34,7 @@ def size_of(image_size: str | None) -> tuple[int, ...] | None:
 
 def arch_of(model: str, what_if: str | None) -> Any:
     """The closed form of a model, in other settings where asked. Raises InputError."""
-    from cnnbench.archs import catalogue
+    from cnnbench.networks import registry as catalogue
 
     arch = catalogue.get(model)
     return arch.varied(parse(_settings, what_if, "--what-if")) if what_if else arch
@@ -50,8 +50,8 @@ def _settings(text: str) -> dict[str, str]:
 
 def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0) -> Any:
     """A model as the command line names it, its sizes checked where its closed form is known."""
-    from cnnbench.archs import catalogue
-    from cnnbench.case import ModelSpec
+    from cnnbench.networks import registry as catalogue
+    from cnnbench.suite.case import ModelSpec
 
     parse(catalogue.check_name, model, "MODEL")
     size = catalogue.full_size(model, size_of(image_size))

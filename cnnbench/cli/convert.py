@@ -25,7 +25,7 @@ def convert(
 
     Example: cnnbench convert runs/smoke-20260101-120000 --to pytest-benchmark
     """
-    from cnnbench import convert as formats
+    from cnnbench.integrations import convert as formats
 
     files, lost = formats.convert(folder, to, out)
     for line in lost:

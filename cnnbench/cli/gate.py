@@ -16,10 +16,10 @@ from cnnbench.errors import InputError
 from cnnbench.units import parse_duration, parse_percent
 
 if TYPE_CHECKING:
-    from cnnbench.arms import Arm
-    from cnnbench.calibration import Calibration
-    from cnnbench.gate_run import Asked, Gated
-    from cnnbench.judge import Rule
+    from cnnbench.analysis.paired import Rule
+    from cnnbench.gate.arms import Arm
+    from cnnbench.gate.calibration import Calibration
+    from cnnbench.gate.run import Asked, Gated
 
 app = typer.Typer()
 
@@ -75,10 +75,10 @@ def gate(
     Example: cnnbench gate suites/smoke.yaml --base old/bin/python --head new/bin/python --only '*/inference/*'
     Example: cnnbench gate suites/smoke.yaml --inject 5%
     """
-    from cnnbench.arms import open_arms
-    from cnnbench.calibration import check_margin
-    from cnnbench.gate_run import measure_gate
-    from cnnbench.judge import Rule
+    from cnnbench.analysis.paired import Rule
+    from cnnbench.gate.arms import open_arms
+    from cnnbench.gate.calibration import check_margin
+    from cnnbench.gate.run import measure_gate
     from cnnbench.report.terminal import Ticker
 
     if exact:
@@ -129,10 +129,10 @@ def calibrate(
     """
     from random import Random
 
-    from cnnbench.arms import open_arms
-    from cnnbench.calibration import empty, file_of, session_of, sight_of, write_calibration
-    from cnnbench.gate_run import measure_all
-    from cnnbench.judge import Rule
+    from cnnbench.analysis.paired import Rule
+    from cnnbench.gate.arms import open_arms
+    from cnnbench.gate.calibration import empty, file_of, session_of, sight_of, write_calibration
+    from cnnbench.gate.run import measure_all
     from cnnbench.report.calibrated import lines, table_of
     from cnnbench.report.terminal import Ticker, print_tables
 
@@ -165,10 +165,10 @@ def _asked(
     slowdown: float = 0.0,
     kind: str = "gate",
 ) -> "Asked":
-    from cnnbench.gate_run import Asked, new_folder
-    from cnnbench.machine import environment, usable_threads
-    from cnnbench.measuring import select
-    from cnnbench.suite import load_suite
+    from cnnbench.gate.run import Asked, new_folder
+    from cnnbench.runner.machine import environment, usable_threads
+    from cnnbench.runner.measure import select
+    from cnnbench.suite.load import load_suite
 
     loaded = load_suite(suite)
     cases = parse(partial(select, loaded.cases), only or [], "--only")
@@ -179,8 +179,8 @@ def _asked(
 
 def _calibration(asked: "Asked", file: Path | None) -> "Calibration | None":
     """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
-    from cnnbench.calibration import file_of, read_calibration
-    from cnnbench.machine import fingerprint
+    from cnnbench.gate.calibration import file_of, read_calibration
+    from cnnbench.runner.machine import fingerprint
 
     found = read_calibration(file or file_of(asked.environment))
     if found is None and file is not None and not file.parent.is_dir():
@@ -196,8 +196,8 @@ def _against(
     """Measure head and judge it against a stored run; the exit code."""
     from random import Random
 
-    from cnnbench.baseline import against, exit_code, read_baseline
-    from cnnbench.gate_run import SUMMARY, measure_all
+    from cnnbench.gate.baseline import against, exit_code, read_baseline
+    from cnnbench.gate.run import SUMMARY, measure_all
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import Ticker, print_tables
 
@@ -215,9 +215,9 @@ def _against(
 
 def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
     """Print what differs and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
-    from cnnbench import expectation
+    from cnnbench.gate import exact as expectation
     from cnnbench.report.exact import lines
-    from cnnbench.suite import load_suite
+    from cnnbench.suite.load import load_suite
 
     def doing(model: str) -> None:
         typer.echo(f"{model}: building, counting, exporting and proving", err=True)
@@ -245,7 +245,7 @@ def _interruptible() -> Iterator[None]:
 
 def _show(gated: "Gated", command: list[str]) -> None:
     """The table, the summary's files, and annotations where a forge reads them."""
-    from cnnbench.gate_run import SUMMARY
+    from cnnbench.gate.run import SUMMARY
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import print_tables
 
@@ -273,7 +273,7 @@ def _tell_forge(text: str) -> None:
 
 def _tried_out(gated: "Gated", slowdown: float) -> int:
     """Whether the slowdown that was made was seen."""
-    from cnnbench.gate import EXIT_NOT_MEASURED, EXIT_OK
+    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK
 
     seen, cases = gated.result.count("slower"), len(gated.result.cases)
     typer.echo(f"head was slowed down by {slowdown:.2%}: seen in {seen} of {cases} cases")

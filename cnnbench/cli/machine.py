@@ -43,7 +43,9 @@ def doctor(
     Example: cnnbench doctor
     Example: cnnbench doctor --peaks --threads 1
     """
-    from cnnbench import artifact, listing, machine
+    from cnnbench.cli import listing
+    from cnnbench.records import artifact
+    from cnnbench.runner import machine
 
     if peaks:
         _peaks(device, threads or machine.usable_threads(), into, as_json)
@@ -70,11 +72,11 @@ def doctor(
 
 def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -> None:
     """Measure ceilings, show them, and write them into a run's folder where asked."""
-    from cnnbench.case import Device
-    from cnnbench.ceilings import write_ceilings
-    from cnnbench.peaks import ceilings_for_run, measure_ceilings
+    from cnnbench.records.peaks import write_ceilings
+    from cnnbench.records.run_folder import read_run
     from cnnbench.report import peaks_text
-    from cnnbench.store import read_run
+    from cnnbench.runner.tasks.peaks import ceilings_for_run, measure_ceilings
+    from cnnbench.suite.case import Device
 
     asked: Device = "cuda" if device is DeviceName.cuda else "cpu"
     wanted = ceilings_for_run(read_run(into)) if into else [(asked, threads)]
@@ -96,6 +98,6 @@ def schema() -> None:
 
     Example: cnnbench schema > suite.schema.json
     """
-    from cnnbench.suite_file import json_schema
+    from cnnbench.suite.schema import json_schema
 
     print_json(json_schema())

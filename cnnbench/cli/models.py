@@ -40,7 +40,7 @@ def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json
 
     Example: cnnbench list models
     """
-    from cnnbench import listing
+    from cnnbench.cli import listing
 
     rows = {
         Listed.models: listing.models,
@@ -67,7 +67,7 @@ def count(
 
     Example: cnnbench count resnet18 mobilenet_v2 --image-size 192
     """
-    from cnnbench.archs import catalogue
+    from cnnbench.networks import registry as catalogue
 
     size = size_of(image_size)
     if what_if and not models:
@@ -107,8 +107,8 @@ def show(
 
     Example: cnnbench show resnet18 --batch 8
     """
-    from cnnbench.archs import catalogue
-    from cnnbench.report import anatomy
+    from cnnbench.networks import registry as catalogue
+    from cnnbench.report import model_summary as anatomy
 
     parse(catalogue.check_name, model, "MODEL")
     if formula:
@@ -119,7 +119,7 @@ def show(
     if catalogue.find(model) or what_if:
         network = arch_of(model, what_if).network(size_of(image_size), classes)
     else:
-        from cnnbench.walk import read
+        from cnnbench.runner.tasks.trace import read
 
         reading = read(spec(model, image_size, classes))
         network, left_out = reading.network, reading.left_out
@@ -142,9 +142,9 @@ def verify(
     Exits with 0 only when all agree, layer by layer, but for differences whose reason is known and shown.
     Example: cnnbench verify resnet18 lenet5
     """
-    from cnnbench.archs import catalogue
-    from cnnbench.report.agreement import lines
-    from cnnbench.verify import verify as verify_models
+    from cnnbench.networks import registry as catalogue
+    from cnnbench.report.cross_checks import lines
+    from cnnbench.runner.tasks.verify import verify as verify_models
 
     specs = [spec(model, image_size, classes) for model in models or catalogue.ARCHS]
     start = time.monotonic()
@@ -183,7 +183,7 @@ def export(
     Example: cnnbench export resnet18 --out resnet18.onnx
     Example: cnnbench export resnet18 --workload training --out resnet18-step.onnx
     """
-    from cnnbench.export import export_model, export_training_step
+    from cnnbench.runner.tasks.export import export_model, export_training_step
 
     if workload is Exported.training:
         chosen = optimizer_of(optimizer, momentum, weight_decay)

@@ -24,8 +24,8 @@ def profile(
     Names the slowest layers, and those that are slow for their work. Nothing here is comparable with `cnnbench run`.
     Example: cnnbench profile mobilenet_v2 --batch 8
     """
-    from cnnbench.profile import profile_model
     from cnnbench.report import layer_times
+    from cnnbench.runner.tasks.layer_profile import profile_model
 
     found = profile_model(spec(model, image_size, classes), batch, calls)
     if as_json:

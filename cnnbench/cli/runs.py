@@ -39,10 +39,10 @@ def run(
 
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
-    from cnnbench.measuring import measure, select
+    from cnnbench.records.run_folder import new_folder
     from cnnbench.report.terminal import Progress
-    from cnnbench.store import new_folder
-    from cnnbench.suite import load_suite
+    from cnnbench.runner.measure import measure, select
+    from cnnbench.suite.load import load_suite
 
     loaded = load_suite(suite)
     cases = parse(partial(select, loaded.cases), only or [], "--only")
@@ -73,8 +73,8 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
-    from cnnbench.measuring import select
-    from cnnbench.suite import load_suite
+    from cnnbench.runner.measure import select
+    from cnnbench.suite.load import load_suite
 
     chosen = parse(partial(select, load_suite(suite).cases), only or [], "--only")
     if as_json:
@@ -154,8 +154,8 @@ def _show_run(folder: Path) -> Any:
 
 
 def _profile(folder: Path) -> None:
-    from cnnbench.profile import profile_run
-    from cnnbench.store import read_run
+    from cnnbench.records.run_folder import read_run
+    from cnnbench.runner.tasks.layer_profile import profile_run
 
     def watch(model: str, number: int, count: int) -> None:
         typer.echo(f"[{number}/{count}] {model}: where its time goes", err=True)

@@ -33,7 +33,7 @@ WeightDecay = Annotated[float, typer.Option(min=0.0, help="Of either; added to t
 
 def optimizer_of(name: OptimizerName, momentum: float, weight_decay: float) -> Any:
     """The optimizer that the command line names."""
-    from cnnbench.optimizer import Optimizer
+    from cnnbench.suite.optimizer import Optimizer
 
     kept = 0.0 if name is OptimizerName.adam else momentum
     return Optimizer(name=name.value, momentum=kept, weight_decay=weight_decay)
@@ -59,9 +59,10 @@ def train(
 
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     """
-    from cnnbench import dataset, machine
-    from cnnbench.messages import StartTraining
-    from cnnbench.train import train as run
+    from cnnbench.records import dataset
+    from cnnbench.records.messages import StartTraining
+    from cnnbench.runner import machine
+    from cnnbench.runner.tasks.train import train as run
 
     plan = StartTraining(
         spec=spec(model, None, classes, seed),

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from cnnbench.ceilings import Ceilings
-from cnnbench.datasheet import datasheet_of
-from cnnbench.report.display import NONE, Table, figure_text, is_missing
-from cnnbench.roofline import Part, layer_parts
-from cnnbench.store import Run
+from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.analysis.explain import Explained, explain, name_of
+from cnnbench.analysis.roofline import Part, layer_parts
+from cnnbench.records.peaks import Ceilings
+from cnnbench.records.run_folder import Run
+from cnnbench.report.tables import NONE, Table, figure_text, is_missing
 from cnnbench.units import GIGA, significant
-from cnnbench.why import Explained, explain, name_of
 
 UNKNOWN = "unknown"
 MICRO = 1e-6

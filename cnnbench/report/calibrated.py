@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cnnbench.calibration import SLOWDOWNS, Calibration, Sight, noise_of
-from cnnbench.gate import Paired
-from cnnbench.judge import Rule, pairs_needed
-from cnnbench.report.display import NONE, Table
+from cnnbench.analysis.paired import Rule, pairs_needed
+from cnnbench.gate.calibration import SLOWDOWNS, Calibration, Sight, noise_of
+from cnnbench.gate.procedure import Paired
+from cnnbench.report.tables import NONE, Table
 
 
 def table_of(calibration: Calibration, sight: Sight, rule: Rule) -> Table:

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from cnnbench.case import WORKLOADS
-from cnnbench.comparison import Comparison, Key, Machine
-from cnnbench.datasheet import datasheet_of
-from cnnbench.report.display import NONE, Table, figure_text, interval_text, is_missing, ratio_text
-from cnnbench.stats import Estimate
+from cnnbench.analysis.compare import Comparison, Key, Machine
+from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.analysis.stats import Estimate
+from cnnbench.report.tables import NONE, Table, figure_text, interval_text, is_missing, ratio_text
+from cnnbench.suite.case import WORKLOADS
 from cnnbench.units import GIGA, significant
 
 GIB = 2**30

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnbench.expectation import ExactReport
+from cnnbench.gate.exact import ExactReport
 
 
 def lines(report: ExactReport, command: str) -> Iterator[str]:

@@ -9,12 +9,12 @@ charts/NAME.svg    each chart; NAME.png the same as a picture
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnnbench import machine
 from cnnbench.errors import RunFolderError
+from cnnbench.records.run_folder import Run
 from cnnbench.report.charts import Chart
-from cnnbench.report.display import WORDS, Table
-from cnnbench.report.page import Page, html
-from cnnbench.store import Run
+from cnnbench.report.html import Page, html
+from cnnbench.report.tables import WORDS, Table
+from cnnbench.runner import machine
 
 PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cnnbench.archs.layers import spelled
-from cnnbench.layer_profile import LEAST_SHARE, ModelProfile, Row
-from cnnbench.profile import NOTE, RUNTIMES
+from cnnbench.networks.layers import spelled
+from cnnbench.records.layer_profile import LEAST_SHARE, ModelProfile, Row
 from cnnbench.report.plain import lines_of
+from cnnbench.runner.tasks.layer_profile import NOTE, RUNTIMES
 from cnnbench.units import MB, significant
 
 GIGA = 1e9

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from cnnbench.ceilings import Ceilings
-from cnnbench.datasheet import datasheet_of
+from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.records.peaks import Ceilings
 from cnnbench.report.plain import lines_of
 from cnnbench.units import GIGA, MIB, significant
 

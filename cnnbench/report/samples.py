@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cnnbench.record import Launch, Record
-from cnnbench.stats import launch_estimate
+from cnnbench.analysis.stats import launch_estimate
+from cnnbench.records.record import Launch, Record
 
 MOST = 4000
 """Samples of one case that a page holds; of more, every second, third, ... of each turn is kept."""

@@ -1,361 +1,291 @@
-"""Records to tables of numbers: pandas data frames, one row per model or case, units in the column names."""
+"""Tables of numbers to tables of words: each figure with the digits that its interval supports, and its caption."""
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from statistics import linear_regression
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
-from cnnbench.archs import catalogue
-from cnnbench.archs.training import backward_macs
-from cnnbench.case import PHASES, WORKLOADS, ModelSpec, Workload
-from cnnbench.counts import MACS, PARAMS, SPEAKS_OF, find, total
-from cnnbench.errors import CnnbenchError
-from cnnbench.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
-from cnnbench.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
-from cnnbench.units import MB, MIB
+from cnnbench.analysis.frames import (
+    batches_table,
+    cases_table,
+    models_table,
+    start_table,
+    witness_notes,
+    witnesses_table,
+)
+from cnnbench.records.record import MEASURED
+from cnnbench.records.run_folder import Run
+from cnnbench.suite.case import PHASES, WORKLOADS
+from cnnbench.units import CONVENTION, format_count, significant
 
-PERCENTILES = (90, 95, 99)
-WITNESSES = ("closed form", "module", "dispatch", "fvcore", "onnx", "backward", "published")
-GIGA = 10**9
-LEAST_BATCHES = 3
-
-
-def models_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per model: counts and who agrees on them, sizes, published accuracy, what the artifact took to build."""
-    rows: dict[str, dict[str, object]] = {}
-    for record in records:
-        counts, facts = record.counts, record.artifact
-        if counts is None or facts is None:
-            continue
-        rows[record.case.spec.label] = {
-            "model": record.case.spec.label,
-            "input": "x".join(map(str, facts.input_shape)),
-            "params": counts.params,
-            "macs": counts.macs,
-            "counts": "agree" if not counts.disagreements else "DISAGREE",
-            "witnesses": len(counts.witnesses),
-            "closed_form": counts.closed_form,
-            "top1_percent": counts.top1_percent,
-            "weights_mb": facts.weight_bytes / MB,
-            "onnx_mb": facts.onnx_bytes / MB if facts.onnx_bytes else None,
-            "export_s": facts.seconds.get("export"),
-        }
-    return pd.DataFrame(rows.values())
-
-
-def witnesses_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Three rows per model: what each witness of its counts says, of parameters, MACs, and MACs of the backward pass.
-
-    A published number of MACs is rounded to a thousandth of 1e9 by its publisher.
-    """
-    rows: dict[tuple[str, str], dict[str, object]] = {}
-    for record in records:
-        if record.artifact is None:
-            continue
-        for of, by_witness in _said(record.case.spec, record.artifact.witnesses).items():
-            if by_witness:
-                row = {"model": record.case.spec.label, "of": of}
-                rows[record.case.spec.label, of] = row | {name: by_witness.get(name) for name in WITNESSES}
-    return pd.DataFrame(rows.values()).convert_dtypes()
-
-
-def witness_notes(records: Iterable[Record]) -> list[str]:
-    """What the witnesses' differences come to: known reasons, and what has none."""
-    notes: dict[str, None] = {}
-    for record in records:
-        if record.artifact is None or catalogue.find(record.case.spec.model) is None:
-            continue
-        with suppress(CnnbenchError):  # a model that this version has at other sizes
-            findings = find(record.case.spec, record.artifact.witnesses)
-            said = [*findings.explained, *(f"DISAGREE: {line}" for line in findings.disagreements)]
-            notes |= dict.fromkeys(f"{record.case.spec.label}: {line}" for line in said)
-    return list(notes)
-
-
-def _said(spec: ModelSpec, witnesses: Witnesses) -> dict[str, dict[str, int]]:
-    """What each witness says, by what it speaks of."""
-    counted, published = witnesses.counted, witnesses.published
-    closed = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
-    params = {name: total(each, PARAMS) for name, each in (closed | counted).items() if _speaks(name, PARAMS)}
-    macs = {name: total(each, MACS) for name, each in (closed | counted).items() if _speaks(name, MACS)}
-    backward = {"backward": total(counted["backward"], MACS)} if "backward" in counted else {}
-    if backward and catalogue.find(spec.model) is not None:
-        with suppress(CnnbenchError):
-            network = catalogue.get(spec.model).network(spec.image_size, spec.classes)
-            backward["closed form"] = sum(map(backward_macs, network.layers))
-    if published is not None:
-        params["published"] = published.params
-        if published.giga_macs is not None:
-            macs["published"] = round(published.giga_macs * GIGA)
-    return {"parameters": params, "MACs": macs, "backward MACs": backward}
+NONE = "–"
+WORDS = (
+    "model",
+    "workload",
+    "runtime",
+    "status",
+    "counts",
+    "input",
+    "case",
+    "run",
+    "machine",
+    "started",
+    "of",
+    "fact",
+    "value",
+    "bound by",
+    "layer",
+    "hardware",
+    "why",
+    "setting",
+    "machines without it",
+)
+"""Columns of words, set to the left; figures are set to the right."""
+NUMBERS = {
+    "parameters": "params",
+    "MACs": "macs",
+    "top-1 %": "top1_percent",
+    "ONNX MB": "onnx_mb",
+    "export s": "export_s",
+    "p90 ms": "p90_ms",
+    "images/s": "images_per_s",
+    "vs eager": "speedup",
+    "peak MiB": "peak_mib",
+    "parity error": "parity_error",
+    "forward ms": "forward_ms",
+    "backward ms": "backward_ms",
+    "optimizer ms": "optimizer_ms",
+    "best": "best_batch",
+    "of batch 1": "of_batch_1",
+    "MiB per image": "mib_per_image",
+    "memory ends at": "memory_ends_at",
+    "import s": "import_s",
+    "load ms": "load_s",
+    "first call ms": "first_call_ms",
+    "pays back after": "pays_back_after_images",
+    "warm-up calls": "warmup_calls",
+    "GFLOP/s": "flops_per_s",
+    "% of peak": "peak_share",
+    "GB/s": "bytes_per_s",
+    "least ms": "least_ms",
+    "least / ms": "least_share",
+    "% of datasheet": "datasheet_share",
+}
+"""The column of the data that a column of figures is made from, where the two are not called alike."""
 
 
-def _speaks(witness: str, figure: int) -> bool:
-    return witness == "closed form" or figure in SPEAKS_OF.get(witness, ())
+@dataclass(frozen=True)
+class Table:
+    """A table to be read: title, caption, words in cells, notes below. `data` has the numbers behind it."""
+
+    name: str
+    title: str
+    caption: str
+    cells: pd.DataFrame
+    data: pd.DataFrame
+    notes: list[str]
 
 
-def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
-    """One row per case of a workload, measured or not; times in milliseconds for one call of the whole batch."""
-    frame = pd.DataFrame(_case_rows(records, workload))
-    return frame if workload == "inference" else frame.drop(columns=["parity_error"], errors="ignore")
+def run_tables(run: Run) -> list[Table]:
+    """The tables of a run, without those that would be empty."""
+    records = list(run.records.values())
+    tables = [_models(models_table(records)), _witnesses(witnesses_table(records), witness_notes(records))]
+    for workload in WORKLOADS:
+        data = cases_table(records, workload)
+        if not data.empty:
+            tables.append(_inference(data) if workload == "inference" else _training(data))
+    tables += [_batches(batches_table(records)), _start(start_table(records))]
+    return [table for table in tables if not table.cells.empty]
 
 
-def all_cases_table(records: Sequence[Record]) -> pd.DataFrame:
-    """The cases of both workloads in one table, with a column that tells which."""
-    return pd.DataFrame([row | {"workload": each} for each in WORKLOADS for row in _case_rows(records, each)])
-
-
-def _case_rows(records: Sequence[Record], workload: Workload) -> list[dict[str, object]]:
-    by_race: dict[tuple[object, ...], Record] = {
-        record.case.race_key: record for record in records if record.case.is_reference
-    }
-    chosen = [record for record in records if record.case.workload == workload]
-    rows = [_row(record, by_race.get(record.case.race_key)) for record in chosen]
-    for row, (rank, tied) in zip(rows, _ranks(chosen), strict=True):
-        row |= {"rank": rank, "tied": tied}
-    return rows
-
-
-def _ranks(records: Sequence[Record]) -> list[tuple[int | None, bool]]:
-    """Each record's place in its race, 1 the fastest, and whether others share it; None for those alone.
-
-    Those whose intervals overlap share one.
-    """
-    found: list[tuple[int | None, bool]] = [(None, False)] * len(records)
-    races: dict[tuple[object, ...], list[int]] = {}
-    for index, record in enumerate(records):
-        if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
-            races.setdefault((record.race, record.case.race_key), []).append(index)
-    for members in races.values():
-        if len(members) > 1:
-            measurements = [records[index].measurement for index in members]
-            estimates = [launch_estimate(each.times()) for each in measurements if each is not None]
-            places = ranks(estimates)
-            for index, rank in zip(members, places, strict=True):
-                found[index] = rank, places.count(rank) > 1
-    return found
-
-
-def _row(record: Record, reference: Record | None) -> dict[str, object]:
-    case = record.case
-    row: dict[str, object] = {
-        "model": case.label,
-        "batch": case.batch,
-        "device": case.device,
-        "runtime": case.runtime,
-        "precision": case.precision,
-        "layout": case.layout,
-        "how": case.how,
-        "status": record.status,
-        "ms": None,
-        "ms_low": None,
-        "ms_high": None,
-        **{f"p{p}_ms": None for p in PERCENTILES},
-        "images_per_s": None,
-    }
-    row |= {f"{phase}_ms": None for phase in PHASES[case.workload] if case.workload == "training"}
-    row |= {
-        "speedup": None,
-        "speedup_low": None,
-        "speedup_high": None,
-        "peak_mib": None,
-        "parity_error": max((p.error for p in record.parity if p.error is not None), default=None),
-        "millijoules_per_image": None,
-        "launches": None,
-        "samples": None,
-        "turns": None,
-        "disturbed_turns": None,
-        "stopped": "",
-        "reason": "; ".join(record.reasons),
-        "id": record.id,
-    }
-    if record.measurement is not None:
-        row |= _measured(record)
-        row |= _speedup(record, reference)
-    return row
-
-
-def _measured(record: Record) -> dict[str, object]:
-    """What the raw samples say; also for invalid records, whose numbers are shown and never compared."""
-    assert record.measurement is not None
-    case, launches = record.case, record.measurement.launches
-    times = record.measurement.times()
-    if not any(times):
-        return {}
-    time = launch_estimate(times)
-    samples = [sample for turns in times for turn in turns for sample in turn]
-    peaks = [
-        launch.memory.peak_bytes if case.device == "cpu" else launch.memory.device_allocated_bytes
-        for launch in launches
-    ]
-    single_calls = all(launch.calls_per_sample == 1 for launch in launches)
-    percentiles = {p: percentile(samples, p) if single_calls else None for p in PERCENTILES}
-    joules = record.measurement.joules_per_image(case.batch)
-    found: dict[str, object] = {
-        "ms": time.value * 1e3,
-        "ms_low": None if time.low is None else time.low * 1e3,
-        "ms_high": None if time.high is None else time.high * 1e3,
-        **{f"p{p}_ms": None if value is None else value * 1e3 for p, value in percentiles.items()},
-        "images_per_s": case.batch / time.value,
-        "peak_mib": max((peak / MIB for peak in peaks if peak is not None), default=None),
-        "millijoules_per_image": None if joules is None else 1e3 * joules,
-        "launches": len(launches),
-        "samples": len(samples),
-        "turns": record.measurement.all_turns,
-        "disturbed_turns": record.measurement.disturbed_turns,
-        "stopped": launches[-1].stopped,
-    }
-    if case.phases == PHASES["training"]:
-        for phase in case.phases:
-            found[f"{phase}_ms"] = launch_estimate(record.measurement.times(phase)).value * 1e3
-    return found
-
-
-def _speedup(record: Record, reference: Record | None) -> dict[str, object]:
-    """How many times as fast as the reference runtime in the same race; empty for the reference itself."""
-    if (
-        reference is None
-        or reference.id == record.id
-        or record.status not in MEASURED
-        or reference.status not in MEASURED
-        or record.measurement is None
-        or reference.measurement is None
-    ):
-        return {}
-    theirs, ours = shared_rounds(reference, record)
-    if not any(theirs):
-        return {}
-    ratio = launch_ratio_estimate(theirs, ours)
-    return {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
-
-
-def shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
-    """The times of two records in the races that both were in, by race and round: rounds that neither was disturbed in.
-
-    Where those are too few, all rounds of the race.
-    """
-    assert a.measurement is not None
-    assert b.measurement is not None
-    others = {race_of(launch, b): launch for launch in b.measurement.launches}
-    pairs = [(launch, others[race_of(launch, a)]) for launch in a.measurement.launches if race_of(launch, a) in others]
-    times: tuple[list[list[list[float]]], list[list[list[float]]]] = ([], [])
-    for launches in pairs:
-        turns = [{turn.round: turn for turn in launch.turns} for launch in launches]
-        shared = [number for number in turns[0] if number in turns[1]]
-        clean = [number for number in shared if not any(each[number].disturbed for each in turns)]
-        chosen = clean if len(clean) >= LEAST_TURNS else shared
-        for launch, each, into in zip(launches, turns, times, strict=True):
-            into.append([[total / launch.calls_per_sample for total in each[n].totals_s()] for n in chosen])
-    return times
-
-
-def race_of(launch: Launch, record: Record) -> str:
-    """The race of a launch; in records of the first schema, that of the record."""
-    return launch.race or record.race or record.id
-
-
-def start_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per model, workload, runtime and device: the stages before the steady state, each on its own.
-
-    From the first launch of the measured case with the smallest batch; the first call is of one image whatever the
-    case's batch, but for runtimes that compile for it.
-    """
-    rows: dict[tuple[str, ...], dict[str, object]] = {}
-    references = {record.case.race_key: record for record in records if record.case.is_reference}
-    for record in sorted(records, key=lambda r: r.case.batch):
-        case, facts = record.case, record.artifact
-        key = (case.label, case.workload, case.how)
-        if key in rows or record.measurement is None or facts is None:
-            continue
-        launch = record.measurement.launches[0]
-        rows[key] = {
-            "model": case.label,
-            "workload": case.workload,
-            "runtime": case.runtime,
-            "device": case.device,
-            "how": case.how,
-            "export_s": facts.seconds.get("export") if case.is_exported else None,
-            "import_s": launch.import_s,
-            "load_s": launch.load_s,
-            "first_call_ms": launch.first_call_s * 1e3,
-            "pays_back_after_images": pays_back(record, references.get(case.race_key)),
-            "warmup_calls": launch.warmup_calls,
-            "steady": launch.steady,
-        }
-    return pd.DataFrame(rows.values())
-
-
-def pays_back(record: Record, reference: Record | None) -> float | None:
-    """After how many images a longer start (export, load, compile, first call) is made up for by faster calls.
-
-    0 where it starts sooner and runs faster; infinite where it never does; None where the two cannot be compared.
-    """
-    if reference is None or reference.id == record.id or not {record.status, reference.status} <= set(MEASURED):
-        return None
-    theirs, ours = _start_and_rate(reference), _start_and_rate(record)
-    if theirs is None or ours is None:
-        return None
-    later, sooner_per_image = ours[0] - theirs[0], theirs[1] - ours[1]
-    if sooner_per_image <= 0:
-        return math.inf
-    return max(0.0, later / sooner_per_image)
-
-
-def _start_and_rate(record: Record) -> tuple[float, float] | None:
-    """Seconds from the libraries being there to the first output, and seconds for each image from then on."""
-    if record.measurement is None or record.artifact is None or not any(record.measurement.times()):
-        return None
-    launch = record.measurement.launches[0]
-    export_s = record.artifact.seconds.get("export", 0.0) if record.case.is_exported else 0.0
-    call_s = launch_estimate(record.measurement.times()).value
-    return export_s + launch.load_s + launch.first_call_s, call_s / record.case.batch
-
-
-def batches_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per model, workload and runtime of which at least three batches were measured: which batch is the best.
-
-    The batch at which memory ends: where a straight line through the peaks reaches the machine's memory.
-    """
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
-            groups.setdefault((record.case.label, record.case.workload, record.case.how), []).append(record)
-    rows = []
-    for (model, workload, how), members in groups.items():
-        measured = {record.case.batch: _measured(record) for record in members}
-        if len(measured) < LEAST_BATCHES:
-            continue
-        rates = {batch: float(str(found["images_per_s"])) for batch, found in measured.items()}
-        best = max(rates, key=lambda batch: rates[batch])
-        peaks = {batch: float(str(found["peak_mib"])) for batch, found in measured.items() if found["peak_mib"]}
-        rows.append(
+def _models(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        cells = pd.DataFrame(
             {
-                "model": model,
-                "workload": workload,
-                "how": how,
-                "batches": ", ".join(map(str, sorted(measured))),
-                "best_batch": best,
-                "images_per_s": rates[best],
-                "of_batch_1": rates[best] / rates[1] if 1 in rates else None,
-                "mib_per_image": _slope(peaks)[0],
-                "memory_ends_at": _memory_ends_at(peaks, members[0].environment),
+                "model": data["model"],
+                "input": data["input"],
+                "parameters": [f"{n:,}" for n in data["params"]],
+                "MACs": [format_count(n) for n in data["macs"]],
+                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
+                "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
+                "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
+                "export s": [figure_text(value, 2) for value in data["export_s"]],
             }
         )
-    return pd.DataFrame(rows)
+    caption = (
+        f"{CONVENTION}; MACs for one image. Counts: how many witnesses (closed form, module, torch's counter "
+        "forwards and backwards, fvcore, ONNX graph, published figures) were heard, and whether they agree to the last "
+        "integer, layer by layer. "
+        "top-1: ImageNet accuracy published by torchvision for its pretrained weights; timed weights are random."
+    )
+    return Table("models", "Models", caption, cells, data, [])
 
 
-def _slope(peaks: dict[int, float]) -> tuple[float, float]:
-    """Slope and intercept of the straight line through the peaks, by least squares."""
-    fit = linear_regression(list(peaks), list(peaks.values()))
-    return fit.slope, fit.intercept
+def _witnesses(data: pd.DataFrame, notes: list[str]) -> Table:
+    cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
+    caption = (
+        "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
+        "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
+        "MACs are rounded to a million. All for one image."
+    )
+    return Table("witnesses", "Witnesses", caption, cells, data, notes)
 
 
-def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int | None:
-    memory_bytes: int | None = environment.get("machine", {}).get("memory_bytes")
-    slope, intercept = _slope(peaks)
-    if not memory_bytes or slope <= 0:
-        return None
-    return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
+def _inference(data: pd.DataFrame) -> Table:
+    cells, notes = _case_cells(data)
+    cells["parity error"] = [NONE if is_missing(value) else f"{value:.0e}" for value in data["parity_error"]]
+    _last(cells, "status")
+    caption = (
+        "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
+        "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
+        "those set side by side, the fastest first; overlapping intervals share one, marked =. Peak MiB: resident "
+        "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
+        "from float64, relative to the part of the output that depends on the image."
+    )
+    return Table("inference", "Inference", caption, cells, data, notes)
+
+
+def _training(data: pd.DataFrame) -> Table:
+    cells, notes = _case_cells(data)
+    for phase in PHASES["training"]:
+        cells[f"{phase} ms"] = [figure_text(value) for value in data[f"{phase}_ms"]]
+    if data["speedup"].isna().all():
+        cells = cells.drop(columns=["vs eager", "rank"])
+    _last(cells, "status")
+    caption = (
+        "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
+        "whole batch [95 % interval over launches and turns], and the medians of its three parts."
+    )
+    return Table("training", "Training", caption, cells, data, notes)
+
+
+def _batches(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        cells = pd.DataFrame(
+            {
+                "model": data["model"],
+                "workload": data["workload"],
+                "runtime": data["how"],
+                "batches": data["batches"],
+                "best": [f"{batch:,}" for batch in data["best_batch"]],
+                "images/s": [figure_text(value) for value in data["images_per_s"]],
+                "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
+                "MiB per image": [figure_text(value) for value in data["mib_per_image"]],
+                "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
+            }
+        )
+    caption = (
+        "Throughput by batch: the best of those measured, what it gains over single images, how much each image more "
+        "adds to the peak of memory, and the batch at which a straight line through the peaks meets the machine's "
+        "memory: an extrapolation."
+    )
+    return Table("batches", "Best batch", caption, cells, data, [])
+
+
+def _start(data: pd.DataFrame) -> Table:
+    cells = pd.DataFrame()
+    if not data.empty:
+        order = {model: place for place, model in enumerate(data["model"].unique())}
+        data = data.sort_values(["model", "workload"], key=lambda c: c.map(order) if c.name == "model" else c)
+        cells = pd.DataFrame(
+            {
+                "model": data["model"],
+                "workload": data["workload"],
+                "runtime": list(data["how"]),
+                "export s": [figure_text(value) for value in data["export_s"]],
+                "import s": [figure_text(value, 2) for value in data["import_s"]],
+                "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
+                "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
+                "pays back after": [_images(value) for value in data["pays_back_after_images"]],
+                "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
+                "steady": ["yes" if steady else "no" for steady in data["steady"]],
+            }
+        )
+    caption = (
+        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import "
+        "of the libraries (all workers of a race at once), weights or graph into a session, the first call on one "
+        "image (of the whole batch where it is compiled for it). Pays back after: so many images later than eager's "
+        "start, a slower start is made up for by faster calls. Steady: whether the warm-up ended because the times "
+        "were."
+    )
+    return Table("start", "Cold start", caption, cells, data, [])
+
+
+def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    numbers: dict[tuple[str, str], int] = {}
+    statuses = []
+    for status, reason in zip(data["status"], data["reason"], strict=True):
+        if reason:
+            note = numbers.setdefault((status, reason), len(numbers) + 1)
+            statuses.append(f"{status} [{note}]")
+        else:
+            statuses.append(status)
+    notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
+    intervals = zip(data["ms"], data["ms_low"], data["ms_high"], strict=True)
+    ratios = zip(data["speedup"], data["speedup_low"], data["speedup_high"], strict=True)
+    cells = pd.DataFrame(
+        {
+            "model": data["model"],
+            "batch": data["batch"].astype(str),
+            "runtime": list(data["how"]),
+            "ms": [interval_text(*values) for values in intervals],
+            "p90 ms": [figure_text(value) for value in data["p90_ms"]],
+            "images/s": [figure_text(value) for value in data["images_per_s"]],
+            "vs eager": [ratio_text(*values) for values in ratios],
+            "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
+            "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
+            "peak MiB": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
+            "status": statuses,
+        }
+    )
+    struck = ~data["status"].isin(MEASURED) & data["ms"].notna()
+    cells.loc[struck, "images/s"] = NONE
+    return cells, notes
+
+
+def _rank(value: float | None, tied: bool) -> str:
+    """`1`, or `1=` where others share it."""
+    return NONE if value is None or is_missing(value) else f"{value:.0f}{'=' if tied else ''}"
+
+
+def _images(value: float | None) -> str:
+    if value is None or is_missing(value):
+        return NONE
+    return "never" if math.isinf(value) else f"{value:,.0f} images"
+
+
+def _last(cells: pd.DataFrame, column: str) -> None:
+    cells[column] = cells.pop(column)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell of a data frame holds nothing."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """So many significant digits, or that there is none."""
+    return NONE if value is None or is_missing(value) else significant(value, digits)
+
+
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
+    if value is None or is_missing(value):
+        return NONE
+    if low is None or high is None or is_missing(low) or is_missing(high):
+        return f"{significant(value, 2)} [?]"
+    width = high - low
+    digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
+    decimals = min(max(digits, 2), 4) - 1 - math.floor(math.log10(value))
+    return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
+
+
+def ratio_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`×1.83 [1.79, 1.90]`."""
+    if value is None or is_missing(value):
+        return NONE
+    if low is None or high is None or is_missing(low) or is_missing(high):
+        return f"×{value:.1f} [?]"
+    return f"×{value:.2f} [{low:.2f}, {high:.2f}]"

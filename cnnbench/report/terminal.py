@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cnnbench.record import Record, Status
-from cnnbench.report.display import WORDS, Table
-from cnnbench.stats import launch_estimate
+from cnnbench.analysis.stats import launch_estimate
+from cnnbench.records.record import Record, Status
+from cnnbench.report.tables import WORDS, Table
 from cnnbench.units import format_seconds, significant
 
 STYLES: dict[Status, str] = {

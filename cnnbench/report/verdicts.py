@@ -9,13 +9,13 @@ from statistics import fmean, median
 
 import pandas as pd
 
-from cnnbench import judge
-from cnnbench.baseline import Against
-from cnnbench.explain import Explanation
-from cnnbench.gate import Judged, Result
-from cnnbench.gate_run import Gated
-from cnnbench.report.display import NONE, Table
+from cnnbench.analysis import paired as judge
+from cnnbench.gate.baseline import Against
+from cnnbench.gate.diagnose import Explanation
+from cnnbench.gate.procedure import Judged, Result
+from cnnbench.gate.run import Gated
 from cnnbench.report.files import table_markdown
+from cnnbench.report.tables import NONE, Table
 from cnnbench.units import format_seconds, significant
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from cnnbench.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
 from cnnbench.errors import ModelError
-from cnnbench.messages import Build
-from cnnbench.record import ArtifactFacts
-from cnnbench.worker import golden, models, witnesses
+from cnnbench.records.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
+from cnnbench.records.messages import Build
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.worker import models
+from cnnbench.worker.counters import collect as witnesses
 from cnnbench.worker.export import inference
-from cnnbench.worker.parity import LARGEST_LIMIT, compare, limit_for, signal_of
+from cnnbench.worker.reference import inputs as golden
+from cnnbench.worker.reference.parity import LARGEST_LIMIT, compare, limit_for, signal_of
 
 
 def build_artifact(request: Build) -> ArtifactFacts:

@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from cnnbench.errors import WorkerError
-from cnnbench.messages import Fork, Forked, Reap, Reaped
+from cnnbench.records.messages import Fork, Forked, Reap, Reaped
 
 Serve = Callable[[TextIO, TextIO], None]
 """Answers requests until they end."""

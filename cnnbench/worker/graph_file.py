@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from cnnbench.messages import Described
+from cnnbench.records.messages import Described
 
 UNBOUND = ("doc_string", "metadata_props")
 """Fields for people and tools: torch's exporter writes the paths of source files into them."""

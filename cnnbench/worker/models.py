@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.archs import catalogue
-from cnnbench.case import ModelSpec
 from cnnbench.errors import ModelError, unknown
+from cnnbench.networks import registry as catalogue
+from cnnbench.suite.case import ModelSpec
 
 Image = tuple[int, ...]
 """(C, H, W) of one image, or (C, L) of one signal."""
@@ -30,7 +30,7 @@ def build(spec: ModelSpec) -> tuple[nn.Module, Image]:
     torch.manual_seed(spec.seed)
     arch = catalogue.find(spec.model)
     if arch and not arch.from_torchvision:
-        from cnnbench.worker.networks import NETWORKS
+        from cnnbench.worker.builtin_models import NETWORKS
 
         image = (arch.image[0], *arch.full_size(spec.image_size))
         return NETWORKS[spec.model](image, spec.classes or arch.classes), image

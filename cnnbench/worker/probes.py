@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from cnnbench.case import Device
-from cnnbench.messages import Probed
-from cnnbench.runtime import runtimes, split
+from cnnbench.records.messages import Probed
+from cnnbench.suite.case import Device
+from cnnbench.suite.runtimes import runtimes, split
 from cnnbench.worker.runtimes.registry import others_runtime
 
 LONGEST_REASON = 200

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from cnnbench.messages import Epoch, Evaluated, StartTraining, TrainingStarted
+from cnnbench.records.messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.worker import models
+from cnnbench.worker.dataset_files import prepared, read_idx
 from cnnbench.worker.export import inference
-from cnnbench.worker.export.training import export_step
-from cnnbench.worker.images import prepared, read_idx
+from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
 

@@ -22,14 +22,15 @@ from uuid import uuid4
 
 import psutil
 
-from cnnbench import artifact, machine
-from cnnbench.archs import catalogue
-from cnnbench.case import Case, ModelSpec
-from cnnbench.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.process import Worker, thread_environment
-from cnnbench.race import PLANNED_ROUNDS, Contestant, Seconds, take_turns
-from cnnbench.record import ArtifactFacts
-from cnnbench.stats import median_estimate, ratio_estimate
+from cnnbench.analysis.stats import median_estimate, ratio_estimate
+from cnnbench.networks import registry as catalogue
+from cnnbench.records import artifact
+from cnnbench.records.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner import machine
+from cnnbench.runner.interleave import PLANNED_ROUNDS, Contestant, Seconds, take_turns
+from cnnbench.runner.worker_process import Worker, thread_environment
+from cnnbench.suite.case import Case, ModelSpec
 
 LIMIT_S = 300.0
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 BY_FORMULA = """
-from cnnbench.archs.catalogue import TORCHVISIONS
+from cnnbench.networks.registry import TORCHVISIONS
 networks = [arch.network() for arch in TORCHVISIONS]
 print(len(networks), sum(network.params for network in networks), sum(network.macs for network in networks))
 """
@@ -22,9 +22,10 @@ BUILD = """
 import time, warnings
 warnings.simplefilter("ignore")
 import torch
-from cnnbench.archs.catalogue import TORCHVISIONS
-from cnnbench.case import ModelSpec
-from cnnbench.worker import models, witnesses
+from cnnbench.networks.registry import TORCHVISIONS
+from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import models
+from cnnbench.worker.counters import collect as witnesses
 params = macs = 0
 for arch in TORCHVISIONS:
     module, image = models.build(ModelSpec(model=arch.name))

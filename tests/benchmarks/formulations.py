@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from cnnbench import machine
-from cnnbench.worker.export.gradients.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.gradients.convolution.settings import Settings
-from cnnbench.worker.export.graph import Graph, Tensor
+from cnnbench.runner import machine
+from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.export.training.rules.convolution.settings import Settings
 
 Formulation = Callable[[Graph, Tensor, Tensor, Tensor, Settings], Tensor]
 

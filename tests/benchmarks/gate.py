@@ -19,14 +19,14 @@ from statistics import fmean, stdev
 
 from scipy.stats import mannwhitneyu, t
 
-from cnnbench import machine
-from cnnbench.arms import open_arms
-from cnnbench.case import Case
-from cnnbench.gate_run import Asked, measure_gate, read_pairs
-from cnnbench.judge import Rule
-from cnnbench.pairs import Pair
-from cnnbench.record import Launch
-from cnnbench.suite import load_suite
+from cnnbench.analysis.paired import Rule
+from cnnbench.gate.arms import open_arms
+from cnnbench.gate.pairs import Pair
+from cnnbench.gate.run import Asked, measure_gate, read_pairs
+from cnnbench.records.record import Launch
+from cnnbench.runner import machine
+from cnnbench.suite.case import Case
+from cnnbench.suite.load import load_suite
 
 SLOWDOWNS = (0.03, 0.05, 0.10)
 

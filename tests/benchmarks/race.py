@@ -22,17 +22,18 @@ from datetime import datetime
 from math import exp, log
 from pathlib import Path
 
-from cnnbench import artifact, machine
-from cnnbench.archs import catalogue
-from cnnbench.build import build_artifact, find_artifact
-from cnnbench.case import Case, ModelSpec
-from cnnbench.messages import Load, Loaded, Open, Opened, Warm, Warmed
-from cnnbench.process import Worker
-from cnnbench.race import Entry, Outcome, _Entrant, run_race, take_turns
-from cnnbench.record import Launch
-from cnnbench.runtime import runs_in_torch
-from cnnbench.stats import launch_ratio_estimate, ratio_estimate, time_estimate
-from cnnbench.template import CAN_FORK, Template, starter
+from cnnbench.analysis.stats import launch_ratio_estimate, ratio_estimate, time_estimate
+from cnnbench.networks import registry as catalogue
+from cnnbench.records import artifact
+from cnnbench.records.messages import Load, Loaded, Open, Opened, Warm, Warmed
+from cnnbench.records.record import Launch
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import build_artifact, find_artifact
+from cnnbench.runner.fork_server import CAN_FORK, Template, starter
+from cnnbench.runner.interleave import Entry, Outcome, _Entrant, run_race, take_turns
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.runtimes import runs_in_torch
 
 LIMIT_S = 300.0
 RUN_ID = "benchmark"
@@ -165,8 +166,8 @@ def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
 
 def overhead() -> None:
     """Seconds that the timing loop adds to a call."""
-    from cnnbench.worker.measure import time_block
-    from cnnbench.worker.stopwatch import HostStopwatch
+    from cnnbench.worker.timing.measure import time_block
+    from cnnbench.worker.timing.stopwatch import HostStopwatch
 
     def nothing() -> None:
         return

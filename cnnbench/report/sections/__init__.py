@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from cnnbench import machine
-from cnnbench.report.display import Table
-from cnnbench.report.page import Page, Section
+from cnnbench.records.run_folder import Run
+from cnnbench.report.html import Page, Section
 from cnnbench.report.sections import (
     accuracy,
     batches,
@@ -21,7 +20,8 @@ from cnnbench.report.sections import (
     why,
 )
 from cnnbench.report.sections.sources import Sources
-from cnnbench.store import Run
+from cnnbench.report.tables import Table
+from cnnbench.runner import machine
 
 SECTIONS = (
     quiet.section,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
-from cnnbench.archs import catalogue
-from cnnbench.record import Record
+from cnnbench.networks import registry as catalogue
+from cnnbench.records.record import Record
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources, shown_legend
 
 

@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from cnnbench.report.charts import Chart, colours
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources, shown_legend
 
 COLUMNS, SPACING = 3, 52

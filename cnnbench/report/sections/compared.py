@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from cnnbench.comparison import Comparison
+from cnnbench.analysis.compare import Comparison
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
 from cnnbench.report.comparing import cases_frame
-from cnnbench.report.display import Table, interval_text, ratio_text
-from cnnbench.report.page import Page, Section
+from cnnbench.report.html import Page, Section
+from cnnbench.report.tables import Table, interval_text, ratio_text
 
 MOST_LINES = 8
 """Machines in one chart: more colours are not told apart."""

@@ -1,6 +1,6 @@
 """Parameters and MACs, and every witness of them."""
 
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 
 

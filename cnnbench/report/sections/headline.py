@@ -1,6 +1,6 @@
 """The headline: every case, in the tables that stand in the terminal too."""
 
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 
 

@@ -3,10 +3,10 @@
 import altair as alt
 import pandas as pd
 
-from cnnbench.record import MEASURED, Record
+from cnnbench.records.record import MEASURED, Record
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 from cnnbench.units import MIB
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from cnnbench.analysis.stats import NOISY_HALF_WIDTH
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
-from cnnbench.report.display import Table
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
-from cnnbench.stats import NOISY_HALF_WIDTH
+from cnnbench.report.tables import Table
 
 GIB = 2**30
 LIBRARIES = ("torch", "onnxruntime")

@@ -1,6 +1,6 @@
 """The raw samples."""
 
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.samples import samples
 from cnnbench.report.sections.sources import Sources
 

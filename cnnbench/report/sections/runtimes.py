@@ -5,12 +5,12 @@ import math
 import altair as alt
 import pandas as pd
 
-from cnnbench.case import WORKLOADS
+from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.report.charts import FAINT, ROW, WIDTH, Chart, colours
-from cnnbench.report.display import ratio_text
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources, shown_legend
-from cnnbench.stats import Estimate, geometric_mean
+from cnnbench.report.tables import ratio_text
+from cnnbench.suite.case import WORKLOADS
 
 
 def section(sources: Sources) -> Section | None:

@@ -7,10 +7,10 @@ from functools import cached_property
 import altair as alt
 import pandas as pd
 
-from cnnbench.record import MEASURED, Record
-from cnnbench.report.display import Table, interval_text, is_missing
-from cnnbench.report.tables import all_cases_table
-from cnnbench.store import Run
+from cnnbench.analysis.frames import all_cases_table
+from cnnbench.records.record import MEASURED, Record
+from cnnbench.records.run_folder import Run
+from cnnbench.report.tables import Table, interval_text, is_missing
 from cnnbench.units import significant
 
 

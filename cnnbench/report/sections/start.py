@@ -7,7 +7,7 @@ import pandas as pd
 
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 from cnnbench.units import significant
 

@@ -5,13 +5,13 @@ from collections.abc import Hashable
 import altair as alt
 import pandas as pd
 
-from cnnbench.case import PHASES, STEP
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
-from cnnbench.report.display import is_missing
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
-from cnnbench.runtime import REFERENCE
+from cnnbench.report.tables import is_missing
+from cnnbench.suite.case import PHASES, STEP
+from cnnbench.suite.runtimes import REFERENCE
 from cnnbench.units import significant
 
 PARTS = [*PHASES["training"], *STEP]

@@ -3,12 +3,12 @@
 import altair as alt
 import pandas as pd
 
+from cnnbench.analysis.explain import Explained, explain, paragraphs
 from cnnbench.report.bounds import cases_frame
 from cnnbench.report.charts import INK, ROW, WIDTH, Chart, colours
-from cnnbench.report.page import Section
+from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 from cnnbench.units import FLOP_PER_MAC, GIGA, significant
-from cnnbench.why import Explained, explain, paragraphs
 
 BOUNDS = ["compute", "memory", "calls"]
 

@@ -3,13 +3,13 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
-from cnnbench.record import ArtifactFacts, Memory, Parity, Ran
-from cnnbench.worker import memory
-from cnnbench.worker.measure import Phases
-from cnnbench.worker.parity import Array
-from cnnbench.worker.stopwatch import HostStopwatch, Stopwatch
+from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran
+from cnnbench.suite.case import Case, Device
+from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.timing import memory
+from cnnbench.worker.timing.measure import Phases
+from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
 
 
 class Runtime(ABC):

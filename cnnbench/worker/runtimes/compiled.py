@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
-from cnnbench.record import ArtifactFacts, Ran
-from cnnbench.runtime import split
-from cnnbench.worker.parity import Array
+from cnnbench.records.record import ArtifactFacts, Ran
+from cnnbench.suite.case import Case, Device
+from cnnbench.suite.runtimes import split
+from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnbench.case import Device, Precision
-from cnnbench.worker.stopwatch import HostStopwatch, Stopwatch
+from cnnbench.suite.case import Device, Precision
+from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
 
 
 class EventStopwatch:

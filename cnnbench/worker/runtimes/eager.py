@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cnnbench.artifact import WEIGHTS
-from cnnbench.case import Case, Layout
 from cnnbench.errors import WorkerError
-from cnnbench.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
-from cnnbench.record import ArtifactFacts, Memory, Ran
+from cnnbench.records.artifact import WEIGHTS
+from cnnbench.records.record import ArtifactFacts, Memory, Ran
+from cnnbench.suite.case import Case, Layout
+from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.worker import models
-from cnnbench.worker.golden_labels import labels_for
-from cnnbench.worker.measure import Phases
-from cnnbench.worker.parity import Array
+from cnnbench.worker.reference.labels import labels_for
+from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.timing.measure import Phases
 
 FORMATS: dict[Layout, torch.memory_format] = {
     "nchw": torch.contiguous_format,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from cnnbench.artifact import GRAPH
-from cnnbench.case import Case, Device
 from cnnbench.errors import WorkerError
-from cnnbench.record import ArtifactFacts, Ran
-from cnnbench.runtime import split
-from cnnbench.worker.measure import Phases
-from cnnbench.worker.parity import Array
+from cnnbench.records.artifact import GRAPH
+from cnnbench.records.record import ArtifactFacts, Ran
+from cnnbench.suite.case import Case, Device
+from cnnbench.suite.runtimes import split
+from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.timing.measure import Phases
 
 PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from cnnbench.artifact import STEP, WEIGHTS, read_step
-from cnnbench.case import Case
 from cnnbench.errors import WorkerError
-from cnnbench.optimizer import TIMED_LEARNING_RATE
-from cnnbench.record import ArtifactFacts, Parity
-from cnnbench.runtime import split
-from cnnbench.worker.golden_labels import labels_for, proof_images
-from cnnbench.worker.measure import Phases
-from cnnbench.worker.parity import Array, compare_losses
+from cnnbench.records.artifact import STEP, WEIGHTS, read_step
+from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.suite.case import Case
+from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
+from cnnbench.suite.runtimes import split
+from cnnbench.worker.reference.labels import labels_for, proof_images
+from cnnbench.worker.reference.parity import Array, compare_losses
 from cnnbench.worker.runtimes.ort import Ort
 from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.timing.measure import Phases
 
 
 class OrtTraining(Ort):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from cnnbench.archs import catalogue
-from cnnbench.case import Case
 from cnnbench.errors import WorkerError
-from cnnbench.messages import Purpose
-from cnnbench.record import ArtifactFacts
-from cnnbench.runtime import others, runtimes, split
-from cnnbench.worker.parity import Array
+from cnnbench.networks import registry as catalogue
+from cnnbench.records.messages import Purpose
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.suite.case import Case
+from cnnbench.suite.runtimes import others, runtimes, split
+from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
 COMPILER = "torch._dynamo"
@@ -29,7 +29,7 @@ PRELOADED: Mapping[Purpose, tuple[str, ...]] = MappingProxyType(
             "onnxscript.function_libs.torch_lib.ops",
             "fvcore.nn",
             "cnnbench.worker.artifact",
-            "cnnbench.worker.export.training",
+            "cnnbench.worker.export.training.step",
         ),
     }
 )

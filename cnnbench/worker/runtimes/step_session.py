@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from cnnbench.case import Device
-from cnnbench.worker.export.step_names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW
+from cnnbench.suite.case import Device
+from cnnbench.worker.export.training.names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW
 from cnnbench.worker.runtimes.ort import make_session
 
 Value = NDArray[Any]

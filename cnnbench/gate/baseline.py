@@ -1,0 +1,115 @@
+"""Head against a stored run of the same machine: for those who cannot build base. Weaker than a gate, and says so.
+
+Times that were measured apart differ by what the machine is like from one time to the next, which no number of launches
+averages out. Only calibrations made at different times tell how much that is; without three of them nothing is called
+slower.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
+from cnnbench.analysis.stats import time_estimate
+from cnnbench.errors import CnnbenchError, RunFolderError
+from cnnbench.gate.calibration import LEAST_SESSIONS, Calibration, Noise, noise_of
+from cnnbench.gate.procedure import Paired, exit_code_of
+from cnnbench.records.record import MEASURED
+from cnnbench.records.run_folder import Run, read_run
+from cnnbench.runner.machine import differences
+
+
+class BaselineError(CnnbenchError):
+    """A stored run that cannot be a baseline here: nothing was judged."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Against:
+    """One case against its stored launches."""
+
+    name: str
+    verdict: Verdict
+    reason: str = ""
+    ratio: float | None = None
+    """Median of head's launches over the median of the stored ones."""
+    low: float | None = None
+    high: float | None = None
+    p: float = 1.0
+    """One-sided, of `slower by at most the margin`."""
+
+
+def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
+    """The stored run. Raises BaselineError if there is none, or if it is another machine's."""
+    try:
+        run = read_run(folder)
+    except RunFolderError as error:
+        raise BaselineError(f"--baseline: {error}") from None
+    if not run.environment:
+        raise BaselineError(f"--baseline: {folder}: it does not say which machine it was measured on")
+    found = differences(run.environment, environment)
+    if found:
+        raise BaselineError(
+            f"--baseline: {folder}: measured on another machine, so nothing is judged; {'; '.join(found)}; "
+            "measure base here, or use --base"
+        )
+    return run
+
+
+def against(
+    run: Run, head: Mapping[str, Sequence[Paired]], calibration: Calibration | None, rule: Rule
+) -> list[Against]:
+    """Every case of head against the stored run, corrected for all."""
+    found = [_compare(name, run, pairs, calibration, rule) for name, pairs in head.items()]
+    adjusted = holm([each.p for each in found])
+    return [
+        replace(each, verdict="slower") if p < rule.alpha else each for each, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _compare(name: str, run: Run, pairs: Sequence[Paired], calibration: Calibration | None, rule: Rule) -> Against:
+    record = run.records.get(name)
+    broken = next((pair.missing or pair.wrong for pair in pairs if pair.missing or pair.wrong), "")
+    if broken:
+        return Against(name, "missing" if any(pair.missing for pair in pairs) else "wrong", broken)
+    if record is None or record.measurement is None or record.status not in MEASURED:
+        status = f"its record there is {record.status}" if record else "it has no record there"
+        return Against(name, "missing", f"no baseline: {status}")
+    then = [time_estimate(turns).value for turns in record.measurement.times() if turns]
+    now = [call_s for pair in pairs for call_s in pair.call_s.values()]
+    ratio = median(now) / median(then)
+    noise = noise_of(calibration.cases.get(name, [])) if calibration else None
+    if noise is None or noise.session_sd is None:
+        sessions = noise.sessions if noise else 0
+        reason = (
+            f"{sessions} of {LEAST_SESSIONS} calibrations at different times, so the noise between times is unknown"
+        )
+        return Against(name, "inconclusive", reason, ratio)
+    return _judged(name, ratio, noise, len(then), len(now), rule)
+
+
+def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> Against:
+    """By Student's t, with as many degrees of freedom as sessions allow: they are fewer than launches."""
+    from scipy.special import stdtr
+
+    assert noise.session_sd is not None
+    error = math.sqrt(2 * noise.session_sd**2 + noise.launch_sd**2 * (1 / then + 1 / now))
+    degrees = noise.sessions - 1
+    half = student_quantile((1 + CONFIDENCE) / 2, degrees) * error
+    centre = math.log(ratio)
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    p = float(stdtr(degrees, -(centre - math.log1p(rule.margin)) / error)) if error else float(ratio <= 1 + rule.margin)
+    verdict: Verdict = "slower-small" if low > 1 else "inconclusive"
+    if low > 1 / (1 + rule.margin) and high < 1 + rule.margin:
+        verdict = "same"
+    visible = math.expm1(math.log1p(rule.margin) + half)
+    return Against(name, verdict, f"a stored baseline: it could see +{visible:.0%}", ratio, low, high, p)
+
+
+def exit_code(found: Sequence[Against], *, strict: bool, allow_missing: bool) -> int:
+    """As of a gate."""
+    return exit_code_of([each.verdict for each in found], strict=strict, allow_missing=allow_missing)

@@ -1,0 +1,215 @@
+"""What this machine lets a gate see: the noise of each case, from pairs of the same code, and what follows from it.
+
+One file for each machine, named by its fingerprint; each calibration adds a session, so that the noise between times
+apart is known too.
+"""
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from pydantic import ValidationError
+
+from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
+from cnnbench.errors import InputError, RunFolderError
+from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage, run_gate
+from cnnbench.records.artifact import cache_folder
+from cnnbench.runner.machine import fingerprint, label
+from cnnbench.suite.case import Frozen
+
+UPPER = 0.95
+"""Confidence of the upper limit of a standard deviation, which is what a gate must reckon with."""
+LEAST_PAIRS = 6
+LEAST_SESSIONS = 3
+"""Before which nothing is known of the noise between sessions."""
+SIMULATED_GATES = 200
+SLOWDOWNS = (0.03, 0.05, 0.10)
+NO_LIMIT_S = 1e9
+
+
+class Session(Frozen):
+    """Pairs of the same code, measured together: one case, one time."""
+
+    started: str
+    logs: list[float]
+    """Logarithm of each pair's ratio, in the order of time."""
+    launches_s: list[float]
+    """Median call of each launch."""
+
+
+class Calibration(Frozen):
+    """All sessions of one machine, by case."""
+
+    fingerprint: str
+    machine: str
+    cases: dict[str, list[Session]]
+
+    def with_sessions(self, sessions: Mapping[str, Session]) -> "Calibration":
+        """Each case's new session added to those before."""
+        cases = {name: [*self.cases.get(name, []), session] for name, session in sessions.items()}
+        return self.model_copy(update={"cases": {**self.cases, **cases}})
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of one case; standard deviations are of logarithms."""
+
+    pairs: int
+    pair_sd: float
+    pair_sd_upper: float
+    """Upper limit of `pair_sd` at 95 %."""
+    launch_sd: float
+    """Of one launch to the next, not paired."""
+    session_sd: float | None
+    """Between the medians of sessions; None for fewer than three."""
+    sessions: int
+
+    def smallest_margin(self, pairs: int) -> float:
+        """The smallest change that so many pairs can tell from none."""
+        return math.expm1(smallest_effect(self.pair_sd_upper, pairs))
+
+
+def file_of(environment: Mapping[str, Any]) -> Path:
+    """Where the calibration of a machine lies, if none is named."""
+    return cache_folder() / "calibrations" / f"{fingerprint(environment)}.json"
+
+
+def read_calibration(file: Path) -> Calibration | None:
+    """None if there is none. Raises RunFolderError for a file that is something else."""
+    try:
+        return Calibration.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise RunFolderError(f"{file}: expected a calibration, as `cnnbench calibrate` writes it; {error}") from None
+
+
+def write_calibration(file: Path, calibration: Calibration) -> None:
+    """Write it down whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(calibration.model_dump(), indent=1), encoding="utf-8")
+
+
+def empty(environment: Mapping[str, Any]) -> Calibration:
+    """Of a machine of which nothing is known yet."""
+    return Calibration(fingerprint=fingerprint(environment), machine=label(dict(environment)), cases={})
+
+
+def session_of(pairs: Sequence[Paired]) -> Session:
+    """What pairs of the same code say, measured just now."""
+    return Session(
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        logs=[pair.logs["head"] for pair in pairs if "head" in pair.logs],
+        launches_s=[call_s for pair in pairs for call_s in pair.call_s.values()],
+    )
+
+
+def noise_of(sessions: Sequence[Session]) -> Noise | None:
+    """None where there are too few pairs to tell."""
+    from scipy.stats import chi2
+
+    logs = [log for session in sessions for log in session.logs]
+    if len(logs) < LEAST_PAIRS:
+        return None
+    pair_sd = math.sqrt(fmean(log**2 for log in logs))  # the same code: the mean is known to be zero
+    centres = [math.log(median(session.launches_s)) for session in sessions]
+    within = [
+        math.log(call_s) - centre
+        for session, centre in zip(sessions, centres, strict=True)
+        for call_s in session.launches_s
+    ]
+    return Noise(
+        pairs=len(logs),
+        pair_sd=pair_sd,
+        pair_sd_upper=pair_sd * math.sqrt(len(logs) / float(chi2.ppf(1 - UPPER, len(logs)))),
+        launch_sd=stdev(within),
+        session_sd=stdev(centres) if len(centres) >= LEAST_SESSIONS else None,
+        sessions=len(sessions),
+    )
+
+
+def check_margin(calibration: Calibration, duels: Sequence[Duel], rule: Rule) -> None:
+    """Refuse a margin that this machine's noise hides. Raises InputError, with the pairs that it would take."""
+    hidden = []
+    for duel in duels:
+        noise = noise_of(calibration.cases.get(duel.name, []))
+        if noise is None or rule.margin >= noise.smallest_margin(rule.most_confirm_pairs):
+            continue
+        needed = pairs_needed(noise.pair_sd_upper, math.log1p(rule.margin))
+        hidden.append(
+            f"{duel.name}: {rule.most_confirm_pairs} pairs tell {noise.smallest_margin(rule.most_confirm_pairs):.2%}; "
+            f"{rule.margin:.2%} would take {needed if needed else 'more than 1000'} pairs"
+        )
+    if hidden:
+        raise InputError(
+            f"--margin: expected one above this machine's noise; got {rule.margin:.2%}\n  " + "\n  ".join(hidden)
+        )
+
+
+@dataclass
+class Replayed:
+    """A measurer that draws pairs from a calibration, with random signs: the real rule on this machine's own noise."""
+
+    logs: Mapping[str, Sequence[float]]
+    rng: random.Random
+    slowdown: float = 0.0
+    slowed: str = ""
+    pairs: int = 0
+
+    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
+        """A pair as one was seen."""
+        self.pairs += 1
+        logs: dict[ArmName, float] = {
+            arm: self.rng.choice((1, -1)) * self.rng.choice(self.logs[duel.name]) for arm in order if arm != "base"
+        }
+        if duel.name == self.slowed:
+            logs["head"] += math.log1p(self.slowdown)
+        return Paired(tuple(order), logs)
+
+    def clock(self) -> float:
+        """As if a pair took a second."""
+        return float(self.pairs)
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the gate would do on this machine: shares of simulated gates."""
+
+    gates: int
+    false_alarms: float
+    """That called a case slower though none was."""
+    seen: dict[str, dict[float, float]] = field(default_factory=dict)
+    """By case and slowdown: the share of gates that called it slower."""
+
+
+def sight_of(calibration: Calibration, duels: Sequence[Duel], rule: Rule, seed: int = 0) -> Sight:
+    """Run the real rule on pairs drawn from the calibration, with and without slowdowns; no time limit."""
+    logs = {
+        duel.name: [log for session in calibration.cases.get(duel.name, []) for log in session.logs] for duel in duels
+    }
+    known = [duel for duel in duels if len(logs[duel.name]) >= LEAST_PAIRS]
+    rng = random.Random(seed)
+
+    def gates(count: int, chosen: Sequence[Duel], slowed: str = "", slowdown: float = 0.0) -> list[bool]:
+        found = []
+        for _ in range(count):
+            replayed = Replayed(logs, rng, slowdown, slowed)
+            result = run_gate(chosen, replayed, replayed, rule, NO_LIMIT_S, rng.randrange(2**31), replayed.clock)
+            found.append(result.count("slower") > 0)
+        return found
+
+    alarms = fmean(gates(SIMULATED_GATES, known)) if known else 0.0
+    seen = {
+        duel.name: {slow: fmean(gates(SIMULATED_GATES // 4, [duel], duel.name, slow)) for slow in SLOWDOWNS}
+        for duel in known
+    }
+    return Sight(SIMULATED_GATES, alarms, seen)

@@ -1,0 +1,124 @@
+"""Why a case is slower in head: what differs between the arms, most likely cause first, and which layers lost time."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cnnbench.errors import CnnbenchError
+from cnnbench.gate.arms import Arm
+from cnnbench.gate.pairs import Pairs
+from cnnbench.gate.procedure import Duel
+from cnnbench.records.messages import Load, Loaded, Profile, Profiled
+from cnnbench.records.record import Ran
+from cnnbench.runner import machine
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case
+from cnnbench.suite.runtimes import runtimes, split
+
+PROFILED = ("eager", "ort")
+"""Runtimes whose profilers tell layers."""
+CALLS = 10
+LAYERS = 5
+"""So many of the layers that lost most are named."""
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What one layer takes in both arms, by the runtimes' own profilers."""
+
+    name: str
+    base_s: float
+    head_s: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What may have made head slower."""
+
+    differences: list[str]
+    """Between the arms, most likely cause first; empty if none is known."""
+    layers: list[LayerChange]
+    """That lost most time, in one call."""
+    call_s: tuple[float, float] | None
+    """A whole call under the profiler, in base and in head."""
+    unprofiled: str = ""
+    """Why there are no layers, if there are none."""
+
+
+def explain(duel: Duel, pairs: Pairs) -> Explanation:
+    """Compare the arms' settings, what ran, and versions; then have both profiled, twice, in turn."""
+    differences = differences_of(pairs.base, pairs.head, duel, pairs.ran)
+    if duel.base.workload != "inference" or not all(
+        split(case.runtime)[0] in PROFILED and case.device == "cpu" for case in (duel.base, duel.head)
+    ):
+        return Explanation(differences, [], None, "profilers are read for inference in eager and ort on a CPU alone")
+    seen: dict[str, list[Profiled]] = {"base": [], "head": []}
+    try:
+        with TemporaryDirectory(prefix="cnnbench-") as scratch:
+            for name in ("base", "head", "head", "base"):
+                arm, case = (pairs.base, duel.base) if name == "base" else (pairs.head, duel.head)
+                seen[name].append(_profile(arm, case, pairs, Path(scratch)))
+    except CnnbenchError as error:
+        return Explanation(differences, [], None, str(error))
+    base, head = _by_layer(seen["base"]), _by_layer(seen["head"])
+    changes = [LayerChange(name, base.get(name, 0.0), head.get(name, 0.0)) for name in {**base, **head}]
+    slower = sorted(changes, key=lambda change: change.base_s - change.head_s)
+    layers = [change for change in slower if change.head_s > change.base_s][:LAYERS]
+    return Explanation(differences, layers, (_call_s(seen["base"]), _call_s(seen["head"])))
+
+
+def differences_of(base: Arm, head: Arm, duel: Duel, ran: dict[tuple[str, str], Ran]) -> list[str]:
+    """What was asked, what really ran, the runtime's own libraries, the code, other versions: in this order."""
+    found = [
+        f"{key}: {getattr(duel.base, key)} in base, {getattr(duel.head, key)} in head"
+        for key in ("runtime", "threads", "precision", "layout", "device")
+        if getattr(duel.base, key) != getattr(duel.head, key)
+    ]
+    first, second = (ran.get((duel.name, arm)) for arm in ("base", "head"))
+    if first and second:
+        found += _changed(_flat(first), _flat(second), "ran with ")
+    own = runtimes()[split(duel.head.runtime)[0]].libraries
+    about = base.about(), head.about()
+    versions = [{key: text for key, text in each.items() if key != "interpreter"} for each in about]
+    keys = sorted({*versions[0], *versions[1]}, key=lambda key: (key not in own, key != "revision", key))
+    ordered = [{key: each.get(key, "none") for key in keys} for each in versions]
+    found += _changed(ordered[0], ordered[1], "")
+    return list(dict.fromkeys(found))
+
+
+def _flat(ran: Ran) -> dict[str, Any]:
+    return {"threads": ran.threads, "device": ran.device_name, "precision": ran.precision, **ran.facts}
+
+
+def _changed(base: dict[str, Any], head: dict[str, Any], before: str) -> list[str]:
+    keys = dict.fromkeys(chain(base, head))
+    return [
+        f"{before}{key}: {base.get(key, 'none')} in base, {head.get(key, 'none')} in head"
+        for key in keys
+        if base.get(key) != head.get(key)
+    ]
+
+
+def _profile(arm: Arm, case: Case, pairs: Pairs, scratch: Path) -> Profiled:
+    threads = case.threads or machine.usable_threads()
+    log = pairs.logs / f"profile-{arm.name}.log"
+    with Worker(log, threads, pairs.limit_s, interpreter=arm.interpreter) as worker:
+        worker.ask(Load(case=case, threads=threads), Loaded)
+        request = Profile(case=case, folder=str(pairs.folder(arm, case.spec)), scratch=str(scratch), calls=CALLS)
+        return worker.ask(request, Profiled)
+
+
+def _by_layer(seen: list[Profiled]) -> dict[str, float]:
+    """Seconds of each layer in one call; of operators of which it is not known whose they are, by their name."""
+    calls: dict[str, list[float]] = {}
+    for profiled in seen:
+        for layer in [*profiled.layers, *profiled.other]:
+            calls.setdefault(layer.name or "the model's own", []).extend(layer.seconds)
+    return {name: median(seconds) for name, seconds in calls.items()}
+
+
+def _call_s(seen: list[Profiled]) -> float:
+    return median(chain.from_iterable(profiled.call_s for profiled in seen))

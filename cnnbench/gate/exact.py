@@ -1,0 +1,296 @@
+"""The figures of a suite's models that no noise touches, against a file that is kept with the code.
+
+Counts, the exported graphs and the memory formula are the same on every machine; how far a graph is from float64 is
+not, so of that only the class is compared.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+from uuid import uuid4
+
+import yaml
+from pydantic import Field, ValidationError
+
+from cnnbench.analysis import counts
+from cnnbench.errors import ExpectationError, ShapeError, SuiteError
+from cnnbench.networks import registry as catalogue
+from cnnbench.networks.training_memory import step_memory
+from cnnbench.records import artifact
+from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.runner.artifacts import (
+    Builders,
+    Start,
+    build_artifact,
+    build_step,
+    describe_graph,
+    find_artifact,
+    find_step,
+    forget_artifact,
+    prove_graph,
+)
+from cnnbench.runner.tasks import trace as walk
+from cnnbench.suite.case import Case, Frozen, ModelSpec
+from cnnbench.suite.load import EXPECTATION, Suite
+from cnnbench.suite.yaml_lines import read_yaml
+
+ParityClass = Literal["float32", "coarse", "wrong"]
+"""
+float32  within the limit: ten times what eager float32 is off on the same machine
+coarse   within a thousand times the limit, as after rounding to 16 bits, and half of the signal
+wrong    further off, or not finite
+"""
+
+COARSE_FACTOR, COARSE_LIMIT = 1000.0, 0.5
+"""The bounds of `coarse`. Errors of a correct graph differ by factors of two or three between machines, whose
+convolutions add up in other orders: a decade may flip, these classes do not."""
+
+VERSIONS = ("torch", "torchvision", "onnx", "onnxscript")
+"""The libraries that decide what is exported."""
+
+HEADING = """\
+# What is exactly known of suite {suite}'s models: compared by `cnnbench gate {suite} --exact`, written with --update.
+"""
+
+
+class GraphFigures(Frozen):
+    """An exported graph."""
+
+    operators: dict[str, int]
+    """Number of nodes by operator."""
+    content_bytes: int
+    """Its size, without what names the place that it was written at."""
+    parity: ParityClass
+
+
+class ModelFigures(Frozen):
+    """What is exactly known of a model."""
+
+    params: int
+    macs: int
+    """For one image."""
+    disagreements: list[str] = []
+    """Of the witnesses of its counts; none, where all is well."""
+    inference: GraphFigures | None = None
+    """None where it cannot be exported."""
+    training: GraphFigures | None = None
+    """The exported step; None where the suite trains in PyTorch alone, or it cannot be exported."""
+    step_peak_bytes: dict[int, int] = {}
+    """By batch of the suite's training cases: the peak memory of a step in float32 with momentum, by formula."""
+
+
+class Expectation(Frozen):
+    """The content of an expectation file."""
+
+    schema_version: Literal[1] = Field(1)
+    versions: dict[str, str]
+    models: dict[str, ModelFigures]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure that is not what was expected."""
+
+    model: str
+    figure: str
+    """Where it stands: `inference.operators.Conv`."""
+    expected: object
+    """None where nothing was."""
+    found: object
+
+    def __str__(self) -> str:
+        both = isinstance(self.expected, int) and isinstance(self.found, int) and self.expected
+        change = f" ({self.found / self.expected - 1:+.2%})" if both else ""  # type: ignore[operator]
+        place = f"{self.model}: {self.figure}" if self.figure else self.model
+        return f"{place}: expected {_shown(self.expected)}, found {_shown(self.found)}{change}"
+
+
+@dataclass(frozen=True)
+class ExactReport:
+    """What the comparison came to."""
+
+    file: Path
+    suite: str
+    found: Expectation
+    differences: list[Difference]
+    versions: list[str]
+    """Libraries that the file was made with other versions of, a sentence each."""
+
+    @property
+    def replacement(self) -> str:
+        """The lines that the file would have to hold of the models that differ; empty if none does."""
+        differing = {difference.model for difference in self.differences}
+        models = {name: figures for name, figures in self.found.models.items() if name in differing}
+        return _yaml({"models": _plain(models)}) if models else ""
+
+
+def expectation_file(suite: Suite) -> Path:
+    """Beside the suite: `suites/smoke.expect.yaml`."""
+    return suite.path.with_suffix(EXPECTATION)
+
+
+def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
+    """Find the figures of all models of a suite, and compare them with the file's.
+
+    `on_model` is told each model before its turn. Raises ExpectationError, before anything is built, for a file that is
+    missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
+    """
+    expected = read_expectation(file, suite.name)
+    found = find_figures(suite, on_model)
+    differences = list(compare(expected.models, found.models))
+    versions = [
+        f"{name} {expected.versions.get(name, 'none')} then, {found.versions.get(name, 'none')} now"
+        for name in VERSIONS
+        if expected.versions.get(name) != found.versions.get(name)
+    ]
+    return ExactReport(file=file, suite=suite.name, found=found, differences=differences, versions=versions)
+
+
+def read_expectation(file: Path, suite: str) -> Expectation:
+    """What the file says. Raises ExpectationError."""
+    remedy = f"`cnnbench gate {suite} --exact --update` writes it"
+    if not file.exists():
+        raise ExpectationError(
+            f"{file}: expected the exact figures of suite {suite!r}; there is no such file; {remedy}"
+        )
+    try:
+        return Expectation.model_validate(read_yaml(file).data)
+    except SuiteError as error:
+        raise ExpectationError(f"{error}; {remedy}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise ExpectationError(f"{file}: {where}: {first['msg']}; {remedy}") from None
+
+
+def write_expectation(file: Path, suite: str, found: Expectation) -> None:
+    """Write the figures down, sorted. Raises ExpectationError."""
+    try:
+        file.write_text(HEADING.format(suite=suite) + _yaml(_plain(found)), encoding="utf-8")
+    except OSError as error:
+        raise ExpectationError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None) -> Expectation:
+    """The figures as they are here and now. Raises ModelError, WorkerError."""
+    by_model: dict[ModelSpec, list[Case]] = {}
+    for case in suite.cases:
+        by_model.setdefault(case.spec, []).append(case)
+    models = {}
+    with closing(Builders()) as builders:
+        for spec, cases in by_model.items():
+            on_model(_name(spec))
+            models[_name(spec)] = _figures(spec, cases, builders.starter())
+    return Expectation(versions=_versions(), models=models)
+
+
+def _versions() -> dict[str, str]:
+    """Without what tells a release's builds for different devices apart: `2.14.1` of `2.14.1+cu130`."""
+    return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
+
+
+def _name(spec: ModelSpec) -> str:
+    return spec.label + (f"/s{spec.seed}" if spec.seed else "")
+
+
+def _figures(spec: ModelSpec, cases: list[Case], start: Start) -> ModelFigures:
+    run_id = uuid4().hex
+    with TemporaryDirectory(prefix="cnnbench-") as logs:
+        try:
+            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log", start)
+            summary = counts.summary(spec, facts.witnesses)
+            return ModelFigures(
+                params=summary.params,
+                macs=summary.macs,
+                disagreements=summary.disagreements,
+                inference=_inference(spec, facts, Path(logs)),
+                training=_training(spec, facts, cases, Path(logs), start),
+                step_peak_bytes=_step_peaks(spec, cases),
+            )
+        finally:
+            forget_artifact(spec, run_id)
+
+
+def _inference(spec: ModelSpec, facts: ArtifactFacts, logs: Path) -> GraphFigures | None:
+    if facts.onnx_error is not None:
+        return None
+    folder = artifact.folder_of(spec, facts.key)
+    return _graph(folder / artifact.GRAPH, prove_graph(spec, folder, logs / "prove.log"), logs)
+
+
+def _training(
+    spec: ModelSpec, facts: ArtifactFacts, cases: list[Case], logs: Path, start: Start
+) -> GraphFigures | None:
+    if not any(case.is_exported_step for case in cases):
+        return None
+    folder = artifact.folder_of(spec, facts.key)
+    step = find_step(folder) or build_step(spec, folder, logs / "step.log", start)
+    return None if step.error is not None else _graph(folder / artifact.STEP, step.parity, logs)
+
+
+def _graph(file: Path, parity: list[Parity], logs: Path) -> GraphFigures:
+    held = describe_graph(file, logs / "describe.log")
+    return GraphFigures(operators=held.operators, content_bytes=held.content_bytes, parity=parity_class(parity))
+
+
+def parity_class(parity: list[Parity]) -> ParityClass:
+    """The class of the worst."""
+    if all(each.passed for each in parity):
+        return "float32"
+    coarse = (
+        each.passed or (each.error is not None and each.error <= min(COARSE_FACTOR * each.limit, COARSE_LIMIT))
+        for each in parity
+    )
+    return "coarse" if all(coarse) else "wrong"
+
+
+def _step_peaks(spec: ModelSpec, cases: list[Case]) -> dict[int, int]:
+    batches = sorted({case.batch for case in cases if case.workload == "training"})
+    if not batches:
+        return {}
+    arch = catalogue.find(spec.model)
+    network = arch.network(spec.image_size, spec.classes) if arch else walk.read(spec).network
+    try:
+        return {batch: step_memory(network, batch, "momentum").peak for batch in batches}
+    except ShapeError:  # it infers alone
+        return {}
+
+
+def compare(expected: Mapping[str, ModelFigures], found: Mapping[str, ModelFigures]) -> Iterator[Difference]:
+    """Every figure that is not the same on both sides; a model that one side lacks is one difference."""
+    for name in sorted({*expected, *found}):
+        if name not in found or name not in expected:
+            sides = ["its figures" if name in side else None for side in (expected, found)]
+            yield Difference(name, "", *sides)
+            continue
+        ours, theirs = (dict(_flat(side[name].model_dump())) for side in (expected, found))
+        for figure in sorted({*ours, *theirs}):
+            if ours.get(figure) != theirs.get(figure):
+                yield Difference(name, figure, ours.get(figure), theirs.get(figure))
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, value
+
+
+def _shown(value: object) -> str:
+    if value is None or value == []:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(content: Expectation | Mapping[str, ModelFigures]) -> Any:
+    if isinstance(content, Expectation):
+        return content.model_dump()
+    return {name: figures.model_dump() for name, figures in content.items()}
+
+
+def _yaml(content: Any) -> str:
+    return str(yaml.safe_dump(content, sort_keys=True, allow_unicode=True, width=120))

@@ -1,0 +1,45 @@
+"""github-action-benchmark's custom format: an array of figures, one file for each direction.
+
+`tool: customSmallerIsBetter` reads the latencies, `tool: customBiggerIsBetter` the throughputs. Fields as in its
+`extract.ts`: `name`, `unit`, `value`, and as text `range` (read only as `± N`) and `extra`. It compares with the last
+commit by a bare ratio, so it is for plotting; `fail-on-alert` belongs off.
+"""
+
+import json
+from typing import Any
+
+from cnnbench.analysis.stats import CONFIDENCE, Estimate
+from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, machine_of, measured
+from cnnbench.records.run_folder import Run
+from cnnbench.units import significant
+
+
+def convert(run: Run) -> Converted:
+    """The run as two arrays: milliseconds of a call, and images per second."""
+    latency = [_entry(run, each, "ms", _milli(each.call_s)) for each in measured(run)]
+    throughput = [_entry(run, each, "images/s", each.images_per_s) for each in measured(run)]
+    return Converted(
+        {".latency.json": _text(latency), ".throughput.json": _text(throughput)},
+        ["samples, memory, counts and starting times have no place; only medians and their intervals", *left_out(run)],
+    )
+
+
+def _entry(run: Run, each: Measured, unit: str, estimate: Estimate) -> dict[str, Any]:
+    record = each.record
+    assert record.measurement is not None
+    lines = [f"status: {record.status}", *record.reasons, f"launches: {len(record.measurement.launches)}"]
+    entry: dict[str, Any] = {"name": record.id, "unit": unit, "value": estimate.value}
+    if estimate.low is not None and estimate.high is not None:
+        entry["range"] = f"± {significant(estimate.half_width * estimate.value).replace(',', '')}"
+        lines.append(f"{CONFIDENCE:.0%} interval: {significant(estimate.low)} to {significant(estimate.high)} {unit}")
+    entry["extra"] = "\n".join([*lines, f"machine: {machine_of(run)}"])
+    return entry
+
+
+def _milli(seconds: Estimate) -> Estimate:
+    bounds = (None if bound is None else bound * 1e3 for bound in (seconds.low, seconds.high))
+    return Estimate(seconds.value * 1e3, *bounds)
+
+
+def _text(entries: list[dict[str, Any]]) -> bytes:
+    return json.dumps(entries, indent=2, ensure_ascii=False).encode()

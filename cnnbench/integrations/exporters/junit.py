@@ -1,0 +1,98 @@
+"""JUnit XML, for what shows test results: a test case for each case of the suite, with its status and reason.
+
+Elements and attributes as in the schema of Jenkins' xUnit plugin (`junit-10.xsd`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+from cnnbench.analysis.stats import CONFIDENCE
+from cnnbench.integrations.exporters.converted import UNRECORDED, Converted, Measured, machine_of, measured, unrecorded
+from cnnbench.records.record import Record, Status
+from cnnbench.records.run_folder import Run
+
+OUTCOME: Mapping[Status, str | None] = {
+    "ok": None,
+    "noisy": None,
+    "invalid": "failure",
+    "failed": "error",
+    "unavailable": "skipped",
+}
+
+
+def convert(run: Run) -> Converted:
+    """The run as one test suite; `time` is the seconds spent in timed calls."""
+    outcomes = Counter(OUTCOME[record.status] for record in run.records.values())
+    missing = unrecorded(run)
+    total_s = sum(map(_timed_s, run.records.values()))
+    counts = {
+        "tests": str(len(run.records) + len(missing)),
+        "failures": str(outcomes["failure"]),
+        "errors": str(outcomes["error"]),
+    }
+    root = ElementTree.Element("testsuites", {"name": "cnnbench", **counts, "time": f"{total_s:.3f}"})
+    suite = ElementTree.SubElement(
+        root,
+        "testsuite",
+        {
+            "name": run.suite,
+            **counts,
+            "skipped": str(outcomes["skipped"] + len(missing)),
+            "time": f"{total_s:.3f}",
+            "timestamp": _timestamp(run.started),
+        },
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    software = run.environment.get("software", {})
+    for name, value in {"machine": machine_of(run), **software}.items():
+        ElementTree.SubElement(properties, "property", {"name": name, "value": str(value)})
+    figures = {each.record.id: each for each in measured(run)}
+    for record in run.records.values():
+        test = _test(suite, record.id, record.case.spec.label, _timed_s(record))
+        outcome, why = OUTCOME[record.status], _printable("\n".join(record.reasons))
+        if outcome is not None:
+            first = why.partition("\n")[0]
+            ElementTree.SubElement(test, outcome, {"type": record.status, "message": first}).text = why
+        elif record.id in figures:
+            ElementTree.SubElement(test, "system-out").text = _figures(record, figures[record.id])
+    for id_ in missing:
+        test = _test(suite, id_, id_.partition("/")[0], 0.0)
+        ElementTree.SubElement(test, "skipped", {"type": "unrecorded", "message": UNRECORDED})
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return Converted({".xml": text}, ["figures are text in system-out; samples are not in it"])
+
+
+def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> ElementTree.Element:
+    attributes = {"classname": model, "name": id_, "time": f"{seconds:.3f}"}
+    return ElementTree.SubElement(suite, "testcase", attributes)
+
+
+def _figures(record: Record, each: Measured) -> str:
+    time, rate = each.call_s, each.images_per_s
+    lines = [f"status: {record.status}", *record.reasons, f"median_s: {time.value:.6g}"]
+    if time.low is not None and time.high is not None:
+        lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
+    lines.append(f"images_per_s: {rate.value:.6g}")
+    lines.append(f"launches: {len(each.samples_s)}")
+    return _printable("\n".join(lines))
+
+
+def _timed_s(record: Record) -> float:
+    return record.measurement.timed_s if record.measurement else 0.0
+
+
+def _timestamp(started: str) -> str:
+    """ISO 8601 to the second, without an offset, as the schema wants it; in UTC."""
+    try:
+        moment = datetime.fromisoformat(started)
+    except ValueError:  # a run's folder that does not tell
+        moment = datetime.fromtimestamp(0, tz=UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that XML cannot hold; a library's last words may have some."""
+    return "".join(c for c in text if c in "\n\t" or ord(c) >= 32)

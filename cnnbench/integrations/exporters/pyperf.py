@@ -1,0 +1,96 @@
+"""pyperf's JSON, for `python -m pyperf stats|hist|dump|metadata|compare_to`: the one format that knows processes.
+
+A run is a launch. pyperf compares pools of values, and calls two benchmarks with different numbers of values
+significantly different whatever the values are (`_compare.py` in pyperf 2.10). So every launch gives the same number:
+its turns, in six consecutive groups as equal as they can be, and of each group the median.
+"""
+
+import json
+from datetime import datetime
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
+from cnnbench.records.record import LEAST_TURNS, Launch
+from cnnbench.records.run_folder import Run
+
+VALUES_PER_LAUNCH = LEAST_TURNS
+
+
+def convert(run: Run) -> Converted:
+    """The run as a suite of benchmarks."""
+    have = measured(run)
+    content = {
+        "version": "1.0",
+        "metadata": _filled({"description": f"cnnbench, suite {run.suite}", **_machine(run)}),
+        "benchmarks": [_benchmark(each) for each in have],
+    }
+    lost = [
+        f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive turns; intervals and single samples are "
+        "not in it, and pyperf computes its own from the pool",
+        *left_out(run),
+    ]
+    sizes = {sum(len(values) for values in _values(each)) for each in have}
+    if len(sizes) > 1:
+        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` takes for significant")
+    return Converted({".json": json.dumps(content, indent=1).encode()}, lost)
+
+
+def _benchmark(each: Measured) -> dict[str, Any]:
+    record = each.record
+    assert record.measurement is not None
+    common = {"name": record.id, "unit": "second", "status": record.status, **params_of(record)}
+    launches = [launch for launch in record.measurement.launches if launch.turns]
+    return {
+        "metadata": _filled(common),
+        "runs": [
+            {"metadata": _run(launch, record.started), "values": values}
+            for launch, values in zip(launches, _values(each), strict=True)
+        ],
+    }
+
+
+def _values(each: Measured) -> list[list[float]]:
+    assert each.record.measurement is not None
+    return [grouped([median(turn) for turn in turns]) for turns in each.record.measurement.times() if turns]
+
+
+def grouped(values: list[float]) -> list[float]:
+    """Medians of six consecutive groups of values, as equal as they can be; fewer than six values stay as they are."""
+    groups = min(VALUES_PER_LAUNCH, len(values))
+    bounds = [round(place * len(values) / groups) for place in range(groups + 1)]
+    return [median(values[low:high]) for low, high in pairwise(bounds)]
+
+
+def _run(launch: Launch, started: str) -> dict[str, Any]:
+    return _filled(
+        {
+            "date": datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M:%S"),
+            "loops": launch.calls_per_sample,
+            "mem_max_rss": launch.memory.peak_bytes,
+            "duration": sum(sum(turn.totals_s()) for turn in launch.turns),
+            "race": launch.race,
+            "warmup_calls": launch.warmup_calls,
+            "import_s": launch.import_s,
+            "load_s": launch.load_s,
+            "first_call_s": launch.first_call_s,
+        }
+    )
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
+    return {
+        "cpu_model_name": facts.get("cpu"),
+        "cpu_count": facts.get("logical_cores"),
+        "platform": facts.get("system"),
+        "python_version": software.get("python"),
+        "git_commit": software.get("git_commit"),
+        **{f"{name}_version": said for name, said in software.items() if name not in ("python", "git_commit")},
+    }
+
+
+def _filled(metadata: dict[str, Any]) -> dict[str, Any]:
+    """pyperf refuses empty values."""
+    return {key: value for key, value in metadata.items() if value not in (None, "")}

@@ -1,0 +1,84 @@
+"""pytest-benchmark's storage file, for `pytest-benchmark compare` and what reads it (Bencher, github-action-benchmark).
+
+Fields as in pytest-benchmark 5.3 (`plugin.py`, `stats.py`): seconds per call, samples of all launches in one pool; what
+the pool does not tell stands in `extra_info`. A benchmark is known by its `fullname`, here the case's id, as in the
+pytest plugin.
+"""
+
+import json
+from typing import Any
+
+from cnnbench.errors import InputError
+from cnnbench.integrations.exporters.converted import Converted, Measured, extra_info, left_out, measured, params_of
+from cnnbench.records.run_folder import Run
+
+
+def convert(run: Run) -> Converted:
+    """The run as one storage file. Raises InputError where pytest-benchmark is not installed."""
+    try:
+        from pytest_benchmark import __version__
+    except ImportError:
+        raise InputError(
+            "--to pytest-benchmark: expected pytest-benchmark, whose own statistics are used; it is not installed: "
+            "pip install 'cnnbench[pytest]'"
+        ) from None
+    content = {
+        "machine_info": _machine_info(run),
+        "commit_info": _commit_info(run),
+        "benchmarks": [_benchmark(each) for each in measured(run)],
+        "datetime": run.started,
+        "version": __version__,
+    }
+    lost = ["samples of all launches are in one pool, without the phases of training; extra_info has each launch"]
+    return Converted({".json": json.dumps(content, indent=4).encode("ascii")}, [*lost, *left_out(run)])
+
+
+def _benchmark(each: Measured) -> dict[str, Any]:
+    from pytest_benchmark.stats import Stats
+
+    record, stats = each.record, Stats()
+    for sample in (sample for launch in each.samples_s for sample in launch):
+        stats.update(sample)
+    return {
+        "group": record.case.label,
+        "name": record.id,
+        "fullname": record.id,
+        "params": params_of(record),
+        "param": record.id,
+        "extra_info": extra_info(record),
+        "options": {"timer": "cnnbench", "disable_gc": True},
+        "stats": {**stats.as_dict(), "data": stats.data, "iterations": 1},
+    }
+
+
+def _machine_info(run: Run) -> dict[str, Any]:
+    """In pytest-benchmark's words; `node` is the machine in a few words, because runs do not record host names."""
+    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
+    system, _, release = str(facts.get("system", "")).partition(" ")
+    return {
+        "node": str(facts.get("cpu", "unknown")),
+        "processor": facts.get("architecture", ""),
+        "machine": facts.get("architecture", ""),
+        "python_implementation": "CPython",
+        "python_version": software.get("python", ""),
+        "release": release,
+        "system": system,
+        "cpu": {
+            "brand_raw": facts.get("cpu", ""),
+            "arch": facts.get("architecture", ""),
+            "count": facts.get("logical_cores"),
+        },
+        "software": software,
+    }
+
+
+def _commit_info(run: Run) -> dict[str, Any]:
+    commit = str(run.environment.get("software", {}).get("git_commit") or "unversioned")
+    return {
+        "id": commit.removesuffix("-dirty"),
+        "time": run.started,
+        "author_time": run.started,
+        "dirty": commit.endswith("-dirty"),
+        "project": run.suite,
+        "branch": "(unknown)",
+    }

@@ -1,0 +1,61 @@
+"""Measuring inside a test session, and what a record means for its test."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import CnnbenchError
+from cnnbench.integrations.exporters.converted import has_number
+from cnnbench.records.record import Record
+from cnnbench.records.run_folder import Store, read_run
+from cnnbench.runner.machine import environment, usable_threads
+from cnnbench.runner.run import Observer, run_suite
+from cnnbench.suite.case import Case
+from cnnbench.suite.load import Suite, case_of, suite_of
+from cnnbench.units import parse_duration
+
+
+class Silent:
+    """Nobody watches."""
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Something begins."""
+
+    def done(self, record: Record) -> None:
+        """A case is finished."""
+
+
+def measure(
+    suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, observer: Observer
+) -> dict[str, Record]:
+    """Run cases of a suite as `cnnbench run` does, into a new folder; the records by id. Raises CnnbenchError."""
+    about = environment([case.threads or usable_threads() for case in cases], suite.path.resolve().parent)
+    with Store(folder, suite, about, resume=False) as store:
+        run_suite(suite, cases, store, about, observer, budget_s)
+    return read_run(folder).records
+
+
+def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) -> list[Record]:
+    """The records of cases that are measured now; the test fails or is skipped where one has no number."""
+    try:
+        case_budget_s = parse_duration(budget)
+        suite = suite_of([case_of(id_) for id_ in ids], case_budget_s, launches)
+        records = measure(suite, suite.cases, folder, suite.budget_s, Silent())
+    except (CnnbenchError, ValueError) as error:
+        pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
+    found = [records.get(case.id) for case in suite.cases]
+    for case, record in zip(suite.cases, found, strict=True):
+        end_test_without_number(case, record)
+    return [record for record in found if record is not None]
+
+
+def end_test_without_number(case: Case, record: Record | None) -> None:
+    """Skip the test of a case that this machine cannot run, and fail that of one that went wrong."""
+    if record is None:
+        pytest.fail(f"{case.id}: not reached within the budget; give it more time", pytrace=False)
+    if not has_number(record):
+        why = f"{record.id}: {record.status}: {'; '.join(record.reasons)}"
+        if record.status == "unavailable":
+            pytest.skip(why)
+        pytest.fail(why, pytrace=False)

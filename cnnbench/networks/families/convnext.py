@@ -1,0 +1,106 @@
+"""ConvNeXt: a ResNet rebuilt with what vision transformers have.
+
+Liu et al. 2022, "A ConvNet for the 2020s", section 3 (the variants' C and B) and table 9 (T, layer by layer);
+stochastic depth as in table 5. Layer scale: Touvron et al. 2021, "Going deeper with image transformers". The 1x1
+convolutions of table 9 are fully connected layers on the last axis, in the authors' code as in torchvision.
+"""
+
+import math
+from dataclasses import dataclass
+
+from cnnbench.networks.families.blocks import check_probability, round_channels
+from cnnbench.networks.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    Add,
+    Conv,
+    Flatten,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    Permute,
+    StochasticDepth,
+    Value,
+)
+from cnnbench.networks.network import Net
+
+# blocks B and channels C of each stage, stochastic depth of the last block
+VARIANTS = {
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768), 0.1),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768), 0.4),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024), 0.5),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536), 0.5),
+}
+
+EXPANSION = 4
+"""Of a block's inverted bottleneck (section 2.4)."""
+
+CHANNELS_LAST = Permute((1, 2, 0))
+CHANNELS_FIRST = Permute((2, 0, 1))
+
+
+@dataclass(frozen=True)
+class ConvNeXt:
+    """A stem of 4x4 patches, stages of so many blocks with 2x2 downsampling between them."""
+
+    blocks: tuple[int, ...]
+    """B: of each stage."""
+    widths: tuple[int, ...]
+    """C: channels of each stage."""
+    drop: float = 0.0
+    """Probability that the last block is dropped; the first never is, and between it grows evenly."""
+    width: float = 1.0
+    """Channels of every stage, times this."""
+    depth: float = 1.0
+    """Blocks of every stage, times this, rounded up."""
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) != len(self.widths):
+            raise ValueError(f"widths: expected one for each of {len(self.blocks)} stages; got {len(self.widths)}")
+        if any(width % 8 for width in self.widths):
+            raise ValueError(f"widths: expected multiples of 8; got {'-'.join(map(str, self.widths))}")
+        check_probability("drop", self.drop)
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        blocks_of = [math.ceil(blocks * self.depth) for blocks in self.blocks]
+        channels_of = [round_channels(width * self.width) for width in self.widths]
+        features = net.inside("features")
+        done, last = 0, sum(blocks_of) - 1
+        for stage, (blocks, channels) in enumerate(zip(blocks_of, channels_of, strict=True)):
+            if stage == 0:
+                x = features("0.0", Conv(channels, kernel=4, stride=4), x)
+                x = _norm(features, "0.1", x)
+            else:
+                x = _norm(features, f"{2 * stage}.0", x)
+                x = features(f"{2 * stage}.1", Conv(channels, kernel=2, stride=2), x)
+            for index in range(blocks):
+                x = _block(features, f"{2 * stage + 1}.{index}", x, self.drop * done / max(1, last))
+                done += 1
+        x = net("avgpool", AdaptiveAvgPool(1), x)
+        x = _norm(net, "classifier.0", x)
+        x = net("classifier.1", Flatten(), x)
+        return net("classifier.2", Linear(classes), x)
+
+
+def _block(net: Net, name: str, x: Value, drop: float) -> Value:
+    """Depthwise 7x7, layer normalisation, to four times the channels and back (figure 4), scaled and added."""
+    channels = x.channels
+    block = net.inside(f"{name}.block")
+    y = block("0", Conv(channels, kernel=7, padding=3, groups=channels), x)
+    y = block("1", CHANNELS_LAST, y)
+    y = block("2", LayerNorm(), y)
+    y = block("3", Linear(EXPANSION * channels), y)
+    y = block("4", Activation("gelu"), y)
+    y = block("5", Linear(channels), y)
+    y = block("6", CHANNELS_FIRST, y)
+    y = net(name, LayerScale(), y)
+    y = net(f"{name}.stochastic_depth", StochasticDepth(drop), y)
+    return net(f"{name}.add", Add(x, inplace=True), y)
+
+
+def _norm(net: Net, name: str, x: Value) -> Value:
+    """Layer normalisation over an image's channels, at each of its positions."""
+    x = net(f"{name}.channels_last", CHANNELS_LAST, x)
+    x = net(name, LayerNorm(), x)
+    return net(f"{name}.channels_first", CHANNELS_FIRST, x)

@@ -1,0 +1,98 @@
+"""DenseNet: every layer of a block takes the feature maps of all the layers before it.
+
+Huang et al. 2016, "Densely connected convolutional networks", table 1; the form with bottleneck and compression,
+DenseNet-BC (section 3). DenseNet-161 (k = 48) is not in the table but in the authors' repository
+(github.com/liuzhuang13/DenseNet). Every layer concatenates its input anew, which copies it: what autograd keeps of a
+block grows with the square of its layers (Pleiss et al. 2017).
+"""
+
+import math
+from dataclasses import dataclass
+
+from cnnbench.networks.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Flatten,
+    Linear,
+    MaxPool,
+    Value,
+)
+from cnnbench.networks.network import Net
+
+# growth rate k, layers per block, stem channels 2k
+MEMBERS = {
+    121: (32, (6, 12, 24, 16), 64),
+    169: (32, (6, 12, 32, 32), 64),
+    201: (32, (6, 12, 48, 32), 64),
+    161: (48, (6, 12, 36, 24), 96),
+}
+
+RELU = Activation(inplace=True)
+
+
+@dataclass(frozen=True)
+class DenseNet:
+    """A stem, dense blocks with transitions between them, a linear classifier (table 1)."""
+
+    growth_rate: int
+    """Channels that each layer adds: k."""
+    blocks: tuple[int, ...]
+    """Layers of each block."""
+    stem: int = 64
+    """Channels of the first convolution."""
+    bottleneck: int = 4
+    """A layer's 1x1 convolution puts out so many times k channels."""
+    compression: float = 0.5
+    """A transition keeps this part of the channels, rounded down: theta."""
+    depth: float = 1.0
+    """Layers of every block, times this, rounded up."""
+
+    def __post_init__(self) -> None:
+        if self.compression > 1:
+            raise ValueError(f"compression: expected 1 at most; got {self.compression}")
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        features = net.inside("features")
+        x = features("conv0", Conv(self.stem, kernel=7, stride=2, padding=3, bias=False), x)
+        x = features("norm0", BatchNorm(), x)
+        x = features("relu0", RELU, x)
+        x = features("pool0", MaxPool(3, stride=2, padding=1), x)
+        for number, layers in enumerate(self.blocks, start=1):
+            x = self._dense_block(features.inside(f"denseblock{number}"), x, math.ceil(layers * self.depth))
+            if number < len(self.blocks):
+                x = self._transition(features.inside(f"transition{number}"), x)
+        x = features("norm5", BatchNorm(), x)
+        x = net("relu", RELU, x)
+        x = net("avgpool", AdaptiveAvgPool(1), x)
+        x = net("flatten", Flatten(), x)
+        return net("classifier", Linear(classes), x)
+
+    def _dense_block(self, net: Net, x: Value, layers: int) -> Value:
+        """Each layer takes the block's input and all that the layers before it put out (section 3, equation 2)."""
+        added: tuple[Value, ...] = ()
+        for number in range(1, layers + 1):
+            layer = net.inside(f"denselayer{number}")
+            added += (self._dense_layer(layer, layer("cat", Concat(added), x)),)
+        return net("cat", Concat(added), x)
+
+    def _dense_layer(self, net: Net, x: Value) -> Value:
+        """1x1 to a few times k channels, 3x3 to k, each behind its normalisation and activation."""
+        x = net("norm1", BatchNorm(), x)
+        x = net("relu1", RELU, x)
+        x = net("conv1", Conv(self.bottleneck * self.growth_rate, kernel=1, bias=False), x)
+        x = net("norm2", BatchNorm(), x)
+        x = net("relu2", RELU, x)
+        return net("conv2", Conv(self.growth_rate, kernel=3, padding=1, bias=False), x)
+
+    def _transition(self, net: Net, x: Value) -> Value:
+        """Fewer channels, and half the size."""
+        kept = max(1, math.floor(self.compression * x.channels))
+        x = net("norm", BatchNorm(), x)
+        x = net("relu", RELU, x)
+        x = net("conv", Conv(kept, kernel=1, bias=False), x)
+        return net("pool", AvgPool(2), x)

@@ -1,0 +1,116 @@
+"""MobileNetV3: MobileNetV2's blocks as an architecture search chose them one by one.
+
+Howard et al. 2019, "Searching for MobileNetV3", tables 1 (large) and 2 (small). Squeeze-and-excitation: Hu et al. 2018,
+with a quarter of the block's expanded channels (section 5.3), which torchvision rounds to a multiple of 8.
+
+Where torchvision differs from the tables: the last two layers are fully connected instead of 1x1 convolutions, which is
+the same arithmetic; the small network has no squeeze-and-excitation in its last convolution, which table 2 ticks, and
+1024 channels before the classes, where some versions of table 2 have 1280.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cnnbench.networks.families.blocks import conv_norm, round_channels, squeeze_excitation
+from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Add, Conv, Dropout, Flatten, Linear, Value
+from cnnbench.networks.network import Net
+
+Size = Literal["large", "small"]
+
+# kernel, expanded channels, channels, squeeze-and-excitation, activation, stride
+BLOCKS: dict[Size, tuple[tuple[int, int, int, bool, str, int], ...]] = {
+    "large": (  # table 1
+        (3, 16, 16, False, "relu", 1),
+        (3, 64, 24, False, "relu", 2),
+        (3, 72, 24, False, "relu", 1),
+        (5, 72, 40, True, "relu", 2),
+        (5, 120, 40, True, "relu", 1),
+        (5, 120, 40, True, "relu", 1),
+        (3, 240, 80, False, "hardswish", 2),
+        (3, 200, 80, False, "hardswish", 1),
+        (3, 184, 80, False, "hardswish", 1),
+        (3, 184, 80, False, "hardswish", 1),
+        (3, 480, 112, True, "hardswish", 1),
+        (3, 672, 112, True, "hardswish", 1),
+        (5, 672, 160, True, "hardswish", 2),
+        (5, 960, 160, True, "hardswish", 1),
+        (5, 960, 160, True, "hardswish", 1),
+    ),
+    "small": (  # table 2
+        (3, 16, 16, True, "relu", 2),
+        (3, 72, 24, False, "relu", 2),
+        (3, 88, 24, False, "relu", 1),
+        (5, 96, 40, True, "hardswish", 2),
+        (5, 240, 40, True, "hardswish", 1),
+        (5, 240, 40, True, "hardswish", 1),
+        (5, 120, 48, True, "hardswish", 1),
+        (5, 144, 48, True, "hardswish", 1),
+        (5, 288, 96, True, "hardswish", 2),
+        (5, 576, 96, True, "hardswish", 1),
+        (5, 576, 96, True, "hardswish", 1),
+    ),
+}
+
+HIDDEN: dict[Size, int] = {"large": 1280, "small": 1024}
+"""Channels of the last layer before the classes."""
+
+HEAD_EXPANSION = 6
+"""The last convolution puts out so many times the channels of the last block."""
+
+
+@dataclass(frozen=True)
+class MobileNetV3:
+    """A stem, the blocks of table 1 or 2, and a head whose last layers follow the pooling (section 5.1).
+
+    The search gave each block a size of its own: nothing repeats, so there is no depth to multiply.
+    """
+
+    size: Size
+    width: float = 1.0
+    """Channels of every layer, times this."""
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        features = net.inside("features")
+        blocks = BLOCKS[self.size]
+        stem = Conv(round_channels(16 * self.width), kernel=3, stride=2, padding=1, bias=False)
+        x = conv_norm(features.inside("0"), stem, x, "hardswish")
+        for index, (kernel, expanded, channels, squeezes, activation, stride) in enumerate(blocks, start=1):
+            x = inverted_residual(
+                features.inside(f"{index}"),
+                x,
+                kernel,
+                round_channels(expanded * self.width),
+                round_channels(channels * self.width),
+                squeezes,
+                activation,
+                stride,
+            )
+        head = Conv(HEAD_EXPANSION * x.channels, kernel=1, bias=False)
+        x = conv_norm(features.inside(f"{len(blocks) + 1}"), head, x, "hardswish")
+        x = net("avgpool", AdaptiveAvgPool(1), x)
+        x = net("flatten", Flatten(), x)
+        x = net("classifier.0", Linear(round_channels(HIDDEN[self.size] * self.width)), x)
+        x = net("classifier.1", Activation("hardswish", inplace=True), x)
+        x = net("classifier.2", Dropout(0.2, inplace=True), x)
+        return net("classifier.3", Linear(classes), x)
+
+
+def inverted_residual(
+    net: Net, x: Value, kernel: int, expanded: int, channels: int, squeezes: bool, activation: str, stride: int
+) -> Value:
+    """1x1 to `expanded` channels, depthwise, squeeze-and-excitation if it has one, linear 1x1 (figure 4)."""
+    y, index = x, 0
+    block = net.inside("block")
+    if expanded != x.channels:
+        y = conv_norm(block.inside("0"), Conv(expanded, kernel=1, bias=False), y, activation)
+        index += 1
+    depthwise = Conv(expanded, kernel, stride=stride, padding=kernel // 2, groups=expanded, bias=False)
+    y = conv_norm(block.inside(f"{index}"), depthwise, y, activation)
+    index += 1
+    if squeezes:
+        squeezed = round_channels(expanded // 4)
+        y = squeeze_excitation(block.inside(f"{index}"), y, squeezed, Activation("relu"), gate="hardsigmoid")
+        index += 1
+    y = conv_norm(block.inside(f"{index}"), Conv(channels, kernel=1, bias=False), y)
+    return net("add", Add(x, inplace=True), y) if stride == 1 and x.channels == channels else y

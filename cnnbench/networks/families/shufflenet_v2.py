@@ -1,0 +1,111 @@
+"""ShuffleNet V2: half of the channels pass each block untouched, and a shuffle mixes the halves.
+
+Ma et al. 2018, "ShuffleNet V2: practical guidelines for efficient CNN architecture design", table 5 and
+figure 3 (c, d).
+"""
+
+import math
+from dataclasses import dataclass
+
+from cnnbench.networks.families.blocks import conv_norm
+from cnnbench.networks.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Flatten,
+    Linear,
+    MaxPool,
+    Shuffle,
+    Split,
+    Value,
+)
+from cnnbench.networks.network import Net
+
+# channels of conv1, of stages 2 to 4, of conv5 (table 5)
+CHANNELS = {
+    "x0_5": (24, 48, 96, 192, 1024),
+    "x1_0": (24, 116, 232, 464, 1024),
+    "x1_5": (24, 176, 352, 704, 1024),
+    "x2_0": (24, 244, 488, 976, 2048),
+}
+
+RELU = Activation(inplace=True)
+
+
+@dataclass(frozen=True)
+class ShuffleNetV2:
+    """A stem, three stages that halve the size each, a 1x1 head (table 5)."""
+
+    widths: tuple[int, ...]
+    """Channels of the stem, of each stage, of the head."""
+    blocks: tuple[int, ...] = (4, 8, 4)
+    """Blocks of each stage; the first one has stride 2."""
+    depth: float = 1.0
+    """Blocks of every stage, times this, rounded up."""
+    projection_keeps_stem: bool = False
+    """In the first block of stage 2, project to the stem's channels rather than to half of the stage's, as the authors'
+    code does."""
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.blocks) + 2:
+            raise ValueError(f"widths: expected {len(self.blocks) + 2}, of stem, stages, head; got {self.widths}")
+        if any(width % 2 for width in self.widths[1:-1]):
+            raise ValueError(f"widths: expected even ones for the stages, which halve them; got {self.widths}")
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        stem, *stages, head = self.widths
+        x = conv_norm(net.inside("conv1"), Conv(stem, kernel=3, stride=2, padding=1, bias=False), x, "relu")
+        x = net("maxpool", MaxPool(3, stride=2, padding=1), x)
+        for stage, (channels, blocks) in enumerate(zip(stages, self.blocks, strict=True), start=2):
+            projected = x.channels if self.projection_keeps_stem else channels // 2
+            x = downsampling_block(net.inside(f"stage{stage}.0"), x, channels, projected)
+            for index in range(1, math.ceil(blocks * self.depth)):
+                x = basic_block(net.inside(f"stage{stage}.{index}"), x)
+        x = conv_norm(net.inside("conv5"), Conv(head, kernel=1, bias=False), x, "relu")
+        x = net("mean", AdaptiveAvgPool(1), x)
+        x = net("flatten", Flatten(), x)
+        return net("fc", Linear(classes), x)
+
+
+def basic_block(net: Net, x: Value) -> Value:
+    """One half of the channels is left as it is, the other convolved; then they are shuffled (figure 3c)."""
+    left = net("left", Split(2, 0), x)
+    right = net("right", Split(2, 1), x)
+    right = _convolutions(net.inside("branch2"), right, right.channels, right.channels, stride=1)
+    return _joined(net, left, right)
+
+
+def downsampling_block(net: Net, x: Value, channels: int, projected: int) -> Value:
+    """All channels pass both branches, each with stride 2: a projection, and convolutions for the rest (figure 3d)."""
+    branch = net.inside("branch1")
+    left = branch("0", _depthwise(x, stride=2), x)
+    left = branch("1", BatchNorm(), left)
+    left = branch("2", Conv(projected, kernel=1, bias=False), left)
+    left = branch("3", BatchNorm(), left)
+    left = branch("4", RELU, left)
+    right = _convolutions(net.inside("branch2"), x, channels // 2, channels - projected, stride=2)
+    return _joined(net, left, right)
+
+
+def _convolutions(net: Net, x: Value, hidden: int, channels: int, stride: int) -> Value:
+    """1x1 to the hidden channels, depthwise 3x3, 1x1 to the output's."""
+    x = net("0", Conv(hidden, kernel=1, bias=False), x)
+    x = net("1", BatchNorm(), x)
+    x = net("2", RELU, x)
+    x = net("3", _depthwise(x, stride), x)
+    x = net("4", BatchNorm(), x)
+    x = net("5", Conv(channels, kernel=1, bias=False), x)
+    x = net("6", BatchNorm(), x)
+    return net("7", RELU, x)
+
+
+def _depthwise(x: Value, stride: int) -> Conv:
+    return Conv(x.channels, kernel=3, stride=stride, padding=1, groups=x.channels, bias=False)
+
+
+def _joined(net: Net, left: Value, right: Value) -> Value:
+    x = net("cat", Concat((right,)), left)
+    return net("shuffle", Shuffle(2), x)

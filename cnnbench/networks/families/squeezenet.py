@@ -1,0 +1,77 @@
+"""SqueezeNet: fire modules, which squeeze the channels before they convolve.
+
+Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", table 1.
+Version 1.1 is not in the paper but in the authors' repository (github.com/forresti/SqueezeNet, SqueezeNet_v1.1): a
+smaller first convolution and earlier pooling. The sizes in table 1, 111 and 55, are those of a 227x227 image; one of
+224x224 gives 109 and 54.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cnnbench.networks.families.blocks import round_channels
+from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Concat, Conv, Dropout, Flatten, MaxPool, Value
+from cnnbench.networks.network import Net
+
+Version = Literal["1_0", "1_1"]
+
+# channels of the squeezing 1x1, of the expanding 1x1, of the expanding 3x3: fire2 to fire9 (table 1)
+FIRES = (
+    (16, 64, 64),
+    (16, 64, 64),
+    (32, 128, 128),
+    (32, 128, 128),
+    (48, 192, 192),
+    (48, 192, 192),
+    (64, 256, 256),
+    (64, 256, 256),
+)
+
+# channels and kernel of conv1; the fire modules that are followed by pooling
+VERSIONS: dict[Version, tuple[int, int, tuple[int, int]]] = {
+    "1_0": (96, 7, (4, 8)),
+    "1_1": (64, 3, (3, 5)),
+}
+
+RELU = Activation(inplace=True)
+
+
+@dataclass(frozen=True)
+class SqueezeNet:
+    """A convolution, eight fire modules, and a 1x1 convolution that gives each class a map, to be averaged."""
+
+    version: Version
+    width: float = 1.0
+    """Channels of every convolution but the last, times this."""
+
+    def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        """From (C, H, W) to (classes,)."""
+        channels, kernel, pooled = VERSIONS[self.version]
+        pool = MaxPool(3, stride=2, ceil=True)
+        features = net.inside("features")
+        x = features("0", Conv(round_channels(channels * self.width), kernel, stride=2), x)
+        x = features("1", RELU, x)
+        x = features("2", pool, x)
+        index = 3
+        for number, row in enumerate(FIRES, start=2):
+            x = fire(features.inside(f"{index}"), x, *(round_channels(channels * self.width) for channels in row))
+            index += 1
+            if number in pooled:
+                x = features(f"{index}", pool, x)
+                index += 1
+        x = net("classifier.0", Dropout(0.5), x)
+        x = net("classifier.1", Conv(classes, kernel=1), x)
+        x = net("classifier.2", RELU, x)
+        x = net("classifier.3", AdaptiveAvgPool(1), x)
+        return net("flatten", Flatten(), x)
+
+
+def fire(net: Net, x: Value, squeezed: int, expanded1x1: int, expanded3x3: int) -> Value:
+    """1x1 to few channels, then 1x1 and 3x3 side by side to many (figure 1)."""
+    x = net("squeeze", Conv(squeezed, kernel=1), x)
+    x = net("squeeze_activation", RELU, x)
+    y = net("expand1x1", Conv(expanded1x1, kernel=1), x)
+    y = net("expand1x1_activation", RELU, y)
+    z = net("expand3x3", Conv(expanded3x3, kernel=3, padding=1), x)
+    z = net("expand3x3_activation", RELU, z)
+    return net("cat", Concat((z,)), y)

@@ -1,0 +1,83 @@
+"""Pooling: one value in place of a window of values."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, check_windows, per_axis, windows
+from cnnbench.units import INDEX_BYTES
+
+
+@dataclass(frozen=True)
+class _WindowPool(Op):
+    """One value for each window; the stride is the kernel's size unless given."""
+
+    kernel: PerAxis
+    stride: PerAxis | None = None
+    padding: PerAxis = 0
+    ceil: bool = False
+
+    def check(self, x: Shape) -> None:
+        """A window must fit."""
+        check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(C, P, Q)."""
+        return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
+
+    def window(self, x: Shape) -> int:
+        """How many values a window has."""
+        return math.prod(per_axis(self.kernel, len(x) - 1))
+
+    @property
+    def _stride(self) -> PerAxis:
+        return self.kernel if self.stride is None else self.stride
+
+
+@final
+@dataclass(frozen=True)
+class MaxPool(_WindowPool):
+    """The largest value in each window (torch.nn.MaxPool2d)."""
+
+    def elementwise(self, x: Shape) -> int:
+        """One comparison less than the window has values, per output value."""
+        return math.prod(self.output_shape(x)) * (self.window(x) - 1)
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, and the index of each largest value."""
+        return Saved(input=True, bytes_per_image=math.prod(self.output_shape(x)) * INDEX_BYTES)
+
+
+@final
+@dataclass(frozen=True)
+class AvgPool(_WindowPool):
+    """The mean of each window (torch.nn.AvgPool2d)."""
+
+    def elementwise(self, x: Shape) -> int:
+        """As many as the window has values, per output value: additions and a division."""
+        return math.prod(self.output_shape(x)) * self.window(x)
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, though only its shape would be needed."""
+        return Saved(input=True)
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveAvgPool(Op):
+    """The mean of each of so many equal parts (torch.nn.AdaptiveAvgPool2d), or over all of an image."""
+
+    size: PerAxis = 1
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(C, *size), whatever the input's size."""
+        return (x[0], *per_axis(self.size, len(x) - 1))
+
+    def elementwise(self, x: Shape) -> int:
+        """As many as the windows have values: part i of s runs from floor(i n / s) to ceil((i + 1) n / s)."""
+        sides = zip(x[1:], per_axis(self.size, len(x) - 1), strict=True)
+        return x[0] * math.prod(sum(-(-(i + 1) * n // s) - i * n // s for i in range(s)) for n, s in sides)
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, though only its shape would be needed; the mean over all of an image saves nothing."""
+        return Saved(input=any(size != 1 for size in per_axis(self.size, len(x) - 1)))

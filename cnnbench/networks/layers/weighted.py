@@ -1,0 +1,127 @@
+"""Layers that multiply and accumulate: convolution, fully connected, and the product of two activations."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from cnnbench.errors import ShapeError
+from cnnbench.networks.layers.op import (
+    Op,
+    PerAxis,
+    Saved,
+    Shape,
+    Terms,
+    Value,
+    check_windows,
+    per_axis,
+    spelled,
+    windows,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Conv(Op):
+    """Convolution over any number of spatial axes (torch.nn.Conv1d, Conv2d)."""
+
+    out_channels: int
+    kernel: PerAxis
+    stride: PerAxis = 1
+    padding: PerAxis = 0
+    dilation: PerAxis = 1
+    groups: int = 1
+    bias: bool = True
+
+    def check(self, x: Shape) -> None:
+        """A window must fit, there must be channels, and the groups must divide them."""
+        if self.out_channels < 1:
+            raise ShapeError(f"expected at least one output channel, got {self.out_channels}")
+        check_windows(x, self.kernel, self.stride, self.padding, self.dilation)
+        if x[0] % self.groups or self.out_channels % self.groups:
+            raise ShapeError(f"{x[0]} -> {self.out_channels} channels cannot be split into {self.groups} groups")
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(K, P, Q) for an image."""
+        return (self.out_channels, *windows(x, self.kernel, self.stride, self.padding, self.dilation, ceil=False))
+
+    def param_terms(self, x: Shape) -> Terms:
+        """R * S * (C / groups) * K, and K for the bias."""
+        weights = (*self._taps(x), self.out_channels)
+        return (weights, (self.out_channels,)) if self.bias else (weights,)
+
+    def mac_terms(self, x: Shape) -> Terms:
+        """P * Q * K * R * S * (C / groups): each output value is one dot product over its window."""
+        channels, *sizes = self.output_shape(x)
+        return ((*sizes, channels, *self._taps(x)),)
+
+    def elementwise(self, x: Shape) -> int:
+        """One addition per output value for the bias."""
+        return math.prod(self.output_shape(x)) if self.bias else 0
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, for the weights' gradient."""
+        return Saved(input=True)
+
+    def _taps(self, x: Shape) -> tuple[int, ...]:
+        """What one output value's dot product runs over: R, S, C / groups."""
+        return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
+
+
+@final
+@dataclass(frozen=True)
+class Linear(Op):
+    """Fully connected layer (torch.nn.Linear), on the last axis."""
+
+    out_features: int
+    bias: bool = True
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(K,), or (..., K): the last axis is replaced."""
+        return (*x[:-1], self.out_features)
+
+    def param_terms(self, x: Shape) -> Terms:
+        """F * K, and K for the bias."""
+        weights = (x[-1], self.out_features)
+        return (weights, (self.out_features,)) if self.bias else (weights,)
+
+    def mac_terms(self, x: Shape) -> Terms:
+        """F * K, for every position of the axes before."""
+        return ((*x, self.out_features),)
+
+    def elementwise(self, x: Shape) -> int:
+        """One addition per output value for the bias."""
+        return math.prod(self.output_shape(x)) if self.bias else 0
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, for the weights' gradient."""
+        return Saved(input=True)
+
+
+@final
+@dataclass(frozen=True)
+class MatMul(Op):
+    """The matrix product of two activations, as in attention: (..., M, F) by (..., F, K)."""
+
+    other: Value
+
+    def check(self, x: Shape) -> None:
+        """The inner axes must be equal, and all before the last two."""
+        if x[-1] != self.other.shape[-2] or x[:-2] != self.other.shape[:-2]:
+            raise ShapeError(f"cannot multiply {spelled(x)} by {spelled(self.other.shape)}")
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(..., M, K)."""
+        return (*x[:-1], self.other.shape[-1])
+
+    def mac_terms(self, x: Shape) -> Terms:
+        """M * F * K, for every position of the axes before."""
+        return ((*x, self.other.shape[-1]),)
+
+    def saved(self, x: Shape) -> Saved:
+        """Both, each for the other's gradient."""
+        return Saved(input=True, others=True)
+
+    @property
+    def others(self) -> tuple[Value, ...]:
+        """The second factor."""
+        return (self.other,)

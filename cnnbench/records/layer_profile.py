@@ -1,0 +1,133 @@
+"""Where the time of one model's call goes, layer by layer: values, and how they are kept in a run's folder."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from cnnbench.networks.work import WorkKind
+
+PROFILES = "profiles.jsonl"
+"""In a run's folder: one model a line."""
+WORST = 5
+"""How many layers are named of the slowest."""
+DISTURBED = 1.2
+"""So many times longer than typical is too much for a quarter of the calls."""
+LEAST_SHARE = 0.01
+"""Of a call's time: a layer below it is not called slow for its work, however slow."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one module computes itself, beside the modules inside it. Work is for the whole batch."""
+
+    name: str
+    """The module's; empty for the outermost."""
+    kind: str
+    """The kinds of the layers whose figures these are; in the runtime's words where no layer is known."""
+    work: WorkKind
+    """What most of its work is."""
+    macs: int | None
+    moved_bytes: int | None
+    """None, as MACs, where no layer is known."""
+    seconds: dict[str, float]
+    """Of one call, by runtime; one that ran no operator for it is absent."""
+
+    def macs_per_s(self, runtime: str) -> float | None:
+        """None where there are none, or no time."""
+        return self.macs / self.seconds[runtime] if self.macs and self.seconds.get(runtime) else None
+
+
+@dataclass(frozen=True)
+class Times:
+    """What one runtime's profiler saw of a call, in parts that add up to it."""
+
+    layers_s: float
+    """All rows."""
+    other: dict[str, float]
+    """Seconds of operators of which it is not known whose they are."""
+    outside_s: float
+    """Between the operators: what the runtime and its profiler do there."""
+    quartiles_s: tuple[float, float]
+    """Of the whole calls, by the host's clock: half of them lie between. Far apart, something disturbed them."""
+
+    @property
+    def operators_s(self) -> float:
+        """All operators, whosever they are."""
+        return self.layers_s + sum(self.other.values())
+
+    @property
+    def call_s(self) -> float:
+        """A whole call, as all its parts together."""
+        return self.operators_s + self.outside_s
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether a quarter of the calls took far longer than their typical parts together."""
+        return self.quartiles_s[1] > DISTURBED * self.call_s
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """All of it, for one model and batch."""
+
+    model: str
+    input_shape: tuple[int, ...]
+    batch: int
+    calls: int
+    threads: int
+    rows: tuple[Row, ...]
+    """In network order."""
+    times: dict[str, Times]
+    failures: dict[str, str] = field(default_factory=dict)
+    """By runtime, why it could not be profiled."""
+    left_out: tuple[str, ...] = ()
+    """What the MACs and bytes of a model without a closed form leave out."""
+
+    def share(self, row: Row, runtime: str) -> float | None:
+        """Of the whole call's time; None where the layer ran no operator."""
+        return row.seconds[runtime] / self.times[runtime].call_s if runtime in row.seconds else None
+
+    def slowest(self, runtime: str) -> list[Row]:
+        """The layers that take longest."""
+        ran = [row for row in self.rows if row.seconds.get(runtime)]
+        return sorted(ran, key=lambda row: -row.seconds[runtime])[:WORST]
+
+    def slow_for_work(self, runtime: str) -> list[Row]:
+        """The layers with the fewest MACs per second, of those with MACs and 1 % of the time."""
+        rated = [
+            (rate, row)
+            for row in self.rows
+            if (rate := row.macs_per_s(runtime)) and (self.share(row, runtime) or 0.0) >= LEAST_SHARE
+        ]
+        return [row for _, row in sorted(rated, key=lambda pair: pair[0])[:WORST]]
+
+
+_ADAPTER = TypeAdapter(ModelProfile)
+
+
+def read_profiles(folder: Path) -> tuple[list[ModelProfile], dict[str, list[int]]]:
+    """The profiles in a run's folder, and the numbers of the file's lines that are none, by the reason."""
+    file = folder / PROFILES
+    if not file.exists():
+        return [], {}
+    found: dict[tuple[str, int, int], ModelProfile] = {}
+    faults: dict[str, list[int]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            profile = _ADAPTER.validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            faults.setdefault(why, []).append(number)
+            continue
+        found[profile.model, profile.batch, profile.threads] = profile
+    return list(found.values()), faults
+
+
+def append_profiles(folder: Path, profiles: Iterable[ModelProfile]) -> None:
+    """Write profiles down; of two of one model, batch and number of threads the later counts."""
+    with (folder / PROFILES).open("ab") as stream:
+        for profile in profiles:
+            stream.write(_ADAPTER.dump_json(profile) + b"\n")

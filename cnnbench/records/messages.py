@@ -1,0 +1,413 @@
+"""What a worker can be asked and what it answers: one JSON object per line each way.
+
+A worker can be driven by hand: start `python -m cnnbench.worker` and type a request such as
+`{"op": "probe", "runtime": "ort", "device": "cpu"}`.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from cnnbench.records.dataset import DataSet
+from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
+from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran, StepFacts, Witnesses
+from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.suite.optimizer import Optimizer
+
+
+class Resolve(Frozen):
+    """Build a model and run one image through it, to know early whether it can be used."""
+
+    op: Literal["resolve"] = "resolve"
+    spec: ModelSpec
+
+
+class Resolved(Frozen):
+    """It can: the shape of its images and its number of classes."""
+
+    input_shape: tuple[int, ...]
+    classes: int
+
+
+class Count(Frozen):
+    """Ask every witness for a model's counts."""
+
+    op: Literal["count"] = "count"
+    spec: ModelSpec
+
+
+class Walk(Frozen):
+    """Read a module as it runs, for a model that has no closed form."""
+
+    op: Literal["walk"] = "walk"
+    spec: ModelSpec
+
+
+class Step(Frozen):
+    """One layer of a module, as it was run for one image."""
+
+    name: str
+    op: str
+    """The layer's kind, such as `Conv`."""
+    settings: dict[str, Any]
+    inputs: list[tuple[int, tuple[int, ...]]]
+    """For each, the place of the step whose memory it lies in (-1: the image's), and its shape for one image."""
+    shape: tuple[int, ...]
+    """What came out, for one image."""
+
+
+class Walked(Frozen):
+    """All steps, in order, and what they should add up to."""
+
+    input_shape: tuple[int, ...]
+    steps: list[Step]
+    params: dict[str, int]
+    """Parameters by the submodule that holds them."""
+
+
+class Build(Frozen):
+    """Make a model's artifact in a folder that does not exist yet."""
+
+    op: Literal["build"] = "build"
+    spec: ModelSpec
+    key: str
+    folder: str
+    weights: str | None = None
+    """A file of weights to take instead of the model's own, where they fit it."""
+
+
+class BuildStep(Frozen):
+    """Export a model's training step from its artifact, and prove it."""
+
+    op: Literal["build_step"] = "build_step"
+    spec: ModelSpec
+    folder: str
+    """The artifact's, which must be finished."""
+    out: str
+    """The graph's file."""
+    optimizer: Optimizer
+
+
+class Describe(Frozen):
+    """Read an ONNX file."""
+
+    op: Literal["describe"] = "describe"
+    file: str
+
+
+class Described(Frozen):
+    """What it holds, whoever wrote it and where."""
+
+    operators: dict[str, int]
+    """Number of nodes by operator."""
+    content_bytes: int
+    """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
+
+
+Purpose = Literal["run", "build"]
+"""Of a process: to run a model in PyTorch, or to build an artifact."""
+
+
+class Preload(Frozen):
+    """Import PyTorch and what else the purpose needs, so that processes can be forked in which it is there."""
+
+    op: Literal["preload"] = "preload"
+    threads: int
+    purpose: Purpose = "run"
+
+
+class Fork(Frozen):
+    """Become two processes: the new one connects to the socket at the address and answers requests from there."""
+
+    op: Literal["fork"] = "fork"
+    address: str
+    log: str
+    """Where what its libraries print goes to."""
+
+
+class Forked(Frozen):
+    """The new process."""
+
+    pid: int
+
+
+class Reap(Frozen):
+    """Wait for a forked process to end, for so long at most."""
+
+    op: Literal["reap"] = "reap"
+    pid: int
+    seconds: float
+
+
+class Reaped(Frozen):
+    """How it ended."""
+
+    code: int | None
+    """Exit code, negative for a signal; None if it has not ended."""
+
+
+class Load(Frozen):
+    """Import the libraries that a case's runtime and model need."""
+
+    op: Literal["load"] = "load"
+    case: Case
+    threads: int
+
+
+class Loaded(Frozen):
+    """Imported."""
+
+    import_s: float
+
+
+class Open(Frozen):
+    """Load the artifact into a session, call it once, and prove its outputs."""
+
+    op: Literal["open"] = "open"
+    case: Case
+    folder: str
+    slowdown: float = 0.0
+    """By how much each timed call is slowed down on purpose, as a share of its own time."""
+
+
+class Opened(Frozen):
+    """Ready to be timed, if every parity passed."""
+
+    load_s: float
+    first_call_s: float
+    parity: list[Parity]
+
+
+class Warm(Frozen):
+    """Call until the times are steady, for so long at most."""
+
+    op: Literal["warm"] = "warm"
+    limit_s: float
+    least_calls: int = 0
+    """Not steady before so many calls."""
+
+
+class Warmed(Frozen):
+    """Warm: how it went, and how many calls a sample will be."""
+
+    calls: int
+    seconds: float
+    steady: bool
+    calls_per_sample: int
+    call_s: float
+    """About how long one call takes."""
+
+
+class Sample(Frozen):
+    """Measure for about so many seconds, one sample at least."""
+
+    op: Literal["sample"] = "sample"
+    seconds: float
+
+
+class Sampled(Frozen):
+    """By phase, the seconds of each sample."""
+
+    seconds: dict[str, list[float]]
+
+
+class Close(Frozen):
+    """Prove the outputs of the last timed call and tell what really ran."""
+
+    op: Literal["close"] = "close"
+
+
+class Closed(Frozen):
+    """The end of a launch."""
+
+    parity: list[Parity]
+    memory: Memory
+    ran: Ran
+    faults: list[str]
+    """Why the measurement is invalid, if it is."""
+
+
+class Probe(Frozen):
+    """Try a device in a runtime, by running something on it."""
+
+    op: Literal["probe"] = "probe"
+    runtime: RuntimeName
+    device: Device
+
+
+class Probed(Frozen):
+    """Whether it works, and its name or the reason why not."""
+
+    works: bool
+    name: str = ""
+    reason: str = ""
+
+
+class MeasurePeaks(Frozen):
+    """Measure what a device can do at best, through one library."""
+
+    op: Literal["measure_peaks"] = "measure_peaks"
+    library: Literal["torch", "onnxruntime"]
+    device: Device
+    threads: int
+    kernel_s: float
+    """About how long each kernel is repeated."""
+    largest_set_bytes: int
+    """Of the working sets that memory is measured with."""
+
+
+class Peaks(Frozen):
+    """What it could do: repetitions, and what could not be measured, with the reason."""
+
+    device_name: str
+    throughputs: list[Throughput]
+    bandwidths: list[Bandwidth]
+    calls: list[CallCost]
+    failures: dict[str, str]
+
+
+class Profile(Frozen):
+    """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
+
+    op: Literal["profile"] = "profile"
+    case: Case
+    folder: str
+    scratch: str
+    """A folder that exists, for files that nobody needs afterwards."""
+    calls: int
+
+
+class LayerTimes(Frozen):
+    """What ran under one name."""
+
+    name: str
+    operators: list[str]
+    """In the runtime's own words."""
+    seconds: list[float]
+    """Of each call."""
+
+
+class Profiled(Frozen):
+    """What the profiler saw: operators by module, and those that belong to no module that is known."""
+
+    modules: list[str]
+    """That were called, in order, where the runtime has modules; a module contains those whose names go on from its."""
+    layers: list[LayerTimes]
+    """By the innermost module, in the order in which they first ran."""
+    other: list[LayerTimes]
+    """By operator."""
+    call_s: list[float]
+    """Of each whole call, by the host's clock."""
+
+
+class StartTraining(Frozen):
+    """Read a data set, build a model with random weights from its seed, and be ready to train it."""
+
+    op: Literal["start_training"] = "start_training"
+    spec: ModelSpec
+    runtime: Literal["eager", "ort"]
+    data: DataSet
+    batch: int
+    optimizer: Optimizer
+    rate: float
+    threads: int
+
+
+class TrainingStarted(Frozen):
+    """Ready."""
+
+    train_images: int
+    test_images: int
+    steps_per_epoch: int
+
+
+class Advance(Frozen):
+    """Train for about so long, or until the epoch is over."""
+
+    op: Literal["advance"] = "advance"
+    seconds: float
+
+
+class Epoch(Frozen):
+    """How far it came."""
+
+    steps: int
+    loss: float | None
+    """Mean over these steps; None where there was none, or it is not finite."""
+    over: bool
+
+
+class Evaluate(Frozen):
+    """Save the weights and try them on the test images, in every runtime."""
+
+    op: Literal["evaluate"] = "evaluate"
+    out: str
+
+
+class Evaluated(Frozen):
+    """The share of test images in the right class, by runtime."""
+
+    accuracy: dict[str, float]
+
+
+class Failure(Frozen):
+    """The request could not be carried out."""
+
+    failure: str
+    users_fault: bool
+    """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
+
+
+Request = (
+    Resolve
+    | Count
+    | Walk
+    | Build
+    | BuildStep
+    | Describe
+    | Preload
+    | Fork
+    | Reap
+    | Load
+    | Open
+    | Warm
+    | Sample
+    | Close
+    | Probe
+    | MeasurePeaks
+    | Profile
+    | StartTraining
+    | Advance
+    | Evaluate
+)
+Reply = (
+    Resolved
+    | Witnesses
+    | Walked
+    | ArtifactFacts
+    | StepFacts
+    | Described
+    | Forked
+    | Reaped
+    | Loaded
+    | Opened
+    | Warmed
+    | Sampled
+    | Closed
+    | Probed
+    | Peaks
+    | Profiled
+    | TrainingStarted
+    | Epoch
+    | Evaluated
+    | Failure
+)
+
+
+class _Requests:
+    adapter: ClassVar[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
+
+
+def parse_request(line: str) -> Request:
+    """A request from its line. Raises pydantic's ValidationError."""
+    return _Requests.adapter.validate_json(line)

@@ -1,0 +1,212 @@
+"""What a network is made of: every layer with its formulas, totals, what training needs, and what dominates."""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, get_args
+
+from cnnbench.networks import training_cost as training
+from cnnbench.networks import training_memory as step_memory
+from cnnbench.networks.architecture import Arch
+from cnnbench.networks.layers import Op, Value, spelled, written_out
+from cnnbench.networks.network import Layer, Network
+from cnnbench.report.plain import lines_of
+from cnnbench.units import FLOP_PER_MAC, MB, significant
+
+DOMINANT = 5
+"""How many layers are named of those that have the most."""
+
+
+def stage_of(name: str) -> str:
+    """The part of the network that a layer belongs to: the modules around it, two deep at most."""
+    outer = name.split(".")[:-1]
+    return ".".join(outer[:1] if outer and any(map(str.isdigit, outer[0])) else outer[:2])
+
+
+def settings_of(op: Op) -> str:
+    """The layer's kind as it would be written, defaults and further inputs left out: `Conv(64, kernel=7, stride=2)`."""
+    words: list[str] = []
+    for field in dataclasses.fields(op):  # type: ignore[arg-type]
+        value = getattr(op, field.name)
+        if value == field.default or isinstance(value, Value) or _are_values(value):
+            continue
+        shown = value if isinstance(value, str) else repr(value)
+        words.append(shown if not words and field.default is dataclasses.MISSING else f"{field.name}={shown}")
+    return f"{type(op).__name__}({', '.join(words)})" if words else type(op).__name__
+
+
+def _are_values(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, Value) for part in value)
+
+
+def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]:
+    """All of it for programs: counts for `batch` images, bytes in float32."""
+    layers = [
+        {
+            **row,
+            "settings": settings_of(layer.op),
+            "params_formula": written_out(layer.op.param_terms(layer.input_shape)),
+            "macs_formula": written_out(layer.op.mac_terms(layer.input_shape)),
+            "flop_per_byte": _intensity(layer.flops(batch), layer.moved_bytes(batch)),
+            "input_gradient_macs": training.input_gradient_macs(layer) * batch,
+            "weight_gradient_macs": training.weight_gradient_macs(layer) * batch,
+        }
+        for row, layer in zip(network.as_rows(batch), network.layers, strict=True)
+    ]
+    totals = {
+        "params": network.params,
+        "macs": network.macs * batch,
+        "elementwise": network.elementwise * batch,
+        "weight_bytes": network.weight_bytes,
+        "activation_bytes": network.activation_bytes * batch,
+        "moved_bytes": network.moved_bytes(batch),
+        "flop_per_byte": _intensity(network.flops(batch), network.moved_bytes(batch)),
+    }
+    return {
+        "model": network.name,
+        "input_shape": [batch, *network.input_shape],
+        **totals,
+        "training": None if network.training_problem else _training(network, batch),
+        "training_problem": network.training_problem,
+        "left_out": left_out,
+        "layers": layers,
+    }
+
+
+def _training(network: Network, batch: int) -> dict[str, Any]:
+    work = training.work(network)
+    saved = training.saved_by_layer(network, batch)
+    return {
+        "forward_macs": work.forward * batch,
+        "input_gradient_macs": work.input_gradient * batch,
+        "first_input_gradient_macs": work.first_input_gradient * batch,
+        "weight_gradient_macs": work.weight_gradient * batch,
+        "saved_bytes": sum(saved.values()),
+        "saved_bytes_by_layer": saved,
+        "step_memory": {
+            optimizer: dataclasses.asdict(step_memory.step_memory(network, batch, optimizer))
+            for optimizer in get_args(step_memory.Optimizer)
+        },
+    }
+
+
+def _intensity(flops: int, moved_bytes: int) -> float | None:
+    """FLOP per byte moved; None where nothing is."""
+    return flops / moved_bytes if moved_bytes else None
+
+
+def text(network: Network, batch: int, left_out: list[str]) -> Iterator[str]:
+    """The same for people, line by line."""
+    yield f"{network.name}, input {spelled((batch, *network.input_shape))}"
+    for stage, layers in groupby(network.layers, key=lambda layer: stage_of(layer.name)):
+        yield from _stage(network, stage, list(layers), batch)
+    yield ""
+    yield from (f"{name:11} {value}" for name, value in _totals(network, batch))
+    yield ""
+    yield from _dominant(network, batch)
+    if left_out:
+        yield "not counted"
+        yield from (f"  - {line}" for line in left_out)
+
+
+def _stage(network: Network, stage: str, layers: list[Layer], batch: int) -> Iterator[str]:
+    """A heading with the stage's share, then its layers."""
+    params = sum(layer.params for layer in layers)
+    macs = sum(layer.macs for layer in layers if not layer.training_only)
+    only = ", in training only" if all(layer.training_only for layer in layers) else ""
+    yield ""
+    yield (
+        f"{stage or f'{network.name} itself'}: {params:,} parameters ({_share(params, network.params)}), "
+        f"{macs * batch:,} MACs ({_share(macs, network.macs)}){only}"
+    )
+    yield from lines_of([_row(layer, batch) for layer in layers])
+
+
+def _row(layer: Layer, batch: int) -> dict[str, str]:
+    intensity = _intensity(layer.flops(batch), layer.moved_bytes(batch))
+    macs = written_out(layer.op.mac_terms(layer.input_shape))
+    return {
+        "layer": layer.name,
+        "kind": settings_of(layer.op),
+        "output": spelled(layer.output_shape),
+        "parameters": _equation(written_out(layer.op.param_terms(layer.input_shape)), layer.params),
+        "MACs": _equation(f"{batch}*{macs}" if batch > 1 and macs else macs, layer.macs * batch),
+        "element-wise": f"{layer.elementwise * batch:,}" if layer.elementwise else "",
+        "FLOP/byte": significant(intensity) if intensity else "",
+    }
+
+
+def _equation(formula: str, value: int) -> str:
+    return f"{formula} = {value:,}" if formula else ""
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
+    flops, moved = network.flops(batch), network.moved_bytes(batch)
+    macs = network.macs * batch
+    yield "parameters", f"{network.params:,} ({network.weight_bytes / MB:,.1f} MB in float32)"
+    yield (
+        "forward",
+        (f"{macs:,} MACs = {FLOP_PER_MAC * macs / 1e9:,.3f} GFLOP, and {network.elementwise * batch:,} element-wise"),
+    )
+    yield "activations", f"{network.activation_bytes * batch / MB:,.1f} MB put out by all layers"
+    yield "traffic", f"{moved / MB:,.1f} MB if nothing stays in a cache, {significant(flops / moved)} FLOP/byte"
+    if network.training_problem:
+        yield "training", f"not at this size: {network.training_problem}"
+        return
+    work = training.work(network)
+    parts = (work.forward, work.input_gradient - work.first_input_gradient, work.weight_gradient)
+    giga = [FLOP_PER_MAC * part * batch / 1e9 for part in parts]
+    yield (
+        "training",
+        (
+            f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} gradients of values "
+            f"+ {giga[2]:,.3f} gradients of weights"
+        ),
+    )
+    yield "saved", f"{training.saved_bytes(network, batch) / MB:,.1f} MB kept for the backward pass"
+    peaks = (
+        f"{step_memory.step_memory(network, batch, optimizer).peak / MB:,.1f} MB with {optimizer}"
+        for optimizer in get_args(step_memory.Optimizer)
+    )
+    yield "peak", f"of a training step: {', '.join(peaks)}"
+
+
+def _dominant(network: Network, batch: int) -> Iterator[str]:
+    figures = {
+        "parameters": {layer.name: layer.params for layer in network.layers},
+        "MACs": {layer.name: layer.macs for layer in network.inference},
+        "bytes moved": {layer.name: layer.moved_bytes(batch) for layer in network.inference},
+    }
+    if not network.training_problem:
+        figures["saved bytes"] = training.saved_by_layer(network, batch)
+    yield "what dominates"
+    for what, by_layer in figures.items():
+        whole = sum(by_layer.values())
+        most = sorted(by_layer.items(), key=lambda item: -item[1])[:DOMINANT]
+        yield f"  {what:12} " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
+
+
+def formula_of(arch: Arch) -> dict[str, Any]:
+    """A network's totals as expressions, for programs."""
+    from cnnbench.networks.symbolic import formula
+
+    image = "images of H x W" if len(arch.image_size) == 2 else "signals of length L"
+    return {"model": arch.name, "of": f"K classes, {image}", **dataclasses.asdict(formula(arch))}
+
+
+def formula_text(shown: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"{shown['model']}, for {shown['of']}",
+        f"  parameters = {shown['params']}",
+        f"  MACs       = {shown['macs']}",
+        *(f"    {name} = {definition}" for name, definition in shown["sizes"].items()),
+    ]
+    if shown["multiple"]:
+        lines.append(f"  for sides that are multiples of {shown['multiple']}:")
+        lines.append(f"  MACs       = {shown['macs_of_multiples']}")
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""A model's ONNX graph as a file of the user's, proved before it is handed over."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+from cnnbench.errors import InputError, WorkerError
+from cnnbench.records import artifact
+from cnnbench.records.record import Parity
+from cnnbench.runner.artifacts import build_artifact, export_step, find_artifact, forget_artifact, prove_graph
+from cnnbench.suite.case import Frozen, ModelSpec
+from cnnbench.suite.optimizer import Optimizer
+
+
+class Exported(Frozen):
+    """What was written and how it was proved."""
+
+    model: str
+    file: str
+    onnx_bytes: int
+    opset: int | None
+    seconds: dict[str, float]
+    parity: list[Parity]
+
+
+class ExportedStep(Frozen):
+    """A training step that was written, and how it was proved."""
+
+    model: str
+    file: str
+    weights: str
+    """The file of what parameters and buffers begin with, by their names."""
+    weight_bytes: int
+    onnx_bytes: int
+    nodes: int
+    seconds: dict[str, float]
+    parity: list[Parity]
+
+
+def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
+    """Export the training step, have onnx check it, prove it against torch in float64, and only then write `out`.
+
+    The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
+    """
+    _check_place(out)
+    run_id = uuid4().hex
+    weights = out.with_suffix(".safetensors")
+    with TemporaryDirectory(prefix="cnnbench-") as scratch:
+        try:
+            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(scratch) / "build.log")
+            folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
+            step = export_step(spec, folder, made, optimizer, Path(scratch) / "step.log")
+            if step.error is not None or step.onnx_bytes is None or step.nodes is None:
+                raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
+            for parity in step.parity:
+                _check(spec, parity, "of the change")
+            try:
+                shutil.copyfile(made, out)
+                shutil.copyfile(folder / artifact.WEIGHTS, weights)
+            except OSError as error:
+                raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+        finally:
+            forget_artifact(spec, run_id)
+    return ExportedStep(
+        model=spec.label,
+        file=str(out),
+        weights=str(weights),
+        weight_bytes=facts.weight_bytes,
+        onnx_bytes=step.onnx_bytes,
+        nodes=step.nodes,
+        seconds=step.seconds,
+        parity=step.parity,
+    )
+
+
+def _check_place(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
+    if out.is_dir():
+        raise InputError(f"{out}: expected the name of a file; got a folder")
+
+
+def _check(spec: ModelSpec, parity: Parity, unit: str) -> None:
+    """Raises WorkerError if the parity did not pass."""
+    if not parity.passed:
+        found = "what it puts out is not finite or misshapen" if parity.error is None else f"error {parity.error:.1e}"
+        raise WorkerError(
+            f"{spec.label}: the exported graph is wrong at {parity.what}: {found}, limit {parity.limit:.1e} {unit}; "
+            "nothing was written"
+        )
+
+
+def export_model(spec: ModelSpec, out: Path) -> Exported:
+    """Export, have onnx check the graph, prove it against float64 in ONNX Runtime, and only then write `out`.
+
+    Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
+    one that cannot be exported or whose graph computes something else.
+    """
+    _check_place(out)
+    run_id = uuid4().hex
+    with TemporaryDirectory(prefix="cnnbench-") as logs:
+        try:
+            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log")
+            if facts.onnx_error is not None or facts.onnx_bytes is None:
+                raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
+            folder = artifact.folder_of(spec, facts.key)
+            parity = prove_graph(spec, folder, Path(logs) / "prove.log")
+            for each in parity:
+                _check(spec, each, "of the signal")
+            try:
+                for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
+                    shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))
+            except OSError as error:
+                raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+        finally:
+            forget_artifact(spec, run_id)
+    return Exported(
+        model=spec.label,
+        file=str(out),
+        onnx_bytes=facts.onnx_bytes,
+        opset=facts.opset,
+        seconds=facts.seconds,
+        parity=parity,
+    )

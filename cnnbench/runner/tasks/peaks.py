@@ -1,0 +1,94 @@
+"""A machine's ceilings, measured in child processes: one with PyTorch, then one with ONNX Runtime."""
+
+import contextlib
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import library_versions
+from cnnbench.records.messages import MeasurePeaks, Peaks
+from cnnbench.records.peaks import Ceilings
+from cnnbench.records.run_folder import Run
+from cnnbench.runner import machine
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, Device
+
+KERNEL_S = 0.12
+"""For each kernel, about: all of them together are a few seconds."""
+LEAST_LARGEST_BYTES = 256 * 2**20
+CACHES = 4
+"""The largest working set is so many last-level caches, and no cache helps it."""
+MEMORY_SHARE = 1 / 8
+LIMIT_S = 120.0
+
+
+def measure_ceilings(
+    device: Device,
+    threads: int,
+    *,
+    kernel_s: float = KERNEL_S,
+    largest_set_bytes: int | None = None,
+    logs: Path | None = None,
+) -> Ceilings:
+    """What the device reaches at best with so many CPU threads; takes a few seconds.
+
+    What the libraries print goes into `logs`, if there is such a folder. Raises WorkerError where PyTorch cannot use
+    the device; what ONNX Runtime cannot is in `failures`.
+    """
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    largest_set_bytes = largest_set_bytes or _largest_set_bytes()
+    found: dict[str, Peaks] = {}
+    failures: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
+        for library in ("torch", "onnxruntime"):
+            request = MeasurePeaks.model_validate(
+                {
+                    "library": library,
+                    "device": device,
+                    "threads": threads,
+                    "kernel_s": kernel_s,
+                    "largest_set_bytes": largest_set_bytes,
+                }
+            )
+            try:
+                with Worker(folder / f"peaks-{library}-{device}-{threads}.log", threads, LIMIT_S) as worker:
+                    found[library] = worker.ask(request, Peaks)
+            except WorkerError as error:
+                if library == "torch":
+                    raise WorkerError(f"the ceilings of {device} cannot be measured: {error}") from None
+                failures[library] = str(error)
+    return Ceilings(
+        device=device,
+        device_name=machine.cpu_model() if device == "cpu" else found["torch"].device_name,
+        threads=threads,
+        started=started,
+        versions={name: text for name, text in library_versions().items() if name.startswith(("torch", "onnxruntime"))},
+        throughputs=[each for peaks in found.values() for each in peaks.throughputs],
+        bandwidths=[each for peaks in found.values() for each in peaks.bandwidths],
+        calls=[each for peaks in found.values() for each in peaks.calls],
+        failures=failures | {what: why for peaks in found.values() for what, why in peaks.failures.items()},
+    )
+
+
+def ceilings_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
+    """The devices and numbers of threads that cases run with, each once; an accelerator once in all."""
+    found: dict[tuple[Device, int | None], int] = {}
+    for case in cases:
+        threads = case.threads or machine.usable_threads()
+        found.setdefault((case.device, threads if case.device == "cpu" else None), threads)
+    return [(device, threads) for (device, _), threads in found.items()]
+
+
+def ceilings_for_run(run: Run) -> list[tuple[Device, int]]:
+    """The same for the cases that a run has measured. Raises InputError if that was on another machine."""
+    machine.check_is_this(run.environment, str(run.folder))
+    return ceilings_for(record.case for record in run.records.values() if record.measurement is not None)
+
+
+def _largest_set_bytes() -> int:
+    """Far beyond any cache, and far within memory."""
+    beyond = max(LEAST_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
+    return min(beyond, int(machine.memory_bytes() * MEMORY_SHARE))

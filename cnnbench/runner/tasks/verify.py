@@ -1,0 +1,102 @@
+"""Every witness of a model's counts, side by side."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cnnbench.analysis import counts
+from cnnbench.networks import registry as catalogue
+from cnnbench.networks.published import figures_of
+from cnnbench.networks.training_cost import backward_macs
+from cnnbench.records.messages import Count
+from cnnbench.records.record import Witnesses
+from cnnbench.runner import machine
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Frozen, ModelSpec
+
+LIMIT_S = 300.0
+
+
+class Verdict(Frozen):
+    """What the witnesses say of one model."""
+
+    model: str
+    image_size: tuple[int, ...] | None
+    params: dict[str, int]
+    """By witness."""
+    macs: dict[str, int]
+    """By witness, for one image."""
+    backward: dict[str, int]
+    """MACs of the backward pass by witness, for one image."""
+    published: dict[str, str]
+    """By source: what torchvision and the papers print, auxiliary heads left out or not."""
+    silent: dict[str, str]
+    disagreements: list[str]
+    explained: list[str]
+    """Differences whose reason is known."""
+
+    @property
+    def agree(self) -> bool:
+        """Whether every witness was heard and none disagrees with another."""
+        return not self.disagreements and not self.silent
+
+
+def verify(specs: Sequence[ModelSpec]) -> Iterator[Verdict]:
+    """One verdict per model, as it is found, from one child process. Raises ModelError, WorkerError."""
+    with (
+        TemporaryDirectory(prefix="cnnbench-") as logs,
+        Worker(Path(logs) / "verify.log", machine.usable_threads(), LIMIT_S) as worker,
+    ):
+        for spec in specs:
+            yield judge(spec, worker.ask(Count(spec=spec), Witnesses))
+
+
+def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
+    """Totals by witness, and every difference."""
+    found = counts.find(spec, witnesses)
+    everyone = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
+    everyone |= witnesses.counted
+    return Verdict(
+        model=spec.label,
+        image_size=spec.image_size,
+        params={
+            name: counts.total(found, counts.PARAMS)
+            for name, found in everyone.items()
+            if counts.PARAMS in counts.SPEAKS_OF.get(name, (counts.PARAMS,))
+        },
+        macs={
+            name: counts.total(found, counts.MACS)
+            for name, found in everyone.items()
+            if counts.MACS in counts.SPEAKS_OF.get(name, (counts.MACS,))
+        },
+        backward=_backward(spec, witnesses),
+        published=_published(spec, witnesses),
+        silent=witnesses.silent,
+        disagreements=found.disagreements,
+        explained=found.explained,
+    )
+
+
+def _backward(spec: ModelSpec, witnesses: Witnesses) -> dict[str, int]:
+    totals = {}
+    arch = catalogue.find(spec.model)
+    if arch is not None:
+        layers = arch.network(spec.image_size, spec.classes).layers
+        totals["closed form"] = sum(map(backward_macs, layers))
+    if "backward" in witnesses.counted:
+        totals["dispatch"] = counts.total(witnesses.counted["backward"], counts.MACS)
+    return totals
+
+
+def _published(spec: ModelSpec, witnesses: Witnesses) -> dict[str, str]:
+    printed: dict[str, list[str]] = {}
+    published = witnesses.published
+    if published is not None:
+        figures = [f"{published.params:,} parameters"]
+        if published.giga_macs is not None:
+            figures.append(f"{published.giga_macs} G MACs")
+        printed[f"torchvision, {published.weights}"] = figures
+    arch = catalogue.find(spec.model)
+    for figure in figures_of(arch.name) if arch else ():
+        printed.setdefault(figure.source, []).append(str(figure))
+    return {source: ", ".join(figures) for source, figures in printed.items()}

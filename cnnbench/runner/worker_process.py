@@ -1,0 +1,248 @@
+"""A worker as its parent sees it: a child process that is asked one thing at a time."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self, TypeVar
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
+from cnnbench.records.messages import Failure, Request
+
+R = TypeVar("R", bound=BaseModel)
+
+LAST_WORDS_LINES = 3
+GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that workers run in."""
+
+    python: str = sys.executable
+    folder: Path | None = None
+    """Where they are started, which comes first among the places of modules; the parent's own folder if None."""
+    paths: tuple[Path, ...] = ()
+    """The places of modules that come next."""
+    variables: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Environment variables beside the parent's."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What starts a worker."""
+        return (self.python, "-m", "cnnbench.worker")
+
+    def environment(self) -> dict[str, str]:
+        """All environment variables of a worker, but those that size its thread pools."""
+        paths = [str(path) for path in self.paths]
+        if paths and os.environ.get("PYTHONPATH"):
+            paths.append(os.environ["PYTHONPATH"])
+        return {**os.environ, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+
+
+HERE = Interpreter()
+"""The Python that this runs in."""
+
+
+class Writer(Protocol):
+    """Where requests are written to."""
+
+    def write(self, text: str, /) -> int:
+        """Some text."""
+
+    def flush(self) -> None:
+        """Send what was written."""
+
+    def close(self) -> None:
+        """There is no more."""
+
+
+class Process(Protocol):
+    """A running child, as `subprocess.Popen` shows one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    @property
+    def stdin(self) -> Writer | None:
+        """Where requests go."""
+
+    @property
+    def stdout(self) -> IO[str] | None:
+        """Where answers come from."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+class Worker:
+    """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
+
+    def __init__(
+        self,
+        log: Path,
+        threads: int,
+        limit_s: float,
+        process: Process | None = None,
+        interpreter: Interpreter = HERE,
+    ) -> None:
+        """Start it, unless it is there; what its libraries print goes to `log`.
+
+        No answer may take longer than `limit_s`.
+        """
+        self.log = log
+        self.limit_s = limit_s
+        self._process = process or _start(log, threads, interpreter)
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._frozen = self._ended = False
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def ask(self, request: Request, answer: type[R]) -> R:
+        """Send a request and wait for its answer.
+
+        Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the
+        process died, WorkerHung (and ends it) if it did not answer in time.
+        """
+        self.send(request)
+        return self.receive(answer)
+
+    def send(self, request: Request) -> None:
+        """Send a request whose answer is received later, so that several workers can be busy at once."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(request.model_dump_json() + "\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):  # a broken pipe, or one that `kill` has closed
+            raise WorkerCrashed(self._how_it_died()) from None
+
+    def receive(self, answer: type[R]) -> R:
+        """The answer to the request that was sent last; raises as `ask` does."""
+        try:
+            line = self._answers.get(timeout=self.limit_s)
+        except queue.Empty:
+            self.kill()
+            raise WorkerHung(f"no answer within {self.limit_s:g} s, so it was ended; `limit` in the suite") from None
+        if not line.endswith("\n"):  # nothing, or an answer cut short
+            raise WorkerCrashed(self._how_it_died())
+        try:
+            return answer.model_validate_json(line)
+        except ValidationError:
+            try:
+                failure = Failure.model_validate_json(line)
+            except ValidationError:
+                raise WorkerError(f"expected {answer.__name__} from the worker; got {line[:100]!r}") from None
+        raise (ModelError if failure.users_fault else WorkerError)(failure.failure)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def freeze(self) -> None:
+        """Stop it, so that its threads disturb nobody."""
+        if not self._frozen:
+            self._signal_all("suspend")
+            self._frozen = True
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self._frozen:
+            self._signal_all("resume")
+            self._frozen = False
+
+    def kill(self) -> None:
+        """End it, whatever it is doing, with all that it started, and close the pipes."""
+        if self._ended:
+            return
+        self._ended = True
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(GRACE_S)
+        if self._listener.is_alive():  # somebody still holds the other end: closing would wait for it
+            return
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what could not be sent any more
+                    pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and not self._frozen and not self._ended and self._process.stdin is not None:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._process.stdin.close()  # it ends when its input does
+                self._process.wait(timeout=GRACE_S)
+        self.kill()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):  # a socket's way to say that the other side died
+            for line in self._process.stdout:
+                self._answers.put(line)
+        self._answers.put("")  # the end
+
+    def _signal_all(self, what: str) -> None:
+        try:
+            getattr(psutil.Process(self._process.pid), what)()
+        except psutil.NoSuchProcess:
+            raise WorkerCrashed(self._how_it_died()) from None
+
+    def _how_it_died(self) -> str:
+        try:
+            code = self._process.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "the worker closed its output without an answer"
+        if code == -getattr(signal, "SIGKILL", 9):
+            how = "the worker was killed by SIGKILL, as the system does when memory runs out"
+        elif code < 0:
+            how = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            how = f"the worker exited with code {code}"
+        words = self.log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
+        return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
+
+
+def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stderr:
+        return subprocess.Popen(
+            interpreter.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+            env=interpreter.environment() | thread_environment(threads),
+            cwd=interpreter.folder,
+            start_new_session=True,
+        )
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The variables that size thread pools before a library is imported.
+
+    OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
+    """
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}

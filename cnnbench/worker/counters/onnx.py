@@ -1,0 +1,93 @@
+"""Counts from an ONNX graph alone: its initialisers, and its nodes with the shapes that onnx infers."""
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir
+import onnxscript.optimizer
+
+from cnnbench.errors import ModelError
+from cnnbench.records.record import Counts
+from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES
+
+STATISTICS = (3, 4)
+"""Inputs of BatchNormalization that are not learned: running mean and variance."""
+UNCOUNTABLE = {"ConvTranspose", "Einsum", "Attention", "LSTM", "GRU", "RNN", "DeformConv", "QLinearConv", "Col2Im"}
+"""Operators that multiply and accumulate and have no formula here."""
+
+Shape = tuple[int, ...]
+
+
+def counted(model: onnx_ir.Model) -> Counts:
+    """(parameters, MACs) by the module that each initialiser and node comes from, for a batch of one.
+
+    Raises ModelError for an operator that multiplies and accumulates and cannot be counted.
+    """
+    graph = _inferred(model)
+    shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    statistics = {
+        node.input[place] for node in graph.node if node.op_type == "BatchNormalization" for place in STATISTICS
+    }
+    params: dict[str, int] = {}
+    for name in model.graph.initializers:
+        if name not in statistics:
+            layer = name.rpartition(".")[0]
+            params[layer] = params.get(layer, 0) + math.prod(shapes[name])
+    macs: dict[str, int] = {}
+    for node in graph.node:
+        count = _macs(node, shapes)
+        if count:
+            layer = _module(node)
+            macs[layer] = macs.get(layer, 0) + count
+    return {layer: (params.get(layer, 0), macs.get(layer, 0)) for layer in {**params, **macs}}
+
+
+def _inferred(model: onnx_ir.Model) -> onnx.GraphProto:
+    """The graph for a batch of one, weights left out, every shape inferred by onnx from those of inputs and weights."""
+    light = model.clone()
+    for name, initializer in list(light.graph.initializers.items()):
+        initializer.const_value = None
+        del light.graph.initializers[name]
+        light.graph.inputs.append(initializer)
+    images = light.graph.inputs[0]
+    assert images.shape is not None
+    images.shape = onnx_ir.Shape([1, *images.shape[1:]])
+    for node in light.graph:
+        for value in node.outputs:
+            value.shape = None  # what the exporter says of shapes is not taken over
+    onnxscript.optimizer.fold_constants(light, onnx_shape_inference=True)
+    return onnx.shape_inference.infer_shapes(onnx_ir.to_proto(light), strict_mode=True, data_prop=True).graph
+
+
+def _shape(value: onnx.ValueInfoProto) -> Shape:
+    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Output values, times what each is summed over."""
+    if node.op_type in UNCOUNTABLE:
+        raise ModelError(f"no formula for the ONNX operator {node.op_type} ({node.name})")
+    if node.op_type == "Conv":
+        return _product(node, shapes, shapes[node.input[1]][1:])
+    if node.op_type == "MatMul":
+        return _product(node, shapes, shapes[node.input[0]][-1:])
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return _product(node, shapes, shapes[node.input[0]][:1] if transposed else shapes[node.input[0]][1:])
+    return 0
+
+
+def _product(node: onnx.NodeProto, shapes: Mapping[str, Shape], summed_over: Sequence[int]) -> int:
+    output = shapes.get(node.output[0], ())
+    count = math.prod(output) * math.prod(summed_over) if output else 0
+    if not count:
+        raise ModelError(f"onnx infers no shape for {node.op_type} {node.name}")
+    return count
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """The module that the exporter says the node comes from."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), "['', '']")
+    return str(ast.literal_eval(scopes)[-2])

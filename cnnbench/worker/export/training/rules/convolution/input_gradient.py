@@ -1,0 +1,44 @@
+"""The loss's gradient of a convolution's input (N, C, ...), from that of its output (N, K, ...) and the weight."""
+
+import math
+
+import numpy as np
+
+from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules.convolution import forward
+from cnnbench.worker.export.training.rules.convolution.settings import FEW_CHANNELS, Settings, is_depthwise
+
+
+def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
+    has_few_rows = s.groups == 1 and w.known(1) < FEW_CHANNELS and math.prod(s.kernel) > 1
+    if set(s.stride) == {1} and (s.groups == 1 or is_depthwise(x, w, s)) and not has_few_rows:
+        return by_convolution(g, dy, x, w, s)
+    return by_transposed_convolution(g, dy, x, w, s)
+
+
+def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """For strides of 1, and one group or as many as channels: a convolution with the weight turned around."""
+    exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)]) if s.groups == 1 else w
+    margins = [reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True)]
+    around = [max(margin, 0) for margin in margins]
+    backwards = Settings(s.kernel, (1,) * s.sides, tuple(around), s.dilation, s.groups)
+    wide = forward.fastest(g, dy, turned(g, exchanged), None, backwards)
+    inside = [around_ - margin for around_, margin in zip(around, margins, strict=True)]
+    return g.window(wide, list(range(2, x.ndim)), inside, x.spatial(), [1] * len(margins))
+
+
+def turned(g: Graph, w: Tensor) -> Tensor:
+    """A weight with its taps in reverse order along every axis: a product, which is faster than slicing backwards."""
+    taps = math.prod(w.spatial())
+    if taps == 1:
+        return w
+    rows = g.reshape(w, (w.known(0) * w.known(1), taps))
+    return g.reshape(g.matmul(rows, g.constant(np.eye(taps, dtype=np.float32)[::-1].copy())), w.shape)
+
+
+def by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """ONNX's ConvTranspose, with what the strides leave over at the end put out too."""
+    sizes = zip(x.spatial(), dy.spatial(), s.padding, s.reach(), s.stride, strict=True)
+    left_over = [size + 2 * pad - reach - 1 - (out - 1) * step for size, out, pad, reach, step in sizes]
+    return g("ConvTranspose", dy, w, shape=x.shape, output_padding=left_over, **s.attributes())

@@ -1,0 +1,134 @@
+"""The loss's gradient of a convolution's weight (K, C / groups, ...), from that of its output and the input."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules.convolution.settings import (
+    FEW_CHANNELS,
+    MANY_PLACES,
+    Settings,
+    channels_first,
+    is_depthwise,
+    joined_rows,
+)
+
+MOST_ROWS = 64
+"""The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
+
+
+def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
+    if all(pad <= reach for pad, reach in zip(s.padding, s.reach(), strict=True)):  # every window meets the input
+        if is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MOST_ROWS:
+            return by_rows(g, dy, x, w, s)
+        if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1:
+            place = 0 if w.known(1) < FEW_CHANNELS else s.sides
+            return by_convolution(g, dy, x, w, s, place)
+        if s.groups == 1 and math.prod(s.kernel) == 1 and math.prod(dy.spatial()) >= MANY_PLACES:
+            return by_images(g, dy, x, w, s)
+    return by_products(g, dy, x, w, s)
+
+
+def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings, place: int) -> Tensor:
+    """Of one group: x convolved with dy, the images taking the channels' place and the strides that of dilations.
+
+    The channels of x become one more spatial axis, with a kernel of 1, before those of the image (`place` 0) or behind
+    them, where whole rows of channels are copied. So it is one convolution of one image with C x taps places; its inner
+    matrix product is as large as the forward one's, and its windows are gathered in the caches.
+    """
+    x, after = _met(g, x, dy, s, list(range(s.sides)))
+    order = [0, *_inserted(range(2, x.ndim), place, 1)]
+    image = g.reshape(g.transpose(x, order), (1, None, *_inserted(x.spatial(), place, w.known(1))))
+    kernel = g.reshape(channels_first(g, dy), (w.known(0), None, *_inserted(dy.spatial(), place, 1)))
+    found = g(
+        "Conv",
+        image,
+        kernel,
+        shape=(1, w.known(0), *_inserted(s.kernel, place, w.known(1))),
+        pads=[*_inserted(s.padding, place, 0), *_inserted(after, place, 0)],
+        strides=_inserted(s.dilation, place, 1),
+        dilations=_inserted(s.stride, place, 1),
+    )
+    flat = g.reshape(found, found.shape[1:])
+    axes = list(range(1, flat.ndim))
+    channels = axes.pop(place)
+    return g.transpose(flat, [0, channels, *axes])
+
+
+def _inserted(values: Iterable[int], place: int, value: int) -> tuple[int, ...]:
+    given = list(values)
+    return (*given[:place], value, *given[place:])
+
+
+def _met(g: Graph, x: Tensor, dy: Tensor, s: Settings, sides: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """x without the ends that no window reaches along some of its sides, and the zeros that follow it there."""
+    last = [s.reach()[side] + (dy.spatial()[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides]
+    sizes = [min(end, x.spatial()[side]) for end, side in zip(last, sides, strict=True)]
+    met = g.window(x, [2 + side for side in sides], [0] * len(sides), sizes, [1] * len(sides))
+    return met, [end - size for end, size in zip(last, sizes, strict=True)]
+
+
+def by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Of one tap and one group: for each image dy (K, P) times its inputs (P, C), and the sum of these."""
+    axes = list(range(2, x.ndim))
+    inputs = g.window(g.pad(x, s.padding, s.padding), axes, [0] * s.sides, dy.spatial(), s.stride)
+    places = math.prod(dy.spatial())
+    columns = g.transpose(g.reshape(inputs, (None, w.known(1), places)), [0, 2, 1])
+    products = g.matmul(g.reshape(dy, (None, w.known(0), places)), columns)
+    return g.reshape(g.sum(products, [0]), w.shape)
+
+
+def by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """One matrix product for each tap, over all images and pixels: dy (K, N P) times the tap's inputs (N P, C)."""
+    first = channels_first(g, dy)
+    rows = g.reshape(first, (s.groups, w.known(0) // s.groups, None))
+    inputs = channels_first(g, g.pad(x, s.padding, s.padding))
+    products = []
+    for window in _windows(g, inputs, dy.spatial(), s):
+        columns = g.reshape(window, (s.groups, w.known(1), None))
+        product = g.matmul(rows, g.transpose(columns, [0, 2, 1]))  # (groups, K / groups, C / groups)
+        products.append(g.reshape(product, (w.shape[0], w.shape[1], 1)))
+    return g.reshape(g.concat(products, 2), w.shape)
+
+
+def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> list[Tensor]:
+    """For each tap, in the weight's order, what it meets of padded inputs (C, N, ...).
+
+    With a stride they are cut along the last axis first, once for each column of taps: picking single values is slow,
+    and the cuts along the other axes then copy whole rows.
+    """
+    last = inputs.ndim - 1
+    if s.stride[-1] == 1:
+        return [g.window(inputs, list(range(2, last + 1)), tap, sizes, s.stride) for tap in s.taps()]
+    columns = [g.window(inputs, [last], [j * s.dilation[-1]], [sizes[-1]], [s.stride[-1]]) for j in range(s.kernel[-1])]
+    others = list(range(2, last))
+    return [
+        g.window(columns[tap[-1] // s.dilation[-1]], others, tap[:-1], sizes[:-1], s.stride[:-1]) for tap in s.taps()
+    ]
+
+
+def by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Of a depthwise convolution: all rows of dy with all rows of x, of which those that a window joins count.
+
+    For each column j of the taps, G[c, h, p, j] is the sum over n, w of dy[n, c, h, w] times x[n, c, p, w stride + j
+    dilation]: for each channel a convolution along the columns, of a single image that has N channels, with H kernels.
+    The gradient of tap (i, j) is the sum of G[c, h, h stride + i dilation, j] over h.
+    """
+    channels, (height, width) = w.known(0), dy.spatial()
+    x, (after,) = _met(g, x, dy, s, [1])
+    rows = x.spatial()[0] + 2 * s.padding[0]
+    image = g.reshape(channels_first(g, x), (1, None, *x.spatial()))
+    kernels = g.reshape(g.transpose(dy, [1, 2, 0, 3]), (channels * height, None, 1, width))
+    pairs = g(
+        "Conv",
+        image,
+        kernels,
+        shape=(1, channels * height, rows, s.kernel[1]),
+        group=channels,
+        pads=[*s.padding, s.padding[0], after],
+        strides=[1, s.dilation[1]],
+        dilations=[1, s.stride[1]],
+    )
+    joined = joined_rows(height, rows, s)
+    return g.reshape(g.matmul(g.reshape(pairs, (channels, len(joined))), g.constant(joined)), w.shape)

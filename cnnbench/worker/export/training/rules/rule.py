@@ -1,0 +1,67 @@
+"""What a gradient rule is: an operator's ONNX nodes, and how to pull gradients back through them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cnnbench.worker.export.training.graph import Graph, Size, Tensor
+
+
+class NoRule(Exception):
+    """An operator with settings that its rule does not know; the message names them."""
+
+
+Shape = tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A gradient that is `rest` (N, C, ...) times `factor` (1, C, 1...), one number for each channel."""
+
+    rest: Tensor
+    factor: Tensor
+
+
+Gradients = Sequence[Tensor | None]
+Pulled = Sequence[Tensor | Scaled | None]
+
+
+def whole(g: Graph, gradient: Tensor | Scaled) -> Tensor:
+    """The gradient itself."""
+    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, Scaled) else gradient
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An operator that was written into the graph."""
+
+    outputs: Sequence[Tensor]
+    pull: Callable[[Gradients], Pulled]
+    """From the loss's gradients of the outputs (None where there is none) to those of the operator's tensor arguments,
+    in the order of the arguments, those in lists included; None for what does not vary or has no gradient."""
+    pull_scaled: Callable[[Scaled], Gradients] | None = None
+    """The same of its only output's gradient, where the factor need not be multiplied into it."""
+
+
+Rule = Callable[..., Applied]
+"""Called with the graph, the traced shapes of the outputs, and the operator's arguments as its ATen schema has them,
+with a `Tensor` for each tensor."""
+
+
+def applied(y: Tensor, pull: Callable[[Tensor], Gradients]) -> Applied:
+    """An operator with one output."""
+
+    def pull_one(gradients: Gradients) -> Gradients:
+        assert gradients[0] is not None
+        return pull(gradients[0])
+
+    return Applied([y], pull_one)
+
+
+def unbroadcast(g: Graph, gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x, where the gradient is of x broadcast to a larger shape: the sum over its copies."""
+    extra = gradient.ndim - x.ndim
+    axes = list(range(extra))
+    axes += [axis for axis in range(extra, gradient.ndim) if x.shape[axis - extra] == 1 and gradient.shape[axis] != 1]
+    if not axes:
+        return gradient
+    return g.reshape(g.sum(gradient, axes, keep=True), x.shape)

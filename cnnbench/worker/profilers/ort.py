@@ -1,0 +1,69 @@
+"""ONNX Runtime's profiler on the exported graph: the time of each node, by the module whose work it does. No torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import GRAPH, WEIGHTS
+from cnnbench.records.messages import Profiled
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.suite.case import Case
+from cnnbench.worker.profilers.layers import WARMUP_CALLS, Tally, timed_calls
+from cnnbench.worker.profilers.onnx_origin import origins
+from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.runtimes.ort import OrtInference
+
+WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
+CALL, KERNEL = "model_run", "_kernel_time"
+"""What ONNX Runtime calls the event of a whole run, and the end of the name of a node's."""
+US = 1e-6
+
+Event = Mapping[str, Any]
+
+
+def profile(
+    case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int, calls: int, scratch: Path
+) -> Profiled:
+    """Nodes by module; those of which that cannot be told are `other`, by operator. `scratch` is a folder for files."""
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(scratch / "profile")
+    options.optimized_model_filepath = str(scratch / GRAPH)
+    options.add_session_config_entry(WEIGHTS_APART, WEIGHTS)
+    runtime = OrtInference(case, facts, folder, batch, threads, options)
+    (scratch / WEIGHTS).unlink(missing_ok=True)
+    modules = origins(_graph(folder / GRAPH), _graph(scratch / GRAPH))
+    call_s = timed_calls(runtime.phases()["forward"], calls)
+    events = json.loads(Path(runtime.session.end_profiling()).read_text())
+    runs = _runs(events)
+    if len(runs) != WARMUP_CALLS + calls:
+        raise WorkerError(f"ONNX Runtime's profiler saw {len(runs)} of {WARMUP_CALLS + calls} calls; ask for fewer")
+    layers, other = Tally(calls), Tally(calls)
+    for index, nodes in enumerate(runs[WARMUP_CALLS:]):
+        for event in nodes:
+            operator, module = str(event["args"]["op_name"]), modules.get(event["name"].removesuffix(KERNEL))
+            tally, name = (layers, module) if module is not None else (other, operator)
+            tally.add(name, operator, index, event["dur"] * US)
+    return Profiled(modules=[], layers=layers.times(), other=other.times(), call_s=call_s)
+
+
+def _graph(file: Path) -> onnx.GraphProto:
+    return onnx.load(file, load_external_data=False).graph
+
+
+def _runs(events: Sequence[Event]) -> list[list[Event]]:
+    """The nodes of each whole run. A run's event comes after those of its nodes."""
+    runs: list[list[Event]] = []
+    nodes: list[Event] = []
+    for event in events:
+        if event["name"] == CALL:
+            runs.append(nodes)
+            nodes = []
+        elif event["cat"] == "Node" and event["name"].endswith(KERNEL):
+            nodes.append(event)
+    return runs

@@ -1,0 +1,76 @@
+"""Outputs against the float64 reference, relative to the part that depends on the input. No torch here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.records.record import Parity
+from cnnbench.suite.case import Precision
+
+Array = NDArray[np.floating]
+
+ROOM = 10.0
+"""A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
+orders of summation differ by small factors, wrong graphs by far larger ones."""
+LEAST_LIMIT, LARGEST_LIMIT = 1e-5, 1e-2
+
+
+ROUNDOFF_OF_FP32 = {"bf16": 2.0**16, "fp16": 2.0**13}
+"""How many times coarser the 16-bit formats are than float32: 8 and 11 bits of significand against 24."""
+LEAST_MIXED_LIMIT, LARGEST_MIXED_LIMIT = 1e-2, 4.0
+"""Deep networks with random weights amplify rounding: in bfloat16 ResNet-50 is off by 2.5 signals. The proof of a mixed
+precision run is therefore weak: it finds what is broken, not what is inexact. The error is always shown."""
+
+
+def limit_for(eager_error: float) -> float:
+    """The largest error, in units of the signal, that float32 runs of a model may show."""
+    return min(max(ROOM * eager_error, LEAST_LIMIT), LARGEST_LIMIT)
+
+
+def mixed_limit_for(eager_error: float, precision: Precision) -> float:
+    """The largest error of a run in a 16-bit format: that of eager float32, times the format's coarseness."""
+    return min(max(ROUNDOFF_OF_FP32[precision] * eager_error, LEAST_MIXED_LIMIT), LARGEST_MIXED_LIMIT)
+
+
+def signal_of(reference: Array) -> float:
+    """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides.
+
+    An output that ignores its input has an error of about one signal, however small the outputs are.
+    """
+    return float(np.sqrt(np.mean(np.square(reference - reference.mean(axis=0, keepdims=True)))))
+
+
+def compare(what: str, y: Array, reference: Array, signal: float, limit: float) -> Parity:
+    """The largest error of y (N, classes) in units of the signal; None where y is not finite or misshapen."""
+    if y.shape != reference.shape or not np.isfinite(y).all() or not signal > 0:
+        return Parity(what=what, error=None, limit=limit)
+    error = float(np.abs(y.astype(np.float64) - reference).max()) / signal
+    return Parity(what=what, error=error, limit=limit)
+
+
+def compare_losses(what: str, losses: Sequence[float], reference: Sequence[float], limit: float) -> Parity:
+    """The largest difference of the losses of consecutive steps, relative to the first."""
+    if not reference or len(losses) != len(reference) or not np.isfinite(losses).all():
+        return Parity(what=what, error=None, limit=limit)
+    error = max(abs(a - b) for a, b in zip(losses, reference, strict=True)) / abs(reference[0])
+    return Parity(what=what, error=error, limit=limit)
+
+
+def batches(count: int) -> list[slice]:
+    """Consecutive batches of 1, 2, 3, ... images that use up `count` of them."""
+    slices, start, size = [], 0, 1
+    while start < count:
+        slices.append(slice(start, min(start + size, count)))
+        start, size = start + size, size + 1
+    return slices
+
+
+def size(batch: slice) -> int:
+    """How many images a slice has."""
+    return int(batch.stop - batch.start)
+
+
+def tiled(images: Array, batch: int) -> Array:
+    """`batch` images, the given ones over and over."""
+    return np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))

@@ -1,0 +1,161 @@
+"""The timed region: the loop, its warm-up, and when it is steady."""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cnnbench.worker.timing.stopwatch import Stopwatch
+
+Phases = Mapping[str, Callable[[], None]]
+"""The parts of one step in order, each to be called once."""
+
+MIN_SAMPLE_S = 1e-3
+"""A sample is one call, or a block of calls at least so long: two readings of the clock cost about 1e-7 s."""
+WINDOW = 5
+"""Calls in each of the two windows that are compared to find the steady state."""
+SAME_WITHIN = 0.01
+LEAST_WARMUP_S = 0.5
+LEAST_WARMUP_CALLS = 6
+"""However slow: over the first three of EfficientNet-B0's training steps eager PyTorch took 1.3 times as long as from
+the sixth on, ONNX Runtime as long as ever (batch 8, five launches), so that fewer flatter what settles sooner."""
+WAKE_BELOW_S = 0.1
+"""Shorter calls are made once, uncounted, at the start of a turn: a worker that was stopped finds its caches filled by
+others, and filling them again takes a few milliseconds."""
+
+
+def slowed(phases: Phases, slowdown: float) -> Phases:
+    """The same phases, each of whose calls takes so much longer, as a share of its own time, by the host's clock.
+
+    It is for trying out whether a slowdown is seen; work that a device goes on with meanwhile is not slowed.
+    """
+
+    def slow(phase: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            start = time.perf_counter()
+            phase()
+            end = time.perf_counter()
+            end += slowdown * (end - start)
+            while time.perf_counter() < end:
+                pass
+
+        return call
+
+    return {name: slow(phase) for name, phase in phases.items()}
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a warm-up went."""
+
+    calls: int
+    seconds: float
+    steady: bool
+    call_s: float
+    """Median of the last calls."""
+
+
+def time_block(phases: Phases, calls: int, stopwatch: Stopwatch) -> dict[str, float]:
+    """Seconds of a block of calls, by phase.
+
+    With one phase the clock is read before and after the whole block; with several, after each phase of each call.
+    """
+    mark = stopwatch.mark
+    steps = list(phases.values())
+    mark()
+    if len(steps) == 1:
+        step = steps[0]
+        for _ in range(calls):
+            step()
+        mark()
+    else:
+        for _ in range(calls):
+            for step in steps:
+                step()
+                mark()
+    intervals = stopwatch.intervals_s()
+    if len(steps) == 1:
+        return dict(zip(phases, intervals, strict=True))
+    return {name: sum(intervals[index :: len(steps)]) for index, name in enumerate(phases)}
+
+
+def is_steady(seconds: list[float]) -> bool:
+    """Whether the medians of the last two windows agree within 1 %, or within three of their standard errors.
+
+    The standard error is taken from the median absolute deviation of both windows: 1.4826 MAD / sqrt(n), which for
+    normal noise estimates that of the mean; the factor of three covers what the median adds.
+    """
+    if len(seconds) < 2 * WINDOW:
+        return False
+    earlier, later = seconds[-2 * WINDOW : -WINDOW], seconds[-WINDOW:]
+    before, now = statistics.median(earlier), statistics.median(later)
+    deviations = [abs(s - before) for s in earlier] + [abs(s - now) for s in later]
+    noise = 3 * 1.4826 * statistics.median(deviations) / math.sqrt(WINDOW)
+    return abs(now - before) <= max(SAME_WITHIN * before, noise)
+
+
+def warm_up(
+    phases: Phases,
+    stopwatch: Stopwatch,
+    limit_s: float,
+    clock_s: Callable[[], float] = time.perf_counter,
+    *,
+    least_calls: int = 0,
+) -> WarmUp:
+    """Call until the times are steady and half a second has gone by, or until the limit; six calls at least.
+
+    Where `least_calls` are asked for, to make as many as others, these are enough, without the half second.
+    """
+    gc.collect()
+    gc.freeze()  # what lives now is looked at no more, so that collecting between turns takes no time
+    start = clock_s()
+    seconds: list[float] = []
+    while True:
+        seconds.append(sum(time_block(phases, 1, stopwatch).values()))
+        elapsed = clock_s() - start
+        if least_calls:
+            steady = len(seconds) >= least_calls
+        else:
+            steady = elapsed >= min(LEAST_WARMUP_S, limit_s) and is_steady(seconds)
+        enough = len(seconds) >= min(LEAST_WARMUP_CALLS, least_calls or LEAST_WARMUP_CALLS)
+        if enough and (steady or elapsed >= limit_s):
+            break
+    return WarmUp(calls=len(seconds), seconds=elapsed, steady=steady, call_s=statistics.median(seconds[-2 * WINDOW :]))
+
+
+def calls_per_sample(call_s: float) -> int:
+    """How many calls make a sample of at least a millisecond."""
+    return max(1, math.ceil(MIN_SAMPLE_S / max(call_s, 1e-9)))
+
+
+def sample(
+    phases: Phases,
+    calls: int,
+    seconds: float,
+    stopwatch: Stopwatch,
+    *,
+    wake: bool = False,
+    clock_s: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Samples of `calls` calls for about so many seconds, one at least: by phase, the seconds of each.
+
+    Garbage is collected before and not meanwhile. With `wake`, one call is made first and not counted.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in phases}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        if wake:
+            time_block(phases, 1, stopwatch)
+        start = clock_s()
+        while True:
+            for name, spent in time_block(phases, calls, stopwatch).items():
+                samples[name].append(spent)
+            if clock_s() - start >= seconds:
+                return samples
+    finally:
+        if collecting:
+            gc.enable()
