@@ -12,7 +12,7 @@ from cnnbench.networks import registry as catalogue
 from cnnbench.networks.network import Network
 from cnnbench.records.run_folder import Run, new_folder, read_run
 from cnnbench.suite.case import ModelSpec
-from cnnbench.units import parse_duration, parse_image_size
+from cnnbench.suite.parse import parse_duration, parse_image_size
 
 if TYPE_CHECKING:
     import pandas as pd

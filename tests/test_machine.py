@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnbench.records.environment import label
 from cnnbench.runner import machine
 
 
@@ -56,6 +57,6 @@ def test_the_environment_names_machine_versions_and_commit(tmp_path: Path) -> No
     assert about["machine"]["memory_bytes"] > 2**20
     assert about["software"]["torch"]
     assert about["threads"]["used"] == [1, 2]
-    assert machine.label(about).endswith(", 1 or 2 threads")
-    assert machine.label({**about, "accelerators": {"cuda": "NVIDIA H100"}}).endswith("threads, NVIDIA H100")
+    assert label(about).endswith(", 1 or 2 threads")
+    assert label({**about, "accelerators": {"cuda": "NVIDIA H100"}}).endswith("threads, NVIDIA H100")
     assert machine.environment([2, 1, 2], tmp_path)["software"]["git_commit"] is None

@@ -14,8 +14,8 @@ from cnnbench.networks.layers import Conv, Linear
 from cnnbench.networks.layers import Shape as Size
 from cnnbench.networks.registry import ARCHS
 from cnnbench.networks.training_memory import Optimizer, StepMemory, step_memory
+from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.suite.case import ModelSpec
-from cnnbench.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.worker import models
 from cnnbench.worker.counters.backward import backward
 from tests.test_families import on_meta

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cnnbench.units import format_count, format_seconds, parse_duration, parse_image_size, significant
+from cnnbench.report.format import format_count, format_seconds, significant
+from cnnbench.suite.parse import parse_duration, parse_image_size
 
 
 @pytest.mark.parametrize(

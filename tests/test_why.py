@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import cnnbench
-from cnnbench.analysis.explain import explain, paragraphs, telling
+from cnnbench.analysis.explain import explain, telling
 from cnnbench.networks import registry as catalogue
 from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
+from cnnbench.report.prose import paragraphs
 from cnnbench.runner import run as runner
 from cnnbench.runner.tasks.peaks import measure_ceilings
 from tests.ceilings import KIB, ceilings

@@ -13,9 +13,9 @@ from cnnbench.analysis.stats import launch_estimate, launch_ratio_estimate, perc
 from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry as catalogue
 from cnnbench.networks.training_cost import backward_macs
+from cnnbench.networks.units import MB, MIB
 from cnnbench.records.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
 from cnnbench.suite.case import PHASES, WORKLOADS, ModelSpec, Workload
-from cnnbench.units import MB, MIB
 
 PERCENTILES = (90, 95, 99)
 WITNESSES = ("closed form", "module", "dispatch", "fvcore", "onnx", "backward", "published")

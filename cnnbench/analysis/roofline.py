@@ -13,12 +13,12 @@ from typing import Literal
 from cnnbench.networks.layers import Activation, Add, BatchNorm, Op
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training_cost import backward_macs
+from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row
 from cnnbench.records.peaks import Ceilings, Smallest
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import split
-from cnnbench.units import FLOP_PER_MAC
 
 Bound = Literal["compute", "memory", "calls"]
 BOUNDS: tuple[Bound, ...] = ("compute", "memory", "calls")

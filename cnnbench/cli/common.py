@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cnnbench.errors import InputError
-from cnnbench.units import parse_image_size
+from cnnbench.suite.parse import parse_image_size
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import typer
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, parse
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
-from cnnbench.units import parse_duration, parse_percent
+from cnnbench.suite.parse import parse_duration, parse_percent
 
 if TYPE_CHECKING:
     from cnnbench.analysis.paired import Rule
@@ -180,7 +180,7 @@ def _asked(
 def _calibration(asked: "Asked", file: Path | None) -> "Calibration | None":
     """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
     from cnnbench.gate.calibration import file_of, read_calibration
-    from cnnbench.runner.machine import fingerprint
+    from cnnbench.records.environment import fingerprint
 
     found = read_calibration(file or file_of(asked.environment))
     if found is None and file is not None and not file.parent.is_dir():

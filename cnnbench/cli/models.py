@@ -10,8 +10,9 @@ import typer
 from cnnbench.cli.common import EXIT_DISAGREE, Classes, ImageSize, Json, WhatIf, arch_of, parse, size_of, spec
 from cnnbench.cli.train import Momentum, OptimizerName, OptimizerOption, WeightDecay, optimizer_of
 from cnnbench.errors import InputError
+from cnnbench.networks.units import MB
+from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import print_json, print_rows
-from cnnbench.units import MB, format_seconds
 
 app = typer.Typer()
 

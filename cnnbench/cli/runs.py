@@ -11,7 +11,7 @@ import typer
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, parse
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_frames, print_json
-from cnnbench.units import parse_duration
+from cnnbench.suite.parse import parse_duration
 
 app = typer.Typer()
 

@@ -17,9 +17,9 @@ from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import LEAST_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired, exit_code_of
+from cnnbench.records.environment import differences
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run, read_run
-from cnnbench.runner.machine import differences
 
 
 class BaselineError(CnnbenchError):

@@ -20,7 +20,7 @@ from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage, run_gate
 from cnnbench.records.artifact import cache_folder
-from cnnbench.runner.machine import fingerprint, label
+from cnnbench.records.environment import fingerprint, label
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95

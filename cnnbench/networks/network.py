@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnbench.errors import ShapeError
 from cnnbench.networks.layers import Op, Shape, Value
-from cnnbench.units import FLOAT_BYTES, FLOP_PER_MAC
+from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 
 
 @dataclass(frozen=True, kw_only=True)

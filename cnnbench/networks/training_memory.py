@@ -12,7 +12,7 @@ from typing import Literal
 from cnnbench.networks.layers import BatchNorm, Value
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training_cost import check_trainable, saved_bytes, saved_storages
-from cnnbench.units import FLOAT_BYTES, INDEX_BYTES
+from cnnbench.networks.units import FLOAT_BYTES, INDEX_BYTES
 
 Optimizer = Literal["sgd", "momentum", "adam"]
 

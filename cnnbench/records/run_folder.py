@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records.environment import fault_in
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
 from cnnbench.records.peaks import Ceilings, read_ceilings
 from cnnbench.records.record import SCHEMA_VERSION, Record
-from cnnbench.runner import machine
 from cnnbench.suite.load import Suite
 
 RECORDS, RUN, SUITE, ENVIRONMENT, LOGS, LOCK = (
@@ -220,7 +220,7 @@ def _read_environment(file: Path) -> tuple[dict[str, Any], str | None]:
     if not file.exists():
         return {}, None
     content = _read_json(file)
-    fault = "it is cut short or is not JSON" if content is None else machine.fault_in(content)
+    fault = "it is cut short or is not JSON" if content is None else fault_in(content)
     return (content, None) if content is not None and fault is None else ({}, fault)
 
 

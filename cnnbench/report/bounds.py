@@ -3,12 +3,14 @@
 import pandas as pd
 
 from cnnbench.analysis.datasheets import datasheet_of
-from cnnbench.analysis.explain import Explained, explain, name_of
+from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.roofline import Part, layer_parts
+from cnnbench.networks.units import GIGA
 from cnnbench.records.peaks import Ceilings
 from cnnbench.records.run_folder import Run
+from cnnbench.report.format import significant
+from cnnbench.report.prose import name_of
 from cnnbench.report.tables import NONE, Table, figure_text, is_missing
-from cnnbench.units import GIGA, significant
 
 UNKNOWN = "unknown"
 MICRO = 1e-6

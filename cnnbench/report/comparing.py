@@ -5,9 +5,10 @@ import pandas as pd
 from cnnbench.analysis.compare import Comparison, Key, Machine
 from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.stats import Estimate
+from cnnbench.networks.units import GIGA
+from cnnbench.report.format import significant
 from cnnbench.report.tables import NONE, Table, figure_text, interval_text, is_missing, ratio_text
 from cnnbench.suite.case import WORKLOADS
-from cnnbench.units import GIGA, significant
 
 GIB = 2**30
 WIDE = 8

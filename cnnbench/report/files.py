@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records.environment import label
 from cnnbench.records.run_folder import Run
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
 from cnnbench.report.tables import WORDS, Table
-from cnnbench.runner import machine
 
 PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
 
@@ -121,7 +121,7 @@ def _header(run: Run) -> list[str]:
     )
     memory_gib = facts["memory_bytes"] / 2**30
     lines = [
-        f"{machine.label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
+        f"{label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
         f"{facts['system']}. "
         f"{versions}. Started {run.started}."
     ]

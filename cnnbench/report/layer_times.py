@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cnnbench.networks.layers import spelled
+from cnnbench.networks.units import MB
 from cnnbench.records.layer_profile import LEAST_SHARE, ModelProfile, Row
+from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
 from cnnbench.runner.tasks.layer_profile import NOTE, RUNTIMES
-from cnnbench.units import MB, significant
 
 GIGA = 1e9
 EMPTY = (

@@ -10,8 +10,9 @@ from cnnbench.networks import training_memory as step_memory
 from cnnbench.networks.architecture import Arch
 from cnnbench.networks.layers import Op, Value, spelled, written_out
 from cnnbench.networks.network import Layer, Network
+from cnnbench.networks.units import FLOP_PER_MAC, MB
+from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
-from cnnbench.units import FLOP_PER_MAC, MB, significant
 
 DOMINANT = 5
 """How many layers are named of those that have the most."""

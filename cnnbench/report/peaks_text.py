@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.networks.units import GIGA, MIB
 from cnnbench.records.peaks import Ceilings
+from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
-from cnnbench.units import GIGA, MIB, significant
 
 MICRO = 1e-6
 UNKNOWN = "unknown"

@@ -15,8 +15,8 @@ from cnnbench.analysis.frames import (
 )
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run
+from cnnbench.report.format import CONVENTION, format_count, significant
 from cnnbench.suite.case import PHASES, WORKLOADS
-from cnnbench.units import CONVENTION, format_count, significant
 
 NONE = "–"
 WORDS = (

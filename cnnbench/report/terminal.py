@@ -12,8 +12,8 @@ from rich.text import Text
 
 from cnnbench.analysis.stats import launch_estimate
 from cnnbench.records.record import Record, Status
+from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.tables import WORDS, Table
-from cnnbench.units import format_seconds, significant
 
 STYLES: dict[Status, str] = {
     "ok": "green",

@@ -15,8 +15,8 @@ from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.procedure import Judged, Result
 from cnnbench.gate.run import Gated
 from cnnbench.report.files import table_markdown
+from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.tables import NONE, Table
-from cnnbench.units import format_seconds, significant
 
 BARS = "▁▂▃▄▅▆▇█"
 BOOTSTRAPS = 2000

@@ -1,23 +1,21 @@
 """What this computer is: identity, what a process may use of it, and what will disturb a measurement."""
 
-import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import BaseModel, ValidationError
 
 from cnnbench import __version__
 from cnnbench.errors import InputError
+from cnnbench.networks.units import MIB
 from cnnbench.records.artifact import library_versions
-from cnnbench.units import MIB
+from cnnbench.records.environment import differences
 
 CGROUP = Path("/sys/fs/cgroup")
 BUSY_SHARE = 0.1
@@ -156,87 +154,11 @@ def environment(threads: Sequence[int], folder: Path) -> dict[str, Any]:
     }
 
 
-IDENTITY = (
-    "cpu",
-    "architecture",
-    "logical_cores",
-    "affinity_cores",
-    "cpu_quota",
-    "virtualised",
-    "system",
-    "memory_bytes",
-)
-"""Of `environment["machine"]`, what two runs must share for their times to be compared as one machine's."""
-
-
-def identity(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
-    facts = {key: environment["machine"].get(key) for key in IDENTITY}
-    facts["memory_bytes"] = round((facts["memory_bytes"] or 0) / 2**30) * 2**30  # the kernel's share of it varies
-    facts["system"] = ".".join(str(facts["system"]).split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
-    return facts
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What tells two environments' machines apart, in words; nothing if they are one."""
-    theirs, ours = identity(then), identity(now)
-    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in IDENTITY if theirs[key] != ours[key]]
-
-
-def fingerprint(environment: Mapping[str, Any]) -> str:
-    """A digest of a machine's identity."""
-    return sha256(json.dumps(identity(environment), sort_keys=True).encode()).hexdigest()[:16]
-
-
-class _Machine(BaseModel):
-    cpu: str
-    affinity_cores: int
-    memory_bytes: int
-    system: str
-    physical_cores: int | None = None
-    virtualised: bool | None = None
-
-
-class _State(BaseModel):
-    load_average: list[float] | None = None
-
-
-class _Threads(BaseModel):
-    used: list[int]
-
-
-class _Environment(BaseModel):
-    """What reports read of a recorded environment; the rest is for people and may be anything."""
-
-    machine: _Machine
-    state: _State = _State()
-    software: dict[str, str | None]
-    threads: _Threads
-    accelerators: dict[str, str] = {}
-
-
-def fault_in(environment: dict[str, Any]) -> str | None:
-    """Why a recorded environment cannot be one that `environment` made; None if it can."""
-    try:
-        _Environment.model_validate(environment)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return None
-
-
 def check_is_this(recorded: dict[str, Any], where: str) -> None:
     """Raises InputError, naming what differs, if an environment was recorded on another machine."""
     found = differences({"machine": {}, **recorded}, environment([], Path.cwd()))
     if found:
         raise InputError(f"{where}: expected a run of this machine; got another's: {'; '.join(found)}")
-
-
-def label(environment: dict[str, Any]) -> str:
-    """A machine in a few words: `AMD EPYC, 2 threads, NVIDIA H100`."""
-    threads = " or ".join(map(str, environment["threads"]["used"]))
-    accelerators = sorted(set(environment.get("accelerators", {}).values()))
-    return ", ".join([environment["machine"]["cpu"], f"{threads} threads", *accelerators])
 
 
 def disturbances() -> list[str]:

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks import registry as catalogue
 from cnnbench.suite.case import Case, Frozen, ModelSpec, Workload
+from cnnbench.suite.parse import parse_image_size
 from cnnbench.suite.schema import BUILT_IN, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import YamlSource, read_yaml
-from cnnbench.units import parse_image_size
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from pydantic_core import ErrorDetails
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry as catalogue
 from cnnbench.suite.case import Device, Layout, Precision, RuntimeName, Workload
+from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
-from cnnbench.units import parse_duration, parse_image_size
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any
 from cnnbench.analysis.stats import CONFIDENCE, Estimate
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, machine_of, measured
 from cnnbench.records.run_folder import Run
-from cnnbench.units import significant
+from cnnbench.report.format import significant
 
 
 def convert(run: Run) -> Converted:

@@ -13,7 +13,7 @@ from cnnbench.runner.machine import environment, usable_threads
 from cnnbench.runner.run import Observer, run_suite
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite, case_of, suite_of
-from cnnbench.units import parse_duration
+from cnnbench.suite.parse import parse_duration
 
 
 class Silent:

@@ -17,7 +17,7 @@ from cnnbench.integrations.pytest_plugin.measuring import end_test_without_numbe
 from cnnbench.records.record import Record
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite, load_suite
-from cnnbench.units import parse_duration
+from cnnbench.suite.parse import parse_duration
 
 
 class Suites:

@@ -6,7 +6,7 @@ from typing import final
 
 from cnnbench.errors import ShapeError, TooSmall
 from cnnbench.networks.layers.op import Op, Saved, Shape, Terms, spelled
-from cnnbench.units import FLOAT_BYTES
+from cnnbench.networks.units import FLOAT_BYTES
 
 STATISTICS_PER_VALUE = 5
 """Mean (an addition), deviation (a subtraction), variance (a product and an addition), division by its root."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cnnbench.errors import ShapeError, TooSmall
-from cnnbench.units import FLOAT_BYTES
+from cnnbench.networks.units import FLOAT_BYTES
 
 Shape = tuple[int, ...]
 PerAxis = int | tuple[int, ...]

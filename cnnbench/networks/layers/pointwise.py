@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from cnnbench.networks.layers.op import Op, Saved, Shape, Terms
-from cnnbench.units import FLOAT_BYTES
+from cnnbench.networks.units import FLOAT_BYTES
 
 KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "softmax"})
 """Functions whose derivative PyTorch computes from their result; from their argument for all others, which it copies

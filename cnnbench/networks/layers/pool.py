@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, check_windows, per_axis, windows
-from cnnbench.units import INDEX_BYTES
+from cnnbench.networks.units import INDEX_BYTES
 
 
 @dataclass(frozen=True)

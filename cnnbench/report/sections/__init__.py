@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
+from cnnbench.records.environment import label
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.sections import (
@@ -21,7 +22,6 @@ from cnnbench.report.sections import (
 )
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.tables import Table
-from cnnbench.runner import machine
 
 SECTIONS = (
     quiet.section,
@@ -43,7 +43,7 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
     """The page of a run, from its records and its tables."""
     sources = Sources(run, tables)
     found: list[Section | None] = [section(sources) for section in SECTIONS]
-    where = machine.label(run.environment) if run.environment else "an unknown machine"
+    where = label(run.environment) if run.environment else "an unknown machine"
     return Page(
         title=run.suite,
         subtitle=f"Convolutional networks, measured on {where}. Started {_when(run.started)}.",

@@ -3,12 +3,12 @@
 import altair as alt
 import pandas as pd
 
+from cnnbench.networks.units import MIB
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
-from cnnbench.units import MIB
 
 PARTS = ["libraries", "model", "at work"]
 

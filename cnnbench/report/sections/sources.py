@@ -10,8 +10,8 @@ import pandas as pd
 from cnnbench.analysis.frames import all_cases_table
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.format import significant
 from cnnbench.report.tables import Table, interval_text, is_missing
-from cnnbench.units import significant
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import pandas as pd
 
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
+from cnnbench.report.format import significant
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
-from cnnbench.units import significant
 
 STAGES = {"import": "import_s", "export": "export_s", "load": "load_s", "first call": "first_call_s"}
 

@@ -7,12 +7,12 @@ import pandas as pd
 
 from cnnbench.report import charts
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
+from cnnbench.report.format import significant
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.tables import is_missing
 from cnnbench.suite.case import PHASES, STEP
 from cnnbench.suite.runtimes import REFERENCE
-from cnnbench.units import significant
 
 PARTS = [*PHASES["training"], *STEP]
 

@@ -3,12 +3,14 @@
 import altair as alt
 import pandas as pd
 
-from cnnbench.analysis.explain import Explained, explain, paragraphs
+from cnnbench.analysis.explain import Explained, explain
+from cnnbench.networks.units import FLOP_PER_MAC, GIGA
 from cnnbench.report.bounds import cases_frame
 from cnnbench.report.charts import INK, ROW, WIDTH, Chart, colours
+from cnnbench.report.format import significant
 from cnnbench.report.html import Section
+from cnnbench.report.prose import paragraphs
 from cnnbench.report.sections.sources import Sources
-from cnnbench.units import FLOP_PER_MAC, GIGA, significant
 
 BOUNDS = ["compute", "memory", "calls"]
 

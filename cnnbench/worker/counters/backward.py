@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.record import Counts
-from cnnbench.units import FLOP_PER_MAC
 
 BATCH = 2
 """Batch normalisation of a single value per channel cannot be trained."""

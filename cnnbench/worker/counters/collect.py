@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnbench.networks import registry as catalogue
+from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.record import Counts, Published, Witnesses
 from cnnbench.suite.case import ModelSpec
-from cnnbench.units import FLOP_PER_MAC
 from cnnbench.worker.counters import onnx as onnx_graph
 from cnnbench.worker.counters.backward import backward
 from cnnbench.worker.export import inference

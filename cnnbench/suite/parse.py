@@ -1,20 +1,7 @@
-"""The conventions, stated once, and the way numbers with units are read and written.
-
-*1 MAC (a multiplication and an addition) = 2 FLOP. GB = 1e9 bytes, GiB = 2**30 bytes.*
-Times are seconds inside the program and carry `_s` in their names; sizes carry `_bytes`.
-"""
+"""Values with units as people type them: durations, shares, image sizes."""
 
 import math
 import re
-
-CONVENTION = "1 MAC = 2 FLOP; MB = 1e6 bytes, MiB = 2^20 bytes"
-
-FLOP_PER_MAC = 2
-FLOAT_BYTES = 4  # float32
-INDEX_BYTES = 8  # int64
-MB = 10**6
-MIB = 2**20
-GIGA = 10**9
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -56,35 +43,3 @@ def parse_image_size(text: str | int) -> tuple[int, ...]:
     if min(size) < 1:
         raise ValueError(f"expected an image of at least one pixel; got {text!r}")
     return size
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits and no exponent.
-
-    >>> significant(1234.5), significant(0.012345)
-    ('1,230', '0.0123')
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
-
-
-def format_count(value: float) -> str:
-    """A count with its metric prefix: 11.7 M, 1.81 G."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
-            return f"{significant(value / scale)} {prefix}"
-    return significant(value)
-
-
-def format_seconds(seconds: float) -> str:
-    """A time a person waits for: 42 s, 3 min 05 s, 1 h 02 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,40 @@
+"""The way numbers with units are written.
+
+*1 MAC (a multiplication and an addition) = 2 FLOP. GB = 1e9 bytes, GiB = 2**30 bytes.*
+"""
+
+import math
+
+CONVENTION = "1 MAC = 2 FLOP; MB = 1e6 bytes, MiB = 2^20 bytes"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` with so many significant digits and no exponent.
+
+    >>> significant(1234.5), significant(0.012345)
+    ('1,230', '0.0123')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+def format_count(value: float) -> str:
+    """A count with its metric prefix: 11.7 M, 1.81 G."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            return f"{significant(value / scale)} {prefix}"
+    return significant(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """A time a person waits for: 42 s, 3 min 05 s, 1 h 02 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
