@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cnnbench.analysis.compare import Comparison, compare_runs
 from cnnbench.errors import InputError
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.records.run_folder import Run, new_folder, read_run
 from cnnbench.suite.case import ModelSpec
@@ -171,16 +171,16 @@ def count(
     model's own if not given; `what_if` are other settings of its family, such as {"width": 0.75}. Raises InputError,
     ModelError.
     """
-    _checked(catalogue.check_name, model, "model")
+    _checked(registry.check_name, model, "model")
     size = None if image_size is None else _checked(parse_image_size, image_size, "image_size")
-    if catalogue.find(model) is None and not what_if:
+    if registry.find(model) is None and not what_if:
         from cnnbench.runner.tasks.trace import read
 
-        return read(ModelSpec(model=model, image_size=catalogue.full_size(model, size), classes=classes)).network
-    arch = catalogue.get(model)
+        return read(ModelSpec(model=model, image_size=registry.full_size(model, size), classes=classes)).network
+    architecture = registry.get(model)
     if what_if:
-        arch = _checked(arch.varied, {name: str(value) for name, value in what_if.items()}, "what_if")
-    return arch.network(size, classes)
+        architecture = _checked(architecture.varied, {name: str(value) for name, value in what_if.items()}, "what_if")
+    return architecture.network(size, classes)
 
 
 def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> "Compared":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage
+from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.suite.case import Case, ModelSpec
 
 ROUNDS = 20
@@ -52,20 +52,22 @@ class Simulated:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
 
-    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
-        self.started.append((duel.name, stage, tuple(order)))
+    def measure(
+        self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
+    ) -> Paired:
+        self.started.append((comparison.name, stage, tuple(order)))
         self.seconds += self.pair_s * len(order) / 2
         m, rng = self.machine, self.rng
         shape = (len(order), ROUNDS)
         drift = np.empty(len(order) * ROUNDS)
         state = 0.0
-        for turn, shock in enumerate(rng.normal(0, m.drift * np.sqrt(1 - m.step**2), len(drift))):
+        for block, shock in enumerate(rng.normal(0, m.drift * np.sqrt(1 - m.step**2), len(drift))):
             state = m.step * state + shock
-            drift[turn] = state
+            drift[block] = state
         times = rng.normal(0, m.process, (len(order), 1)) + rng.normal(0, m.within, shape)
         times += drift.reshape(ROUNDS, len(order)).T
         times += rng.exponential(m.spike_size, shape) * (rng.random(shape) < m.spikes)
-        effects = {"head": self.slowdowns.get(duel.name, 0.0), "null": self.null_bias}
+        effects = {"head": self.slowdowns.get(comparison.name, 0.0), "null": self.null_bias}
         for place, arm in enumerate(order):
             times[place] += effects.get(arm, 0.0) + m.favours_first * (place > 0)
         base = times[list(order).index("base")]
@@ -80,10 +82,10 @@ class Simulated:
         """Nobody watches."""
 
 
-def duels(count: int) -> list[Duel]:
+def comparisons(count: int) -> list[ArmComparison]:
     """So many cases, told apart by their batch."""
     cases = [
         Case(spec=ModelSpec(model="lenet5"), workload="inference", runtime="ort", batch=number + 1)
         for number in range(count)
     ]
-    return [Duel(case, case, 1.0) for case in cases]
+    return [ArmComparison(case, case, 1.0) for case in cases]

@@ -4,6 +4,8 @@ from typing import Any
 
 from cnnbench.records.record import (
     ArtifactFacts,
+    Block,
+    CounterResults,
     CountsSummary,
     Launch,
     Measurement,
@@ -11,8 +13,6 @@ from cnnbench.records.record import (
     Parity,
     Record,
     Status,
-    Turn,
-    Witnesses,
 )
 from cnnbench.suite.case import PHASES, Case, ModelSpec
 
@@ -39,8 +39,8 @@ def case(
 
 def measurement(call_s: list[float], phases: tuple[str, ...] = PHASES["inference"], samples: int = 2) -> Measurement:
     """One launch with one turn per value: `samples` samples of that time, split over the phases."""
-    turns = [
-        Turn(round=n, seconds={phase: [s / len(phases)] * samples for phase in phases}) for n, s in enumerate(call_s)
+    blocks = [
+        Block(round=n, seconds={phase: [s / len(phases)] * samples for phase in phases}) for n, s in enumerate(call_s)
     ]
     memory = Memory(imported_bytes=2**20, loaded_bytes=2 * 2**20, peak_bytes=100 * 2**20)
     return Measurement(
@@ -51,9 +51,9 @@ def measurement(call_s: list[float], phases: tuple[str, ...] = PHASES["inference
                 first_call_s=0.05,
                 warmup_calls=12,
                 warmup_s=0.5,
-                steady=True,
+                converged=True,
                 calls_per_sample=1,
-                turns=turns,
+                blocks=blocks,
                 stopped="budget spent",
                 memory=memory,
             )
@@ -70,11 +70,11 @@ def facts() -> ArtifactFacts:
         weight_bytes=177_704,
         onnx_bytes=190_000,
         opset=20,
-        signal=0.01,
+        output_rms=0.01,
         eager_error=1e-6,
         parity_limit=1e-5,
         seconds={"export": 2.5},
-        witnesses=Witnesses(closed_form=None, counted={}),
+        counters=CounterResults(closed_form=None, counted={}),
         versions={},
     )
 
@@ -93,12 +93,12 @@ def record(
         status=status,
         reasons=reasons or [],
         started="2026-01-01T00:00:00+00:00",
-        race="race",
+        group="group",
         counts=CountsSummary(
             params=44_426,
             macs=281_640,
             closed_form=True,
-            witnesses=["closed form", "module"],
+            counters=["closed form", "module"],
             disagreements=[],
         )
         if call_s

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from cnnbench.analysis.counts import summary
-from cnnbench.networks import registry as catalogue
-from cnnbench.records.record import Measurement, Published, Record, Status, Witnesses
+from cnnbench.networks import registry
+from cnnbench.records.record import CounterResults, Measurement, Published, Record, Status
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case
 from tests.records import ENVIRONMENT, case, record
@@ -48,7 +48,7 @@ def _imagenet(model: str, runtime: str, workload: str, batch: int) -> Case:
 
 def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | None = None) -> Record:
     made = record(of, [ms / 1e3 * w for w in WOBBLE], status, reasons)
-    network = catalogue.get(of.spec.model).network()
+    network = registry.get(of.spec.model).network()
     published = Published(
         weights="V1",
         params=network.params,
@@ -56,7 +56,7 @@ def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | N
         image_size=224,
         top1_percent=ACCURACY[of.spec.model],
     )
-    witnesses = Witnesses(
+    counters = CounterResults(
         closed_form={"all": (network.params, network.macs)},
         counted={"module": {"all": (network.params, 0)}, "dispatch": {"all": (0, network.macs)}},
         published=published,
@@ -66,17 +66,17 @@ def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | N
     return made.model_copy(
         update={
             "artifact": made.artifact.model_copy(
-                update={"input_shape": (3, 224, 224), "classes": 1000, "witnesses": witnesses}
+                update={"input_shape": (3, 224, 224), "classes": 1000, "counters": counters}
             ),
-            "measurement": _disturbed(made.measurement),
-            "counts": summary(of.spec, witnesses),
+            "measurement": _interference(made.measurement),
+            "counts": summary(of.spec, counters),
         }
     )
 
 
-def _disturbed(measurement: Measurement) -> Measurement:
+def _interference(measurement: Measurement) -> Measurement:
     """The same with its second turn disturbed."""
     (launch,) = measurement.launches
-    turns = list(launch.turns)
-    turns[1] = turns[1].model_copy(update={"disturbed": ["others used 48 % of the CPUs"]})
-    return Measurement(launches=[launch.model_copy(update={"turns": turns})])
+    blocks = list(launch.blocks)
+    blocks[1] = blocks[1].model_copy(update={"interference": ["others used 48 % of the CPUs"]})
+    return Measurement(launches=[launch.model_copy(update={"blocks": blocks})])

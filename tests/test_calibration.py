@@ -11,22 +11,22 @@ from scipy.stats import chi2
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import InputError, RunFolderError
-from cnnbench.gate.baseline import BaselineError, against, exit_code, read_baseline
+from cnnbench.gate.baseline import BaselineError, compare_with_baseline, exit_code, read_baseline
 from cnnbench.gate.calibration import (
     Calibration,
     Session,
     check_margin,
+    detection_power_of,
     noise_of,
     read_calibration,
-    sight_of,
     write_calibration,
 )
 from cnnbench.gate.procedure import Paired
 from cnnbench.records.run_folder import Run
-from tests.noise import duels
+from tests.noise import comparisons
 from tests.records import ENVIRONMENT, case, record
 
-DUEL = duels(1)[0]
+DUEL = comparisons(1)[0]
 
 
 def session(sd: float, centre_s: float = 0.01, pairs: int = 20, seed: int = 0) -> Session:
@@ -67,12 +67,12 @@ def test_a_margin_below_the_noise_is_refused_with_the_pairs_that_it_would_take()
 
 
 def test_what_a_gate_sees_is_found_with_its_own_rule() -> None:
-    quiet = sight_of(calibration(session(0.005)), [DUEL], Rule())
-    noisy = sight_of(calibration(session(0.08)), [DUEL], Rule())
+    quiet = detection_power_of(calibration(session(0.005)), [DUEL], Rule())
+    noisy = detection_power_of(calibration(session(0.08)), [DUEL], Rule())
     assert quiet.false_alarms == noisy.false_alarms == 0.0
     assert quiet.seen[DUEL.name][0.05] == 1.0
     assert noisy.seen[DUEL.name][0.03] < 0.3 < quiet.seen[DUEL.name][0.03]
-    assert sight_of(calibration(name="another case"), [DUEL], Rule()).seen == {}
+    assert detection_power_of(calibration(name="another case"), [DUEL], Rule()).seen == {}
 
 
 def test_sessions_are_added_and_read_back(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def head(call_s: float, launches: int = 6) -> dict[str, list[Paired]]:
 
 def test_without_three_calibrations_a_stored_baseline_never_fails() -> None:
     for known in (None, calibration(session(0.01), name=CASE.id), calibration(*[session(0.01)] * 2, name=CASE.id)):
-        (found,) = against(stored(), head(0.05), known, Rule())
+        (found,) = compare_with_baseline(stored(), head(0.05), known, Rule())
         assert found.verdict == "inconclusive"
         assert "so the noise between times is unknown" in found.reason
         assert exit_code([found], strict=False, allow_missing=False) == 0
@@ -122,7 +122,7 @@ def test_the_noise_between_times_decides_what_a_stored_baseline_may_say(
 ) -> None:
     centres = [0.010 * (1 + spread * step) for step in (-1, -0.5, 0, 0.5, 1)]
     sessions = [session(0.0005, centre_s, seed=seed) for seed, centre_s in enumerate(centres)]
-    (found,) = against(stored(), head(call_s), calibration(*sessions, name=CASE.id), Rule())
+    (found,) = compare_with_baseline(stored(), head(call_s), calibration(*sessions, name=CASE.id), Rule())
     assert found.verdict == verdict
     assert exit_code([found], strict=False, allow_missing=False) == (1 if verdict == "slower" else 0)
 
@@ -130,7 +130,9 @@ def test_the_noise_between_times_decides_what_a_stored_baseline_may_say(
 def test_more_launches_on_one_side_never_make_it_sure() -> None:
     sessions = [session(0.02, centre_s) for centre_s in (0.0098, 0.0100, 0.0102)]
     known = calibration(*sessions, name=CASE.id)
-    verdicts = {against(stored(), head(0.0104, launches), known, Rule())[0].verdict for launches in (2, 6, 600)}
+    verdicts = {
+        compare_with_baseline(stored(), head(0.0104, launches), known, Rule())[0].verdict for launches in (2, 6, 600)
+    }
     assert verdicts == {"inconclusive"}
 
 
@@ -139,7 +141,7 @@ def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
         read_baseline(tmp_path, ENVIRONMENT)
     assert caught.value.exit_code == 3
     run = replace(stored(), records={})
-    (found,) = against(run, head(0.01), None, Rule())
+    (found,) = compare_with_baseline(run, head(0.01), None, Rule())
     assert (found.verdict, found.reason) == ("missing", "no baseline: it has no record there")
     assert exit_code([found], strict=False, allow_missing=False) == 3
     assert exit_code([], strict=False, allow_missing=True) == 3

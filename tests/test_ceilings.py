@@ -7,30 +7,30 @@ import pytest
 
 from cnnbench.analysis.datasheets import DATASHEETS, datasheet_of
 from cnnbench.errors import RunFolderError
-from cnnbench.records.peaks import CEILINGS, Ceilings, find_ceilings, read_ceilings, write_ceilings
+from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.report import peaks_text
 from cnnbench.runner.machine import last_level_cache_bytes
-from cnnbench.runner.tasks.peaks import ceilings_for, measure_ceilings
+from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.peaks.kernels import grown, repeat, set_sizes
-from tests.ceilings import KIB, ceilings
 from tests.conftest import Cli
+from tests.peaks import KIB, peaks
 
 
 def test_the_best_repetition_is_the_ceiling() -> None:
-    assert ceilings().flops_per_s("fp32") == pytest.approx(100e9)
-    fastest = ceilings().fastest("fp32", "depthwise convolution")
+    assert peaks().flops_per_s("fp32") == pytest.approx(100e9)
+    fastest = peaks().fastest("fp32", "depthwise convolution")
     assert fastest is not None
     assert fastest.flops_per_s == pytest.approx(50e9)
 
 
 def test_what_was_not_measured_is_unknown() -> None:
-    empty = ceilings().model_copy(update={"throughputs": [], "bandwidths": [], "calls": []})
-    assert ceilings().flops_per_s("bf16") is None
+    empty = peaks().model_copy(update={"throughputs": [], "bandwidths": [], "calls": []})
+    assert peaks().flops_per_s("bf16") is None
     assert empty.flops_per_s("fp32") is None
     assert empty.bytes_per_s(1000) is None
     assert empty.memory_bytes_per_s() is None
-    assert ceilings().call_s("onnxruntime", "operator") is None
+    assert peaks().call_s("onnxruntime", "operator") is None
 
 
 @pytest.mark.parametrize(
@@ -45,33 +45,33 @@ def test_what_was_not_measured_is_unknown() -> None:
     ],
 )
 def test_memory_is_as_fast_as_its_working_set_allows(working_set_bytes: int, bytes_per_s: float) -> None:
-    assert ceilings().bytes_per_s(working_set_bytes) == pytest.approx(bytes_per_s)
+    assert peaks().bytes_per_s(working_set_bytes) == pytest.approx(bytes_per_s)
 
 
 def test_a_call_costs_the_least_that_it_ever_did() -> None:
-    assert ceilings().call_s("torch", "convolution") == pytest.approx(5e-6)
+    assert peaks().call_s("torch", "convolution") == pytest.approx(5e-6)
 
 
 def test_ceilings_come_back_from_a_folder_by_device_and_threads(tmp_path: Path) -> None:
-    assert read_ceilings(tmp_path) == []
-    write_ceilings(tmp_path, [ceilings(threads=1)])
-    write_ceilings(tmp_path, [ceilings(threads=2), ceilings("cuda", 2, "NVIDIA H100 PCIe")])
-    found = read_ceilings(tmp_path)
+    assert read_peaks(tmp_path) == []
+    write_peaks(tmp_path, [peaks(threads=1)])
+    write_peaks(tmp_path, [peaks(threads=2), peaks("cuda", 2, "NVIDIA H100 PCIe")])
+    found = read_peaks(tmp_path)
     assert [(each.device, each.threads) for each in found] == [("cpu", 1), ("cpu", 2), ("cuda", 2)]
-    assert find_ceilings(found, "cpu", 2) == ceilings(threads=2)
-    assert find_ceilings(found, "cpu", 4) is None
-    accelerator = find_ceilings(found, "cuda", 16)
+    assert find_peaks(found, "cpu", 2) == peaks(threads=2)
+    assert find_peaks(found, "cpu", 4) is None
+    accelerator = find_peaks(found, "cuda", 16)
     assert accelerator is not None  # what an accelerator can do does not depend on CPU threads
     assert accelerator.device_name == "NVIDIA H100 PCIe"
 
 
 def test_a_damaged_or_newer_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / CEILINGS).write_text("{")
+    (tmp_path / PEAKS).write_text("{")
     with pytest.raises(RunFolderError, match="expected ceilings of schema 1; delete the file"):
-        read_ceilings(tmp_path)
-    (tmp_path / CEILINGS).write_text('{"schema_version": 2, "ceilings": []}')
+        read_peaks(tmp_path)
+    (tmp_path / PEAKS).write_text('{"schema_version": 2, "ceilings": []}')
     with pytest.raises(RunFolderError, match="schema_version"):
-        read_ceilings(tmp_path)
+        read_peaks(tmp_path)
 
 
 def test_each_device_and_number_of_threads_is_measured_once() -> None:
@@ -88,7 +88,7 @@ def test_each_device_and_number_of_threads_is_measured_once() -> None:
         )
 
     cases = [case(1), case(3), case(1, batch=8), case(1, "cuda"), case(3, "cuda")]
-    assert ceilings_for(cases) == [("cpu", 1), ("cpu", 3), ("cuda", 1)]
+    assert peaks_for(cases) == [("cpu", 1), ("cpu", 3), ("cuda", 1)]
 
 
 def test_sizes_grow_until_one_takes_long_enough() -> None:
@@ -133,21 +133,21 @@ def test_datasheets_are_dense_and_known_by_their_very_names_alone() -> None:
 
 
 def test_ceilings_as_text_name_the_best_of_each() -> None:
-    lines = list(peaks_text.lines(ceilings("cuda", name="NVIDIA L4")))
+    lines = list(peaks_text.lines(peaks("cuda", name="NVIDIA L4")))
     assert any(line.split()[:6] == ["torch", "matrix", "product", "fp32", "100", "small"] for line in lines)
     assert any(
         line.startswith("datasheet, dense: fp32 30,300 GFLOP/s, bf16 121,000") and "L4" in line for line in lines
     )
-    assert "datasheet: unknown" in list(peaks_text.lines(ceilings("cuda", name="NVIDIA X1")))
+    assert "datasheet: unknown" in list(peaks_text.lines(peaks("cuda", name="NVIDIA X1")))
 
 
 @pytest.fixture(scope="module")
-def measured() -> Ceilings:
+def measured() -> Peaks:
     """This machine's, from repetitions too short to be exact."""
-    return measure_ceilings("cpu", 1, kernel_s=0.002, largest_set_bytes=128 * KIB)
+    return measure_peaks("cpu", 1, kernel_s=0.002, largest_set_bytes=128 * KIB)
 
 
-def test_both_libraries_are_really_measured(measured: Ceilings) -> None:
+def test_both_libraries_are_really_measured(measured: Peaks) -> None:
     assert measured.failures == {} or all("bf16" in what for what in measured.failures)
     kernels = {(each.library, each.kernel) for each in measured.throughputs if each.precision == "fp32"}
     assert {library for library, _ in kernels} == {"torch", "onnxruntime"}

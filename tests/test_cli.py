@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from tests.conftest import Cli
 
 COMMANDS = [
@@ -54,13 +54,13 @@ def test_count_gives_layers_in_json(cli: Cli) -> None:
 
 def test_count_without_a_model_counts_all(cli: Cli) -> None:
     lines = cli("count").stdout.splitlines()
-    assert len(lines) == len(ARCHS) + 1
+    assert len(lines) == len(ARCHITECTURES) + 1
     assert any(line.split() == ["resnet18", "11,689,512", "1,814,073,344"] for line in lines)
 
 
 def test_what_if_gives_another_member_of_the_family(cli: Cli) -> None:
     (b1,) = json.loads(cli("count", "efficientnet_b0", "--what-if", "depth=1.1,resolution=240", "--json").stdout)
-    assert (b1["params"], b1["macs"]) == (7_794_184, ARCHS["efficientnet_b1"].network().macs)
+    assert (b1["params"], b1["macs"]) == (7_794_184, ARCHITECTURES["efficientnet_b1"].network().macs)
     said = cli("count", "mobilenet_v2", "--what-if", "width=0.5").stdout
     assert "0.562 x the parameters and 0.323 x the MACs of mobilenet_v2" in said
 

@@ -17,8 +17,8 @@ from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.comparing import cases_frame
 from cnnbench.suite.case import Case
-from tests.ceilings import ceilings
 from tests.conftest import Cli
+from tests.peaks import peaks
 from tests.records import ENVIRONMENT, case, record
 
 TIMES = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010]
@@ -187,8 +187,8 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
     measured = record(case("eager", batch=8), TIMES)
     assert measured.measurement is not None
     launch = measured.measurement.launches[0]
-    turns = [turn.model_copy(update={"joules": 0.8}) for turn in launch.turns]  # two calls of eight images each
-    measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"turns": turns})]})
+    blocks = [block.model_copy(update={"joules": 0.8}) for block in launch.blocks]  # two calls of eight images each
+    measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"blocks": blocks})]})
     one = run("a", measured.model_copy(update={"measurement": measurement}))
     compared = compare_runs([one], prices=prices(tmp_path, "machines: {a: {watts: 1}}"))
     assert cases_frame(compared)["images_per_joule"].tolist() == [pytest.approx(20.0)]
@@ -196,7 +196,7 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
 
 def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:
     a, b = (machine.run for machine in two.machines)
-    a = dataclasses.replace(a, ceilings=[ceilings(threads=2)])
+    a = dataclasses.replace(a, peaks=[peaks(threads=2)])
     tables = Compared(compare_runs([a, b])).tables
     assert list(tables) == ["machines", "means", "cases", "rankings", "left-out"]
     assert tables["machines"].cells["fp32 GFLOP/s"].tolist() == ["100", "unknown"]

@@ -197,9 +197,9 @@ def test_pyperf_finds_a_run_no_different_from_itself(run: Path) -> None:
     assert "not significant (2)" in tool("pyperf", "compare_to", "out.json", "out.json", cwd=run)
 
 
-@pytest.mark.parametrize("turns", [6, 7, 11, 12, 100])
-def test_every_launch_gives_pyperf_as_many_values(turns: int) -> None:
-    values = [float(turn) for turn in range(turns)]
+@pytest.mark.parametrize("blocks", [6, 7, 11, 12, 100])
+def test_every_launch_gives_pyperf_as_many_values(blocks: int) -> None:
+    values = [float(block) for block in range(blocks)]
     groups = grouped(values)
     assert len(groups) == 6
     assert groups == sorted(groups)

@@ -3,22 +3,22 @@
 import pytest
 
 from cnnbench.analysis import counts
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training_cost import backward_macs
-from cnnbench.records.record import Counts, Witnesses
+from cnnbench.records.record import CounterResults, Counts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters import collect as counters
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 
 
-def heard(spec: ModelSpec) -> Witnesses:
+def collected(spec: ModelSpec) -> CounterResults:
     module, image = models.build(spec)
-    return witnesses.hear_export(witnesses.hear(module, image, spec), module, image)
+    return counters.collect_export(counters.collect(module, image, spec), module, image)
 
 
-def disagreements(spec: ModelSpec, said: Witnesses) -> list[str]:
+def disagreements(spec: ModelSpec, said: CounterResults) -> list[str]:
     return counts.find(spec, said).disagreements
 
 
@@ -30,24 +30,24 @@ def disagreements(spec: ModelSpec, said: Witnesses) -> list[str]:
 )
 def test_all_witnesses_agree(model: str) -> None:
     spec = ModelSpec(model=model)
-    said = heard(spec)
+    said = collected(spec)
     assert set(said.counted) == {"module", "dispatch", "fvcore", "backward", "onnx"}
-    assert not said.silent
+    assert not said.failed
     assert disagreements(spec, said) == []
 
 
 @pytest.fixture(scope="module")
-def lenet() -> Witnesses:
+def lenet() -> CounterResults:
     """LeNet's witnesses; fvcore speaks through torch's tracer, whose own warnings are not ours."""
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return heard(LENET)
+        return collected(LENET)
 
 
 @pytest.mark.parametrize(
-    ("witness", "wrong", "said"),
+    ("counter", "wrong", "said"),
     [
         ("module", (2_417, 0), "conv2: 2,416 parameters by formula, 2,417 by module"),
         ("dispatch", (0, 1), "conv2: 153,600 MACs by formula, 1 by dispatch"),
@@ -58,13 +58,13 @@ def lenet() -> Witnesses:
     ],
 )
 def test_a_witness_that_is_wrong_is_named_with_layer_and_both_numbers(
-    lenet: Witnesses, witness: str, wrong: tuple[int, int], said: str
+    lenet: CounterResults, counter: str, wrong: tuple[int, int], said: str
 ) -> None:
-    lying = lenet.model_copy(update={"counted": {**lenet.counted, witness: {**lenet.counted[witness], "conv2": wrong}}})
+    lying = lenet.model_copy(update={"counted": {**lenet.counted, counter: {**lenet.counted[counter], "conv2": wrong}}})
     assert disagreements(LENET, lying) == [said]
 
 
-def test_a_layer_that_a_witness_leaves_out_is_a_disagreement(lenet: Witnesses) -> None:
+def test_a_layer_that_a_witness_leaves_out_is_a_disagreement(lenet: CounterResults) -> None:
     without = {name: pair for name, pair in lenet.counted["module"].items() if name != "fc1"}
     lying = lenet.model_copy(update={"counted": {**lenet.counted, "module": without}})
     assert disagreements(LENET, lying) == ["fc1: 30,840 parameters by formula, 0 by module"]
@@ -73,15 +73,15 @@ def test_a_layer_that_a_witness_leaves_out_is_a_disagreement(lenet: Witnesses) -
 def test_a_grouped_convolutions_weight_gradient_may_be_counted_for_each_group_again() -> None:
     spec = ModelSpec(model="mobilenet_v2", image_size=(32, 32))
     _, image = models.build(spec)
-    layers = {layer.name: layer for layer in ARCHS["mobilenet_v2"].network((32, 32)).layers}
+    layers = {layer.name: layer for layer in ARCHITECTURES["mobilenet_v2"].network((32, 32)).layers}
     depthwise = layers["features.2.conv.1.0"]
     right = {name: (0, backward_macs(layer)) for name, layer in layers.items() if layer.macs}
     known = {**right, depthwise.name: (0, backward_macs(depthwise) + 95 * depthwise.macs)}
     wrong = {**right, depthwise.name: (0, backward_macs(depthwise) + 94 * depthwise.macs)}
 
     def find(backward: Counts) -> counts.Findings:
-        closed_form = witnesses.closed_form(spec, image)
-        return counts.find(spec, Witnesses(closed_form=closed_form, counted={"backward": backward}))
+        closed_form = counters.closed_form(spec, image)
+        return counts.find(spec, CounterResults(closed_form=closed_form, counted={"backward": backward}))
 
     assert not find(right).disagreements
     assert not any("backward" in line for line in find(right).explained)
@@ -92,9 +92,9 @@ def test_a_grouped_convolutions_weight_gradient_may_be_counted_for_each_group_ag
 
 def test_published_figures_can_disagree() -> None:
     spec = ModelSpec(model="resnet18")
-    published = witnesses.published(spec)
+    published = counters.published(spec)
     assert published is not None
-    lying = Witnesses(
+    lying = CounterResults(
         closed_form={}, counted={}, published=published.model_copy(update={"params": 1, "giga_macs": 1.8})
     )
     assert disagreements(spec, lying) == [
@@ -104,4 +104,4 @@ def test_published_figures_can_disagree() -> None:
 
 
 def test_what_a_module_counts_itself_leaves_out_its_children() -> None:
-    assert witnesses.exclusive({"": 10, "a": 7, "a.b": 5, "c.d": 1}) == {"": 2, "a": 2, "a.b": 5, "c.d": 1}
+    assert counters.exclusive({"": 10, "a": 7, "a.b": 5, "c.d": 1}) == {"": 2, "a": 2, "a.b": 5, "c.d": 1}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.runner.tasks.peaks import measure_ceilings
+from cnnbench.runner.tasks.peaks import measure_peaks
 from cnnbench.runner.tasks.probe import probe_all
 from tests.conftest import Cli, write_suite
 
@@ -66,7 +66,7 @@ def test_the_exported_training_step_runs_on_the_device(home: Path, cli: Cli) -> 
 
 
 def test_what_the_device_can_do_is_measured_in_every_precision(device: str) -> None:
-    found = measure_ceilings("cuda", 1)
+    found = measure_peaks("cuda", 1)
     assert found.device_name == device
     peaks = [found.flops_per_s(precision) for precision in ("fp32", "bf16", "fp16")]
     assert all(peak is not None and peak > 1e11 for peak in peaks), found.failures

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cnnbench.runner.interference import TICK_S, Counters, Window, between
+from cnnbench.runner.interference import TICK_S, SystemCounters, Window, between
 
 BUSY = "while True: pass"
 IDLE = "import time; time.sleep(60)"
@@ -19,7 +19,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the counters are Lin
 
 Start = Callable[[str], int]
 
-ZERO = Counters(
+ZERO = SystemCounters(
     clock_s=100.0,
     busy_s=50.0,
     steal_s=5.0,
@@ -36,8 +36,8 @@ def window(
     seconds: float = 1.0, cpus: int = 2, busy_s: float = 0.0, steal_s: float = 0.0, own_s: float = 0.0
 ) -> Window:
     """A window in which so much CPU time was used."""
-    before = Counters(100.0, busy_s=50.0, steal_s=5.0, own_s=30.0)
-    return between(before, Counters(100.0 + seconds, 50.0 + busy_s, 5.0 + steal_s, 30.0 + own_s), cpus)
+    before = SystemCounters(100.0, busy_s=50.0, steal_s=5.0, own_s=30.0)
+    return between(before, SystemCounters(100.0 + seconds, 50.0 + busy_s, 5.0 + steal_s, 30.0 + own_s), cpus)
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ def test_a_quiet_window_has_no_disturbances() -> None:
     after = replace(ZERO, clock_s=101.0, busy_s=51.8, own_s=31.8, involuntary_switches=12)
     quiet = between(ZERO, after, 2)
     assert quiet == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 2, 0.0)
-    assert quiet.disturbances() == []
+    assert quiet.interference() == []
 
 
 def test_reasons_have_the_figures() -> None:
-    after = Counters(102.0, 50 + 2.92, 5.2, 32.0, 500, 1.5, 8, 15, ((950.0, 1000.0), (10.0, 1000.0)))
-    assert between(ZERO, after, 2).disturbances() == [
+    after = SystemCounters(102.0, 50 + 2.92, 5.2, 32.0, 500, 1.5, 8, 15, ((950.0, 1000.0), (10.0, 1000.0)))
+    assert between(ZERO, after, 2).interference() == [
         "the host took 5 % of the CPUs",
         "others used 23 % of the CPUs",
         "the quota was spent and threads paused for 0.50 of 2.00 s",
@@ -79,7 +79,7 @@ def test_reasons_have_the_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("disturbed", "quiet"),
+    ("interference", "quiet"),
     [
         (window(steal_s=0.07), window(steal_s=0.06)),  # 3 % of two CPUs
         (window(busy_s=1.21, own_s=1.0), window(busy_s=1.19, own_s=1.0)),  # 10 %
@@ -89,42 +89,42 @@ def test_reasons_have_the_figures() -> None:
     ],
 )
 def test_a_share_disturbs_above_its_threshold_and_not_below_the_ticks_that_can_be_told(
-    disturbed: Window, quiet: Window
+    interference: Window, quiet: Window
 ) -> None:
-    assert len(disturbed.disturbances()) == 1
-    assert quiet.disturbances() == []
+    assert len(interference.interference()) == 1
+    assert quiet.interference() == []
 
 
 @pytest.mark.parametrize(
-    ("disturbed", "quiet"),
+    ("interference", "quiet"),
     [
         (replace(ZERO, throttled_s=1.011), replace(ZERO, throttled_s=1.009)),
         (replace(ZERO, thermal_events=8), ZERO),
         (replace(ZERO, swapped_pages=4), ZERO),
     ],
 )
-def test_throttling_and_swapping_disturb(disturbed: Counters, quiet: Counters) -> None:
-    assert len(between(ZERO, replace(disturbed, clock_s=101.0), 2).disturbances()) == 1
-    assert between(ZERO, replace(quiet, clock_s=101.0), 2).disturbances() == []
+def test_throttling_and_swapping_disturb(interference: SystemCounters, quiet: SystemCounters) -> None:
+    assert len(between(ZERO, replace(interference, clock_s=101.0), 2).interference()) == 1
+    assert between(ZERO, replace(quiet, clock_s=101.0), 2).interference() == []
 
 
 def test_missing_counters_never_disturb() -> None:
-    nothing = Counters(101.0)
-    worst = Counters(101.0, 1e6, 1e6, 0.0, 10**6, 1e6, 10**6, 10**6, ((1e6, 1e9),))
-    for before, after in ((Counters(100.0), worst), (ZERO, nothing), (Counters(100.0), nothing)):
+    nothing = SystemCounters(101.0)
+    worst = SystemCounters(101.0, 1e6, 1e6, 0.0, 10**6, 1e6, 10**6, 10**6, ((1e6, 1e9),))
+    for before, after in ((SystemCounters(100.0), worst), (ZERO, nothing), (SystemCounters(100.0), nothing)):
         found = between(before, after, 2)
         assert found == Window(1.0, 2, None, None, None, None, None, None, None)
-        assert found.disturbances() == []
+        assert found.interference() == []
     assert between(ZERO, replace(worst, own_s=None), 2).others_share is None  # the process is gone
 
 
 def test_a_window_without_length_has_no_shares() -> None:
     found = between(ZERO, replace(ZERO, steal_s=6.0, busy_s=60.0), 2)
-    assert (found.steal_share, found.others_share, found.disturbances()) == (None, None, [])
+    assert (found.steal_share, found.others_share, found.interference()) == (None, None, [])
 
 
 def test_counters_that_go_back_did_not_move() -> None:
-    back = Counters(101.0, 49.0, 4.0, 31.0, 5, 0.5, 1, 1, ZERO.energy_j)
+    back = SystemCounters(101.0, 49.0, 4.0, 31.0, 5, 0.5, 1, 1, ZERO.energy_j)
     assert between(ZERO, back, 2) == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 0, 0.0)
 
 
@@ -182,8 +182,8 @@ def test_a_machine_with_every_counter(tmp_path: Path) -> None:
         "sys/fs/cgroup/user/cpu.stat": "usage_usec 5\nthrottled_usec 250000\n",
         "sys/fs/cgroup/user/worker/cpu.stat": "usage_usec 5\nthrottled_usec 500000\n",
     }
-    counters = Counters.read(10**9, write(tmp_path, OTHER_MACHINE | own | quotas))
-    assert replace(counters, clock_s=0.0) == Counters(
+    counters = SystemCounters.read(10**9, write(tmp_path, OTHER_MACHINE | own | quotas))
+    assert replace(counters, clock_s=0.0) == SystemCounters(
         clock_s=0.0,
         busy_s=15.45,
         steal_s=0.6,
@@ -203,26 +203,26 @@ def test_throttling_by_version_1_control_groups_seen_or_not_from_a_container(tmp
         "proc/1000000000/cgroup": "3:memory:/other\n2:cpu,cpuacct:/docker/x\n1:name=systemd:/docker/x\n0::/\n",
         f"sys/fs/cgroup/cpu/{place}cpu.stat": "nr_periods 9\nnr_throttled 2\nthrottled_time 1500000000\n",
     }
-    assert Counters.read(10**9, write(tmp_path, OTHER_MACHINE | files)).throttled_s == 1.5
+    assert SystemCounters.read(10**9, write(tmp_path, OTHER_MACHINE | files)).throttled_s == 1.5
 
 
 @LINUX
 def test_a_machine_with_hardly_a_counter(tmp_path: Path) -> None:
-    counters = Counters.read(10**9, write(tmp_path, {"proc/stat": "cpu 1 0 0 9 0 0 0\n"}))
-    assert replace(counters, clock_s=0.0) == Counters(0.0, busy_s=0.01)
+    counters = SystemCounters.read(10**9, write(tmp_path, {"proc/stat": "cpu 1 0 0 9 0 0 0\n"}))
+    assert replace(counters, clock_s=0.0) == SystemCounters(0.0, busy_s=0.01)
 
 
 @LINUX
 def test_switches_of_very_many_threads_are_not_read(tmp_path: Path) -> None:
     threads = {f"proc/1000000000/task/{tid}/status": "nonvoluntary_ctxt_switches:\t1\n" for tid in range(1, 40)}
-    assert Counters.read(10**9, write(tmp_path, OTHER_MACHINE | threads)).involuntary_switches is None
+    assert SystemCounters.read(10**9, write(tmp_path, OTHER_MACHINE | threads)).involuntary_switches is None
 
 
 @LINUX
 def test_an_energy_counter_that_may_not_be_read_is_not_known(tmp_path: Path) -> None:
     root = write(tmp_path, OTHER_MACHINE)
     (tmp_path / POWERCAP / "intel-rapl:0/energy_uj").unlink()
-    assert Counters.read(10**9, root).energy_j is None
+    assert SystemCounters.read(10**9, root).energy_j is None
 
 
 @LINUX
@@ -231,7 +231,7 @@ def test_this_machine_has_the_main_counters_and_reading_them_is_cheap(start: Sta
     costs = []
     for _ in range(100):
         begin = time.perf_counter()
-        counters = Counters.read(pid)
+        counters = SystemCounters.read(pid)
         costs.append(time.perf_counter() - begin)
     assert None not in (counters.busy_s, counters.own_s, counters.involuntary_switches, counters.swapped_pages)
     assert min(costs) < 1e-3
@@ -270,24 +270,24 @@ def wait_for_cpu(pid: int, seconds: float) -> None:
 @LINUX
 def test_a_busy_neighbour_is_seen_by_what_it_uses(start: Start) -> None:
     idle, busy = start(IDLE), start(BUSY)
-    before, used_s = Counters.read(idle), cpu_s(busy)
+    before, used_s = SystemCounters.read(idle), cpu_s(busy)
     wait_for_cpu(busy, 0.4)
-    used_s, found = cpu_s(busy) - used_s, between(before, Counters.read(idle), cpus())
+    used_s, found = cpu_s(busy) - used_s, between(before, SystemCounters.read(idle), cpus())
     assert others_s(found) >= used_s - stolen_s(found) - ROUNDING_S
     share = used_s / (found.cpus * found.seconds)
     if share > 0.15:  # on a machine with few CPUs, that are not all wanted by others
-        assert any(reason.startswith("others used") for reason in found.disturbances())
+        assert any(reason.startswith("others used") for reason in found.interference())
 
 
 @LINUX
 def test_what_the_measured_process_uses_is_not_others(start: Start) -> None:
     """The same window from two points of view: measuring the busy process, and measuring an idle one."""
     idle, busy = start(IDLE), start(BUSY)
-    mine, control = Counters.read(busy), Counters.read(idle)
+    mine, control = SystemCounters.read(busy), SystemCounters.read(idle)
     used_s = cpu_s(busy)
     wait_for_cpu(busy, 0.4)
     used_s = cpu_s(busy) - used_s
-    after, control_after = Counters.read(busy), Counters.read(idle)
+    after, control_after = SystemCounters.read(busy), SystemCounters.read(idle)
     # one reading of the machine for both, so that they differ in the process alone
     control = replace(control, clock_s=mine.clock_s, busy_s=mine.busy_s)
     control_after = replace(control_after, clock_s=after.clock_s, busy_s=after.busy_s)
@@ -299,14 +299,14 @@ def test_what_the_measured_process_uses_is_not_others(start: Start) -> None:
 def test_a_quiet_window_has_no_more_others_than_the_machine_was_busy(start: Start) -> None:
     idle = start(IDLE)
     busy = psutil.cpu_times()
-    before = Counters.read(idle)
+    before = SystemCounters.read(idle)
     time.sleep(0.5)
-    found = between(before, Counters.read(idle), cpus())
+    found = between(before, SystemCounters.read(idle), cpus())
     after = psutil.cpu_times()
     busy_s = sum(getattr(after, name) - getattr(busy, name) for name in ("user", "nice", "system", "irq", "softirq"))
     assert others_s(found) <= busy_s + ROUNDING_S
     if busy_s < 0.05 * found.cpus * found.seconds:
-        assert not any(reason.startswith("others") for reason in found.disturbances())
+        assert not any(reason.startswith("others") for reason in found.interference())
 
 
 @LINUX
@@ -318,9 +318,9 @@ def test_what_descendants_use_is_the_measured_processs_own(start: Start) -> None
         assert time.monotonic() < limit
         time.sleep(0.01)
     try:
-        before, used_s = Counters.read(pid).own_s, cpu_s(children[0].pid)
+        before, used_s = SystemCounters.read(pid).own_s, cpu_s(children[0].pid)
         wait_for_cpu(children[0].pid, 0.3)
-        used_s, after = cpu_s(children[0].pid) - used_s, Counters.read(pid).own_s
+        used_s, after = cpu_s(children[0].pid) - used_s, SystemCounters.read(pid).own_s
     finally:
         children[0].kill()
     assert before is not None
@@ -334,18 +334,18 @@ def test_switches_of_all_threads_are_counted(start: Start) -> None:
     pin = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
     start(f"{pin}{BUSY}")
     pid = start(f"{pin}import threading\ndef work():\n    {BUSY}\nthreading.Thread(target=work).start()")
-    before = Counters.read(pid)
+    before = SystemCounters.read(pid)
     wait_for_cpu(pid, 0.2)
-    switches = between(before, Counters.read(pid), cpus()).involuntary_switches
+    switches = between(before, SystemCounters.read(pid), cpus()).involuntary_switches
     assert switches is not None
     assert switches > 0
 
 
 def test_the_process_that_measures_may_measure_itself_and_is_counted_once() -> None:
-    before, begin = Counters.read(os.getpid()), time.process_time()
+    before, begin = SystemCounters.read(os.getpid()), time.process_time()
     while time.process_time() - begin < 0.2:
         pass
-    after = Counters.read(os.getpid())
+    after = SystemCounters.read(os.getpid())
     assert before.own_s is not None
     assert after.own_s is not None
     assert 0.2 - ROUNDING_S <= after.own_s - before.own_s <= 0.2 + 2 * ROUNDING_S
@@ -354,11 +354,11 @@ def test_the_process_that_measures_may_measure_itself_and_is_counted_once() -> N
 @LINUX
 def test_a_process_that_is_gone_leaves_others_unknown(start: Start) -> None:
     pid = start(IDLE)
-    before = Counters.read(pid)
+    before = SystemCounters.read(pid)
     child = psutil.Process(pid)
     child.kill()
     child.wait(10)
-    after = Counters.read(pid)
+    after = SystemCounters.read(pid)
     assert before.own_s is not None
     assert after.own_s is None
     assert between(before, after, cpus()).others_share is None
@@ -366,12 +366,12 @@ def test_a_process_that_is_gone_leaves_others_unknown(start: Start) -> None:
 
 def test_where_there_is_no_proc_psutil_gives_the_cpu_times(tmp_path: Path, start: Start) -> None:
     busy = start(BUSY)
-    before = Counters.read(busy, str(tmp_path))
+    before = SystemCounters.read(busy, str(tmp_path))
     wait_for_cpu(busy, 0.2)
-    after = Counters.read(busy, str(tmp_path))
-    known = {field.name for field in fields(Counters) if getattr(after, field.name) is not None}
+    after = SystemCounters.read(busy, str(tmp_path))
+    known = {field.name for field in fields(SystemCounters) if getattr(after, field.name) is not None}
     assert known == {"clock_s", "busy_s", "own_s"}
     assert before.own_s is not None
     assert after.own_s is not None
     assert after.own_s - before.own_s >= 0.2 - ROUNDING_S
-    assert Counters.read(10**9, str(tmp_path)).own_s is None
+    assert SystemCounters.read(10**9, str(tmp_path)).own_s is None

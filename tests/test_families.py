@@ -25,7 +25,7 @@ from torchvision.models import (
 
 from cnnbench.errors import InputError, ShapeError, TooSmall
 from cnnbench.networks import training_cost as training
-from cnnbench.networks.architecture import Arch
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.families.convnext import ConvNeXt
 from cnnbench.networks.families.densenet import DenseNet
 from cnnbench.networks.families.efficientnet import COEFFICIENTS
@@ -37,15 +37,15 @@ from cnnbench.networks.families.shufflenet_v2 import ShuffleNetV2
 from cnnbench.networks.families.vgg import VGG
 from cnnbench.networks.layers import Shape
 from cnnbench.networks.network import Network
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters import collect as counters
 from tests.test_layers import macs_of, params_of, run_in_training
 
-TORCHVISIONS = [name for name, arch in ARCHS.items() if arch.from_torchvision]
-OURS = [name for name, arch in ARCHS.items() if not arch.from_torchvision]
+TORCHVISIONS = [name for name, architecture in ARCHITECTURES.items() if architecture.from_torchvision]
+OURS = [name for name, architecture in ARCHITECTURES.items() if not architecture.from_torchvision]
 
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 """torchvision's classifiers that are no convolutional networks."""
@@ -73,7 +73,7 @@ def built(name: str, size: Shape | None = None, classes: int | None = None) -> n
 
 def agree(network: Network, module: nn.Module) -> None:
     """Asserts that parameters agree layer by layer, and in training MACs and what autograd keeps of a batch."""
-    assert witnesses.own_parameters(module) == params_of(network)
+    assert counters.own_parameters(module) == params_of(network)
     macs, kept = run_in_training(module, torch.zeros(BATCH, *network.input_shape, device="meta"))
     assert macs == macs_of(network.layers, BATCH)
     assert kept == training.saved_bytes(network, BATCH)
@@ -95,35 +95,35 @@ def test_the_catalogue_has_all_convolutional_classifiers_of_torchvision() -> Non
 @pytest.mark.parametrize("name", TORCHVISIONS)
 def test_a_closed_form_agrees_with_torchvisions_module(name: str) -> None:
     module = on_meta(lambda: built(name))
-    arch = ARCHS[name]
-    agree(arch.network(), module)
-    size = unusual(arch.image_size)
-    network = arch.network(size)
+    architecture = ARCHITECTURES[name]
+    agree(architecture.network(), module)
+    size = unusual(architecture.image_size)
+    network = architecture.network(size)
     assert network.input_shape == (3, *size)
     image = torch.zeros(1, 3, *size, device="meta")
-    assert witnesses.dispatched(module.eval(), image) == macs_of(network.inference, 1)
+    assert counters.dispatched(module.eval(), image) == macs_of(network.inference, 1)
 
 
 @pytest.mark.parametrize("classes", [None, 7])
 @pytest.mark.parametrize("name", OURS)
 def test_a_closed_form_agrees_with_our_own_module(name: str, classes: int | None) -> None:
-    arch = ARCHS[name]
-    for size in (arch.image_size, unusual(arch.image_size)):
-        agree(arch.network(size, classes), on_meta(lambda size=size: built(name, size, classes)))  # type: ignore[misc]
+    architecture = ARCHITECTURES[name]
+    for size in (architecture.image_size, unusual(architecture.image_size)):
+        agree(architecture.network(size, classes), on_meta(lambda size=size: built(name, size, classes)))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", TORCHVISIONS)
 def test_the_catalogues_own_size_is_that_of_torchvisions_weights(name: str) -> None:
-    published = witnesses.published(ModelSpec(model=name))
+    published = counters.published(ModelSpec(model=name))
     assert published is not None
-    assert ARCHS[name].image_size == (published.image_size,) * 2
+    assert ARCHITECTURES[name].image_size == (published.image_size,) * 2
 
 
 # --- the families ---
 
 
-def variant(describe: Any, size: int = 224, classes: int = 1000) -> Arch:
-    return Arch(name="variant", describe=describe, image=(3, size, size), classes=classes, source="")
+def variant(describe: Any, size: int = 224, classes: int = 1000) -> Architecture:
+    return Architecture(name="variant", describe=describe, image=(3, size, size), classes=classes, source="")
 
 
 def torchs_efficientnet_v2(size: str, width: float, depth: float, dropout: float) -> nn.Module:
@@ -159,39 +159,39 @@ def torchs_vgg(stacks: tuple[tuple[int, int], ...], batch_norm: bool) -> nn.Modu
 
 BASIC, BOTTLENECK = resnet.BasicBlock, resnet.Bottleneck
 
-VARIANTS: dict[str, tuple[Arch, Callable[[], nn.Module]]] = {
+VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
     "resnet 1-2-1-1": (
         variant(ResNet((1, 2, 1, 1), bottleneck=False)),
         lambda: resnet.ResNet(BASIC, [1, 2, 1, 1]),
     ),
     "resnet 3-4-8-3": (
-        ARCHS["resnet50"].varied({"blocks": "3-4-8-3"}),
+        ARCHITECTURES["resnet50"].varied({"blocks": "3-4-8-3"}),
         lambda: resnet.ResNet(BOTTLENECK, [3, 4, 8, 3]),
     ),
     "resnet18 of half its depth": (
-        ARCHS["resnet18"].varied({"depth": "0.5"}),
+        ARCHITECTURES["resnet18"].varied({"depth": "0.5"}),
         lambda: resnet.ResNet(BASIC, [1, 1, 1, 1]),
     ),
     "resnext 8x6d": (
-        ARCHS["resnet50"].varied({"groups": "8", "width_per_group": "6"}),
+        ARCHITECTURES["resnet50"].varied({"groups": "8", "width_per_group": "6"}),
         lambda: resnet.ResNet(BOTTLENECK, [3, 4, 6, 3], groups=8, width_per_group=6),
     ),
     "mobilenet_v2 x0.75": (
-        ARCHS["mobilenet_v2"].varied({"width": "0.75"}),
+        ARCHITECTURES["mobilenet_v2"].varied({"width": "0.75"}),
         lambda: mobilenetv2.MobileNetV2(width_mult=0.75),
     ),
     "mobilenet_v2 x1.4": (
-        ARCHS["mobilenet_v2"].varied({"width": "1.4"}),
+        ARCHITECTURES["mobilenet_v2"].varied({"width": "1.4"}),
         lambda: mobilenetv2.MobileNetV2(width_mult=1.4),
     ),
     "mobilenet_v3_large x0.75": (variant(MobileNetV3("large", 0.75)), partial(torchs_mobilenet_v3, "large", 0.75)),
     "mobilenet_v3_small x0.35": (variant(MobileNetV3("small", 0.35)), partial(torchs_mobilenet_v3, "small", 0.35)),
     "mobilenet_v3_small x1.4": (
-        ARCHS["mobilenet_v3_small"].varied({"width": "1.4"}),
+        ARCHITECTURES["mobilenet_v3_small"].varied({"width": "1.4"}),
         partial(torchs_mobilenet_v3, "small", 1.4),
     ),
-    "mnasnet x0.35": (ARCHS["mnasnet1_0"].varied({"width": "0.35"}), lambda: mnasnet.MNASNet(0.35)),
-    "mnasnet x2": (ARCHS["mnasnet0_5"].varied({"width": "2"}), lambda: mnasnet.MNASNet(2.0)),
+    "mnasnet x0.35": (ARCHITECTURES["mnasnet1_0"].varied({"width": "0.35"}), lambda: mnasnet.MNASNet(0.35)),
+    "mnasnet x2": (ARCHITECTURES["mnasnet0_5"].varied({"width": "2"}), lambda: mnasnet.MNASNet(2.0)),
     "efficientnet_v2_s x0.5, depth 0.4": (
         variant(EfficientNetV2("s", 0.5, 0.4, 0.1)),
         partial(torchs_efficientnet_v2, "s", 0.5, 0.4, 0.1),
@@ -241,7 +241,7 @@ VARIANTS: dict[str, tuple[Arch, Callable[[], nn.Module]]] = {
         partial(torchs_vgg, ((1, 64), (2, 128), (1, 256), (3, 512)), True),
     ),
     "vgg11 of twice its depth": (
-        ARCHS["vgg11"].varied({"depth": "2", "resolution": "64"}),
+        ARCHITECTURES["vgg11"].varied({"depth": "2", "resolution": "64"}),
         partial(torchs_vgg, ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)), False),
     ),
 }
@@ -249,16 +249,16 @@ VARIANTS: dict[str, tuple[Arch, Callable[[], nn.Module]]] = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_familys_other_members_agree_with_torchvisions_constructor(name: str) -> None:
-    arch, build = VARIANTS[name]
-    agree(arch.network(), on_meta(build))
+    architecture, build = VARIANTS[name]
+    agree(architecture.network(), on_meta(build))
 
 
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_efficientnets_members_follow_from_b0_by_their_coefficients(name: str) -> None:
     width, depth, resolution, dropout = COEFFICIENTS[name]
     changes = {"width": width, "depth": depth, "resolution": resolution, "dropout": dropout}
-    derived = ARCHS["efficientnet_b0"].varied({setting: str(value) for setting, value in changes.items()})
-    member = ARCHS[f"efficientnet_{name}"]
+    derived = ARCHITECTURES["efficientnet_b0"].varied({setting: str(value) for setting, value in changes.items()})
+    member = ARCHITECTURES[f"efficientnet_{name}"]
     assert derived.image == member.image
     assert derived.network().layers == member.network().layers
 
@@ -281,7 +281,7 @@ def test_other_channels_change_the_first_convolution_alone(name: str) -> None:
         setattr(parent, attribute, nn.Conv2d(1, conv.out_channels, **window, bias=conv.bias is not None))
         return module
 
-    network = ARCHS[name].varied({"channels": "1"}).network()
+    network = ARCHITECTURES[name].varied({"channels": "1"}).network()
     assert network.input_shape[0] == 1
     agree(network, on_meta(with_other_channels))
 
@@ -289,30 +289,32 @@ def test_other_channels_change_the_first_convolution_alone(name: str) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "squeezenet1_0", "resnet18", "mnasnet0_5"])
 def test_other_classes_agree_with_torchvisions_module(name: str) -> None:
     module = on_meta(lambda: built(name, classes=13))
-    agree(ARCHS[name].network(classes=13), module)
-    agree(ARCHS[name].varied({"classes": "13"}).network(), module)
+    agree(ARCHITECTURES[name].network(classes=13), module)
+    agree(ARCHITECTURES[name].varied({"classes": "13"}).network(), module)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "convnext_tiny"])
 def test_a_rectangular_image_agrees_with_torchvisions_module(name: str) -> None:
-    agree(ARCHS[name].network((161, 96)), on_meta(lambda: built(name)))
+    agree(ARCHITECTURES[name].network((161, 96)), on_meta(lambda: built(name)))
 
 
 def test_height_comes_before_width() -> None:
-    layers = {layer.name: layer for layer in ARCHS["resnet18"].network((64, 128)).layers}
+    layers = {layer.name: layer for layer in ARCHITECTURES["resnet18"].network((64, 128)).layers}
     assert layers["conv1"].output_shape == (64, 32, 64)
 
 
 def test_one_number_stands_for_all_sides() -> None:
-    assert ARCHS["resnet18"].network((96,)) == ARCHS["resnet18"].network((96, 96))
-    assert ARCHS["resnet18"].network() == ARCHS["resnet18"].network((224,))
+    assert ARCHITECTURES["resnet18"].network((96,)) == ARCHITECTURES["resnet18"].network((96, 96))
+    assert ARCHITECTURES["resnet18"].network() == ARCHITECTURES["resnet18"].network((224,))
 
 
 # --- settings ---
 
 
 def test_a_varied_network_says_what_it_was_varied_in() -> None:
-    varied = ARCHS["mobilenet_v2"].varied({"width": "0.75", "resolution": "192", "channels": "1", "classes": "10"})
+    varied = ARCHITECTURES["mobilenet_v2"].varied(
+        {"width": "0.75", "resolution": "192", "channels": "1", "classes": "10"}
+    )
     assert varied.name == "mobilenet_v2[width=0.75,resolution=192,channels=1,classes=10]"
     assert (varied.image, varied.classes) == ((1, 192, 192), 10)
     assert not varied.from_torchvision
@@ -320,10 +322,10 @@ def test_a_varied_network_says_what_it_was_varied_in() -> None:
 
 
 def test_the_settings_of_a_network_are_its_familys_numbers() -> None:
-    assert ARCHS["resnet50"].settings == {
+    assert ARCHITECTURES["resnet50"].settings == {
         "blocks": (3, 4, 6, 3), "groups": 1, "width_per_group": 64, "width": 1.0, "depth": 1.0,
     }  # fmt: skip
-    assert ARCHS["lenet5"].settings == {}
+    assert ARCHITECTURES["lenet5"].settings == {}
 
 
 def doubled(value: Any) -> str:
@@ -331,13 +333,13 @@ def doubled(value: Any) -> str:
     return "-".join(str(2 * part) for part in value) if isinstance(value, tuple) else str(2 * value or 1)
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_setting_changes_the_network_or_is_refused(name: str) -> None:
-    arch = ARCHS[name]
-    own = arch.network().layers
-    for setting, value in arch.settings.items():
+    architecture = ARCHITECTURES[name]
+    own = architecture.network().layers
+    for setting, value in architecture.settings.items():
         try:
-            varied = arch.varied({setting: doubled(value)}).network()
+            varied = architecture.varied({setting: doubled(value)}).network()
         except InputError:
             continue
         assert varied.layers != own, f"{setting} changes nothing"
@@ -345,8 +347,11 @@ def test_a_setting_changes_the_network_or_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "setting"), [("resnet50", "width"), ("resnet34", "depth"), ("mlp", "hidden")])
 def test_twice_a_setting_is_more_parameters(name: str, setting: str) -> None:
-    arch = ARCHS[name]
-    assert arch.varied({setting: doubled(arch.settings[setting])}).network().params > 1.5 * arch.network().params
+    architecture = ARCHITECTURES[name]
+    assert (
+        architecture.varied({setting: doubled(architecture.settings[setting])}).network().params
+        > 1.5 * architecture.network().params
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,32 +387,32 @@ def test_twice_a_setting_is_more_parameters(name: str, setting: str) -> None:
 )
 def test_a_wrong_setting_is_one_clear_line(name: str, changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
-        ARCHS[name].varied(changes)
+        ARCHITECTURES[name].varied(changes)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "mnasnet1_0"])
 def test_a_dropout_above_one_is_no_probability(name: str) -> None:
     with pytest.raises(InputError, match="dropout: expected a probability"):
-        ARCHS[name].varied({"dropout": "1.5"})
+        ARCHITECTURES[name].varied({"dropout": "1.5"})
 
 
 def test_a_layer_without_channels_is_refused() -> None:
     """64 / 2 channels times 1 / 64 are none."""
     with pytest.raises(InputError):
-        ARCHS["resnet50"].varied({"width_per_group": "1", "width": "0.5"}).network()
+        ARCHITECTURES["resnet50"].varied({"width_per_group": "1", "width": "0.5"}).network()
 
 
 @pytest.mark.parametrize(("name", "setting"), [("mobilenet_v2", "width"), ("regnet_y_400mf", "se_ratio")])
 def test_a_number_too_large_for_any_network_is_one_clear_line(name: str, setting: str) -> None:
     with pytest.raises(InputError):
-        ARCHS[name].varied({setting: "1e308"}).network()
+        ARCHITECTURES[name].varied({setting: "1e308"}).network()
 
 
 def test_channels_that_groups_do_not_divide_are_named_with_their_layer() -> None:
     message = r"resnet_cifar_gn\[width=0\.25\]: layer 'bn1' \(GroupNorm\): 16 channels cannot be split into 32 groups"
     with pytest.raises(ShapeError, match=message):
-        ARCHS["resnet_cifar_gn"].varied({"width": "0.25"}).network()
+        ARCHITECTURES["resnet_cifar_gn"].varied({"width": "0.25"}).network()
 
 
 # --- sizes ---
@@ -431,13 +436,13 @@ def test_channels_that_groups_do_not_divide_are_named_with_their_layer() -> None
 )
 def test_a_size_or_classes_that_mean_nothing_are_one_clear_line(size: Any, classes: Any, message: str) -> None:
     with pytest.raises(ShapeError, match=message) as refused:
-        ARCHS["resnet18"].network(size, classes)
+        ARCHITECTURES["resnet18"].network(size, classes)
     assert "\n" not in str(refused.value)
 
 
 def test_a_signal_has_a_single_side() -> None:
     with pytest.raises(ShapeError, match=r"cnn1d: expected an image size of 1 number\(s\); got 32x32"):
-        ARCHS["cnn1d"].network((32, 32))
+        ARCHITECTURES["cnn1d"].network((32, 32))
 
 
 SMALLEST = {
@@ -458,11 +463,11 @@ SMALLEST = {
 
 def accepts(name: str, size: int) -> bool:
     """Whether the module takes a square image of this size in inference, on the CPU's own kernels."""
-    sides = (size,) * len(ARCHS[name].image_size)
+    sides = (size,) * len(ARCHITECTURES[name].image_size)
     try:
         module = on_meta(lambda: built(name, sides)).to_empty(device="cpu").eval()
         with torch.inference_mode():
-            module(torch.zeros(1, ARCHS[name].image[0], *sides))
+            module(torch.zeros(1, ARCHITECTURES[name].image[0], *sides))
     except (RuntimeError, ValueError):
         return False
     return True
@@ -471,7 +476,7 @@ def accepts(name: str, size: int) -> bool:
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", SMALLEST)
 def test_the_smallest_size_is_the_smallest_that_torch_accepts(name: str) -> None:
-    smallest = ARCHS[name].smallest_size()
+    smallest = ARCHITECTURES[name].smallest_size()
     assert smallest == SMALLEST[name]
     assert accepts(name, smallest)
     assert not accepts(name, smallest - 1)
@@ -479,7 +484,7 @@ def test_the_smallest_size_is_the_smallest_that_torch_accepts(name: str) -> None
 
 def test_instance_normalisation_needs_more_than_one_pixel_as_torch_says() -> None:
     assert [size for size in range(1, 8) if accepts("resnet_cifar_in", size)] == [5, 6, 7]
-    assert ARCHS["resnet_cifar_in"].smallest_size() == 5
+    assert ARCHITECTURES["resnet_cifar_in"].smallest_size() == 5
 
 
 @pytest.mark.parametrize(
@@ -499,15 +504,15 @@ def test_instance_normalisation_needs_more_than_one_pixel_as_torch_says() -> Non
 )
 def test_an_image_too_small_names_the_layer_and_the_smallest_size(name: str, size: Shape, message: str) -> None:
     with pytest.raises(TooSmall, match=message) as refused:
-        ARCHS[name].network(size)
+        ARCHITECTURES[name].network(size)
     assert "\n" not in str(refused.value)
 
 
 def test_inception_at_96_pixels_infers_but_its_auxiliary_head_cannot_be_trained() -> None:
-    network = ARCHS["inception_v3"].network((96, 96))
+    network = ARCHITECTURES["inception_v3"].network((96, 96))
     assert accepts("inception_v3", 96)
     assert network.macs > 0
-    assert network.params == ARCHS["inception_v3"].network().params
+    assert network.params == ARCHITECTURES["inception_v3"].network().params
     asked: list[Callable[[], object]] = [
         lambda: training.work(network),
         lambda: training.saved_bytes(network, 2),
@@ -520,15 +525,15 @@ def test_inception_at_96_pixels_infers_but_its_auxiliary_head_cannot_be_trained(
 
 def test_inception_trains_from_the_size_at_which_torchs_auxiliary_head_does() -> None:
     module = on_meta(lambda: built("inception_v3")).train()
-    arch = ARCHS["inception_v3"]
+    architecture = ARCHITECTURES["inception_v3"]
     module(torch.zeros(2, 3, 299, 299, device="meta"))
-    assert arch.network((299,)).training_problem is None
+    assert architecture.network((299,)).training_problem is None
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         module(torch.zeros(2, 3, 298, 298, device="meta"))
-    assert arch.network((298,)).training_problem is not None
+    assert architecture.network((298,)).training_problem is not None
 
 
 def test_a_network_with_another_end_than_its_classes_is_our_mistake() -> None:
-    arch = dataclasses.replace(ARCHS["resnet18"], describe=lambda net, x, classes: x)
+    architecture = dataclasses.replace(ARCHITECTURES["resnet18"], describe=lambda net, x, classes: x)
     with pytest.raises(AssertionError, match="resnet18 ends in 3x224x224, not in 1000 classes"):
-        arch.network()
+        architecture.network()

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from cnnbench.analysis.paired import Rule, Verdict
-from cnnbench.gate.procedure import Duel, Judged, Paired, Result, run_gate
-from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, duels
+from cnnbench.gate.procedure import ArmComparison, CaseVerdict, Paired, Result, run_gate
+from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, comparisons
 
 GATES = 40
 CASES = 12
@@ -17,7 +17,7 @@ CASES = 12
 
 def simulate(machine: Machine, seed: int, slowdown: float = 0.0, cases: int = CASES, budget_s: float = 1e9) -> Result:
     """A gate of so many cases, of which the fourth is slower by so much in head."""
-    chosen = duels(cases)
+    chosen = comparisons(cases)
     slowed = {chosen[3].name: math.log1p(slowdown)} if slowdown else {}
     simulated = Simulated(machine, seed, slowed)
     return run_gate(chosen, simulated, simulated, Rule(), budget_s, seed, clock_s=simulated.clock)
@@ -64,7 +64,7 @@ def test_noise_that_tells_nothing_is_inconclusive_and_fails_only_when_strict() -
 
 def test_launches_are_ordered_base_head_head_base_or_the_other_way_round_at_random() -> None:
     simulated = Simulated(QUIET, 0)
-    run_gate(duels(4), simulated, simulated, Rule(), 1e9, 5, clock_s=simulated.clock)
+    run_gate(comparisons(4), simulated, simulated, Rule(), 1e9, 5, clock_s=simulated.clock)
     blocks = list(zip(simulated.started[::2], simulated.started[1::2], strict=True))
     assert all(first[0] == second[0] for first, second in blocks)
     assert all(first[2] == second[2][::-1] for first, second in blocks)
@@ -79,7 +79,7 @@ def test_the_order_comes_from_the_seed() -> None:
     started = []
     for seed in (1, 1, 2):
         simulated = Simulated(QUIET, 0)
-        run_gate(duels(4), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
+        run_gate(comparisons(4), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
         started.append(simulated.started)
     assert started[0] == started[1] != started[2]
 
@@ -88,7 +88,7 @@ def test_one_case_in_three_carries_a_null_arm_in_the_screen_and_which_differs_fr
     carriers = set()
     for seed in range(12):
         simulated = Simulated(QUIET, seed)
-        run_gate(duels(6), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
+        run_gate(comparisons(6), simulated, simulated, Rule(), 1e9, seed, clock_s=simulated.clock)
         with_null = {name for name, stage, order in simulated.started if "null" in order}
         assert len(with_null) == 2
         assert not any("null" in order for _, stage, order in simulated.started if stage == "confirm")
@@ -97,8 +97,8 @@ def test_one_case_in_three_carries_a_null_arm_in_the_screen_and_which_differs_fr
 
 
 def test_null_arms_that_differ_take_the_verdicts_back() -> None:
-    simulated = Simulated(QUIET, 1, {duels(6)[3].name: 0.1}, null_bias=0.05)
-    result = run_gate(duels(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    simulated = Simulated(QUIET, 1, {comparisons(6)[3].name: 0.1}, null_bias=0.05)
+    result = run_gate(comparisons(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.untrusted
     assert {judged.verdict for judged in result.cases} == {"inconclusive"}
     assert (result.exit_code(), result.exit_code(strict=True)) == (0, 4)
@@ -107,14 +107,14 @@ def test_null_arms_that_differ_take_the_verdicts_back() -> None:
 def test_a_place_that_is_favoured_is_told_and_cancels() -> None:
     machine = replace(QUIET, favours_first=0.03)
     simulated = Simulated(machine, 1)
-    result = run_gate(duels(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    result = run_gate(comparisons(6), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.position == pytest.approx(0.03, abs=0.005)
     assert result.count("slower") + result.count("faster") == 0
 
 
 def test_all_cases_leaning_one_way_within_the_margin_is_noted_and_fails_nothing() -> None:
-    chosen = duels(8)
-    simulated = Simulated(QUIET, 1, {duel.name: 0.01 for duel in chosen})
+    chosen = comparisons(8)
+    simulated = Simulated(QUIET, 1, {comparison.name: 0.01 for comparison in chosen})
     result = run_gate(chosen, simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.notes == ["a shift of the whole suite: 8 of 8 cases lean slower"]
     assert result.exit_code() == 0
@@ -124,20 +124,20 @@ def test_fresh_pairs_alone_decide_about_a_suspect() -> None:
     """It is slow in the screen and never again: what looked like a slowdown is not confirmed."""
 
     class Once(Simulated):
-        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
-            self.slowdowns = {duel.name: 0.2 if stage == "screen" else 0.0}
-            return super().measure(duel, stage, order, number, scale)
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            self.slowdowns = {comparison.name: 0.2 if stage == "screen" else 0.0}
+            return super().measure(comparison, stage, order, number, scale)
 
     simulated = Once(QUIET, 3)
-    result = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    result = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.cases[0].suspect
     assert result.cases[0].verdict == "same"
 
 
 def test_the_budget_is_kept_and_what_it_cut_off_is_inconclusive() -> None:
     for budget_s in (30.0, 200.0, 400.0):
-        simulated = Simulated(TYPICAL, 2, {duels(CASES)[3].name: 0.1})
-        result = run_gate(duels(CASES), simulated, simulated, Rule(), budget_s, 1, clock_s=simulated.clock)
+        simulated = Simulated(TYPICAL, 2, {comparisons(CASES)[3].name: 0.1})
+        result = run_gate(comparisons(CASES), simulated, simulated, Rule(), budget_s, 1, clock_s=simulated.clock)
         assert simulated.seconds <= budget_s
         assert result.exit_code() in (0, 1)
         if budget_s == 30.0:
@@ -146,7 +146,9 @@ def test_the_budget_is_kept_and_what_it_cut_off_is_inconclusive() -> None:
 
 
 def broken(**how: object) -> Callable[..., Paired]:
-    def measure(self: Simulated, duel: Duel, stage: str, order: object, number: int, scale: float) -> Paired:
+    def measure(
+        self: Simulated, comparison: ArmComparison, stage: str, order: object, number: int, scale: float
+    ) -> Paired:
         return Paired(("base", "head"), {}, **how)  # type: ignore[arg-type]
 
     return measure
@@ -164,7 +166,7 @@ def test_what_could_not_be_measured_is_no_pass_and_no_regression(
 ) -> None:
     monkeypatch.setattr(Simulated, "measure", broken(**how))
     simulated = Simulated(QUIET, 1)
-    result = run_gate(duels(2), simulated, simulated, Rule(), 100.0, 1, clock_s=simulated.clock)
+    result = run_gate(comparisons(2), simulated, simulated, Rule(), 100.0, 1, clock_s=simulated.clock)
     assert {judged.verdict for judged in result.cases} == {verdict}
     assert (result.exit_code(), result.exit_code(allow_missing=True)) == codes
 
@@ -175,12 +177,12 @@ def test_nothing_measured_is_no_pass() -> None:
 
 def test_launches_that_drift_too_often_make_a_case_unsteady() -> None:
     class Drifting(Simulated):
-        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
-            pair = super().measure(duel, stage, order, number, scale)
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            pair = super().measure(comparison, stage, order, number, scale)
             return replace(pair, unsteady=number % 2 == 0)
 
-    simulated = Drifting(QUIET, 1, {duels(1)[0].name: 0.2})
-    result = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+    simulated = Drifting(QUIET, 1, {comparisons(1)[0].name: 0.2})
+    result = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
     assert result.cases[0].verdict == "unsteady"
     assert result.exit_code() == 0
 
@@ -189,27 +191,27 @@ def test_disturbed_pairs_are_measured_again_and_left_out_where_enough_others_are
     class Disturbed(Simulated):
         """The first two pairs are disturbed, and far off."""
 
-        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
-            pair = super().measure(duel, stage, order, number, scale)
-            return replace(pair, logs={"head": 1.0}, disturbed=True) if len(self.started) <= 2 else pair
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            pair = super().measure(comparison, stage, order, number, scale)
+            return replace(pair, logs={"head": 1.0}, interference=True) if len(self.started) <= 2 else pair
 
     simulated = Disturbed(QUIET, 2)
-    judged = run_gate(duels(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock).cases[0]
+    judged = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock).cases[0]
     assert (len(judged.screened), judged.ratio.pairs, judged.verdict) == (8, 6, "same")
     assert judged.reason == "others disturbed 2 of 8 pairs"
 
 
 def test_where_everything_is_disturbed_the_spread_of_the_pairs_speaks() -> None:
     class Busy(Simulated):
-        def measure(self, duel: Duel, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
-            return replace(super().measure(duel, stage, order, number, scale), disturbed=True)
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            return replace(super().measure(comparison, stage, order, number, scale), interference=True)
 
     simulated = Busy(BAD, 1)
-    judged = run_gate(duels(1), simulated, simulated, Rule(), 30.0, 1, clock_s=simulated.clock).cases[0]
+    judged = run_gate(comparisons(1), simulated, simulated, Rule(), 30.0, 1, clock_s=simulated.clock).cases[0]
     assert judged.verdict == "inconclusive"
 
 
 def test_exit_1_is_a_confirmed_regression_even_beside_something_missing() -> None:
-    duel = duels(1)[0]
-    cases = [Judged(duel, verdict) for verdict in ("slower", "missing", "inconclusive")]
+    comparison = comparisons(1)[0]
+    cases = [CaseVerdict(comparison, verdict) for verdict in ("slower", "missing", "inconclusive")]
     assert Result(cases, Rule()).exit_code() == 1

@@ -15,12 +15,12 @@ from cnnbench.errors import InputError
 from cnnbench.gate.arms import open_arms
 from cnnbench.gate.calibration import read_calibration
 from cnnbench.gate.diagnose import explain
-from cnnbench.gate.run import Asked, Gated, measure_gate, open_pairs, read_pairs
+from cnnbench.gate.run import GateReport, GateRequest, measure_gate, open_pairs, read_pairs
 from cnnbench.runner import machine
 from cnnbench.suite.load import load_suite
 from tests.conftest import ROOT
 
-QUICK = Rule(screen_pairs=6, most_screen_pairs=6, confirm_pairs=6, most_confirm_pairs=6)
+QUICK = Rule(screen_pairs=6, max_screen_pairs=6, confirm_pairs=6, max_confirm_pairs=6)
 
 
 class Watch:
@@ -42,18 +42,18 @@ def suite_of(folder: Path, model: str = "lenet5", more: str = "") -> Path:
     return path
 
 
-def gated(
+def gate_report(
     folder: Path, suite: Path, base: str, head: str, slowdown: float = 0.0, rule: Rule = QUICK, out: str = "gate"
-) -> Gated:
+) -> GateReport:
     loaded = load_suite(str(suite))
     with open_arms(base, head) as (one, other):
         about = machine.environment([1], folder)
-        asked = Asked(loaded, loaded.cases, one, other, folder / out, about, 900.0, 1, slowdown)
+        asked = GateRequest(loaded, loaded.cases, one, other, folder / out, about, 900.0, 1, slowdown)
         return measure_gate(asked, Watch(), rule)
 
 
 def test_a_slowdown_that_is_made_is_seen_and_every_pair_is_kept(tmp_path: Path) -> None:
-    found = gated(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6)
+    found = gate_report(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6)
     (judged,) = found.result.cases
     assert judged.verdict == "slower"
     assert 1.3 < judged.ratio.ratio < 2.2
@@ -111,7 +111,7 @@ def test_revisions_with_other_outputs_or_without_the_model_are_told_and_not_time
     tmp_path: Path, repository: Path, head: str, verdict: str, reason: str
 ) -> None:
     suite = suite_of(tmp_path, "gate_nets:build", ", image_size: 16")
-    found = gated(tmp_path, suite, "first", head)
+    found = gate_report(tmp_path, suite, "first", head)
     (judged,) = found.result.cases
     assert judged.verdict == verdict
     assert judged.reason.startswith(reason)
@@ -134,10 +134,10 @@ def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository
 def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> None:
     loaded = load_suite(str(suite_of(tmp_path)))
     with open_arms("runtime=ort", "runtime=eager") as (base, head):
-        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
-        with open_pairs(asked, Watch()) as (pairs, duels, _):
-            assert pairs.measure(duels[0], "screen", ["base", "head"], 0, 1.0).logs["head"] > 0
-            found = explain(duels[0], pairs)
+        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        with open_pairs(asked, Watch()) as (pairs, comparisons, _):
+            assert pairs.measure(comparisons[0], "screen", ["base", "head"], 0, 1.0).logs["head"] > 0
+            found = explain(comparisons[0], pairs)
     assert found.differences[0] == "runtime: ort in base, eager in head"
     assert {layer.name for layer in found.layers} & {"conv1", "conv2", "fc1", "fc2", "fc3"}
     assert found.call_s is not None
@@ -179,9 +179,9 @@ def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own
     with open_arms(".", sys.executable) as (base, head):
         assert head.toolchain == base.toolchain
         about = machine.environment([1], tmp_path)
-        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", about, 60.0)
-        with open_pairs(asked, Watch()) as (pairs, duels, skipped):
-            pair = pairs.measure(duels[0], "screen", ["head", "base"], 0, 1.0)
+        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", about, 60.0)
+        with open_pairs(asked, Watch()) as (pairs, comparisons, skipped):
+            pair = pairs.measure(comparisons[0], "screen", ["head", "base"], 0, 1.0)
         assert (pair.missing, pair.wrong, skipped) == ("", "", {})
         assert set(pair.call_s) == {"base", "head"}
 
@@ -190,9 +190,9 @@ def test_settings_make_arms_of_one_environment(tmp_path: Path) -> None:
     suite = suite_of(tmp_path)
     loaded = load_suite(str(suite))
     with open_arms("runtime=eager,threads=1", "threads=1") as (base, head):
-        asked = Asked(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
-        (duel,) = asked.duels
-        assert duel.name == "lenet5/inference/eager/cpu/fp32/b1/t1 → lenet5/inference/ort/cpu/fp32/b1/t1"
+        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        (comparison,) = asked.comparisons
+        assert comparison.name == "lenet5/inference/eager/cpu/fp32/b1/t1 → lenet5/inference/ort/cpu/fp32/b1/t1"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
 from cnnbench.worker.export.training.rules.convolution.settings import Settings
-from cnnbench.worker.export.training.rules.rule import Applied, Scaled, whole
+from cnnbench.worker.export.training.rules.rule import OpResult, ScaledGradient, materialise
 
 settings.register_profile("rules", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rules")
@@ -77,13 +77,17 @@ def check(
     has_batch = bool(batched)
     shapes = [_unknown(each.shape, has_batch) for each in ys]
     given_args = rule_args if rule_args is not None else args
-    applied: Applied = RULES[rule](graph, shapes, *(swapped(a, lambda t: inputs[id(t)]) for a in given_args), **options)
+    op_result: OpResult = RULES[rule](
+        graph, shapes, *(swapped(a, lambda t: inputs[id(t)]) for a in given_args), **options
+    )
     gradient = graph.input("dy", shapes[output])
-    pulled = applied.pull([gradient if i == output else None for i in range(len(applied.outputs))])
-    wanted = [(whole(graph, g), e) for g, e in zip(pulled, expected, strict=False) if g is not None and e is not None]
+    pulled = op_result.vjp([gradient if i == output else None for i in range(len(op_result.outputs))])
+    wanted = [
+        (materialise(graph, g), e) for g, e in zip(pulled, expected, strict=False) if g is not None and e is not None
+    ]
     assert len(wanted) == sum(e is not None for e in expected), "a gradient is missing"
     feed = {f"x{i}": t.numpy() for i, t in enumerate(tensors)} | {"dy": dy.numpy()}
-    found = computed(graph, [applied.outputs[output], *(g for g, _ in wanted)], feed)
+    found = computed(graph, [op_result.outputs[output], *(g for g, _ in wanted)], feed)
     for ours, theirs in zip(found, [ys[output], *(e for _, e in wanted)], strict=True):
         assert ours.shape == tuple(theirs.shape)
         scale = max(float(theirs.detach().abs().max()), 1e-3)
@@ -153,10 +157,10 @@ def test_a_convolution_takes_a_gradient_whose_factor_is_still_to_come(case: Conv
     expected = torch.autograd.grad(y, list(doubles.values()), (factor * rest).double())
     g = Graph()
     inputs = [replace(g.input(name, _unknown(t.shape, name == "x")), varies=True) for name, t in arguments.items()]
-    pull = RULES["aten.conv2d.default"](g, [], *inputs, *([] if has_bias else [None]), **options).pull_scaled
-    if pull is None:
+    vjp = RULES["aten.conv2d.default"](g, [], *inputs, *([] if has_bias else [None]), **options).vjp_scaled
+    if vjp is None:
         reject()
-    pulled = pull(Scaled(g.input("rest", _unknown(rest.shape, True)), g.input("factor", tuple(factor.shape))))
+    pulled = vjp(ScaledGradient(g.input("rest", _unknown(rest.shape, True)), g.input("factor", tuple(factor.shape))))
     feed = {name: t.numpy() for name, t in (arguments | {"rest": rest, "factor": factor}).items()}
     for ours, theirs in zip(computed(g, [t for t in pulled if t], feed), expected, strict=True):
         assert float(np.abs(ours - theirs.numpy()).max()) <= TOLERANCE * max(float(theirs.abs().max()), 1e-3)
@@ -179,7 +183,7 @@ def _forward(formulation: Callable[..., Tensor]) -> Formulation:
 FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]] = {
     "by images": ("y", _forward(forward.by_images), convolutions()),
     "as one image": ("y", _forward(forward.as_one_image), convolutions(groups=1)),
-    "bands": ("y", _forward(forward.by_bands), convolutions(depthwise=True)),
+    "bands": ("y", _forward(forward.banded), convolutions(depthwise=True)),
     "convolution": ("x", input_gradient.by_convolution, convolutions(groups=1, longest_stride=1)),
     "depthwise": ("x", input_gradient.by_convolution, convolutions(depthwise=True, longest_stride=1)),
     "transposed": ("x", input_gradient.by_transposed_convolution, convolutions()),
@@ -391,9 +395,9 @@ def test_batch_normalisation_with_its_running_statistics(n: int, channels: int, 
     check("aten._native_batch_norm_legit_functional.default", reference, x, w, b, mean, variance, True, 0.1, 1e-5)
     graph = Graph()
     inputs = [graph.input(f"x{i}", _unknown(t.shape, i == 0)) for i, t in enumerate((x, w, b, mean, variance))]
-    applied = RULES["aten._native_batch_norm_legit_functional.default"](graph, [], *inputs, True, 0.1, 1e-5)
+    op_result = RULES["aten._native_batch_norm_legit_functional.default"](graph, [], *inputs, True, 0.1, 1e-5)
     feed = {f"x{i}": t.numpy() for i, t in enumerate((x, w, b, mean, variance))}
-    found = computed(graph, applied.outputs[3:], feed)
+    found = computed(graph, op_result.outputs[3:], feed)
     for ours, theirs in zip(found, reference(x, w, b, mean, variance)[3:], strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
@@ -406,18 +410,20 @@ def test_cross_entropy(smoothing: float) -> None:
     (expected,) = torch.autograd.grad(loss, double)
     graph = Graph()
     inputs = [graph.input("logits", (None, 7)), graph.input("labels", (None,), "int64")]
-    applied = RULES["aten.cross_entropy_loss.default"](graph, [()], *inputs, label_smoothing=smoothing)
-    gradient, _ = applied.pull([graph.constant(1.0)])
+    op_result = RULES["aten.cross_entropy_loss.default"](graph, [()], *inputs, label_smoothing=smoothing)
+    gradient, _ = op_result.vjp([graph.constant(1.0)])
     assert isinstance(gradient, Tensor)
-    ours = computed(graph, [applied.outputs[0], gradient], {"logits": logits.numpy(), "labels": labels.numpy()})
+    ours = computed(graph, [op_result.outputs[0], gradient], {"logits": logits.numpy(), "labels": labels.numpy()})
     np.testing.assert_allclose(ours[0], float(loss.detach()), rtol=1e-5)
     np.testing.assert_allclose(ours[1], expected.numpy(), atol=1e-6)
 
 
 def test_a_wrong_rule_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def halved(g: Graph, shapes: Any, x: Tensor) -> Applied:
+    def halved(g: Graph, shapes: Any, x: Tensor) -> OpResult:
         right = original(g, shapes, x)
-        return Applied(right.outputs, lambda gradients: [g.mul(whole(g, d), 0.5) for d in right.pull(gradients) if d])
+        return OpResult(
+            right.outputs, lambda gradients: [g.mul(materialise(g, d), 0.5) for d in right.vjp(gradients) if d]
+        )
 
     original = RULES["aten.silu.default"]
     monkeypatch.setattr("tests.test_gradients.RULES", {**RULES, "aten.silu.default": halved})

@@ -52,7 +52,7 @@ from cnnbench.networks.layers import (
 )
 from cnnbench.networks.network import Layer, Net, Network
 from cnnbench.records.record import Counts
-from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters import collect as counters
 from cnnbench.worker.counters.backward import backward
 
 BATCH = 2
@@ -89,7 +89,7 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Applied(nn.Module):
+class OpResult(nn.Module):
     """A function of one tensor as a module."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -141,7 +141,7 @@ def as_torch(op: Op, x: Shape) -> nn.Module:
         case LayerNorm():
             made = nn.LayerNorm(x[-op.axes :], elementwise_affine=op.affine)
         case Activation():
-            made = Applied((IN_PLACE if op.inplace else FUNCTIONS)[op.function])
+            made = OpResult((IN_PLACE if op.inplace else FUNCTIONS)[op.function])
         case Dropout():
             made = nn.Dropout(op.p, op.inplace)
         case StochasticDepth():
@@ -149,11 +149,11 @@ def as_torch(op: Op, x: Shape) -> nn.Module:
         case LayerScale():
             made = TorchLayerScale(x[0], axes)
         case Shuffle():
-            made = Applied(lambda images: channel_shuffle(images, op.groups))
+            made = OpResult(lambda images: channel_shuffle(images, op.groups))
         case Flatten():
             made = nn.Flatten()
         case Permute():
-            made = Applied(lambda images: images.permute(0, *(axis + 1 for axis in op.order)))
+            made = OpResult(lambda images: images.permute(0, *(axis + 1 for axis in op.order)))
         case _:
             raise NotImplementedError(op)
     return made
@@ -192,7 +192,7 @@ def run_in_training(module: nn.Module, images: Tensor) -> tuple[Counts, int]:
     """MACs by submodule of a forward pass in training, auxiliary heads included, and what autograd keeps of it."""
     with FlopCounterMode(display=False) as counter:
         kept = kept_of_module(module, images)
-    return witnesses._by_module(module, counter), kept
+    return counters._by_module(module, counter), kept
 
 
 def macs_of(layers: Iterable[Layer], batch: int) -> Counts:
@@ -231,7 +231,7 @@ def agree(op: Op, x: Shape, module: Callable[[], nn.Module], others: Sequence[Te
     assert op.output_shape(x) == expected
     assert op.params(x) == sum(parameter.numel() for parameter in built.parameters())
     macs = {"": (0, BATCH * op.macs(x))} if op.macs(x) else {}
-    assert witnesses.dispatched(built, torch.rand(BATCH, *x)) == macs
+    assert counters.dispatched(built, torch.rand(BATCH, *x)) == macs
     agree_in_what_is_kept(op, x, built.train(), others)
 
 
@@ -399,7 +399,7 @@ def test_an_additions_formulas_agree_with_torch(x: Shape, data: st.DataObject, s
     other = x if same else data.draw(st.tuples(*(st.integers(2, 4) for _ in x)))
     y = torch.rand(BATCH, *other, requires_grad=True)
     op = Add(Value(other), inplace)
-    agree(op, x, lambda: Applied((lambda images: images.add_(y)) if inplace else (lambda images: images + y)), [y])
+    agree(op, x, lambda: OpResult((lambda images: images.add_(y)) if inplace else (lambda images: images + y)), [y])
 
 
 @settings(max_examples=40, deadline=None)
@@ -407,7 +407,7 @@ def test_an_additions_formulas_agree_with_torch(x: Shape, data: st.DataObject, s
 def test_a_scalings_formulas_agree_with_torch(x: Shape, more: int) -> None:
     factors = (x[0] + more, *(1 for _ in x[1:]))
     y = torch.rand(BATCH, *factors, requires_grad=True)
-    agree(Scale(Value(factors)), x, lambda: Applied(lambda images: images * y), [y])
+    agree(Scale(Value(factors)), x, lambda: OpResult(lambda images: images * y), [y])
 
 
 @settings(max_examples=60, deadline=None)
@@ -416,14 +416,14 @@ def test_a_concatenations_formulas_agree_with_torch(x: Shape, behind: list[tuple
     others = [(count, *(x[1:] if size is None else size)) for count, size in behind]
     ys = [torch.rand(BATCH, *other, requires_grad=True) for other in others]
     op = Concat(tuple(Value(other) for other in others))
-    agree(op, x, lambda: Applied(lambda images: torch.cat([images, *ys], 1)), ys)
+    agree(op, x, lambda: OpResult(lambda images: torch.cat([images, *ys], 1)), ys)
 
 
 @settings(max_examples=40, deadline=None)
 @given(shapes(), small, st.integers(0, 2))
 def test_a_splits_formulas_agree_with_torch(x: Shape, parts: int, part: int) -> None:
     assume(part < parts)
-    agree(Split(parts, part), x, lambda: Applied(lambda images: grouped(images, parts)[:, part]))
+    agree(Split(parts, part), x, lambda: OpResult(lambda images: grouped(images, parts)[:, part]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -458,12 +458,12 @@ def test_a_matrix_products_formulas_agree_with_torch(
 ) -> None:
     x, other = (*before, rows, inner), (*before, others_inner, columns)
     y = torch.rand(BATCH, *other, requires_grad=True)
-    agree(MatMul(Value(other)), x, lambda: Applied(lambda images: images @ y), [y])
+    agree(MatMul(Value(other)), x, lambda: OpResult(lambda images: images @ y), [y])
 
 
 def test_a_matrix_product_refuses_other_leading_axes_as_torch_does() -> None:
     y = torch.rand(BATCH, 3, 4, 5)
-    agree(MatMul(Value((3, 4, 5))), (2, 6, 4), lambda: Applied(lambda images: images @ y), [y])
+    agree(MatMul(Value((3, 4, 5))), (2, 6, 4), lambda: OpResult(lambda images: images @ y), [y])
 
 
 @settings(max_examples=60, deadline=None)
@@ -854,12 +854,12 @@ def test_a_random_networks_formulas_agree_with_torch(case: Case) -> None:
 
     with torch.no_grad():
         assert module.eval()(torch.rand(BATCH, *case.image)).shape == (BATCH, *y.shape)
-    assert params_of(network) == witnesses.own_parameters(module)
+    assert params_of(network) == counters.own_parameters(module)
     images = torch.rand(case.batch, *case.image)
     macs, kept = run_in_training(module, images)
     assert macs == macs_of(network.layers, case.batch)
     assert kept == training.saved_bytes(network, case.batch)
-    assert witnesses.dispatched(module.eval(), images) == macs
+    assert counters.dispatched(module.eval(), images) == macs
     assert backward(module, images) == {
         layer.name: (0, backward_by_torch(layer)) for layer in network.layers if layer.macs
     }

@@ -61,7 +61,7 @@ def test_warming_up_lasts_until_the_times_are_steady() -> None:
     clock = Clock()
     slow_start = [400, 300, 200, 150, 120, 110, 105]
     done = measure.warm_up(clock.taking(*slow_start, 100), HostStopwatch(clock.ns), 60, clock.s)
-    assert done.steady
+    assert done.converged
     # the two windows of five agree once all ten calls took 100 ms, or nearly so
     assert 13 <= done.calls <= len(slow_start) + 10
     assert done.call_s == pytest.approx(0.1, rel=0.05)
@@ -71,7 +71,7 @@ def test_warming_up_gives_up_at_its_limit_and_says_so() -> None:
     clock = Clock()
     ever_slower = [100 * 1.1**n for n in range(60)]
     done = measure.warm_up(clock.taking(*ever_slower), HostStopwatch(clock.ns), 3, clock.s)
-    assert not done.steady
+    assert not done.converged
     assert done.seconds >= 3
     assert done.calls < 20
 
@@ -79,7 +79,7 @@ def test_warming_up_gives_up_at_its_limit_and_says_so() -> None:
 def test_a_call_longer_than_the_limit_is_still_made_as_often_as_any() -> None:
     clock = Clock()
     done = measure.warm_up(clock.taking(10_000), HostStopwatch(clock.ns), 3, clock.s)
-    assert (done.calls, done.steady) == (measure.LEAST_WARMUP_CALLS, False)
+    assert (done.calls, done.converged) == (measure.MIN_WARMUP_CALLS, False)
 
 
 @pytest.mark.parametrize(("call_s", "calls"), [(2.0, 1), (1e-3, 1), (0.4e-3, 3), (1e-5, 100), (0.0, 1_000_000)])
@@ -118,6 +118,6 @@ def test_garbage_is_not_collected_inside_a_turn_and_is_again_after() -> None:
 
 
 def test_steady_needs_two_full_windows() -> None:
-    assert not measure.is_steady([1.0] * 9)
-    assert measure.is_steady([1.0] * 10)
-    assert not measure.is_steady([2.0] * 5 + [1.0] * 5)
+    assert not measure.has_converged([1.0] * 9)
+    assert measure.has_converged([1.0] * 10)
+    assert not measure.has_converged([2.0] * 5 + [1.0] * 5)

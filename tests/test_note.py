@@ -26,13 +26,13 @@ from cnnbench.networks.layers import (
     Shape,
 )
 from cnnbench.networks.network import Layer
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 
 
 def layers_of(model: str, size: Shape | None = None) -> dict[str, Layer]:
-    return {layer.name: layer for layer in ARCHS[model].network(size).layers}
+    return {layer.name: layer for layer in ARCHITECTURES[model].network(size).layers}
 
 
 def shapes_of(model: str, size: Shape | None = None) -> dict[str, Shape]:
@@ -137,7 +137,7 @@ def test_five_times_fewer_holds_for_the_convolutions_alone() -> None:
 
 def test_the_whole_cnn_has_more_parameters_than_its_mlp_because_of_its_fully_connected_layer() -> None:
     """The note says `5x fewer parameters`. With all layers it is 2.2 times more: 225,034 against 101,770."""
-    cnn, mlp = ARCHS["simple_cnn"].network(), ARCHS["mlp"].network()
+    cnn, mlp = ARCHITECTURES["simple_cnn"].network(), ARCHITECTURES["mlp"].network()
     assert (cnn.params, mlp.params) == (225_034, 101_770)
     assert cnn.params > 2 * mlp.params
     in_convolutions = sum(layer.params for layer in cnn.layers if isinstance(layer.op, Conv))
@@ -147,7 +147,7 @@ def test_the_whole_cnn_has_more_parameters_than_its_mlp_because_of_its_fully_con
 
 def test_fewer_parameters_are_not_less_work() -> None:
     """The note counts parameters alone. A shared weight is used at each position: 26 times the MLP's MACs."""
-    cnn, mlp = ARCHS["simple_cnn"].network(), ARCHS["mlp"].network()
+    cnn, mlp = ARCHITECTURES["simple_cnn"].network(), ARCHITECTURES["mlp"].network()
     assert mlp.macs == 784 * 128 + 128 * 10
     assert cnn.macs == 26 * 26 * 32 * 9 + 11 * 11 * 64 * 9 * 32 + 1600 * 128 + 128 * 10
     assert round(cnn.macs / mlp.macs) == 26
@@ -188,8 +188,8 @@ def test_the_view_that_the_note_flattens_with_mixes_images_where_flatten_would_c
 
 def test_lenets_parameters() -> None:
     """What the note's comparison prints for LeNet-5 as it is written there, and for the 1998 size."""
-    assert ARCHS["lenet5"].network().params == 156 + 2_416 + 30_840 + 10_164 + 850 == 44_426
-    assert ARCHS["lenet5_32"].network().params == 156 + 2_416 + 48_120 + 10_164 + 850 == 61_706
+    assert ARCHITECTURES["lenet5"].network().params == 156 + 2_416 + 30_840 + 10_164 + 850 == 44_426
+    assert ARCHITECTURES["lenet5_32"].network().params == 156 + 2_416 + 48_120 + 10_164 + 850 == 61_706
 
 
 def test_the_vgg_style_networks_shapes() -> None:
@@ -202,7 +202,7 @@ def test_the_vgg_style_networks_shapes() -> None:
 
 def test_the_vgg_style_networks_parameters() -> None:
     """What the note's comparison prints: most of it is in the first fully connected layer."""
-    assert ARCHS["vgg_style"].network().params == sum(
+    assert ARCHITECTURES["vgg_style"].network().params == sum(
         [1_792, 36_928, 73_856, 147_584, 295_168, 590_080, 4_096 * 512 + 512, 5_130]
     )
     assert layers_of("vgg_style")["classifier.0"].params == 2_097_664
@@ -228,7 +228,7 @@ def test_the_cifar_resnets_parameters() -> None:
         conv(3, 64) + 4 * conv(64, 64) + conv(64, 128) + 4 * conv(128, 128) + conv(128, 256) + 4 * conv(256, 256) + 2570
     )
     module, _ = models.build(ModelSpec(model="resnet_cifar"))
-    assert ARCHS["resnet_cifar"].network().params == parameters(module) == expected == 3_476_234
+    assert ARCHITECTURES["resnet_cifar"].network().params == parameters(module) == expected == 3_476_234
 
 
 def test_a_skip_connection_keeps_the_shape_and_costs_no_parameter() -> None:
@@ -243,7 +243,7 @@ def test_a_skip_connection_keeps_the_shape_and_costs_no_parameter() -> None:
 
 
 def test_transfer_learning_trains_5_130_of_11_181_642_parameters() -> None:
-    network = ARCHS["resnet18"].network(classes=10)
+    network = ARCHITECTURES["resnet18"].network(classes=10)
     classifier = network.layers[-1]
     assert (network.params, classifier.params) == (11_181_642, 5_130)
     with torch.device("meta"):
@@ -265,13 +265,13 @@ def test_transfer_learning_trains_5_130_of_11_181_642_parameters() -> None:
 
 def test_138_million_holds_for_vgg16_but_vgg19_has_143_7() -> None:
     """The note gives 138 M for `VGG-16/19`."""
-    assert ARCHS["vgg16"].network().params == 138_357_544
-    assert ARCHS["vgg19"].network().params == 143_667_240
+    assert ARCHITECTURES["vgg16"].network().params == 138_357_544
+    assert ARCHITECTURES["vgg19"].network().params == 143_667_240
 
 
 def test_vggs_are_stacks_of_3x3_convolutions_and_pooling() -> None:
     for depth in (16, 19):
-        layers = ARCHS[f"vgg{depth}"].network().layers
+        layers = ARCHITECTURES[f"vgg{depth}"].network().layers
         convs = [layer.op for layer in layers if isinstance(layer.op, Conv)]
         weighted = [layer for layer in layers if layer.params]
         assert {conv.kernel for conv in convs} == {3}
@@ -294,7 +294,7 @@ def test_the_papers_own_224_pixels_would_give_54() -> None:
 
 def test_the_96_filters_are_the_two_towers_and_torchvisions_single_tower_has_64() -> None:
     """torchvision's AlexNet is Krizhevsky's of 2014: 64 kernels, padding 2, images of 224 x 224."""
-    network = ARCHS["alexnet"].network()
+    network = ARCHITECTURES["alexnet"].network()
     first = network.layers[0]
     assert network.input_shape == (3, 224, 224)
     assert isinstance(first.op, Conv)
@@ -449,5 +449,5 @@ def test_filters_double_behind_each_pooling() -> None:
 
 def test_an_image_under_20_pixels_is_still_taken() -> None:
     """`Very small images (<20x20): an MLP is enough` is a matter of taste, not of size: 10x10 is the least."""
-    assert ARCHS["simple_cnn"].smallest_size() == 10
-    assert ARCHS["simple_cnn"].network((19, 19)).macs > 0
+    assert ARCHITECTURES["simple_cnn"].smallest_size() == 10
+    assert ARCHITECTURES["simple_cnn"].network((19, 19)).macs > 0

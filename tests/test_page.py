@@ -187,7 +187,7 @@ def test_samples_are_thinned_and_disturbed_turns_marked(sample: Run) -> None:
     long = record(case("eager"), [0.01] * 6, samples=MOST)
     (shown,) = samples([long]).cases
     assert (shown["count"], shown["every"]) == (6 * MOST, 6)
-    assert sum(len(turn["ms"]) for turn in shown["launches"][0]["turns"]) <= MOST + 6
+    assert sum(len(block["ms"]) for block in shown["launches"][0]["blocks"]) <= MOST + 6
     first = samples(sample.records.values()).cases[0]
-    assert [turn["out"] for turn in first["launches"][0]["turns"]] == [False, True, *[False] * 6]
-    assert first["launches"][0]["turns"][1]["why"] == "others used 48 % of the CPUs"
+    assert [block["out"] for block in first["launches"][0]["blocks"]] == [False, True, *[False] * 6]
+    assert first["launches"][0]["blocks"][1]["why"] == "others used 48 % of the CPUs"

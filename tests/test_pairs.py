@@ -12,21 +12,21 @@ from cnnbench.worker.timing import measure
 from tests.records import measurement
 
 
-def launch(times: list[float], disturbed: tuple[int, ...] = (), samples: int = 2, **changes: Any) -> Launch:
+def launch(times: list[float], interference: tuple[int, ...] = (), samples: int = 2, **changes: Any) -> Launch:
     """One turn a value; the turns of those places were disturbed."""
     made = measurement(times, samples=samples).launches[0]
-    turns = [
-        turn.model_copy(update={"disturbed": ["others used 90 % of the CPUs"] if place in disturbed else []})
-        for place, turn in enumerate(made.turns)
+    blocks = [
+        block.model_copy(update={"interference": ["others used 90 % of the CPUs"] if place in interference else []})
+        for place, block in enumerate(made.blocks)
     ]
-    return made.model_copy(update={"turns": turns, **changes})
+    return made.model_copy(update={"blocks": blocks, **changes})
 
 
 def test_what_slows_a_round_down_for_both_cancels() -> None:
     slow_rounds = [1.0, 3.0, 1.0, 2.0, 1.0, 1.5, 1.0]
     rounds = Rounds.of(launch([0.010 * f for f in slow_rounds]), launch([0.011 * f for f in slow_rounds]))
     assert rounds.log_ratio == pytest.approx(math.log(1.1))
-    assert not rounds.disturbed
+    assert not rounds.interference
 
 
 def test_times_are_of_one_call_however_many_a_sample_holds() -> None:
@@ -36,13 +36,13 @@ def test_times_are_of_one_call_however_many_a_sample_holds() -> None:
 
 
 def test_disturbed_rounds_are_left_out_of_both_by_what_counters_say() -> None:
-    base = launch([0.010] * 8, disturbed=(0,))
-    head = launch([0.5, 0.5, *[0.010] * 6], disturbed=(1,))
+    base = launch([0.010] * 8, interference=(0,))
+    head = launch([0.5, 0.5, *[0.010] * 6], interference=(1,))
     rounds = Rounds.of(base, head)
-    assert (len(rounds.ratios), rounds.disturbed) == (6, False)
+    assert (len(rounds.ratios), rounds.interference) == (6, False)
     assert rounds.log_ratio == pytest.approx(0.0)
-    few = Rounds.of(launch([0.010] * 8, disturbed=(0, 1, 2)), head)
-    assert (len(few.ratios), few.disturbed) == (8, True)
+    few = Rounds.of(launch([0.010] * 8, interference=(0, 1, 2)), head)
+    assert (len(few.ratios), few.interference) == (8, True)
 
 
 def test_a_round_that_one_arm_did_not_reach_is_not_compared() -> None:
@@ -56,16 +56,16 @@ def test_more_samples_or_another_order_of_them_inside_turns_change_nothing() -> 
     more = launch([1.03 * time_s for time_s in times], samples=200)
     assert Rounds.of(base, more).ratios == pytest.approx(Rounds.of(base, head).ratios)
     shuffled = [
-        turn.model_copy(
-            update={"seconds": {"forward": rng.sample(turn.seconds["forward"], len(turn.seconds["forward"]))}}
+        block.model_copy(
+            update={"seconds": {"forward": rng.sample(block.seconds["forward"], len(block.seconds["forward"]))}}
         )
-        for turn in more.turns
+        for block in more.blocks
     ]
-    assert Rounds.of(base, more.model_copy(update={"turns": shuffled})).ratios == Rounds.of(base, more).ratios
+    assert Rounds.of(base, more.model_copy(update={"blocks": shuffled})).ratios == Rounds.of(base, more).ratios
 
 
 def test_a_ratio_that_drifts_or_has_two_modes_is_unsteady_and_drift_of_both_is_not() -> None:
-    rising = [0.01 * (1 + 0.02 * turn) for turn in range(20)]
+    rising = [0.01 * (1 + 0.02 * block) for block in range(20)]
     flat = [0.01] * 20
     assert not Rounds.of(launch(rising), launch(rising)).is_unsteady
     assert Rounds.of(launch(flat), launch(rising)).is_unsteady
@@ -73,8 +73,10 @@ def test_a_ratio_that_drifts_or_has_two_modes_is_unsteady_and_drift_of_both_is_n
 
 
 def test_a_pair_without_base_has_times_and_no_ratio() -> None:
-    paired = Pair(duel="a", stage="screen", number=0, order=["head"], launches={"head": launch([0.01] * 6)}).paired()
-    assert (dict(paired.logs), paired.disturbed) == ({}, False)
+    paired = Pair(
+        comparison="a", stage="screen", number=0, order=["head"], launches={"head": launch([0.01] * 6)}
+    ).paired()
+    assert (dict(paired.logs), paired.interference) == ({}, False)
     assert paired.call_s["head"] == pytest.approx(0.01)
 
 

@@ -15,7 +15,7 @@ from cnnbench.records.messages import Build, Load, Loaded, Open, Opened
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.worker.reference.parity import batches, compare, limit_for, signal_of, tiled
+from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, tiled
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that all is proved before timing
@@ -118,14 +118,14 @@ def test_a_broken_graph_fails(
 def test_outputs_that_ignore_the_input_have_an_error_of_about_one_signal_however_small_they_are() -> None:
     reference = 1e-12 * np.random.default_rng(0).standard_normal((6, 10))
     constant = np.broadcast_to(reference.mean(axis=0), reference.shape)
-    parity = compare("x", constant, reference, signal_of(reference), 1e-2)
+    parity = compare("x", constant, reference, output_rms_of(reference), 1e-2)
     assert parity.error is not None
     assert parity.error > 0.5
 
 
 def test_a_reference_that_does_not_depend_on_the_image_proves_nothing() -> None:
     same = np.ones((6, 10))
-    assert not compare("x", same, same, signal_of(same), 1e-2).passed
+    assert not compare("x", same, same, output_rms_of(same), 1e-2).passed
 
 
 def test_the_limit_follows_eagers_own_error_within_bounds() -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from cnnbench.errors import WorkerError
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
@@ -97,14 +97,14 @@ def test_every_call_is_seen_and_its_operators_do_not_exceed_it(mobilenet: dict[s
 
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_layers_run_in_the_order_of_the_network_under_its_names(mobilenet: dict[str, Profiled], runtime: str) -> None:
-    network = ARCHS["mobilenet_v2"].network((64, 64))
+    network = ARCHITECTURES["mobilenet_v2"].network((64, 64))
     with_macs = [layer.name for layer in network.inference if layer.macs]
     assert [each.name for each in mobilenet[runtime].layers if each.name in with_macs] == with_macs
     assert all(sum(each.seconds) > 0 for each in mobilenet[runtime].layers if each.name in with_macs)
 
 
 def test_a_table_has_all_the_work_and_no_time_for_what_was_folded_away(mobilenet: dict[str, Profiled]) -> None:
-    network = ARCHS["mobilenet_v2"].network((64, 64))
+    network = ARCHITECTURES["mobilenet_v2"].network((64, 64))
     rows = join(network, BATCH, mobilenet)
     assert sum(row.macs or 0 for row in rows) == BATCH * network.macs
     assert sum(row.moved_bytes or 0 for row in rows) == network.moved_bytes(BATCH)
@@ -213,7 +213,7 @@ def test_operators_without_a_known_layer_get_a_row_in_their_place() -> None:
     def times(*names: str) -> list[LayerTimes]:
         return [LayerTimes(name=name, operators=["aten"], seconds=[1.0]) for name in names]
 
-    network = ARCHS["lenet5"].network()
+    network = ARCHITECTURES["lenet5"].network()
     eager = Profiled(
         modules=["", "conv1", "odd", "conv2", "fc1", "fc2", "fc3"],
         layers=times("conv1", "odd", "conv2", "fc1", "fc2", "fc3"),
@@ -244,7 +244,7 @@ def test_slow_for_its_work_is_who_has_the_fewest_macs_per_second_and_a_percent_o
     assert "not for comparison" in said
     assert "10000.000 ms a call = 9010.000 ms (90.1 %) in layers" in said
     assert "990.000 ms (9.9 %) outside operators" in said
-    assert "disturbed" not in said
+    assert "interference" not in said
     shaken = replace(profile, times={"eager": replace(times, quartiles_s=(13.0, 20.0))})
     assert "took 13000.000 to 20000.000 ms; something disturbed them" in "\n".join(layer_times.text(shaken))
 

@@ -10,7 +10,7 @@ import sympy
 
 from cnnbench.networks.layers import Shape
 from cnnbench.networks.published import CUT, FIGURES, NOT_KNOWN, Figure, figures_of
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.symbolic import Formula, formula
 
 REASON_NOT_KNOWN = {
@@ -35,9 +35,9 @@ def name_of(figure: Figure) -> str:
 
 def is_sound(figure: Figure) -> bool:
     """Whether it agrees, or has a reason that holds; never both, for then the reason is stale."""
-    arch = ARCHS[figure.model]
-    agrees = figure.agrees(arch)
-    return figure.is_explained(arch) != agrees and bool(figure.reason) != agrees
+    architecture = ARCHITECTURES[figure.model]
+    agrees = figure.agrees(architecture)
+    return figure.is_explained(architecture) != agrees and bool(figure.reason) != agrees
 
 
 def with_last_digit(figure: Figure, step: int) -> Figure:
@@ -64,10 +64,10 @@ def test_a_wrong_digit_is_caught(figure: Figure, step: int) -> None:
 
 @pytest.mark.parametrize("figure", [f for f in FIGURES if f.reason not in ("", NOT_KNOWN)], ids=name_of)
 def test_a_reason_is_a_computation_without_which_the_figure_is_unexplained(figure: Figure) -> None:
-    arch = ARCHS[figure.model]
-    assert figure.is_explained(arch)
+    architecture = ARCHITECTURES[figure.model]
+    assert figure.is_explained(architecture)
     assert figure.without or figure.had or figure.cut
-    assert not replace(figure, without=None, had=None, cut=False).is_explained(arch)
+    assert not replace(figure, without=None, had=None, cut=False).is_explained(architecture)
     assert (CUT in figure.reason) == figure.cut
 
 
@@ -88,7 +88,7 @@ def test_figures_whose_reason_is_not_known_do_not_grow_unseen() -> None:
 def test_no_figure_stands_twice_and_all_are_of_networks_of_torchvision() -> None:
     keys = [(figure.model, figure.what, figure.source) for figure in FIGURES]
     assert len(keys) == len(set(keys))
-    assert all(ARCHS[figure.model].from_torchvision for figure in FIGURES)
+    assert all(ARCHITECTURES[figure.model].from_torchvision for figure in FIGURES)
 
 
 def test_the_figures_of_a_network_are_all_that_is_printed_of_it() -> None:
@@ -109,17 +109,17 @@ def test_the_figures_of_a_network_are_all_that_is_printed_of_it() -> None:
 )
 def test_an_exact_count_stands_behind_the_printed_digits(model: str, what: str, digits: str, exact: int) -> None:
     figure = next(f for f in figures_of(model) if (f.what, f.printed) == (what, digits))
-    assert figure.counted(ARCHS[model]) == exact
+    assert figure.counted(ARCHITECTURES[model]) == exact
 
 
 def test_the_papers_resnet50_has_its_stride_on_the_first_convolution() -> None:
     """3.8 G in the paper, 4.1 G in torchvision: both are counted, neither is an error."""
     figure = next(f for f in figures_of("resnet50") if f.printed == "3.8")
-    arch = ARCHS["resnet50"]
-    assert figure.counted(arch) == 4_089_184_256
-    assert figure.authors_count(arch) == 3_857_973_248
-    assert not figure.agrees(arch)
-    assert figure.is_explained(arch)
+    architecture = ARCHITECTURES["resnet50"]
+    assert figure.counted(architecture) == 4_089_184_256
+    assert figure.authors_count(architecture) == 3_857_973_248
+    assert not figure.agrees(architecture)
+    assert figure.is_explained(architecture)
 
 
 # --- symbolic formulas ---
@@ -148,7 +148,7 @@ FORMULAS = [
 
 @pytest.fixture(scope="module")
 def formulas() -> dict[str, Formula]:
-    return {name: formula(ARCHS[name]) for name in FORMULAS}
+    return {name: formula(ARCHITECTURES[name]) for name in FORMULAS}
 
 
 def value_of(text: str, known: dict[str, int]) -> int:
@@ -170,16 +170,16 @@ def all_sizes(said: Formula, size: Shape, classes: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_symbolic_formula_gives_the_networks_own_counts(name: str, formulas: dict[str, Formula]) -> None:
-    said, arch = formulas[name], ARCHS[name]
-    smallest = arch.smallest_size()
+    said, architecture = formulas[name], ARCHITECTURES[name]
+    smallest = architecture.smallest_size()
     assert smallest is not None
-    sides = len(arch.image_size)
+    sides = len(architecture.image_size)
     for size, classes in (
-        (arch.image_size, arch.classes),
-        (tuple(side + more for side, more in zip(arch.image_size, (5, 39), strict=False)), 7),
+        (architecture.image_size, architecture.classes),
+        (tuple(side + more for side, more in zip(architecture.image_size, (5, 39), strict=False)), 7),
         ((smallest, smallest + 9)[:sides], 1),
     ):
-        network = arch.network(size, classes)
+        network = architecture.network(size, classes)
         known = all_sizes(said, size, classes)
         assert value_of(said.params, known) == network.params
         assert value_of(said.macs, known) == network.macs
@@ -187,22 +187,22 @@ def test_a_symbolic_formula_gives_the_networks_own_counts(name: str, formulas: d
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_simpler_formula_holds_where_all_sides_are_multiples(name: str, formulas: dict[str, Formula]) -> None:
-    said, arch = formulas[name], ARCHS[name]
+    said, architecture = formulas[name], ARCHITECTURES[name]
     assert said.multiple is not None
     assert said.macs_of_multiples is not None
-    sides = len(arch.image_size)
-    least = -(-(arch.smallest_size() or 0) // said.multiple)
+    sides = len(architecture.image_size)
+    least = -(-(architecture.smallest_size() or 0) // said.multiple)
     for size in ((least, least + 3), (least + 4, least)):
         full = tuple(side * said.multiple for side in size[:sides])
         known = dict(zip(("H", "W") if sides == 2 else ("L",), full, strict=True)) | {"K": 13}
-        assert value_of(said.macs_of_multiples, known) == arch.network(full, 13).macs
+        assert value_of(said.macs_of_multiples, known) == architecture.network(full, 13).macs
 
 
 def test_the_simpler_formula_does_not_hold_elsewhere(formulas: dict[str, Formula]) -> None:
     said = formulas["resnet18"]
     assert said.multiple == 32
     assert said.macs_of_multiples == "512 K + 36,144 H W"
-    assert ARCHS["resnet18"].network((48,)).macs != 512 * 1000 + 36_144 * 48 * 48
+    assert ARCHITECTURES["resnet18"].network((48,)).macs != 512 * 1000 + 36_144 * 48 * 48
 
 
 def test_a_formula_is_written_as_people_write_it(formulas: dict[str, Formula]) -> None:

@@ -91,12 +91,12 @@ def test_pytest_benchmark_saves_the_very_samples_of_the_records(
     assert {id_ for id_ in written if "/cpu/" in id_} == {EAGER, ORT}
     for id_ in (EAGER, ORT):
         (launch,) = records[id_]["measurement"]["launches"]
-        clean = [turn for turn in launch["turns"] if not turn["disturbed"]]
-        turns = clean if len(clean) >= 6 else launch["turns"]
+        clean = [block for block in launch["blocks"] if not block["interference"]]
+        blocks = clean if len(clean) >= 6 else launch["blocks"]
         calls = launch["calls_per_sample"]
-        assert written[id_]["stats"]["data"] == [s / calls for turn in turns for s in turn["seconds"]["forward"]]
+        assert written[id_]["stats"]["data"] == [s / calls for block in blocks for s in block["seconds"]["forward"]]
         assert written[id_]["extra_info"]["status"] == records[id_]["status"]
-    assert records[EAGER]["race"] == records[ORT]["race"]  # measured in turn, not one after the other
+    assert records[EAGER]["group"] == records[ORT]["group"]  # measured in turn, not one after the other
     assert len(list((folder / ".benchmarks").glob("*/0001_base.json"))) == 1
     assert "Saved benchmark data in" in done.stdout + done.stderr
 

@@ -3,8 +3,8 @@
 import random
 
 from cnnbench.errors import WorkerCrashed
-from cnnbench.runner.interleave import MIN_ROUNDS, PLANNED_ROUNDS, Seconds, take_turns
-from cnnbench.runner.run import group_races
+from cnnbench.runner.interleave import MIN_ROUNDS, PLANNED_ROUNDS, Seconds, measure_interleaved
+from cnnbench.runner.run import group_cases
 from cnnbench.suite.case import Case, ModelSpec
 
 
@@ -17,18 +17,18 @@ class Fake:
         self, name: str, log: list[str], clock: list[float], noise: random.Random | None, dies_in: int = 10**9
     ) -> None:
         self.name, self.log, self.clock, self.noise, self.dies_in = name, log, clock, noise, dies_in
-        self.turns = 0
+        self.blocks = 0
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         self.log.append(f"thaw {self.name}")
 
-    def freeze(self) -> None:
+    def suspend(self) -> None:
         self.log.append(f"freeze {self.name}")
 
     def sample(self, seconds: float) -> Seconds:
-        if self.turns == self.dies_in:
+        if self.blocks == self.dies_in:
             raise WorkerCrashed("killed")
-        self.turns += 1
+        self.blocks += 1
         self.clock[0] += seconds
         self.log.append(f"sample {self.name}")
         return {"forward": [0.01 * (self.noise.lognormvariate(0, 0.2) if self.noise else 1.0)]}
@@ -42,8 +42,8 @@ def pair(noisy: bool, **options: int) -> tuple[list[Fake], list[str], list[float
 
 
 def test_each_turn_runs_alone_while_the_other_is_stopped() -> None:
-    contestants, log, clock = pair(noisy=False)
-    take_turns(contestants, 1.0, random.Random(0), clock_s=lambda: clock[0])
+    participants, log, clock = pair(noisy=False)
+    measure_interleaved(participants, 1.0, random.Random(0), clock_s=lambda: clock[0])
     for index in range(0, len(log), 3):
         name = log[index][-1]
         assert log[index : index + 3] == [f"thaw {name}", f"sample {name}", f"freeze {name}"]
@@ -52,8 +52,8 @@ def test_each_turn_runs_alone_while_the_other_is_stopped() -> None:
 def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
     orders = []
     for _ in range(2):
-        contestants, log, clock = pair(noisy=True)
-        take_turns(contestants, 10.0, random.Random(7), clock_s=lambda clock=clock: clock[0])  # type: ignore[misc]
+        participants, log, clock = pair(noisy=True)
+        measure_interleaved(participants, 10.0, random.Random(7), clock_s=lambda clock=clock: clock[0])  # type: ignore[misc]
         orders.append([line[-1] for line in log if line.startswith("sample")])
     assert orders[0] == orders[1]
     rounds = {"".join(orders[0][i : i + 2]) for i in range(0, len(orders[0]), 2)}
@@ -61,31 +61,31 @@ def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
 
 
 def test_narrow_intervals_end_a_race_early() -> None:
-    contestants, _, clock = pair(noisy=False)
-    results = take_turns(contestants, 100.0, random.Random(0), clock_s=lambda: clock[0])
-    assert [len(result.turns) for result in results] == [MIN_ROUNDS] * 2
+    participants, _, clock = pair(noisy=False)
+    results = measure_interleaved(participants, 100.0, random.Random(0), clock_s=lambda: clock[0])
+    assert [len(result.blocks) for result in results] == [MIN_ROUNDS] * 2
     assert {result.stopped for result in results} == {"all intervals within 1%"}
 
 
 def test_wide_intervals_use_the_whole_budget_of_both() -> None:
-    contestants, _, clock = pair(noisy=True)
-    results = take_turns(contestants, 2.0, random.Random(0), clock_s=lambda: clock[0])
+    participants, _, clock = pair(noisy=True)
+    results = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
     assert {result.stopped for result in results} == {"budget spent"}
-    assert [len(result.turns) for result in results] == [PLANNED_ROUNDS] * 2
+    assert [len(result.blocks) for result in results] == [PLANNED_ROUNDS] * 2
 
 
 def test_a_budget_too_small_still_gives_enough_rounds_for_an_interval() -> None:
-    contestants, _, clock = pair(noisy=True)
-    results = take_turns(contestants, 1e-9, random.Random(0), clock_s=lambda: clock[0] * 1e9)
-    assert [len(result.turns) for result in results] == [MIN_ROUNDS] * 2
+    participants, _, clock = pair(noisy=True)
+    results = measure_interleaved(participants, 1e-9, random.Random(0), clock_s=lambda: clock[0] * 1e9)
+    assert [len(result.blocks) for result in results] == [MIN_ROUNDS] * 2
 
 
 def test_a_contestant_that_dies_leaves_the_others_to_go_on() -> None:
-    contestants, _, clock = pair(noisy=True, dies_in=3)
-    a, b = take_turns(contestants, 2.0, random.Random(0), clock_s=lambda: clock[0])
-    assert (a.error, len(a.turns)) == ("killed", 3)
+    participants, _, clock = pair(noisy=True, dies_in=3)
+    a, b = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
+    assert (a.error, len(a.blocks)) == ("killed", 3)
     assert b.error is None
-    assert len(b.turns) > MIN_ROUNDS
+    assert len(b.blocks) > MIN_ROUNDS
 
 
 def test_cases_that_differ_in_their_runtime_alone_race_together() -> None:
@@ -94,5 +94,5 @@ def test_cases_that_differ_in_their_runtime_alone_race_together() -> None:
         return Case.model_validate({"spec": spec, "workload": "inference", "runtime": runtime, "batch": batch})
 
     mixed = [case("eager", 1), case("eager", 8), case("ort", 1), case("ort", 8)]
-    races = [[c.id.removeprefix("lenet5/inference/") for c in race] for race in group_races(mixed)]
-    assert races == [["eager/cpu/fp32/b1", "ort/cpu/fp32/b1"], ["eager/cpu/fp32/b8", "ort/cpu/fp32/b8"]]
+    groups = [[c.id.removeprefix("lenet5/inference/") for c in group] for group in group_cases(mixed)]
+    assert groups == [["eager/cpu/fp32/b1", "ort/cpu/fp32/b1"], ["eager/cpu/fp32/b8", "ort/cpu/fp32/b8"]]

@@ -106,7 +106,7 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
 
 
 def test_records_of_two_races_are_not_compared(tmp_path: Path) -> None:
-    later = record(case("ort"), ORT).model_copy(update={"race": "another"})
+    later = record(case("ort"), ORT).model_copy(update={"group": "another"})
     cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), later)), "inference").cells
     assert cells["status"].tolist() == ["ok", "ok"]
     assert cells["vs eager"].tolist() == ["–", "–"]

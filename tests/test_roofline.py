@@ -2,15 +2,15 @@
 
 import pytest
 
-from cnnbench.analysis.roofline import Work, case_roofline, kind_parts, layer_parts, least, share_between, works
-from cnnbench.networks import registry as catalogue
+from cnnbench.analysis.roofline import Work, case_roofline, kind_parts, layer_parts, lower_bound, share_between, works
+from cnnbench.networks import registry
 from cnnbench.networks.network import Layer
 from cnnbench.networks.training_cost import work as training_work
 from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
-from cnnbench.records.peaks import Ceilings
+from cnnbench.records.peaks import Peaks
 from cnnbench.suite.case import Case, ModelSpec
-from tests.ceilings import KIB, ceilings
+from tests.peaks import KIB, peaks
 
 
 def case(model: str = "resnet18", **changes: object) -> Case:
@@ -20,7 +20,7 @@ def case(model: str = "resnet18", **changes: object) -> Case:
 
 
 def layer(model: str, name: str) -> Layer:
-    return next(each for each in catalogue.get(model).network().layers if each.name == name)
+    return next(each for each in registry.get(model).network().layers if each.name == name)
 
 
 def of(macs: int, moved_bytes: int) -> Work:
@@ -42,51 +42,51 @@ def of(macs: int, moved_bytes: int) -> Work:
 def test_the_longest_of_arithmetic_memory_and_calls_binds(
     work: Work, times_s: tuple[float, ...], total_s: float, bound: str
 ) -> None:
-    found = least(work, case(), ceilings())
+    found = lower_bound(work, case(), peaks())
     assert (found.compute_s, found.memory_s, found.calls_s) == pytest.approx(times_s)
     assert found.total_s == pytest.approx(total_s)
     assert found.bound == bound
 
 
 def test_on_an_accelerator_calls_queue_up_beside_the_work() -> None:
-    found = least(of(50_000_000, 64 * KIB), case(device="cuda"), ceilings("cuda"))
+    found = lower_bound(of(50_000_000, 64 * KIB), case(device="cuda"), peaks("cuda"))
     assert found.total_s == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize("known", [None, ceilings().model_copy(update={"bandwidths": []})])
-def test_an_unknown_ceiling_leaves_the_least_time_and_the_bound_unknown(known: Ceilings | None) -> None:
-    found = least(of(1000, 1000), case(), known)
+@pytest.mark.parametrize("known", [None, peaks().model_copy(update={"bandwidths": []})])
+def test_an_unknown_ceiling_leaves_the_least_time_and_the_bound_unknown(known: Peaks | None) -> None:
+    found = lower_bound(of(1000, 1000), case(), known)
     assert found.total_s is None
     assert found.bound is None
 
 
 def test_an_unknown_cost_of_calls_adds_nothing() -> None:
-    found = least(of(50_000_000, 64 * KIB), case(runtime="compile"), ceilings())
+    found = lower_bound(of(50_000_000, 64 * KIB), case(runtime="compile"), peaks())
     assert found.calls_s is None
     assert found.total_s == pytest.approx(1e-3)
 
 
 def test_a_case_is_the_sum_of_its_layers_and_keeps_their_macs() -> None:
-    network = catalogue.get("resnet18").network()
-    found = case_roofline(case(batch=8), 0.5, network.macs, network, ceilings())
+    network = registry.get("resnet18").network()
+    found = case_roofline(case(batch=8), 0.5, network.macs, network, peaks())
     assert found.macs == 8 * 1_814_073_344
     assert found.moved_bytes == network.moved_bytes(8)
     assert found.flops_per_s == pytest.approx(2 * 8 * 1_814_073_344 / 0.5)
     assert found.compute_share == pytest.approx(2 * 8 * 1_814_073_344 / 100e9 / 0.5)
-    assert found.least_s == pytest.approx(sum(each.total_s or 0.0 for each in found.layers))
+    assert found.lower_bound_s == pytest.approx(sum(each.total_s or 0.0 for each in found.layers))
     assert found.bound == "compute"
     assert sum(found.bound_shares.values()) == pytest.approx(1.0)
 
 
 def test_without_a_closed_form_only_the_arithmetic_is_known() -> None:
-    found = case_roofline(case("resnet18"), 0.5, 1_000_000, None, ceilings())
+    found = case_roofline(case("resnet18"), 0.5, 1_000_000, None, peaks())
     assert found.flops_per_s == pytest.approx(4e6)
     assert found.compute_share == pytest.approx(4e-5)
-    assert (found.moved_bytes, found.bytes_per_s, found.least_s, found.bound) == (None, None, None, None)
+    assert (found.moved_bytes, found.bytes_per_s, found.lower_bound_s, found.bound) == (None, None, None, None)
 
 
 def test_a_runtime_that_fuses_has_fewer_layers_and_the_same_macs() -> None:
-    network = catalogue.get("resnet18").network()
+    network = registry.get("resnet18").network()
     eager, folded, ort = (works(network, case(runtime=name)) for name in ("eager", "folded", "ort"))
     assert len(eager) - len(folded) == 20  # its batch normalisations
     assert len(folded) - len(ort) == 17 + 8  # its activations and sums
@@ -94,7 +94,7 @@ def test_a_runtime_that_fuses_has_fewer_layers_and_the_same_macs() -> None:
 
 
 def test_a_training_step_has_the_macs_of_its_closed_form_and_an_update() -> None:
-    network = catalogue.get("resnet18").network()
+    network = registry.get("resnet18").network()
     found = works(network, case(workload="training", batch=4))
     assert sum(work.macs for work in found) == 4 * training_work(network).total
     update = found[-1]
@@ -105,7 +105,7 @@ def test_the_backward_pass_of_a_convolution_reads_and_writes_what_both_its_produ
     conv = layer("resnet18", "layer1.0.conv1")  # 64 x 56 x 56 in and out, 3 x 3
     found = next(
         w
-        for w in works(catalogue.get("resnet18").network(), case(workload="training", batch=2))
+        for w in works(registry.get("resnet18").network(), case(workload="training", batch=2))
         if w.name == "layer1.0.conv1 backward"
     )
     activation, weights = 64 * 56 * 56 * 4, 64 * 64 * 9 * 4
@@ -115,7 +115,7 @@ def test_the_backward_pass_of_a_convolution_reads_and_writes_what_both_its_produ
 
 
 def test_in_sixteen_bits_half_as_much_moves_at_the_least() -> None:
-    network = catalogue.get("resnet18").network()
+    network = registry.get("resnet18").network()
     full, half = (sum(w.moved_bytes for w in works(network, case(precision=p))) for p in ("fp32", "bf16"))
     assert half == pytest.approx(full / 2, rel=1e-3)
 
@@ -153,7 +153,7 @@ def profile() -> ModelProfile:
 
 
 def test_operators_are_held_against_the_call_as_it_was_measured() -> None:
-    first, second = kind_parts(profile(), case(), 1.6, ceilings())
+    first, second = kind_parts(profile(), case(), 1.6, peaks())
     assert first.name == "depthwise convolutions"
     assert first.share == pytest.approx(1.0 / 1.6)
     assert first.roofline.seconds == pytest.approx(1.0)
@@ -162,12 +162,12 @@ def test_operators_are_held_against_the_call_as_it_was_measured() -> None:
 
 
 def test_operators_that_come_out_longer_than_the_call_share_it_among_them() -> None:
-    first, second = kind_parts(profile(), case(), 0.15, ceilings())
+    first, second = kind_parts(profile(), case(), 0.15, peaks())
     assert [first.share, second.share] == pytest.approx([2 / 3, 1 / 3])
     assert first.roofline.seconds == pytest.approx(0.1)
     assert first.roofline.flops_per_s == pytest.approx(4e6 / 0.1)
     assert share_between(profile(), case(), 0.15) == pytest.approx(0.0)
     assert first.roofline.bound == "memory"
     assert (second.name, second.roofline.bound) == ("1x1 convolutions", "compute")
-    assert [part.name for part in layer_parts(profile(), case(), 0.1, ceilings())] == ["a", "b", "c"]
-    assert kind_parts(profile(), case(runtime="ort"), 0.1, ceilings()) == []
+    assert [part.name for part in layer_parts(profile(), case(), 0.1, peaks())] == ["a", "b", "c"]
+    assert kind_parts(profile(), case(runtime="ort"), 0.1, peaks()) == []

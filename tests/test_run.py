@@ -79,13 +79,13 @@ def test_a_measured_record_holds_counts_parity_raw_samples_and_what_ran(
     assert [parity["what"] for parity in ort["parity"]] == ["ort b1", "ort b2", "ort b3", "timed b4"]
     assert all(0 < parity["error"] < parity["limit"] for parity in ort["parity"])
     launch = ort["measurement"]["launches"][0]
-    assert len(launch["turns"]) >= 6
-    assert all(seconds > 0 for turn in launch["turns"] for seconds in turn["seconds"]["forward"])
+    assert len(launch["blocks"]) >= 6
+    assert all(seconds > 0 for block in launch["blocks"] for seconds in block["seconds"]["forward"])
     assert min(launch["load_s"], launch["first_call_s"], launch["memory"]["peak_bytes"]) > 0
     assert ort["ran"]["facts"]["torch_in_process"] is False
     (threads,) = ort["environment"]["threads"]["used"]
     assert {found[i]["ran"]["threads"] for i in found if "/cpu/" in i} == {threads}
-    training = found["simple_cnn/training/eager/cpu/fp32/b4"]["measurement"]["launches"][0]["turns"][0]["seconds"]
+    training = found["simple_cnn/training/eager/cpu/fp32/b4"]["measurement"]["launches"][0]["blocks"][0]["seconds"]
     assert list(training) == ["forward", "backward", "optimizer"]
 
 
@@ -222,8 +222,8 @@ def test_training_in_onnx_runtime_races_against_eager_and_is_proved(home: Path, 
     for batch in (8, 2):  # proved before being timed, and after
         record = found[f"lenet5/training/ort/cpu/fp32/b{batch}"]
         assert record["status"] in ("ok", "noisy"), record["reasons"]
-        assert record["race"] == found[f"lenet5/training/eager/cpu/fp32/b{batch}"]["race"]
-        assert list(record["measurement"]["launches"][0]["turns"][0]["seconds"]) == ["step"]
+        assert record["group"] == found[f"lenet5/training/eager/cpu/fp32/b{batch}"]["group"]
+        assert list(record["measurement"]["launches"][0]["blocks"][0]["seconds"]) == ["step"]
         assert [parity["what"].split(",")[0] for parity in record["parity"]][:2] == ["ort losses", "ort"]
         assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
         assert record["step"]["nodes"] > 50
@@ -283,9 +283,9 @@ def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cl
     found = records(home / "out")
     launches = [record["measurement"]["launches"] for record in found.values()]
     assert [len(each) for each in launches] == [2, 2]
-    races = [[launch["race"] for launch in each] for each in launches]
-    assert races[0] == races[1]  # eager and ort, in turn, each time
-    assert len(set(races[0])) == 2
+    groups = [[launch["group"] for launch in each] for each in launches]
+    assert groups[0] == groups[1]  # eager and ort, in turn, each time
+    assert len(set(groups[0])) == 2
     assert len((home / "out" / "records.jsonl").read_text().splitlines()) == 4  # written after each launch
 
 

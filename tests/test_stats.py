@@ -11,9 +11,9 @@ from cnnbench.analysis.stats import (
     Estimate,
     launch_estimate,
     launch_ratio_estimate,
-    least_sample_for,
     median_estimate,
     median_ranks,
+    min_sample_for,
     percentile,
     ranks,
     ratio_estimate,
@@ -47,9 +47,9 @@ def test_the_interval_covers_the_true_median_as_often_as_it_claims(n: int) -> No
 
 
 def test_samples_within_a_turn_do_not_narrow_the_interval() -> None:
-    turns = [[1.0 + index] for index in range(6)]
-    many = [turn * 1000 for turn in turns]
-    assert time_estimate(turns) == time_estimate(many)
+    blocks = [[1.0 + index] for index in range(6)]
+    many = [block * 1000 for block in blocks]
+    assert time_estimate(blocks) == time_estimate(many)
 
 
 def test_too_few_turns_have_no_interval_and_an_infinite_width() -> None:
@@ -68,7 +68,7 @@ def test_a_slow_round_cancels_in_the_ratio() -> None:
 
 @pytest.mark.parametrize(("percent", "n"), [(90, 64), (95, 130), (99, 662)])
 def test_a_percentile_needs_as_many_samples_as_loadgen_asks_for(percent: float, n: int) -> None:
-    assert least_sample_for(percent) == n
+    assert min_sample_for(percent) == n
 
 
 @pytest.mark.parametrize(("percent", "n"), [(90, 64), (95, 130), (99, 662)])
@@ -82,8 +82,8 @@ def test_a_percentile_is_a_measured_value() -> None:
 
 
 def test_the_estimate_is_the_median_of_turn_medians() -> None:
-    turns = [[1.0, 9.0, 1.0], [2.0], [3.0, 3.0], [4.0], [5.0], [6.0]]
-    assert time_estimate(turns).value == median([1, 2, 3, 4, 5, 6])
+    blocks = [[1.0, 9.0, 1.0], [2.0], [3.0, 3.0], [4.0], [5.0], [6.0]]
+    assert time_estimate(blocks).value == median([1, 2, 3, 4, 5, 6])
 
 
 def turns_of_launches(
@@ -111,7 +111,7 @@ def test_the_interval_over_launches_covers_the_true_median_and_pooled_turns_do_n
     for _ in range(1000):
         sample = turns_of_launches(rng, launches, between)
         covered += encloses(launch_estimate(sample), 1.0)
-        pooled += encloses(time_estimate([turn for launch in sample for turn in launch]), 1.0)
+        pooled += encloses(time_estimate([block for launch in sample for block in launch]), 1.0)
     assert covered / 1000 > 0.95 - 3 * (0.95 * 0.05 / 1000) ** 0.5
     assert pooled / 1000 < (0.88 if between == 0.01 else 0.7)
 
@@ -123,9 +123,9 @@ def test_the_interval_of_ratios_over_launches_covers_the_true_ratio() -> None:
     for _ in range(500):
         above, below = turns_of_launches(rng, 5, 0.02), turns_of_launches(rng, 5, 0.02)
         for launch, other in zip(above, below, strict=True):
-            for turn, other_turn in zip(launch, other, strict=True):
+            for block, other_turn in zip(launch, other, strict=True):
                 slowdown = rng.choice([1, 1, 1, 2])
-                turn[0] *= 1.5 * slowdown
+                block[0] *= 1.5 * slowdown
                 other_turn[0] *= slowdown
         covered += encloses(launch_ratio_estimate(above, below), 1.5)
     assert covered / 500 > 0.95 - 3 * (0.95 * 0.05 / 500) ** 0.5
@@ -165,7 +165,7 @@ def test_launches_without_turns_are_left_out() -> None:
 
 def test_rounds_are_paired_within_a_launch_and_launches_within_a_race() -> None:
     rounds = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]
-    doubled = [[2 * turn[0]] for turn in rounds]
+    doubled = [[2 * block[0]] for block in rounds]
     assert launch_ratio_estimate([[*doubled, [99.0]]], [rounds]) == Estimate(2.0, 2.0, 2.0)
     with pytest.raises(ValueError, match="zip"):
         launch_ratio_estimate([doubled], [rounds, rounds])
@@ -217,12 +217,12 @@ def test_noise_is_seldom_taken_for_a_trend(name: str) -> None:
     """By Kendall's test in one of a hundred; three standard errors more are allowed."""
     rng = random.Random(name)
 
-    def turns(count: int) -> list[float]:
+    def blocks(count: int) -> list[float]:
         return [NOISES[name](rng) for _ in range(count)]
 
-    found = sum(trend(turns(20)) is not None for _ in range(1000))
+    found = sum(trend(blocks(20)) is not None for _ in range(1000))
     assert found / 1000 < 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
-    found = sum(trend(turns(6), turns(6), turns(6)) is not None for _ in range(1000))
+    found = sum(trend(blocks(6), blocks(6), blocks(6)) is not None for _ in range(1000))
     assert found / 1000 < 0.01 + 3 * (0.01 * 0.99 / 1000) ** 0.5
 
 
@@ -260,7 +260,7 @@ def test_a_trend_of_short_launches_is_that_within_each() -> None:
     """Each falls from 1.0 to 0.5, of which no launch by itself tells for certain; that they differ is no trend."""
     falling = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
     assert trend(falling) is None
-    assert trend(falling, [2 * turn for turn in falling]) == pytest.approx(-0.5, abs=0.03)
+    assert trend(falling, [2 * block for block in falling]) == pytest.approx(-0.5, abs=0.03)
     assert trend([1.0] * 6, [2.0] * 6, [3.0] * 6) is None
     assert trend(falling, falling[::-1]) is None
     assert trend(*([float(launch)] for launch in range(1, 20))) is None

@@ -98,7 +98,7 @@ def test_times_that_no_clock_gives_are_told_and_left_out(
     written(tmp_path / "run", suite)
     file = tmp_path / "run" / RECORDS
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines[0]["measurement"]["launches"][0]["turns"][0]["seconds"] = {"forward": times}
+    lines[0]["measurement"]["launches"][0]["blocks"][0]["seconds"] = {"forward": times}
     file.write_text("\n".join(map(json.dumps, lines)))
     run = read_run(tmp_path / "run")
     assert why in run.unreadable[0]

@@ -15,7 +15,7 @@ from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
-from cnnbench.runner.fork_server import CAN_FORK, Template
+from cnnbench.runner.fork_server import CAN_FORK, ForkServer
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 
@@ -25,9 +25,9 @@ CASE = Case(spec=LENET, workload="inference", runtime="eager", batch=2)
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
-    with Template(tmp_path_factory.mktemp("logs") / "template.log", 2, 120) as template:
-        yield template
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("logs") / "template.log", 2, 120) as fork_server:
+        yield fork_server
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,20 @@ def whole_launch(worker: Worker, folder: Path) -> tuple[Loaded, Closed]:
         loaded = worker.ask(Load(case=CASE, threads=2), Loaded)
         worker.ask(Open(case=CASE, folder=str(folder)), Opened)
         worker.ask(Warm(limit_s=0.2), Warmed)
-        worker.freeze()
+        worker.suspend()
         end = time.monotonic() + 10
         while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
             assert time.monotonic() < end
-        worker.thaw()
+        worker.resume()
         assert worker.ask(Sample(seconds=0.05), Sampled).seconds["forward"]
         return loaded, worker.ask(Close(), Closed)
 
 
 def test_a_forked_worker_has_the_memory_threads_and_import_time_of_a_fresh_one(
-    template: Template, lenet: Path, tmp_path: Path
+    fork_server: ForkServer, lenet: Path, tmp_path: Path
 ) -> None:
     start = time.monotonic()
-    forked = template.start(tmp_path / "forked.log")
+    forked = fork_server.start(tmp_path / "forked.log")
     loaded, closed = whole_launch(forked, lenet)
     took_s = time.monotonic() - start
     _, fresh = whole_launch(Worker(tmp_path / "fresh.log", 2, 120), lenet)
@@ -70,24 +70,24 @@ def test_a_forked_worker_has_the_memory_threads_and_import_time_of_a_fresh_one(
     assert abs(grown[0] - grown[1]) < 0.05 * fresh.memory.imported_bytes
 
 
-def test_two_forks_are_two_processes(template: Template, tmp_path: Path) -> None:
-    with template.start(tmp_path / "a.log") as one, template.start(tmp_path / "b.log") as other:
+def test_two_forks_are_two_processes(fork_server: ForkServer, tmp_path: Path) -> None:
+    with fork_server.start(tmp_path / "a.log") as one, fork_server.start(tmp_path / "b.log") as other:
         assert one.pid != other.pid
-        assert {psutil.Process(worker.pid).ppid() for worker in (one, other)} == {template._worker.pid}
+        assert {psutil.Process(worker.pid).ppid() for worker in (one, other)} == {fork_server._worker.pid}
         one.kill()
         assert other.ask(Load(case=CASE, threads=2), Loaded).import_s > 0
     assert not psutil.pid_exists(other.pid)
 
 
-def test_how_a_forked_worker_died_is_told(template: Template, tmp_path: Path) -> None:
-    with template.start(tmp_path / "dies.log") as worker:
+def test_how_a_forked_worker_died_is_told(fork_server: ForkServer, tmp_path: Path) -> None:
+    with fork_server.start(tmp_path / "dies.log") as worker:
         os.kill(worker.pid, signal.SIGSEGV)
         with pytest.raises(WorkerCrashed, match="SIGSEGV"):
             worker.ask(Load(case=CASE, threads=2), Loaded)
 
 
-def test_what_a_forked_worker_prints_goes_to_its_own_log(template: Template, lenet: Path, tmp_path: Path) -> None:
-    with template.start(tmp_path / "own.log") as worker:
+def test_what_a_forked_worker_prints_goes_to_its_own_log(fork_server: ForkServer, lenet: Path, tmp_path: Path) -> None:
+    with fork_server.start(tmp_path / "own.log") as worker:
         worker.ask(Load(case=CASE, threads=2), Loaded)
         (lenet_without_weights := tmp_path / "artifact").mkdir()
         (lenet_without_weights / artifact.FACTS).write_bytes((lenet / artifact.FACTS).read_bytes())
@@ -97,8 +97,8 @@ def test_what_a_forked_worker_prints_goes_to_its_own_log(template: Template, len
 
 
 def test_forked_workers_end_with_their_template(tmp_path: Path) -> None:
-    with Template(tmp_path / "template.log", 1, 120) as template:
-        worker = template.start(tmp_path / "worker.log")
+    with ForkServer(tmp_path / "template.log", 1, 120) as fork_server:
+        worker = fork_server.start(tmp_path / "worker.log")
     with pytest.raises(WorkerCrashed):
         worker.ask(Load(case=CASE, threads=1), Loaded)
     worker.kill()

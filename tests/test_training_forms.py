@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from cnnbench.networks import training_cost as training
 from cnnbench.networks.layers import Conv, Linear
 from cnnbench.networks.layers import Shape as Size
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training_memory import Optimizer, StepMemory, step_memory
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.suite.case import ModelSpec
@@ -32,12 +32,12 @@ OPTIMIZERS: dict[Optimizer, Callable[[Iterable[Tensor]], torch.optim.Optimizer]]
 
 def test_resnet18s_training_step_is_the_golden_number_of_torchs_own_tests() -> None:
     """10,884,440,064 FLOP: forward and both gradients, where the images too are given one."""
-    work = training.work(ARCHS["resnet18"].network())
+    work = training.work(ARCHITECTURES["resnet18"].network())
     assert (work.forward + work.input_gradient + work.weight_gradient) * FLOP_PER_MAC == 10_884_440_064
 
 
 def test_a_training_step_computes_no_gradient_of_the_images() -> None:
-    network = ARCHS["resnet18"].network()
+    network = ARCHITECTURES["resnet18"].network()
     work = training.work(network)
     first = network.layers[0]
     assert (first.name, first.macs) == ("conv1", 112 * 112 * 64 * 7 * 7 * 3)
@@ -46,7 +46,7 @@ def test_a_training_step_computes_no_gradient_of_the_images() -> None:
 
 
 def test_a_training_step_passes_the_auxiliary_heads_too() -> None:
-    network = ARCHS["googlenet"].network()
+    network = ARCHITECTURES["googlenet"].network()
     heads = sum(layer.macs for layer in network.layers if layer.training_only)
     assert training.work(network).forward == network.macs + heads
     assert heads > 0
@@ -54,7 +54,7 @@ def test_a_training_step_passes_the_auxiliary_heads_too() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v3_small", "convnext_tiny", "resnet_cifar_in"])
 def test_the_backward_pass_agrees_with_torchs_formulas_layer_by_layer(name: str) -> None:
-    network = ARCHS[name].network()
+    network = ARCHITECTURES[name].network()
     module = on_meta(lambda: models.build(ModelSpec(model=name))[0])
     counted = backward(module, torch.zeros(1, *network.input_shape))
     assert counted == {layer.name: (0, backward_by_torch(layer)) for layer in network.layers if layer.macs}
@@ -68,7 +68,7 @@ def test_the_backward_pass_agrees_with_torchs_formulas_layer_by_layer(name: str)
 @pytest.mark.parametrize(("name", "size"), [("resnet_cifar_gn", (16, 16)), ("mobilenet_v3_small", (65, 50))])
 def test_what_is_kept_agrees_with_autograd_on_real_tensors(name: str, size: Size | None) -> None:
     module, image = models.build(ModelSpec(model=name, image_size=size))
-    assert training.saved_bytes(ARCHS[name].network(size), 3) == kept_of_module(module, torch.rand(3, *image))
+    assert training.saved_bytes(ARCHITECTURES[name].network(size), 3) == kept_of_module(module, torch.rand(3, *image))
 
 
 def test_what_lenet_keeps_is_what_it_is_by_hand() -> None:
@@ -84,14 +84,14 @@ def test_what_lenet_keeps_is_what_it_is_by_hand() -> None:
         "relu3": 120,
         "relu4": 84,
     }
-    by_layer = dict.fromkeys((layer.name for layer in ARCHS["lenet5"].network().layers), 0)
+    by_layer = dict.fromkeys((layer.name for layer in ARCHITECTURES["lenet5"].network().layers), 0)
     by_layer |= {name: batch * count * FLOAT_BYTES for name, count in values.items()}
     by_layer |= {name: batch * count * INDEX_BYTES for name, count in {"pool1": pool1, "pool2": pool2}.items()}
-    assert training.saved_by_layer(ARCHS["lenet5"].network(), batch) == by_layer
+    assert training.saved_by_layer(ARCHITECTURES["lenet5"].network(), batch) == by_layer
 
 
 def test_batch_statistics_are_kept_once_whatever_the_batch() -> None:
-    network = ARCHS["resnet18"].network((64,))
+    network = ARCHITECTURES["resnet18"].network((64,))
     one, two, three = (training.saved_bytes(network, batch) for batch in (1, 2, 3))
     assert three - two == two - one
     channels = sum(layer.output.channels for layer in network.layers if layer.kind == "BatchNorm")
@@ -148,7 +148,7 @@ def total_bytes(tensors: Iterable[Tensor]) -> int:
 def test_the_parts_of_a_steps_memory_are_the_real_tensors_bytes(
     name: str, size: Size | None, optimizer: Optimizer
 ) -> None:
-    memory = step_memory(ARCHS[name].network(size), 2, optimizer)
+    memory = step_memory(ARCHITECTURES[name].network(size), 2, optimizer)
     real = Training(name, size, 2, optimizer)
     real.step(keep_gradients=True)
     weights = list(real.module.parameters())
@@ -178,7 +178,7 @@ def may_be(memory: StepMemory, measured: int, most: float, error: int = 0) -> bo
 def test_the_peak_of_a_real_training_step_is_the_formulas(
     name: str, size: Size | None, batch: int, optimizer: Optimizer, most: float
 ) -> None:
-    memory = step_memory(ARCHS[name].network(size), batch, optimizer)
+    memory = step_memory(ARCHITECTURES[name].network(size), batch, optimizer)
     measured = Training(name, size, batch, optimizer).peak()
     assert may_be(memory, measured, most)
     # A formula that were off by one value per weight, such as a part of the optimiser's state, would not pass.
@@ -187,7 +187,7 @@ def test_the_peak_of_a_real_training_step_is_the_formulas(
 
 
 def test_lenets_six_channels_which_the_library_pads_are_the_worst_case() -> None:
-    memory = step_memory(ARCHS["lenet5"].network(), 64, "adam")
+    memory = step_memory(ARCHITECTURES["lenet5"].network(), 64, "adam")
     measured = Training("lenet5", None, 64, "adam").peak()
     most = 1.4  # 1.18 was seen with AVX-512, 1.30 with AVX2, for which the library chooses other blocks
     assert may_be(memory, measured, most)
@@ -195,7 +195,7 @@ def test_lenets_six_channels_which_the_library_pads_are_the_worst_case() -> None
 
 
 def test_what_is_held_grows_with_the_optimisers_state_alone() -> None:
-    network = ARCHS["mobilenet_v2"].network((96, 96))
+    network = ARCHITECTURES["mobilenet_v2"].network((96, 96))
     sgd, momentum, adam = (step_memory(network, 4, optimizer) for optimizer in OPTIMIZERS)
     assert momentum.peak - sgd.peak == sgd.weights
     assert adam.peak - sgd.peak == 2 * sgd.weights
@@ -204,7 +204,7 @@ def test_what_is_held_grows_with_the_optimisers_state_alone() -> None:
 
 def test_a_small_networks_peak_is_what_it_is_by_hand() -> None:
     """784 - 128 - 10, one image: the most is alive when Adam is at the first layer's weights."""
-    network = ARCHS["mlp"].network()
+    network = ARCHITECTURES["mlp"].network()
     hidden, out = network.layers[1], network.layers[3]
     assert [type(layer.op) for layer in (hidden, out)] == [Linear, Linear]
     weights = (784 * 128 + 128 + 128 * 10 + 10) * FLOAT_BYTES
@@ -214,7 +214,7 @@ def test_a_small_networks_peak_is_what_it_is_by_hand() -> None:
 
 
 def test_the_first_layers_do_not_count_where_no_weight_came_before() -> None:
-    network = ARCHS["cnn1d"].network()
+    network = ARCHITECTURES["cnn1d"].network()
     first = network.layers[0]
     assert isinstance(first.op, Conv)
     assert training.backward_macs(first) == first.macs

@@ -20,7 +20,7 @@ from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
 from cnnbench.worker.export.training import step as training
-from cnnbench.worker.export.training.rules.rule import Applied
+from cnnbench.worker.export.training.rules.rule import OpResult
 from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
 from cnnbench.worker.reference import inputs as golden
 from cnnbench.worker.reference.labels import labels_for
@@ -126,7 +126,7 @@ def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: P
     one = name in ("cnn1d",)
     spec = ModelSpec(model=name, image_size=None if size is None else (size,) if one else (size, size), classes=10)
     module, image = models.build(spec)
-    golden.condition(module, image, 0)
+    golden.randomise_degenerate(module, image, 0)
     count = 8 if image[-1] < 200 else 4
     draws, labels = [golden.images(count, image, seed) for seed in range(3)], labels_for(count, 10, 0)
     session = exported(module, tmp_path, MOMENTUM, draws[0])
@@ -148,13 +148,13 @@ def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) ->
 def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = gradients.RULES[rule]
 
-    def wrong(g: Any, shapes: Any, *args: Any, **options: Any) -> Applied:
+    def wrong(g: Any, shapes: Any, *args: Any, **options: Any) -> OpResult:
         right = original(g, shapes, *args, **options)
 
-        def pull(dys: Any) -> Any:
-            return [None if d is None else g.mul(d, 1.05) for d in right.pull(dys)]
+        def vjp(dys: Any) -> Any:
+            return [None if d is None else g.mul(d, 1.05) for d in right.vjp(dys)]
 
-        return Applied(right.outputs, pull)
+        return OpResult(right.outputs, vjp)
 
     monkeypatch.setattr(training, "RULES", {**gradients.RULES, rule: wrong})
     assert failed(proved(small(), tmp_path, MOMENTUM, 2)) != []

@@ -3,20 +3,20 @@
 import pytest
 
 from cnnbench.analysis.status import status_of
-from cnnbench.records.record import Launch, Parity, Turn
+from cnnbench.records.record import Block, Launch, Parity
 from tests.records import facts, measurement
 
 QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]
 
 
-def launch(call_s: list[float], disturbed: int = 0) -> Launch:
+def launch(call_s: list[float], interference: int = 0) -> Launch:
     """A launch with a turn per value, of which the first so many were disturbed."""
     (launch,) = measurement(call_s).launches
-    turns = [
-        turn.model_copy(update={"disturbed": ["others used 43 % of the CPUs"]}) if number < disturbed else turn
-        for number, turn in enumerate(launch.turns)
+    blocks = [
+        block.model_copy(update={"interference": ["others used 43 % of the CPUs"]}) if number < interference else block
+        for number, block in enumerate(launch.blocks)
     ]
-    return launch.model_copy(update={"turns": turns})
+    return launch.model_copy(update={"blocks": blocks})
 
 
 def test_quiet_launches_are_ok() -> None:
@@ -25,18 +25,18 @@ def test_quiet_launches_are_ok() -> None:
 
 def test_disturbed_turns_are_left_out_whatever_their_times() -> None:
     wild = [0.05, 0.001, 0.03, *QUIET]
-    assert status_of([launch(wild, disturbed=3)]) == ("ok", [])
+    assert status_of([launch(wild, interference=3)]) == ("ok", [])
     assert status_of([launch(wild)])[0] == "ok"  # the median stands three wild turns of thirteen
-    assert launch(wild, disturbed=3).call_turns() == launch(QUIET).call_turns()
+    assert launch(wild, interference=3).call_blocks() == launch(QUIET).call_blocks()
 
 
 def test_too_few_undisturbed_turns_are_said_and_all_are_used() -> None:
-    status, reasons = status_of([launch(QUIET, disturbed=7)])
+    status, reasons = status_of([launch(QUIET, interference=7)])
     assert status == "noisy"
     assert reasons == [
         "only 3 of 10 turns were undisturbed, and 6 are needed; in the first that was: others used 43 % of the CPUs"
     ]
-    assert len(launch(QUIET, disturbed=7).call_turns()) == 10
+    assert len(launch(QUIET, interference=7).call_blocks()) == 10
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_a_median_over_launches_is_wider_than_within_one() -> None:
 
 
 def test_a_turn_of_the_first_schema_can_still_be_read() -> None:
-    assert Turn.model_validate({"round": 0, "seconds": {"forward": [0.1]}}).disturbed == []
+    assert Block.model_validate({"round": 0, "seconds": {"forward": [0.1]}}).interference == []

@@ -8,23 +8,23 @@ import pytest
 from cnnbench.analysis.paired import Rule, Verdict
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, LayerChange, differences_of
-from cnnbench.gate.procedure import Duel, Judged, Paired, Result
-from cnnbench.gate.run import Gated
+from cnnbench.gate.procedure import ArmComparison, CaseVerdict, Paired, Result
+from cnnbench.gate.run import GateReport
 from cnnbench.records.artifact import Toolchain
 from cnnbench.records.record import Ran
 from cnnbench.report import verdicts
 from cnnbench.runner.worker_process import HERE, Interpreter
-from tests.noise import duels
+from tests.noise import comparisons
 
 
-def judged(duel: Duel, verdict: Verdict, percents: list[float], reason: str = "") -> Judged:
+def judged(comparison: ArmComparison, verdict: Verdict, percents: list[float], reason: str = "") -> CaseVerdict:
     pairs = [
         Paired(
             ("base", "head"), {"head": math.log1p(percent / 100)}, {"base": 0.01, "head": 0.01 * (1 + percent / 100)}
         )
         for percent in percents
     ]
-    return Judged(duel, verdict, reason, screened=pairs)
+    return CaseVerdict(comparison, verdict, reason, screened=pairs)
 
 
 def arm(name: str, text: str = ".", torch: str = "2.14.1", python: str = "3.11.7", revision: str = "") -> Arm:
@@ -33,23 +33,23 @@ def arm(name: str, text: str = ".", torch: str = "2.14.1", python: str = "3.11.7
 
 
 @pytest.fixture
-def gated() -> Gated:
-    one, two, three = duels(3)
+def gate_report() -> GateReport:
+    one, two, three = comparisons(3)
     cases = [
         judged(one, "same", [0.1, -0.1, 0.2, -0.2, 0.0, 0.1]),
         judged(two, "inconclusive", [8, -7, 5, -4, 6, -9]),
         judged(three, "slower", [6, 5.8, 6.2, 6, 5.9, 6.1]),
     ]
-    cases.append(Judged(duels(4)[3], "missing", "head: crashed\nbadly, 100 %"))
-    found = Gated(Path("gate"), arm("base", "main"), arm("head"), Result(cases, Rule(), 61.0, position=0.001), {})
+    cases.append(CaseVerdict(comparisons(4)[3], "missing", "head: crashed\nbadly, 100 %"))
+    found = GateReport(Path("gate"), arm("base", "main"), arm("head"), Result(cases, Rule(), 61.0, position=0.001), {})
     found.explanations[three.name] = Explanation(
         ["torch: 2.13 in base, 2.14 in head"], [LayerChange("conv1", 0.001, 0.002)], (0.010, 0.011)
     )
     return found
 
 
-def test_what_fails_stands_first_with_interval_pairs_and_what_could_be_seen(gated: Gated) -> None:
-    table = verdicts.table_of(gated)
+def test_what_fails_stands_first_with_interval_pairs_and_what_could_be_seen(gate_report: GateReport) -> None:
+    table = verdicts.table_of(gate_report)
     assert list(table.cells["verdict"]) == ["✗ slower", "✗ missing", "? inconclusive", "✓ same"]
     slower, missing, unknown, same = (row for _, row in table.cells.iterrows())
     assert slower["head / base"] == "1.060 [1.059, 1.061]"
@@ -60,9 +60,11 @@ def test_what_fails_stands_first_with_interval_pairs_and_what_could_be_seen(gate
     assert "head: crashed\nbadly, 100 %" in table.notes[0]
 
 
-def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gated: Gated) -> None:
-    again = {case.duel.name: f"cnnbench gate s --only {case.duel.base.id}" for case in gated.result.cases}
-    text = verdicts.summary(gated, verdicts.table_of(gated), again)
+def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gate_report: GateReport) -> None:
+    again = {
+        case.comparison.name: f"cnnbench gate s --only {case.comparison.base.id}" for case in gate_report.result.cases
+    }
+    text = verdicts.summary(gate_report, verdicts.table_of(gate_report), again)
     assert text.startswith("# 1 slower, 1 same, 1 inconclusive, 1 missing; geometric mean of head / base 1.0")
     assert "base is `main` and head is `.`." in text
     assert "- torch: 2.13 in base, 2.14 in head\n" in text
@@ -70,16 +72,16 @@ def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gated: Gated) -> No
     assert "`cnnbench gate s --only lenet5/inference/ort/cpu/fp32/b3`" in text
 
 
-def test_annotations_are_one_line_each_with_what_a_forge_must_not_read_escaped(gated: Gated) -> None:
-    lines = verdicts.annotations(gated)
+def test_annotations_are_one_line_each_with_what_a_forge_must_not_read_escaped(gate_report: GateReport) -> None:
+    lines = verdicts.annotations(gate_report)
     assert [line.split(" ")[0] for line in lines] == ["::warning", "::error", "::error"]
     assert lines[2] == (
         "::error title=cnnbench missing::lenet5/inference/ort/cpu/fp32/b4: head: crashed%0Abadly, 100 %25"
     )
 
 
-def test_the_geometric_mean_has_the_interval_of_pairs_drawn_anew_within_cases(gated: Gated) -> None:
-    mean = verdicts.geometric_mean(gated.result.cases)
+def test_the_geometric_mean_has_the_interval_of_pairs_drawn_anew_within_cases(gate_report: GateReport) -> None:
+    mean = verdicts.geometric_mean(gate_report.result.cases)
     assert mean is not None
     value, low, high = mean
     logs = [
@@ -92,16 +94,20 @@ def test_the_geometric_mean_has_the_interval_of_pairs_drawn_anew_within_cases(ga
 
 
 def test_a_withdrawn_verdict_is_said_first() -> None:
-    result = Result([judged(duels(1)[0], "inconclusive", [5, 5.1])], Rule(), untrusted=["a: a second copy differs"])
+    result = Result(
+        [judged(comparisons(1)[0], "inconclusive", [5, 5.1])], Rule(), untrusted=["a: a second copy differs"]
+    )
     assert verdicts.facts(result)[0] == "TAKEN BACK: a: a second copy differs"
 
 
 def test_differences_are_ordered_by_how_likely_they_are_the_cause() -> None:
     base, head = arm("base", torch="2.13"), arm("head", python="3.12.1", revision="abc")
-    case = duels(1)[0].base
-    duel = Duel(case.model_copy(update={"threads": 1}), case.model_copy(update={"threads": 2}), 1.0)
+    case = comparisons(1)[0].base
+    comparison = ArmComparison(case.model_copy(update={"threads": 1}), case.model_copy(update={"threads": 2}), 1.0)
     ran = {
-        (duel.name, name): Ran(device="cpu", device_name="CPU", threads=threads, precision="fp32", facts={"p": "CPU"})
+        (comparison.name, name): Ran(
+            device="cpu", device_name="CPU", threads=threads, precision="fp32", facts={"p": "CPU"}
+        )
         for name, threads in (("base", 1), ("head", 2))
     }
     other = Arm(
@@ -112,7 +118,7 @@ def test_differences_are_ordered_by_how_likely_they_are_the_cause() -> None:
         Toolchain("c", {**head.toolchain.versions, "onnxruntime-gpu": "1.32"}),
         "3.12.1",
     )
-    assert differences_of(base, other, duel, ran) == [
+    assert differences_of(base, other, comparison, ran) == [
         "threads: 1 in base, 2 in head",
         "ran with threads: 1 in base, 2 in head",
         "onnxruntime-gpu: 1.31 in base, 1.32 in head",  # the runtime's own comes first
@@ -120,4 +126,4 @@ def test_differences_are_ordered_by_how_likely_they_are_the_cause() -> None:
         "python: 3.11.7 in base, 3.12.1 in head",
         "torch: 2.13 in base, 2.14.1 in head",
     ]
-    assert differences_of(base, base, Duel(case, case, 1.0), {}) == []
+    assert differences_of(base, base, ArmComparison(case, case, 1.0), {}) == []

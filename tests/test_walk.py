@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnbench.networks.registry import ARCHS
-from cnnbench.records.messages import Walked
+from cnnbench.networks.registry import ARCHITECTURES
+from cnnbench.records.messages import Traced
 from cnnbench.runner.tasks.trace import Reading, replay
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters.trace import walk
+from cnnbench.worker.counters.trace import trace
 
 
 def read(module: nn.Module, x: Tensor) -> Reading:
     """As the command does: through the message that crosses the process boundary."""
-    return replay("own", Walked.model_validate_json(walk(module, x).model_dump_json()))
+    return replay("own", Traced.model_validate_json(trace(module, x).model_dump_json()))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def read(module: nn.Module, x: Tensor) -> Reading:
 def test_a_module_that_is_read_has_the_figures_of_its_closed_form(model: str) -> None:
     module, image = models.build(ModelSpec(model=model, image_size=(64,) if model == "cnn1d" else (64, 96)))
     reading = read(module, torch.zeros(1, *image))
-    formula = ARCHS[model].network(image[1:])
+    formula = ARCHITECTURES[model].network(image[1:])
     assert reading.left_out == []
     for figure in ("params", "macs", "elementwise", "activation_bytes"):
         assert getattr(reading.network, figure) == getattr(formula, figure), figure

@@ -8,31 +8,31 @@ import pytest
 
 import cnnbench
 from cnnbench.analysis.explain import explain, telling
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.prose import paragraphs
 from cnnbench.runner import run as runner
-from cnnbench.runner.tasks.peaks import measure_ceilings
-from tests.ceilings import KIB, ceilings
+from cnnbench.runner.tasks.peaks import measure_peaks
 from tests.conftest import write_suite
+from tests.peaks import KIB, peaks
 from tests.records import ENVIRONMENT, case, record
 
 
 def measured(model: str, call_s: float, runtime: str = "eager", batch: int = 1) -> Record:
     of = case(runtime, batch=batch, model=model)
     of = of.model_copy(update={"spec": of.spec.model_copy(update={"classes": None, "image_size": None})})
-    macs = catalogue.get(model).network().macs
-    summary = CountsSummary(params=1, macs=macs, closed_form=True, witnesses=[], disagreements=[])
+    macs = registry.get(model).network().macs
+    summary = CountsSummary(params=1, macs=macs, closed_form=True, counters=[], disagreements=[])
     return record(of, [call_s] * 7).model_copy(update={"counts": summary})
 
 
 def run(*records: Record) -> Run:
     environment = {**ENVIRONMENT, "threads": {"used": [2], "usable": 2}}
     found = [each.model_copy(update={"environment": environment}) for each in records]
-    return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, ceilings=[ceilings()])
+    return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, peaks=[peaks()])
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_without_a_profile_a_paragraph_says_on_what_it_rests(two: Run) -> None:
 
 
 def test_without_ceilings_nothing_is_said_of_what_binds(two: Run) -> None:
-    unknown = dataclasses.replace(two, ceilings=[], profiles=[profile()])
+    unknown = dataclasses.replace(two, peaks=[], profiles=[profile()])
     text = paragraphs(unknown)["efficientnet_b0"]
     assert "it is unknown what binds it" in text
     assert "of the peak" not in text
@@ -154,11 +154,11 @@ models: [lenet5]
 def test_a_run_that_is_long_enough_measures_what_its_reasons_rest_on(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "LEAST_RUN_TO_EXPLAIN_S", 0.0)
-    short = partial(measure_ceilings, kernel_s=0.002, largest_set_bytes=128 * KIB)
-    monkeypatch.setattr(runner, "measure_ceilings", short)
+    monkeypatch.setattr(runner, "MIN_RUN_TO_EXPLAIN_S", 0.0)
+    short = partial(measure_peaks, kernel_s=0.002, largest_set_bytes=128 * KIB)
+    monkeypatch.setattr(runner, "measure_peaks", short)
     results = cnnbench.run(write_suite(home, SUITE), out="out")
-    (found,), (profiled,) = results.run.ceilings, results.run.profiles
+    (found,), (profiled,) = results.run.peaks, results.run.profiles
     assert found.flops_per_s("fp32") is not None
     assert (profiled.model, profiled.batch, profiled.threads) == ("lenet5", 1, found.threads)
     assert set(profiled.times) == {"eager", "ort"}

@@ -105,13 +105,13 @@ def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) ->
     with worker(tmp_path) as child:
         process = psutil.Process(child._process.pid)
         child.ask(Probe(runtime="ort", device="cpu"), Probed)
-        child.freeze()
+        child.suspend()
         before = process.cpu_times()
         child.send(Probe(runtime="ort", device="cpu"))
         time.sleep(0.3)
         assert process.status() == psutil.STATUS_STOPPED
         assert process.cpu_times() == before
-        child.thaw()
+        child.resume()
         assert child.receive(Probed).works
 
 
@@ -242,7 +242,7 @@ def test_a_graph_that_could_not_be_exported_is_tried_again(lenet: Path, tmp_path
 
 def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     with worker(tmp_path, limit_s=0.3) as child:
-        child.freeze()
+        child.suspend()
         with pytest.raises(WorkerHung, match=r"no answer within 0\.3 s"):
             child.ask(Probe(runtime="ort", device="cpu"), Probed)
         assert not psutil.pid_exists(child.pid)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cnnbench.analysis.prices import Cost, Prices, read_prices
 from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio, launch_estimate, ranks
 from cnnbench.errors import InputError, RunFolderError, unknown
-from cnnbench.records.peaks import Ceilings, find_ceilings
+from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case, Device, Workload
@@ -82,9 +82,9 @@ class Machine:
     cost: Cost = field(default_factory=Cost)
 
     @property
-    def ceilings(self) -> Ceilings | None:
+    def peaks(self) -> Peaks | None:
         """What it reached at its best, where that was measured."""
-        return find_ceilings(self.run.ceilings, self.device, self.threads)
+        return find_peaks(self.run.peaks, self.device, self.threads)
 
     @property
     def hardware(self) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.layers import Conv
 from cnnbench.networks.network import Network
 from cnnbench.networks.published import figures_of
 from cnnbench.networks.training_cost import backward_macs, weight_gradient_macs
-from cnnbench.records.record import Counts, CountsSummary, Published, Witnesses
+from cnnbench.records.record import CounterResults, Counts, CountsSummary, Published
 from cnnbench.suite.case import ModelSpec
 
 PARAMS, MACS = 0, 1
@@ -38,39 +38,39 @@ def total(counts: Counts, figure: int) -> int:
     return sum(pair[figure] for pair in counts.values())
 
 
-def find(spec: ModelSpec, witnesses: Witnesses) -> Findings:
+def find(spec: ModelSpec, counters: CounterResults) -> Findings:
     """Every difference between witnesses.
 
     Against the closed form where there is one, layer by layer; else in total, because the counters may attribute
     functional calls to different modules.
     """
     found = Findings()
-    if witnesses.closed_form is None:
-        _compare_totals(spec, witnesses, found)
+    if counters.closed_form is None:
+        _compare_totals(spec, counters, found)
         return found
-    network = catalogue.get(spec.model).network(spec.image_size, spec.classes)
+    network = registry.get(spec.model).network(spec.image_size, spec.classes)
     in_inference = {layer.name for layer in network.inference}
-    for witness, counts in witnesses.counted.items():
-        expected = witnesses.closed_form
-        if witness == "onnx":  # the graph holds what inference needs
+    for counter, counts in counters.counted.items():
+        expected = counters.closed_form
+        if counter == "onnx":  # the graph holds what inference needs
             expected = {name: pair for name, pair in expected.items() if name in in_inference}
-        for figure in SPEAKS_OF[witness]:
+        for figure in SPEAKS_OF[counter]:
             ours = {name: pair[figure] for name, pair in expected.items()}
             theirs = {name: pair[figure] for name, pair in counts.items()}
-            found.disagreements += _differences(ours, theirs, NAMES[figure], witness)
-    _compare_backward(network, witnesses.counted.get("backward"), found)
-    if witnesses.published is not None:
-        _compare_published(spec, witnesses.published, found)
+            found.disagreements += _differences(ours, theirs, NAMES[figure], counter)
+    _compare_backward(network, counters.counted.get("backward"), found)
+    if counters.published is not None:
+        _compare_published(spec, counters.published, found)
     _compare_papers(spec, found)
     return found
 
 
-def _differences(ours: Mapping[str, int], theirs: Mapping[str, int], unit: str, witness: str) -> list[str]:
+def _differences(ours: Mapping[str, int], theirs: Mapping[str, int], unit: str, counter: str) -> list[str]:
     found = []
     for layer in {**ours, **theirs}:
         our, their = ours.get(layer, 0), theirs.get(layer, 0)
         if our != their:
-            found.append(f"{layer or 'the module itself'}: {our:,} {unit} by formula, {their:,} by {witness}")
+            found.append(f"{layer or 'the module itself'}: {our:,} {unit} by formula, {their:,} by {counter}")
     return found
 
 
@@ -97,8 +97,8 @@ def _compare_backward(network: Network, counts: Counts | None, found: Findings) 
 
 def _compare_published(spec: ModelSpec, published: Published, found: Findings) -> None:
     """torchvision's published totals against the formulas at the published size and number of classes."""
-    arch = catalogue.get(spec.model)
-    network = arch.network((published.image_size,) if published.image_size else None, arch.classes)
+    architecture = registry.get(spec.model)
+    network = architecture.network((published.image_size,) if published.image_size else None, architecture.classes)
     auxiliary = sum(layer.params for layer in network.layers if layer.training_only)
     if network.params - auxiliary == published.params and auxiliary:
         found.explained.append(
@@ -112,33 +112,31 @@ def _compare_published(spec: ModelSpec, published: Published, found: Findings) -
 
 def _compare_papers(spec: ModelSpec, found: Findings) -> None:
     """The papers' figures against the formulas."""
-    arch = catalogue.get(spec.model)
-    for figure in figures_of(arch.name):
-        if figure.agrees(arch):
+    architecture = registry.get(spec.model)
+    for figure in figures_of(architecture.name):
+        if figure.agrees(architecture):
             continue
         said = f"{figure.source}: {figure}"
-        if figure.is_explained(arch):
+        if figure.is_explained(architecture):
             found.explained.append(f"{said}: {figure.reason}")
         else:
-            found.disagreements.append(f"{figure.counted(arch):,} by formula; {said}")
+            found.disagreements.append(f"{figure.counted(architecture):,} by formula; {said}")
 
 
-def _compare_totals(spec: ModelSpec, witnesses: Witnesses, found: Findings) -> None:
+def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) -> None:
     """The MAC counters against each other, and module and dispatch counter against published figures.
 
     The latter only at the model's own number of classes and, for MACs, at the published image size.
     """
     macs = {
-        name: total(witnesses.counted[name], MACS)
-        for name in ("dispatch", "fvcore", "onnx")
-        if name in witnesses.counted
+        name: total(counters.counted[name], MACS) for name in ("dispatch", "fvcore", "onnx") if name in counters.counted
     }
     if len(set(macs.values())) > 1:
         found.disagreements.append(", ".join(f"{count:,} MACs by {name}" for name, count in macs.items()))
-    published = witnesses.published
+    published = counters.published
     if published is None or spec.classes is not None:
         return
-    params = total(witnesses.counted["module"], PARAMS)
+    params = total(counters.counted["module"], PARAMS)
     if params != published.params:
         found.disagreements.append(f"{params:,} parameters by module, {published.params:,} published")
     if "dispatch" in macs and published.giga_macs is not None and spec.image_size is None:
@@ -147,20 +145,20 @@ def _compare_totals(spec: ModelSpec, witnesses: Witnesses, found: Findings) -> N
             found.disagreements.append(f"{giga_macs:.3f} G MACs by dispatch, {published.giga_macs:.3f} G published")
 
 
-def summary(spec: ModelSpec, witnesses: Witnesses) -> CountsSummary:
+def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
     """Totals and disagreements, for a record."""
-    params = witnesses.closed_form or witnesses.counted["module"]
-    macs = witnesses.closed_form or witnesses.counted.get("dispatch") or witnesses.counted.get("fvcore") or {}
-    heard = list(witnesses.counted)
-    if witnesses.closed_form is not None:
-        heard = ["closed form", *heard]
-    if witnesses.published is not None and (witnesses.closed_form is not None or spec.classes is None):
-        heard.append("published")
+    params = counters.closed_form or counters.counted["module"]
+    macs = counters.closed_form or counters.counted.get("dispatch") or counters.counted.get("fvcore") or {}
+    collected = list(counters.counted)
+    if counters.closed_form is not None:
+        collected = ["closed form", *collected]
+    if counters.published is not None and (counters.closed_form is not None or spec.classes is None):
+        collected.append("published")
     return CountsSummary(
         params=total(params, PARAMS),
         macs=total(macs, MACS),
-        closed_form=witnesses.closed_form is not None,
-        witnesses=heard,
-        disagreements=find(spec, witnesses).disagreements,
-        top1_percent=witnesses.published.top1_percent if witnesses.published else None,
+        closed_form=counters.closed_form is not None,
+        counters=collected,
+        disagreements=find(spec, counters).disagreements,
+        top1_percent=counters.published.top1_percent if counters.published else None,
     )

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from cnnbench.analysis.roofline import Part, Roofline, case_roofline, kind_parts
 from cnnbench.analysis.stats import launch_estimate
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.records.layer_profile import ModelProfile
-from cnnbench.records.peaks import Ceilings, find_ceilings
+from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case
@@ -24,7 +24,7 @@ class Explained:
     macs: int
     """Of its model, for one image."""
     roofline: Roofline
-    ceilings: Ceilings | None
+    peaks: Peaks | None
     profile: ModelProfile | None
 
     @property
@@ -37,7 +37,7 @@ class Explained:
         """Its time by kind of work; none without a profile."""
         if self.profile is None or split(self.case.runtime)[0] not in self.profile.times:
             return []
-        return kind_parts(self.profile, self.case, self.seconds, self.ceilings)
+        return kind_parts(self.profile, self.case, self.seconds, self.peaks)
 
 
 def explain(run: Run) -> dict[str, Explained]:
@@ -55,14 +55,14 @@ def explain(run: Run) -> dict[str, Explained]:
 
 def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained:
     case, threads = record.case, threads_of(record)
-    ceilings = find_ceilings(run.ceilings, case.device, threads)
+    peaks = find_peaks(run.peaks, case.device, threads)
     fits = case.workload == "inference" and case.device == "cpu" and case.precision == "fp32" and case.layout == "nchw"
     profile = next(
         (p for p in run.profiles if fits and (p.model, p.batch, p.threads) == (case.spec.label, case.batch, threads)),
         None,
     )
-    roofline = case_roofline(case, seconds, macs, network_of(case), ceilings)
-    return Explained(record=record, seconds=seconds, macs=macs, roofline=roofline, ceilings=ceilings, profile=profile)
+    roofline = case_roofline(case, seconds, macs, network_of(case), peaks)
+    return Explained(record=record, seconds=seconds, macs=macs, roofline=roofline, peaks=peaks, profile=profile)
 
 
 def threads_of(record: Record) -> int | None:
@@ -73,8 +73,8 @@ def threads_of(record: Record) -> int | None:
 
 def network_of(case: Case) -> Network | None:
     """The closed form of a case's network; None for a model that has none."""
-    arch = catalogue.find(case.spec.model)
-    return arch.network(case.spec.image_size, case.spec.classes) if arch else None
+    architecture = registry.find(case.spec.model)
+    return architecture.network(case.spec.image_size, case.spec.classes) if architecture else None
 
 
 def telling(cases: Iterable[Case]) -> list[Case]:

@@ -11,16 +11,16 @@ import pandas as pd
 from cnnbench.analysis.counts import MACS, PARAMS, SPEAKS_OF, find, total
 from cnnbench.analysis.stats import launch_estimate, launch_ratio_estimate, percentile, ranks
 from cnnbench.errors import CnnbenchError
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import MB, MIB
-from cnnbench.records.record import LEAST_TURNS, MEASURED, Launch, Record, Witnesses
+from cnnbench.records.record import MEASURED, MIN_TURNS, CounterResults, Launch, Record
 from cnnbench.suite.case import PHASES, WORKLOADS, ModelSpec, Workload
 
 PERCENTILES = (90, 95, 99)
 WITNESSES = ("closed form", "module", "dispatch", "fvcore", "onnx", "backward", "published")
 GIGA = 10**9
-LEAST_BATCHES = 3
+MIN_BATCHES = 3
 
 
 def models_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def models_table(records: Iterable[Record]) -> pd.DataFrame:
             "params": counts.params,
             "macs": counts.macs,
             "counts": "agree" if not counts.disagreements else "DISAGREE",
-            "witnesses": len(counts.witnesses),
+            "counters": len(counts.counters),
             "closed_form": counts.closed_form,
             "top1_percent": counts.top1_percent,
             "weights_mb": facts.weight_bytes / MB,
@@ -46,7 +46,7 @@ def models_table(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
-def witnesses_table(records: Iterable[Record]) -> pd.DataFrame:
+def counters_table(records: Iterable[Record]) -> pd.DataFrame:
     """Three rows per model: what each witness of its counts says, of parameters, MACs, and MACs of the backward pass.
 
     A published number of MACs is rounded to a thousandth of 1e9 by its publisher.
@@ -55,36 +55,36 @@ def witnesses_table(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         if record.artifact is None:
             continue
-        for of, by_witness in _said(record.case.spec, record.artifact.witnesses).items():
-            if by_witness:
+        for of, by_counter in _said(record.case.spec, record.artifact.counters).items():
+            if by_counter:
                 row = {"model": record.case.spec.label, "of": of}
-                rows[record.case.spec.label, of] = row | {name: by_witness.get(name) for name in WITNESSES}
+                rows[record.case.spec.label, of] = row | {name: by_counter.get(name) for name in WITNESSES}
     return pd.DataFrame(rows.values()).convert_dtypes()
 
 
-def witness_notes(records: Iterable[Record]) -> list[str]:
+def counter_notes(records: Iterable[Record]) -> list[str]:
     """What the witnesses' differences come to: known reasons, and what has none."""
     notes: dict[str, None] = {}
     for record in records:
-        if record.artifact is None or catalogue.find(record.case.spec.model) is None:
+        if record.artifact is None or registry.find(record.case.spec.model) is None:
             continue
         with suppress(CnnbenchError):  # a model that this version has at other sizes
-            findings = find(record.case.spec, record.artifact.witnesses)
+            findings = find(record.case.spec, record.artifact.counters)
             said = [*findings.explained, *(f"DISAGREE: {line}" for line in findings.disagreements)]
             notes |= dict.fromkeys(f"{record.case.spec.label}: {line}" for line in said)
     return list(notes)
 
 
-def _said(spec: ModelSpec, witnesses: Witnesses) -> dict[str, dict[str, int]]:
+def _said(spec: ModelSpec, counters: CounterResults) -> dict[str, dict[str, int]]:
     """What each witness says, by what it speaks of."""
-    counted, published = witnesses.counted, witnesses.published
-    closed = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
+    counted, published = counters.counted, counters.published
+    closed = {"closed form": counters.closed_form} if counters.closed_form is not None else {}
     params = {name: total(each, PARAMS) for name, each in (closed | counted).items() if _speaks(name, PARAMS)}
     macs = {name: total(each, MACS) for name, each in (closed | counted).items() if _speaks(name, MACS)}
     backward = {"backward": total(counted["backward"], MACS)} if "backward" in counted else {}
-    if backward and catalogue.find(spec.model) is not None:
+    if backward and registry.find(spec.model) is not None:
         with suppress(CnnbenchError):
-            network = catalogue.get(spec.model).network(spec.image_size, spec.classes)
+            network = registry.get(spec.model).network(spec.image_size, spec.classes)
             backward["closed form"] = sum(map(backward_macs, network.layers))
     if published is not None:
         params["published"] = published.params
@@ -93,8 +93,8 @@ def _said(spec: ModelSpec, witnesses: Witnesses) -> dict[str, dict[str, int]]:
     return {"parameters": params, "MACs": macs, "backward MACs": backward}
 
 
-def _speaks(witness: str, figure: int) -> bool:
-    return witness == "closed form" or figure in SPEAKS_OF.get(witness, ())
+def _speaks(counter: str, figure: int) -> bool:
+    return counter == "closed form" or figure in SPEAKS_OF.get(counter, ())
 
 
 def cases_table(records: Sequence[Record], workload: Workload) -> pd.DataFrame:
@@ -109,11 +109,11 @@ def all_cases_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _case_rows(records: Sequence[Record], workload: Workload) -> list[dict[str, object]]:
-    by_race: dict[tuple[object, ...], Record] = {
-        record.case.race_key: record for record in records if record.case.is_reference
+    by_group: dict[tuple[object, ...], Record] = {
+        record.case.group_key: record for record in records if record.case.is_reference
     }
     chosen = [record for record in records if record.case.workload == workload]
-    rows = [_row(record, by_race.get(record.case.race_key)) for record in chosen]
+    rows = [_row(record, by_group.get(record.case.group_key)) for record in chosen]
     for row, (rank, tied) in zip(rows, _ranks(chosen), strict=True):
         row |= {"rank": rank, "tied": tied}
     return rows
@@ -125,11 +125,11 @@ def _ranks(records: Sequence[Record]) -> list[tuple[int | None, bool]]:
     Those whose intervals overlap share one.
     """
     found: list[tuple[int | None, bool]] = [(None, False)] * len(records)
-    races: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index, record in enumerate(records):
         if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
-            races.setdefault((record.race, record.case.race_key), []).append(index)
-    for members in races.values():
+            groups.setdefault((record.group, record.case.group_key), []).append(index)
+    for members in groups.values():
         if len(members) > 1:
             measurements = [records[index].measurement for index in members]
             estimates = [launch_estimate(each.times()) for each in measurements if each is not None]
@@ -166,8 +166,8 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "millijoules_per_image": None,
         "launches": None,
         "samples": None,
-        "turns": None,
-        "disturbed_turns": None,
+        "blocks": None,
+        "blocks_with_interference": None,
         "stopped": "",
         "reason": "; ".join(record.reasons),
         "id": record.id,
@@ -186,7 +186,7 @@ def _measured(record: Record) -> dict[str, object]:
     if not any(times):
         return {}
     time = launch_estimate(times)
-    samples = [sample for turns in times for turn in turns for sample in turn]
+    samples = [sample for blocks in times for block in blocks for sample in block]
     peaks = [
         launch.memory.peak_bytes if case.device == "cpu" else launch.memory.device_allocated_bytes
         for launch in launches
@@ -204,8 +204,8 @@ def _measured(record: Record) -> dict[str, object]:
         "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),
         "samples": len(samples),
-        "turns": record.measurement.all_turns,
-        "disturbed_turns": record.measurement.disturbed_turns,
+        "blocks": record.measurement.all_blocks,
+        "blocks_with_interference": record.measurement.blocks_with_interference,
         "stopped": launches[-1].stopped,
     }
     if case.phases == PHASES["training"]:
@@ -239,22 +239,24 @@ def shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[l
     """
     assert a.measurement is not None
     assert b.measurement is not None
-    others = {race_of(launch, b): launch for launch in b.measurement.launches}
-    pairs = [(launch, others[race_of(launch, a)]) for launch in a.measurement.launches if race_of(launch, a) in others]
+    others = {group_of(launch, b): launch for launch in b.measurement.launches}
+    pairs = [
+        (launch, others[group_of(launch, a)]) for launch in a.measurement.launches if group_of(launch, a) in others
+    ]
     times: tuple[list[list[list[float]]], list[list[list[float]]]] = ([], [])
     for launches in pairs:
-        turns = [{turn.round: turn for turn in launch.turns} for launch in launches]
-        shared = [number for number in turns[0] if number in turns[1]]
-        clean = [number for number in shared if not any(each[number].disturbed for each in turns)]
-        chosen = clean if len(clean) >= LEAST_TURNS else shared
-        for launch, each, into in zip(launches, turns, times, strict=True):
+        blocks = [{block.round: block for block in launch.blocks} for launch in launches]
+        shared = [number for number in blocks[0] if number in blocks[1]]
+        clean = [number for number in shared if not any(each[number].interference for each in blocks)]
+        chosen = clean if len(clean) >= MIN_TURNS else shared
+        for launch, each, into in zip(launches, blocks, times, strict=True):
             into.append([[total / launch.calls_per_sample for total in each[n].totals_s()] for n in chosen])
     return times
 
 
-def race_of(launch: Launch, record: Record) -> str:
+def group_of(launch: Launch, record: Record) -> str:
     """The race of a launch; in records of the first schema, that of the record."""
-    return launch.race or record.race or record.id
+    return launch.group or record.group or record.id
 
 
 def start_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -264,7 +266,7 @@ def start_table(records: Sequence[Record]) -> pd.DataFrame:
     case's batch, but for runtimes that compile for it.
     """
     rows: dict[tuple[str, ...], dict[str, object]] = {}
-    references = {record.case.race_key: record for record in records if record.case.is_reference}
+    references = {record.case.group_key: record for record in records if record.case.is_reference}
     for record in sorted(records, key=lambda r: r.case.batch):
         case, facts = record.case, record.artifact
         key = (case.label, case.workload, case.how)
@@ -281,14 +283,14 @@ def start_table(records: Sequence[Record]) -> pd.DataFrame:
             "import_s": launch.import_s,
             "load_s": launch.load_s,
             "first_call_ms": launch.first_call_s * 1e3,
-            "pays_back_after_images": pays_back(record, references.get(case.race_key)),
+            "break_even_images": breaks_even(record, references.get(case.group_key)),
             "warmup_calls": launch.warmup_calls,
-            "steady": launch.steady,
+            "converged": launch.converged,
         }
     return pd.DataFrame(rows.values())
 
 
-def pays_back(record: Record, reference: Record | None) -> float | None:
+def breaks_even(record: Record, reference: Record | None) -> float | None:
     """After how many images a longer start (export, load, compile, first call) is made up for by faster calls.
 
     0 where it starts sooner and runs faster; infinite where it never does; None where the two cannot be compared.
@@ -326,7 +328,7 @@ def batches_table(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for (model, workload, how), members in groups.items():
         measured = {record.case.batch: _measured(record) for record in members}
-        if len(measured) < LEAST_BATCHES:
+        if len(measured) < MIN_BATCHES:
             continue
         rates = {batch: float(str(found["images_per_s"])) for batch, found in measured.items()}
         best = max(rates, key=lambda batch: rates[batch])

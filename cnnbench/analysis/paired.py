@@ -28,7 +28,7 @@ CONFIDENCE = 0.90
 """Of intervals, two-sided: each end is a one-sided bound at 95 %, as the tests are."""
 POWER = 0.80
 """With which the smallest visible change would be seen."""
-MOST_PAIRS = 1000
+MAX_PAIRS = 1000
 """The most pairs that are ever said to be needed."""
 SIGNS: dict[Verdict, int] = {"slower": 1, "faster": -1}
 """Of the logarithm of head over base."""
@@ -45,16 +45,16 @@ class Rule:
     alpha: float = 0.05
     """The chance that a gate with no slowdown beyond the margin calls any case slower."""
     screen_pairs: int = 6
-    most_screen_pairs: int = 12
+    max_screen_pairs: int = 12
     """A case whose interval is wider than the margin gets more, whichever way it points."""
     suspect_p: float = 0.10
     suspect_change: float = 0.005
     """A suspect differs by at least this much, has a one-sided p below that, and may be beyond the margin."""
     confirm_pairs: int = 10
-    most_confirm_pairs: int = 40
+    max_confirm_pairs: int = 40
     visible_beyond: float = 0.01
     """Suspects get as many fresh pairs as let a slowdown of so much beyond the margin be seen."""
-    most_unsteady: float = 0.25
+    max_unsteady: float = 0.25
     """The share of pairs that may be unsteady."""
 
 
@@ -148,7 +148,7 @@ def pairs_needed(sd: float, effect: float) -> int | None:
     """
     if effect <= 0:
         return None
-    low, high = 2, MOST_PAIRS
+    low, high = 2, MAX_PAIRS
     if smallest_effect(sd, high) > effect:
         return None
     while low < high:  # it falls with every pair

@@ -16,7 +16,7 @@ from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row
-from cnnbench.records.peaks import Ceilings, Smallest
+from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import split
 
@@ -50,7 +50,7 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Least:
+class LowerBound:
     """The least time that the ceilings allow for some work; None where a ceiling is unknown."""
 
     work: Work
@@ -91,7 +91,7 @@ class Roofline:
     moved_bytes: int | None
     """None where no closed form tells."""
     peak_flops_per_s: float | None
-    layers: tuple[Least, ...] = ()
+    layers: tuple[LowerBound, ...] = ()
 
     @property
     def flops_per_s(self) -> float:
@@ -119,14 +119,14 @@ class Roofline:
         return self._share(layer.calls_s for layer in self.layers)
 
     @property
-    def least_s(self) -> float | None:
+    def lower_bound_s(self) -> float | None:
         """The least time that the ceilings allow: the sum over layers."""
         return _sum(layer.total_s for layer in self.layers) if self.layers else None
 
     @property
-    def least_share(self) -> float | None:
+    def lower_bound_share(self) -> float | None:
         """Of the measured time; 1 would be a program that no ceiling allows to be faster."""
-        return None if self.least_s is None else self.least_s / self.seconds
+        return None if self.lower_bound_s is None else self.lower_bound_s / self.seconds
 
     @property
     def bound(self) -> Bound | None:
@@ -140,7 +140,7 @@ class Roofline:
     @property
     def bound_shares(self) -> dict[Bound, float]:
         """Of the least time, what is spent in layers that each ceiling binds; empty where it is unknown."""
-        whole = self.least_s
+        whole = self.lower_bound_s
         if not whole:
             return {}
         shares: dict[Bound, float] = dict.fromkeys(BOUNDS, 0.0)
@@ -155,9 +155,7 @@ class Roofline:
         return None if total is None else total / self.seconds
 
 
-def case_roofline(
-    case: Case, seconds: float, macs: int, network: Network | None, ceilings: Ceilings | None
-) -> Roofline:
+def case_roofline(case: Case, seconds: float, macs: int, network: Network | None, peaks: Peaks | None) -> Roofline:
     """A case that takes so long for one call of its batch.
 
     `macs` are its model's for one image; a network without a closed form has no layers to sum over.
@@ -169,8 +167,8 @@ def case_roofline(
         if network
         else macs * case.batch * (TRAINING_FACTOR if is_training(case) else 1),
         moved_bytes=sum(each.moved_bytes for each in work) if network else None,
-        peak_flops_per_s=ceilings.flops_per_s(case.precision) if ceilings else None,
-        layers=tuple(least(each, case, ceilings) for each in work) if ceilings else (),
+        peak_flops_per_s=peaks.flops_per_s(case.precision) if peaks else None,
+        layers=tuple(lower_bound(each, case, peaks) for each in work) if peaks else (),
     )
 
 
@@ -244,14 +242,14 @@ def _backward(layers: Sequence[Layer], batch: int) -> list[Work]:
     return found
 
 
-def least(work: Work, case: Case, ceilings: Ceilings | None) -> Least:
+def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     """The least time of a layer's work under the ceilings of the case's device, precision and library."""
-    peak = ceilings.flops_per_s(case.precision) if ceilings else None
-    rate = ceilings.bytes_per_s(work.moved_bytes) if ceilings else None
+    peak = peaks.flops_per_s(case.precision) if peaks else None
+    rate = peaks.bytes_per_s(work.moved_bytes) if peaks else None
     library = LIBRARIES.get(split(case.runtime)[0])
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
-    call_s = ceilings.call_s(library, smallest) if ceilings and library else None
-    return Least(
+    call_s = peaks.call_s(library, smallest) if peaks and library else None
+    return LowerBound(
         work=work,
         compute_s=FLOP_PER_MAC * work.macs / peak if peak else None,
         memory_s=work.moved_bytes / rate if rate else None,
@@ -269,22 +267,22 @@ class Part:
     roofline: Roofline
 
 
-def layer_parts(profile: ModelProfile, case: Case, seconds: float, ceilings: Ceilings | None) -> list[Part]:
+def layer_parts(profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None) -> list[Part]:
     """Each layer that ran, in network order, with its share of the measured time (`_whole_s`)."""
     runtime = split(case.runtime)[0]
     return [
-        _part(row.name or profile.model, [row], profile, case, seconds, ceilings)
+        _part(row.name or profile.model, [row], profile, case, seconds, peaks)
         for row in profile.rows
         if row.seconds.get(runtime)
     ]
 
 
-def kind_parts(profile: ModelProfile, case: Case, seconds: float, ceilings: Ceilings | None) -> list[Part]:
+def kind_parts(profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None) -> list[Part]:
     """The same by kind of work, the longest first."""
     runtime = split(case.runtime)[0]
     ran = [row for row in profile.rows if row.seconds.get(runtime)]
     kinds = dict.fromkeys(row.work for row in ran)
-    parts = [_part(kind, [row for row in ran if row.work == kind], profile, case, seconds, ceilings) for kind in kinds]
+    parts = [_part(kind, [row for row in ran if row.work == kind], profile, case, seconds, peaks) for kind in kinds]
     return sorted(parts, key=lambda part: -part.share)
 
 
@@ -304,7 +302,7 @@ def _whole_s(profile: ModelProfile, runtime: str, seconds: float) -> float:
 
 
 def _part(
-    name: str, rows: Sequence[Row], profile: ModelProfile, case: Case, seconds: float, ceilings: Ceilings | None
+    name: str, rows: Sequence[Row], profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None
 ) -> Part:
     runtime = split(case.runtime)[0]
     share = sum(row.seconds.get(runtime, 0.0) for row in rows) / _whole_s(profile, runtime, seconds)
@@ -326,8 +324,8 @@ def _part(
             seconds=share * seconds,
             macs=sum(each.macs for each in work),
             moved_bytes=sum(each.moved_bytes for each in work) if known else None,
-            peak_flops_per_s=ceilings.flops_per_s(case.precision) if ceilings else None,
-            layers=tuple(least(each, case, ceilings) for each in work) if known and ceilings else (),
+            peak_flops_per_s=peaks.flops_per_s(case.precision) if peaks else None,
+            layers=tuple(lower_bound(each, case, peaks) for each in work) if known and peaks else (),
         ),
     )
 

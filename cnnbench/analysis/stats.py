@@ -63,13 +63,13 @@ def median_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     return Estimate(median(ordered), ordered[ranks[0]], ordered[ranks[1]])
 
 
-def time_estimate(turns: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
+def time_estimate(blocks: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
     """Median over turns of each turn's median, with an interval that rests on the turns.
 
     Samples within a turn follow each other closely and share the machine's mood, so they are not independent; turns lie
     seconds apart, with other workers' turns between them.
     """
-    return median_estimate([median(turn) for turn in turns], confidence)
+    return median_estimate([median(block) for block in blocks], confidence)
 
 
 def ratio_estimate(
@@ -100,7 +100,7 @@ def launch_estimate(launches: Sequence[Sequence[Sequence[float]]], confidence: f
     There is none where there are one or two launches and one has none of its own. Raises StatisticsError if there are
     no turns at all.
     """
-    return _over_launches([time_estimate(turns, confidence) for turns in launches if turns], confidence)
+    return _over_launches([time_estimate(blocks, confidence) for blocks in launches if blocks], confidence)
 
 
 def launch_ratio_estimate(
@@ -216,9 +216,9 @@ def trend(*launches: Sequence[float]) -> float | None:
     if sum(map(len, launches)) < SHAPE_VALUES or not variance:
         return None
     slopes = [
-        math.log(turns[later] / turns[earlier]) / (later - earlier)
-        for turns in launches
-        for earlier, later in combinations(range(len(turns)), 2)
+        math.log(blocks[later] / blocks[earlier]) / (later - earlier)
+        for blocks in launches
+        for earlier, later in combinations(range(len(blocks)), 2)
     ]
     score = sum((slope > 0) - (slope < 0) for slope in slopes)
     if NormalDist().cdf((1 - abs(score)) / math.sqrt(variance)) > TREND_P / 2:
@@ -251,7 +251,7 @@ def _inner_range(ordered: Sequence[float]) -> float:
     return ordered[-1 - left_out] - ordered[left_out]
 
 
-def least_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
+def min_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
     """The least sample size that supports a percentile: 64 for p90, 130 for p95, 662 for p99.
 
     With one exceedance left over, the chance that a sample of n has at most one value above the true percentile must be
@@ -266,7 +266,7 @@ def least_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENC
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
     """The percentile by nearest rank, or None where the sample is too small to support it."""
-    if len(values) < least_sample_for(percent):
+    if len(values) < min_sample_for(percent):
         return None
     ordered = sorted(values)
     return ordered[math.ceil(percent / 100 * len(ordered)) - 1]

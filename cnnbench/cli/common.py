@@ -32,12 +32,12 @@ def size_of(image_size: str | None) -> tuple[int, ...] | None:
     return parse(parse_image_size, image_size, "--image-size") if image_size else None
 
 
-def arch_of(model: str, what_if: str | None) -> Any:
+def architecture_of(model: str, what_if: str | None) -> Any:
     """The closed form of a model, in other settings where asked. Raises InputError."""
-    from cnnbench.networks import registry as catalogue
+    from cnnbench.networks import registry
 
-    arch = catalogue.get(model)
-    return arch.varied(parse(_settings, what_if, "--what-if")) if what_if else arch
+    architecture = registry.get(model)
+    return architecture.varied(parse(_settings, what_if, "--what-if")) if what_if else architecture
 
 
 def _settings(text: str) -> dict[str, str]:
@@ -50,15 +50,15 @@ def _settings(text: str) -> dict[str, str]:
 
 def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0) -> Any:
     """A model as the command line names it, its sizes checked where its closed form is known."""
-    from cnnbench.networks import registry as catalogue
+    from cnnbench.networks import registry
     from cnnbench.suite.case import ModelSpec
 
-    parse(catalogue.check_name, model, "MODEL")
-    size = catalogue.full_size(model, size_of(image_size))
-    arch = catalogue.find(model)
-    if arch:
-        arch.network(size, classes)
-        classes = classes or arch.classes
+    parse(registry.check_name, model, "MODEL")
+    size = registry.full_size(model, size_of(image_size))
+    architecture = registry.find(model)
+    if architecture:
+        architecture.network(size, classes)
+        classes = classes or architecture.classes
     return ModelSpec(model=model, image_size=size, classes=classes, seed=seed)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.arms import Arm
     from cnnbench.gate.calibration import Calibration
-    from cnnbench.gate.run import Asked, Gated
+    from cnnbench.gate.run import GateReport, GateRequest
 
 app = typer.Typer()
 
@@ -96,18 +96,18 @@ def gate(
             "got none; or give --baseline with a stored run, or --inject 5% to try the gate out"
         )
     with _interruptible(), open_arms(base or ".", head) as arms:
-        asked = _asked(suite, arms, only, budget, seed, out, slowdown)
-        known = _calibration(asked, calibration)
+        request = _asked(suite, arms, only, budget, seed, out, slowdown)
+        known = _calibration(request, calibration)
         if baseline is not None:
-            raise typer.Exit(_against(asked, baseline, known, rule, strict=strict, allow_missing=allow_missing))
+            raise typer.Exit(_against(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
         if known:
-            check_margin(known, asked.duels, rule)
+            check_margin(known, request.comparisons, rule)
         with Ticker(console()) as ticker:
-            gated = measure_gate(asked, ticker, rule)
-    _show(gated, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
+            gate_report = measure_gate(request, ticker, rule)
+    _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
-        raise typer.Exit(_tried_out(gated, slowdown))
-    raise typer.Exit(gated.result.exit_code(strict=strict, allow_missing=allow_missing))
+        raise typer.Exit(_tried_out(gate_report, slowdown))
+    raise typer.Exit(gate_report.result.exit_code(strict=strict, allow_missing=allow_missing))
 
 
 @app.command()
@@ -131,27 +131,27 @@ def calibrate(
 
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.arms import open_arms
-    from cnnbench.gate.calibration import empty, file_of, session_of, sight_of, write_calibration
+    from cnnbench.gate.calibration import detection_power_of, empty, file_of, session_of, write_calibration
     from cnnbench.gate.run import measure_all
     from cnnbench.report.calibrated import lines, table_of
     from cnnbench.report.terminal import Ticker, print_tables
 
     rule = Rule(margin=parse(parse_percent, margin, "--margin"))
     with _interruptible(), open_arms(".", ".") as arms:
-        asked = _asked(suite, arms, only, budget, seed, out, kind="calibrate")
-        before = _calibration(asked, calibration) or empty(asked.environment)
+        request = _asked(suite, arms, only, budget, seed, out, kind="calibrate")
+        before = _calibration(request, calibration) or empty(request.environment)
         with Ticker(console()) as ticker:
-            found, skipped = measure_all(asked, ticker, ["base", "head"], pairs, Random(seed))
+            found, skipped = measure_all(request, ticker, ["base", "head"], pairs, Random(seed))
     sessions = {name: session_of(measured) for name, measured in found.items() if measured}
     after = before.with_sessions({name: session for name, session in sessions.items() if session.logs})
-    file = calibration or file_of(asked.environment)
+    file = calibration or file_of(request.environment)
     write_calibration(file, after)
-    sight = sight_of(after, asked.duels, rule)
-    print_tables(console(), [table_of(after, sight, rule)])
-    for line in lines(sight, found, skipped):
+    power = detection_power_of(after, request.comparisons, rule)
+    print_tables(console(), [table_of(after, power, rule)])
+    for line in lines(power, found, skipped):
         typer.echo(line)
     typer.echo(f"kept in {file}")
-    if not sight.seen:
+    if not power.seen:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
@@ -164,8 +164,8 @@ def _asked(
     out: Path | None,
     slowdown: float = 0.0,
     kind: str = "gate",
-) -> "Asked":
-    from cnnbench.gate.run import Asked, new_folder
+) -> "GateRequest":
+    from cnnbench.gate.run import GateRequest, new_folder
     from cnnbench.runner.machine import environment, usable_threads
     from cnnbench.runner.measure import select
     from cnnbench.suite.load import load_suite
@@ -174,42 +174,48 @@ def _asked(
     cases = parse(partial(select, loaded.cases), only or [], "--only")
     about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
     seconds = parse(parse_duration, budget, "--budget")
-    return Asked(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
+    return GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
 
 
-def _calibration(asked: "Asked", file: Path | None) -> "Calibration | None":
+def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | None":
     """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
     from cnnbench.gate.calibration import file_of, read_calibration
     from cnnbench.records.environment import fingerprint
 
-    found = read_calibration(file or file_of(asked.environment))
+    found = read_calibration(file or file_of(request.environment))
     if found is None and file is not None and not file.parent.is_dir():
         raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
-    if found and found.fingerprint != fingerprint(asked.environment):
+    if found and found.fingerprint != fingerprint(request.environment):
         raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
     return found
 
 
 def _against(
-    asked: "Asked", baseline: Path, known: "Calibration | None", rule: "Rule", *, strict: bool, allow_missing: bool
+    request: "GateRequest",
+    baseline: Path,
+    known: "Calibration | None",
+    rule: "Rule",
+    *,
+    strict: bool,
+    allow_missing: bool,
 ) -> int:
     """Measure head and judge it against a stored run; the exit code."""
     from random import Random
 
-    from cnnbench.gate.baseline import against, exit_code, read_baseline
+    from cnnbench.gate.baseline import compare_with_baseline, exit_code, read_baseline
     from cnnbench.gate.run import SUMMARY, measure_all
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import Ticker, print_tables
 
-    run = read_baseline(baseline, asked.environment)
+    run = read_baseline(baseline, request.environment)
     with Ticker(console()) as ticker:
-        found, skipped = measure_all(asked, ticker, ["head"], rule.screen_pairs, Random(asked.seed))
-    judged = against(run, found, known, rule)
+        found, skipped = measure_all(request, ticker, ["head"], rule.screen_pairs, Random(request.seed))
+    judged = compare_with_baseline(run, found, known, rule)
     table = verdicts.baseline_table(judged, skipped, rule)
     text = verdicts.baseline_summary(table, baseline)
-    (asked.folder / SUMMARY).write_text(text, encoding="utf-8")
+    (request.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
-    _tell_forge(text)
+    _report_to_github(text)
     return exit_code(judged, strict=strict, allow_missing=allow_missing)
 
 
@@ -243,38 +249,41 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _show(gated: "Gated", command: list[str]) -> None:
+def _show(gate_report: "GateReport", command: list[str]) -> None:
     """The table, the summary's files, and annotations where a forge reads them."""
     from cnnbench.gate.run import SUMMARY
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import print_tables
 
-    again = {judged.duel.name: shlex.join([*command, "--only", judged.duel.base.id]) for judged in gated.result.cases}
-    table = verdicts.table_of(gated)
-    text = verdicts.summary(gated, table, again)
-    (gated.folder / SUMMARY).write_text(text, encoding="utf-8")
+    again = {
+        judged.comparison.name: shlex.join([*command, "--only", judged.comparison.base.id])
+        for judged in gate_report.result.cases
+    }
+    table = verdicts.table_of(gate_report)
+    text = verdicts.summary(gate_report, table, again)
+    (gate_report.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
-    for line in verdicts.facts(gated.result):
+    for line in verdicts.facts(gate_report.result):
         typer.echo(line)
-    for name, explanation in gated.explanations.items():
+    for name, explanation in gate_report.explanations.items():
         typer.echo("\n".join(verdicts.explained(name, explanation, again[name])))
-    typer.echo(f"{verdicts.conclusion(gated)}; {gated.folder / SUMMARY}")
-    _tell_forge(text)
+    typer.echo(f"{verdicts.conclusion(gate_report)}; {gate_report.folder / SUMMARY}")
+    _report_to_github(text)
     if os.environ.get("GITHUB_ACTIONS"):
-        typer.echo("\n".join(verdicts.annotations(gated)))
+        typer.echo("\n".join(verdicts.annotations(gate_report)))
 
 
-def _tell_forge(text: str) -> None:
+def _report_to_github(text: str) -> None:
     """Add to the summary of a GitHub job, where this runs in one."""
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(step_summary).open("a", encoding="utf-8") as stream:
             stream.write(text)
 
 
-def _tried_out(gated: "Gated", slowdown: float) -> int:
+def _tried_out(gate_report: "GateReport", slowdown: float) -> int:
     """Whether the slowdown that was made was seen."""
     from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK
 
-    seen, cases = gated.result.count("slower"), len(gated.result.cases)
+    seen, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
     typer.echo(f"head was slowed down by {slowdown:.2%}: seen in {seen} of {cases} cases")
     return EXIT_OK if cases and seen == cases else EXIT_NOT_MEASURED

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cnnbench.networks.registry import ARCHS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.artifact import library_versions
 from cnnbench.runner.tasks.probe import probe_all
 from cnnbench.suite.load import bundled_suites, load_suite
@@ -14,17 +14,17 @@ from cnnbench.suite.runtimes import runtimes as kinds
 def models() -> list[dict[str, Any]]:
     """Every network with a closed form, with its counts at its own size."""
     rows = []
-    for arch in ARCHS.values():
-        network = arch.network()
+    for architecture in ARCHITECTURES.values():
+        network = architecture.network()
         rows.append(
             {
-                "model": arch.name,
-                "input": "x".join(map(str, arch.image)),
-                "classes": arch.classes,
+                "model": architecture.name,
+                "input": "x".join(map(str, architecture.image)),
+                "classes": architecture.classes,
                 "params": network.params,
                 "macs": network.macs,
-                "module": "torchvision" if arch.from_torchvision else "cnnbench",
-                "source": arch.source,
+                "module": "torchvision" if architecture.from_torchvision else "cnnbench",
+                "source": architecture.source,
             }
         )
     return rows

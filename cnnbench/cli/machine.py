@@ -53,10 +53,10 @@ def doctor(
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
     about = machine.environment([machine.usable_threads()], Path.cwd())
-    disturbances = machine.disturbances()
+    interference = machine.interference()
     devices = listing.devices()
     if as_json:
-        print_json({**about, "disturbances": disturbances, "devices": devices, "cache": str(artifact.cache_folder())})
+        print_json({**about, "disturbances": interference, "devices": devices, "cache": str(artifact.cache_folder())})
         return
     for heading in ("machine", "state", "threads", "software"):
         typer.echo(heading)
@@ -65,29 +65,29 @@ def doctor(
     typer.echo(f"cache\n  {artifact.cache_folder()}")
     typer.echo("devices")
     print_rows(devices)
-    typer.echo("what will disturb a measurement" if disturbances else "nothing found that would disturb a measurement")
-    for disturbance in disturbances:
+    typer.echo("what will disturb a measurement" if interference else "nothing found that would disturb a measurement")
+    for disturbance in interference:
         typer.echo(f"  - {disturbance}")
 
 
 def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -> None:
     """Measure ceilings, show them, and write them into a run's folder where asked."""
-    from cnnbench.records.peaks import write_ceilings
+    from cnnbench.records.peaks import write_peaks
     from cnnbench.records.run_folder import read_run
     from cnnbench.report import peaks_text
-    from cnnbench.runner.tasks.peaks import ceilings_for_run, measure_ceilings
+    from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for_run
     from cnnbench.suite.case import Device
 
     asked: Device = "cuda" if device is DeviceName.cuda else "cpu"
-    wanted = ceilings_for_run(read_run(into)) if into else [(asked, threads)]
-    found = [measure_ceilings(*each) for each in wanted]
+    wanted = peaks_for_run(read_run(into)) if into else [(asked, threads)]
+    found = [measure_peaks(*each) for each in wanted]
     if into:
-        write_ceilings(into, found)
+        write_peaks(into, found)
     if as_json:
-        print_json([ceilings.model_dump(mode="json") for ceilings in found])
+        print_json([peaks.model_dump(mode="json") for peaks in found])
         return
-    for ceilings in found:
-        typer.echo("\n".join(peaks_text.lines(ceilings)))
+    for peaks in found:
+        typer.echo("\n".join(peaks_text.lines(peaks)))
     if into:
         typer.echo(f"written into {into}; `cnnbench report {into}` tells what binds each case")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_DISAGREE, Classes, ImageSize, Json, WhatIf, arch_of, parse, size_of, spec
+from cnnbench.cli.common import EXIT_DISAGREE, Classes, ImageSize, Json, WhatIf, architecture_of, parse, size_of, spec
 from cnnbench.cli.train import Momentum, OptimizerName, OptimizerOption, WeightDecay, optimizer_of
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
@@ -68,12 +68,12 @@ def count(
 
     Example: cnnbench count resnet18 mobilenet_v2 --image-size 192
     """
-    from cnnbench.networks import registry as catalogue
+    from cnnbench.networks import registry
 
     size = size_of(image_size)
     if what_if and not models:
         raise InputError("--what-if: expected a model, such as `cnnbench count mobilenet_v2 --what-if width=0.75`")
-    networks = [arch_of(model, what_if).network(size, classes) for model in models or catalogue.ARCHS]
+    networks = [architecture_of(model, what_if).network(size, classes) for model in models or registry.ARCHITECTURES]
     if as_json:
         totals = [{"model": n.name, "params": n.params, "macs": n.macs * batch} for n in networks]
         print_json([{**total, "layers": n.as_rows(batch)} for total, n in zip(totals, networks, strict=True)])
@@ -84,7 +84,7 @@ def count(
     for model, network in zip(models, networks, strict=True):
         typer.echo(f"{network.name}: {network.params:,} parameters, {network.macs * batch:,} MACs")
         if what_if:
-            usual = catalogue.get(model).network(size, classes)
+            usual = registry.get(model).network(size, classes)
             ratios = network.params / usual.params, network.macs / usual.macs
             typer.echo(f"  {ratios[0]:.3g} x the parameters and {ratios[1]:.3g} x the MACs of {model}")
         columns = ("name", "op", "output_shape", "params", "macs")
@@ -108,26 +108,26 @@ def show(
 
     Example: cnnbench show resnet18 --batch 8
     """
-    from cnnbench.networks import registry as catalogue
-    from cnnbench.report import model_summary as anatomy
+    from cnnbench.networks import registry
+    from cnnbench.report import model_summary
 
-    parse(catalogue.check_name, model, "MODEL")
+    parse(registry.check_name, model, "MODEL")
     if formula:
-        shown = anatomy.formula_of(arch_of(model, what_if))
-        print_json(shown) if as_json else typer.echo(anatomy.formula_text(shown))
+        shown = model_summary.formula_of(architecture_of(model, what_if))
+        print_json(shown) if as_json else typer.echo(model_summary.formula_text(shown))
         return
     left_out: list[str] = []
-    if catalogue.find(model) or what_if:
-        network = arch_of(model, what_if).network(size_of(image_size), classes)
+    if registry.find(model) or what_if:
+        network = architecture_of(model, what_if).network(size_of(image_size), classes)
     else:
         from cnnbench.runner.tasks.trace import read
 
         reading = read(spec(model, image_size, classes))
         network, left_out = reading.network, reading.left_out
     if as_json:
-        print_json(anatomy.as_json(network, batch, left_out))
+        print_json(model_summary.as_json(network, batch, left_out))
         return
-    for line in anatomy.text(network, batch, left_out):
+    for line in model_summary.text(network, batch, left_out):
         typer.echo(line)
 
 
@@ -143,11 +143,11 @@ def verify(
     Exits with 0 only when all agree, layer by layer, but for differences whose reason is known and shown.
     Example: cnnbench verify resnet18 lenet5
     """
-    from cnnbench.networks import registry as catalogue
+    from cnnbench.networks import registry
     from cnnbench.report.cross_checks import lines
     from cnnbench.runner.tasks.verify import verify as verify_models
 
-    specs = [spec(model, image_size, classes) for model in models or catalogue.ARCHS]
+    specs = [spec(model, image_size, classes) for model in models or registry.ARCHITECTURES]
     start = time.monotonic()
     verdicts = []
     for verdict in verify_models(specs):

@@ -15,7 +15,7 @@ from typing import Any
 from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
-from cnnbench.gate.calibration import LEAST_SESSIONS, Calibration, Noise, noise_of
+from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired, exit_code_of
 from cnnbench.records.environment import differences
 from cnnbench.records.record import MEASURED
@@ -29,7 +29,7 @@ class BaselineError(CnnbenchError):
 
 
 @dataclass(frozen=True)
-class Against:
+class BaselineResult:
     """One case against its stored launches."""
 
     name: str
@@ -60,9 +60,9 @@ def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
     return run
 
 
-def against(
+def compare_with_baseline(
     run: Run, head: Mapping[str, Sequence[Paired]], calibration: Calibration | None, rule: Rule
-) -> list[Against]:
+) -> list[BaselineResult]:
     """Every case of head against the stored run, corrected for all."""
     found = [_compare(name, run, pairs, calibration, rule) for name, pairs in head.items()]
     adjusted = holm([each.p for each in found])
@@ -71,28 +71,28 @@ def against(
     ]
 
 
-def _compare(name: str, run: Run, pairs: Sequence[Paired], calibration: Calibration | None, rule: Rule) -> Against:
+def _compare(
+    name: str, run: Run, pairs: Sequence[Paired], calibration: Calibration | None, rule: Rule
+) -> BaselineResult:
     record = run.records.get(name)
     broken = next((pair.missing or pair.wrong for pair in pairs if pair.missing or pair.wrong), "")
     if broken:
-        return Against(name, "missing" if any(pair.missing for pair in pairs) else "wrong", broken)
+        return BaselineResult(name, "missing" if any(pair.missing for pair in pairs) else "wrong", broken)
     if record is None or record.measurement is None or record.status not in MEASURED:
         status = f"its record there is {record.status}" if record else "it has no record there"
-        return Against(name, "missing", f"no baseline: {status}")
-    then = [time_estimate(turns).value for turns in record.measurement.times() if turns]
+        return BaselineResult(name, "missing", f"no baseline: {status}")
+    then = [time_estimate(blocks).value for blocks in record.measurement.times() if blocks]
     now = [call_s for pair in pairs for call_s in pair.call_s.values()]
     ratio = median(now) / median(then)
     noise = noise_of(calibration.cases.get(name, [])) if calibration else None
     if noise is None or noise.session_sd is None:
         sessions = noise.sessions if noise else 0
-        reason = (
-            f"{sessions} of {LEAST_SESSIONS} calibrations at different times, so the noise between times is unknown"
-        )
-        return Against(name, "inconclusive", reason, ratio)
+        reason = f"{sessions} of {MIN_SESSIONS} calibrations at different times, so the noise between times is unknown"
+        return BaselineResult(name, "inconclusive", reason, ratio)
     return _judged(name, ratio, noise, len(then), len(now), rule)
 
 
-def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> Against:
+def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> BaselineResult:
     """By Student's t, with as many degrees of freedom as sessions allow: they are fewer than launches."""
     from scipy.special import stdtr
 
@@ -107,9 +107,9 @@ def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Ru
     if low > 1 / (1 + rule.margin) and high < 1 + rule.margin:
         verdict = "same"
     visible = math.expm1(math.log1p(rule.margin) + half)
-    return Against(name, verdict, f"a stored baseline: it could see +{visible:.0%}", ratio, low, high, p)
+    return BaselineResult(name, verdict, f"a stored baseline: it could see +{visible:.0%}", ratio, low, high, p)
 
 
-def exit_code(found: Sequence[Against], *, strict: bool, allow_missing: bool) -> int:
+def exit_code(found: Sequence[BaselineResult], *, strict: bool, allow_missing: bool) -> int:
     """As of a gate."""
     return exit_code_of([each.verdict for each in found], strict=strict, allow_missing=allow_missing)

@@ -18,15 +18,15 @@ from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
 from cnnbench.errors import InputError, RunFolderError
-from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage, run_gate
+from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
 from cnnbench.records.artifact import cache_folder
 from cnnbench.records.environment import fingerprint, label
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95
 """Confidence of the upper limit of a standard deviation, which is what a gate must reckon with."""
-LEAST_PAIRS = 6
-LEAST_SESSIONS = 3
+MIN_PAIRS = 6
+MIN_SESSIONS = 3
 """Before which nothing is known of the noise between sessions."""
 SIMULATED_GATES = 200
 SLOWDOWNS = (0.03, 0.05, 0.10)
@@ -115,7 +115,7 @@ def noise_of(sessions: Sequence[Session]) -> Noise | None:
     from scipy.stats import chi2
 
     logs = [log for session in sessions for log in session.logs]
-    if len(logs) < LEAST_PAIRS:
+    if len(logs) < MIN_PAIRS:
         return None
     pair_sd = math.sqrt(fmean(log**2 for log in logs))  # the same code: the mean is known to be zero
     centres = [math.log(median(session.launches_s)) for session in sessions]
@@ -129,21 +129,22 @@ def noise_of(sessions: Sequence[Session]) -> Noise | None:
         pair_sd=pair_sd,
         pair_sd_upper=pair_sd * math.sqrt(len(logs) / float(chi2.ppf(1 - UPPER, len(logs)))),
         launch_sd=stdev(within),
-        session_sd=stdev(centres) if len(centres) >= LEAST_SESSIONS else None,
+        session_sd=stdev(centres) if len(centres) >= MIN_SESSIONS else None,
         sessions=len(sessions),
     )
 
 
-def check_margin(calibration: Calibration, duels: Sequence[Duel], rule: Rule) -> None:
+def check_margin(calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule) -> None:
     """Refuse a margin that this machine's noise hides. Raises InputError, with the pairs that it would take."""
     hidden = []
-    for duel in duels:
-        noise = noise_of(calibration.cases.get(duel.name, []))
-        if noise is None or rule.margin >= noise.smallest_margin(rule.most_confirm_pairs):
+    for comparison in comparisons:
+        noise = noise_of(calibration.cases.get(comparison.name, []))
+        if noise is None or rule.margin >= noise.smallest_margin(rule.max_confirm_pairs):
             continue
         needed = pairs_needed(noise.pair_sd_upper, math.log1p(rule.margin))
+        seen = noise.smallest_margin(rule.max_confirm_pairs)
         hidden.append(
-            f"{duel.name}: {rule.most_confirm_pairs} pairs tell {noise.smallest_margin(rule.most_confirm_pairs):.2%}; "
+            f"{comparison.name}: {rule.max_confirm_pairs} pairs tell {seen:.2%}; "
             f"{rule.margin:.2%} would take {needed if needed else 'more than 1000'} pairs"
         )
     if hidden:
@@ -162,13 +163,17 @@ class Replayed:
     slowed: str = ""
     pairs: int = 0
 
-    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
+    def measure(
+        self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
+    ) -> Paired:
         """A pair as one was seen."""
         self.pairs += 1
         logs: dict[ArmName, float] = {
-            arm: self.rng.choice((1, -1)) * self.rng.choice(self.logs[duel.name]) for arm in order if arm != "base"
+            arm: self.rng.choice((1, -1)) * self.rng.choice(self.logs[comparison.name])
+            for arm in order
+            if arm != "base"
         }
-        if duel.name == self.slowed:
+        if comparison.name == self.slowed:
             logs["head"] += math.log1p(self.slowdown)
         return Paired(tuple(order), logs)
 
@@ -181,7 +186,7 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class Sight:
+class DetectionPower:
     """What the gate would do on this machine: shares of simulated gates."""
 
     gates: int
@@ -191,15 +196,18 @@ class Sight:
     """By case and slowdown: the share of gates that called it slower."""
 
 
-def sight_of(calibration: Calibration, duels: Sequence[Duel], rule: Rule, seed: int = 0) -> Sight:
+def detection_power_of(
+    calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule, seed: int = 0
+) -> DetectionPower:
     """Run the real rule on pairs drawn from the calibration, with and without slowdowns; no time limit."""
     logs = {
-        duel.name: [log for session in calibration.cases.get(duel.name, []) for log in session.logs] for duel in duels
+        comparison.name: [log for session in calibration.cases.get(comparison.name, []) for log in session.logs]
+        for comparison in comparisons
     }
-    known = [duel for duel in duels if len(logs[duel.name]) >= LEAST_PAIRS]
+    known = [comparison for comparison in comparisons if len(logs[comparison.name]) >= MIN_PAIRS]
     rng = random.Random(seed)
 
-    def gates(count: int, chosen: Sequence[Duel], slowed: str = "", slowdown: float = 0.0) -> list[bool]:
+    def gates(count: int, chosen: Sequence[ArmComparison], slowed: str = "", slowdown: float = 0.0) -> list[bool]:
         found = []
         for _ in range(count):
             replayed = Replayed(logs, rng, slowdown, slowed)
@@ -209,7 +217,9 @@ def sight_of(calibration: Calibration, duels: Sequence[Duel], rule: Rule, seed: 
 
     alarms = fmean(gates(SIMULATED_GATES, known)) if known else 0.0
     seen = {
-        duel.name: {slow: fmean(gates(SIMULATED_GATES // 4, [duel], duel.name, slow)) for slow in SLOWDOWNS}
-        for duel in known
+        comparison.name: {
+            slow: fmean(gates(SIMULATED_GATES // 4, [comparison], comparison.name, slow)) for slow in SLOWDOWNS
+        }
+        for comparison in known
     }
-    return Sight(SIMULATED_GATES, alarms, seen)
+    return DetectionPower(SIMULATED_GATES, alarms, seen)

@@ -10,7 +10,7 @@ from typing import Any
 from cnnbench.errors import CnnbenchError
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pairs
-from cnnbench.gate.procedure import Duel
+from cnnbench.gate.procedure import ArmComparison
 from cnnbench.records.messages import Load, Loaded, Profile, Profiled
 from cnnbench.records.record import Ran
 from cnnbench.runner import machine
@@ -48,18 +48,18 @@ class Explanation:
     """Why there are no layers, if there are none."""
 
 
-def explain(duel: Duel, pairs: Pairs) -> Explanation:
+def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
     """Compare the arms' settings, what ran, and versions; then have both profiled, twice, in turn."""
-    differences = differences_of(pairs.base, pairs.head, duel, pairs.ran)
-    if duel.base.workload != "inference" or not all(
-        split(case.runtime)[0] in PROFILED and case.device == "cpu" for case in (duel.base, duel.head)
+    differences = differences_of(pairs.base, pairs.head, comparison, pairs.ran)
+    if comparison.base.workload != "inference" or not all(
+        split(case.runtime)[0] in PROFILED and case.device == "cpu" for case in (comparison.base, comparison.head)
     ):
         return Explanation(differences, [], None, "profilers are read for inference in eager and ort on a CPU alone")
     seen: dict[str, list[Profiled]] = {"base": [], "head": []}
     try:
         with TemporaryDirectory(prefix="cnnbench-") as scratch:
             for name in ("base", "head", "head", "base"):
-                arm, case = (pairs.base, duel.base) if name == "base" else (pairs.head, duel.head)
+                arm, case = (pairs.base, comparison.base) if name == "base" else (pairs.head, comparison.head)
                 seen[name].append(_profile(arm, case, pairs, Path(scratch)))
     except CnnbenchError as error:
         return Explanation(differences, [], None, str(error))
@@ -70,17 +70,17 @@ def explain(duel: Duel, pairs: Pairs) -> Explanation:
     return Explanation(differences, layers, (_call_s(seen["base"]), _call_s(seen["head"])))
 
 
-def differences_of(base: Arm, head: Arm, duel: Duel, ran: dict[tuple[str, str], Ran]) -> list[str]:
+def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tuple[str, str], Ran]) -> list[str]:
     """What was asked, what really ran, the runtime's own libraries, the code, other versions: in this order."""
     found = [
-        f"{key}: {getattr(duel.base, key)} in base, {getattr(duel.head, key)} in head"
+        f"{key}: {getattr(comparison.base, key)} in base, {getattr(comparison.head, key)} in head"
         for key in ("runtime", "threads", "precision", "layout", "device")
-        if getattr(duel.base, key) != getattr(duel.head, key)
+        if getattr(comparison.base, key) != getattr(comparison.head, key)
     ]
-    first, second = (ran.get((duel.name, arm)) for arm in ("base", "head"))
+    first, second = (ran.get((comparison.name, arm)) for arm in ("base", "head"))
     if first and second:
         found += _changed(_flat(first), _flat(second), "ran with ")
-    own = runtimes()[split(duel.head.runtime)[0]].libraries
+    own = runtimes()[split(comparison.head.runtime)[0]].libraries
     about = base.about(), head.about()
     versions = [{key: text for key, text in each.items() if key != "interpreter"} for each in about]
     keys = sorted({*versions[0], *versions[1]}, key=lambda key: (key not in own, key != "revision", key))

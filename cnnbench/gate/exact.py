@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
 from cnnbench.errors import ExpectationError, ShapeError, SuiteError
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.records import artifact
 from cnnbench.records.record import ArtifactFacts, Parity
@@ -32,7 +32,7 @@ from cnnbench.runner.artifacts import (
     forget_artifact,
     prove_graph,
 )
-from cnnbench.runner.tasks import trace as walk
+from cnnbench.runner.tasks import trace
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.load import EXPECTATION, Suite
 from cnnbench.suite.yaml_lines import read_yaml
@@ -201,7 +201,7 @@ def _figures(spec: ModelSpec, cases: list[Case], start: Start) -> ModelFigures:
     with TemporaryDirectory(prefix="cnnbench-") as logs:
         try:
             facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log", start)
-            summary = counts.summary(spec, facts.witnesses)
+            summary = counts.summary(spec, facts.counters)
             return ModelFigures(
                 params=summary.params,
                 macs=summary.macs,
@@ -251,8 +251,8 @@ def _step_peaks(spec: ModelSpec, cases: list[Case]) -> dict[int, int]:
     batches = sorted({case.batch for case in cases if case.workload == "training"})
     if not batches:
         return {}
-    arch = catalogue.find(spec.model)
-    network = arch.network(spec.image_size, spec.classes) if arch else walk.read(spec).network
+    architecture = registry.find(spec.model)
+    network = architecture.network(spec.image_size, spec.classes) if architecture else trace.read(spec).network
     try:
         return {batch: step_memory(network, batch, "momentum").peak for batch in batches}
     except ShapeError:  # it infers alone

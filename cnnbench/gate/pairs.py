@@ -10,24 +10,24 @@ from statistics import median
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
 from cnnbench.gate.arms import Arm
-from cnnbench.gate.procedure import ArmName, Duel, Paired, Stage
+from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build
-from cnnbench.records.record import LEAST_TURNS, ArtifactFacts, Launch, Ran, StepFacts
+from cnnbench.records.record import MIN_TURNS, ArtifactFacts, Launch, Ran, StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts
-from cnnbench.runner.fork_server import Template, start_template, starter
-from cnnbench.runner.interleave import Entry, Outcome, run_race
+from cnnbench.runner.fork_server import ForkServer, start_fork_server, starter
+from cnnbench.runner.interleave import GroupMember, Outcome, measure_group
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
-MOST_PADDING = 4096
+MAX_PADDING = 4096
 
 
 class Pair(Frozen):
     """A pair as it is kept: raw values only."""
 
-    duel: str
+    comparison: str
     stage: str
     number: int
     order: list[ArmName]
@@ -38,7 +38,7 @@ class Pair(Frozen):
 
     def paired(self) -> Paired:
         """What a judge needs of it."""
-        times = {arm: time_estimate(launch.call_turns()).value for arm, launch in self.launches.items()}
+        times = {arm: time_estimate(launch.call_blocks()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
         rounds: dict[ArmName, Rounds] = {}
         if base is not None:
@@ -49,7 +49,7 @@ class Pair(Frozen):
             {arm: each.log_ratio for arm, each in rounds.items()},
             times,
             unsteady=head is not None and head.is_unsteady,
-            disturbed=any(each.disturbed for each in rounds.values()),
+            interference=any(each.interference for each in rounds.values()),
             missing=self.missing,
             wrong=self.wrong,
         )
@@ -61,21 +61,21 @@ class Rounds:
 
     ratios: tuple[float, ...]
     """Head's time over base's, of each round's turns; what slows a round down cancels."""
-    disturbed: bool
+    interference: bool
     """Whether counters saw something beside so many rounds that they were taken all the same."""
 
     @classmethod
     def of(cls, base: Launch, head: Launch) -> "Rounds":
         """Of the rounds that nothing disturbed in either, or of all where there are fewer than six of them."""
-        of_base = {turn.round: turn for turn in base.turns}
-        both = [(of_base[turn.round], turn) for turn in head.turns if turn.round in of_base]
-        clean = [(below, above) for below, above in both if not below.disturbed and not above.disturbed]
-        chosen = clean if len(clean) >= LEAST_TURNS else both
+        of_base = {block.round: block for block in base.blocks}
+        both = [(of_base[block.round], block) for block in head.blocks if block.round in of_base]
+        clean = [(below, above) for below, above in both if not below.interference and not above.interference]
+        chosen = clean if len(clean) >= MIN_TURNS else both
         ratios = tuple(
             median(above.totals_s()) / head.calls_per_sample / (median(below.totals_s()) / base.calls_per_sample)
             for below, above in chosen
         )
-        return cls(ratios, disturbed=len(clean) < LEAST_TURNS)
+        return cls(ratios, interference=len(clean) < MIN_TURNS)
 
     @property
     def log_ratio(self) -> float:
@@ -109,31 +109,33 @@ class Pairs:
     """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
     ran: dict[tuple[str, str], Ran] = field(default_factory=dict)
     """By case and arm: what really ran, in the last launch."""
-    templates: dict[tuple[str, int, int], Template | None] = field(default_factory=dict)
+    fork_servers: dict[tuple[str, int, int], ForkServer | None] = field(default_factory=dict)
     """By interpreter, threads and number of the pair."""
 
     def close(self) -> None:
         """End all processes, and delete what only this gate could use."""
-        self._forget_templates(-1)
+        self._forget_fork_servers(-1)
         self.artifacts.builders.close()
         for key, spec in self.own_models.items():
             artifact.remove(spec, key)
 
-    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
+    def measure(
+        self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
+    ) -> Paired:
         """One fresh launch of each arm, all alive together and measured in turn."""
-        pair = Pair(duel=duel.name, stage=stage, number=number, order=list(order))
-        missing, wrong = self._problems(duel)
+        pair = Pair(comparison=comparison.name, stage=stage, number=number, order=list(order))
+        missing, wrong = self._problems(comparison)
         if not missing and not wrong:
-            self._forget_templates(number)
-            entries = [self._entry(duel, arm, number) for arm in order]
-            outcomes = run_race(entries, budget_s=duel.launch_s * scale, seed=self.rng.randrange(2**31))
+            self._forget_fork_servers(number)
+            members = [self._entry(comparison, arm, number) for arm in order]
+            outcomes = measure_group(members, budget_s=comparison.launch_s * scale, seed=self.rng.randrange(2**31))
             by_arm = dict(zip(order, outcomes, strict=True))
-            self.ran |= {(duel.name, arm): each.ran for arm, each in by_arm.items() if each.ran is not None}
+            self.ran |= {(comparison.name, arm): each.ran for arm, each in by_arm.items() if each.ran is not None}
             pair = pair.model_copy(
                 update={
                     "launches": {arm: each.launch for arm, each in by_arm.items() if each.launch is not None},
                     "missing": _first((arm, each.error) for arm, each in by_arm.items()),
-                    "wrong": _first((arm, self._wrong(duel, arm, each)) for arm, each in by_arm.items()),
+                    "wrong": _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items()),
                 }
             )
         else:
@@ -141,18 +143,18 @@ class Pairs:
         self.keep(pair)
         return pair.paired() if not pair.missing else Paired(tuple(order), {}, missing=pair.missing)
 
-    def _wrong(self, duel: Duel, arm: ArmName, outcome: Outcome) -> str | None:
+    def _wrong(self, comparison: ArmComparison, arm: ArmName, outcome: Outcome) -> str | None:
         if outcome.launch is None:
             failed = [parity for parity in outcome.parity if not parity.passed]
             return status_of([], failed)[1][0] if failed else None
-        facts = self._artifact(self._arm(arm), self._case(duel, arm).spec)
+        facts = self._artifact(self._arm(arm), self._case(comparison, arm).spec)
         assert isinstance(facts, ArtifactFacts)
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
         return reasons[0] if status == "invalid" else None
 
-    def _problems(self, duel: Duel) -> tuple[str, str]:
+    def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
         """Why the duel cannot be measured, or cannot be compared; both empty if it can."""
-        for arm, case in ((self.base, duel.base), (self.head, duel.head)):
+        for arm, case in ((self.base, comparison.base), (self.head, comparison.head)):
             facts = self._artifact(arm, case.spec)
             if isinstance(facts, str):
                 return f"{arm.name}: {facts}", ""
@@ -160,22 +162,22 @@ class Pairs:
                 return f"{arm.name}: ONNX export failed: {facts.onnx_error}", ""
             if case.is_exported_step and (error := self._step(arm, case.spec, facts).error):
                 return f"{arm.name}: the training step cannot be exported: {error}", ""
-        spec = duel.base.spec
+        spec = comparison.base.spec
         if spec not in self.outputs:
             base, head = self.folder(self.base, spec), self.folder(self.head, spec)
             self.outputs[spec] = difference_of_outputs(base, head) if base != head else ""
         return "", self.outputs[spec]
 
-    def _entry(self, duel: Duel, name: ArmName, number: int) -> Entry:
-        arm, case = self._arm(name), self._case(duel, name)
+    def _entry(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
+        arm, case = self._arm(name), self._case(comparison, name)
         threads = case.threads or machine.usable_threads()
         padded = _padded(arm.interpreter, self.rng)
-        template = self._template(arm, threads, number)
-        return Entry(
+        fork_server = self._fork_server(arm, threads, number)
+        return GroupMember(
             case,
             self.folder(arm, case.spec),
             threads,
-            starter(case.runtime, threads, self.limit_s, template, padded),
+            starter(case.runtime, threads, self.limit_s, fork_server, padded),
             self.logs / f"{name}-{artifact.file_name(case.id)}.log",
             self.slowdown if name == "head" else 0.0,
         )
@@ -183,23 +185,23 @@ class Pairs:
     def _arm(self, name: ArmName) -> Arm:
         return self.head if name == "head" else self.base
 
-    def _case(self, duel: Duel, name: ArmName) -> Case:
-        return duel.head if name == "head" else duel.base
+    def _case(self, comparison: ArmComparison, name: ArmName) -> Case:
+        return comparison.head if name == "head" else comparison.base
 
-    def _template(self, arm: Arm, threads: int, number: int) -> Template | None:
+    def _fork_server(self, arm: Arm, threads: int, number: int) -> ForkServer | None:
         """What PyTorch's workers of this pair are forked from: arms of one environment share where libraries lie."""
         key = (arm.source, threads, number)
-        if key not in self.templates:
+        if key not in self.fork_servers:
             log = self.logs / f"template-{arm.name}.log"
-            self.templates[key] = start_template(log, threads, self.limit_s, _padded(arm.interpreter, self.rng))
-        return self.templates[key]
+            self.fork_servers[key] = start_fork_server(log, threads, self.limit_s, _padded(arm.interpreter, self.rng))
+        return self.fork_servers[key]
 
-    def _forget_templates(self, number: int) -> None:
+    def _forget_fork_servers(self, number: int) -> None:
         """End those of blocks before this pair's; each block has two."""
-        for key in [key for key in self.templates if number < 0 or key[2] < number - 1]:
-            template = self.templates.pop(key)
-            if template is not None:
-                template.close()
+        for key in [key for key in self.fork_servers if number < 0 or key[2] < number - 1]:
+            fork_server = self.fork_servers.pop(key)
+            if fork_server is not None:
+                fork_server.close()
 
     def _key(self, arm: Arm, spec: ModelSpec) -> str:
         base = artifact.key_of(spec, self.run_id + self.base.source, self.base.toolchain)
@@ -242,7 +244,7 @@ def difference_of_outputs(base: Path, head: Path) -> str:
     expected, got = (load_file(folder / artifact.GOLDEN)["reference"] for folder in (base, head))
     if expected.shape != got.shape:
         return f"outputs of shape {got.shape} in head, {expected.shape} in base"
-    error = float(abs(got - expected).max()) / facts.signal
+    error = float(abs(got - expected).max()) / facts.output_rms
     if error <= facts.parity_limit:
         return ""
     return f"head's outputs differ from base's by {error:.1e} of the signal, with the same weights and images"
@@ -254,5 +256,5 @@ def _first(reasons: Iterable[tuple[ArmName, str | None]]) -> str:
 
 def _padded(interpreter: Interpreter, rng: Random) -> Interpreter:
     """With an environment of a random size, so that where the stack begins is noise and not bias."""
-    padding = {"CNNBENCH_PADDING": "x" * rng.randrange(MOST_PADDING)}
+    padding = {"CNNBENCH_PADDING": "x" * rng.randrange(MAX_PADDING)}
     return replace(interpreter, variables={**interpreter.variables, **padding})

@@ -27,9 +27,9 @@ SCREEN_SHARE = 0.55
 """Of the budget, for six pairs of every case; launches are shortened to fit."""
 EXTENDED_SHARE = 0.7
 """Of the budget, up to which the widest cases may be screened further."""
-LEAST_SCALE = 0.2
+MIN_SCALE = 0.2
 """Launches are not shortened below this share of what the suite says."""
-LEAST_CLEAN = 6
+MIN_CLEAN = 6
 """So many undisturbed pairs are enough for disturbed ones to be left out."""
 SHIFT_CASES, SHIFT_SHARE = 6, 0.9
 """Of at least so many cases, so large a share that leans the same way is a shift of the whole suite."""
@@ -39,7 +39,7 @@ EXIT_OK, EXIT_SLOWER, EXIT_NOT_MEASURED, EXIT_INCONCLUSIVE = 0, 1, 3, 4
 
 
 @dataclass(frozen=True)
-class Duel:
+class ArmComparison:
     """One case in both arms."""
 
     base: Case
@@ -64,7 +64,7 @@ class Paired:
     call_s: Mapping[ArmName, float] = field(default_factory=dict)
     unsteady: bool = False
     """Whether head's time over base's drifted from turn to turn, or had two modes."""
-    disturbed: bool = False
+    interference: bool = False
     """Whether the system's counters saw too much going on beside it."""
     missing: str = ""
     """Why an arm could not be run."""
@@ -75,7 +75,9 @@ class Paired:
 class Measurer(Protocol):
     """Who measures pairs."""
 
-    def measure(self, duel: Duel, stage: Stage, order: Sequence[ArmName], number: int, scale: float) -> Paired:
+    def measure(
+        self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
+    ) -> Paired:
         """One fresh launch of each arm, started in this order; `scale` shortens launches."""
 
 
@@ -87,10 +89,10 @@ class Observer(Protocol):
 
 
 @dataclass
-class Judged:
+class CaseVerdict:
     """What the gate knows of one case."""
 
-    duel: Duel
+    comparison: ArmComparison
     verdict: Verdict = "inconclusive"
     reason: str = ""
     screened: list[Paired] = field(default_factory=list)
@@ -122,7 +124,7 @@ class Judged:
 class Result:
     """What a gate found."""
 
-    cases: list[Judged]
+    cases: list[CaseVerdict]
     rule: Rule
     seconds: float = 0.0
     untrusted: list[str] = field(default_factory=list)
@@ -154,12 +156,12 @@ def exit_code_of(verdicts: Collection[Verdict], *, strict: bool, allow_missing: 
 def ratio_of(pairs: Sequence[Paired], arm: ArmName = "head") -> PairedRatio:
     """Of the pairs that nothing disturbed, or of all where those are too few: as counters say, never as values do."""
     known = [pair for pair in pairs if arm in pair.logs]
-    clean = [pair for pair in known if not pair.disturbed]
-    return PairedRatio(tuple(pair.logs[arm] for pair in (clean if len(clean) >= LEAST_CLEAN else known)))
+    clean = [pair for pair in known if not pair.interference]
+    return PairedRatio(tuple(pair.logs[arm] for pair in (clean if len(clean) >= MIN_CLEAN else known)))
 
 
 def run_gate(
-    duels: Sequence[Duel],
+    comparisons: Sequence[ArmComparison],
     measurer: Measurer,
     observer: Observer,
     rule: Rule,
@@ -168,7 +170,15 @@ def run_gate(
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Screen every case, confirm the suspects, and judge."""
-    gate = _Gate(measurer, observer, rule, budget_s, random.Random(seed), clock_s, [Judged(duel) for duel in duels])
+    gate = _Gate(
+        measurer,
+        observer,
+        rule,
+        budget_s,
+        random.Random(seed),
+        clock_s,
+        [CaseVerdict(comparison) for comparison in comparisons],
+    )
     gate.screen()
     gate.confirm()
     return gate.result()
@@ -182,7 +192,7 @@ class _Gate:
     budget_s: float
     rng: random.Random
     clock_s: Callable[[], float]
-    cases: list[Judged]
+    cases: list[CaseVerdict]
     scale: float = 1.0
     number: int = 0
 
@@ -201,7 +211,7 @@ class _Gate:
         for done in range(0, least, 2):
             self._block(self._open(), "screen", until_s=self.budget_s, then=least - done - 2)
             self._fit(least - done - 2)
-        short = [judged for judged in self._open() if sum(not pair.disturbed for pair in judged.screened) < least]
+        short = [judged for judged in self._open() if sum(not pair.interference for pair in judged.screened) < least]
         self._block(short, "screen", until_s=self.budget_s * EXTENDED_SHARE)
         while wide := [judged for judged in self._open() if self._is_wide(judged)]:
             if not self._block(wide, "screen", until_s=self.budget_s * EXTENDED_SHARE):
@@ -214,7 +224,7 @@ class _Gate:
         # Slowdowns first, the largest first: they are what a gate is for.
         suspects.sort(key=lambda judged: -ratio_of(judged.screened).ratio)
         left_s = self.budget_s - self.elapsed_s
-        planned: list[tuple[Judged, int]] = []
+        planned: list[tuple[CaseVerdict, int]] = []
         for place, judged in enumerate(suspects):
             judged.suspect = True
             share_s = left_s / (len(suspects) - place)
@@ -245,7 +255,7 @@ class _Gate:
                 judged.verdict, judged.reason = "inconclusive", f"{judged.verdict}, but the null arms differ"
         return result
 
-    def _judge(self, judged: Judged) -> None:
+    def _judge(self, judged: CaseVerdict) -> None:
         rule = self.rule
         if not judged.fresh:
             judged.verdict = unconfirmed(judged.ratio, rule.margin) if self._has_enough(judged) else "inconclusive"
@@ -258,15 +268,15 @@ class _Gate:
             )
         pairs = [*judged.screened, *judged.fresh]
         unsteady = sum(pair.unsteady for pair in pairs)
-        if unsteady > rule.most_unsteady * len(pairs):
+        if unsteady > rule.max_unsteady * len(pairs):
             judged.verdict = "unsteady"
             judged.reason = f"in {unsteady} of {len(pairs)} pairs the ratio drifted, or had two modes"
-        disturbed = sum(pair.disturbed for pair in pairs)
-        if not judged.reason and disturbed:
-            judged.reason = f"others disturbed {disturbed} of {len(pairs)} pairs"
+        interference = sum(pair.interference for pair in pairs)
+        if not judged.reason and interference:
+            judged.reason = f"others disturbed {interference} of {len(pairs)} pairs"
 
     def _block(
-        self, cases: Sequence[Judged], stage: Stage, *, until_s: float, then: int = 0, rest_s: float | None = None
+        self, cases: Sequence[CaseVerdict], stage: Stage, *, until_s: float, then: int = 0, rest_s: float | None = None
     ) -> bool:
         """Two pairs of each case, in random order; False if time ran out. `then`: pairs that each will still get."""
         cases = list(cases)
@@ -277,15 +287,15 @@ class _Gate:
                 return False
             later = sum(2 * self._expected_s(other) for other in cases[place:])
             rest = sum(then * self._expected_s(other) for other in cases) if rest_s is None else rest_s
-            self.observer.doing(f"{judged.duel.name}: {stage}", later + rest)
+            self.observer.doing(f"{judged.comparison.name}: {stage}", later + rest)
             arms: list[ArmName] = ["base", "head"]
             if stage == "screen" and self.cases.index(judged) % NULL_EVERY == self.null_place % len(self.cases):
                 arms.append("null")
             self.rng.shuffle(arms)
             for number, order in enumerate((arms, arms[::-1])):
                 began = self.clock_s()
-                pair = self.measurer.measure(judged.duel, stage, order, self.number + number, self.scale)
-                self.pair_s[judged.duel.name] = self.clock_s() - began
+                pair = self.measurer.measure(judged.comparison, stage, order, self.number + number, self.scale)
+                self.pair_s[judged.comparison.name] = self.clock_s() - began
                 (judged.screened if stage == "screen" else judged.fresh).append(pair)
                 if pair.missing or pair.wrong:
                     judged.verdict = "missing" if pair.missing else "wrong"
@@ -298,32 +308,32 @@ class _Gate:
         needed_s = sum(pairs_left * self._expected_s(judged) for judged in self._open())
         left_s = SCREEN_SHARE * self.budget_s - self.elapsed_s
         if needed_s > max(left_s, 0.0):
-            self.scale = max(LEAST_SCALE, self.scale * max(left_s, 0.0) / needed_s)
+            self.scale = max(MIN_SCALE, self.scale * max(left_s, 0.0) / needed_s)
 
-    def _open(self) -> list[Judged]:
+    def _open(self) -> list[CaseVerdict]:
         return [judged for judged in self.cases if judged.verdict not in ("missing", "wrong")]
 
-    def _has_enough(self, judged: Judged) -> bool:
+    def _has_enough(self, judged: CaseVerdict) -> bool:
         return len(ratio_of(judged.screened).logs) >= self.rule.screen_pairs
 
-    def _is_wide(self, judged: Judged) -> bool:
+    def _is_wide(self, judged: CaseVerdict) -> bool:
         ratio = ratio_of(judged.screened)
-        return len(judged.screened) < self.rule.most_screen_pairs and ratio.half_width > log(1 + self.rule.margin)
+        return len(judged.screened) < self.rule.max_screen_pairs and ratio.half_width > log(1 + self.rule.margin)
 
-    def _wanted(self, judged: Judged) -> int:
+    def _wanted(self, judged: CaseVerdict) -> int:
         """Fresh pairs, even in number."""
         sd = ratio_of(judged.screened).sd or 0.0
         wanted = pairs_needed(sd, log((1 + self.rule.margin + self.rule.visible_beyond) / (1 + self.rule.margin)))
-        most = self.rule.most_confirm_pairs
+        most = self.rule.max_confirm_pairs
         return min(max(wanted or most, self.rule.confirm_pairs), most) // 2 * 2
 
-    def _expected_s(self, judged: Judged) -> float:
+    def _expected_s(self, judged: CaseVerdict) -> float:
         """How long a pair will take: as long as its last one; before there is one, as any, or twice its launches."""
-        known = self.pair_s.get(judged.duel.name)
-        return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * judged.duel.launch_s)
+        known = self.pair_s.get(judged.comparison.name)
+        return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * judged.comparison.launch_s)
 
 
-def untrusted(cases: Sequence[Judged], rule: Rule) -> list[str]:
+def untrusted(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
     """Why the gate cannot be believed: its null arms, the same as base, differ from base."""
     from scipy.stats import binomtest
 
@@ -331,7 +341,7 @@ def untrusted(cases: Sequence[Judged], rule: Rule) -> list[str]:
     ratios = [judged.null for judged in nulls]
     verdicts = confirmed(ratios, ratios, rule)  # asked the way that they lean, they are asked both ways
     found = [
-        f"{judged.duel.name}: a second copy of base seems {verdict}, {judged.null.ratio:.3f} times base"
+        f"{judged.comparison.name}: a second copy of base seems {verdict}, {judged.null.ratio:.3f} times base"
         for judged, verdict in zip(nulls, verdicts, strict=True)
         if verdict
     ]
@@ -341,7 +351,7 @@ def untrusted(cases: Sequence[Judged], rule: Rule) -> list[str]:
     return found
 
 
-def _shift(cases: Sequence[Judged], rule: Rule) -> list[str]:
+def _shift(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
     """A note where nearly all cases lean the same way, and none by more than the margin."""
     ratios = [judged.ratio.ratio for judged in cases if judged.ratio.pairs >= rule.screen_pairs]
     if len(ratios) < SHIFT_CASES or any(abs(log(ratio)) > log(1 + rule.margin) for ratio in ratios):
@@ -353,7 +363,7 @@ def _shift(cases: Sequence[Judged], rule: Rule) -> list[str]:
     return [f"a shift of the whole suite: {max(above, len(ratios) - above)} of {len(ratios)} cases lean {way}"]
 
 
-def _position(cases: Sequence[Judged]) -> float | None:
+def _position(cases: Sequence[CaseVerdict]) -> float | None:
     """Log of the later started arm's time over the earlier's, over all pairs."""
     signed = [
         pair.logs["head"] if pair.order.index("base") < pair.order.index("head") else -pair.logs["head"]

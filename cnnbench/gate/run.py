@@ -21,7 +21,7 @@ from cnnbench.errors import RunFolderError
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
-from cnnbench.gate.procedure import ArmName, Duel, Observer, Paired, Result, run_gate
+from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
 from cnnbench.records import run_folder as store
 from cnnbench.runner.tasks import probe as availability
 from cnnbench.suite.case import Case
@@ -35,7 +35,7 @@ EXPLAINED = 3
 
 
 @dataclass
-class Gated:
+class GateReport:
     """What a gate found, with what it was asked."""
 
     folder: Path
@@ -55,7 +55,7 @@ def new_folder(suite: Suite, kind: str = "gate") -> Path:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GateRequest:
     """What is to be measured, and where it is written down."""
 
     suite: Suite
@@ -70,11 +70,13 @@ class Asked:
     """By how much head is slowed down on purpose."""
 
     @property
-    def duels(self) -> list[Duel]:
+    def comparisons(self) -> list[ArmComparison]:
         """Each case in both arms; cases that an arm's settings make alike stand once."""
         budgets = self.suite.case_budgets_s
-        duels = [Duel(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases]
-        return list({duel.name: duel for duel in duels}.values())
+        comparisons = [
+            ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases
+        ]
+        return list({comparison.name: comparison for comparison in comparisons}.values())
 
     def about(self) -> dict[str, Any]:
         """All of it, to be stored."""
@@ -90,68 +92,72 @@ class Asked:
 
 
 @contextmanager
-def open_pairs(asked: Asked, observer: Observer) -> Iterator[tuple[Pairs, list[Duel], dict[str, str]]]:
+def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs, list[ArmComparison], dict[str, str]]]:
     """A measurer that keeps every pair, the cases that can run here, and why others cannot."""
-    file = _begin(asked.folder)
-    logs = asked.folder / LOGS
+    file = _begin(request.folder)
+    logs = request.folder / LOGS
 
     def keep(pair: Pair) -> None:
         with file.open("a", encoding="utf-8") as stream:
             stream.write(pair.model_dump_json() + "\n")
 
-    observer.doing("trying what can run here", asked.budget_s)
-    duels = asked.duels
-    reasons, _ = availability.find_unavailable([duel.base for duel in duels], logs)
-    skipped = {duel.name: reasons[duel.base.id] for duel in duels if duel.base.id in reasons}
-    rng = Random(asked.seed)
+    observer.doing("trying what can run here", request.budget_s)
+    comparisons = request.comparisons
+    reasons, _ = availability.find_unavailable([comparison.base for comparison in comparisons], logs)
+    skipped = {
+        comparison.name: reasons[comparison.base.id] for comparison in comparisons if comparison.base.id in reasons
+    }
+    rng = Random(request.seed)
     with closing(
-        Pairs(asked.base, asked.head, logs, asked.suite.limit_s, uuid4().hex, rng, keep, asked.slowdown)
+        Pairs(request.base, request.head, logs, request.suite.limit_s, uuid4().hex, rng, keep, request.slowdown)
     ) as pairs:
-        yield pairs, [duel for duel in duels if duel.name not in skipped], skipped
+        yield pairs, [comparison for comparison in comparisons if comparison.name not in skipped], skipped
 
 
-def measure_gate(asked: Asked, observer: Observer, rule: Rule) -> Gated:
+def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateReport:
     """Measure and judge all cases that can run here; every pair is on disk as soon as it is there."""
-    with open_pairs(asked, observer) as (pairs, duels, skipped):
-        about = {**asked.about(), "rule": asdict(rule)}
-        (asked.folder / GATE).write_text(json.dumps(about, indent=1))
-        result = run_gate(duels, pairs, observer, rule, JUDGED_SHARE * asked.budget_s, asked.seed)
-        gated = Gated(asked.folder, asked.base, asked.head, result, skipped)
+    with open_pairs(request, observer) as (pairs, comparisons, skipped):
+        about = {**request.about(), "rule": asdict(rule)}
+        (request.folder / GATE).write_text(json.dumps(about, indent=1))
+        result = run_gate(comparisons, pairs, observer, rule, JUDGED_SHARE * request.budget_s, request.seed)
+        gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
         slower = [judged for judged in result.cases if judged.verdict == "slower"]
-        for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not asked.slowdown else []:
-            observer.doing(f"{judged.duel.name}: explaining", 0.0)
-            gated.explanations[judged.duel.name] = explain(judged.duel, pairs)
-    (asked.folder / GATE).write_text(json.dumps({**about, "found": _found(gated)}, indent=1))
-    return gated
+        for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not request.slowdown else []:
+            observer.doing(f"{judged.comparison.name}: explaining", 0.0)
+            gate_report.explanations[judged.comparison.name] = explain(judged.comparison, pairs)
+    (request.folder / GATE).write_text(json.dumps({**about, "found": _found(gate_report)}, indent=1))
+    return gate_report
 
 
 def measure_all(
-    asked: Asked, observer: Observer, arms: Sequence[ArmName], pairs: int, rng: Random
+    request: GateRequest, observer: Observer, arms: Sequence[ArmName], pairs: int, rng: Random
 ) -> tuple[dict[str, list[Paired]], dict[str, str]]:
     """So many pairs (or launches, of one arm) of every case, in blocks of two, while the budget lasts.
 
     By case, what was measured; and why cases cannot run here.
     """
-    ends = time.monotonic() + asked.budget_s
-    with open_pairs(asked, observer) as (measurer, duels, skipped):
-        found: dict[str, list[Paired]] = {duel.name: [] for duel in duels}
+    ends = time.monotonic() + request.budget_s
+    with open_pairs(request, observer) as (measurer, comparisons, skipped):
+        found: dict[str, list[Paired]] = {comparison.name: [] for comparison in comparisons}
         for block in range(0, pairs, 2):
-            for duel in rng.sample(duels, len(duels)):
+            for comparison in rng.sample(comparisons, len(comparisons)):
                 left_s = ends - time.monotonic()
                 done = sum(map(len, found.values()))
-                rest_s = (asked.budget_s - left_s) / done * (pairs * len(duels) - done) if done else asked.budget_s
-                if left_s <= 0 or any(pair.missing or pair.wrong for pair in found[duel.name]):
+                rest_s = (
+                    (request.budget_s - left_s) / done * (pairs * len(comparisons) - done) if done else request.budget_s
+                )
+                if left_s <= 0 or any(pair.missing or pair.wrong for pair in found[comparison.name]):
                     continue
-                observer.doing(f"{duel.name}: {block} of {pairs}", min(left_s, rest_s))
+                observer.doing(f"{comparison.name}: {block} of {pairs}", min(left_s, rest_s))
                 order = rng.sample(arms, len(arms))
                 for number, each in enumerate((order, order[::-1])):
-                    found[duel.name].append(measurer.measure(duel, "screen", each, block + number, 1.0))
+                    found[comparison.name].append(measurer.measure(comparison, "screen", each, block + number, 1.0))
     return found, skipped
 
 
-def _found(gated: Gated) -> dict[str, Any]:
+def _found(gate_report: GateReport) -> dict[str, Any]:
     cases = {
-        judged.duel.name: {
+        judged.comparison.name: {
             "verdict": judged.verdict,
             "reason": judged.reason,
             "ratio": judged.ratio.ratio if judged.ratio.pairs else None,
@@ -159,10 +165,10 @@ def _found(gated: Gated) -> dict[str, Any]:
             "pairs": judged.ratio.pairs,
             "suspect": judged.suspect,
         }
-        for judged in gated.result.cases
+        for judged in gate_report.result.cases
     }
-    result = gated.result
-    return {"cases": cases, "skipped": gated.skipped, "untrusted": result.untrusted, "seconds": result.seconds}
+    result = gate_report.result
+    return {"cases": cases, "skipped": gate_report.skipped, "untrusted": result.untrusted, "seconds": result.seconds}
 
 
 def _begin(folder: Path) -> Path:

@@ -10,8 +10,8 @@ from cnnbench.errors import InputError, ShapeError, TooSmall, unknown
 from cnnbench.networks.layers import Shape, Value, spelled
 from cnnbench.networks.network import Describe, Net, Network
 
-LARGEST_SIZE_TRIED = 1024
-LARGEST_SETTING = 10**6
+MAX_SIZE_TRIED = 1024
+MAX_SETTING = 10**6
 """Far beyond any network, and small enough to compute with."""
 
 INPUT_SETTINGS = ("resolution", "channels", "classes")
@@ -19,7 +19,7 @@ INPUT_SETTINGS = ("resolution", "channels", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arch:
+class Architecture:
     """A network in closed form. A family with settings is a frozen dataclass whose fields they are."""
 
     name: str
@@ -67,7 +67,7 @@ class Arch:
 
     def smallest_size(self) -> int | None:
         """The side of the smallest square image that leaves something for every layer of inference."""
-        for size in range(1, LARGEST_SIZE_TRIED + 1):
+        for size in range(1, MAX_SIZE_TRIED + 1):
             try:
                 self._follow((size,) * len(self.image_size), self.classes)
             except TooSmall:
@@ -83,7 +83,7 @@ class Arch:
         fields = {field.name: getattr(self.describe, field.name) for field in dataclasses.fields(self.describe)}
         return {name: value for name, value in fields.items() if _parser(value)}
 
-    def varied(self, changes: Mapping[str, str]) -> "Arch":
+    def varied(self, changes: Mapping[str, str]) -> "Architecture":
         """The same family with other settings, such as {"width": "0.75", "resolution": "192"}.
 
         Raises InputError for a setting that it does not have, or a value that means nothing.
@@ -147,6 +147,6 @@ def _number(name: str, text: str, kind: type[Any] | None) -> Any:
     if not values or not all(math.isfinite(value) and value > 0 for value in values):
         shape = {int: "a whole number", float: "a number", tuple: "whole numbers such as 3-4-6-3"}[kind or float]
         raise InputError(f"{name}: expected {shape} above zero; got {text!r}")
-    if max(values) > LARGEST_SETTING:
-        raise InputError(f"{name}: expected {LARGEST_SETTING:,} at most; got {text!r}")
+    if max(values) > MAX_SETTING:
+        raise InputError(f"{name}: expected {MAX_SETTING:,} at most; got {text!r}")
     return tuple(values) if kind is tuple else values[0]

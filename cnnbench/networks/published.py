@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from cnnbench.networks.architecture import Arch
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import BatchNorm, Linear
 from cnnbench.networks.network import Layer, Network
 
@@ -47,30 +47,33 @@ class Figure:
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.printed}{unit} {'parameters' if self.what == 'params' else self.what}"
 
-    def agrees(self, arch: Arch) -> bool:
+    def agrees(self, architecture: Architecture) -> bool:
         """Whether the exact count rounds to what is printed."""
-        return self._printed_of(self.counted(arch), ROUND_HALF_UP) == Decimal(self.printed)
+        return self._printed_of(self.counted(architecture), ROUND_HALF_UP) == Decimal(self.printed)
 
-    def is_explained(self, arch: Arch) -> bool:
+    def is_explained(self, architecture: Architecture) -> bool:
         """Whether there is a reason, and what it says gives the printed digits. A reason may be that none is known."""
         if self.reason == NOT_KNOWN:
             return True
         rounding = ROUND_DOWN if self.cut else ROUND_HALF_UP
-        return bool(self.reason) and self._printed_of(self.authors_count(arch), rounding) == Decimal(self.printed)
+        return bool(self.reason) and self._printed_of(self.authors_count(architecture), rounding) == Decimal(
+            self.printed
+        )
 
-    def counted(self, arch: Arch) -> int:
+    def counted(self, architecture: Architecture) -> int:
         """The exact count of the network as torchvision has it."""
-        return _total(self._network(arch).layers, self.what)
+        return _total(self._network(architecture).layers, self.what)
 
-    def authors_count(self, arch: Arch) -> int:
+    def authors_count(self, architecture: Architecture) -> int:
         """The exact count of what the authors counted."""
         if self.had:
-            arch = dataclasses.replace(arch, describe=dataclasses.replace(arch.describe, **self.had))  # type: ignore[type-var]
-        layers = self._network(arch).layers
+            had: Any = dataclasses.replace(cast(Any, architecture.describe), **self.had)
+            architecture = dataclasses.replace(architecture, describe=had)
+        layers = self._network(architecture).layers
         return _total([layer for layer in layers if not (self.without and self.without(layer))], self.what)
 
-    def _network(self, arch: Arch) -> Network:
-        return arch.network((self.image_size,) if self.image_size else None)
+    def _network(self, architecture: Architecture) -> Network:
+        return architecture.network((self.image_size,) if self.image_size else None)
 
     def _printed_of(self, count: int, rounding: str) -> Decimal:
         return (Decimal(count) / UNITS[self.unit]).quantize(Decimal(self.printed), rounding)

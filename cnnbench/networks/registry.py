@@ -4,7 +4,7 @@ import importlib.util
 import re
 
 from cnnbench.errors import InputError, unknown
-from cnnbench.networks.architecture import Arch
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.families.alexnet import AlexNet
 from cnnbench.networks.families.cnn1d import CNN1D
 from cnnbench.networks.families.convnext import VARIANTS, ConvNeXt
@@ -31,12 +31,12 @@ CIFAR = (3, 32, 32)
 MNIST = (1, 28, 28)
 
 
-def _our(name: str, describe: Describe, image: tuple[int, ...], source: str) -> Arch:
-    return Arch(name=name, describe=describe, image=image, classes=10, source=source, from_torchvision=False)
+def _our(name: str, describe: Describe, image: tuple[int, ...], source: str) -> Architecture:
+    return Architecture(name=name, describe=describe, image=image, classes=10, source=source, from_torchvision=False)
 
 
-def _imagenet(name: str, describe: Describe, source: str, size: int = 224) -> Arch:
-    return Arch(name=name, describe=describe, image=(3, size, size), classes=1000, source=source)
+def _imagenet(name: str, describe: Describe, source: str, size: int = 224) -> Architecture:
+    return Architecture(name=name, describe=describe, image=(3, size, size), classes=1000, source=source)
 
 
 LECUN = "LeCun et al. 1998, figure 2"
@@ -116,28 +116,28 @@ TORCHVISIONS = [
     *(_imagenet(f"convnext_{name}", ConvNeXt(*row), "Liu et al. 2022, table 9") for name, row in VARIANTS.items()),
 ]
 
-ARCHS: dict[str, Arch] = {}
-for _arch in (*OURS, *TORCHVISIONS):
-    assert _arch.name not in ARCHS, f"{_arch.name} stands twice in the catalogue"
-    ARCHS[_arch.name] = _arch
+ARCHITECTURES: dict[str, Architecture] = {}
+for _architecture in (*OURS, *TORCHVISIONS):
+    assert _architecture.name not in ARCHITECTURES, f"{_architecture.name} stands twice in the catalogue"
+    ARCHITECTURES[_architecture.name] = _architecture
 
 FORMS = "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, or package.module:callable"
 
 
-def find(model: str) -> Arch | None:
+def find(model: str) -> Architecture | None:
     """The closed form of a model, or None for one that has none. `torchvision/resnet18` is `resnet18`."""
     if model.startswith("torchvision/"):
-        arch = ARCHS.get(model.removeprefix("torchvision/"))
-        return arch if arch and arch.from_torchvision else None
-    return ARCHS.get(model)
+        architecture = ARCHITECTURES.get(model.removeprefix("torchvision/"))
+        return architecture if architecture and architecture.from_torchvision else None
+    return ARCHITECTURES.get(model)
 
 
-def get(model: str) -> Arch:
+def get(model: str) -> Architecture:
     """The closed form of a model. Raises InputError, with the nearest name."""
-    arch = find(model)
-    if arch is None:
-        raise InputError(unknown("model with a closed form", model, ARCHS))
-    return arch
+    architecture = find(model)
+    if architecture is None:
+        raise InputError(unknown("model with a closed form", model, ARCHITECTURES))
+    return architecture
 
 
 def full_size(model: str, image_size: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -145,9 +145,9 @@ def full_size(model: str, image_size: tuple[int, ...] | None) -> tuple[int, ...]
 
     Raises ShapeError for a number of sides that the model's images do not have.
     """
-    arch = find(model)
-    if arch is not None:
-        return arch.full_size(image_size)
+    architecture = find(model)
+    if architecture is not None:
+        return architecture.full_size(image_size)
     return image_size * 2 if image_size is not None and len(image_size) == 1 else image_size
 
 
@@ -156,7 +156,7 @@ def check_name(model: str) -> str:
 
     Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported.
     """
-    if model in ARCHS:
+    if model in ARCHITECTURES:
         return model
     if re.fullmatch(r"torchvision/\w+", model):
         return model
@@ -166,4 +166,4 @@ def check_name(model: str) -> str:
         return model
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", model):
         return model
-    raise ValueError(f"{unknown('model', model, ARCHS)}; a model is {FORMS}")
+    raise ValueError(f"{unknown('model', model, ARCHITECTURES)}; a model is {FORMS}")

@@ -7,13 +7,13 @@ from typing import Any
 
 import sympy
 
-from cnnbench.networks.architecture import Arch
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Op, Shape, Terms, Value
 from cnnbench.networks.network import Layer, Net, Network
 
 AXES = {1: ("L",), 2: ("H", "W")}
 """The names of the spatial axes, by how many there are."""
-LARGEST_STRIDE_TRIED = 128
+MAX_STRIDE_TRIED = 128
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Formula:
     macs_of_multiples: str | None
 
 
-def formula(arch: Arch) -> Formula:
+def formula(architecture: Architecture) -> Formula:
     """The totals of a network of the catalogue."""
-    axes = AXES[len(arch.image_size)]
+    axes = AXES[len(architecture.image_size)]
     sides = [_size(name) for name in axes]
     classes = _size("K")
-    net = _SymbolicNet(arch.name)
-    arch.describe(net, Value((arch.image[0], *sides)), classes)
-    network: Network = net.network((arch.image[0], *sides))
+    net = _SymbolicNet(architecture.name)
+    architecture.describe(net, Value((architecture.image[0], *sides)), classes)
+    network: Network = net.network((architecture.image[0], *sides))
     macs = sympy.expand(sum(net.product(factors) for layer in network.inference for factors in _mac_terms(layer)))
     multiple, simpler = _for_multiples(macs, net.sizes, sides)
     used = _needed(macs, net.sizes)
@@ -111,7 +111,7 @@ def _for_multiples(macs: Any, sizes: dict[Any, Any], sides: list[Any]) -> tuple[
     definitions = [(symbol, expression) for expression, symbol in reversed(sizes.items())]
     whole: Callable[[Any], Any] = macs.subs(definitions).subs
     multiple = 1
-    while multiple <= LARGEST_STRIDE_TRIED:
+    while multiple <= MAX_STRIDE_TRIED:
         parts = {side: sympy.Symbol(f"{side}_part", integer=True, positive=True) for side in sides}
         simpler = whole({side: multiple * part for side, part in parts.items()})
         if not simpler.has(sympy.floor, sympy.ceiling):

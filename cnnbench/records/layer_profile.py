@@ -14,7 +14,7 @@ WORST = 5
 """How many layers are named of the slowest."""
 DISTURBED = 1.2
 """So many times longer than typical is too much for a quarter of the calls."""
-LEAST_SHARE = 0.01
+MIN_SHARE = 0.01
 """Of a call's time: a layer below it is not called slow for its work, however slow."""
 
 
@@ -63,7 +63,7 @@ class Times:
         return self.operators_s + self.outside_s
 
     @property
-    def is_disturbed(self) -> bool:
+    def has_interference(self) -> bool:
         """Whether a quarter of the calls took far longer than their typical parts together."""
         return self.quartiles_s[1] > DISTURBED * self.call_s
 
@@ -99,7 +99,7 @@ class ModelProfile:
         rated = [
             (rate, row)
             for row in self.rows
-            if (rate := row.macs_per_s(runtime)) and (self.share(row, runtime) or 0.0) >= LEAST_SHARE
+            if (rate := row.macs_per_s(runtime)) and (self.share(row, runtime) or 0.0) >= MIN_SHARE
         ]
         return [row for _, row in sorted(rated, key=lambda pair: pair[0])[:WORST]]
 

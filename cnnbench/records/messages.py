@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
-from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran, StepFacts, Witnesses
+from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, Ran, StepFacts
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
@@ -36,7 +36,7 @@ class Count(Frozen):
     spec: ModelSpec
 
 
-class Walk(Frozen):
+class Trace(Frozen):
     """Read a module as it runs, for a model that has no closed form."""
 
     op: Literal["walk"] = "walk"
@@ -56,7 +56,7 @@ class Step(Frozen):
     """What came out, for one image."""
 
 
-class Walked(Frozen):
+class Traced(Frozen):
     """All steps, in order, and what they should add up to."""
 
     input_shape: tuple[int, ...]
@@ -183,7 +183,7 @@ class Warm(Frozen):
 
     op: Literal["warm"] = "warm"
     limit_s: float
-    least_calls: int = 0
+    min_calls: int = 0
     """Not steady before so many calls."""
 
 
@@ -192,7 +192,7 @@ class Warmed(Frozen):
 
     calls: int
     seconds: float
-    steady: bool
+    converged: bool
     calls_per_sample: int
     call_s: float
     """About how long one call takes."""
@@ -256,7 +256,7 @@ class MeasurePeaks(Frozen):
     """Of the working sets that memory is measured with."""
 
 
-class Peaks(Frozen):
+class MeasuredPeaks(Frozen):
     """What it could do: repetitions, and what could not be measured, with the reason."""
 
     device_name: str
@@ -354,14 +354,14 @@ class Failure(Frozen):
     """The request could not be carried out."""
 
     failure: str
-    users_fault: bool
+    is_user_error: bool
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
 
 
 Request = (
     Resolve
     | Count
-    | Walk
+    | Trace
     | Build
     | BuildStep
     | Describe
@@ -382,8 +382,8 @@ Request = (
 )
 Reply = (
     Resolved
-    | Witnesses
-    | Walked
+    | CounterResults
+    | Traced
     | ArtifactFacts
     | StepFacts
     | Described
@@ -395,7 +395,7 @@ Reply = (
     | Sampled
     | Closed
     | Probed
-    | Peaks
+    | MeasuredPeaks
     | Profiled
     | TrainingStarted
     | Epoch

@@ -15,7 +15,7 @@ from cnnbench.errors import RunFolderError
 from cnnbench.suite.case import Device, Frozen, Precision
 
 CEILINGS_VERSION = 1
-CEILINGS = "ceilings.json"
+PEAKS = "ceilings.json"
 """In a run's folder."""
 
 Kernel = Literal["matrix product", "3x3 convolution", "1x1 convolution", "depthwise convolution"]
@@ -74,7 +74,7 @@ class CallCost(Frozen):
         return min(self.seconds) / self.calls
 
 
-class Ceilings(Frozen):
+class Peaks(Frozen):
     """All that was measured of one device with one number of threads."""
 
     device: Device
@@ -127,22 +127,22 @@ class Ceilings(Frozen):
         return min(costs, default=None)
 
 
-class CeilingsFile(Frozen):
+class PeaksFile(Frozen):
     """`ceilings.json`: one entry for each device and number of threads."""
 
     schema_version: Literal[1] = 1
-    ceilings: list[Ceilings]
+    peaks: list[Peaks]
 
 
-def read_ceilings(folder: Path) -> list[Ceilings]:
+def read_peaks(folder: Path) -> list[Peaks]:
     """What a run's folder has; none where none were measured. Raises RunFolderError for a file that is none of ours."""
-    file = folder / CEILINGS
+    file = folder / PEAKS
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     try:
-        return CeilingsFile.model_validate_json(text).ceilings
+        return PeaksFile.model_validate_json(text).peaks
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -152,18 +152,18 @@ def read_ceilings(folder: Path) -> list[Ceilings]:
         ) from None
 
 
-def write_ceilings(folder: Path, ceilings: Iterable[Ceilings]) -> Path:
+def write_peaks(folder: Path, peaks: Iterable[Peaks]) -> Path:
     """Write them down beside those of other devices and numbers of threads that the folder has; gives the file."""
-    known = {(each.device, each.threads): each for each in [*read_ceilings(folder), *ceilings]}
-    file = folder / CEILINGS
-    content = CeilingsFile(ceilings=list(known.values())).model_dump(mode="json")
+    known = {(each.device, each.threads): each for each in [*read_peaks(folder), *peaks]}
+    file = folder / PEAKS
+    content = PeaksFile(peaks=list(known.values())).model_dump(mode="json")
     file.write_text(json.dumps(content), encoding="utf-8")
     return file
 
 
-def find_ceilings(ceilings: Sequence[Ceilings], device: Device, threads: int | None) -> Ceilings | None:
+def find_peaks(peaks: Sequence[Peaks], device: Device, threads: int | None) -> Peaks | None:
     """Those of a device with so many threads; an accelerator's do not depend on them."""
-    for each in ceilings:
+    for each in peaks:
         if each.device == device and (device != "cpu" or each.threads == threads):
             return each
     return None

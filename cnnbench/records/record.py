@@ -8,6 +8,7 @@ Schema history (a reader accepts its own version and older ones):
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
@@ -25,7 +26,7 @@ failed       its process crashed, hung, or ran out of memory
 unavailable  this machine, or this version, cannot run it
 """
 
-LEAST_TURNS = 6
+MIN_TURNS = 6
 """The fewest turns whose medians give an interval at 95 %."""
 
 MEASURED: tuple[Status, ...] = ("ok", "noisy")
@@ -33,6 +34,17 @@ MEASURED: tuple[Status, ...] = ("ok", "noisy")
 
 Counts = dict[str, tuple[int, int]]
 """(parameters, MACs for one image) by layer name; layers that have neither are left out."""
+
+
+def _renamed(**names: str) -> Any:
+    """A validator that reads the keys of older schemas under today's names."""
+
+    def rename(content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        return {names.get(key, key): value for key, value in content.items()}
+
+    return model_validator(mode="before")(rename)
 
 
 class Published(Frozen):
@@ -48,8 +60,10 @@ class Published(Frozen):
     """ImageNet-1K accuracy of the pretrained weights."""
 
 
-class Witnesses(Frozen):
+class CounterResults(Frozen):
     """Who says what of a model's parameters and MACs; a witness that could not speak is in `silent`."""
+
+    _renamed = _renamed(silent="failed")
 
     closed_form: Counts | None
     """None for a model that has no closed form."""
@@ -57,19 +71,21 @@ class Witnesses(Frozen):
     """By witness: `module` (parameters alone), `dispatch` and `fvcore` (MACs alone), `onnx` (both, of what inference
     needs), `backward` (MACs of the backward pass, for one image)."""
     published: Published | None = None
-    silent: dict[str, str] = {}
+    failed: dict[str, str] = {}
     """Witnesses that could not be heard, with the reason."""
 
 
 class CountsSummary(Frozen):
     """The counts of a model in a record: totals, and every disagreement between witnesses."""
 
+    _renamed = _renamed(witnesses="counters")
+
     params: int
     macs: int
     """For one image."""
     closed_form: bool
     """Whether the totals are the closed form's; else the module's and the dispatch counter's."""
-    witnesses: list[str]
+    counters: list[str]
     """Those that were heard."""
     disagreements: list[str]
     top1_percent: float | None = None
@@ -96,6 +112,8 @@ class Parity(Frozen):
 class ArtifactFacts(Frozen):
     """What building an artifact found out; stored beside it as `artifact.json`."""
 
+    _renamed = _renamed(witnesses="counters", signal="output_rms")
+
     key: str
     """Digest of everything that the artifact depends on."""
     input_shape: tuple[int, ...]
@@ -106,7 +124,7 @@ class ArtifactFacts(Frozen):
     onnx_error: str | None = None
     """Why there is no graph, where the export failed."""
     opset: int | None = None
-    signal: float
+    output_rms: float
     """Root mean square of the part of the reference output that depends on the input."""
     eager_error: float
     """Of eager float32 on the CPU where the artifact was built, in units of the signal."""
@@ -116,7 +134,7 @@ class ArtifactFacts(Frozen):
     """The largest share of one layer's activations that are denormal numbers, on the golden images."""
     seconds: dict[str, float]
     """Time of each stage: instantiate, count, condition, reference, export, check."""
-    witnesses: Witnesses
+    counters: CounterResults
     versions: dict[str, str]
 
 
@@ -154,19 +172,21 @@ class Memory(Frozen):
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 
 
-class Turn(Frozen):
+class Block(Frozen):
     """One turn of a race: consecutive samples of one worker."""
+
+    _renamed = _renamed(disturbed="interference")
 
     round: int
     seconds: dict[str, list[float]]
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
-    disturbed: list[str] = []
+    interference: list[str] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: float | None = None
     """What the processor packages used meanwhile, where the system tells."""
 
     @model_validator(mode="after")
-    def _has_times(self) -> "Turn":
+    def _has_times(self) -> "Block":
         """What no clock gives is no turn: a file that says so is damaged."""
         lengths = {len(samples) for samples in self.seconds.values()}
         if len(lengths) != 1 or lengths == {0}:
@@ -183,33 +203,35 @@ class Turn(Frozen):
 class Launch(Frozen):
     """One worker process: how it started and what it measured. Raw values only."""
 
+    _renamed = _renamed(race="group", turns="blocks", steady="converged")
+
     import_s: float
     load_s: float
     """Weights or graph into a session that can run."""
     first_call_s: float
     warmup_calls: int
     warmup_s: float
-    steady: bool
+    converged: bool
     """Whether the warm-up ended because the times were steady, not because its limit was reached."""
     calls_per_sample: PositiveInt
-    turns: list[Turn]
+    blocks: list[Block]
     stopped: str
     """Why sampling ended."""
     memory: Memory
-    race: str = ""
+    group: str = ""
     """The race that it was measured in: launches of one race share rounds."""
     ran: "Ran | None" = None
 
-    def usable(self) -> list[Turn]:
+    def usable(self) -> list[Block]:
         """The turns that statistics rest on: those that nothing disturbed, or all where those are too few."""
-        clean = [turn for turn in self.turns if not turn.disturbed]
-        return clean if len(clean) >= LEAST_TURNS else self.turns
+        clean = [block for block in self.blocks if not block.interference]
+        return clean if len(clean) >= MIN_TURNS else self.blocks
 
-    def call_turns(self, phase: str | None = None) -> list[list[float]]:
+    def call_blocks(self, phase: str | None = None) -> list[list[float]]:
         """Seconds per call of each sample of each usable turn: of one phase, or of all."""
         return [
-            [seconds / self.calls_per_sample for seconds in (turn.seconds[phase] if phase else turn.totals_s())]
-            for turn in self.usable()
+            [seconds / self.calls_per_sample for seconds in (block.seconds[phase] if phase else block.totals_s())]
+            for block in self.usable()
         ]
 
 
@@ -220,31 +242,31 @@ class Measurement(Frozen):
 
     def times(self, phase: str | None = None) -> list[list[list[float]]]:
         """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
-        return [launch.call_turns(phase) for launch in self.launches]
+        return [launch.call_blocks(phase) for launch in self.launches]
 
     @property
-    def disturbed_turns(self) -> int:
+    def blocks_with_interference(self) -> int:
         """How many turns the system's counters call disturbed."""
-        return sum(bool(turn.disturbed) for launch in self.launches for turn in launch.turns)
+        return sum(bool(block.interference) for launch in self.launches for block in launch.blocks)
 
     @property
-    def all_turns(self) -> int:
+    def all_blocks(self) -> int:
         """How many turns there are."""
-        return sum(len(launch.turns) for launch in self.launches)
+        return sum(len(launch.blocks) for launch in self.launches)
 
     def joules_per_image(self, batch: int) -> float | None:
         """Energy of the usable turns by their images, where the system told that of every one."""
-        turns = [(launch, turn) for launch in self.launches for turn in launch.usable()]
-        joules = [turn.joules for _, turn in turns]
-        if not turns or None in joules:
+        blocks = [(launch, block) for launch in self.launches for block in launch.usable()]
+        joules = [block.joules for _, block in blocks]
+        if not blocks or None in joules:
             return None
-        images = batch * sum(launch.calls_per_sample * len(turn.totals_s()) for launch, turn in turns)
+        images = batch * sum(launch.calls_per_sample * len(block.totals_s()) for launch, block in blocks)
         return sum(filter(None, joules)) / images
 
     @property
     def timed_s(self) -> float:
         """Seconds spent inside timed calls."""
-        return sum(sum(turn.totals_s()) for launch in self.launches for turn in launch.turns)
+        return sum(sum(block.totals_s()) for launch in self.launches for block in launch.blocks)
 
 
 class Ran(Frozen):
@@ -261,6 +283,8 @@ class Ran(Frozen):
 class Record(BaseModel):
     """All that is known of one case on one machine. Statistics are computed from it and never stored in it."""
 
+    _renamed = _renamed(race="group")
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1, 2, 3, 4] = 4
@@ -270,7 +294,7 @@ class Record(BaseModel):
     reasons: list[str] = []
     started: str
     """Local time with its offset, ISO 8601."""
-    race: str | None = None
+    group: str | None = None
     """The race of its first launch."""
     depends: str = ""
     """Digest of what its times depend on beside the machine's mood; measured again on resuming if that has changed."""

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from cnnbench.errors import RunFolderError
 from cnnbench.records.environment import fault_in
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
-from cnnbench.records.peaks import Ceilings, read_ceilings
+from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Record
 from cnnbench.suite.load import Suite
 
@@ -52,7 +52,7 @@ class Run:
     """Ids of all cases of the suite, recorded or not."""
     unreadable: list[str] = field(default_factory=list)
     """One line for each file that is damaged or too new: which lines of it could not be read, and why."""
-    ceilings: list[Ceilings] = field(default_factory=list)
+    peaks: list[Peaks] = field(default_factory=list)
     """By device and number of threads; none where they were not measured."""
     profiles: list[ModelProfile] = field(default_factory=list)
     """By model, batch and number of threads; none where they were not made."""
@@ -85,9 +85,9 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     unreadable = [_which(file, faults)] if faults else []
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[0]}")
-    ceilings: list[Ceilings] = []
+    peaks: list[Peaks] = []
     try:
-        ceilings = read_ceilings(folder)
+        peaks = read_peaks(folder)
     except RunFolderError as error:
         unreadable.append(str(error))
     profiles, faults_of_profiles = read_profiles(folder)
@@ -108,7 +108,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records=records,
         cases=cases,
         unreadable=unreadable,
-        ceilings=ceilings,
+        peaks=peaks,
         profiles=profiles,
     )
 

@@ -6,7 +6,7 @@ from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.roofline import Part, layer_parts
 from cnnbench.networks.units import GIGA
-from cnnbench.records.peaks import Ceilings
+from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import significant
 from cnnbench.report.prose import name_of
@@ -20,7 +20,7 @@ SLOWEST = 3
 def bound_tables(run: Run) -> list[Table]:
     """The tables, without those that would be empty."""
     explained = list(explain(run).values())
-    tables = [_ceilings(run.ceilings), _cases(explained), _parts(explained), _layers(explained)]
+    tables = [_peaks(run.peaks), _cases(explained), _parts(explained), _layers(explained)]
     return [table for table in tables if not table.cells.empty]
 
 
@@ -29,7 +29,7 @@ def cases_frame(explained: list[Explained]) -> pd.DataFrame:
     rows = []
     for each in explained:
         case, roofline = each.case, each.roofline
-        sheet = datasheet_of(each.ceilings.device_name) if each.ceilings else None
+        sheet = datasheet_of(each.peaks.device_name) if each.peaks else None
         sheet_peak = sheet.flops_per_s(case.precision) if sheet else None
         rows.append(
             {
@@ -45,8 +45,8 @@ def cases_frame(explained: list[Explained]) -> pd.DataFrame:
                 "bytes_per_s": roofline.bytes_per_s,
                 "memory_share": roofline.memory_share,
                 "calls_share": roofline.calls_share,
-                "least_ms": None if roofline.least_s is None else 1e3 * roofline.least_s,
-                "least_share": roofline.least_share,
+                "lower_bound_ms": None if roofline.lower_bound_s is None else 1e3 * roofline.lower_bound_s,
+                "least_share": roofline.lower_bound_share,
                 "bound_by": roofline.bound,
                 "datasheet_share": roofline.flops_per_s / sheet_peak if sheet_peak else None,
                 "id": each.record.id,
@@ -69,7 +69,7 @@ def _cases(explained: list[Explained]) -> Table:
                 "GFLOP/s": [figure_text(value / GIGA) for value in data["flops_per_s"]],
                 "% of peak": [_percent(value) for value in data["peak_share"]],
                 "GB/s": [_known(value, GIGA) for value in data["bytes_per_s"]],
-                "least ms": [_known(value) for value in data["least_ms"]],
+                "least ms": [_known(value) for value in data["lower_bound_ms"]],
                 "least / ms": [_percent(value) for value in data["least_share"]],
                 "bound by": [value or UNKNOWN for value in data["bound_by"]],
             }
@@ -86,9 +86,9 @@ def _cases(explained: list[Explained]) -> Table:
     return Table("bounds", "What binds each case", caption, cells, data, [])
 
 
-def _ceilings(ceilings: list[Ceilings]) -> Table:
+def _peaks(peaks: list[Peaks]) -> Table:
     rows, cells = [], []
-    for each in ceilings:
+    for each in peaks:
         sheet = datasheet_of(each.device_name)
         row: dict[str, object] = {"hardware": each.device_name, "device": each.device, "threads": each.threads}
         for precision in ("fp32", "bf16", "fp16"):
@@ -152,7 +152,7 @@ def layers_frame(explained: list[Explained]) -> pd.DataFrame:
         _part_row(each, part)
         for each in explained
         if each.parts and each.profile is not None
-        for part in layer_parts(each.profile, each.case, each.seconds, each.ceilings)
+        for part in layer_parts(each.profile, each.case, each.seconds, each.peaks)
     )
 
 
@@ -179,8 +179,8 @@ def _part_row(each: Explained, part: Part) -> dict[str, object]:
         "flops_per_s": roofline.flops_per_s if roofline.macs else None,
         "peak_share": roofline.compute_share if roofline.macs else None,
         "bytes_per_s": roofline.bytes_per_s,
-        "least_ms": None if roofline.least_s is None else 1e3 * roofline.least_s,
-        "least_share": roofline.least_share,
+        "lower_bound_ms": None if roofline.lower_bound_s is None else 1e3 * roofline.lower_bound_s,
+        "least_share": roofline.lower_bound_share,
         "bound_by": roofline.bound,
     }
 
@@ -205,7 +205,7 @@ def _part_cells(data: pd.DataFrame) -> pd.DataFrame:
                 _percent(value) if known else NONE for value, known in zip(data["peak_share"], has_macs, strict=True)
             ],
             "GB/s": [_known(value, GIGA) for value in data["bytes_per_s"]],
-            "least ms": [_known(value) for value in data["least_ms"]],
+            "least ms": [_known(value) for value in data["lower_bound_ms"]],
             "least / ms": [_percent(value) for value in data["least_share"]],
             "bound by": [value or UNKNOWN for value in data["bound_by"]],
         }

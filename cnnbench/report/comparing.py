@@ -90,7 +90,7 @@ def _machines(comparison: Comparison) -> Table:
 
 
 def _machine_row(machine: Machine) -> dict[str, object]:
-    environment, ceilings = machine.run.environment, machine.ceilings
+    environment, peaks = machine.run.environment, machine.peaks
     software = environment.get("software", {})
     sheet = datasheet_of(machine.hardware)
     return {
@@ -101,9 +101,9 @@ def _machine_row(machine: Machine) -> dict[str, object]:
         "memory_bytes": environment.get("machine", {}).get("memory_bytes"),
         "system": environment.get("machine", {}).get("system"),
         "virtualised": environment.get("machine", {}).get("virtualised"),
-        "fp32_flops_per_s": ceilings.flops_per_s("fp32") if ceilings else None,
-        "bf16_flops_per_s": ceilings.flops_per_s("bf16") if ceilings else None,
-        "memory_bytes_per_s": ceilings.memory_bytes_per_s() if ceilings else None,
+        "fp32_flops_per_s": peaks.flops_per_s("fp32") if peaks else None,
+        "bf16_flops_per_s": peaks.flops_per_s("bf16") if peaks else None,
+        "memory_bytes_per_s": peaks.memory_bytes_per_s() if peaks else None,
         "datasheet_fp32_flops_per_s": sheet.fp32 if sheet else None,
         "cnnbench": software.get("cnnbench"),
         "python": software.get("python"),

@@ -9,11 +9,11 @@ def lines(verdict: Verdict, progress: str) -> Iterator[str]:
     """A heading with the progress, a line for each figure, then every difference with its reason."""
     reasons = f", {len(verdict.explained)} known difference(s)" if verdict.explained else ""
     yield f"{verdict.model}: {'all agree' if verdict.agree else 'DISAGREE'}{reasons}  [{progress}]"
-    for what, by_witness in (("parameters", verdict.params), ("MACs", verdict.macs), ("backward", verdict.backward)):
-        if by_witness:
-            yield f"  {what:10} " + ", ".join(f"{name} {value:,}" for name, value in by_witness.items())
+    for what, by_counter in (("parameters", verdict.params), ("MACs", verdict.macs), ("backward", verdict.backward)):
+        if by_counter:
+            yield f"  {what:10} " + ", ".join(f"{name} {value:,}" for name, value in by_counter.items())
     for source, figure in verdict.published.items():
         yield f"  {source}: {figure}"
     yield from (f"  = {line}" for line in verdict.explained)
     yield from (f"  ! {line}" for line in verdict.disagreements)
-    yield from (f"  ! {name} was silent: {why}" for name, why in verdict.silent.items())
+    yield from (f"  ! {name} was silent: {why}" for name, why in verdict.failed.items())

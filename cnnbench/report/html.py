@@ -23,7 +23,7 @@ from cnnbench.report.samples import Samples
 from cnnbench.report.tables import NONE, NUMBERS, WORDS, Table
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_CHOICES = 30
+MAX_CHOICES = 30
 """A column of words with more different cells than this has no list to choose from."""
 CHOOSABLE = ("model", "workload", "batch", "runtime", "machine", "device", "bound by")
 """Columns that a table can be filtered by, beside its free text."""
@@ -71,7 +71,7 @@ def html(page: Page) -> str:
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return (
-        _templates()
+        _fork_servers()
         .get_template("page.html.j2")
         .render(
             page=page,
@@ -141,15 +141,15 @@ def _number(value: object) -> float | None:
 def _choices(table: Table, column: str) -> list[str]:
     """The different words of a column, to choose from; none where there is no choice."""
     words = list(dict.fromkeys(str(cell) for cell in table.cells[column] if cell != NONE))
-    return words if column in CHOOSABLE and 1 < len(words) <= MOST_CHOICES else []
+    return words if column in CHOOSABLE and 1 < len(words) <= MAX_CHOICES else []
 
 
 def _render(template: str, **values: object) -> Markup:
-    return Markup(_templates().get_template(template).render(**values))
+    return Markup(_fork_servers().get_template(template).render(**values))
 
 
 @cache
-def _templates() -> Environment:
+def _fork_servers() -> Environment:
     return Environment(
         loader=PackageLoader("cnnbench.report"),
         autoescape=select_autoescape(default=True, default_for_string=True),

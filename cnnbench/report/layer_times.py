@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnbench.networks.layers import spelled
 from cnnbench.networks.units import MB
-from cnnbench.records.layer_profile import LEAST_SHARE, ModelProfile, Row
+from cnnbench.records.layer_profile import MIN_SHARE, ModelProfile, Row
 from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
 from cnnbench.runner.tasks.layer_profile import NOTE, RUNTIMES
@@ -110,8 +110,8 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
         f"{part(sum(times.other.values()))} in operators of no known layer + {part(times.outside_s)} outside operators"
     )
     low, high = times.quartiles_s
-    disturbed = "; something disturbed them, so run it again" if times.is_disturbed else ""
-    yield f"  half of the calls took {_ms(low)} to {_ms(high)} ms{disturbed}"
+    interference = "; something disturbed them, so run it again" if times.has_interference else ""
+    yield f"  half of the calls took {_ms(low)} to {_ms(high)} ms{interference}"
     yield f"  over all: {significant(macs / times.call_s / GIGA)} GMAC/s"
     idle = sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs)
     yield f"  layers without MACs: {part(idle)}"
@@ -119,7 +119,7 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
     yield from _listed(profile, profile.slowest(runtime), runtime)
     slow = profile.slow_for_work(runtime)
     if slow:
-        least = f"{100 * LEAST_SHARE:g} %"
+        least = f"{100 * MIN_SHARE:g} %"
         yield f"  slow for their work: the fewest GMAC/s, of the layers with MACs and {least} of the time or more"
         yield from _listed(profile, slow, runtime)
     if times.other:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from cnnbench.networks import training_cost as training
 from cnnbench.networks import training_memory as step_memory
-from cnnbench.networks.architecture import Arch
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Op, Value, spelled, written_out
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.units import FLOP_PER_MAC, MB
@@ -191,12 +191,12 @@ def _dominant(network: Network, batch: int) -> Iterator[str]:
         yield f"  {what:12} " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
 
 
-def formula_of(arch: Arch) -> dict[str, Any]:
+def formula_of(architecture: Architecture) -> dict[str, Any]:
     """A network's totals as expressions, for programs."""
     from cnnbench.networks.symbolic import formula
 
-    image = "images of H x W" if len(arch.image_size) == 2 else "signals of length L"
-    return {"model": arch.name, "of": f"K classes, {image}", **dataclasses.asdict(formula(arch))}
+    image = "images of H x W" if len(architecture.image_size) == 2 else "signals of length L"
+    return {"model": architecture.name, "of": f"K classes, {image}", **dataclasses.asdict(formula(architecture))}
 
 
 def formula_text(shown: dict[str, Any]) -> str:

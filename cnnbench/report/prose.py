@@ -8,9 +8,9 @@ from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, significant
 from cnnbench.suite.runtimes import REFERENCE, split
 
-LEAST_PART = 0.1
+MIN_PART = 0.1
 """Of a call's time: what takes less is not worth a word."""
-MOST_PARTS = 2
+MAX_PARTS = 2
 FAR_BELOW = 0.25
 """Of the measured time: where the ceilings allow less than this, something else holds the work back."""
 EVEN = 0.1
@@ -86,22 +86,22 @@ def _speed(fewer: float, faster: float) -> str:
 
 def _where(each: Explained) -> Iterable[str]:
     """Where the time goes: by the profile, else by the least times of the layers."""
-    told = [part for part in each.parts if part.share >= LEAST_PART][:MOST_PARTS]
+    told = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
     if told:
         yield "; ".join(_part(part, first=place == 0) for place, part in enumerate(told)) + "."
         assert each.profile is not None
         between = share_between(each.profile, each.case, each.seconds)
-        if between >= LEAST_PART:
+        if between >= MIN_PART:
             yield f"{_percent(between)} passes between the operators."
-        if each.profile.times[split(each.case.runtime)[0]].is_disturbed:
+        if each.profile.times[split(each.case.runtime)[0]].has_interference:
             yield "Something disturbed the profile, so these shares are rough."
         return
-    least: dict[str, float] = {}
+    lower_bound: dict[str, float] = {}
     for layer in each.roofline.layers:
-        least[layer.work.kind] = least.get(layer.work.kind, 0.0) + (layer.total_s or 0.0)
-    if each.roofline.least_s:
-        kind, seconds = max(least.items(), key=lambda item: item[1])
-        share = _percent(seconds / each.roofline.least_s)
+        lower_bound[layer.work.kind] = lower_bound.get(layer.work.kind, 0.0) + (layer.total_s or 0.0)
+    if each.roofline.lower_bound_s:
+        kind, seconds = max(lower_bound.items(), key=lambda item: item[1])
+        share = _percent(seconds / each.roofline.lower_bound_s)
         yield f"No layer was timed by itself; {share} of the least time that the ceilings allow is in {kind}."
 
 
@@ -119,9 +119,11 @@ def _part(part: Part, *, first: bool) -> str:
     if bound is not None:
         clauses.append(f"{'are' if plural else 'is'} bound {BOUND_BY[bound]}")
     told = f", which {' and '.join(clauses)}" if clauses else ""
-    least = part.roofline.least_share
-    if least and least < FAR_BELOW:
-        told += f", though {'they take' if plural else 'it takes'} {significant(1 / least, 2)} times what that allows"
+    lower_bound = part.roofline.lower_bound_share
+    if lower_bound and lower_bound < FAR_BELOW:
+        told += (
+            f", though {'they take' if plural else 'it takes'} {significant(1 / lower_bound, 2)} times what that allows"
+        )
     return start + told
 
 
@@ -131,12 +133,13 @@ def _in_all(each: Explained) -> Iterable[str]:
         yield UNKNOWN_CEILINGS
         return
     peak = f"{format_count(roofline.peak_flops_per_s)}FLOP/s"
-    if roofline.least_s is None or roofline.bound is None:
+    if roofline.lower_bound_s is None or roofline.bound is None:
         yield f"In all it reaches {_percent(roofline.compute_share or 0.0)} of the peak of {peak}."
         return
     yield (
         f"In all it reaches {_percent(roofline.compute_share or 0.0)} of the peak of {peak}; the ceilings allow "
-        f"{significant(1e3 * roofline.least_s, 2)} ms, {_percent(roofline.least_share or 0.0)} of what it takes, "
+        f"{significant(1e3 * roofline.lower_bound_s, 2)} ms, {_percent(roofline.lower_bound_share or 0.0)} of what it "
+        "takes, "
         f"bound most of all {BOUND_BY[roofline.bound]}."
     )
 

@@ -31,7 +31,7 @@ def samples(records: Iterable[Record]) -> Samples:
 def _case(record: Record) -> dict[str, Any]:
     assert record.measurement is not None
     time = launch_estimate(record.measurement.times())
-    count = sum(len(turn.totals_s()) for launch in record.measurement.launches for turn in launch.turns)
+    count = sum(len(block.totals_s()) for launch in record.measurement.launches for block in launch.blocks)
     every = math.ceil(count / MOST)
     return {
         "id": record.id,
@@ -44,16 +44,16 @@ def _case(record: Record) -> dict[str, Any]:
 
 
 def _launch(launch: Launch, every: int) -> dict[str, Any]:
-    used = {turn.round for turn in launch.usable()}
+    used = {block.round for block in launch.usable()}
     return {
         "calls": launch.calls_per_sample,
-        "turns": [
+        "blocks": [
             {
-                "out": turn.round not in used,
-                "why": "; ".join(turn.disturbed),
-                "ms": [_ms(seconds / launch.calls_per_sample) for seconds in turn.totals_s()[::every]],
+                "out": block.round not in used,
+                "why": "; ".join(block.interference),
+                "ms": [_ms(seconds / launch.calls_per_sample) for seconds in block.totals_s()[::every]],
             }
-            for turn in launch.turns
+            for block in launch.blocks
         ],
     }
 

@@ -8,10 +8,10 @@ import pandas as pd
 from cnnbench.analysis.frames import (
     batches_table,
     cases_table,
+    counter_notes,
+    counters_table,
     models_table,
     start_table,
-    witness_notes,
-    witnesses_table,
 )
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run
@@ -62,12 +62,12 @@ NUMBERS = {
     "import s": "import_s",
     "load ms": "load_s",
     "first call ms": "first_call_ms",
-    "pays back after": "pays_back_after_images",
+    "pays back after": "break_even_images",
     "warm-up calls": "warmup_calls",
     "GFLOP/s": "flops_per_s",
     "% of peak": "peak_share",
     "GB/s": "bytes_per_s",
-    "least ms": "least_ms",
+    "least ms": "lower_bound_ms",
     "least / ms": "least_share",
     "% of datasheet": "datasheet_share",
 }
@@ -89,7 +89,7 @@ class Table:
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records)), _witnesses(witnesses_table(records), witness_notes(records))]
+    tables = [_models(models_table(records)), _counters(counters_table(records), counter_notes(records))]
     for workload in WORKLOADS:
         data = cases_table(records, workload)
         if not data.empty:
@@ -107,7 +107,7 @@ def _models(data: pd.DataFrame) -> Table:
                 "input": data["input"],
                 "parameters": [f"{n:,}" for n in data["params"]],
                 "MACs": [format_count(n) for n in data["macs"]],
-                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["witnesses"], strict=True)],
+                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["counters"], strict=True)],
                 "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
                 "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
                 "export s": [figure_text(value, 2) for value in data["export_s"]],
@@ -122,14 +122,14 @@ def _models(data: pd.DataFrame) -> Table:
     return Table("models", "Models", caption, cells, data, [])
 
 
-def _witnesses(data: pd.DataFrame, notes: list[str]) -> Table:
+def _counters(data: pd.DataFrame, notes: list[str]) -> Table:
     cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
     caption = (
         "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
         "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
         "MACs are rounded to a million. All for one image."
     )
-    return Table("witnesses", "Witnesses", caption, cells, data, notes)
+    return Table("counters", "Witnesses", caption, cells, data, notes)
 
 
 def _inference(data: pd.DataFrame) -> Table:
@@ -198,9 +198,9 @@ def _start(data: pd.DataFrame) -> Table:
                 "import s": [figure_text(value, 2) for value in data["import_s"]],
                 "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
                 "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
-                "pays back after": [_images(value) for value in data["pays_back_after_images"]],
+                "pays back after": [_images(value) for value in data["break_even_images"]],
                 "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
-                "steady": ["yes" if steady else "no" for steady in data["steady"]],
+                "converged": ["yes" if converged else "no" for converged in data["converged"]],
             }
         )
     caption = (

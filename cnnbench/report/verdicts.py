@@ -10,10 +10,10 @@ from statistics import fmean, median
 import pandas as pd
 
 from cnnbench.analysis import paired as judge
-from cnnbench.gate.baseline import Against
+from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
-from cnnbench.gate.procedure import Judged, Result
-from cnnbench.gate.run import Gated
+from cnnbench.gate.procedure import CaseVerdict, Result
+from cnnbench.gate.run import GateReport
 from cnnbench.report.files import table_markdown
 from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.tables import NONE, Table
@@ -32,11 +32,11 @@ MARKS: dict[judge.Verdict, str] = {  # in the order in which they matter
 }
 
 
-def table_of(gated: Gated) -> Table:
+def table_of(gate_report: GateReport) -> Table:
     """One row for each case that was measured, those that matter first."""
     order = list(MARKS)
-    cases = sorted(gated.result.cases, key=lambda judged: order.index(judged.verdict))
-    margin = gated.result.rule.margin
+    cases = sorted(gate_report.result.cases, key=lambda judged: order.index(judged.verdict))
+    margin = gate_report.result.rule.margin
     rows = [_numbers(judged, margin) for judged in cases]
     data = pd.DataFrame(rows, columns=list(_COLUMNS))
     cells = pd.DataFrame([_words(row, judged) for row, judged in zip(rows, cases, strict=True)])
@@ -47,8 +47,8 @@ def table_of(gated: Gated) -> Table:
         f"have called slower four times in five. Pairs, in the order of time, between their extremes. "
         f"A suspect's figures are of its fresh pairs."
     )
-    notes = [f"{judged.duel.name}: {judged.reason}" for judged in cases if judged.reason]
-    notes += [f"not measured: {name}: {reason}" for name, reason in gated.skipped.items()]
+    notes = [f"{judged.comparison.name}: {judged.reason}" for judged in cases if judged.reason]
+    notes += [f"not measured: {name}: {reason}" for name, reason in gate_report.skipped.items()]
     return Table("verdicts", "Verdicts", caption, cells, data, notes)
 
 
@@ -68,14 +68,14 @@ _COLUMNS = (
 )
 
 
-def _numbers(judged: Judged, margin: float) -> dict[str, object]:
+def _numbers(judged: CaseVerdict, margin: float) -> dict[str, object]:
     ratio = judged.ratio
     low, high = ratio.interval() or (None, None)
     times = [judged.call_s("base"), judged.call_s("head")]
     needed = judged.pairs_to_tell(margin) if judged.verdict == "inconclusive" else None
     seen = ratio.smallest_visible(margin)
     values = (
-        judged.duel.name,
+        judged.comparison.name,
         judged.verdict,
         ratio.ratio if ratio.pairs else None,
         low,
@@ -90,7 +90,7 @@ def _numbers(judged: Judged, margin: float) -> dict[str, object]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _words(row: Mapping[str, object], judged: Judged) -> dict[str, str]:
+def _words(row: Mapping[str, object], judged: CaseVerdict) -> dict[str, str]:
     def number(key: str, form: str = "{:.3f}") -> str:
         return NONE if row[key] is None else form.format(row[key])
 
@@ -98,7 +98,7 @@ def _words(row: Mapping[str, object], judged: Judged) -> dict[str, str]:
     milliseconds = [NONE if (ms := row[key]) is None else significant(float(ms)) for key in ("base ms", "head ms")]  # type: ignore[arg-type]
     return {
         "verdict": f"{MARKS[judged.verdict]} {judged.verdict}",
-        "case": judged.duel.name,
+        "case": judged.comparison.name,
         "head / base": number("ratio") + interval,
         "base ms": milliseconds[0],
         "head ms": milliseconds[1],
@@ -122,7 +122,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[min(int((value - low) / spread * len(BARS)), len(BARS) - 1)] for value in values)
 
 
-def geometric_mean(cases: Sequence[Judged], seed: int = 0) -> tuple[float, float, float] | None:
+def geometric_mean(cases: Sequence[CaseVerdict], seed: int = 0) -> tuple[float, float, float] | None:
     """Of the cases' ratios, with its 90 % interval: pairs are drawn anew within each case; None if none has any.
 
     Efron and Tibshirani, "An introduction to the bootstrap", 1993, percentile intervals, stratified by case.
@@ -136,9 +136,9 @@ def geometric_mean(cases: Sequence[Judged], seed: int = 0) -> tuple[float, float
     return exp(fmean(map(fmean, logs))), exp(drawn[tail]), exp(drawn[-1 - tail])
 
 
-def conclusion(gated: Gated) -> str:
+def conclusion(gate_report: GateReport) -> str:
     """The gate's word in one line."""
-    result = gated.result
+    result = gate_report.result
     counts = [f"{result.count(verdict)} {verdict}" for verdict in judge.VERDICTS if result.count(verdict)]
     mean = geometric_mean(result.cases)
     overall = f"; geometric mean of head / base {mean[0]:.3f} [{mean[1]:.3f}, {mean[2]:.3f}]" if mean else ""
@@ -179,27 +179,27 @@ def explained(name: str, explanation: Explanation, again: str) -> list[str]:
     return [*lines, f"- this case alone: `{again}`"]
 
 
-def summary(gated: Gated, table: Table, again: Mapping[str, str]) -> str:
+def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> str:
     """The whole gate in Markdown; `again` are the commands that repeat a case alone, by name."""
-    about = [f"{arm.name} is `{arm.text}`" for arm in (gated.base, gated.head)]
-    parts = [f"# {conclusion(gated)}", f"{' and '.join(about)}.", *facts(gated.result)]
+    about = [f"{arm.name} is `{arm.text}`" for arm in (gate_report.base, gate_report.head)]
+    parts = [f"# {conclusion(gate_report)}", f"{' and '.join(about)}.", *facts(gate_report.result)]
     parts += ["## Verdicts", table_markdown(table), table.caption, *table.notes]
-    if gated.explanations:
+    if gate_report.explanations:
         parts.append("## Why")
-        for name, explanation in gated.explanations.items():
+        for name, explanation in gate_report.explanations.items():
             parts.append("\n".join(explained(name, explanation, again[name])))
     return "\n\n".join(parts) + "\n"
 
 
-def annotations(gated: Gated) -> list[str]:
+def annotations(gate_report: GateReport) -> list[str]:
     """Lines that a GitHub workflow shows beside the change: an error for what fails, else a warning."""
     lines = []
-    for judged in gated.result.cases:
+    for judged in gate_report.result.cases:
         mark = MARKS[judged.verdict]
         if mark == "✓":
             continue
         ratio = f" {judged.ratio.ratio:.3f} times base" if judged.ratio.pairs else ""
-        text = f"{judged.duel.name}:{ratio} {judged.reason}".strip()
+        text = f"{judged.comparison.name}:{ratio} {judged.reason}".strip()
         level = "error" if mark == "✗" else "warning"
         lines.append(f"::{level} title=cnnbench {judged.verdict}::{_escaped(text)}")
     return lines
@@ -210,9 +210,9 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def baseline_table(found: Sequence[Against], skipped: Mapping[str, str], rule: judge.Rule) -> Table:
+def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], rule: judge.Rule) -> Table:
     """Head against a stored run."""
-    data = pd.DataFrame([asdict(each) for each in found], columns=[each.name for each in fields(Against)])
+    data = pd.DataFrame([asdict(each) for each in found], columns=[each.name for each in fields(BaselineResult)])
     cells = pd.DataFrame(
         [
             {

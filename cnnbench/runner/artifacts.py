@@ -21,14 +21,14 @@ from cnnbench.records.messages import (
 )
 from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
 from cnnbench.runner import machine
-from cnnbench.runner.fork_server import Template, start_template
+from cnnbench.runner.fork_server import ForkServer, start_fork_server
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER, Optimizer
 
 LIMIT_S = 600.0
 """The longest that building one artifact may take."""
-LARGEST_BATCH = 3
+MAX_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 Start = Callable[[Path], Worker]
@@ -47,7 +47,7 @@ class Builders:
     """
 
     def __init__(self) -> None:
-        self._templates: dict[Interpreter, Template | None] = {}
+        self._fork_servers: dict[Interpreter, ForkServer | None] = {}
 
     def starter(self, interpreter: Interpreter = HERE) -> Start:
         """What starts a worker in the interpreter; the first one imports."""
@@ -55,18 +55,18 @@ class Builders:
 
     def _start(self, interpreter: Interpreter, log: Path) -> Worker:
         threads = machine.usable_threads()
-        if interpreter not in self._templates:
-            template_log = log.with_name(f"template-{log.name}")
-            self._templates[interpreter] = start_template(template_log, threads, LIMIT_S, interpreter, "build")
-        template = self._templates[interpreter]
-        return template.start(log) if template else Worker(log, threads, LIMIT_S, interpreter=interpreter)
+        if interpreter not in self._fork_servers:
+            fork_server_log = log.with_name(f"template-{log.name}")
+            self._fork_servers[interpreter] = start_fork_server(fork_server_log, threads, LIMIT_S, interpreter, "build")
+        fork_server = self._fork_servers[interpreter]
+        return fork_server.start(log) if fork_server else Worker(log, threads, LIMIT_S, interpreter=interpreter)
 
     def close(self) -> None:
         """End what workers were forked from."""
-        for template in self._templates.values():
-            if template is not None:
-                template.close()
-        self._templates.clear()
+        for fork_server in self._fork_servers.values():
+            if fork_server is not None:
+                fork_server.close()
+        self._fork_servers.clear()
 
 
 def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
@@ -185,7 +185,7 @@ class Artifacts:
 
 def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:
     """The parity of the artifact's graph in ONNX Runtime on the CPU, at batches of 1, 2 and 3. Raises WorkerError."""
-    case = Case(spec=spec, workload="inference", runtime="ort", batch=LARGEST_BATCH)
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=MAX_BATCH)
     threads = machine.usable_threads()
     with Worker(log, threads, LIMIT_S) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)

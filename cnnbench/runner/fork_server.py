@@ -25,7 +25,7 @@ CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries may run threads already when they have been imported, which a fork would lose."""
 
 
-class Template:
+class ForkServer:
     """A worker that only forks."""
 
     def __init__(
@@ -71,22 +71,22 @@ class Template:
         self.close()
 
 
-def start_template(
+def start_fork_server(
     log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE, purpose: Purpose = "run"
-) -> Template | None:
+) -> ForkServer | None:
     """A template; None where processes cannot be forked, so that each imports for itself."""
     if CAN_FORK:
         with contextlib.suppress(WorkerError):
-            return Template(log, threads, limit_s, interpreter, purpose)
+            return ForkServer(log, threads, limit_s, interpreter, purpose)
     return None
 
 
 def starter(
-    runtime: str, threads: int, limit_s: float, template: Template | None, interpreter: Interpreter = HERE
+    runtime: str, threads: int, limit_s: float, fork_server: ForkServer | None, interpreter: Interpreter = HERE
 ) -> Callable[[Path], Worker]:
     """What starts a worker for a runtime: PyTorch's are forked from the template, if there is one."""
-    if template is not None and runs_in_torch(runtime):
-        return template.start
+    if fork_server is not None and runs_in_torch(runtime):
+        return fork_server.start
     return lambda log: Worker(log, threads, limit_s, interpreter=interpreter)
 
 

@@ -25,12 +25,12 @@ OTHERS_TICKS = 3
 """The machine's and the processes' CPU times are rounded apart from each other: by up to two ticks in 0.1 s."""
 THROTTLED_SHARE = 0.01
 """Of the window; a group that is throttled at all loses the rest of a period, 100 ms by default."""
-MOST_THREADS = 32
+MAX_THREADS = 32
 """Reading the switches of more would take about a millisecond."""
 
 
 @dataclass(frozen=True)
-class Counters:
+class SystemCounters:
     """The system's counters at one moment; None where the system has no such counter, or does not show it."""
 
     clock_s: float
@@ -96,7 +96,7 @@ class Window:
     involuntary_switches: int | None
     joules: float | None
 
-    def disturbances(self) -> list[str]:
+    def interference(self) -> list[str]:
         """What disturbed the measured process, in words with the figures; empty if nothing is known to have."""
         found = []
         if self.steal_share is not None and self._counts(self.steal_share, STEAL_SHARE, STEAL_TICKS):
@@ -111,11 +111,11 @@ class Window:
             found.append(f"{self.swapped_pages} page{'s' * (self.swapped_pages != 1)} went to or from swap")
         return found
 
-    def _counts(self, share: float, least_share: float, least_ticks: int) -> bool:
-        return share > least_share and round(share * self.cpus * self.seconds / TICK_S) >= least_ticks
+    def _counts(self, share: float, least_share: float, min_ticks: int) -> bool:
+        return share > least_share and round(share * self.cpus * self.seconds / TICK_S) >= min_ticks
 
 
-def between(before: Counters, after: Counters, cpus: int) -> Window:
+def between(before: SystemCounters, after: SystemCounters, cpus: int) -> Window:
     """What happened from one reading to the next; `cpus` are all those of the machine.
 
     A counter that went back, as when a thread ended and took its count along, did not move.
@@ -214,7 +214,7 @@ def _cpu_ticks(root: str, pid: int) -> tuple[int, ...]:
 
 
 def _involuntary_switches(threads: list[str]) -> int | None:
-    if not 0 < len(threads) <= MOST_THREADS:
+    if not 0 < len(threads) <= MAX_THREADS:
         return None
     return _sum(_number(_read(f"{thread}/status"), b"nonvoluntary_ctxt_switches:") for thread in threads)
 

@@ -18,32 +18,32 @@ from uuid import uuid4
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.records.record import LEAST_TURNS, Launch, Parity, Ran, Turn
-from cnnbench.runner.interference import Counters, between
+from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity, Ran
+from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
-MIN_ROUNDS = LEAST_TURNS
+MIN_ROUNDS = MIN_TURNS
 PLANNED_ROUNDS = 20
 """A case's budget is cut into so many turns; the median of 20 keeps its interval with five wild turns on a side."""
 WARMUP_LIMIT_S = 3.0
-EVENING_LIMIT_S = 1.0
+EQUALISE_LIMIT_S = 1.0
 """The longest that a worker warms up once more, to have made as many calls as the others of its race."""
 NARROW_HALF_WIDTH = 0.01
 """Sampling may end early when the interval of every contestant's median is within 1 % to each side."""
 
 Seconds = dict[str, list[float]]
-OnTurn = Callable[[str], None]
+OnProgress = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Contestant(Protocol):
+class Participant(Protocol):
     """One that can be measured when it is its turn."""
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         """Let it run."""
 
-    def freeze(self) -> None:
+    def suspend(self) -> None:
         """Stop it."""
 
     def sample(self, seconds: float) -> Seconds:
@@ -51,7 +51,7 @@ class Contestant(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class GroupMember:
     """A case that takes part, and what it is run from and by."""
 
     case: Case
@@ -66,10 +66,10 @@ class Entry:
 
 
 @dataclass
-class Turns:
+class Blocks:
     """What one contestant measured, and why it ended."""
 
-    turns: list[Turn] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     stopped: str = ""
     error: str | None = None
 
@@ -79,7 +79,7 @@ class Outcome:
     """What a race found out about one case."""
 
     case: Case
-    race: str
+    group: str
     """The same for all cases of one race, and no other."""
     started: datetime
     launch: Launch | None = None
@@ -91,16 +91,16 @@ class Outcome:
     call_s: float | None = None
 
 
-def take_turns(
-    contestants: Sequence[Contestant],
+def measure_interleaved(
+    participants: Sequence[Participant],
     budget_s: float,
     rng: random.Random,
-    on_turn: OnTurn = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
     clock_s: Callable[[], float] = time.perf_counter,
     *,
     rounds: int | None = None,
-    counters: Callable[[int], Counters] | None = None,
-) -> list[Turns]:
+    counters: Callable[[int], SystemCounters] | None = None,
+) -> list[Blocks]:
     """Measure all contestants round by round, in a new random order each round.
 
     `budget_s` is for each contestant. Ends when all intervals are narrow or the budgets are spent, and not before
@@ -108,7 +108,7 @@ def take_turns(
     then on. `counters` reads the system's for a contestant by its place, before and after its turn.
     """
     cpus = os.cpu_count() or 1
-    results = [Turns() for _ in contestants]
+    results = [Blocks() for _ in participants]
     start = clock_s()
     for number in range(10**6):
         alive = [index for index, result in enumerate(results) if result.error is None]
@@ -124,33 +124,33 @@ def take_turns(
             break
         rng.shuffle(alive)
         for index in alive:
-            contestant = contestants[index]
+            participant = participants[index]
             try:
-                contestant.thaw()
+                participant.resume()
                 before = counters(index) if counters else None
-                seconds = contestant.sample(budget_s / PLANNED_ROUNDS)
+                seconds = participant.sample(budget_s / PLANNED_ROUNDS)
                 window = between(before, counters(index), cpus) if counters and before else None
-                contestant.freeze()
+                participant.suspend()
             except CnnbenchError as error:
                 results[index].error = str(error)
                 continue
-            results[index].turns.append(
-                Turn(
+            results[index].blocks.append(
+                Block(
                     round=number,
                     seconds=seconds,
-                    disturbed=window.disturbances() if window else [],
+                    interference=window.interference() if window else [],
                     joules=window.joules if window else None,
                 )
             )
-        on_turn(f"round {number + 1}")
+        on_progress(f"round {number + 1}")
     return results
 
 
-def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s: float) -> str | None:
+def _stop_reason(results: Iterable[Blocks], rounds: int, spent_s: float, budget_s: float) -> str | None:
     if rounds < MIN_ROUNDS:
         return None
-    clean = [[turn.totals_s() for turn in result.turns if not turn.disturbed] for result in results]
-    if all(len(turns) >= MIN_ROUNDS and time_estimate(turns).half_width <= NARROW_HALF_WIDTH for turns in clean):
+    clean = [[block.totals_s() for block in result.blocks if not block.interference] for result in results]
+    if all(len(blocks) >= MIN_ROUNDS and time_estimate(blocks).half_width <= NARROW_HALF_WIDTH for blocks in clean):
         return f"all intervals within {NARROW_HALF_WIDTH:.0%}"
     if spent_s >= budget_s:
         return "budget spent"
@@ -158,10 +158,10 @@ def _stop_reason(results: Iterable[Turns], rounds: int, spent_s: float, budget_s
 
 
 @dataclass
-class _Entrant:
+class _WorkerParticipant:
     """A case in its worker; a Contestant."""
 
-    entry: Entry
+    member: GroupMember
     worker: Worker
     outcome: Outcome
     loaded: Loaded | None = None
@@ -170,13 +170,13 @@ class _Entrant:
 
     @property
     def case(self) -> Case:
-        return self.entry.case
+        return self.member.case
 
-    def thaw(self) -> None:
-        self.worker.thaw()
+    def resume(self) -> None:
+        self.worker.resume()
 
-    def freeze(self) -> None:
-        self.worker.freeze()
+    def suspend(self) -> None:
+        self.worker.suspend()
 
     def sample(self, seconds: float) -> Seconds:
         try:
@@ -186,106 +186,106 @@ class _Entrant:
             raise
 
 
-def run_race(
-    entries: Sequence[Entry],
+def measure_group(
+    members: Sequence[GroupMember],
     *,
     budget_s: float,
     seed: int,
-    on_turn: OnTurn = lambda text: None,
+    on_progress: OnProgress = lambda text: None,
 ) -> list[Outcome]:
     """Start a worker of its own for each entry, prove it, warm it up, measure all in turn, and close them.
 
     They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
     """
-    race, started = uuid4().hex[:12], datetime.now().astimezone()
+    group, started = uuid4().hex[:12], datetime.now().astimezone()
     with ExitStack() as stack:
-        entrants = []
-        for entry in entries:
-            worker = stack.enter_context(entry.start(entry.log))
-            entrants.append(_Entrant(entry, worker, Outcome(entry.case, race, started)))
-        on_turn("starting")
-        for entrant in entrants:  # importing takes no measurement, so all import at once
-            _attempt(entrant, lambda r: r.worker.send(Load(case=r.case, threads=r.entry.threads)))
-        for entrant in entrants:
-            entrant.loaded = _attempt(entrant, lambda r: r.worker.receive(Loaded))
-            _attempt(entrant, lambda r: r.freeze())
-        for entrant in entrants:  # cold-start figures are measured, so one at a time
-            on_turn(f"opening {entrant.case.runtime}")
-            _attempt(entrant, _open)
-        most = max((r.warmed.calls for r in entrants if r.warmed), default=0)
-        for entrant in entrants:
-            _attempt(entrant, lambda r: _even_out(r, most))
-        ready = [r for r in entrants if r.outcome.error is None and r.warmed is not None]
-        turns = take_turns(
+        participants = []
+        for member in members:
+            worker = stack.enter_context(member.start(member.log))
+            participants.append(_WorkerParticipant(member, worker, Outcome(member.case, group, started)))
+        on_progress("starting")
+        for participant in participants:  # importing takes no measurement, so all import at once
+            _attempt(participant, lambda r: r.worker.send(Load(case=r.case, threads=r.member.threads)))
+        for participant in participants:
+            participant.loaded = _attempt(participant, lambda r: r.worker.receive(Loaded))
+            _attempt(participant, lambda r: r.suspend())
+        for participant in participants:  # cold-start figures are measured, so one at a time
+            on_progress(f"opening {participant.case.runtime}")
+            _attempt(participant, _open)
+        most = max((r.warmed.calls for r in participants if r.warmed), default=0)
+        for participant in participants:
+            _attempt(participant, lambda r: _equalise_warmup(r, most))
+        ready = [r for r in participants if r.outcome.error is None and r.warmed is not None]
+        blocks = measure_interleaved(
             ready,
             budget_s,
             random.Random(seed),
-            on_turn,
-            counters=lambda index: Counters.read(ready[index].worker.pid),
+            on_progress,
+            counters=lambda index: SystemCounters.read(ready[index].worker.pid),
         )
-        for entrant, result in zip(ready, turns, strict=True):
-            entrant.outcome.error = result.error
-            _attempt(entrant, lambda r, result=result: _close(r, result))  # type: ignore[misc]
-        return [entrant.outcome for entrant in entrants]
+        for participant, result in zip(ready, blocks, strict=True):
+            participant.outcome.error = result.error
+            _attempt(participant, lambda r, result=result: _close(r, result))  # type: ignore[misc]
+        return [participant.outcome for participant in participants]
 
 
-def _attempt(entrant: _Entrant, step: Callable[[_Entrant], T]) -> T | None:
+def _attempt(participant: _WorkerParticipant, step: Callable[[_WorkerParticipant], T]) -> T | None:
     """Do the step unless the case has failed already; if it fails, note why."""
-    if entrant.outcome.error is not None:
+    if participant.outcome.error is not None:
         return None
     try:
-        return step(entrant)
+        return step(participant)
     except CnnbenchError as error:
-        entrant.outcome.error = str(error)
-        entrant.worker.kill()  # so that it holds nothing while the others are measured
+        participant.outcome.error = str(error)
+        participant.worker.kill()  # so that it holds nothing while the others are measured
         return None
 
 
-def _open(entrant: _Entrant) -> None:
+def _open(participant: _WorkerParticipant) -> None:
     """Load, prove and warm; a case whose outputs are wrong is not timed."""
-    entrant.thaw()
-    entrant.opened = entrant.worker.ask(
-        Open(case=entrant.case, folder=str(entrant.entry.folder), slowdown=entrant.entry.slowdown), Opened
+    participant.resume()
+    participant.opened = participant.worker.ask(
+        Open(case=participant.case, folder=str(participant.member.folder), slowdown=participant.member.slowdown), Opened
     )
-    entrant.outcome.parity = entrant.opened.parity
-    if all(parity.passed for parity in entrant.opened.parity):
-        entrant.warmed = entrant.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)
-        entrant.outcome.call_s = entrant.warmed.call_s
-    entrant.freeze()
+    participant.outcome.parity = participant.opened.parity
+    if all(parity.passed for parity in participant.opened.parity):
+        participant.warmed = participant.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)
+        participant.outcome.call_s = participant.warmed.call_s
+    participant.suspend()
 
 
-def _even_out(entrant: _Entrant, calls: int) -> None:
+def _equalise_warmup(participant: _WorkerParticipant, calls: int) -> None:
     """Warm up for the calls that others of the race have made more, within a bound."""
-    warmed = entrant.warmed
+    warmed = participant.warmed
     if warmed is None or warmed.calls >= calls:
         return
-    entrant.thaw()
-    more = entrant.worker.ask(Warm(limit_s=EVENING_LIMIT_S, least_calls=calls - warmed.calls), Warmed)
-    entrant.freeze()
+    participant.resume()
+    more = participant.worker.ask(Warm(limit_s=EQUALISE_LIMIT_S, min_calls=calls - warmed.calls), Warmed)
+    participant.suspend()
     total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
-    entrant.warmed = more.model_copy(update={**total, "steady": warmed.steady})
+    participant.warmed = more.model_copy(update={**total, "converged": warmed.converged})
 
 
-def _close(entrant: _Entrant, result: Turns) -> None:
-    assert entrant.loaded is not None
-    assert entrant.opened is not None
-    assert entrant.warmed is not None
-    entrant.thaw()
-    closed = entrant.worker.ask(Close(), Closed)
-    entrant.outcome.parity = [*entrant.outcome.parity, *closed.parity]
-    entrant.outcome.ran = closed.ran
-    entrant.outcome.faults = closed.faults
-    entrant.outcome.launch = Launch(
-        import_s=entrant.loaded.import_s,
-        load_s=entrant.opened.load_s,
-        first_call_s=entrant.opened.first_call_s,
-        warmup_calls=entrant.warmed.calls,
-        warmup_s=entrant.warmed.seconds,
-        steady=entrant.warmed.steady,
-        calls_per_sample=entrant.warmed.calls_per_sample,
-        turns=result.turns,
+def _close(participant: _WorkerParticipant, result: Blocks) -> None:
+    assert participant.loaded is not None
+    assert participant.opened is not None
+    assert participant.warmed is not None
+    participant.resume()
+    closed = participant.worker.ask(Close(), Closed)
+    participant.outcome.parity = [*participant.outcome.parity, *closed.parity]
+    participant.outcome.ran = closed.ran
+    participant.outcome.faults = closed.faults
+    participant.outcome.launch = Launch(
+        import_s=participant.loaded.import_s,
+        load_s=participant.opened.load_s,
+        first_call_s=participant.opened.first_call_s,
+        warmup_calls=participant.warmed.calls,
+        warmup_s=participant.warmed.seconds,
+        converged=participant.warmed.converged,
+        calls_per_sample=participant.warmed.calls_per_sample,
+        blocks=result.blocks,
         stopped=result.stopped,
         memory=closed.memory,
-        race=entrant.outcome.race,
+        group=participant.outcome.group,
         ran=closed.ran,
     )

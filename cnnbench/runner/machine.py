@@ -161,7 +161,7 @@ def check_is_this(recorded: dict[str, Any], where: str) -> None:
         raise InputError(f"{where}: expected a run of this machine; got another's: {'; '.join(found)}")
 
 
-def disturbances() -> list[str]:
+def interference() -> list[str]:
     """What will make times on this machine vary, in words, with what can be done about it."""
     found = []
     neighbours = busy_neighbours()

@@ -146,20 +146,20 @@ class Worker:
                 failure = Failure.model_validate_json(line)
             except ValidationError:
                 raise WorkerError(f"expected {answer.__name__} from the worker; got {line[:100]!r}") from None
-        raise (ModelError if failure.users_fault else WorkerError)(failure.failure)
+        raise (ModelError if failure.is_user_error else WorkerError)(failure.failure)
 
     @property
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
 
-    def freeze(self) -> None:
+    def suspend(self) -> None:
         """Stop it, so that its threads disturb nobody."""
         if not self._frozen:
             self._signal_all("suspend")
             self._frozen = True
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         """Let it go on."""
         if self._frozen:
             self._signal_all("resume")

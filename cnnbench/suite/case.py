@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.suite.runtimes import REFERENCE, check_name, split
 
 Workload = Literal["inference", "training"]
@@ -53,12 +53,12 @@ class ModelSpec(Frozen):
     @property
     def label(self) -> str:
         """The model's name, and its image size and classes where they are not its own: `resnet18@96x96/k10`."""
-        arch = catalogue.find(self.model)
+        architecture = registry.find(self.model)
         size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size else ""
         classes = f"/k{self.classes}" if self.classes else ""
-        if arch and self.image_size == arch.image_size:
+        if architecture and self.image_size == architecture.image_size:
             size = ""
-        if arch and self.classes == arch.classes:
+        if architecture and self.classes == architecture.classes:
             classes = ""
         return f"{self.model}{size}{classes}"
 
@@ -123,7 +123,7 @@ class Case(Frozen):
         return threads + (f"/s{self.spec.seed}" if self.spec.seed else "")
 
     @property
-    def race_key(self) -> tuple[object, ...]:
+    def group_key(self) -> tuple[object, ...]:
         """What cases share that a table sets side by side: all but the runtime and the layout."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 

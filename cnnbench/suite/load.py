@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.suite.case import Case, Frozen, ModelSpec, Workload
 from cnnbench.suite.parse import parse_image_size
 from cnnbench.suite.schema import BUILT_IN, Settings, SuiteFile, parse
@@ -83,18 +83,18 @@ def case_of(id_: str) -> Case:
         raise InputError(f"expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
     said = match.groupdict()
     size = parse_image_size(said["size"]) if said["size"] else None
-    arch = catalogue.find(said["model"])
-    classes = int(said["classes"]) if said["classes"] else (arch.classes if arch else None)
+    architecture = registry.find(said["model"])
+    classes = int(said["classes"]) if said["classes"] else (architecture.classes if architecture else None)
     try:
-        catalogue.check_name(said["model"])
+        registry.check_name(said["model"])
         spec = ModelSpec(
             model=said["model"],
-            image_size=catalogue.full_size(said["model"], size),
+            image_size=registry.full_size(said["model"], size),
             classes=classes,
             seed=int(said["seed"] or 0),
         )
-        if arch:
-            arch.network(spec.image_size, spec.classes)
+        if architecture:
+            architecture.network(spec.image_size, spec.classes)
         axes = {key: said[key] for key in ("workload", "runtime", "device", "precision", "batch", "threads")}
         return Case.model_validate({"spec": spec, **axes, "layout": said["layout"] or "nchw"})
     except ValidationError as error:
@@ -156,12 +156,12 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
 
 
 def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> ModelSpec:
-    arch = catalogue.find(model)
-    classes = settings.classes or (arch.classes if arch else None)
+    architecture = registry.find(model)
+    classes = settings.classes or (architecture.classes if architecture else None)
     try:
-        image_size = catalogue.full_size(model, settings.image_size)
-        if arch:
-            arch.network(image_size, classes)
+        image_size = registry.full_size(model, settings.image_size)
+        if architecture:
+            architecture.network(image_size, classes)
     except ShapeError as error:
         key = "image_size" if ("models", index, "image_size") in source.lines else "model"
         raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None

@@ -36,7 +36,7 @@ class RuntimeKind:
     layouts: tuple[str, ...] = ONLY_NCHW
     must_be_tried: bool = False
     """Whether it may not work even on a CPU, so that it is tried before a run."""
-    is_others: bool = False
+    is_plugin: bool = False
     """Whether another package offers it."""
 
 
@@ -101,7 +101,7 @@ def runtimes() -> Mapping[str, RuntimeKind]:
                 precisions=ALL_PRECISIONS,
                 layouts=ALL_LAYOUTS,
                 must_be_tried=True,
-                is_others=True,
+                is_plugin=True,
             ),
         )
     return MappingProxyType(kinds)
@@ -130,7 +130,7 @@ def check_name(runtime: str) -> str:
     kinds = runtimes()
     if name not in kinds:
         raise ValueError(unknown("runtime", name, kinds))
-    if ":" in runtime and not kinds[name].is_others and variant not in kinds[name].variants:
+    if ":" in runtime and not kinds[name].is_plugin and variant not in kinds[name].variants:
         if not kinds[name].variants:
             raise ValueError(f"expected {name!r} without a variant; got {runtime!r}")
         raise ValueError(unknown(f"{name} variant", variant, kinds[name].variants))

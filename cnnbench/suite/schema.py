@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.suite.case import Device, Layout, Precision, RuntimeName, Workload
 from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
@@ -38,7 +38,7 @@ PerWorkload = Annotated[
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
 Batch = Annotated[int, Field(strict=True, ge=1)]
-ModelName = Annotated[str, BeforeValidator(lambda value: catalogue.check_name(str(value)))]
+ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
@@ -78,7 +78,7 @@ class Settings(BaseModel):
 class ModelEntry(Settings):
     """One model, with what differs from the defaults."""
 
-    model: ModelName = Field(description=catalogue.FORMS)
+    model: ModelName = Field(description=registry.FORMS)
 
 
 BUILT_IN = Settings(

@@ -17,10 +17,10 @@ from cnnbench.records.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, l
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.worker import models
-from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters import collect as counters
 from cnnbench.worker.export import inference
-from cnnbench.worker.reference import inputs as golden
-from cnnbench.worker.reference.parity import LARGEST_LIMIT, compare, limit_for, signal_of
+from cnnbench.worker.reference import inputs as reference_inputs
+from cnnbench.worker.reference.parity import MAX_LIMIT, compare, limit_for, output_rms_of
 
 
 def build_artifact(request: Build) -> ArtifactFacts:
@@ -56,17 +56,17 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
         module, image = models.build(spec)
         classes = models.try_out(module, image, spec)
     with stage("count"):
-        heard = witnesses.hear(module, image, spec)
+        collected = counters.collect(module, image, spec)
     with stage("condition"):
         if request.weights is None or not _take(module, load_file(request.weights)):
-            golden.condition(module, image, spec.seed)
+            reference_inputs.randomise_degenerate(module, image, spec.seed)
     with stage("reference"):
-        images = golden.images(golden.GOLDEN_IMAGES, image, spec.seed)
-        reference = golden.reference(module, images)
+        images = reference_inputs.images(reference_inputs.GOLDEN_IMAGES, image, spec.seed)
+        reference = reference_inputs.reference(module, images)
         with torch.inference_mode():
             in_float32 = module(images)
-    signal = signal_of(reference.numpy())
-    eager_error = compare("eager", in_float32.numpy(), reference.numpy(), signal, LARGEST_LIMIT).error
+    output_rms = output_rms_of(reference.numpy())
+    eager_error = compare("eager", in_float32.numpy(), reference.numpy(), output_rms, MAX_LIMIT).error
     if eager_error is None:
         raise ModelError(f"model {spec.model!r}: expected finite outputs that depend on the image; got others")
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
@@ -76,7 +76,7 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
     try:
         with stage("export"):
             program = inference.trace(module, images[: inference.EXPORT_BATCH])
-            heard = witnesses.hear_graph(heard, program)
+            collected = counters.collect_graph(collected, program)
             opset = inference.save(program, module, graph)
         with stage("check"):
             inference.check(graph)
@@ -91,12 +91,12 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
         onnx_bytes=sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*")) if graph.exists() else None,
         onnx_error=problem,
         opset=opset,
-        signal=signal,
+        output_rms=output_rms,
         eager_error=eager_error,
         parity_limit=limit_for(eager_error),
-        denormal_share=golden.denormal_share(module, images),
+        denormal_share=reference_inputs.denormal_share(module, images),
         seconds=seconds,
-        witnesses=heard,
+        counters=collected,
         versions={**library_versions(), "torch_threads": str(torch.get_num_threads())},
     )
     (folder / FACTS).write_text(json.dumps(facts.model_dump(), indent=1))

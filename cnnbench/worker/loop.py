@@ -43,7 +43,7 @@ from cnnbench.records.messages import (
     Sample,
     Sampled,
     StartTraining,
-    Walk,
+    Trace,
     Warm,
     Warmed,
     parse_request,
@@ -89,11 +89,11 @@ def _answer(worker: "Worker", line: str) -> Reply:
     try:
         return worker.handle(parse_request(line))
     except ValidationError as error:
-        return Failure(failure=f"not a request: {error}", users_fault=True)
+        return Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
-        return Failure(failure=str(error), users_fault=isinstance(error, InputError))
+        return Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return Failure(failure="out of memory", users_fault=False)
+        return Failure(failure="out of memory", is_user_error=False)
     except Exception as error:
         import traceback
 
@@ -101,7 +101,7 @@ def _answer(worker: "Worker", line: str) -> Reply:
         text = " ".join(str(error).split())
         if "allocate memory" in text or "out of memory" in text.lower():
             text = f"out of memory: {text}"
-        return Failure(failure=f"{type(error).__name__}: {text}"[:500], users_fault=False)
+        return Failure(failure=f"{type(error).__name__}: {text}"[:500], is_user_error=False)
 
 
 class Worker:
@@ -123,19 +123,19 @@ class Worker:
                 return Resolved(input_shape=image, classes=models.try_out(module, image, request.spec))
             case Count():
                 from cnnbench.worker import models
-                from cnnbench.worker.counters import collect as witnesses
+                from cnnbench.worker.counters import collect as counters
 
                 module, image = models.build(request.spec)
-                return witnesses.hear_export(witnesses.hear(module, image, request.spec), module, image)
-            case Walk():
+                return counters.collect_export(counters.collect(module, image, request.spec), module, image)
+            case Trace():
                 import torch
 
                 from cnnbench.worker import models
-                from cnnbench.worker.counters.trace import walk
+                from cnnbench.worker.counters.trace import trace
 
                 module, image = models.build(request.spec)
                 models.try_out(module, image, request.spec)
-                return walk(module, torch.zeros(1, *image))
+                return trace(module, torch.zeros(1, *image))
             case Build():
                 from cnnbench.worker.artifact import build_artifact
 
@@ -167,7 +167,7 @@ class Worker:
             case Warm():
                 self.loaded_bytes = memory.resident_bytes()
                 self._case().runtime.reset_peak()
-                return self._case().warm(request.limit_s, request.least_calls)
+                return self._case().warm(request.limit_s, request.min_calls)
             case Sample():
                 return self._case().sample(request.seconds)
             case Close():
@@ -216,8 +216,8 @@ class OpenCase:
         if facts is None:
             raise WorkerError(f"no finished artifact in {folder}")
         self.case, self.facts = case, facts
-        self.golden = load_file(folder / GOLDEN)
-        batch = tiled(self.golden["images"], case.batch)
+        self.reference_inputs = load_file(folder / GOLDEN)
+        batch = tiled(self.reference_inputs["images"], case.batch)
         start = time.perf_counter()
         self.runtime: Runtime = open_session(case, facts, folder, batch, threads)
         self.load_s = time.perf_counter() - start
@@ -230,7 +230,7 @@ class OpenCase:
         Only at batches up to the case's own: a larger one would leave the allocator with more memory than the case ever
         asks for, and the timed calls would be faster than a user's (docs/method.md, "What the proof must not touch").
         """
-        images = self.golden["images"]
+        images = self.reference_inputs["images"]
         own = tiled(images, self.case.batch)
         start = time.perf_counter()
         self.runtime.first_call(images if self.runtime.takes_any_batch else own)
@@ -240,22 +240,22 @@ class OpenCase:
         elif self.runtime.takes_any_batch:
             parity = [self._prove(batch) for batch in batches(len(images)) if size(batch) <= self.case.batch]
         else:
-            expected = tiled(self.golden["reference"], self.case.batch)
+            expected = tiled(self.reference_inputs["reference"], self.case.batch)
             parity = [self._compare(f"{self.case.runtime} b{self.case.batch}", self.runtime.predict(own), expected)]
         return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
 
-    def warm(self, limit_s: float, least_calls: int) -> Warmed:
+    def warm(self, limit_s: float, min_calls: int) -> Warmed:
         """Warm up, and settle how many calls make a sample."""
         self.phases = self.runtime.phases()
         if self.slowdown:
             self.phases = measure.slowed(self.phases, self.slowdown)
-        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, least_calls=least_calls)
+        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, min_calls=min_calls)
         self.calls_per_sample = measure.calls_per_sample(done.call_s)
         self.wake = done.call_s < measure.WAKE_BELOW_S
         return Warmed(
             calls=done.calls,
             seconds=done.seconds,
-            steady=done.steady,
+            converged=done.converged,
             calls_per_sample=self.calls_per_sample,
             call_s=done.call_s,
         )
@@ -274,26 +274,26 @@ class OpenCase:
         if self.proves_itself:
             parity = self._own_proof() if self.case.batch < PROOF_IMAGES else []
         elif self.case.workload == "inference":
-            expected = tiled(self.golden["reference"], self.case.batch)
+            expected = tiled(self.reference_inputs["reference"], self.case.batch)
             parity = [self._compare(f"timed b{self.case.batch}", result, expected)]
-            larger = [batch for batch in batches(len(self.golden["images"])) if size(batch) > self.case.batch]
+            larger = [batch for batch in batches(len(self.reference_inputs["images"])) if size(batch) > self.case.batch]
             parity += [self._prove(batch) for batch in larger if self.runtime.takes_any_batch]
         if self.case.workload == "training" and not bool(abs(result) < float("inf")):
             faults.append(f"the loss of the last timed step is {result}")
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
 
     def _own_proof(self) -> list[Parity]:
-        return self.runtime.own_proof(self.golden["images"]) or []
+        return self.runtime.own_proof(self.reference_inputs["images"]) or []
 
     def _prove(self, batch: slice) -> Parity:
-        y = self.runtime.predict(self.golden["images"][batch])
-        return self._compare(f"{self.case.runtime} b{size(batch)}", y, self.golden["reference"][batch])
+        y = self.runtime.predict(self.reference_inputs["images"][batch])
+        return self._compare(f"{self.case.runtime} b{size(batch)}", y, self.reference_inputs["reference"][batch])
 
     def _compare(self, what: str, y: Array, reference: Array) -> Parity:
         limit = self.facts.parity_limit
         if self.case.precision != "fp32":
             limit = mixed_limit_for(self.facts.eager_error, self.case.precision)
-        return compare(what, y, reference, self.facts.signal, limit)
+        return compare(what, y, reference, self.facts.output_rms, limit)
 
 
 def _differences(case: Case, ran: Ran) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.suite.case import ModelSpec
 
 Image = tuple[int, ...]
@@ -28,12 +28,12 @@ def build(spec: ModelSpec) -> tuple[nn.Module, Image]:
     Raises ModelError for a name that does not exist, and for code that raises or gives no module.
     """
     torch.manual_seed(spec.seed)
-    arch = catalogue.find(spec.model)
-    if arch and not arch.from_torchvision:
+    architecture = registry.find(spec.model)
+    if architecture and not architecture.from_torchvision:
         from cnnbench.worker.builtin_models import NETWORKS
 
-        image = (arch.image[0], *arch.full_size(spec.image_size))
-        return NETWORKS[spec.model](image, spec.classes or arch.classes), image
+        image = (architecture.image[0], *architecture.full_size(spec.image_size))
+        return NETWORKS[spec.model](image, spec.classes or architecture.classes), image
     if spec.model.startswith("timm/"):
         return _timm(spec)
     if spec.is_users_own:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnbench.records.messages import Probed
 from cnnbench.suite.case import Device
 from cnnbench.suite.runtimes import runtimes, split
-from cnnbench.worker.runtimes.registry import others_runtime
+from cnnbench.worker.runtimes.registry import plugin_runtime
 
 LONGEST_REASON = 200
 
@@ -41,8 +41,8 @@ def _status_lines() -> list[str]:
 
 def _try(runtime: str, device: Device) -> str:
     name, variant = split(runtime)
-    if runtimes()[name].is_others:
-        return others_runtime(name).probe(device)
+    if runtimes()[name].is_plugin:
+        return plugin_runtime(name).probe(device)
     if name == "ort":
         return _try_ort(device, variant)
     if name == "compile":

@@ -23,12 +23,12 @@ from uuid import uuid4
 import psutil
 
 from cnnbench.analysis.stats import median_estimate, ratio_estimate
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner import machine
-from cnnbench.runner.interleave import PLANNED_ROUNDS, Contestant, Seconds, take_turns
+from cnnbench.runner.interleave import PLANNED_ROUNDS, Participant, Seconds, measure_interleaved
 from cnnbench.runner.worker_process import Worker, thread_environment
 from cnnbench.suite.case import Case, ModelSpec
 
@@ -43,13 +43,13 @@ class Ours:
         worker.ask(Load(case=case, threads=threads), Loaded)
         worker.ask(Open(case=case, folder=str(folder)), Opened)
         self.calls = worker.ask(Warm(limit_s=3.0), Warmed).calls_per_sample
-        self.freeze()
+        self.suspend()
 
-    def thaw(self) -> None:
-        self.worker.thaw()
+    def resume(self) -> None:
+        self.worker.resume()
 
-    def freeze(self) -> None:
-        self.worker.freeze()
+    def suspend(self) -> None:
+        self.worker.suspend()
 
     def sample(self, seconds: float) -> Seconds:
         samples = self.worker.ask(Sample(seconds=seconds), Sampled).seconds["forward"]
@@ -75,12 +75,12 @@ class Plain:
         self.input, self.output = process.stdin, process.stdout
         self.handle = psutil.Process(process.pid)
         self.sample(0.5)
-        self.freeze()
+        self.suspend()
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         self.handle.resume()
 
-    def freeze(self) -> None:
+    def suspend(self) -> None:
         self.handle.suspend()
 
     def sample(self, seconds: float) -> Seconds:
@@ -134,8 +134,8 @@ def plain(runtime: str, model: str, folder: Path, threads: int) -> None:
 def compare(model: str, rounds: int) -> None:
     """Print one line for each runtime of a model."""
     threads = machine.usable_threads()
-    arch = catalogue.get(model)
-    spec = ModelSpec(model=model, image_size=arch.image_size, classes=arch.classes)
+    architecture = registry.get(model)
+    spec = ModelSpec(model=model, image_size=architecture.image_size, classes=architecture.classes)
     key = artifact.key_of(spec, uuid4().hex)
     folder = artifact.folder_of(spec, key)
     with tempfile.TemporaryDirectory() as logs:
@@ -146,15 +146,15 @@ def compare(model: str, rounds: int) -> None:
             case = Case.model_validate({"spec": spec, "workload": "inference", "runtime": runtime, "batch": 1})
             with ExitStack() as stack:
                 worker = stack.enter_context(Worker(Path(logs) / "ours.log", threads, LIMIT_S))
-                contestants: list[Contestant] = [
+                participants: list[Participant] = [
                     Ours(worker, case, folder, threads),
                     Plain(stack, case, folder, threads),
                 ]
                 turn_s = 0.25
-                results = take_turns(contestants, turn_s * PLANNED_ROUNDS, random.Random(0), rounds=rounds)
-            ours, theirs = ([turn.totals_s() for turn in result.turns] for result in results)
+                results = measure_interleaved(participants, turn_s * PLANNED_ROUNDS, random.Random(0), rounds=rounds)
+            ours, theirs = ([block.totals_s() for block in result.blocks] for result in results)
             ratio = ratio_estimate(ours, theirs)
-            both = [median_estimate([median(turn) for turn in turns]).value * 1e3 for turns in (ours, theirs)]
+            both = [median_estimate([median(block) for block in blocks]).value * 1e3 for blocks in (ours, theirs)]
             print(
                 f"{case.id}: cnnbench {both[0]:.4g} ms, {other} {both[1]:.4g} ms, "
                 f"ratio {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] over {len(ours)} rounds"

@@ -76,24 +76,27 @@ def by_exchanged_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Sett
 
 
 def _sizes(x: Tensor, dy: Tensor, s: Settings) -> Any:
-    return zip(x.spatial(), s.padding, s.reach(), dy.spatial(), s.stride, strict=True)
+    return zip(x.spatial(), s.padding, s.dilated_extent(), dy.spatial(), s.stride, strict=True)
 
 
 def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution: for each tap, the product of its inputs and dy, summed."""
     padded = g.pad(x, s.padding, s.padding)
-    taps = [
-        g.reshape(g.sum(g.mul(g.window(padded, [2, 3], tap, dy.spatial(), s.stride), dy), [0, 2, 3]), (w.known(0), 1))
-        for tap in s.taps()
+    kernel_elements = [
+        g.reshape(
+            g.sum(g.mul(g.window(padded, [2, 3], kernel_element, dy.spatial(), s.stride), dy), [0, 2, 3]),
+            (w.known(0), 1),
+        )
+        for kernel_element in s.kernel_elements()
     ]
-    return g.reshape(g.concat(taps, 1), w.shape)
+    return g.reshape(g.concat(kernel_elements, 1), w.shape)
 
 
 def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
     rows = g.reshape(g.transpose(dy, [1, 0, 2, 3]), (s.groups, w.known(0) // s.groups, None))
     inputs = g.transpose(g.pad(x, s.padding, s.padding), [1, 0, 2, 3])
-    cut = [g.window(inputs, [2, 3], tap, dy.spatial(), s.stride) for tap in s.taps()]
+    cut = [g.window(inputs, [2, 3], kernel_element, dy.spatial(), s.stride) for kernel_element in s.kernel_elements()]
     windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in cut]
     columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
     return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
@@ -152,25 +155,25 @@ def bands(width: int, padded: int, s: Settings) -> Any:
 
 def input_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution: dy, spread by the strides, times banded matrices of the weight turned around."""
-    padded, turned = _spread(g, dy, x, w, s)
+    padded, flipped = _spread(g, dy, x, w, s)
     plain = Settings(s.kernel, (1, 1), (0, 0), s.dilation, s.groups)
-    return forward_by_rows(g, padded, turned, plain, x.spatial())
+    return forward_by_rows(g, padded, flipped, plain, x.spatial())
 
 
 def input_by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """A convolution of dy, spread by the strides, with the weight turned around."""
-    padded, turned = _spread(g, dy, x, w, s)
-    return g("Conv", padded, turned, shape=x.shape, kernel_shape=s.kernel, dilations=s.dilation, group=s.groups)
+    padded, flipped = _spread(g, dy, x, w, s)
+    return g("Conv", padded, flipped, shape=x.shape, kernel_shape=s.kernel, dilations=s.dilation, group=s.groups)
 
 
 def _spread(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> tuple[Tensor, Tensor]:
     stuffed = _stuffed(g, dy, s.stride)
-    before = [r - pad for r, pad in zip(s.reach(), s.padding, strict=True)]
+    before = [r - pad for r, pad in zip(s.dilated_extent(), s.padding, strict=True)]
     after = [size - n + pad for size, n, pad in zip(x.spatial(), stuffed.spatial(), s.padding, strict=True)]
     per_group = w.known(0) // s.groups
     grouped = g.reshape(w, (s.groups, per_group, *w.shape[1:]))
-    turned = g.reshape(g.transpose(grouped, [0, 2, 1, 3, 4]), (s.groups * w.known(1), per_group, *w.spatial()))
-    return g.pad(stuffed, before, after), input_gradient.turned(g, turned)
+    flipped = g.reshape(g.transpose(grouped, [0, 2, 1, 3, 4]), (s.groups * w.known(1), per_group, *w.spatial()))
+    return g.pad(stuffed, before, after), input_gradient.flipped(g, flipped)
 
 
 def _stuffed(g: Graph, x: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -189,8 +192,8 @@ def forward_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int,
     """A depthwise convolution of padded images: each row times a banded matrix that is made of the weight."""
     (height, width), channels, padded = out, w.known(0), x.spatial()[1]
     rows = [g.window(x, [2], [i * s.dilation[0]], [height], [s.stride[0]]) for i in range(s.kernel[0])]
-    taps = g.reshape(w, (channels * s.kernel[0], s.kernel[1]))
-    banded = g.matmul(taps, g.constant(bands(width, padded, s)))
+    kernel_elements = g.reshape(w, (channels * s.kernel[0], s.kernel[1]))
+    banded = g.matmul(kernel_elements, g.constant(bands(width, padded, s)))
     matrices = g.reshape(banded, (channels, s.kernel[0], width, padded))
     stacked = g.reshape(g.transpose(matrices, [0, 1, 3, 2]), (channels, s.kernel[0] * padded, width))
     return g.matmul(g.concat(rows, 3), stacked)
@@ -203,9 +206,9 @@ def forwards(formulation: Callable[..., Tensor]) -> Formulation:
 
 def input_by_bands(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """Of a depthwise convolution with strides of 1."""
-    margins = tuple(reach - pad for reach, pad in zip(s.reach(), s.padding, strict=True))
+    margins = tuple(reach - pad for reach, pad in zip(s.dilated_extent(), s.padding, strict=True))
     around = Settings(s.kernel, s.stride, margins, s.dilation, s.groups)
-    return forward.by_bands(g, dy, input_gradient.turned(g, w), None, around)
+    return forward.banded(g, dy, input_gradient.flipped(g, w), None, around)
 
 
 def depthwise_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -217,7 +220,7 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
     "forward": {
         "by images": forwards(forward.by_images),
         "as one image": where(is_plain, forwards(forward.as_one_image)),
-        "by bands": where(is_depthwise, forwards(forward.by_bands)),
+        "by bands": where(is_depthwise, forwards(forward.banded)),
         "by rows": where(is_depthwise, depthwise_by_rows),
     },
     "input": {

@@ -22,7 +22,7 @@ from scipy.stats import mannwhitneyu, t
 from cnnbench.analysis.paired import Rule
 from cnnbench.gate.arms import open_arms
 from cnnbench.gate.pairs import Pair
-from cnnbench.gate.run import Asked, measure_gate, read_pairs
+from cnnbench.gate.run import GateRequest, measure_gate, read_pairs
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
 from cnnbench.suite.case import Case
@@ -43,14 +43,14 @@ def one_gate(cases: Sequence[Case], folder: Path, seed: int, slowdown: float, bu
     suite = load_suite("suites/gate.yaml")
     with open_arms(".", ".") as (base, head):
         about = machine.environment([machine.usable_threads()], Path.cwd())
-        asked = Asked(suite, cases, base, head, folder, about, budget_s, seed, slowdown)
+        asked = GateRequest(suite, cases, base, head, folder, about, budget_s, seed, slowdown)
         gated = measure_gate(asked, Silent(), Rule())
-    return {judged.duel.name: judged.verdict for judged in gated.result.cases}
+    return {judged.comparison.name: judged.verdict for judged in gated.result.cases}
 
 
 def samples(launch: Launch) -> list[float]:
     """Seconds per call of every sample of a launch."""
-    return [time_s for turn in launch.call_turns() for time_s in turn]
+    return [time_s for block in launch.call_blocks() for time_s in block]
 
 
 def others_alarm(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -75,8 +75,8 @@ def report(title: str, verdicts: Sequence[str], folders: Sequence[Path], seconds
     rates: dict[str, list[float]] = {}
     for folder in folders:
         screened = [pair for pair in read_pairs(folder) if pair.stage == "screen" and pair.launches]
-        for name in {pair.duel for pair in screened}:
-            for rule, alarm in others_alarm([pair for pair in screened if pair.duel == name]).items():
+        for name in {pair.comparison for pair in screened}:
+            for rule, alarm in others_alarm([pair for pair in screened if pair.comparison == name]).items():
                 rates.setdefault(rule, []).append(alarm)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).most_common())
     print(f"{title}: {len(verdicts)} cases in {len(folders)} gates, {fmean(seconds):.0f} s each: {counts}")

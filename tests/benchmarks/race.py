@@ -23,14 +23,14 @@ from math import exp, log
 from pathlib import Path
 
 from cnnbench.analysis.stats import launch_ratio_estimate, ratio_estimate, time_estimate
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.messages import Load, Loaded, Open, Opened, Warm, Warmed
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import build_artifact, find_artifact
-from cnnbench.runner.fork_server import CAN_FORK, Template, starter
-from cnnbench.runner.interleave import Entry, Outcome, _Entrant, run_race, take_turns
+from cnnbench.runner.fork_server import CAN_FORK, ForkServer, starter
+from cnnbench.runner.interleave import GroupMember, Outcome, _WorkerParticipant, measure_group, measure_interleaved
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.runtimes import runs_in_torch
@@ -41,30 +41,30 @@ RUN_ID = "benchmark"
 
 def artifact_of(model: str, logs: Path) -> tuple[ModelSpec, Path]:
     """The model at its own size, and its artifact's folder."""
-    arch = catalogue.get(model)
-    spec = ModelSpec(model=model, image_size=arch.image_size, classes=arch.classes)
+    architecture = registry.get(model)
+    spec = ModelSpec(model=model, image_size=architecture.image_size, classes=architecture.classes)
     facts = find_artifact(spec, RUN_ID) or build_artifact(spec, RUN_ID, logs / "build.log")
     return spec, artifact.folder_of(spec, facts.key)
 
 
-def raced(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
+def group_measured(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
     """One race: a launch of each case."""
     threads = machine.usable_threads()
     with ExitStack() as stack:
-        template = None
+        fork_server = None
         if CAN_FORK and any(runs_in_torch(case.runtime) for case in cases):
-            template = stack.enter_context(Template(logs / "template.log", threads, LIMIT_S))
+            fork_server = stack.enter_context(ForkServer(logs / "template.log", threads, LIMIT_S))
         entries = [
-            Entry(
+            GroupMember(
                 case,
                 folder,
                 threads,
-                starter(case.runtime, threads, LIMIT_S, template),
+                starter(case.runtime, threads, LIMIT_S, fork_server),
                 logs / f"{artifact.file_name(case.id)}.log",
             )
             for case in cases
         ]
-        outcomes = run_race(entries, budget_s=budget_s, seed=seed)
+        outcomes = measure_group(entries, budget_s=budget_s, seed=seed)
     for outcome in outcomes:
         assert outcome.launch is not None, outcome.error
     return [outcome.launch for outcome in outcomes if outcome.launch is not None]
@@ -74,13 +74,13 @@ def same_rounds(first: Launch, second: Launch) -> tuple[list[list[float]], list[
     """Times of both in the rounds that neither was disturbed in; in all, where those are too few."""
     clean = [
         index
-        for index, turns in enumerate(zip(first.turns, second.turns, strict=False))
-        if not any(turn.disturbed for turn in turns)
+        for index, blocks in enumerate(zip(first.blocks, second.blocks, strict=False))
+        if not any(block.interference for block in blocks)
     ]
-    chosen = clean if len(clean) >= 6 else list(range(min(len(first.turns), len(second.turns))))
+    chosen = clean if len(clean) >= 6 else list(range(min(len(first.blocks), len(second.blocks))))
     return (
-        [[total / first.calls_per_sample for total in first.turns[index].totals_s()] for index in chosen],
-        [[total / second.calls_per_sample for total in second.turns[index].totals_s()] for index in chosen],
+        [[total / first.calls_per_sample for total in first.blocks[index].totals_s()] for index in chosen],
+        [[total / second.calls_per_sample for total in second.blocks[index].totals_s()] for index in chosen],
     )
 
 
@@ -90,11 +90,11 @@ def aa(model: str, runtime: str, repeats: int, launches: int, budget_s: float, l
     case = Case(spec=spec, workload="inference", runtime=runtime, batch=1)
     ratios, inside = [], 0
     for repeat in range(repeats):
-        races = [
-            same_rounds(*raced([case, case], folder, logs, budget_s, repeat * launches + launch))
+        groups = [
+            same_rounds(*group_measured([case, case], folder, logs, budget_s, repeat * launches + launch))
             for launch in range(launches)
         ]
-        estimate = launch_ratio_estimate([first for first, _ in races], [second for _, second in races])
+        estimate = launch_ratio_estimate([first for first, _ in groups], [second for _, second in groups])
         assert estimate.low is not None
         assert estimate.high is not None
         inside += estimate.low <= 1 <= estimate.high
@@ -116,10 +116,12 @@ def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
         random.Random(repeat).shuffle(order)
         for way in order:
             if way == "raced":
-                ratio = ratio_estimate(*same_rounds(*raced([eager, ort], folder, logs, budget_s, repeat))).value
+                ratio = ratio_estimate(
+                    *same_rounds(*group_measured([eager, ort], folder, logs, budget_s, repeat))
+                ).value
             else:
-                alone = [raced([case], folder, logs, budget_s, repeat)[0] for case in (eager, ort)]
-                first, second = (time_estimate(launch.call_turns()).value for launch in alone)
+                alone = [group_measured([case], folder, logs, budget_s, repeat)[0] for case in (eager, ort)]
+                first, second = (time_estimate(launch.call_blocks()).value for launch in alone)
                 ratio = first / second
             found[way].append(ratio)
             print(f"{repeat + 1} of {repeats}: {way} {ratio:.3f}", flush=True)
@@ -130,16 +132,16 @@ def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
         )
 
 
-class Launched(_Entrant):
+class Launched(_WorkerParticipant):
     """A worker with its case open and warm; a contestant."""
 
     def __init__(self, worker: Worker, case: Case, folder: Path) -> None:
-        entry = Entry(case, folder, machine.usable_threads(), lambda log: worker, worker.log)
+        entry = GroupMember(case, folder, machine.usable_threads(), lambda log: worker, worker.log)
         super().__init__(entry, worker, Outcome(case, "benchmark", datetime.now().astimezone()))
         worker.ask(Load(case=case, threads=machine.usable_threads()), Loaded)
         worker.ask(Open(case=case, folder=str(folder)), Opened)
         worker.ask(Warm(limit_s=1.5), Warmed)
-        worker.freeze()
+        worker.suspend()
 
 
 def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
@@ -149,13 +151,13 @@ def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
     threads, ratios = machine.usable_threads(), []
     for repeat in range(repeats):
         with (
-            Template(logs / "template.log", threads, LIMIT_S) as template,
-            template.start(logs / "forked.log") as forked_worker,
+            ForkServer(logs / "template.log", threads, LIMIT_S) as fork_server,
+            fork_server.start(logs / "forked.log") as forked_worker,
             Worker(logs / "fresh.log", threads, LIMIT_S) as fresh_worker,
         ):
             pair = [Launched(worker, case, folder) for worker in (forked_worker, fresh_worker)]
-            results = take_turns(pair, budget_s, random.Random(repeat))
-            own, other = ([turn.totals_s() for turn in result.turns] for result in results)
+            results = measure_interleaved(pair, budget_s, random.Random(repeat))
+            own, other = ([block.totals_s() for block in result.blocks] for result in results)
             estimate = ratio_estimate(own, other)
         ratios.append(estimate.value)
         print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)

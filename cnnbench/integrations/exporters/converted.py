@@ -37,7 +37,7 @@ class Measured:
     def samples_s(self) -> list[list[float]]:
         """Seconds per call of each sample of each turn that nothing disturbed, by launch."""
         assert self.record.measurement is not None
-        return [[sample for turn in turns for sample in turn] for turns in self.record.measurement.times()]
+        return [[sample for block in blocks for sample in block] for blocks in self.record.measurement.times()]
 
 
 def _over(batch: int, seconds: float | None) -> float | None:
@@ -114,11 +114,11 @@ def extra_info(record: Record) -> dict[str, object]:
         "parity_error": max((each.error for each in record.parity if each.error is not None), default=None),
         "launches": [
             {
-                "race": launch.race,
-                "samples": sum(map(len, turns)),
-                "turns": len(turns),
-                "disturbed_turns": sum(bool(turn.disturbed) for turn in launch.turns),
-                "median_s": launch_estimate([turns]).value if turns else None,
+                "group": launch.group,
+                "samples": sum(map(len, blocks)),
+                "blocks": len(blocks),
+                "blocks_with_interference": sum(bool(block.interference) for block in launch.blocks),
+                "median_s": launch_estimate([blocks]).value if blocks else None,
                 "calls_per_sample": launch.calls_per_sample,
                 "warmup_calls": launch.warmup_calls,
                 "import_s": launch.import_s,
@@ -126,7 +126,7 @@ def extra_info(record: Record) -> dict[str, object]:
                 "first_call_s": launch.first_call_s,
                 "peak_bytes": launch.memory.peak_bytes,
             }
-            for launch, turns in zip(launches, record.measurement.times(), strict=True)
+            for launch, blocks in zip(launches, record.measurement.times(), strict=True)
         ],
     }
 

@@ -34,16 +34,16 @@ def samples(run: Run) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        (record.id, number, launch.race, turn.round, index, phase, "; ".join(turn.disturbed), seconds / calls)
+        (record.id, number, launch.group, block.round, index, phase, "; ".join(block.interference), seconds / calls)
         for record in run.records.values()
         if record.status in MEASURED and record.measurement is not None
         for number, launch in enumerate(record.measurement.launches, start=1)
         for calls in [launch.calls_per_sample]
-        for turn in launch.turns
-        for phase, values in turn.seconds.items()
+        for block in launch.blocks
+        for phase, values in block.seconds.items()
         for index, seconds in enumerate(values)
     ]
-    columns = ["id", "launch", "race", "round", "sample", "phase", "disturbed", "call_s"]
+    columns = ["id", "launch", "group", "round", "sample", "phase", "interference", "call_s"]
     return pd.DataFrame(rows, columns=columns)
 
 

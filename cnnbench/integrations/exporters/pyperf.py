@@ -12,10 +12,10 @@ from statistics import median
 from typing import Any
 
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
-from cnnbench.records.record import LEAST_TURNS, Launch
+from cnnbench.records.record import MIN_TURNS, Launch
 from cnnbench.records.run_folder import Run
 
-VALUES_PER_LAUNCH = LEAST_TURNS
+VALUES_PER_LAUNCH = MIN_TURNS
 
 
 def convert(run: Run) -> Converted:
@@ -41,7 +41,7 @@ def _benchmark(each: Measured) -> dict[str, Any]:
     record = each.record
     assert record.measurement is not None
     common = {"name": record.id, "unit": "second", "status": record.status, **params_of(record)}
-    launches = [launch for launch in record.measurement.launches if launch.turns]
+    launches = [launch for launch in record.measurement.launches if launch.blocks]
     return {
         "metadata": _filled(common),
         "runs": [
@@ -53,7 +53,7 @@ def _benchmark(each: Measured) -> dict[str, Any]:
 
 def _values(each: Measured) -> list[list[float]]:
     assert each.record.measurement is not None
-    return [grouped([median(turn) for turn in turns]) for turns in each.record.measurement.times() if turns]
+    return [grouped([median(block) for block in blocks]) for blocks in each.record.measurement.times() if blocks]
 
 
 def grouped(values: list[float]) -> list[float]:
@@ -69,8 +69,8 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
             "date": datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M:%S"),
             "loops": launch.calls_per_sample,
             "mem_max_rss": launch.memory.peak_bytes,
-            "duration": sum(sum(turn.totals_s()) for turn in launch.turns),
-            "race": launch.race,
+            "duration": sum(sum(block.totals_s()) for block in launch.blocks),
+            "group": launch.group,
             "warmup_calls": launch.warmup_calls,
             "import_s": launch.import_s,
             "load_s": launch.load_s,

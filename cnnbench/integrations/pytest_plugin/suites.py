@@ -127,7 +127,7 @@ def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") 
         benchmark.pedantic(_nothing)
         end_test_without_number(case, record)
         return
-    samples = [sample for launch in record.measurement.times() for turn in launch for sample in turn]
+    samples = [sample for launch in record.measurement.times() for block in launch for sample in block]
     benchmark.fullname, benchmark.params, benchmark.param = record.id, params_of(record), record.id
     benchmark.extra_info.update(extra_info(record))
     clock.load(samples)

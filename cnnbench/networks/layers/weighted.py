@@ -46,13 +46,13 @@ class Conv(Op):
 
     def param_terms(self, x: Shape) -> Terms:
         """R * S * (C / groups) * K, and K for the bias."""
-        weights = (*self._taps(x), self.out_channels)
+        weights = (*self._kernel_elements(x), self.out_channels)
         return (weights, (self.out_channels,)) if self.bias else (weights,)
 
     def mac_terms(self, x: Shape) -> Terms:
         """P * Q * K * R * S * (C / groups): each output value is one dot product over its window."""
         channels, *sizes = self.output_shape(x)
-        return ((*sizes, channels, *self._taps(x)),)
+        return ((*sizes, channels, *self._kernel_elements(x)),)
 
     def elementwise(self, x: Shape) -> int:
         """One addition per output value for the bias."""
@@ -62,7 +62,7 @@ class Conv(Op):
         """Its input, for the weights' gradient."""
         return Saved(input=True)
 
-    def _taps(self, x: Shape) -> tuple[int, ...]:
+    def _kernel_elements(self, x: Shape) -> tuple[int, ...]:
         """What one output value's dot product runs over: R, S, C / groups."""
         return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
 

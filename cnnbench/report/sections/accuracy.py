@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.records.record import Record
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours
 from cnnbench.report.html import Section
@@ -36,13 +36,13 @@ def section(sources: Sources) -> Section | None:
 
 def published_top1(record: Record) -> float | None:
     """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
-    published = record.artifact.witnesses.published if record.artifact else None
-    arch = catalogue.find(record.case.spec.model)
+    published = record.artifact.counters.published if record.artifact else None
+    architecture = registry.find(record.case.spec.model)
     if published is None or record.artifact is None:
         return None
     size = published.image_size
     same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
-    same_classes = record.artifact.classes == (arch.classes if arch else record.artifact.classes)
+    same_classes = record.artifact.classes == (architecture.classes if architecture else record.artifact.classes)
     return published.top1_percent if same_size and same_classes else None
 
 

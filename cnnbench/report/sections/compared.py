@@ -11,9 +11,9 @@ from cnnbench.report.comparing import cases_frame
 from cnnbench.report.html import Page, Section
 from cnnbench.report.tables import Table, interval_text, ratio_text
 
-MOST_LINES = 8
+MAX_LINES = 8
 """Machines in one chart: more colours are not told apart."""
-MOST_SETTINGS = 6
+MAX_SETTINGS = 6
 
 
 def comparison_page(comparison: Comparison, tables: Sequence[Table]) -> Page:
@@ -44,7 +44,7 @@ def _without_notes(tables: Sequence[Table]) -> list[Table]:
 
 def _ratios(comparison: Comparison, frame: pd.DataFrame) -> list[Chart]:
     """Times as multiples of the reference's, with their intervals, for each machine."""
-    if not 1 < len(comparison.machines) <= MOST_LINES or frame["ratio"].isna().all():
+    if not 1 < len(comparison.machines) <= MAX_LINES or frame["ratio"].isna().all():
         return []
     shown = frame[frame["ratio"].notna() & frame["on_every_machine"]]
     if shown.empty:
@@ -87,7 +87,7 @@ def _bumps(comparison: Comparison) -> list[Chart]:
             "rank": rank,
             "what": f"{model} on {name}: rank {rank}, {setting}",
         }
-        for setting, by_machine in list(comparison.rankings().items())[:MOST_SETTINGS]
+        for setting, by_machine in list(comparison.rankings().items())[:MAX_SETTINGS]
         for name, places in by_machine.items()
         for model, rank in places.items()
     ]
@@ -108,6 +108,6 @@ def _bumps(comparison: Comparison) -> list[Chart]:
     )
     caption = (
         "Each line is a model: the shortest time is on top, and lines that cross change places. Models whose intervals "
-        f"overlap share a rank. Of more than {MOST_SETTINGS} settings the first ones; the table has all."
+        f"overlap share a rank. Of more than {MAX_SETTINGS} settings the first ones; the table has all."
     )
     return [Chart("rankings", "Ranks of models from machine to machine", caption, chart)]

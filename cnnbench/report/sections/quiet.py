@@ -63,22 +63,23 @@ def _quietness(sources: Sources) -> Iterator[str]:
     worth = ", ".join(f"{statuses[status]} {status}" for status in sorted(statuses, key=lambda s: -statuses[s]))
     number = len(sources.records)
     yield f"{number} case{'s' * (number != 1)}: {worth}."
-    turns = [
-        turn
+    blocks = [
+        block
         for record in sources.records
         if record.measurement
         for launch in record.measurement.launches
-        for turn in launch.turns
+        for block in launch.blocks
     ]
-    if not turns:
+    if not blocks:
         return
-    disturbed = [turn for turn in turns if turn.disturbed]
-    if not disturbed:
-        yield f"By the system's counters nothing disturbed any of the {len(turns):,} turns that cases were timed in."
+    interference = [block for block in blocks if block.interference]
+    if not interference:
+        yield f"By the system's counters nothing disturbed any of the {len(blocks):,} turns that cases were timed in."
         return
-    kinds = Counter(kind for turn in disturbed for kind in {_kind(reason) for reason in turn.disturbed})
+    kinds = Counter(kind for block in interference for kind in {_kind(reason) for reason in block.interference})
+    share = len(interference) / len(blocks)
     yield (
-        f"{len(disturbed):,} of {len(turns):,} turns ({100 * len(disturbed) / len(turns):.1f} %) were disturbed by the "
+        f"{len(interference):,} of {len(blocks):,} turns ({100 * share:.1f} %) were disturbed by the "
         f"system's counters: {', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}. "
         "They are left out wherever enough others remain."
     )

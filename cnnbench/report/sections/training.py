@@ -25,8 +25,8 @@ def section(sources: Sources) -> Section | None:
     if frame.empty:
         return None
     rows = frame.to_dict("records")
-    eager = {_race(row): float(str(row["ms"])) for row in rows if _is_reference(row)}
-    parts = [part for row in rows for part in _parts(row, eager.get(_race(row)))]
+    eager = {_group(row): float(str(row["ms"])) for row in rows if _is_reference(row)}
+    parts = [part for row in rows for part in _parts(row, eager.get(_group(row)))]
     return Section(id="training", heading="A training step, in parts", parts=[_chart(pd.DataFrame(parts))])
 
 
@@ -34,7 +34,7 @@ def _is_reference(row: dict[Hashable, object]) -> bool:
     return row["runtime"] == REFERENCE and row["layout"] == "nchw"
 
 
-def _race(row: dict[Hashable, object]) -> tuple[object, ...]:
+def _group(row: dict[Hashable, object]) -> tuple[object, ...]:
     return tuple(row[name] for name in ("model", "batch", "device", "precision"))
 
 

@@ -38,11 +38,11 @@ def section(sources: Sources) -> Section | None:
 
 def _roof(explained: list[Explained]) -> list[Chart]:
     """Cases under the roof of the first device: achieved arithmetic over arithmetic intensity."""
-    ceilings = next((each.ceilings for each in explained if each.ceilings), None)
-    if ceilings is None:
+    peaks = next((each.peaks for each in explained if each.peaks), None)
+    if peaks is None:
         return []
-    peak, rate = ceilings.flops_per_s("fp32"), ceilings.memory_bytes_per_s()
-    cases = [each for each in explained if each.ceilings is ceilings and each.case.precision == "fp32"]
+    peak, rate = peaks.flops_per_s("fp32"), peaks.memory_bytes_per_s()
+    cases = [each for each in explained if each.peaks is peaks and each.case.precision == "fp32"]
     frame = cases_frame(cases)
     frame = frame[frame["moved_bytes"].notna() & (frame["macs"] > 0)]
     if peak is None or rate is None or frame.empty:

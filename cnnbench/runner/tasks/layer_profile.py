@@ -10,7 +10,7 @@ from uuid import uuid4
 from cnnbench.analysis.explain import telling
 from cnnbench.analysis.stats import launch_estimate
 from cnnbench.errors import CnnbenchError, WorkerError
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.work import kind_of
 from cnnbench.records import artifact
@@ -20,14 +20,14 @@ from cnnbench.records.record import MEASURED, ArtifactFacts
 from cnnbench.records.run_folder import Run
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, build_artifact, find_artifact, forget_artifact
-from cnnbench.runner.fork_server import Template
+from cnnbench.runner.fork_server import ForkServer
 from cnnbench.runner.tasks.trace import read
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 
 RUNTIMES = ("eager", "ort")
 PROFILE_S = 0.5
-FEWEST_CALLS, MOST_CALLS = 5, 20
+MIN_CALLS, MAX_CALLS = 5, 20
 NOTE = (
     "Profilers slow a runtime down, short operators most. These times are for shares within one runtime, not for "
     "comparison with each other or with `cnnbench run`."
@@ -51,7 +51,7 @@ def profile_model(spec: ModelSpec, batch: int, calls: int, threads: int | None =
 
 
 def profile_artifact(
-    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, template: Template | None = None
+    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, fork_server: ForkServer | None = None
 ) -> ModelProfile:
     """Have both runtimes profiled, each in a process of its own, and join; PyTorch's is forked from the template.
 
@@ -61,16 +61,16 @@ def profile_artifact(
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
     left_out: list[str] = []
-    arch = catalogue.find(spec.model)
-    if arch:
-        network = arch.network(spec.image_size, spec.classes)
+    architecture = registry.find(spec.model)
+    if architecture:
+        network = architecture.network(spec.image_size, spec.classes)
     else:
         reading = read(spec)
         network, left_out = reading.network, reading.left_out
     folder = artifact.folder_of(spec, facts.key)
     with TemporaryDirectory(prefix="cnnbench-") as name:
         scratch = Path(name)
-        found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, scratch, template)
+        found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, scratch, fork_server)
         try:
             if facts.onnx_error is not None:
                 raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
@@ -99,11 +99,11 @@ def _ask(
     threads: int,
     folder: Path,
     scratch: Path,
-    template: Template | None = None,
+    fork_server: ForkServer | None = None,
 ) -> Profiled:
     case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
     log = scratch / f"{runtime}.log"
-    with template.start(log) if template else Worker(log, threads, LIMIT_S) as worker:
+    with fork_server.start(log) if fork_server else Worker(log, threads, LIMIT_S) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
         return worker.ask(Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls), Profiled)
 
@@ -133,7 +133,7 @@ def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
 
 def calls_for(call_s: float) -> int:
     """How many calls tell a layer's share well enough in about a second."""
-    return min(max(round(PROFILE_S / call_s), FEWEST_CALLS), MOST_CALLS)
+    return min(max(round(PROFILE_S / call_s), MIN_CALLS), MAX_CALLS)
 
 
 def join(network: Network, batch: int, found: dict[str, Profiled]) -> tuple[Row, ...]:

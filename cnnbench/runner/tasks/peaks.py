@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import library_versions
-from cnnbench.records.messages import MeasurePeaks, Peaks
-from cnnbench.records.peaks import Ceilings
+from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
+from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
@@ -17,21 +17,21 @@ from cnnbench.suite.case import Case, Device
 
 KERNEL_S = 0.12
 """For each kernel, about: all of them together are a few seconds."""
-LEAST_LARGEST_BYTES = 256 * 2**20
+MIN_LARGEST_BYTES = 256 * 2**20
 CACHES = 4
 """The largest working set is so many last-level caches, and no cache helps it."""
 MEMORY_SHARE = 1 / 8
 LIMIT_S = 120.0
 
 
-def measure_ceilings(
+def measure_peaks(
     device: Device,
     threads: int,
     *,
     kernel_s: float = KERNEL_S,
     largest_set_bytes: int | None = None,
     logs: Path | None = None,
-) -> Ceilings:
+) -> Peaks:
     """What the device reaches at best with so many CPU threads; takes a few seconds.
 
     What the libraries print goes into `logs`, if there is such a folder. Raises WorkerError where PyTorch cannot use
@@ -39,7 +39,7 @@ def measure_ceilings(
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     largest_set_bytes = largest_set_bytes or _largest_set_bytes()
-    found: dict[str, Peaks] = {}
+    found: dict[str, MeasuredPeaks] = {}
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
@@ -55,12 +55,12 @@ def measure_ceilings(
             )
             try:
                 with Worker(folder / f"peaks-{library}-{device}-{threads}.log", threads, LIMIT_S) as worker:
-                    found[library] = worker.ask(request, Peaks)
+                    found[library] = worker.ask(request, MeasuredPeaks)
             except WorkerError as error:
                 if library == "torch":
                     raise WorkerError(f"the ceilings of {device} cannot be measured: {error}") from None
                 failures[library] = str(error)
-    return Ceilings(
+    return Peaks(
         device=device,
         device_name=machine.cpu_model() if device == "cpu" else found["torch"].device_name,
         threads=threads,
@@ -73,7 +73,7 @@ def measure_ceilings(
     )
 
 
-def ceilings_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
+def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
     """The devices and numbers of threads that cases run with, each once; an accelerator once in all."""
     found: dict[tuple[Device, int | None], int] = {}
     for case in cases:
@@ -82,13 +82,13 @@ def ceilings_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
     return [(device, threads) for (device, _), threads in found.items()]
 
 
-def ceilings_for_run(run: Run) -> list[tuple[Device, int]]:
+def peaks_for_run(run: Run) -> list[tuple[Device, int]]:
     """The same for the cases that a run has measured. Raises InputError if that was on another machine."""
     machine.check_is_this(run.environment, str(run.folder))
-    return ceilings_for(record.case for record in run.records.values() if record.measurement is not None)
+    return peaks_for(record.case for record in run.records.values() if record.measurement is not None)
 
 
 def _largest_set_bytes() -> int:
     """Far beyond any cache, and far within memory."""
-    beyond = max(LEAST_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
+    beyond = max(MIN_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
     return min(beyond, int(machine.memory_bytes() * MEMORY_SHARE))

@@ -10,7 +10,7 @@ from typing import Any
 from cnnbench.networks import layers
 from cnnbench.networks.layers import Op, Opaque, Value, spelled
 from cnnbench.networks.network import Net, Network
-from cnnbench.records.messages import Step, Walk, Walked
+from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
@@ -42,19 +42,19 @@ def read(spec: ModelSpec) -> Reading:
         TemporaryDirectory(prefix="cnnbench-") as logs,
         Worker(Path(logs) / "walk.log", machine.usable_threads(), LIMIT_S) as worker,
     ):
-        return replay(spec.label, worker.ask(Walk(spec=spec), Walked))
+        return replay(spec.label, worker.ask(Trace(spec=spec), Traced))
 
 
-def replay(name: str, walked: Walked) -> Reading:
+def replay(name: str, traced: Traced) -> Reading:
     """The steps as layers, their figures computed by the formulas; steps whose shape these do not give are left out."""
     net = Net(name)
-    image = Value(walked.input_shape)
+    image = Value(traced.input_shape)
     values: list[Value] = []
-    for step in walked.steps:
+    for step in traced.steps:
         inputs = [replace(values[place] if place >= 0 else image, shape=shape) for place, shape in step.inputs]
         values.append(net(step.name, _op(step, inputs), inputs[0]))
-    network = net.network(walked.input_shape)
-    return Reading(network, _uncounted(network) + _unowned(network, walked.params))
+    network = net.network(traced.input_shape)
+    return Reading(network, _uncounted(network) + _unowned(network, traced.params))
 
 
 def _op(step: Step, inputs: list[Value]) -> Op:

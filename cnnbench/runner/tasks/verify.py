@@ -5,11 +5,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cnnbench.analysis import counts
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.published import figures_of
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.records.messages import Count
-from cnnbench.records.record import Witnesses
+from cnnbench.records.record import CounterResults
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Frozen, ModelSpec
@@ -30,7 +30,7 @@ class Verdict(Frozen):
     """MACs of the backward pass by witness, for one image."""
     published: dict[str, str]
     """By source: what torchvision and the papers print, auxiliary heads left out or not."""
-    silent: dict[str, str]
+    failed: dict[str, str]
     disagreements: list[str]
     explained: list[str]
     """Differences whose reason is known."""
@@ -38,7 +38,7 @@ class Verdict(Frozen):
     @property
     def agree(self) -> bool:
         """Whether every witness was heard and none disagrees with another."""
-        return not self.disagreements and not self.silent
+        return not self.disagreements and not self.failed
 
 
 def verify(specs: Sequence[ModelSpec]) -> Iterator[Verdict]:
@@ -48,14 +48,14 @@ def verify(specs: Sequence[ModelSpec]) -> Iterator[Verdict]:
         Worker(Path(logs) / "verify.log", machine.usable_threads(), LIMIT_S) as worker,
     ):
         for spec in specs:
-            yield judge(spec, worker.ask(Count(spec=spec), Witnesses))
+            yield judge(spec, worker.ask(Count(spec=spec), CounterResults))
 
 
-def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
+def judge(spec: ModelSpec, counters: CounterResults) -> Verdict:
     """Totals by witness, and every difference."""
-    found = counts.find(spec, witnesses)
-    everyone = {"closed form": witnesses.closed_form} if witnesses.closed_form is not None else {}
-    everyone |= witnesses.counted
+    found = counts.find(spec, counters)
+    everyone = {"closed form": counters.closed_form} if counters.closed_form is not None else {}
+    everyone |= counters.counted
     return Verdict(
         model=spec.label,
         image_size=spec.image_size,
@@ -69,34 +69,34 @@ def judge(spec: ModelSpec, witnesses: Witnesses) -> Verdict:
             for name, found in everyone.items()
             if counts.MACS in counts.SPEAKS_OF.get(name, (counts.MACS,))
         },
-        backward=_backward(spec, witnesses),
-        published=_published(spec, witnesses),
-        silent=witnesses.silent,
+        backward=_backward(spec, counters),
+        published=_published(spec, counters),
+        failed=counters.failed,
         disagreements=found.disagreements,
         explained=found.explained,
     )
 
 
-def _backward(spec: ModelSpec, witnesses: Witnesses) -> dict[str, int]:
+def _backward(spec: ModelSpec, counters: CounterResults) -> dict[str, int]:
     totals = {}
-    arch = catalogue.find(spec.model)
-    if arch is not None:
-        layers = arch.network(spec.image_size, spec.classes).layers
+    architecture = registry.find(spec.model)
+    if architecture is not None:
+        layers = architecture.network(spec.image_size, spec.classes).layers
         totals["closed form"] = sum(map(backward_macs, layers))
-    if "backward" in witnesses.counted:
-        totals["dispatch"] = counts.total(witnesses.counted["backward"], counts.MACS)
+    if "backward" in counters.counted:
+        totals["dispatch"] = counts.total(counters.counted["backward"], counts.MACS)
     return totals
 
 
-def _published(spec: ModelSpec, witnesses: Witnesses) -> dict[str, str]:
+def _published(spec: ModelSpec, counters: CounterResults) -> dict[str, str]:
     printed: dict[str, list[str]] = {}
-    published = witnesses.published
+    published = counters.published
     if published is not None:
         figures = [f"{published.params:,} parameters"]
         if published.giga_macs is not None:
             figures.append(f"{published.giga_macs} G MACs")
         printed[f"torchvision, {published.weights}"] = figures
-    arch = catalogue.find(spec.model)
-    for figure in figures_of(arch.name) if arch else ():
+    architecture = registry.find(spec.model)
+    for figure in figures_of(architecture.name) if architecture else ():
         printed.setdefault(figure.source, []).append(str(figure))
     return {source: ", ".join(figures) for source, figures in printed.items()}

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.networks.units import FLOP_PER_MAC
-from cnnbench.records.record import Counts, Published, Witnesses
+from cnnbench.records.record import CounterResults, Counts, Published
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.counters import onnx as onnx_graph
 from cnnbench.worker.counters.backward import backward
@@ -19,41 +19,43 @@ MAC_OPERATORS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 """fvcore's names of the operators that multiply and accumulate; it also counts normalisation, which is none."""
 
 
-def hear(module: nn.Module, image: tuple[int, ...], spec: ModelSpec) -> Witnesses:
+def collect(module: nn.Module, image: tuple[int, ...], spec: ModelSpec) -> CounterResults:
     """Every witness on one image, in inference mode."""
     module = module.eval()
     x = torch.zeros(1, *image)
     counted: dict[str, Counts] = {"module": own_parameters(module)}
-    silent: dict[str, str] = {}
-    for name, witness in (("dispatch", dispatched), ("fvcore", traced), ("backward", backward)):
+    failed: dict[str, str] = {}
+    for name, counter in (("dispatch", dispatched), ("fvcore", traced), ("backward", backward)):
         try:
-            counted[name] = witness(module, x)
+            counted[name] = counter(module, x)
         except Exception as error:
-            silent[name] = _why(error)
-    arch = catalogue.find(spec.model)
-    return Witnesses(
-        closed_form=closed_form(spec, image) if arch else None,
+            failed[name] = _why(error)
+    architecture = registry.find(spec.model)
+    return CounterResults(
+        closed_form=closed_form(spec, image) if architecture else None,
         counted=counted,
         published=published(spec),
-        silent=silent,
+        failed=failed,
     )
 
 
-def hear_graph(heard: Witnesses, program: torch.onnx.ONNXProgram) -> Witnesses:
+def collect_graph(collected: CounterResults, program: torch.onnx.ONNXProgram) -> CounterResults:
     """The same with the exported graph's word, before it is optimised."""
     try:
-        return heard.model_copy(update={"counted": {**heard.counted, "onnx": onnx_graph.counted(program.model)}})
+        return collected.model_copy(
+            update={"counted": {**collected.counted, "onnx": onnx_graph.counted(program.model)}}
+        )
     except Exception as error:
-        return heard.model_copy(update={"silent": {**heard.silent, "onnx": _why(error)}})
+        return collected.model_copy(update={"failed": {**collected.failed, "onnx": _why(error)}})
 
 
-def hear_export(heard: Witnesses, module: nn.Module, image: tuple[int, ...]) -> Witnesses:
+def collect_export(collected: CounterResults, module: nn.Module, image: tuple[int, ...]) -> CounterResults:
     """The same with the word of a graph that is exported for this alone."""
     try:
         program = inference.trace(module, torch.zeros(1, *image), dynamic_batch=False)
     except Exception as error:
-        return heard.model_copy(update={"silent": {**heard.silent, "onnx": _why(error)}})
-    return hear_graph(heard, program)
+        return collected.model_copy(update={"failed": {**collected.failed, "onnx": _why(error)}})
+    return collect_graph(collected, program)
 
 
 def _why(error: Exception) -> str:
@@ -62,7 +64,7 @@ def _why(error: Exception) -> str:
 
 def closed_form(spec: ModelSpec, image: tuple[int, ...]) -> Counts:
     """What the formulas say."""
-    network = catalogue.get(spec.model).network(image[1:], spec.classes)
+    network = registry.get(spec.model).network(image[1:], spec.classes)
     inference_macs = {layer.name: layer.macs for layer in network.inference}
     counts = {layer.name: (layer.params, inference_macs.get(layer.name, 0)) for layer in network.layers}
     return {name: count for name, count in counts.items() if any(count)}
@@ -123,8 +125,8 @@ def exclusive(inclusive: Mapping[str, int]) -> dict[str, int]:
 
 def published(spec: ModelSpec) -> Published | None:
     """torchvision's figures for its default weights; None for a model that is not torchvision's."""
-    arch = catalogue.find(spec.model)
-    if not (spec.model.startswith("torchvision/") or (arch and arch.from_torchvision)):
+    architecture = registry.find(spec.model)
+    if not (spec.model.startswith("torchvision/") or (architecture and architecture.from_torchvision)):
         return None
     from torchvision.models import get_model_weights
 

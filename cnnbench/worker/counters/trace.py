@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnbench.records.messages import Step, Walked
+from cnnbench.records.messages import Step, Traced
 from cnnbench.worker.counters.collect import own_parameters
 
 WITH_WEIGHTS = {"Conv", "Linear", "BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "LayerScale"}
@@ -50,7 +50,7 @@ FUNCTIONS = {"hardtanh": "relu6", "_softmax": "softmax", "_safe_softmax": "softm
 """Functions of single values, or named by torch otherwise than by the layers, beside those that torch says are."""
 
 
-def walk(module: nn.Module, x: Tensor) -> Walked:
+def trace(module: nn.Module, x: Tensor) -> Traced:
     """Every layer that one image x (1, C, H, W) passes in inference mode, in order."""
     reader = _Reader(module, x)
     with reader.naming(), torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -61,7 +61,7 @@ def walk(module: nn.Module, x: Tensor) -> Walked:
                 module.eval()(x)
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-    return Walked(
+    return Traced(
         input_shape=tuple(x.shape[1:]),
         steps=reader.steps,
         params={name: pair[0] for name, pair in own_parameters(module).items()},

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-LEAST_REPETITIONS = 3
-MOST_KEPT = 200
+MIN_REPETITIONS = 3
+MAX_KEPT = 200
 SHARE = 4
 """Each size of a kernel has this part of its time."""
 LARGE = 8
@@ -49,11 +49,11 @@ def repeat(call: Callable[[], object], seconds: float) -> list[float]:
     """
     call()
     taken: list[float] = []
-    while len(taken) < LEAST_REPETITIONS or sum(taken) < seconds:
+    while len(taken) < MIN_REPETITIONS or sum(taken) < seconds:
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
-    return sorted(taken)[:MOST_KEPT]
+    return sorted(taken)[:MAX_KEPT]
 
 
 def grown(sizes: Iterable[int], make: Callable[[int], Callable[[], object]], seconds: float) -> dict[int, list[float]]:

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from cnnbench.records.messages import MeasurePeaks, Peaks
+from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import CallCost, Kernel, Smallest, Throughput
 from cnnbench.suite.case import Device
 from cnnbench.worker.peaks import kernels as peaks
@@ -25,7 +25,7 @@ OPSET, IR = 17, 10
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def measure(request: MeasurePeaks) -> Peaks:
+def measure(request: MeasurePeaks) -> MeasuredPeaks:
     """Kernels in float32, which is what its graphs are run in here, and the cost of a node. Memory is torch's part."""
     device, threads, seconds = request.device, request.threads, request.kernel_s
 
@@ -58,7 +58,7 @@ def measure(request: MeasurePeaks) -> Peaks:
         weights = {} if name == "operator" else {"w": _weights(smallest)}
         taken = peaks.repeat(_runner(chain, weights, one, device, threads), seconds)
         calls.append(CallCost(library="onnxruntime", smallest=name, calls=peaks.CALLS, seconds=taken))
-    return Peaks(device_name="", throughputs=throughputs, bandwidths=[], calls=calls, failures={})
+    return MeasuredPeaks(device_name="", throughputs=throughputs, bandwidths=[], calls=calls, failures={})
 
 
 def _throughput(kernel: Kernel, size: str, flop: int, taken: list[float]) -> Throughput:
@@ -67,8 +67,10 @@ def _throughput(kernel: Kernel, size: str, flop: int, taken: list[float]) -> Thr
 
 def _weights(shape: ConvShape) -> Array:
     """That keep ones as they are, wherever a window does not reach over the border."""
-    taps = shape.channels // shape.groups * shape.kernel**2
-    weights: Array = np.full((shape.channels, shape.channels // shape.groups, shape.kernel, shape.kernel), 1 / taps)
+    kernel_elements = shape.channels // shape.groups * shape.kernel**2
+    weights: Array = np.full(
+        (shape.channels, shape.channels // shape.groups, shape.kernel, shape.kernel), 1 / kernel_elements
+    )
     return weights.astype(np.float32)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from cnnbench.records.messages import MeasurePeaks, Peaks
+from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import Bandwidth, CallCost, Kernel, Pattern, Throughput
 from cnnbench.suite.case import Device, Precision
 from cnnbench.worker.peaks import kernels as peaks
@@ -24,7 +24,7 @@ CONVOLUTIONS: dict[Kernel, ConvShape] = {
 FLOAT_BYTES = 4
 
 
-def measure(request: MeasurePeaks) -> Peaks:
+def measure(request: MeasurePeaks) -> MeasuredPeaks:
     """All of it. A precision that the device has not is a failure with its reason."""
     torch.set_num_threads(request.threads)
     device = devices.use(request.device)
@@ -37,7 +37,7 @@ def measure(request: MeasurePeaks) -> Peaks:
                 throughputs += _convolutions(device, precision, request.kernel_s)
             except (RuntimeError, NotImplementedError) as error:
                 failures[f"torch {precision}"] = " ".join(str(error).split())[:200]
-        return Peaks(
+        return MeasuredPeaks(
             device_name=devices.name(device),
             throughputs=throughputs,
             bandwidths=list(_bandwidths(device, request.largest_set_bytes, request.kernel_s / peaks.SHARE)),
@@ -82,8 +82,8 @@ def _convolutions(device: torch.device, precision: Precision, seconds: float) ->
 
             def make(batch: int, shape: ConvShape = shape, form: torch.memory_format = form) -> Callable[[], object]:
                 images = _ones(device, precision, form, batch, shape.channels, shape.side, shape.side)
-                taps = shape.channels // shape.groups, shape.kernel, shape.kernel
-                weights = _ones(device, precision, form, shape.channels, *taps)
+                kernel_elements = shape.channels // shape.groups, shape.kernel, shape.kernel
+                weights = _ones(device, precision, form, shape.channels, *kernel_elements)
                 return _finished(
                     device, lambda: conv2d(images, weights, padding=shape.kernel // 2, groups=shape.groups)
                 )

@@ -29,7 +29,7 @@ def images(count: int, image: tuple[int, ...], seed: int) -> Tensor:
     return (mixed - mean) / std
 
 
-def condition(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
+def randomise_degenerate(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
     """Give random weights that carry signal, in place, so that a wrong graph shows.
 
     Two things hide errors in a fresh network. Constant parameters (a scale of one, a shift of zero, a layer scale of

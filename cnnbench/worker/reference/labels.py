@@ -7,9 +7,9 @@ PROOF_IMAGES = 4
 """Golden images of which a training step is proved."""
 
 
-def proof_images(golden: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+def proof_images(reference_inputs: NDArray[np.float32], first: int) -> NDArray[np.float32]:
     """Those of the golden images (N, C, H, W) that a step is proved on, from the given one on."""
-    return golden[first : first + PROOF_IMAGES]
+    return reference_inputs[first : first + PROOF_IMAGES]
 
 
 def labels_for(count: int, classes: int, seed: int) -> NDArray[np.int64]:

@@ -13,27 +13,27 @@ Array = NDArray[np.floating]
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
 orders of summation differ by small factors, wrong graphs by far larger ones."""
-LEAST_LIMIT, LARGEST_LIMIT = 1e-5, 1e-2
+MIN_LIMIT, MAX_LIMIT = 1e-5, 1e-2
 
 
 ROUNDOFF_OF_FP32 = {"bf16": 2.0**16, "fp16": 2.0**13}
 """How many times coarser the 16-bit formats are than float32: 8 and 11 bits of significand against 24."""
-LEAST_MIXED_LIMIT, LARGEST_MIXED_LIMIT = 1e-2, 4.0
+MIN_MIXED_LIMIT, MAX_MIXED_LIMIT = 1e-2, 4.0
 """Deep networks with random weights amplify rounding: in bfloat16 ResNet-50 is off by 2.5 signals. The proof of a mixed
 precision run is therefore weak: it finds what is broken, not what is inexact. The error is always shown."""
 
 
 def limit_for(eager_error: float) -> float:
     """The largest error, in units of the signal, that float32 runs of a model may show."""
-    return min(max(ROOM * eager_error, LEAST_LIMIT), LARGEST_LIMIT)
+    return min(max(ROOM * eager_error, MIN_LIMIT), MAX_LIMIT)
 
 
 def mixed_limit_for(eager_error: float, precision: Precision) -> float:
     """The largest error of a run in a 16-bit format: that of eager float32, times the format's coarseness."""
-    return min(max(ROUNDOFF_OF_FP32[precision] * eager_error, LEAST_MIXED_LIMIT), LARGEST_MIXED_LIMIT)
+    return min(max(ROUNDOFF_OF_FP32[precision] * eager_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
 
 
-def signal_of(reference: Array) -> float:
+def output_rms_of(reference: Array) -> float:
     """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides.
 
     An output that ignores its input has an error of about one signal, however small the outputs are.
@@ -41,11 +41,11 @@ def signal_of(reference: Array) -> float:
     return float(np.sqrt(np.mean(np.square(reference - reference.mean(axis=0, keepdims=True)))))
 
 
-def compare(what: str, y: Array, reference: Array, signal: float, limit: float) -> Parity:
+def compare(what: str, y: Array, reference: Array, output_rms: float, limit: float) -> Parity:
     """The largest error of y (N, classes) in units of the signal; None where y is not finite or misshapen."""
-    if y.shape != reference.shape or not np.isfinite(y).all() or not signal > 0:
+    if y.shape != reference.shape or not np.isfinite(y).all() or not output_rms > 0:
         return Parity(what=what, error=None, limit=limit)
-    error = float(np.abs(y.astype(np.float64) - reference).max()) / signal
+    error = float(np.abs(y.astype(np.float64) - reference).max()) / output_rms
     return Parity(what=what, error=error, limit=limit)
 
 

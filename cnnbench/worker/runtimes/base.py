@@ -36,11 +36,11 @@ class Runtime(ABC):
             raise WorkerError("it does not say that it can use one")
         return device
 
-    def first_call(self, golden: Array) -> None:
+    def first_call(self, reference_inputs: Array) -> None:
         """The first call, timed as such: of one golden image (N, C, H, W), or of as many as it is compiled for."""
-        self.predict(golden[:1] if self.takes_any_batch else golden)
+        self.predict(reference_inputs[:1] if self.takes_any_batch else reference_inputs)
 
-    def own_proof(self, golden: Array) -> list[Parity] | None:
+    def own_proof(self, reference_inputs: Array) -> list[Parity] | None:
         """How far it is from the reference on golden images (N, C, H, W), where that cannot be told from logits.
 
         None where logits tell.

@@ -41,17 +41,17 @@ class OrtTraining(Ort):
         self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=True)
         self.steps.bind(self.images, self.labels)
 
-    def first_call(self, golden: Array) -> None:
+    def first_call(self, reference_inputs: Array) -> None:
         """A step on the case's own batch."""
         self.steps.step()
 
-    def own_proof(self, golden: Array) -> list[Parity]:
+    def own_proof(self, reference_inputs: Array) -> list[Parity]:
         """The losses of consecutive steps on some golden images, from the artifact's weights, against float64's.
 
         A wrong gradient or update shows in the second. The case's own state begins anew afterwards.
         """
         self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=False)
-        images = proof_images(golden, self.facts.first_image)
+        images = proof_images(reference_inputs, self.facts.first_image)
         self.steps.bind(images, labels_for(len(images), self.classes, self.case.spec.seed))
         losses = []
         for _ in self.facts.losses:

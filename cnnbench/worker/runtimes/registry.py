@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cnnbench.errors import WorkerError
-from cnnbench.networks import registry as catalogue
+from cnnbench.networks import registry
 from cnnbench.records.messages import Purpose
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import Case
@@ -52,9 +52,9 @@ def import_libraries(case: Case, threads: int) -> float:
     name, _ = split(case.runtime)
     if name == "ort":
         return _imported("onnxruntime")
-    if runtimes()[name].is_others:
+    if runtimes()[name].is_plugin:
         start = time.perf_counter()
-        others_runtime(name)
+        plugin_runtime(name)
         return time.perf_counter() - start
     seconds = _imported("torch")
     import torch
@@ -63,8 +63,8 @@ def import_libraries(case: Case, threads: int) -> float:
     torch.set_num_interop_threads(1)
     if case.workload == "training" or name == "compile":
         seconds += _imported(COMPILER)
-    arch = catalogue.find(case.spec.model)
-    if case.spec.model.startswith("torchvision/") or (arch and arch.from_torchvision):
+    architecture = registry.find(case.spec.model)
+    if case.spec.model.startswith("torchvision/") or (architecture and architecture.from_torchvision):
         seconds += _imported("torchvision")
     elif case.spec.model.startswith("timm/"):
         seconds += _imported("timm")
@@ -98,8 +98,8 @@ def _class_of(case: Case) -> type[Runtime]:
         from cnnbench.worker.runtimes.ort import OrtInference
 
         return OrtInference
-    if runtimes()[name].is_others:
-        return others_runtime(name)
+    if runtimes()[name].is_plugin:
+        return plugin_runtime(name)
     from cnnbench.worker.runtimes import compiled, eager, folded
 
     kinds: dict[tuple[str, str], type[Runtime]] = {
@@ -112,7 +112,7 @@ def _class_of(case: Case) -> type[Runtime]:
     return kinds[name, case.workload]
 
 
-def others_runtime(name: str) -> type[Runtime]:
+def plugin_runtime(name: str) -> type[Runtime]:
     """The class of another package's runtime. Raises WorkerError if it is none."""
     (entry,) = (entry for entry in others() if entry.name == name)
     found = entry.load()

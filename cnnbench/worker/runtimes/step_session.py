@@ -41,7 +41,7 @@ class StepSession:
         self._given = {LEARNING_RATE: self._placed(np.asarray(rate, np.float32))}
         if DROP in self.shapes:
             self._given[DROP] = self._placed(np.asarray(float(drop), np.float32))
-        self._turn = 0
+        self._block = 0
 
     def bind(self, images: Value, labels: Value) -> None:
         """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
@@ -60,9 +60,9 @@ class StepSession:
 
     def step(self) -> None:
         """One step; on the CPU it is done when this returns."""
-        binding = self._bindings[self._turn]
+        binding = self._bindings[self._block]
         self.session.run_with_iobinding(binding)
-        self._turn ^= 1
+        self._block ^= 1
         if self.device != "cpu":
             binding.synchronize_outputs()
 
@@ -73,7 +73,7 @@ class StepSession:
 
     def values(self) -> dict[str, Value]:
         """Parameters, buffers and states now, on the host."""
-        return {name: value.numpy().copy() for name, value in self._buffers[self._turn].items()}
+        return {name: value.numpy().copy() for name, value in self._buffers[self._block].items()}
 
     def _start(self, name: str, values: Mapping[str, Value]) -> Value:
         if name in values:  # a copy: on the CPU, ONNX Runtime works in the array's own memory

@@ -17,8 +17,8 @@ MIN_SAMPLE_S = 1e-3
 WINDOW = 5
 """Calls in each of the two windows that are compared to find the steady state."""
 SAME_WITHIN = 0.01
-LEAST_WARMUP_S = 0.5
-LEAST_WARMUP_CALLS = 6
+MIN_WARMUP_S = 0.5
+MIN_WARMUP_CALLS = 6
 """However slow: over the first three of EfficientNet-B0's training steps eager PyTorch took 1.3 times as long as from
 the sixth on, ONNX Runtime as long as ever (batch 8, five launches), so that fewer flatter what settles sooner."""
 WAKE_BELOW_S = 0.1
@@ -52,7 +52,7 @@ class WarmUp:
 
     calls: int
     seconds: float
-    steady: bool
+    converged: bool
     call_s: float
     """Median of the last calls."""
 
@@ -81,7 +81,7 @@ def time_block(phases: Phases, calls: int, stopwatch: Stopwatch) -> dict[str, fl
     return {name: sum(intervals[index :: len(steps)]) for index, name in enumerate(phases)}
 
 
-def is_steady(seconds: list[float]) -> bool:
+def has_converged(seconds: list[float]) -> bool:
     """Whether the medians of the last two windows agree within 1 %, or within three of their standard errors.
 
     The standard error is taken from the median absolute deviation of both windows: 1.4826 MAD / sqrt(n), which for
@@ -102,7 +102,7 @@ def warm_up(
     limit_s: float,
     clock_s: Callable[[], float] = time.perf_counter,
     *,
-    least_calls: int = 0,
+    min_calls: int = 0,
 ) -> WarmUp:
     """Call until the times are steady and half a second has gone by, or until the limit; six calls at least.
 
@@ -115,14 +115,16 @@ def warm_up(
     while True:
         seconds.append(sum(time_block(phases, 1, stopwatch).values()))
         elapsed = clock_s() - start
-        if least_calls:
-            steady = len(seconds) >= least_calls
+        if min_calls:
+            converged = len(seconds) >= min_calls
         else:
-            steady = elapsed >= min(LEAST_WARMUP_S, limit_s) and is_steady(seconds)
-        enough = len(seconds) >= min(LEAST_WARMUP_CALLS, least_calls or LEAST_WARMUP_CALLS)
-        if enough and (steady or elapsed >= limit_s):
+            converged = elapsed >= min(MIN_WARMUP_S, limit_s) and has_converged(seconds)
+        enough = len(seconds) >= min(MIN_WARMUP_CALLS, min_calls or MIN_WARMUP_CALLS)
+        if enough and (converged or elapsed >= limit_s):
             break
-    return WarmUp(calls=len(seconds), seconds=elapsed, steady=steady, call_s=statistics.median(seconds[-2 * WINDOW :]))
+    return WarmUp(
+        calls=len(seconds), seconds=elapsed, converged=converged, call_s=statistics.median(seconds[-2 * WINDOW :])
+    )
 
 
 def calls_per_sample(call_s: float) -> int:

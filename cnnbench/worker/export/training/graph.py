@@ -228,10 +228,10 @@ class Graph:
         shape[axis] = sum(part.known(axis) for part in parts)
         return self("Concat", *parts, shape=shape, axis=axis)
 
-    def where(self, condition: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
+    def where(self, randomise_degenerate: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
         """x where the condition (of x's shape) holds."""
         other = self.constant(otherwise) if isinstance(otherwise, (int, float)) else otherwise
-        return self("Where", condition, x, other, shape=x.shape)
+        return self("Where", randomise_degenerate, x, other, shape=x.shape)
 
     def batch_size(self, x: Tensor) -> Tensor:
         """The number of images () float32, from a tensor whose first axis they are; written once."""

@@ -23,14 +23,14 @@ from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference.labels import PROOF_IMAGES, labels_for, proof_images
-from cnnbench.worker.reference.parity import LEAST_LIMIT, ROOM, compare_losses
+from cnnbench.worker.reference.parity import MIN_LIMIT, ROOM, compare_losses
 from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
 
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
 second step amplifies the first update's rounding errors, in float32 everywhere, until gradients tell nothing."""
-LEAST_TYPICAL_LIMIT, LEAST_WORST_LIMIT = 2e-3, 2e-2
+MIN_TYPICAL_LIMIT, MIN_WORST_LIMIT = 2e-3, 2e-2
 """Of a tensor's change: the median of all tensors, and the worst of them. Where rounding moves the input of a rectifier
 across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up to 1.6 %
 was seen in DenseNet-121, in other tensors at each run."""
@@ -64,11 +64,11 @@ def build_step(request: BuildStep) -> StepFacts:
         raise WorkerError(f"no finished artifact in {folder}")
     module, _ = models.build(request.spec)
     module.load_state_dict(load_file(folder / WEIGHTS))
-    golden = load_file(folder / GOLDEN)["images"].numpy()
+    reference_inputs = load_file(folder / GOLDEN)["images"].numpy()
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     try:
-        model = export_step(module, torch.from_numpy(golden[:2]), request.optimizer)
+        model = export_step(module, torch.from_numpy(reference_inputs[:2]), request.optimizer)
         seconds["export"] = time.perf_counter() - start
         onnx.save(model, str(out))
         start = time.perf_counter()
@@ -76,9 +76,9 @@ def build_step(request: BuildStep) -> StepFacts:
         session = session_of(out)
         facts = first_that_passes(
             prove(
-                module, session, proof_images(golden, first), labels, request.optimizer, further=FURTHER_STEPS
+                module, session, proof_images(reference_inputs, first), labels, request.optimizer, further=FURTHER_STEPS
             ).model_copy(update={"first_image": first})
-            for first in range(len(golden) - PROOF_IMAGES + 1)
+            for first in range(len(reference_inputs) - PROOF_IMAGES + 1)
         )
         seconds["prove"] = time.perf_counter() - start
         size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
@@ -130,7 +130,7 @@ def prove(
     single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32, further)
     ours = train_in_ort(module, session, images, labels, steps, rate, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
-    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), LEAST_LIMIT)
+    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), MIN_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
     changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
     least = NOTHING * max(changes.values())
@@ -155,14 +155,12 @@ def _errors(name: str, scale: float, double: Trained, *others: Trained) -> list[
 
 def _judged(what: str, errors: Mapping[str, list[float]]) -> list[Parity]:
     """The worst tensor and the median, from each tensor's own error and torch's."""
-    limits = {name: max(ROOM * torchs, LEAST_WORST_LIMIT) for name, (_, torchs) in errors.items()}
+    limits = {name: max(ROOM * torchs, MIN_WORST_LIMIT) for name, (_, torchs) in errors.items()}
     worst = max(errors, key=lambda name: errors[name][0] / limits[name])
     own, torchs = (float(np.median([each[i] for each in errors.values()])) for i in range(2))
     return [
         Parity(what=f"{what}, worst {worst}", error=_known(errors[worst][0]), limit=limits[worst]),
-        Parity(
-            what=f"{what}, median of {len(errors)}", error=_known(own), limit=max(ROOM * torchs, LEAST_TYPICAL_LIMIT)
-        ),
+        Parity(what=f"{what}, median of {len(errors)}", error=_known(own), limit=max(ROOM * torchs, MIN_TYPICAL_LIMIT)),
     ]
 
 

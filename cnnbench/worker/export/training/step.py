@@ -27,7 +27,7 @@ from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP
 from cnnbench.worker.export.training.optimizers import update
 from cnnbench.worker.export.training.rules import RULES
-from cnnbench.worker.export.training.rules.rule import Applied, NoRule, Pulled, Scaled, Shape, whole
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, ScaledGradient, Shape, VjpResult, materialise
 
 METADATA = "cnnbench.training_step"
 """The model's property that says, in JSON, what each input and output is."""
@@ -109,7 +109,7 @@ class _Step:
     names: dict[fx.Node, str] = field(default_factory=dict)
     """Of the parameters."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    gradients: dict[Place, Tensor | Scaled] = field(default_factory=dict)
+    gradients: dict[Place, Tensor | ScaledGradient] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
     """By the name of an input that lasts: its value after the step."""
     rate: Tensor = field(default_factory=lambda: Tensor(LEARNING_RATE, ()))
@@ -119,7 +119,7 @@ class _Step:
         """The whole model."""
         g = self.graph
         self._inputs(program)
-        written: list[tuple[fx.Node, Applied, list[Place]]] = []
+        written: list[tuple[fx.Node, OpResult, list[Place]]] = []
         for node in program.graph.nodes:
             if node.op == "call_function" and (entry := self._forward(node)):
                 written.append(entry)
@@ -128,8 +128,8 @@ class _Step:
         self.gradients[self._place(loss)] = g.constant(1.0)
         self._begin_updates()
         uses = Counter(place for _, _, places in written for place in places)
-        for node, applied, places in reversed(written):
-            self._backward(node, applied, places)
+        for node, op_result, places in reversed(written):
+            self._backward(node, op_result, places)
             for place in places:
                 uses[place] -= 1
                 if not uses[place] and place[0] in self.names:
@@ -164,7 +164,7 @@ class _Step:
                 assert isinstance(constant, Torch)
                 self.values[node] = self.graph.constant(constant.numpy())
 
-    def _forward(self, node: fx.Node) -> tuple[fx.Node, Applied, list[Place]] | None:
+    def _forward(self, node: fx.Node) -> tuple[fx.Node, OpResult, list[Place]] | None:
         """Write a traced operator; None for what only picks or asks for a size."""
         if node.target is operator.getitem:
             source, index = self._place(node)
@@ -183,15 +183,15 @@ class _Step:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         places = [self._place(n) for n in _nodes((node.args, node.kwargs)) if isinstance(self.values[n], Tensor)]
         try:
-            applied = RULES[name](self.graph, shapes, *args, **kwargs)
+            op_result = RULES[name](self.graph, shapes, *args, **kwargs)
         except (NoRule, AssertionError, TypeError) as error:
             raise CannotExport(
                 f"the gradient rule for {name}{_where(node)}: {error or type(error).__name__}"
             ) from error
         varies = any(self._tensor(place).varies for place in places)
-        outputs = [replace(output, varies=varies) for output in applied.outputs]
+        outputs = [replace(output, varies=varies) for output in op_result.outputs]
         self.values[node] = outputs if isinstance(value, (tuple, list)) else outputs[0]
-        return node, applied, places
+        return node, op_result, places
 
     def _outputs(self, program: torch.export.ExportedProgram) -> fx.Node:
         """Note what buffers become; the loss's node."""
@@ -206,29 +206,29 @@ class _Step:
         assert loss is not None
         return loss
 
-    def _backward(self, node: fx.Node, applied: Applied, arguments: list[Place]) -> None:
+    def _backward(self, node: fx.Node, op_result: OpResult, arguments: list[Place]) -> None:
         g, first = self.graph, self.gradients.get((node, 0))
-        places = [(node, index) for index in range(len(applied.outputs))]
+        places = [(node, index) for index in range(len(op_result.outputs))]
         if not any(place in self.gradients for place in places) or not any(self._tensor(p).varies for p in arguments):
             return
         g.scope = f"{_module_of(node)}/gradient"
         try:
-            found: Pulled
-            if applied.pull_scaled and isinstance(first, Scaled):
-                found = applied.pull_scaled(first)
+            found: VjpResult
+            if op_result.vjp_scaled and isinstance(first, ScaledGradient):
+                found = op_result.vjp_scaled(first)
             else:
-                found = applied.pull([self._whole(place) for place in places])
+                found = op_result.vjp([self._whole(place) for place in places])
         except (NoRule, AssertionError) as error:
             raise CannotExport(f"the gradient of {node.target}{_where(node)}: {error}") from error
         for place, gradient in zip(arguments, found, strict=False):
             if gradient is not None and self._tensor(place).varies:
                 earlier = self._whole(place)
-                self.gradients[place] = gradient if earlier is None else g.add(earlier, whole(g, gradient))
+                self.gradients[place] = gradient if earlier is None else g.add(earlier, materialise(g, gradient))
 
     def _whole(self, place: Place) -> Tensor | None:
         """The gradient of an output, as far as it is known."""
         gradient = self.gradients.get(place)
-        return None if gradient is None else whole(self.graph, gradient)
+        return None if gradient is None else materialise(self.graph, gradient)
 
     def _begin_updates(self) -> None:
         """Declare what the optimizer needs for all parameters."""

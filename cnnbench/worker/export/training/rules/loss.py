@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.names import DROP
-from cnnbench.worker.export.training.rules.rule import Applied, Gradients, NoRule, applied
+from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, op_result
 
 MEAN = 1
 """aten's number for the reduction `mean`."""
@@ -22,7 +22,7 @@ def cross_entropy(
     reduction: int = MEAN,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-) -> Applied:
+) -> OpResult:
     """Mean over the images of -sum(target log_softmax(logits)), logits (N, classes), labels (N) int64."""
     if weight is not None or reduction != MEAN or logits.ndim != 2:
         raise NoRule("cross-entropy other than the mean over images")
@@ -36,20 +36,20 @@ def cross_entropy(
     total = g.sum(g.mul(target, log_p), [0, 1])
     loss = g("Neg", g.mul(total, share), shape=())
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         p = g("Exp", log_p, shape=logits.shape)
         return [g.mul(g.sub(p, target), g.mul(dy, share)), None]
 
-    return applied(loss, pull)
+    return op_result(loss, vjp)
 
 
-def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) -> Applied:
+def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) -> OpResult:
     """aten.native_dropout: values are zero with probability p, the others divided by 1 - p (Srivastava et al. 2014).
 
     Outputs y and which values were kept.
     """
     if not train or p == 0:
-        return Applied([x, x], lambda gradients: [gradients[0]])
+        return OpResult([x, x], lambda gradients: [gradients[0]])
     if not any(value.name == DROP for value in g.inputs):
         g.input(DROP, ())
     rate = g.mul(Tensor(DROP, ()), p)
@@ -58,9 +58,9 @@ def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) ->
     factor = g("Reciprocal", g.sub(g.constant(1.0), rate), shape=())
     mask = g.mul(g("Cast", kept, shape=x.shape, to=TensorProto.FLOAT), factor)
 
-    def pull(gradients: Gradients) -> Gradients:
+    def vjp(gradients: Gradients) -> Gradients:
         dy = gradients[0]
         assert dy is not None
         return [g.mul(dy, mask)]
 
-    return Applied([g.mul(x, mask), kept], pull)
+    return OpResult([g.mul(x, mask), kept], vjp)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
-from cnnbench.worker.export.training.rules.rule import Applied, Gradients, NoRule, Pulled, Scaled, applied
+from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, ScaledGradient, VjpResult, op_result
 
 
 def batch_norm(
@@ -22,7 +22,7 @@ def batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-) -> Applied:
+) -> OpResult:
     """aten._native_batch_norm_legit_functional: outputs y, mean, 1 / deviation, and the new running statistics.
 
     In training a channel's statistics are over images and pixels; the running variance takes the unbiased one (Ioffe
@@ -48,7 +48,7 @@ def batch_norm(
         for old, new in ((running_mean, mean), (running_var, unbiased))
     ]
 
-    def pull(gradients: Gradients) -> Pulled:
+    def vjp(gradients: Gradients) -> VjpResult:
         """With s = scale and means over the axes: dx = s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
         dy = gradients[0]
         assert dy is not None
@@ -57,15 +57,15 @@ def batch_norm(
         dx = None
         if x.varies:
             slope = g.mul(g.mul(inverse, inverse), g.div(along, values))
-            dx = Scaled(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
-        found: list[Tensor | Scaled | None] = [dx]
+            dx = ScaledGradient(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
+        found: list[Tensor | ScaledGradient | None] = [dx]
         if w is not None:
             found.append(g.reshape(g.mul(along, inverse), (channels,)) if w.varies else None)
         if b is not None:
             found.append(g.reshape(total, (channels,)) if b.varies else None)
         return [*found, None, None]
 
-    return Applied([y, mean, inverse, *running], pull)
+    return OpResult([y, mean, inverse, *running], vjp)
 
 
 def layer_norm(
@@ -77,10 +77,10 @@ def layer_norm(
     b: Tensor | None = None,
     eps: float = 1e-5,
     *__: Any,
-) -> Applied:
+) -> OpResult:
     """Over the last axes, each position by itself."""
     axes = list(range(x.ndim - len(normalized), x.ndim))
-    return applied(*_normalised(g, x, axes, w, b, tuple(normalized), eps))
+    return op_result(*_normalised(g, x, axes, w, b, tuple(normalized), eps))
 
 
 def group_norm(
@@ -92,19 +92,19 @@ def group_norm(
     b: Tensor | None = None,
     eps: float = 1e-5,
     *__: Any,
-) -> Applied:
+) -> OpResult:
     """Over the channels of a group and all pixels, each image by itself (Wu and He 2018)."""
     channels = x.known(1)
     split = (x.shape[0], groups, channels // groups, *x.shape[2:])
     grouped = replace(g.reshape(x, split), varies=x.varies)
     affine = (1, groups, channels // groups, *(1 for _ in x.shape[2:]))
-    y, pull_split = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
+    y, vjp_split = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
 
-    def pull(dy: Tensor) -> Gradients:
-        dx, *rest = pull_split(g.reshape(dy, split))
+    def vjp(dy: Tensor) -> Gradients:
+        dx, *rest = vjp_split(g.reshape(dy, split))
         return [None if dx is None else g.reshape(dx, x.shape), *rest]
 
-    return applied(g.reshape(y, x.shape), pull)
+    return op_result(g.reshape(y, x.shape), vjp)
 
 
 def instance_norm(
@@ -119,7 +119,7 @@ def instance_norm(
     momentum: float,
     eps: float,
     *_: Any,
-) -> Applied:
+) -> OpResult:
     """Over the pixels of each image and channel (Ulyanov et al. 2016)."""
     if not use_input_stats or running_mean is not None:
         raise NoRule("instance normalisation with running statistics")
@@ -139,7 +139,7 @@ def _normalised(
     copies = [axis for axis in range(x.ndim) if (1,) * (x.ndim - len(affine)) + tuple(affine) != x.shape]
     copies = [axis for axis in copies if ((1,) * (x.ndim - len(affine)) + tuple(affine))[axis] == 1]
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         found: list[Tensor | None] = [None]
         if x.varies:
             inner = dy if w is None else g.mul(dy, g.reshape(w, affine))
@@ -152,7 +152,7 @@ def _normalised(
             found.append(g.reshape(g.sum(dy, copies), b.shape) if b.varies else None)
         return found
 
-    return y, pull
+    return y, vjp
 
 
 def _inverse_deviation(g: Graph, variance: Tensor, eps: float) -> Tensor:

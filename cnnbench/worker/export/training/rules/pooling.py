@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.pointwise import not_negative
-from cnnbench.worker.export.training.rules.rule import Applied, Gradients, NoRule, Shape, applied
+from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, Shape, op_result
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -23,7 +23,7 @@ def max_pool(
     padding: Sequence[int] = (0,),
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
-) -> Applied:
+) -> OpResult:
     """aten.max_pool1d and 2d; of equal values the first gets the gradient. The traced size settles `ceil_mode`."""
     sides = x.ndim - 2
     kernel, dilation, before = _each(kernel, sides), _each(dilation, sides), _each(padding, sides)
@@ -33,7 +33,7 @@ def max_pool(
     after = [max(0, (o - 1) * s + d * (k - 1) + 1 - n - p) for n, o, k, s, d, p in dims]
     if kernel == stride == [2, 2] and dilation == [1, 1] and not any((*before, *after)):
         return _max_of_pairs(g, out[0], x)
-    y, places = g.several(
+    y, output_positions = g.several(
         "MaxPool",
         x,
         shapes=[out[0], out[0]],
@@ -43,19 +43,19 @@ def max_pool(
         dilations=dilation,
     )
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         flat = g.integers([-1])
         count = g("Size", x, shape=(1,))
         zeros = g("ConstantOfShape", g("Reshape", count, g.integers([1]), shape=(1,)), shape=(None,))
-        to = g("Reshape", places, flat, shape=(None,))
+        to = g("Reshape", output_positions, flat, shape=(None,))
         values = g("Reshape", dy, flat, shape=(None,))
         scattered = g("ScatterElements", zeros, to, values, shape=(None,), axis=0, reduction="add")
         return [g.reshape(scattered, x.shape)]
 
-    return applied(y, pull)
+    return op_result(y, vjp)
 
 
-def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> Applied:
+def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> OpResult:
     """Windows of 2x2 side by side: the larger of two columns, then of two rows, whose gradients need no places.
 
     Of two equal values the left and the upper one has the gradient, so that it is the first of the four.
@@ -67,7 +67,7 @@ def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> Applied:
     left_over_right = g.constant((sides[:, 0] - sides[:, 1]).T.copy())
     joined = g.constant(sides.transpose(1, 0, 2).reshape(2 * columns, width).copy())
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         upper = g.mul(dy, not_negative(g, g.sub(g.window(wide, [2], [0], [rows], [2]), y)))
         halves = [g.reshape(half, (*shape[:3], 1, columns)) for half in (upper, g.sub(dy, upper))]
         pairs = g.reshape(g.concat(halves, 3), (*shape[:2], 2 * rows, columns))
@@ -75,7 +75,7 @@ def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> Applied:
         left = g.mul(found, not_negative(g, g.matmul(x, left_over_right)))
         return [g.matmul(g.concat([left, g.sub(found, left)], 3), joined)]
 
-    return applied(y, pull)
+    return op_result(y, vjp)
 
 
 def avg_pool(
@@ -88,7 +88,7 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Applied:
+) -> OpResult:
     """aten.avg_pool1d and 2d; the traced size settles `ceil_mode`."""
     if divisor_override is not None:
         raise NoRule("average pooling with divisor_override")
@@ -106,7 +106,7 @@ def avg_pool(
     return _averaged(g, out[0], x, window)
 
 
-def adaptive_avg_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int]) -> Applied:
+def adaptive_avg_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int]) -> OpResult:
     """aten.adaptive_avg_pool1d and 2d: window i of I reaches from floor(i n / I) to ceil((i + 1) n / I)."""
     sizes = [size or 0 for size in out[0][2:]]
 
@@ -118,18 +118,18 @@ def adaptive_avg_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int
     return _averaged(g, out[0], x, window)
 
 
-def _averaged(g: Graph, shape: Shape, x: Tensor, window: Callable[[int, int], tuple[int, int, int]]) -> Applied:
+def _averaged(g: Graph, shape: Shape, x: Tensor, window: Callable[[int, int], tuple[int, int, int]]) -> OpResult:
     """Averages over windows (first, end, divisor), for each side and place: products with one matrix for each side."""
     sizes = [size or 0 for size in shape[2:]]
     if set(sizes) == {1} and all(window(side, 0) == (0, n, n) for side, n in enumerate(x.spatial())):
         return _global_average(g, x)
     matrices = [_matrix(sizes[side], n, partial(window, side)) for side, n in enumerate(x.spatial())]
-    return applied(_product(g, x, matrices), lambda dy: [_product(g, dy, [m.T.copy() for m in matrices])])
+    return op_result(_product(g, x, matrices), lambda dy: [_product(g, dy, [m.T.copy() for m in matrices])])
 
 
-def _global_average(g: Graph, x: Tensor) -> Applied:
+def _global_average(g: Graph, x: Tensor) -> OpResult:
     share = np.full((1, 1, *x.spatial()), 1 / math.prod(x.spatial()), np.float32)
-    return applied(g.mean(x, range(2, x.ndim), keep=True), lambda dy: [g.mul(dy, g.constant(share))])
+    return op_result(g.mean(x, range(2, x.ndim), keep=True), lambda dy: [g.mul(dy, g.constant(share))])
 
 
 def _matrix(count: int, size: int, window: Callable[[int], tuple[int, int, int]]) -> Matrix:

@@ -3,16 +3,16 @@
 from typing import Any
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import Applied, Gradients, applied
+from cnnbench.worker.export.training.rules.rule import Gradients, OpResult, op_result
 
 
-def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Tensor | None = None) -> Applied:
+def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Tensor | None = None) -> OpResult:
     """x (..., I) times the weight (O, I) transposed, plus the bias (O)."""
     outputs, inputs = w.known(0), w.known(1)
     rows = x if x.ndim == 2 else g.reshape(x, (None, inputs))
     y = g("Gemm", *((rows, w) if b is None else (rows, w, b)), shape=(rows.shape[0], outputs), transB=1)
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         dy = dy if dy.ndim == 2 else g.reshape(dy, (None, outputs))
         found: list[Tensor | None] = [None, None]
         if x.varies:
@@ -23,4 +23,4 @@ def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Tensor | None = None) -> A
             found.append(g.sum(dy, [0]) if b.varies else None)
         return found
 
-    return applied(g.reshape(y, (*x.shape[:-1], outputs)), pull)
+    return op_result(g.reshape(y, (*x.shape[:-1], outputs)), vjp)

@@ -14,7 +14,7 @@ Shape = tuple[Size, ...]
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledGradient:
     """A gradient that is `rest` (N, C, ...) times `factor` (1, C, 1...), one number for each channel."""
 
     rest: Tensor
@@ -22,39 +22,39 @@ class Scaled:
 
 
 Gradients = Sequence[Tensor | None]
-Pulled = Sequence[Tensor | Scaled | None]
+VjpResult = Sequence[Tensor | ScaledGradient | None]
 
 
-def whole(g: Graph, gradient: Tensor | Scaled) -> Tensor:
+def materialise(g: Graph, gradient: Tensor | ScaledGradient) -> Tensor:
     """The gradient itself."""
-    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, Scaled) else gradient
+    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, ScaledGradient) else gradient
 
 
 @dataclass(frozen=True)
-class Applied:
+class OpResult:
     """An operator that was written into the graph."""
 
     outputs: Sequence[Tensor]
-    pull: Callable[[Gradients], Pulled]
+    vjp: Callable[[Gradients], VjpResult]
     """From the loss's gradients of the outputs (None where there is none) to those of the operator's tensor arguments,
     in the order of the arguments, those in lists included; None for what does not vary or has no gradient."""
-    pull_scaled: Callable[[Scaled], Gradients] | None = None
+    vjp_scaled: Callable[[ScaledGradient], Gradients] | None = None
     """The same of its only output's gradient, where the factor need not be multiplied into it."""
 
 
-Rule = Callable[..., Applied]
+Rule = Callable[..., OpResult]
 """Called with the graph, the traced shapes of the outputs, and the operator's arguments as its ATen schema has them,
 with a `Tensor` for each tensor."""
 
 
-def applied(y: Tensor, pull: Callable[[Tensor], Gradients]) -> Applied:
+def op_result(y: Tensor, vjp: Callable[[Tensor], Gradients]) -> OpResult:
     """An operator with one output."""
 
-    def pull_one(gradients: Gradients) -> Gradients:
+    def vjp_one(gradients: Gradients) -> Gradients:
         assert gradients[0] is not None
-        return pull(gradients[0])
+        return vjp(gradients[0])
 
-    return Applied([y], pull_one)
+    return OpResult([y], vjp_one)
 
 
 def unbroadcast(g: Graph, gradient: Tensor, x: Tensor) -> Tensor:

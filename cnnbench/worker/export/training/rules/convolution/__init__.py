@@ -14,7 +14,7 @@ from typing import Any
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
 from cnnbench.worker.export.training.rules.convolution.settings import settings_of
-from cnnbench.worker.export.training.rules.rule import Applied, Gradients, Scaled, applied
+from cnnbench.worker.export.training.rules.rule import Gradients, OpResult, ScaledGradient, op_result
 
 LIGHT = 4
 """At most this many entries of a kernel for each place of an output: multiplying the weight and its gradient then costs
@@ -31,12 +31,12 @@ def convolution(
     padding: Sequence[int] | str = (0,),
     dilation: Sequence[int] = (1,),
     groups: int = 1,
-) -> Applied:
+) -> OpResult:
     """aten.conv1d, conv2d, conv3d."""
     s = settings_of(w, stride, padding, dilation, groups)
     y = forward.fastest(g, x, w, b, s)
 
-    def pull(dy: Tensor) -> Gradients:
+    def vjp(dy: Tensor) -> Gradients:
         found: list[Tensor | None] = [
             input_gradient.fastest(g, dy, x, w, s) if x.varies else None,
             weight_gradient.fastest(g, dy, x, w, s) if w.varies else None,
@@ -45,7 +45,7 @@ def convolution(
             found.append(g.sum(dy, [0, *range(2, dy.ndim)]) if b.varies else None)
         return found
 
-    def pull_scaled(dy: Scaled) -> Gradients:
+    def vjp_scaled(dy: ScaledGradient) -> Gradients:
         """The factor multiplies the weight and its gradient, which are smaller than dy."""
         of_kernels = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
         found: list[Tensor | None] = [
@@ -58,4 +58,4 @@ def convolution(
         return found
 
     is_light = math.prod(map(w.known, range(1, w.ndim))) <= LIGHT * math.prod(y.spatial())
-    return replace(applied(y, pull), pull_scaled=pull_scaled if is_light else None)
+    return replace(op_result(y, vjp), vjp_scaled=vjp_scaled if is_light else None)

@@ -22,7 +22,7 @@ BAND = 6
 def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
     if is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and x.spatial()[0] <= BAND * s.kernel[0]:
-        return by_bands(g, x, w, b, s)
+        return banded(g, x, w, b, s)
     is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_PLACES
     if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1 and is_heavy:
         return as_one_image(g, x, w, b, s)
@@ -46,7 +46,7 @@ def as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) 
     return channels_first(g, g.reshape(found, (w.known(0), None, *sizes)))
 
 
-def by_bands(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
+def banded(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """Depthwise: rows take the channels' place, so that what was a vector times a matrix is a matrix product.
 
     For each channel and column j of the taps, output rows (P) are input rows (H) times a band matrix (P, H) of that
@@ -55,8 +55,8 @@ def by_bands(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> T
     channels, (height, width), (rows, columns) = w.known(0), x.spatial(), s.out(x.spatial())
     padded = joined_rows(rows, height + 2 * s.padding[0], s).reshape(rows, -1, s.kernel[1], math.prod(s.kernel))
     inside = padded[:, s.padding[0] : s.padding[0] + height].reshape(-1, math.prod(s.kernel))
-    bands = g.matmul(g.reshape(w, (channels, math.prod(s.kernel))), g.constant(inside.T.copy()))
-    kernels = g.reshape(bands, (channels * rows, height, 1, s.kernel[1]))
+    banded = g.matmul(g.reshape(w, (channels, math.prod(s.kernel))), g.constant(inside.T.copy()))
+    kernels = g.reshape(banded, (channels * rows, height, 1, s.kernel[1]))
     lines = Settings((1, s.kernel[1]), (1, s.stride[1]), (0, s.padding[1]), (1, s.dilation[1]), channels)
     bias = b and g.reshape(g.mul(g.reshape(b, (channels, 1)), g.constant(np.ones(rows))), (channels * rows,))
     found = by_images(g, g.reshape(x, (None, channels * height, 1, width)), kernels, bias, lines)

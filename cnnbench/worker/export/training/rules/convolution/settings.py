@@ -42,20 +42,20 @@ class Settings:
             "group": self.groups,
         }
 
-    def reach(self) -> tuple[int, ...]:
+    def dilated_extent(self) -> tuple[int, ...]:
         """How far the last tap of a window lies from its first."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
 
     def out(self, sizes: Iterable[int]) -> tuple[int, ...]:
         """The output's spatial sizes, of an input's."""
-        each = zip(sizes, self.padding, self.reach(), self.stride, strict=True)
-        return tuple((size + 2 * pad - reach - 1) // step + 1 for size, pad, reach, step in each)
+        each = zip(sizes, self.padding, self.dilated_extent(), self.stride, strict=True)
+        return tuple((size + 2 * pad - dilated_extent - 1) // step + 1 for size, pad, dilated_extent, step in each)
 
-    def taps(self) -> list[tuple[int, ...]]:
+    def kernel_elements(self) -> list[tuple[int, ...]]:
         """Where each tap of the first window lies in the padded input, in the weight's order."""
         return [
-            tuple(index * d for index, d in zip(tap, self.dilation, strict=True))
-            for tap in itertools.product(*map(range, self.kernel))
+            tuple(index * d for index, d in zip(kernel_element, self.dilation, strict=True))
+            for kernel_element in itertools.product(*map(range, self.kernel))
         ]
 
 

@@ -13,14 +13,16 @@ from cnnbench.worker.export.training.rules.convolution.settings import (
     joined_rows,
 )
 
-MOST_ROWS = 64
+MAX_ROWS = 64
 """The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
 
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
-    if all(pad <= reach for pad, reach in zip(s.padding, s.reach(), strict=True)):  # every window meets the input
-        if is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MOST_ROWS:
+    if all(
+        pad <= dilated_extent for pad, dilated_extent in zip(s.padding, s.dilated_extent(), strict=True)
+    ):  # every window meets the input
+        if is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MAX_ROWS:
             return by_rows(g, dy, x, w, s)
         if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1:
             place = 0 if w.known(1) < FEW_CHANNELS else s.sides
@@ -63,7 +65,9 @@ def _inserted(values: Iterable[int], place: int, value: int) -> tuple[int, ...]:
 
 def _met(g: Graph, x: Tensor, dy: Tensor, s: Settings, sides: Sequence[int]) -> tuple[Tensor, list[int]]:
     """x without the ends that no window reaches along some of its sides, and the zeros that follow it there."""
-    last = [s.reach()[side] + (dy.spatial()[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides]
+    last = [
+        s.dilated_extent()[side] + (dy.spatial()[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides
+    ]
     sizes = [min(end, x.spatial()[side]) for end, side in zip(last, sides, strict=True)]
     met = g.window(x, [2 + side for side in sides], [0] * len(sides), sizes, [1] * len(sides))
     return met, [end - size for end, size in zip(last, sizes, strict=True)]
@@ -73,9 +77,9 @@ def by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor
     """Of one tap and one group: for each image dy (K, P) times its inputs (P, C), and the sum of these."""
     axes = list(range(2, x.ndim))
     inputs = g.window(g.pad(x, s.padding, s.padding), axes, [0] * s.sides, dy.spatial(), s.stride)
-    places = math.prod(dy.spatial())
-    columns = g.transpose(g.reshape(inputs, (None, w.known(1), places)), [0, 2, 1])
-    products = g.matmul(g.reshape(dy, (None, w.known(0), places)), columns)
+    output_positions = math.prod(dy.spatial())
+    columns = g.transpose(g.reshape(inputs, (None, w.known(1), output_positions)), [0, 2, 1])
+    products = g.matmul(g.reshape(dy, (None, w.known(0), output_positions)), columns)
     return g.reshape(g.sum(products, [0]), w.shape)
 
 
@@ -100,11 +104,15 @@ def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> lis
     """
     last = inputs.ndim - 1
     if s.stride[-1] == 1:
-        return [g.window(inputs, list(range(2, last + 1)), tap, sizes, s.stride) for tap in s.taps()]
+        return [
+            g.window(inputs, list(range(2, last + 1)), kernel_element, sizes, s.stride)
+            for kernel_element in s.kernel_elements()
+        ]
     columns = [g.window(inputs, [last], [j * s.dilation[-1]], [sizes[-1]], [s.stride[-1]]) for j in range(s.kernel[-1])]
     others = list(range(2, last))
     return [
-        g.window(columns[tap[-1] // s.dilation[-1]], others, tap[:-1], sizes[:-1], s.stride[:-1]) for tap in s.taps()
+        g.window(columns[kernel_element[-1] // s.dilation[-1]], others, kernel_element[:-1], sizes[:-1], s.stride[:-1])
+        for kernel_element in s.kernel_elements()
     ]
 
 

@@ -1,6 +1,6 @@
 """Ceilings made by hand, with round numbers, for tests of what binds a case."""
 
-from cnnbench.records.peaks import Bandwidth, CallCost, Ceilings, Throughput
+from cnnbench.records.peaks import Bandwidth, CallCost, Peaks, Throughput
 from cnnbench.suite.case import Device
 
 KIB = 2**10
@@ -39,9 +39,9 @@ def call(library: str, smallest: str, call_s: float) -> CallCost:
     )
 
 
-def ceilings(device: Device = "cpu", threads: int = 2, name: str = "Testing CPU") -> Ceilings:
+def peaks(device: Device = "cpu", threads: int = 2, name: str = "Testing CPU") -> Peaks:
     """100 GFLOP/s, half of it depthwise; 40 GB/s up to 64 KiB, 10 GB/s beyond 1 MiB; 1 and 5 microseconds a call."""
-    return Ceilings(
+    return Peaks(
         device=device,
         device_name=name,
         threads=threads,
