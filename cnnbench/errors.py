@@ -10,7 +10,8 @@ CnnbenchError            exit code 2 unless said otherwise; shown as one line, n
 ├── RunFolderError       a run's folder that is missing, busy, damaged, or belongs to another suite
 └── WorkerError          a child process that could not do its work: becomes a `failed` record
     ├── WorkerCrashed    it died: the signal or exit code, and its last words
-    └── WorkerHung       it did not answer within its limit
+    ├── WorkerHung       it did not answer within its limit
+    └── WorkerOutOfMemory
 
 What only we can cause is an `assert`.
 """
@@ -67,6 +68,10 @@ class WorkerCrashed(WorkerError):
 
 class WorkerHung(WorkerError):
     """A child process that did not answer within its limit."""
+
+
+class WorkerOutOfMemory(WorkerError):
+    """A child process that got no memory, on the host or on the device."""
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:

@@ -1,6 +1,11 @@
 """Records made by hand, with fixed numbers, for tests of storing and showing."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from cnnbench.records.environment import Environment, Machine, Threads
+from cnnbench.records.lines import record_line, shared_values
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import (
     ArtifactFacts,
     Block,
@@ -55,6 +60,7 @@ def measurement(call_s: list[float], phases: tuple[str, ...] = PHASES["inference
                 blocks=blocks,
                 stopped="budget spent",
                 memory=memory,
+                group="group",
             )
         ]
     )
@@ -82,17 +88,15 @@ def record(
     of: Case,
     call_s: list[float] | None = None,
     status: Status = "ok",
-    reasons: list[str] | None = None,
+    reasons: list[Reason] | None = None,
     samples: int = 2,
 ) -> Record:
     """A record of a case; measured if times are given."""
     return Record(
-        id=of.id,
         case=of,
         status=status,
         reasons=reasons or [],
         started="2026-01-01T00:00:00+00:00",
-        group="group",
         counts=CountsSummary(
             params=44_426,
             macs=281_640,
@@ -107,3 +111,15 @@ def record(
         measurement=measurement(call_s, of.phases, samples) if call_s else None,
         environment=ENVIRONMENT,
     )
+
+
+def write_records(folder: Path, records: Iterable[Record]) -> None:
+    """Records as they lie in a run's folder."""
+    made = list(records)
+    shared = {digest: each for record in made for digest, each in shared_values(record).items()}
+    texts = {
+        "shared.jsonl": [each.model_dump_json(exclude_unset=True) for each in shared.values()],
+        "records.jsonl": [record_line(record) for record in made],
+    }
+    for name, lines in texts.items():
+        (folder / name).write_text("".join(line + "\n" for line in lines))

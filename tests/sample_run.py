@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cnnbench.analysis.counts import summary
 from cnnbench.networks import registry
+from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import CounterResults, Measurement, Published, Record, Status
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case
@@ -20,9 +21,20 @@ def sample_run(folder: Path) -> Run:
         each for model, ms in (("alexnet", 14), ("resnet18", 20), ("mobilenet_v2", 5)) for each in _model(model, ms)
     ]
     records += [
-        _measured(_imagenet("alexnet", "ort", "training", 8), 300, "invalid", ["parity: it computes something else"]),
-        record(case("eager", device="cuda"), status="unavailable", reasons=["no cuda device: no driver"]),
-        record(case("eager", model=EVIL), status="failed", reasons=[f"{EVIL} | killed by signal 9"]),
+        _measured(
+            _imagenet("alexnet", "ort", "training", 8),
+            300,
+            "invalid",
+            [Reason(code="parity", detail="it computes something else")],
+        ),
+        record(
+            case("eager", device="cuda"), status="unavailable", reasons=[Reason(code="no-device", detail="no driver")]
+        ),
+        record(
+            case("eager", model=EVIL),
+            status="failed",
+            reasons=[Reason(code="crashed", detail=f"{EVIL} | killed by signal 9")],
+        ),
         record(case("eager"), [0.010 * w for w in WOBBLE], samples=10),
         record(case("ort"), [0.010 * w for w in reversed(WOBBLE)]),
     ]
@@ -46,7 +58,7 @@ def _imagenet(model: str, runtime: str, workload: str, batch: int) -> Case:
     return of.model_copy(update={"spec": of.spec.model_copy(update={"image_size": (224, 224), "classes": 1000})})
 
 
-def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[str] | None = None) -> Record:
+def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[Reason] | None = None) -> Record:
     made = record(of, [ms / 1e3 * w for w in WOBBLE], status, reasons)
     network = registry.get(of.spec.model).network()
     published = Published(
@@ -78,5 +90,5 @@ def _interference(measurement: Measurement) -> Measurement:
     """The same with its second turn disturbed."""
     (launch,) = measurement.launches
     blocks = list(launch.blocks)
-    blocks[1] = blocks[1].model_copy(update={"interference": ["others used 48 % of the CPUs"]})
+    blocks[1] = blocks[1].model_copy(update={"interference": [Interference(kind="other-processes", amount=0.48)]})
     return Measurement(launches=[launch.model_copy(update={"blocks": blocks})])

@@ -14,9 +14,10 @@ import pytest
 
 from cnnbench.integrations.convert import FORMATS, convert
 from cnnbench.integrations.exporters.pyperf import grouped
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import Measurement, Record
 from tests.conftest import Cli
-from tests.records import ENVIRONMENT, case, measurement, record
+from tests.records import ENVIRONMENT, case, measurement, record, write_records
 
 GITHUB_SCHEMA = {
     "type": "array",
@@ -99,17 +100,23 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     records = [
         two_launches(record(case("eager"), TIMES_S)),
-        two_launches(record(case("ort"), TIMES_S, status="noisy", reasons=["the interval is wide"])),
-        record(case("eager", batch=1), status="failed", reasons=["killed by SIGKILL\x1b[0m <&>"]),
-        record(case("eager", batch=2), TIMES_S, status="invalid", reasons=["parity of ort b1: error 2"]),
-        record(case("eager", batch=3), status="unavailable", reasons=["no such device"]),
+        two_launches(record(case("ort"), TIMES_S, status="noisy", reasons=[Reason(code="wide-interval")])),
+        record(
+            case("eager", batch=1),
+            status="failed",
+            reasons=[Reason(code="crashed", detail="killed by SIGKILL\x1b[0m <&>")],
+        ),
+        record(
+            case("eager", batch=2), TIMES_S, status="invalid", reasons=[Reason(code="parity", detail="ort b1, error 2")]
+        ),
+        record(case("eager", batch=3), status="unavailable", reasons=[Reason(code="no-device", detail="no driver")]),
     ]
     about = {"suite": "mine", "started": "2026-01-01T10:00:00+02:00", "cases": [r.id for r in records] + [UNRECORDED]}
     (folder / "run.json").write_text(json.dumps(about))
     machine = ENVIRONMENT.machine.model_copy(update={"logical_cores": 2, "architecture": "x86_64"})
     environment = ENVIRONMENT.model_copy(update={"machine": machine})
     (folder / "environment.json").write_text(environment.model_dump_json())
-    (folder / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records))
+    write_records(folder, records)
     return folder
 
 
@@ -144,7 +151,7 @@ def test_launches_interval_and_status_stand_in_pytest_benchmarks_extra_info(run:
     (file,), _ = convert(run, "pytest-benchmark")
     benchmarks = {each["fullname"]: each["extra_info"] for each in json.loads(file.read_text())["benchmarks"]}
     info = benchmarks[ORT]
-    assert (info["status"], info["reasons"]) == ("noisy", ["the interval is wide"])
+    assert (info["status"], info["reason_codes"]) == ("noisy", ["wide-interval"])
     assert [launch["median_s"] for launch in info["launches"]] == pytest.approx([0.013, 0.0143])
     assert info["low_s"] < info["median_s"] < info["high_s"]
 
@@ -158,7 +165,7 @@ def test_github_gets_one_file_for_each_direction(run: Path) -> None:
         assert [entry["name"] for entry in entries] == [EAGER, ORT]
     assert (latency[0]["unit"], throughput[0]["unit"]) == ("ms", "images/s")
     assert latency[0]["value"] * throughput[0]["value"] == pytest.approx(8 * 1e3)
-    assert "status: noisy\nthe interval is wide\nlaunches: 2" in latency[1]["extra"]
+    assert "status: noisy\nthe interval of the median is wider than 5 % to one side\nlaunches: 2" in latency[1]["extra"]
 
 
 def test_bencher_gets_nanoseconds_with_bounds(run: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cnnbench.records.reason import Interference
 from cnnbench.runner.interference import TICK_S, SystemCounters, Window, between
 
 BUSY = "while True: pass"
@@ -70,11 +71,11 @@ def test_a_quiet_window_has_no_disturbances() -> None:
 def test_reasons_have_the_figures() -> None:
     after = SystemCounters(102.0, 50 + 2.92, 5.2, 32.0, 500, 1.5, 8, 15, ((950.0, 1000.0), (10.0, 1000.0)))
     assert between(ZERO, after, 2).interference() == [
-        "the host took 5 % of the CPUs",
-        "others used 23 % of the CPUs",
-        "the quota was spent and threads paused for 0.50 of 2.00 s",
-        "cores slowed down to cool once",
-        "12 pages went to or from swap",
+        Interference(kind="steal", amount=0.05),
+        Interference(kind="other-processes", amount=0.23),
+        Interference(kind="throttled", amount=0.25),
+        Interference(kind="thermal", amount=1),
+        Interference(kind="swap", amount=12),
     ]
 
 
@@ -276,7 +277,7 @@ def test_a_busy_neighbour_is_seen_by_what_it_uses(start: Start) -> None:
     assert others_s(found) >= used_s - stolen_s(found) - ROUNDING_S
     share = used_s / (found.cpus * found.seconds)
     if share > 0.15:  # on a machine with few CPUs, that are not all wanted by others
-        assert any(reason.startswith("others used") for reason in found.interference())
+        assert any(each.kind == "other-processes" for each in found.interference())
 
 
 @LINUX
@@ -306,7 +307,7 @@ def test_a_quiet_window_has_no_more_others_than_the_machine_was_busy(start: Star
     busy_s = sum(getattr(after, name) - getattr(busy, name) for name in ("user", "nice", "system", "irq", "softirq"))
     assert others_s(found) <= busy_s + ROUNDING_S
     if busy_s < 0.05 * found.cpus * found.seconds:
-        assert not any(reason.startswith("others") for reason in found.interference())
+        assert not any(each.kind == "other-processes" for each in found.interference())
 
 
 @LINUX

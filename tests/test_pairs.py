@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cnnbench.gate.pairs import Pair, Rounds
+from cnnbench.records.reason import Interference
 from cnnbench.records.record import Launch
 from cnnbench.worker.timing import measure
 from tests.records import measurement
@@ -16,7 +17,9 @@ def launch(times: list[float], interference: tuple[int, ...] = (), samples: int 
     """One turn a value; the turns of those places were disturbed."""
     made = measurement(times, samples=samples).launches[0]
     blocks = [
-        block.model_copy(update={"interference": ["others used 90 % of the CPUs"] if place in interference else []})
+        block.model_copy(
+            update={"interference": [Interference(kind="steal", amount=0.9)] if place in interference else []}
+        )
         for place, block in enumerate(made.blocks)
     ]
     return made.model_copy(update={"blocks": blocks, **changes})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import CnnbenchError
+from cnnbench.records.run_folder import read_run
 from cnnbench.suite.load import case_of, load_suite
 from tests.conftest import ROOT, write_suite
 
@@ -84,19 +85,18 @@ def test_pytest_benchmark_saves_the_very_samples_of_the_records(
 ) -> None:
     folder, done = session
     written = benchmarks(folder / "out.json")
-    records = {
-        record["id"]: record
-        for record in map(json.loads, (folder / "kept" / "mine" / "records.jsonl").read_text().splitlines())
-    }
+    records = read_run(folder / "kept" / "mine").records
     assert {id_ for id_ in written if "/cpu/" in id_} == {EAGER, ORT}
     for id_ in (EAGER, ORT):
-        (launch,) = records[id_]["measurement"]["launches"]
-        clean = [block for block in launch["blocks"] if not block["interference"]]
-        blocks = clean if len(clean) >= 6 else launch["blocks"]
-        calls = launch["calls_per_sample"]
-        assert written[id_]["stats"]["data"] == [s / calls for block in blocks for s in block["seconds"]["forward"]]
-        assert written[id_]["extra_info"]["status"] == records[id_]["status"]
-    assert records[EAGER]["group"] == records[ORT]["group"]  # measured in turn, not one after the other
+        measured = records[id_].measurement
+        assert measured is not None
+        (launch,) = measured.launches
+        clean = [block for block in launch.blocks if not block.interference]
+        blocks = clean if len(clean) >= 6 else launch.blocks
+        calls = launch.calls_per_sample
+        assert written[id_]["stats"]["data"] == [s / calls for block in blocks for s in block.seconds["forward"]]
+        assert written[id_]["extra_info"]["status"] == records[id_].status
+    assert records[EAGER].group == records[ORT].group  # measured in turn, not one after the other
     assert len(list((folder / ".benchmarks").glob("*/0001_base.json"))) == 1
     assert "Saved benchmark data in" in done.stdout + done.stderr
 

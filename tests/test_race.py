@@ -83,7 +83,7 @@ def test_a_budget_too_small_still_gives_enough_rounds_for_an_interval() -> None:
 def test_a_contestant_that_dies_leaves_the_others_to_go_on() -> None:
     participants, _, clock = pair(noisy=True, dies_in=3)
     a, b = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
-    assert (a.error, len(a.blocks)) == ("killed", 3)
+    assert (str(a.error), len(a.blocks)) == ("crashed: killed", 3)
     assert b.error is None
     assert len(b.blocks) > MIN_ROUNDS
 

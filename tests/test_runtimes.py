@@ -84,7 +84,7 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
     nodes = {}
     for runtime in ("ort:disabled", "ort"):
         _, closed = launch(case_of(runtime=runtime), small, tmp_path)
-        nodes[runtime] = sum(closed.ran.facts["operators"].values())
+        nodes[runtime] = sum(closed.ran.operators.values())
     assert nodes["ort"] < nodes["ort:disabled"]
 
 
@@ -97,8 +97,13 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
         assert [parity.what for parity in opened.parity] == ["compile b2"]  # each batch would be compiled anew
         assert all(parity.passed for parity in [*opened.parity, *closed.parity])
         assert closed.faults == []
-        found.append({key: closed.ran.facts[key] for key in ("graphs", "graph_breaks", "compile_cache")})
-        assert (closed.ran.facts["kernels"] or 0) > 0 if len(found) == 1 else closed.ran.facts["kernels"] is None
+        found.append(
+            {
+                **{key: closed.ran.facts[key] for key in ("graphs", "compile_cache")},
+                "graph_breaks": closed.ran.graph_breaks,
+            }
+        )
+        assert int(closed.ran.facts["kernels"] or 0) > 0 if len(found) == 1 else closed.ran.facts["kernels"] is None
     assert found == [
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "cold"},
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "warm"},
@@ -108,8 +113,12 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "settings", "fault"),
     [
-        ("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: "),
-        ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
+        ("Breaks", {"runtime": "compile"}, "graph-breaks: 1, the first: "),
+        (
+            "Relays",
+            {"runtime": "eager", "layout": "channels_last"},
+            "layout: channels_last was lost before 1 of 2 conv",
+        ),
     ],
 )
 def test_what_did_not_run_as_asked_is_a_fault(
@@ -119,7 +128,7 @@ def test_what_did_not_run_as_asked_is_a_fault(
     folder, _ = build(spec, tmp_path)
     _, closed = launch(case_of(spec, **settings), folder, tmp_path)
     assert len(closed.faults) == 1
-    assert fault in closed.faults[0]
+    assert fault in str(closed.faults[0])
 
 
 def test_denormal_activations_are_noticed_when_the_artifact_is_built(home: Path, small: Path, tmp_path: Path) -> None:

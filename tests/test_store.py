@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import SCHEMA_VERSION
 from cnnbench.records.run_folder import RECORDS, Run, Store, read_run
 from cnnbench.suite.load import Suite, load_suite
@@ -25,7 +26,9 @@ def store(folder: Path, suite: Suite, resume: bool = False) -> Store:
 def written(folder: Path, suite: Suite) -> Run:
     with store(folder, suite) as open_store:
         open_store.append(record(case("ort", batch=1), [0.001] * 6))
-        open_store.append(record(case("eager", batch=1), status="failed", reasons=["killed"]))
+        open_store.append(
+            record(case("eager", batch=1), status="failed", reasons=[Reason(code="crashed", detail="killed")])
+        )
     return read_run(folder)
 
 
@@ -89,7 +92,7 @@ def test_one_line_says_which_lines_could_not_be_read(tmp_path: Path, suite: Suit
     [
         ([], "expected as many samples of each phase"),
         ([0.0, 0.1], "expected times above zero"),
-        ([float("inf")], "expected times above zero"),
+        ([float("inf")], "not JSON"),
     ],
 )
 def test_times_that_no_clock_gives_are_told_and_left_out(
@@ -98,7 +101,7 @@ def test_times_that_no_clock_gives_are_told_and_left_out(
     written(tmp_path / "run", suite)
     file = tmp_path / "run" / RECORDS
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines[0]["measurement"]["launches"][0]["blocks"][0]["seconds"] = {"forward": times}
+    lines[0]["launches"][0]["blocks"][0]["seconds"] = {"forward": times}
     file.write_text("\n".join(map(json.dumps, lines)))
     run = read_run(tmp_path / "run")
     assert why in run.unreadable[0]

@@ -83,8 +83,8 @@ def test_a_case_goes_from_load_to_close(
     assert [parity.what for parity in closed.parity] == (["timed b4"] if workload == "inference" else [])
     assert closed.memory.imported_bytes < closed.memory.peak_bytes
     if runtime == "ort":
-        assert closed.ran.facts["torch_in_process"] is False
-        assert set(closed.ran.facts["nodes"]) == {"CPUExecutionProvider"}
+        assert closed.ran.torch_in_process is False
+        assert set(closed.ran.nodes) == {"CPUExecutionProvider"}
 
 
 def test_a_case_of_one_image_meets_larger_batches_only_after_it_was_timed(lenet: Path, tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "blocks": None,
         "blocks_with_interference": None,
         "stopped": "",
-        "reason": "; ".join(record.reasons),
+        "codes": "; ".join(reason.code for reason in record.reasons),
+        "reason": "; ".join(map(str, record.reasons)),
         "id": record.id,
     }
     if record.measurement is not None:
@@ -255,8 +256,8 @@ def shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[l
 
 
 def group_of(launch: Launch, record: Record) -> str:
-    """The race of a launch; in records of the first schema, that of the record."""
-    return launch.group or record.group or record.id
+    """The comparison group of a launch; a case that was measured alone has its own."""
+    return launch.group or record.id
 
 
 def start_table(records: Sequence[Record]) -> pd.DataFrame:

@@ -90,7 +90,7 @@ def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tu
 
 
 def _flat(ran: Ran) -> dict[str, Any]:
-    return {"threads": ran.threads, "device": ran.device_name, "precision": ran.precision, **ran.facts}
+    return {**ran.model_dump(exclude={"facts", "device"}), **ran.facts}
 
 
 def _changed(base: dict[str, Any], head: dict[str, Any], before: str) -> list[str]:

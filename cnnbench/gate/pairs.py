@@ -13,6 +13,7 @@ from cnnbench.gate.arms import Arm
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import MIN_TURNS, ArtifactFacts, Launch, Ran, StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts
@@ -146,17 +147,17 @@ class Pairs:
     def _wrong(self, comparison: ArmComparison, arm: ArmName, outcome: Outcome) -> str | None:
         if outcome.launch is None:
             failed = [parity for parity in outcome.parity if not parity.passed]
-            return status_of([], failed)[1][0] if failed else None
+            return str(status_of([], failed)[1][0]) if failed else None
         facts = self._artifact(self._arm(arm), self._case(comparison, arm).spec)
         assert isinstance(facts, ArtifactFacts)
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
-        return reasons[0] if status == "invalid" else None
+        return str(reasons[0]) if status == "invalid" else None
 
     def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
         """Why the duel cannot be measured, or cannot be compared; both empty if it can."""
         for arm, case in ((self.base, comparison.base), (self.head, comparison.head)):
             facts = self._artifact(arm, case.spec)
-            if isinstance(facts, str):
+            if isinstance(facts, Reason):
                 return f"{arm.name}: {facts}", ""
             if case.is_exported and facts.onnx_error:
                 return f"{arm.name}: ONNX export failed: {facts.onnx_error}", ""
@@ -212,7 +213,7 @@ class Pairs:
         """Where the model's artifact lies, for one arm."""
         return artifact.folder_of(spec, self._key(arm, spec))
 
-    def _artifact(self, arm: Arm, spec: ModelSpec) -> ArtifactFacts | str:
+    def _artifact(self, arm: Arm, spec: ModelSpec) -> ArtifactFacts | Reason:
         """Of head in another environment: with base's weights, so that both compute the same."""
         key, folder, base = self._key(arm, spec), self.folder(arm, spec), self.folder(self.base, spec)
         if spec.is_users_own:
@@ -250,7 +251,7 @@ def difference_of_outputs(base: Path, head: Path) -> str:
     return f"head's outputs differ from base's by {error:.1e} of the signal, with the same weights and images"
 
 
-def _first(reasons: Iterable[tuple[ArmName, str | None]]) -> str:
+def _first(reasons: Iterable[tuple[ArmName, Reason | str | None]]) -> str:
     return next((f"{arm}: {reason}" for arm, reason in reasons if reason), "")
 
 

@@ -106,7 +106,7 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
     comparisons = request.comparisons
     reasons, _ = availability.find_unavailable([comparison.base for comparison in comparisons], logs)
     skipped = {
-        comparison.name: reasons[comparison.base.id] for comparison in comparisons if comparison.base.id in reasons
+        comparison.name: str(reasons[comparison.base.id]) for comparison in comparisons if comparison.base.id in reasons
     }
     rng = Random(request.seed)
     with closing(

@@ -77,11 +77,6 @@ class Environment(_Part):
     """Names by device, of those that were tried and work."""
 
     @property
-    def digest(self) -> str:
-        """Names this environment in a run's folder."""
-        return sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    @property
     def label(self) -> str:
         """The machine in a few words: `AMD EPYC, 2 threads, NVIDIA H100`."""
         threads = " or ".join(map(str, self.threads.used))

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, Ran, StepFacts
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
@@ -223,7 +224,7 @@ class Closed(Frozen):
     parity: list[Parity]
     memory: Memory
     ran: Ran
-    faults: list[str]
+    faults: list[Reason]
     """Why the measurement is invalid, if it is."""
 
 
@@ -356,6 +357,7 @@ class Failure(Frozen):
     failure: str
     is_user_error: bool
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
+    out_of_memory: bool = False
 
 
 Request = (

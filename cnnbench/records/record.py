@@ -5,18 +5,21 @@ Schema history (a reader accepts its own version and older ones):
     2   several launches per case, each with its race and what really ran; turns that were disturbed; layouts
     3   exported training steps
     4   the golden images that a training step is proved on
+    5   reasons and interference by code, what really ran by field, and what records share once in a file of its own
+
+`upgrade.py` reads the older ones.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from cnnbench.records.environment import Environment
+from cnnbench.records.reason import Interference, Reason
 from cnnbench.suite.case import Case, Frozen
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
 """
@@ -37,17 +40,6 @@ Counts = dict[str, tuple[int, int]]
 """(parameters, MACs for one image) by layer name; layers that have neither are left out."""
 
 
-def _renamed(**names: str) -> Any:
-    """A validator that reads the keys of older schemas under today's names."""
-
-    def rename(content: Any) -> Any:
-        if not isinstance(content, Mapping):
-            return content
-        return {names.get(key, key): value for key, value in content.items()}
-
-    return model_validator(mode="before")(rename)
-
-
 class Published(Frozen):
     """What torchvision's weights say of a model, read from their metadata; nothing is downloaded."""
 
@@ -64,8 +56,6 @@ class Published(Frozen):
 class CounterResults(Frozen):
     """Who says what of a model's parameters and MACs; a witness that could not speak is in `silent`."""
 
-    _renamed = _renamed(silent="failed")
-
     closed_form: Counts | None
     """None for a model that has no closed form."""
     counted: dict[str, Counts]
@@ -78,8 +68,6 @@ class CounterResults(Frozen):
 
 class CountsSummary(Frozen):
     """The counts of a model in a record: totals, and every disagreement between witnesses."""
-
-    _renamed = _renamed(witnesses="counters")
 
     params: int
     macs: int
@@ -112,8 +100,6 @@ class Parity(Frozen):
 
 class ArtifactFacts(Frozen):
     """What building an artifact found out; stored beside it as `artifact.json`."""
-
-    _renamed = _renamed(witnesses="counters", signal="output_rms")
 
     key: str
     """Digest of everything that the artifact depends on."""
@@ -176,12 +162,10 @@ class Memory(Frozen):
 class Block(Frozen):
     """One turn of a race: consecutive samples of one worker."""
 
-    _renamed = _renamed(disturbed="interference")
-
     round: int
     seconds: dict[str, list[float]]
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
-    interference: list[str] = []
+    interference: list[Interference] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: float | None = None
     """What the processor packages used meanwhile, where the system tells."""
@@ -204,8 +188,6 @@ class Block(Frozen):
 class Launch(Frozen):
     """One worker process: how it started and what it measured. Raw values only."""
 
-    _renamed = _renamed(race="group", turns="blocks", steady="converged")
-
     import_s: float
     load_s: float
     """Weights or graph into a session that can run."""
@@ -222,6 +204,8 @@ class Launch(Frozen):
     group: str = ""
     """The race that it was measured in: launches of one race share rounds."""
     ran: "Ran | None" = None
+    environment: str = ""
+    """The digest of the environment that it was measured in; empty where that is not known."""
 
     def usable(self) -> list[Block]:
         """The turns that statistics rest on: those that nothing disturbed, or all where those are too few."""
@@ -277,26 +261,44 @@ class Ran(Frozen):
     device_name: str
     threads: int
     precision: str
-    facts: dict[str, Any] = {}
-    """The runtime's own: providers, TF32, session options, whether torch was in the process."""
+    torch_in_process: bool | None = None
+    """None where nobody looked."""
+    tf32: bool | None = None
+    """Whether matrix products or convolutions may be computed in TF32; None where the device has none."""
+    providers: list[str] = []
+    """Execution providers, in order of preference."""
+    nodes: dict[str, int] = {}
+    """By execution provider, how many nodes of the graph it runs."""
+    operators: dict[str, int] = {}
+    """Nodes of the optimised graph."""
+    graph_optimization: str | None = None
+    graph_breaks: dict[str, int] = {}
+    """Of torch.compile, by reason."""
+    facts: dict[str, bool | int | float | str | None] = {}
+    """What else the libraries say of themselves: versions and settings, by the library's own names."""
+
+    def faults(self, case: Case) -> list[Reason]:
+        """Where it is not what the case asks."""
+        pairs: dict[Literal["device", "precision", "threads"], tuple[object, object]] = {
+            "device": (case.device, self.device),
+            "precision": (case.precision, self.precision),
+            "threads": (case.threads or self.threads, self.threads),
+        }
+        return [
+            Reason(code=code, detail=f"{asked} was asked, {ran} ran")
+            for code, (asked, ran) in pairs.items()
+            if asked != ran
+        ]
 
 
-class Record(BaseModel):
+class Record(Frozen):
     """All that is known of one case on one machine. Statistics are computed from it and never stored in it."""
 
-    _renamed = _renamed(race="group")
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1, 2, 3, 4] = 4
-    id: str
     case: Case
     status: Status
-    reasons: list[str] = []
+    reasons: list[Reason] = []
     started: str
     """Local time with its offset, ISO 8601."""
-    group: str | None = None
-    """The race of its first launch."""
     depends: str = ""
     """Digest of what its times depend on beside the machine's mood; measured again on resuming if that has changed."""
     counts: CountsSummary | None = None
@@ -305,6 +307,15 @@ class Record(BaseModel):
     """Of a case that runs the exported training step."""
     parity: list[Parity] = []
     measurement: Measurement | None = None
-    ran: Ran | None = None
     environment: Environment | None = None
     """None where it is not known."""
+
+    @property
+    def id(self) -> str:
+        """The case's."""
+        return self.case.id
+
+    @property
+    def group(self) -> str | None:
+        """The comparison group of its first launch."""
+        return self.measurement.launches[0].group if self.measurement else None

@@ -4,40 +4,50 @@ suite.yaml         the suite as it was run
 run.json           the suite's name, digest and cases, when the run began
 environment.json   the machine and its software at the start
 records.jsonl      one record per case and line; of two records of one case the later counts
+shared.jsonl       what records share: counts, artifacts, training steps and environments, by digest
 ceilings.json      what the machine reached at its best, by device and number of threads, where it was measured
 profiles.jsonl     where the time of a model's call goes, one model a line, where it was profiled
 logs/              what the workers' libraries printed
 """
 
 import contextlib
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records import files
 from cnnbench.records.environment import Environment
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
+from cnnbench.records.lines import Shared, parse_object, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
-from cnnbench.records.record import SCHEMA_VERSION, Record
+from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
 from cnnbench.suite.load import Suite
 
-RECORDS, RUN, SUITE, ENVIRONMENT, LOGS, LOCK = (
-    "records.jsonl",
-    "run.json",
-    "suite.yaml",
-    "environment.json",
-    "logs",
-    ".lock",
-)
+RECORDS, SHARED, RUN = "records.jsonl", "shared.jsonl", "run.json"
+SUITE, ENVIRONMENT, LOGS, LOCK = "suite.yaml", "environment.json", "logs", ".lock"
+MAX_FAULTS, MAX_FAULT = 10, 200
+"""Kinds of faults that are named of one file, and characters of each."""
+
+
+class About(BaseModel):
+    """`run.json`: what a run says of itself."""
+
+    suite: str = "?"
+    digest: str = ""
+    """Of the suite's text."""
+    started: str = "?"
+    """Local time with its offset, ISO 8601."""
+    schema_version: int = SCHEMA_VERSION
+    cases: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,12 @@ class Run:
     """By model, batch and number of threads; none where they were not made."""
 
     @property
+    def environments(self) -> list[Environment]:
+        """In which its cases were measured: several, where it was gone on with after an upgrade, or elsewhere."""
+        found = [record.environment for record in self.records.values() if record.environment and record.measurement]
+        return [each for place, each in enumerate(found) if each not in found[:place]]
+
+    @property
     def software(self) -> Mapping[str, str | None]:
         """Versions by library as the run began; none where they are not known."""
         return self.environment.software if self.environment else {}
@@ -72,26 +88,24 @@ def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
 
 def read_run(folder: Path, *, strict: bool = True) -> Run:
     """Read a run back. Raises RunFolderError if there is none or, with `strict`, if no line of it can be read."""
-    about = _read_json(folder / RUN)
+    about = _read_about(folder)
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
+    shared: dict[str, Shared] = {}
     records: dict[str, Record] = {}
-    faults: dict[str, list[int]] = {}
-    file = folder / RECORDS
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = Record.model_validate_json(line)
-        except ValidationError as error:
-            faults.setdefault(_why(line, error), []).append(number)
-            continue
+
+    def share(line: bytes) -> None:
+        each = Shared.model_validate(parse_object(line))
+        shared[each.digest] = each
+
+    def add(line: bytes) -> None:
+        record = parse_record(line, shared, records)
         records.pop(record.id, None)
         records[record.id] = record
-    unreadable = [_which(file, faults)] if faults else []
+
+    unreadable = [*_each_line(folder / SHARED, share), *_each_line(folder / RECORDS, add)]
     if strict and unreadable and not records:
-        raise RunFolderError(f"no record could be read; {unreadable[0]}")
+        raise RunFolderError(f"no record could be read; {unreadable[-1]}")
     peaks: list[Peaks] = []
     try:
         peaks = read_peaks(folder)
@@ -100,20 +114,21 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     profiles, faults_of_profiles = read_profiles(folder)
     if faults_of_profiles:
         unreadable.append(_which(folder / PROFILES, faults_of_profiles))
-    environment, fault = _read_environment(folder / ENVIRONMENT)
-    if fault:
-        unreadable.append(f"{folder / ENVIRONMENT}: not read: {fault}")
-    listed = about.get("cases")
-    cases = [str(id_) for id_ in listed] if isinstance(listed, list) else []
-    order = {id_: place for place, id_ in enumerate(cases)}
-    records = dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order))))
+    environment = None
+    try:
+        environment = Environment.model_validate(parse_object(files.read(folder / ENVIRONMENT)))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        unreadable.append(f"{folder / ENVIRONMENT}: not read: {_why(error)}")
+    order = {id_: place for place, id_ in enumerate(about.cases)}
     return Run(
         folder=folder,
-        suite=str(about.get("suite", "?")),
-        started=str(about.get("started", "?")),
+        suite=about.suite,
+        started=about.started,
         environment=environment,
-        records=records,
-        cases=cases,
+        records=dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order)))),
+        cases=about.cases,
         unreadable=unreadable,
         peaks=peaks,
         profiles=profiles,
@@ -126,6 +141,9 @@ class Store:
     def __init__(self, folder: Path, suite: Suite, environment: Environment, *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
         self.folder = folder
+        self._shared: set[str] = set()
+        self._launches: dict[str, list[Launch]] = {}
+        """By case, those that are on disk."""
         self._is_ours = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -150,19 +168,20 @@ class Store:
         return self.folder / LOGS
 
     def append(self, record: Record) -> None:
-        """Write a record down, at once; a line that a crash cut short is ended first."""
-        file = self.folder / RECORDS
-        with file.open("ab+") as stream:
-            if stream.tell() > 0:
-                stream.seek(-1, 2)
-                if stream.read(1) != b"\n":
-                    stream.write(b"\n")
-            stream.write(record.model_dump_json().encode() + b"\n")
-            stream.flush()
+        """Write a record down, at once; what is on disk already is referred to."""
+        for digest, each in shared_values(record).items():
+            if digest not in self._shared:
+                files.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
+                self._shared.add(digest)
+        launches = record.measurement.launches if record.measurement else []
+        known = self._launches.get(record.id, [])
+        earlier = len(known) if launches[: len(known)] == known else 0
+        files.append(self.folder / RECORDS, record_line(record, earlier))
+        self._launches[record.id] = list(launches)
 
     def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""
-        (self.folder / ENVIRONMENT).write_text(environment.model_dump_json(indent=1))
+        files.write(self.folder / ENVIRONMENT, environment.model_dump_json(indent=1))
 
     def finished(self) -> dict[str, Record]:
         """Records that need no repeating, by case id: all but failed ones."""
@@ -176,7 +195,7 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not (self.folder / RECORDS).exists():  # nothing came of it: leave no claim on the folder
-            for name in (RUN, SUITE, ENVIRONMENT):
+            for name in (RUN, SUITE, ENVIRONMENT, SHARED):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / LOGS, ignore_errors=True)
         self._lock.release()
@@ -186,82 +205,85 @@ class Store:
                 self.folder.rmdir()
 
     def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
-        about = _read_json(self.folder / RUN)
-        others = [path.name for path in self.folder.iterdir() if path.name != LOCK]
-        if about is None and others:
+        about = _read_about(self.folder)
+        theirs = [path.name for path in self.folder.iterdir() if path.name != LOCK and not files.is_left(path)]
+        if about is None and theirs:
             raise RunFolderError(
-                f"{self.folder}: expected a new folder or a run's; got one with {sorted(others)[0]!r} in it; "
+                f"{self.folder}: expected a new folder or a run's; got one with {sorted(theirs)[0]!r} in it; "
                 "give another --out"
             )
         if about is not None:
-            theirs = about.get("suite")
-            if theirs != suite.name:
-                raise RunFolderError(
-                    f"{self.folder}: belongs to suite {theirs!r}, not {suite.name!r}; give another --out"
-                )
-            if about.get("digest") != suite.digest:
-                raise RunFolderError(
-                    f"{self.folder}: was run from another version of suite {suite.name!r} (see its {SUITE}); "
-                    "give another --out"
-                )
-            if not resume:
-                raise RunFolderError(
-                    f"{self.folder}: already holds a run of {suite.name!r}; "
-                    "add --resume to go on, or give another --out"
-                )
-            return
-        about = {
-            "suite": suite.name,
-            "digest": suite.digest,
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "schema_version": SCHEMA_VERSION,
-            "cases": [case.id for case in suite.cases],
-        }
-        (self.folder / SUITE).write_text(suite.text, encoding="utf-8")
-        self.write_environment(environment)
-        (self.folder / RUN).write_text(json.dumps(about, indent=1))
+            self._check_goes_on(about, suite, resume)
+        else:
+            about = About(
+                suite=suite.name,
+                digest=suite.digest,
+                started=datetime.now().astimezone().isoformat(timespec="seconds"),
+                cases=[case.id for case in suite.cases],
+            )
+            files.write(self.folder / RUN, about.model_dump_json(indent=1))  # first: it says whose the folder is
+        if not (self.folder / SUITE).exists():
+            files.write(self.folder / SUITE, suite.text)
+        if not (self.folder / ENVIRONMENT).exists():
+            self.write_environment(environment)
+
+    def _check_goes_on(self, about: About, suite: Suite, resume: bool) -> None:
+        if about.suite != suite.name:
+            raise RunFolderError(
+                f"{self.folder}: belongs to suite {about.suite!r}, not {suite.name!r}; give another --out"
+            )
+        if about.digest != suite.digest:
+            raise RunFolderError(
+                f"{self.folder}: was run from another version of suite {suite.name!r} (see its {SUITE}); "
+                "give another --out"
+            )
+        if not resume:
+            raise RunFolderError(
+                f"{self.folder}: already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
+            )
 
 
-def _read_environment(file: Path) -> tuple[Environment | None, str | None]:
-    """What is known of the machine, or nothing and why."""
-    if not file.exists():
-        return None, None
-    content = _read_json(file)
-    if content is None:
-        return None, "it is cut short or is not JSON"
+def _read_about(folder: Path) -> About | None:
+    """What the run says of itself; None if there is no run. Raises RunFolderError if that cannot be read."""
     try:
-        return Environment.model_validate(content), None
-    except ValidationError as error:
-        first = error.errors()[0]
-        return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return About.model_validate(parse_object(files.read(folder / RUN)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / RUN}: not read: {_why(error)}; give another folder") from None
+
+
+def _each_line(file: Path, take: Callable[[bytes], None]) -> list[str]:
+    """Hand over a file's lines; gives at most one line of text, about all that could not be taken."""
+    faults: dict[str, list[int]] = {}
+    try:
+        for number, line in enumerate(files.read_lines(file), start=1):
+            try:
+                if line.strip():
+                    take(line)
+            except ValueError as error:
+                faults.setdefault(_why(error), []).append(number)
+    except OSError as error:
+        return [f"{file}: not read: {_why(error)}"]
+    return [_which(file, faults)] if faults else []
 
 
 def _which(file: Path, faults: dict[str, list[int]]) -> str:
     """All lines of a file that are no records, in one line: `records.jsonl: not read: lines 3, 7-9: ...`."""
     kinds = []
-    for why, numbers in faults.items():
+    for why, numbers in list(faults.items())[:MAX_FAULTS]:
         runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
         ends = [(found[0][1], found[-1][1]) for found in (list(run) for _, run in runs)]
-        which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
-        kinds.append(f"line{'s' * (len(numbers) > 1)} {which}: {why}")
-    return f"{file}: not read: {'; '.join(kinds)}"
+        which = [str(first) if first == last else f"{first}-{last}" for first, last in ends]
+        shown = [*which[:MAX_FAULTS], *(["..."] if len(which) > MAX_FAULTS else [])]
+        kinds.append(f"line{'s' * (len(numbers) > 1)} {', '.join(shown)}: {why}")
+    more = [f"and {len(faults) - MAX_FAULTS} more kinds of fault"] if len(faults) > MAX_FAULTS else []
+    return f"{file}: not read: {'; '.join([*kinds, *more])}"
 
 
-def _why(line: str, error: ValidationError) -> str:
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return "it is cut short or is not JSON"
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        return f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench"
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def _why(error: Exception) -> str:
+    """In a few words, whatever stands in the file."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:MAX_FAULT]
+    return str(error.strerror if isinstance(error, OSError) else error)[:MAX_FAULT]

@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench.analysis.stats import launch_estimate
 from cnnbench.records.record import Launch, Record
+from cnnbench.report.reasons import interference_text
 
 MOST = 4000
 """Samples of one case that a page holds; of more, every second, third, ... of each turn is kept."""
@@ -50,7 +51,7 @@ def _launch(launch: Launch, every: int) -> dict[str, Any]:
         "blocks": [
             {
                 "out": block.round not in used,
-                "why": "; ".join(block.interference),
+                "why": interference_text(block.interference),
                 "ms": [_ms(seconds / launch.calls_per_sample) for seconds in block.totals_s()[::every]],
             }
             for block in launch.blocks

@@ -16,6 +16,7 @@ from cnnbench.analysis.frames import (
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, format_count, significant
+from cnnbench.report.reasons import reasons_text
 from cnnbench.suite.case import PHASES, WORKLOADS
 
 NONE = "–"
@@ -93,6 +94,7 @@ def run_tables(run: Run) -> list[Table]:
     for workload in WORKLOADS:
         data = cases_table(records, workload)
         if not data.empty:
+            data["reason"] = data["id"].map({record.id: reasons_text(record.reasons) for record in records})
             tables.append(_inference(data) if workload == "inference" else _training(data))
     tables += [_batches(batches_table(records)), _start(start_table(records))]
     return [table for table in tables if not table.cells.empty]

@@ -13,6 +13,7 @@ from rich.text import Text
 from cnnbench.analysis.stats import launch_estimate
 from cnnbench.records.record import Record, Status
 from cnnbench.report.format import format_seconds, significant
+from cnnbench.report.reasons import reason_text
 from cnnbench.report.tables import WORDS, Table
 
 STYLES: dict[Status, str] = {
@@ -58,7 +59,7 @@ def line_of(record: Record) -> str:
         text += f" ± {time.half_width:.1%}" if time.low is not None else ""
         text += f", {significant(record.case.batch / time.value)} images/s"
     if record.reasons:
-        text += f" ({record.reasons[0]})"
+        text += f" ({reason_text(record.reasons[0])})"
     return text
 
 

@@ -19,6 +19,7 @@ from cnnbench.records.messages import (
     Open,
     Opened,
 )
+from cnnbench.records.reason import Reason, reason_for
 from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.fork_server import ForkServer, start_fork_server
@@ -140,22 +141,22 @@ class Artifacts:
     """
 
     builders: Builders = field(default_factory=Builders)
-    _facts: dict[Path, ArtifactFacts | str] = field(default_factory=dict)
+    _facts: dict[Path, ArtifactFacts | Reason] = field(default_factory=dict)
     _steps: dict[Path, StepFacts] = field(default_factory=dict)
 
     def artifact(
         self, request: Build, log: Path, interpreter: Interpreter = HERE, around: Around = nullcontext
-    ) -> ArtifactFacts | str:
+    ) -> ArtifactFacts | Reason:
         """The facts of an artifact, or the reason why there is none."""
         folder = Path(request.folder)
         if folder not in self._facts:
-            known: ArtifactFacts | str | None = found_artifact(folder)
+            known: ArtifactFacts | Reason | None = found_artifact(folder)
             if known is None:
                 try:
                     with around():
                         known = build_into(request, log, self.builders.starter(interpreter))
                 except CnnbenchError as error:
-                    known = str(error)
+                    known = reason_for(error)
             self._facts[folder] = known
         return self._facts[folder]
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from cnnbench.records.reason import Interference, InterferenceKind
+
 N = TypeVar("N", int, float)
 
 TICK_S = 0.01
@@ -96,20 +98,20 @@ class Window:
     involuntary_switches: int | None
     joules: float | None
 
-    def interference(self) -> list[str]:
-        """What disturbed the measured process, in words with the figures; empty if nothing is known to have."""
-        found = []
+    def interference(self) -> list[Interference]:
+        """What interfered with the measured process; empty if nothing is known to have."""
+        found: dict[InterferenceKind, float] = {}
         if self.steal_share is not None and self._counts(self.steal_share, STEAL_SHARE, STEAL_TICKS):
-            found.append(f"the host took {100 * self.steal_share:.0f} % of the CPUs")
+            found["steal"] = self.steal_share
         if self.others_share is not None and self._counts(self.others_share, OTHERS_SHARE, OTHERS_TICKS):
-            found.append(f"others used {100 * self.others_share:.0f} % of the CPUs")
+            found["other-processes"] = self.others_share
         if self.throttled_s is not None and self.throttled_s > THROTTLED_SHARE * self.seconds:
-            found.append(f"the quota was spent and threads paused for {self.throttled_s:.2f} of {self.seconds:.2f} s")
+            found["throttled"] = self.throttled_s / self.seconds
         if self.thermal_events:
-            found.append(f"cores slowed down to cool {_times(self.thermal_events)}")
+            found["thermal"] = self.thermal_events
         if self.swapped_pages:
-            found.append(f"{self.swapped_pages} page{'s' * (self.swapped_pages != 1)} went to or from swap")
-        return found
+            found["swap"] = self.swapped_pages
+        return [Interference(kind=kind, amount=round(amount, 4)) for kind, amount in found.items()]
 
     def _counts(self, share: float, least_share: float, min_ticks: int) -> bool:
         return share > least_share and round(share * self.cpus * self.seconds / TICK_S) >= min_ticks
@@ -150,10 +152,6 @@ def _joules(
     if before is None or after is None or len(before) != len(after):
         return None
     return sum(now - then + (span if now < then else 0.0) for (then, _), (now, span) in zip(before, after, strict=True))
-
-
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
 
 
 def _read(path: str) -> bytes | None:

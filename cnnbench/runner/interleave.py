@@ -18,6 +18,7 @@ from uuid import uuid4
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
+from cnnbench.records.reason import Reason, reason_for
 from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity, Ran
 from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.worker_process import Worker
@@ -71,7 +72,7 @@ class Blocks:
 
     blocks: list[Block] = field(default_factory=list)
     stopped: str = ""
-    error: str | None = None
+    error: Reason | None = None
 
 
 @dataclass
@@ -85,8 +86,8 @@ class Outcome:
     launch: Launch | None = None
     parity: list[Parity] = field(default_factory=list)
     ran: Ran | None = None
-    faults: list[str] = field(default_factory=list)
-    error: str | None = None
+    faults: list[Reason] = field(default_factory=list)
+    error: Reason | None = None
     """Why the case failed, if it did."""
     call_s: float | None = None
 
@@ -132,7 +133,7 @@ def measure_interleaved(
                 window = between(before, counters(index), cpus) if counters and before else None
                 participant.suspend()
             except CnnbenchError as error:
-                results[index].error = str(error)
+                results[index].error = reason_for(error)
                 continue
             results[index].blocks.append(
                 Block(
@@ -236,7 +237,7 @@ def _attempt(participant: _WorkerParticipant, step: Callable[[_WorkerParticipant
     try:
         return step(participant)
     except CnnbenchError as error:
-        participant.outcome.error = str(error)
+        participant.outcome.error = reason_for(error)
         participant.worker.kill()  # so that it holds nothing while the others are measured
         return None
 

@@ -21,8 +21,10 @@ from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.environment import Environment
 from cnnbench.records.layer_profile import append_profiles, read_profiles
+from cnnbench.records.lines import digest_of
 from cnnbench.records.messages import Build, Resolve, Resolved
 from cnnbench.records.peaks import read_peaks, write_peaks
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Launch, Measurement, Parity, Record, Status, StepFacts
 from cnnbench.records.run_folder import Store
 from cnnbench.runner import machine
@@ -110,15 +112,15 @@ class _Result:
     group: str
     launches: list[Launch] = field(default_factory=list)
     parity: list[Parity] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    faults: list[Reason] = field(default_factory=list)
+    errors: list[Reason] = field(default_factory=list)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome, environment: Environment) -> None:
         """One launch more, or why there is none."""
         self.parity += outcome.parity
         self.faults += outcome.faults
         if outcome.launch is not None:
-            self.launches.append(outcome.launch)
+            self.launches.append(outcome.launch.model_copy(update={"environment": digest_of(environment)}))
         if outcome.error is not None:
             self.errors.append(outcome.error)
 
@@ -170,7 +172,7 @@ class _Runner:
             ):
                 worker.ask(Resolve(spec=spec), Resolved)
 
-    def find_unavailable(self, cases: list[Case]) -> dict[str, str]:
+    def find_unavailable(self, cases: list[Case]) -> dict[str, Reason]:
         """Write a record for each case that cannot run here; its reason by case id."""
         if any(case.device != "cpu" for case in cases):
             on_cpu = group_cases([case for case in cases if case.device == "cpu"])
@@ -188,7 +190,7 @@ class _Runner:
         """Build the model's artifact if it is not there yet, run the race, and write its records."""
         spec = group[0].spec
         facts = self._artifact(spec, left)
-        if isinstance(facts, str):
+        if isinstance(facts, Reason):
             for case in group:
                 self._finish(case, "failed", [facts])
             return
@@ -196,11 +198,10 @@ class _Runner:
         for case in group:
             step = self._step(spec, facts, left) if case.is_exported_step else None
             if step is not None and step.error is not None:
-                self._finish(
-                    case, "unavailable", [f"the training step cannot be exported: {step.error}"], facts, step=step
-                )
+                reason = Reason(code="not-exportable", detail=step.error)
+                self._finish(case, "unavailable", [reason], facts, step=step)
             elif case.is_exported and not case.is_exported_step and facts.onnx_error is not None:
-                self._finish(case, "failed", [f"ONNX export failed: {facts.onnx_error}"], facts)
+                self._finish(case, "failed", [Reason(code="export-failed", detail=facts.onnx_error)], facts)
             else:
                 runnable.append(case)
         if not runnable:
@@ -233,7 +234,7 @@ class _Runner:
             )
         for outcome in outcomes:
             result = self.results.setdefault(outcome.case.id, _Result(outcome.started, outcome.group))
-            result.add(outcome)
+            result.add(outcome, self.environment)
             status, reasons = status_of(result.launches, result.parity, result.faults, result.errors, facts)
             step = self._step(spec, facts, left) if outcome.case.is_exported_step else None
             self._finish(outcome.case, status, reasons, facts, result, step)
@@ -262,7 +263,7 @@ class _Runner:
             facts = self._artifact(case.spec, [])
             if self.estimator.budget_left_s <= 0 or spent > PROFILES_SHARE * self.estimator.budget_s:
                 return
-            if case.spec.label in known or isinstance(facts, str):
+            if case.spec.label in known or isinstance(facts, Reason):
                 continue
             self.observer.doing(f"{case.spec.label}: where its time goes", self.estimator.budget_left_s)
             threads = case.threads or machine.usable_threads()
@@ -300,7 +301,7 @@ class _Runner:
         key = artifact.key_of(case.spec, artifact.source_digest(case.spec))
         return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
 
-    def _artifact(self, spec: ModelSpec, left: Sequence[Group]) -> ArtifactFacts | str:
+    def _artifact(self, spec: ModelSpec, left: Sequence[Group]) -> ArtifactFacts | Reason:
         """The facts of the model's artifact, built if need be, or the reason why there is none."""
         key = artifact.key_of(spec, self.run_id)
         request = Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key)))
@@ -360,28 +361,25 @@ class _Runner:
         self,
         case: Case,
         status: Status,
-        reasons: list[str],
+        reasons: list[Reason],
         facts: ArtifactFacts | None = None,
         result: _Result | None = None,
         step: StepFacts | None = None,
     ) -> None:
         summary = counts.summary(case.spec, facts.counters) if facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
-            status, reasons = "invalid", [f"counts disagree: {summary.disagreements[0]}", *reasons]
+            status, reasons = "invalid", [Reason(code="counts", detail=summary.disagreements[0]), *reasons]
         record = Record(
-            id=case.id,
             case=case,
             status=status,
             reasons=reasons,
             started=(result.started if result else datetime.now().astimezone()).isoformat(timespec="seconds"),
-            group=result.group if result else None,
             depends=self.depends_on(case),
             counts=summary,
             artifact=facts,
             step=step,
             parity=result.parity if result else [],
             measurement=Measurement(launches=result.launches) if result and result.launches else None,
-            ran=result.launches[-1].ran if result and result.launches else None,
             environment=self.environment,
         )
         self.store.append(record)

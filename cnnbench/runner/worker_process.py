@@ -16,7 +16,7 @@ from typing import IO, Protocol, Self, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
+from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung, WorkerOutOfMemory
 from cnnbench.records.messages import Failure, Request
 
 R = TypeVar("R", bound=BaseModel)
@@ -146,6 +146,8 @@ class Worker:
                 failure = Failure.model_validate_json(line)
             except ValidationError:
                 raise WorkerError(f"expected {answer.__name__} from the worker; got {line[:100]!r}") from None
+        if failure.out_of_memory:
+            raise WorkerOutOfMemory(failure.failure)
         raise (ModelError if failure.is_user_error else WorkerError)(failure.failure)
 
     @property

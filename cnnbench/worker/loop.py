@@ -48,8 +48,8 @@ from cnnbench.records.messages import (
     Warmed,
     parse_request,
 )
-from cnnbench.records.record import Parity, Ran
-from cnnbench.suite.case import Case
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import Parity
 from cnnbench.worker import forking, probes
 from cnnbench.worker.reference.labels import PROOF_IMAGES
 from cnnbench.worker.reference.parity import Array, batches, compare, mixed_limit_for, size, tiled
@@ -93,15 +93,15 @@ def _answer(worker: "Worker", line: str) -> Reply:
     except CnnbenchError as error:
         return Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return Failure(failure="out of memory", is_user_error=False)
+        return Failure(failure="in Python", is_user_error=False, out_of_memory=True)
     except Exception as error:
         import traceback
 
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())
-        if "allocate memory" in text or "out of memory" in text.lower():
-            text = f"out of memory: {text}"
-        return Failure(failure=f"{type(error).__name__}: {text}"[:500], is_user_error=False)
+        out_of_memory = "allocate memory" in text or "out of memory" in text.lower()
+        text = f"{type(error).__name__}: {text}"[:500]
+        return Failure(failure=text, is_user_error=False, out_of_memory=out_of_memory)
 
 
 class Worker:
@@ -269,7 +269,7 @@ class OpenCase:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
         held = self.runtime.memory(imported_bytes, loaded_bytes)
         result, ran = self.runtime.result(), self.runtime.ran()
-        faults = [*_differences(self.case, ran), *self.runtime.faults(), *probes.watchers()]
+        faults = [*ran.faults(self.case), *map(_reason, self.runtime.faults()), *probes.watchers()]
         parity: list[Parity] = []
         if self.proves_itself:
             parity = self._own_proof() if self.case.batch < PROOF_IMAGES else []
@@ -279,7 +279,7 @@ class OpenCase:
             larger = [batch for batch in batches(len(self.reference_inputs["images"])) if size(batch) > self.case.batch]
             parity += [self._prove(batch) for batch in larger if self.runtime.takes_any_batch]
         if self.case.workload == "training" and not bool(abs(result) < float("inf")):
-            faults.append(f"the loss of the last timed step is {result}")
+            faults.append(Reason(code="not-finite", detail=f"{result} in the last timed step"))
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
 
     def _own_proof(self) -> list[Parity]:
@@ -296,14 +296,9 @@ class OpenCase:
         return compare(what, y, reference, self.facts.output_rms, limit)
 
 
-def _differences(case: Case, ran: Ran) -> list[str]:
-    """Where what ran is not what was asked."""
-    asked = {"device": case.device, "precision": case.precision}
-    return [
-        f"{key} {want} was asked and {getattr(ran, key)} ran"
-        for key, want in asked.items()
-        if getattr(ran, key) != want
-    ]
+def _reason(fault: Reason | str) -> Reason:
+    """A runtime's fault; another package's says in words what it is."""
+    return fault if isinstance(fault, Reason) else Reason(code="runtime", detail=fault)
 
 
 def _claim_stdout() -> TextIO:

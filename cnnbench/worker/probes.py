@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from cnnbench.records.messages import Probed
+from cnnbench.records.reason import Reason
 from cnnbench.suite.case import Device
 from cnnbench.suite.runtimes import runtimes, split
 from cnnbench.worker.runtimes.registry import plugin_runtime
@@ -21,16 +22,16 @@ def probe(runtime: str, device: Device) -> Probed:
     return Probed(works=True, name=name)
 
 
-def watchers() -> list[str]:
+def watchers() -> list[Reason]:
     """A debugger or profiler that is attached to this process, and slows it down."""
     found = []
     if sys.gettrace() is not None:
-        found.append("a debugger or coverage tool traces this process (sys.settrace)")
+        found.append(Reason(code="traced", detail="sys.settrace, as by a debugger or coverage tool"))
     if sys.getprofile() is not None:
-        found.append("a profiler is attached to this process (sys.setprofile)")
+        found.append(Reason(code="traced", detail="sys.setprofile, as by a profiler"))
     tracer = next((line for line in _status_lines() if line.startswith("TracerPid:")), "TracerPid: 0")
     if tracer.split()[1] != "0":
-        found.append(f"process {tracer.split()[1]} traces this one, as a debugger does")
+        found.append(Reason(code="traced", detail=f"by process {tracer.split()[1]}"))
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.reasons import reason_text, reasons_text
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def left_out(run: Run) -> list[str]:
     """A line for each case of the suite that has no number to convert, with its status and reasons."""
     have = {each.record.id for each in measured(run)}
     lines = [
-        f"{record.id}: {record.status}: {'; '.join(record.reasons) or 'no reason given'}"
+        f"{record.id}: {record.status}: {reasons_text(record.reasons) or 'no reason given'}"
         for record in run.records.values()
         if record.id not in have
     ]
@@ -102,7 +103,8 @@ def extra_info(record: Record) -> dict[str, object]:
     time = launch_estimate(record.measurement.times())
     return {
         "status": record.status,
-        "reasons": record.reasons,
+        "reasons": list(map(reason_text, record.reasons)),
+        "reason_codes": [reason.code for reason in record.reasons],
         "median_s": time.value,
         "low_s": time.low,
         "high_s": time.high,

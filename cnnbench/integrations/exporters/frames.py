@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AXES = ("id", "workload", "model", "batch", "device", "runtime", "precision", "layout", "how")
-WORDS = (*AXES, "status", "reason", "stopped")
+WORDS = (*AXES, "status", "codes", "reason", "stopped")
 """Columns of the table of cases that are no measured figures."""
 
 
@@ -25,7 +25,7 @@ def cases(run: Run) -> "pd.DataFrame":
     table = pd.DataFrame([row for frame in frames for row in frame.to_dict("records")])
     figures = [column for column in table.columns if column not in WORDS]
     table[figures] = table[figures].where(table["status"].isin(MEASURED))
-    first = ["id", "workload", "status", "reason"]
+    first = ["id", "workload", "status", "codes", "reason"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 
 
@@ -33,8 +33,19 @@ def samples(run: Run) -> "pd.DataFrame":
     """One row per sample and phase of what may be compared: seconds of one call, in which launch and turn."""
     import pandas as pd
 
+    from cnnbench.report.reasons import interference_text
+
     rows = [
-        (record.id, number, launch.group, block.round, index, phase, "; ".join(block.interference), seconds / calls)
+        (
+            record.id,
+            number,
+            launch.group,
+            block.round,
+            index,
+            phase,
+            interference_text(block.interference),
+            seconds / calls,
+        )
         for record in run.records.values()
         if record.status in MEASURED and record.measurement is not None
         for number, launch in enumerate(record.measurement.launches, start=1)

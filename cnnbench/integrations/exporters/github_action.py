@@ -12,6 +12,7 @@ from cnnbench.analysis.stats import CONFIDENCE, Estimate
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, machine_of, measured
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import significant
+from cnnbench.report.reasons import reason_text
 
 
 def convert(run: Run) -> Converted:
@@ -27,7 +28,11 @@ def convert(run: Run) -> Converted:
 def _entry(run: Run, each: Measured, unit: str, estimate: Estimate) -> dict[str, Any]:
     record = each.record
     assert record.measurement is not None
-    lines = [f"status: {record.status}", *record.reasons, f"launches: {len(record.measurement.launches)}"]
+    lines = [
+        f"status: {record.status}",
+        *map(reason_text, record.reasons),
+        f"launches: {len(record.measurement.launches)}",
+    ]
     entry: dict[str, Any] = {"name": record.id, "unit": unit, "value": estimate.value}
     if estimate.low is not None and estimate.high is not None:
         entry["range"] = f"± {significant(estimate.half_width * estimate.value).replace(',', '')}"

@@ -12,6 +12,7 @@ from cnnbench.analysis.stats import CONFIDENCE
 from cnnbench.integrations.exporters.converted import UNRECORDED, Converted, Measured, machine_of, measured, unrecorded
 from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import Run
+from cnnbench.report.reasons import reason_text
 
 OUTCOME: Mapping[Status, str | None] = {
     "ok": None,
@@ -50,10 +51,10 @@ def convert(run: Run) -> Converted:
     figures = {each.record.id: each for each in measured(run)}
     for record in run.records.values():
         test = _test(suite, record.id, record.case.spec.label, _timed_s(record))
-        outcome, why = OUTCOME[record.status], _printable("\n".join(record.reasons))
+        outcome, why = OUTCOME[record.status], _printable("\n".join(_lines(record)))
         if outcome is not None:
             first = why.partition("\n")[0]
-            ElementTree.SubElement(test, outcome, {"type": record.status, "message": first}).text = why
+            ElementTree.SubElement(test, outcome, {"type": _type(record), "message": first}).text = why
         elif record.id in figures:
             ElementTree.SubElement(test, "system-out").text = _figures(record, figures[record.id])
     for id_ in missing:
@@ -69,9 +70,19 @@ def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> E
     return ElementTree.SubElement(suite, "testcase", attributes)
 
 
+def _lines(record: Record) -> list[str]:
+    """A line for each reason, with its code."""
+    return [f"{reason_text(reason)} [{reason.code}]" for reason in record.reasons]
+
+
+def _type(record: Record) -> str:
+    """The code of the first reason."""
+    return record.reasons[0].code if record.reasons else record.status
+
+
 def _figures(record: Record, each: Measured) -> str:
     time, rate = each.call_s, each.images_per_s
-    lines = [f"status: {record.status}", *record.reasons, f"median_s: {time.value:.6g}"]
+    lines = [f"status: {record.status}", *_lines(record), f"median_s: {time.value:.6g}"]
     if time.low is not None and time.high is not None:
         lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
     lines.append(f"images_per_s: {rate.value:.6g}")

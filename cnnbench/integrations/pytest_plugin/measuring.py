@@ -9,6 +9,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.integrations.exporters.converted import has_number
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Store, read_run
+from cnnbench.report.reasons import reasons_text
 from cnnbench.runner.machine import environment, usable_threads
 from cnnbench.runner.run import Observer, run_suite
 from cnnbench.suite.case import Case
@@ -55,7 +56,7 @@ def end_test_without_number(case: Case, record: Record | None) -> None:
     if record is None:
         pytest.fail(f"{case.id}: not reached within the budget; give it more time", pytrace=False)
     if not has_number(record):
-        why = f"{record.id}: {record.status}: {'; '.join(record.reasons)}"
+        why = f"{record.id}: {record.status}: {reasons_text(record.reasons)}"
         if record.status == "unavailable":
             pytest.skip(why)
         pytest.fail(why, pytrace=False)

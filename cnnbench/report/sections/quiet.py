@@ -1,6 +1,5 @@
 """The machine, and how quiet it was while it measured."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,6 +9,7 @@ import pandas as pd
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
 from cnnbench.report.html import Section
+from cnnbench.report.reasons import INTERFERENCE
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.tables import Table
 
@@ -71,20 +71,15 @@ def _quietness(sources: Sources) -> Iterator[str]:
     if not interference:
         yield f"By the system's counters nothing disturbed any of the {len(blocks):,} turns that cases were timed in."
         return
-    kinds = Counter(kind for block in interference for kind in {_kind(reason) for reason in block.interference})
+    kinds = Counter(
+        INTERFERENCE[kind][0] for block in interference for kind in {each.kind for each in block.interference}
+    )
     share = len(interference) / len(blocks)
     yield (
         f"{len(interference):,} of {len(blocks):,} turns ({100 * share:.1f} %) were disturbed by the "
         f"system's counters: {', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}. "
         "They are left out wherever enough others remain."
     )
-
-
-def _kind(reason: str) -> str:
-    """A reason without its figures: `others used 48 % of the CPUs` -> `others used the CPUs`."""
-    return re.sub(
-        r"\s+", " ", re.sub(r"[\d.]+ %( of)?|for [\d.]+ of [\d.]+ s|\d+ (times|pages?)|once", "", reason)
-    ).strip()
 
 
 def _sharpness(sources: Sources) -> Chart | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.artifact import file_name
 from cnnbench.records.messages import Probe, Probed
+from cnnbench.records.reason import Code, Reason
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
 from cnnbench.suite.runtimes import REFERENCE, cannot, runtimes, split
@@ -21,7 +22,7 @@ def probe_all(logs: Path) -> dict[tuple[str, Device], Probed]:
         return dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))
 
 
-def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, str], dict[str, str]]:
+def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reason], dict[str, str]]:
     """The reason, by case id, for each case that cannot run here, and the names of the accelerators that work.
 
     The CPU is taken to work in most runtimes; whatever else is asked for is tried once.
@@ -36,11 +37,11 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, str],
     reasons = {}
     for case in cases:
         found = probed.get((case.runtime, case.device))
-        if reason := _cannot(case):
-            reasons[case.id] = reason
+        if why := _cannot(case):
+            reasons[case.id] = Reason(code="unsupported", detail=why)
         elif found is not None and not found.works:
-            what = "it does not work here" if case.device == "cpu" else f"no {case.device} device that it can use"
-            reasons[case.id] = f"{case.runtime}: {what}: {found.reason}"
+            code: Code = "no-runtime" if case.device == "cpu" else "no-device"
+            reasons[case.id] = Reason(code=code, detail=f"{case.runtime} on {case.device}: {found.reason}")
     by_torch = {device: found for (runtime, device), found in probed.items() if runtime == REFERENCE}
     return reasons, {device: found.name for device, found in by_torch.items() if found.works}
 

@@ -1,9 +1,11 @@
 """What every runtime is: a case made executable from its artifact."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench.errors import WorkerError
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.worker.reference.parity import Array
@@ -63,8 +65,8 @@ class Runtime(ABC):
     def ran(self) -> Ran:
         """What really ran, as the runtime itself says."""
 
-    def faults(self) -> list[str]:
-        """Why what ran is not what was asked, beside device and precision."""
+    def faults(self) -> Sequence[Reason | str]:
+        """Why what ran is not what was asked, beside device and precision; other packages may say it in words."""
         return []
 
     def reset_peak(self) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbench.errors import WorkerError
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
@@ -39,27 +40,32 @@ def compiled(module: nn.Module, case: Case) -> Callable[[Tensor], Any]:
     return torch.compile(module, mode=mode or None, dynamic=False)
 
 
-def compiler_facts() -> dict[str, object]:
-    """What the compiler did: graphs, kernels, graph breaks with reasons, and whether its cache was cold or warm."""
+def compiler_facts() -> dict[str, int | str | None]:
+    """What the compiler did: graphs, kernels, and whether its cache was cold or warm."""
     from torch._inductor import metrics
 
     counters = torch._dynamo.utils.counters
     hits, misses = (int(counters["inductor"][f"fxgraph_cache_{what}"]) for what in ("hit", "miss"))
     return {
         "graphs": int(counters["stats"]["unique_graphs"]),
-        "graph_breaks": {str(reason): int(count) for reason, count in counters["graph_break"].items()},
         "compile_cache": "warm" if hits and not misses else "cold" if misses else "not used",
         "kernels": metrics.generated_kernel_count if misses else None,  # those from the cache are not counted
     }
 
 
-def break_faults() -> list[str]:
-    """Graph breaks: what was compiled is not the whole model."""
+def graph_breaks() -> dict[str, int]:
+    """How often, by reason, the compiler gave part of the model back to Python."""
     breaks = torch._dynamo.utils.counters["graph_break"]
+    return {" ".join(str(reason).split())[:120]: int(count) for reason, count in breaks.items()}
+
+
+def break_faults() -> list[Reason]:
+    """Graph breaks: what was compiled is not the whole model."""
+    breaks = graph_breaks()
     if not breaks:
         return []
-    reason = " ".join(str(next(iter(breaks))).split())[:120]
-    return [f"{sum(breaks.values())} graph breaks, the first: {reason}"]
+    reason = next(iter(breaks))
+    return [Reason(code="graph-breaks", detail=f"{sum(breaks.values())}, the first: {reason}")]
 
 
 class _Compiled(Eager):
@@ -74,13 +80,13 @@ class _Compiled(Eager):
     def ran(self) -> Ran:
         """With what the compiler did."""
         ran = super().ran()
-        return ran.model_copy(update={"facts": {**ran.facts, **compiler_facts()}})
+        return ran.model_copy(update={"graph_breaks": graph_breaks(), "facts": ran.facts | compiler_facts()})
 
-    def layout_faults(self) -> list[str]:
+    def layout_faults(self) -> list[Reason]:
         """None: the layout inside a compiled graph is the compiler's own business."""
         return []
 
-    def faults(self) -> list[str]:
+    def faults(self) -> list[Reason]:
         """With graph breaks."""
         return [*break_faults(), *super().faults()]
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnbench.records.reason import Reason
 from cnnbench.suite.case import Device, Precision
 from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
 
@@ -47,12 +48,12 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
-def tf32_faults(device: torch.device) -> list[str]:
+def tf32_faults(device: torch.device) -> list[Reason]:
     """Where TF32 stands in for float32, which only an accelerator does."""
     if device.type != "cuda":
         return []
     flags = {"matrix products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
-    return [f"TF32 is on for {what}, and fp32 was asked" for what, on in flags.items() if on]
+    return [Reason(code="tf32", detail=f"for {what}") for what, on in flags.items() if on]
 
 
 def stopwatch(device: torch.device) -> Stopwatch:
@@ -97,17 +98,22 @@ def used_bytes(device: torch.device) -> int | None:
     return int(total - free)
 
 
-def facts(device: torch.device) -> dict[str, object]:
+def tf32(device: torch.device) -> bool | None:
+    """Whether TF32 may stand in for float32; None on the CPU, which has none."""
+    if device.type == "cpu":
+        return None
+    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+
+
+def facts(device: torch.device) -> dict[str, bool | int | float | str | None]:
     """The settings that decide what arithmetic is done."""
-    found: dict[str, object] = {
+    found: dict[str, bool | int | float | str | None] = {
         "mkldnn": bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "interop_threads": torch.get_num_interop_threads(),
     }
     if device.type == "cuda":
         found |= {
-            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cuda": torch.version.cuda,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import WEIGHTS
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Layout
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
@@ -82,20 +83,23 @@ class Eager(Runtime):
             device_name=devices.name(self.device),
             threads=torch.get_num_threads(),
             precision=precisions[dtype] if dtype in precisions else str(dtype),
+            torch_in_process=True,
+            tf32=devices.tf32(self.device),
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
 
-    def faults(self) -> list[str]:
+    def faults(self) -> list[Reason]:
         """TF32 where float32 was asked; convolutions whose inputs were silently copied to another layout."""
         found = devices.tf32_faults(self.device) if self.case.precision == "fp32" else []
         return [*found, *self.layout_faults()]
 
-    def layout_faults(self) -> list[str]:
+    def layout_faults(self) -> list[Reason]:
         """That convolutions got inputs in another layout than the case's."""
         if self.case.layout == "nchw":
             return []
         lost, convolutions = layout_lost(self.module, self.images)
-        return [f"the layout channels_last was lost before {lost} of {convolutions} convolutions"] if lost else []
+        detail = f"channels_last was lost before {lost} of {convolutions} convolutions"
+        return [Reason(code="layout", detail=detail)] if lost else []
 
     def reset_peak(self) -> None:
         """On the device too."""

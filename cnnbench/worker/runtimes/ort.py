@@ -107,15 +107,12 @@ class Ort(Runtime):
             device_name=output.device_name().lower(),
             threads=options.intra_op_num_threads,
             precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
-            facts={
-                "onnxruntime": ort.__version__,
-                "providers": self.session.get_providers(),
-                "nodes": nodes_by_provider(self.session),
-                "operators": self.operators(),
-                "graph_optimization": options.graph_optimization_level.name,
-                "execution_mode": options.execution_mode.name,
-                "torch_in_process": "torch" in sys.modules,
-            },
+            torch_in_process="torch" in sys.modules,
+            providers=self.session.get_providers(),
+            nodes=nodes_by_provider(self.session),
+            operators=self.operators(),
+            graph_optimization=options.graph_optimization_level.name,
+            facts={"onnxruntime": ort.__version__, "execution_mode": options.execution_mode.name},
         )
 
     def operators(self) -> dict[str, int]:

@@ -1,0 +1,130 @@
+"""A record as a line of a run's file, and what many records share as lines of a file beside it.
+
+records.jsonl   {"schema_version": 5, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
+shared.jsonl    {"digest": "7f3a...", "artifact": {...}}
+
+Counts, artifact, training step and environment are named by the digests of their content. A line of a case that was
+measured before holds its new launches alone: `earlier` says how many the case's line before has.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from cnnbench.records.environment import Environment
+from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Launch, Record, StepFacts
+from cnnbench.records.upgrade import OLDER, upgraded
+from cnnbench.suite.case import Frozen
+
+Value = CountsSummary | ArtifactFacts | StepFacts | Environment
+
+
+class Shared(Frozen):
+    """One value that records share, under its digest."""
+
+    digest: str
+    counts: CountsSummary | None = None
+    artifact: ArtifactFacts | None = None
+    step: StepFacts | None = None
+    environment: Environment | None = None
+
+    @property
+    def value(self) -> Value | None:
+        """The one that it is."""
+        return self.counts or self.artifact or self.step or self.environment
+
+
+SHARED = tuple(name for name in Shared.model_fields if name != "digest")
+"""The fields of a record that are named by digests."""
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line separators and overrides of the writing direction, which terminals and pages obey."""
+_MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
+
+
+def digest_of(value: BaseModel) -> str:
+    """Names a value by its content."""
+    return sha256(value.model_dump_json().encode()).hexdigest()[:16]
+
+
+def shared_values(record: Record) -> dict[str, Shared]:
+    """What a record shares with others, by digest."""
+    values = {name: value for name in SHARED if (value := getattr(record, name)) is not None}
+    return {(digest := digest_of(value)): Shared(digest=digest, **{name: value}) for name, value in values.items()}
+
+
+def record_line(record: Record, earlier: int = 0) -> str:
+    """A record in one line, without its launches that an earlier line has."""
+    launches = record.measurement.launches if record.measurement else []
+    names = {name: digest_of(value) for name in SHARED if (value := getattr(record, name)) is not None}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "id": record.id,
+        **record.model_dump(mode="json", exclude={*SHARED, "measurement"}),
+        **names,
+        "earlier": earlier,
+        "launches": [launch.model_dump(mode="json", exclude_defaults=True) for launch in launches[earlier:]],
+    }
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str, Record]) -> Record:
+    """A record from its line; `before` are those of the lines above, by id. Raises ValueError with one clear reason."""
+    content = parse_object(line)
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench")
+    if version in OLDER:
+        return Record.model_validate(upgraded(content))
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version: expected a number up to {SCHEMA_VERSION}; got {str(version)[:20]!r}")
+    del content["schema_version"]
+    for name in SHARED:
+        if content.get(name) is not None:
+            content[name] = _shared_value(shared, name, content[name])
+    launches = _launches(content, before.get(str(content.pop("id", ""))))
+    return Record.model_validate({**content, "measurement": {"launches": launches} if launches else None})
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """A JSON object, without characters that a terminal obeys.
+
+    Raises ValueError where it is none, is nested too deep, or holds a number that is none.
+    """
+    try:
+        content = from_json(line, allow_inf_nan=False)
+    except ValueError:
+        raise ValueError("it is cut short or is not JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("expected a JSON object")
+    return _cleaned(content) if _MAY_BE_UNSAFE.search(line) else content
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_cleaned(each) for each in value]
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(each) for key, each in value.items()}
+    return value
+
+
+def _shared_value(shared: Mapping[str, Shared], name: str, digest: object) -> Value:
+    value: Value | None = getattr(shared.get(str(digest)), name, None)
+    if value is None:
+        raise ValueError(f"{name}: {str(digest)[:20]!r} is not in the file of what records share")
+    return value
+
+
+def _launches(content: dict[str, Any], before: Record | None) -> Sequence[Launch | dict[str, Any]]:
+    earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
+    known = before.measurement.launches if before and before.measurement else []
+    if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
+        raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
+    return [*known[:earlier], *launches]

@@ -1,0 +1,91 @@
+"""Why a record has its status, and what went on beside a block: closed lists of codes. Their words are the report's."""
+
+from typing import Literal, get_args
+
+from pydantic import NonNegativeFloat
+
+from cnnbench.errors import CnnbenchError, ModelError, WorkerCrashed, WorkerHung, WorkerOutOfMemory
+from cnnbench.suite.case import Frozen
+
+Code = Literal[
+    "wide-interval",
+    "drift",
+    "two-modes",
+    "interference",
+    "not-measured",
+    "parity",
+    "counts",
+    "denormals",
+    "not-finite",
+    "device",
+    "precision",
+    "threads",
+    "tf32",
+    "layout",
+    "graph-breaks",
+    "traced",
+    "runtime",
+    "claimed",
+    "crashed",
+    "hung",
+    "out-of-memory",
+    "model",
+    "error",
+    "export-failed",
+    "not-exportable",
+    "no-device",
+    "no-runtime",
+    "unsupported",
+    "other",
+]
+"""docs/formats.md says what each means; a code never changes its meaning."""
+CODES: tuple[Code, ...] = get_args(Code)
+
+
+class Reason(Frozen):
+    """Why a record has its status."""
+
+    code: Code
+    detail: str = ""
+    """Figures, or another program's own words."""
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+def reason_for(error: CnnbenchError) -> Reason:
+    """The reason that an error is for a case that it stopped."""
+    codes: dict[type[CnnbenchError], Code] = {
+        WorkerCrashed: "crashed",
+        WorkerHung: "hung",
+        WorkerOutOfMemory: "out-of-memory",
+        ModelError: "model",
+    }
+    return Reason(code=codes.get(type(error), "error"), detail=str(error))
+
+
+InterferenceKind = Literal["steal", "other-processes", "throttled", "thermal", "swap"]
+"""
+steal            share of all CPUs' time that the host gave to other machines
+other-processes  share of all CPUs' time that processes beside the measured ones used
+throttled        share of the block for which threads were paused because the quota was spent
+thermal          how often cores slowed down to cool
+swap             pages that went to or came from swap
+"""
+INTERFERENCE_SHARES: tuple[InterferenceKind, ...] = ("steal", "other-processes", "throttled")
+"""The kinds whose amount is a share; the others' is a number of events."""
+
+
+class Interference(Frozen):
+    """What the system's counters saw beside a block, where it was too much."""
+
+    kind: InterferenceKind
+    amount: NonNegativeFloat
+
+    @property
+    def figure(self) -> str:
+        """The amount: `43 %`, or `2` of what is counted."""
+        return f"{100 * self.amount:.0f} %" if self.kind in INTERFERENCE_SHARES else f"{self.amount:,.0f}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.figure}"

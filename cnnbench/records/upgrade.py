@@ -1,0 +1,144 @@
+"""Records of schema 1 to 4, as today's: their keys, and what they said in English, which is parsed nowhere else."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cnnbench.records.reason import Code, InterferenceKind
+
+Json = dict[str, Any]
+"""An object of another version, not checked yet; what comes out is checked by today's types."""
+
+OLDER = (1, 2, 3, 4)
+"""The versions that are read."""
+
+
+def upgraded(record: Json) -> Json:
+    """A record of an older schema in the shape of today's `Record`. Raises ValueError for what was never one."""
+    try:
+        return _record(record)
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"not a record of schema {record.get('schema_version')}: {error!r}"[:200]) from None
+
+
+def _launch(launch: Json) -> Json:
+    """A launch of an older schema."""
+    launch = _renamed(launch, race="group", turns="blocks", steady="converged")
+    blocks = [_renamed(block, disturbed="interference") for block in launch["blocks"]]
+    launch["blocks"] = [
+        {**block, "interference": [_interference(each) for each in block.get("interference", [])]} for block in blocks
+    ]
+    if launch.get("ran"):
+        launch["ran"] = _ran(launch["ran"])
+    return launch
+
+
+def _record(record: Json) -> Json:
+    record = _renamed(record, race="group")
+    record["reasons"] = [_reason(reason) for reason in record.get("reasons", [])]
+    if record.get("counts"):
+        record["counts"] = _renamed(record["counts"], witnesses="counters")
+    if record.get("artifact"):
+        record["artifact"] = _artifact(record["artifact"])
+    if record.get("environment"):
+        record["environment"] = _environment(record["environment"])
+    group, ran = record.pop("group", None), record.pop("ran", None)
+    launches = [_launch(launch) for launch in (record.get("measurement") or {}).get("launches", [])]
+    if launches:  # in schema 1 a record had one launch, and what belongs to it
+        launches[0].setdefault("group", group or "")
+        launches[-1].setdefault("ran", _ran(ran) if ran else None)
+        record["measurement"] = {"launches": launches}
+    for key in ("schema_version", "id"):
+        record.pop(key, None)
+    return record
+
+
+def _artifact(facts: Json) -> Json:
+    facts = _renamed(facts, witnesses="counters", signal="output_rms")
+    return {**facts, "counters": _renamed(facts["counters"], silent="failed")}
+
+
+def _environment(environment: Json) -> Json:
+    """In the first version `used` was one number."""
+    threads = environment["threads"]
+    used = threads["used"]
+    return {**environment, "threads": {**threads, "used": [used] if isinstance(used, int) else used}}
+
+
+def _ran(ran: Json) -> Json:
+    """Of the facts that had no names, those that are judged or shown have fields of their own."""
+    facts = dict(ran.get("facts", {}))
+    named = ("torch_in_process", "providers", "nodes", "operators", "graph_optimization", "graph_breaks")
+    fields = {name: facts.pop(name) for name in named if name in facts}
+    tf32 = [facts.pop(name) for name in ("tf32_matmul", "tf32_cudnn") if name in facts]
+    return {**ran, **fields, "tf32": any(tf32) if tf32 else None, "facts": facts}
+
+
+def _renamed(content: Json, **names: str) -> Json:
+    return {names.get(key, key): value for key, value in content.items()}
+
+
+def _share(match: re.Match[str]) -> float:
+    return int(match[1]) / 100
+
+
+INTERFERENCE: tuple[tuple[InterferenceKind, str, Callable[[re.Match[str]], float]], ...] = (
+    ("steal", r"the host took (\d+) % of the CPUs", _share),
+    ("other-processes", r"others used (\d+) % of the CPUs", _share),
+    (
+        "throttled",
+        r"the quota was spent and threads paused for ([\d.]+) of ([\d.]+) s",
+        lambda match: float(match[1]) / float(match[2]),
+    ),
+    ("thermal", r"cores slowed down to cool (?:once|(\d+) times)", lambda match: int(match[1] or 1)),
+    ("swap", r"(\d+) pages? went to or from swap", lambda match: int(match[1])),
+)
+"""Kind, the sentence, and its amount."""
+
+
+def _interference(said: object) -> object:
+    if not isinstance(said, str):
+        return said
+    for kind, sentence, amount in INTERFERENCE:
+        if match := re.fullmatch(sentence, said):
+            return {"kind": kind, "amount": amount(match)}
+    raise ValueError(f"not a known interference: {said[:100]!r}")
+
+
+REASONS: tuple[tuple[str, Code, str], ...] = (
+    (r"the interval of the median is wider than .*", "wide-interval", ""),
+    (r"the times rose by (\d+)% .*", "drift", r"+\1 %"),
+    (r"the times fell by (\d+)% .*", "drift", r"-\1 %"),
+    (r"the times have two modes, (\d+)% apart", "two-modes", r"\1 % apart"),
+    (r"only (\d+ of \d+) turns were undisturbed, and (\d+) are needed; .*: (.*)", "interference", r"\1, not \2; \3"),
+    (r"nothing was measured", "not-measured", ""),
+    (r"parity of (.*)", "parity", r"\1"),
+    (r"counts disagree: (.*)", "counts", r"\1"),
+    (r"(.*%) of a layer's activations are denormal numbers", "denormals", r"\1"),
+    (r"the loss of the last timed step is (.*)", "not-finite", r"\1"),
+    (r"TF32 is on (for .*), and fp32 was asked", "tf32", r"\1"),
+    (r"(?:device )(.* was asked and .* ran)", "device", r"\1"),
+    (r"(?:precision )(.* was asked and .* ran)", "precision", r"\1"),
+    (r"the layout (.*)", "layout", r"\1"),
+    (r"(\d+) graph breaks, (.*)", "graph-breaks", r"\1, \2"),
+    (r"(.*(?:traces this process|is attached to this process|traces this one).*)", "traced", r"\1"),
+    (r"ONNX export failed: (.*)", "export-failed", r"\1"),
+    (r"the training step cannot be exported: (.*)", "not-exportable", r"\1"),
+    (r"(.*): no (.*) device that it can use: (.*)", "no-device", r"\1 on \2: \3"),
+    (r"(.*): it does not work here: (.*)", "no-runtime", r"\1: \2"),
+    (r"(.* (?:alone|on a CPU is bf16|is for CUDA devices))", "unsupported", r"\1"),
+    (r"((?:a further launch failed: )?out of memory.*)", "out-of-memory", r"\1"),
+    (r"((?:a further launch failed: )?no answer within .*)", "hung", r"\1"),
+    (r"((?:a further launch failed: )?the worker (?:was killed|exited|closed).*)", "crashed", r"\1"),
+    (r"a further launch failed: (.*)", "error", r"in a further launch: \1"),
+)
+"""The sentence, its code, and what of it is the detail."""
+
+
+def _reason(said: object) -> Mapping[str, str] | object:
+    if not isinstance(said, str):
+        return said
+    for sentence, code, detail in REASONS:
+        if match := re.fullmatch(sentence, said, re.DOTALL):
+            return {"code": code, "detail": match.expand(detail)}
+    return {"code": "other", "detail": said}
