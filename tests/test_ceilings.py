@@ -68,7 +68,7 @@ def test_ceilings_come_back_from_a_folder_by_device_and_threads(tmp_path: Path) 
 
 def test_a_damaged_or_newer_file_is_told(tmp_path: Path) -> None:
     (tmp_path / PEAKS).write_text("{")
-    with pytest.raises(RunFolderError, match="expected ceilings of schema 1; delete the file"):
+    with pytest.raises(RunFolderError, match="expected peaks of schema 2; delete the file"):
         read_peaks(tmp_path)
     (tmp_path / PEAKS).write_text('{"schema_version": 2, "ceilings": []}')
     with pytest.raises(RunFolderError, match="schema_version"):

@@ -242,7 +242,10 @@ def test_junit_tells_every_case_with_its_reason(run: Path) -> None:
     }
     outcomes = {test.get("name"): (test[0].tag, test[0].get("message")) for test in suite.iter("testcase")}
     assert outcomes[EAGER] == ("system-out", None)
-    assert outcomes[FAILED] == ("error", "killed by SIGKILL[0m <&>")
+    assert outcomes[FAILED] == (
+        "error",
+        "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m <&> [crashed]",
+    )
     assert outcomes[INVALID] == ("failure", "parity of ort b1: error 2")
     assert outcomes[UNAVAILABLE] == ("skipped", "no such device")
     assert outcomes[UNRECORDED][0] == "skipped"
@@ -277,7 +280,7 @@ def test_no_format_takes_a_case_for_measured_that_is_not(run: Path, name: str) -
 def test_convert_says_what_is_lost_and_where_the_file_is(run: Path, cli: Cli) -> None:
     done = cli("convert", str(run), "--to", "bencher", "--out", "bmf.json")
     assert (done.returncode, done.stdout) == (0, "bmf.json\n")
-    assert f"note: {FAILED}: failed: killed by SIGKILL" in done.stderr
+    assert f"note: {FAILED}: failed: the process crashed: killed by SIGKILL" in done.stderr
 
 
 @pytest.mark.parametrize(

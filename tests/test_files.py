@@ -101,11 +101,12 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 
         return call
 
+    monkeypatch.setattr(Path, "write_bytes", failing(Path.write_bytes))
     for name in ("open", "fsync", "replace"):
         monkeypatch.setattr(files.os, name, failing(getattr(os, name)))
 
 
-@pytest.mark.parametrize("nth", range(1, 7))
+@pytest.mark.parametrize("nth", range(1, 8))
 def test_whatever_fails_the_files_are_as_before_or_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:

@@ -129,7 +129,7 @@ def test_latex_says_what_the_records_say(tmp_path: Path) -> None:
     assert r"100\%\_\$\&\{x\}" in text
     assert r"\input{" not in text
     assert [line for line in text.splitlines() if r"\end" in line] == [
-        "% [1] failed: line \\end",
+        "% [1] failed: the process crashed: line \\end",
         r"\end{tabular}",
     ]
 
@@ -195,4 +195,4 @@ def test_samples_are_thinned_and_disturbed_turns_marked(sample: Run) -> None:
     assert sum(len(block["ms"]) for block in shown["launches"][0]["blocks"]) <= MOST + 6
     first = samples(sample.records.values()).cases[0]
     assert [block["out"] for block in first["launches"][0]["blocks"]] == [False, True, *[False] * 6]
-    assert first["launches"][0]["blocks"][1]["why"] == "others used 48 % of the CPUs"
+    assert first["launches"][0]["blocks"][1]["why"] == "other processes used 48 % of the CPUs"

@@ -87,7 +87,7 @@ def test_the_inference_table(tiny: Run) -> None:
         ),
         ("lenet5", "8", "eager/cuda", *"–" * 8, "unavailable [1]"),
     ]
-    assert inference.notes == ["[1] unavailable: no cuda device: no driver"]
+    assert inference.notes == ["[1] unavailable: there is no such device: no driver"]
 
 
 def test_the_training_table_has_the_steps_parts(tiny: Run) -> None:

@@ -16,8 +16,9 @@ from statistics import fmean, median, stdev
 from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
-from cnnbench.errors import InputError, RunFolderError
+from cnnbench.errors import InputError, RunFolderError, first_fault
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
+from cnnbench.records import files
 from cnnbench.records.artifact import cache_folder
 from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Frozen
@@ -82,17 +83,21 @@ def file_of(environment: Environment) -> Path:
 def read_calibration(file: Path) -> Calibration | None:
     """None if there is none. Raises RunFolderError for a file that is something else."""
     try:
-        return Calibration.model_validate_json(file.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(files.read(file))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        raise RunFolderError(f"{file}: expected a calibration, as `cnnbench calibrate` writes it; {error}") from None
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise RunFolderError(
+            f"{file}: {first_fault(error)}; expected a calibration, as `cnnbench calibrate` writes it; delete the file"
+        ) from None
 
 
 def write_calibration(file: Path, calibration: Calibration) -> None:
     """Write it down whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(calibration.model_dump(), indent=1), encoding="utf-8")
+    files.write(file, json.dumps(calibration.model_dump(), indent=1))
 
 
 def empty(environment: Environment) -> Calibration:

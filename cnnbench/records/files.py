@@ -17,21 +17,28 @@ from pathlib import Path
 
 MAX_BYTES = 256 * 2**20
 """Of a file that is read at once, and of one line of a file that is read line by line."""
-_NOT_A_FILE = "expected a file; it is a pipe, a device or a socket"
+LEFT = ".cnnbench-"
+"""Begins the name of a file that is being written, and of what a killed process left."""
+_NOT_A_FILE = "expected a file; got a folder, a pipe or a device"
 _NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all; a link in its place is replaced, not followed."""
+    """Write a file, as `replacing` does."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes the file at the end: whole or not at all, in the place of a link."""
     with _naming(file):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise OSError(EINVAL, _NOT_A_FILE)  # as /dev/null, which root could replace
-        temporary = file.with_name(f".cnnbench-{secrets.token_hex(6)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary = file.with_name(f"{LEFT}{secrets.token_hex(6)}")
         try:
-            with open(descriptor, "wb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
+            yield temporary
+            with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, file)
         except BaseException:
@@ -51,8 +58,9 @@ def append(file: Path, line: str | bytes) -> None:
         with open(descriptor, "rb+", buffering=0) as stream:
             _check_regular(descriptor)
             size = stream.seek(0, os.SEEK_END)
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                content = b"\n" + content
+            if size:
+                stream.seek(-1, os.SEEK_END)
+                content = content if stream.read(1) == b"\n" else b"\n" + content
             try:
                 while content:
                     content = content[stream.write(content) :]

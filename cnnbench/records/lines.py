@@ -8,15 +8,14 @@ measured before holds its new launches alone: `earlier` says how many the case's
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import from_json
 
 from cnnbench.records.environment import Environment
+from cnnbench.records.json_object import parse_object
 from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Launch, Record, StepFacts
 from cnnbench.records.upgrade import OLDER, upgraded
 from cnnbench.suite.case import Frozen
@@ -41,10 +40,6 @@ class Shared(Frozen):
 
 SHARED = tuple(name for name in Shared.model_fields if name != "digest")
 """The fields of a record that are named by digests."""
-
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, line separators and overrides of the writing direction, which terminals and pages obey."""
-_MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
 
 
 def digest_of(value: BaseModel) -> str:
@@ -89,30 +84,6 @@ def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str,
             content[name] = _shared_value(shared, name, content[name])
     launches = _launches(content, before.get(str(content.pop("id", ""))))
     return Record.model_validate({**content, "measurement": {"launches": launches} if launches else None})
-
-
-def parse_object(line: bytes) -> dict[str, Any]:
-    """A JSON object, without characters that a terminal obeys.
-
-    Raises ValueError where it is none, is nested too deep, or holds a number that is none.
-    """
-    try:
-        content = from_json(line, allow_inf_nan=False)
-    except ValueError:
-        raise ValueError("it is cut short or is not JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("expected a JSON object")
-    return _cleaned(content) if _MAY_BE_UNSAFE.search(line) else content
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, str):
-        return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, list):
-        return [_cleaned(each) for each in value]
-    if isinstance(value, dict):
-        return {_cleaned(key): _cleaned(each) for key, each in value.items()}
-    return value
 
 
 def _shared_value(shared: Mapping[str, Shared], name: str, digest: object) -> Value:

@@ -23,11 +23,12 @@ from typing import Self
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from cnnbench.errors import RunFolderError
+from cnnbench.errors import RunFolderError, first_fault
 from cnnbench.records import files
 from cnnbench.records.environment import Environment
+from cnnbench.records.json_object import parse_object
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
-from cnnbench.records.lines import Shared, parse_object, parse_record, record_line, shared_values
+from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
 from cnnbench.suite.load import Suite
@@ -206,7 +207,9 @@ class Store:
 
     def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
         about = _read_about(self.folder)
-        theirs = [path.name for path in self.folder.iterdir() if path.name != LOCK and not files.is_left(path)]
+        theirs = [
+            path.name for path in self.folder.iterdir() if path.name != LOCK and not path.name.startswith(files.LEFT)
+        ]
         if about is None and theirs:
             raise RunFolderError(
                 f"{self.folder}: expected a new folder or a run's; got one with {sorted(theirs)[0]!r} in it; "
@@ -284,6 +287,5 @@ def _which(file: Path, faults: dict[str, list[int]]) -> str:
 def _why(error: Exception) -> str:
     """In a few words, whatever stands in the file."""
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:MAX_FAULT]
+        return first_fault(error)[:MAX_FAULT]
     return str(error.strerror if isinstance(error, OSError) else error)[:MAX_FAULT]

@@ -1,4 +1,4 @@
-"""Records of schema 1 to 4, as today's: their keys, and what they said in English, which is parsed nowhere else."""
+"""What older versions wrote, as today's: its keys, and what it said in English, which is parsed nowhere else."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,6 +31,13 @@ def _launch(launch: Json) -> Json:
     if launch.get("ran"):
         launch["ran"] = _ran(launch["ran"])
     return launch
+
+
+def upgraded_peaks(content: Json) -> Json:
+    """A file of peaks of the first schema, in which some called them ceilings."""
+    if content.get("schema_version") != 1:
+        return content
+    return {**_renamed(content, ceilings="peaks"), "schema_version": 2}
 
 
 def _record(record: Json) -> Json:

@@ -15,6 +15,7 @@ from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
 from cnnbench.records.artifact import library_versions
 from cnnbench.records.environment import Environment, Machine, State, Threads, differences
+from cnnbench.runner import git
 
 CGROUP = Path("/sys/fs/cgroup")
 BUSY_SHARE = 0.1
@@ -106,14 +107,6 @@ def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cac
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
 
 
-def git_commit(folder: Path) -> str | None:
-    """The commit of the repository around a folder, with `-dirty` where files differ; None outside one."""
-    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return commit + ("-dirty" if _output("git", "-C", str(folder), "status", "--porcelain", "-uno") else "")
-
-
 def environment(threads: Sequence[int], folder: Path) -> Environment:
     """All that is recorded of the machine and its software at the start of a run.
 
@@ -143,7 +136,7 @@ def environment(threads: Sequence[int], folder: Path) -> Environment:
             "cnnbench": __version__,
             "python": platform.python_version(),
             **library_versions(),
-            "git_commit": git_commit(folder),
+            "git_commit": git.commit_of(folder),
         },
         threads=Threads(
             usable=usable_threads(),
