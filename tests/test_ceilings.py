@@ -70,7 +70,7 @@ def test_a_damaged_or_newer_file_is_told(tmp_path: Path) -> None:
     (tmp_path / PEAKS).write_text("{")
     with pytest.raises(RunFolderError, match="expected peaks of schema 2; delete the file"):
         read_peaks(tmp_path)
-    (tmp_path / PEAKS).write_text('{"schema_version": 2, "ceilings": []}')
+    (tmp_path / PEAKS).write_text('{"schema_version": 99, "peaks": []}')
     with pytest.raises(RunFolderError, match="schema_version"):
         read_peaks(tmp_path)
 

@@ -244,10 +244,11 @@ def test_junit_tells_every_case_with_its_reason(run: Path) -> None:
     assert outcomes[EAGER] == ("system-out", None)
     assert outcomes[FAILED] == (
         "error",
-        "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m <&> [crashed]",
+        "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m <&>",
     )
-    assert outcomes[INVALID] == ("failure", "parity of ort b1: error 2")
-    assert outcomes[UNAVAILABLE] == ("skipped", "no such device")
+    assert outcomes[INVALID] == ("failure", "the outputs are not the reference's: ort b1, error 2")
+    assert outcomes[UNAVAILABLE] == ("skipped", "there is no such device: no driver")
+    assert {each.get("type") for each in suite.iter("error")} == {"crashed"}
     assert outcomes[UNRECORDED][0] == "skipped"
 
 

@@ -53,7 +53,7 @@ def convert(run: Run) -> Converted:
         test = _test(suite, record.id, record.case.spec.label, _timed_s(record))
         outcome, why = OUTCOME[record.status], _printable("\n".join(_lines(record)))
         if outcome is not None:
-            first = why.partition("\n")[0]
+            first = _printable(reason_text(record.reasons[0])) if record.reasons else ""
             ElementTree.SubElement(test, outcome, {"type": _type(record), "message": first}).text = why
         elif record.id in figures:
             ElementTree.SubElement(test, "system-out").text = _figures(record, figures[record.id])
