@@ -31,6 +31,7 @@ from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
 from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
+from cnnbench.records.upgrade import upgraded_environment
 from cnnbench.suite.load import Suite
 
 RECORDS, SHARED, RUN = "records.jsonl", "shared.jsonl", "run.json"
@@ -117,7 +118,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         unreadable.append(_which(folder / PROFILES, faults_of_profiles))
     environment = None
     try:
-        environment = Environment.model_validate(parse_object(files.read(folder / ENVIRONMENT)))
+        environment = Environment.model_validate(upgraded_environment(parse_object(files.read(folder / ENVIRONMENT))))
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:

@@ -33,6 +33,14 @@ def _launch(launch: Json) -> Json:
     return launch
 
 
+def upgraded_environment(environment: Json) -> Json:
+    """In the first version, the numbers of threads that are used were one."""
+    threads = environment.get("threads")
+    if not isinstance(threads, dict) or not isinstance(threads.get("used"), int):
+        return environment
+    return {**environment, "threads": {**threads, "used": [threads["used"]]}}
+
+
 def upgraded_peaks(content: Json) -> Json:
     """A file of peaks of the first schema, in which some called them ceilings."""
     if content.get("schema_version") != 1:
@@ -48,7 +56,7 @@ def _record(record: Json) -> Json:
     if record.get("artifact"):
         record["artifact"] = _artifact(record["artifact"])
     if record.get("environment"):
-        record["environment"] = _environment(record["environment"])
+        record["environment"] = upgraded_environment(record["environment"])
     group, ran = record.pop("group", None), record.pop("ran", None)
     launches = [_launch(launch) for launch in (record.get("measurement") or {}).get("launches", [])]
     if launches:  # in schema 1 a record had one launch, and what belongs to it
@@ -63,13 +71,6 @@ def _record(record: Json) -> Json:
 def _artifact(facts: Json) -> Json:
     facts = _renamed(facts, witnesses="counters", signal="output_rms")
     return {**facts, "counters": _renamed(facts["counters"], silent="failed")}
-
-
-def _environment(environment: Json) -> Json:
-    """In the first version `used` was one number."""
-    threads = environment["threads"]
-    used = threads["used"]
-    return {**environment, "threads": {**threads, "used": [used] if isinstance(used, int) else used}}
 
 
 def _ran(ran: Json) -> Json:
@@ -132,6 +133,7 @@ REASONS: tuple[tuple[str, Code, str], ...] = (
     (r"ONNX export failed: (.*)", "export-failed", r"\1"),
     (r"the training step cannot be exported: (.*)", "not-exportable", r"\1"),
     (r"(.*): no (.*) device that it can use: (.*)", "no-device", r"\1 on \2: \3"),
+    (r"no (.*) device that (.*) can use: (.*)", "no-device", r"\2 on \1: \3"),
     (r"(.*): it does not work here: (.*)", "no-runtime", r"\1: \2"),
     (r"(.* (?:alone|on a CPU is bf16|is for CUDA devices))", "unsupported", r"\1"),
     (r"((?:a further launch failed: )?out of memory.*)", "out-of-memory", r"\1"),
