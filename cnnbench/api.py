@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cnnbench.analysis.compare import Comparison, compare_runs
+from cnnbench.analysis.status import checked
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
@@ -120,7 +121,7 @@ class Compared:
 
 def load(folder: str | Path) -> Results:
     """The run in a folder. Raises RunFolderError if there is none, or none of its records can be read."""
-    return Results(read_run(Path(folder).expanduser().resolve()))
+    return Results(checked(read_run(Path(folder).expanduser().resolve())))
 
 
 def run(
@@ -189,7 +190,7 @@ def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | No
     `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file
     with prices and power by machine. Raises RunFolderError, InputError.
     """
-    read = [read_run(Path(folder).expanduser().resolve()) for folder in runs]
+    read = [checked(read_run(Path(folder).expanduser().resolve())) for folder in runs]
     return Compared(compare_runs(read, str(reference), None if prices is None else Path(prices)))
 
 

@@ -1,11 +1,23 @@
 """What a case's launches are worth: a status, with every reason."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import median
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, launch_estimate, trend, two_modes
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import MIN_TURNS, ArtifactFacts, Launch, Measurement, Parity, Status
+from cnnbench.records.record import (
+    MEASURED,
+    MIN_TURNS,
+    STATUSES,
+    ArtifactFacts,
+    Launch,
+    Measurement,
+    Parity,
+    Record,
+    Status,
+)
+from cnnbench.records.run_folder import Run
 
 MAX_DENORMALS = 0.001
 """Share of a layer's activations that may be denormal numbers, whose arithmetic is many times slower on some CPUs."""
@@ -30,6 +42,25 @@ def status_of(
         return "invalid", wrong
     noise = noise_reasons(Measurement(launches=list(launches)))
     return ("noisy", noise) if noise else ("ok", [])
+
+
+def checked(run: Run) -> Run:
+    """A run in which no record claims a better status than its own data support, whoever wrote it."""
+    return replace(run, records={id_: _checked(record) for id_, record in run.records.items()})
+
+
+def _checked(record: Record) -> Record:
+    if record.status not in MEASURED:
+        return record
+    launches = record.measurement.launches if record.measurement else []
+    faults = [fault for launch in launches if launch.ran for fault in launch.ran.faults(record.case)]
+    if record.counts and record.counts.closed_form:
+        faults += [Reason(code="counts", detail=disagreement) for disagreement in record.counts.disagreements[:1]]
+    status, reasons = status_of(launches, record.parity, faults, (), record.artifact)
+    if STATUSES.index(status) <= STATUSES.index(record.status):
+        return record
+    claimed = Reason(code="claimed", detail=record.status)
+    return record.model_copy(update={"status": status, "reasons": [claimed, *reasons]})
 
 
 def noise_reasons(measurement: Measurement) -> list[Reason]:

@@ -13,6 +13,7 @@ from statistics import median
 
 from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
 from cnnbench.analysis.stats import time_estimate
+from cnnbench.analysis.status import checked
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired, exit_code_of
@@ -45,7 +46,7 @@ class BaselineResult:
 def read_baseline(folder: Path, environment: Environment) -> Run:
     """The stored run. Raises BaselineError if there is none, or if it is another machine's."""
     try:
-        run = read_run(folder)
+        run = checked(read_run(folder))
     except RunFolderError as error:
         raise BaselineError(f"--baseline: {error}") from None
     if run.environment is None:

@@ -2,9 +2,11 @@
 
 import json
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnbench.records.bounds import Count, Figure, PositiveCount
 
 IDENTITY = (
     "cpu",
@@ -22,7 +24,7 @@ IDENTITY = (
 class _Part(BaseModel):
     """A part of an environment; keys that another version recorded are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, str_max_length=1000)
 
 
 class Machine(_Part):
@@ -30,14 +32,14 @@ class Machine(_Part):
 
     cpu: str
     architecture: str | None = None
-    logical_cores: int | None = None
-    physical_cores: int | None = None
-    affinity_cores: int
+    logical_cores: PositiveCount | None = None
+    physical_cores: PositiveCount | None = None
+    affinity_cores: PositiveCount
     """Logical cores in the process's affinity mask."""
-    cpu_quota: float | None = None
+    cpu_quota: Figure | None = None
     """Cores' worth of time that the container may use; None if unlimited."""
-    memory_bytes: int
-    swap_bytes: int | None = None
+    memory_bytes: PositiveCount
+    swap_bytes: Count | None = None
     system: str
     virtualised: bool | None = None
 
@@ -46,9 +48,9 @@ class State(_Part):
     """What the machine was doing as the run began."""
 
     time: str | None = None
-    load_average: tuple[float, float, float] | None = None
+    load_average: tuple[Figure, Figure, Figure] | None = None
     """Over one, five and fifteen minutes."""
-    memory_available_bytes: int | None = None
+    memory_available_bytes: Count | None = None
     governor: str | None = None
     """Of the CPU's frequency."""
 
@@ -56,9 +58,9 @@ class State(_Part):
 class Threads(_Part):
     """How many threads, and the variables that size thread pools."""
 
-    usable: int | None = None
+    usable: PositiveCount | None = None
     """What a case uses that asks for no number."""
-    used: tuple[int, ...]
+    used: Annotated[tuple[PositiveCount, ...], Field(max_length=100)]
     """By the cases of the run."""
     OMP_NUM_THREADS: str | None = None
     MKL_NUM_THREADS: str | None = None

@@ -55,7 +55,7 @@ def shared_values(record: Record) -> dict[str, Shared]:
 
 def record_line(record: Record, earlier: int = 0) -> str:
     """A record in one line, without its launches that an earlier line has."""
-    launches = record.measurement.launches if record.measurement else []
+    launches = launches_of(record)
     names = {name: digest_of(value) for name in SHARED if (value := getattr(record, name)) is not None}
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -75,7 +75,7 @@ def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str,
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ValueError(f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench")
     if version in OLDER:
-        return Record.model_validate(upgraded(content))
+        return _checked(Record.model_validate(upgraded(content)))
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema_version: expected a number up to {SCHEMA_VERSION}; got {str(version)[:20]!r}")
     del content["schema_version"]
@@ -83,7 +83,20 @@ def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str,
         if content.get(name) is not None:
             content[name] = _shared_value(shared, name, content[name])
     launches = _launches(content, before.get(str(content.pop("id", ""))))
-    return Record.model_validate({**content, "measurement": {"launches": launches} if launches else None})
+    return _checked(Record.model_validate({**content, "measurement": {"launches": launches} if launches else None}))
+
+
+def _checked(record: Record) -> Record:
+    """The record itself. Raises ValueError if it has times of other phases than its case."""
+    phases = {tuple(block.seconds) for launch in launches_of(record) for block in launch.blocks}
+    if phases - {record.case.phases}:
+        raise ValueError(f"blocks: expected times of {', '.join(record.case.phases)}")
+    return record
+
+
+def launches_of(record: Record | None) -> Sequence[Launch]:
+    """Those that it has; none if it was not measured."""
+    return record.measurement.launches if record and record.measurement else []
 
 
 def _shared_value(shared: Mapping[str, Shared], name: str, digest: object) -> Value:
@@ -95,7 +108,7 @@ def _shared_value(shared: Mapping[str, Shared], name: str, digest: object) -> Va
 
 def _launches(content: dict[str, Any], before: Record | None) -> Sequence[Launch | dict[str, Any]]:
     earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
-    known = before.measurement.launches if before and before.measurement else []
+    known = launches_of(before)
     if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
         raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
     return [*known[:earlier], *launches]

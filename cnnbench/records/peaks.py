@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from cnnbench.errors import RunFolderError, first_fault
 from cnnbench.records import files
+from cnnbench.records.bounds import Moment, PositiveCount, Recorded, Repetitions
 from cnnbench.records.json_object import parse_object
 from cnnbench.records.upgrade import upgraded_peaks
-from cnnbench.suite.case import Device, Frozen, Precision
+from cnnbench.suite.case import Device, Precision
 
 PEAKS_VERSION = 2
 PEAKS = "ceilings.json"
@@ -28,7 +29,7 @@ Smallest = Literal["operator", "convolution"]
 """The least that a call can do: a function of one value, or a convolution of one value with one weight."""
 
 
-class Throughput(Frozen):
+class Throughput(Recorded):
     """Repetitions of one arithmetic kernel."""
 
     library: Literal["torch", "onnxruntime"]
@@ -36,9 +37,9 @@ class Throughput(Frozen):
     precision: Precision
     size: str
     """As a person reads it: `1024x1024x1024`, `64 to 64 channels, 4x56x56`."""
-    flop: int
+    flop: PositiveCount
     """Of one repetition."""
-    seconds: list[float]
+    seconds: Repetitions
 
     @property
     def flops_per_s(self) -> float:
@@ -46,15 +47,15 @@ class Throughput(Frozen):
         return self.flop / min(self.seconds)
 
 
-class Bandwidth(Frozen):
+class Bandwidth(Recorded):
     """Repetitions of one pass over memory."""
 
     pattern: Pattern
-    working_set_bytes: int
+    working_set_bytes: PositiveCount
     """All the memory that a repetition touches; every repetition touches the same."""
-    moved_bytes: int
+    moved_bytes: PositiveCount
     """What one repetition reads and writes."""
-    seconds: list[float]
+    seconds: Repetitions
 
     @property
     def bytes_per_s(self) -> float:
@@ -62,14 +63,14 @@ class Bandwidth(Frozen):
         return self.moved_bytes / min(self.seconds)
 
 
-class CallCost(Frozen):
+class CallCost(Recorded):
     """Repetitions of calls that have next to nothing to do."""
 
     library: Literal["torch", "onnxruntime"]
     smallest: Smallest
-    calls: int
+    calls: PositiveCount
     """In each repetition, one after the other."""
-    seconds: list[float]
+    seconds: Repetitions
 
     @property
     def call_s(self) -> float:
@@ -77,15 +78,14 @@ class CallCost(Frozen):
         return min(self.seconds) / self.calls
 
 
-class Peaks(Frozen):
+class Peaks(Recorded):
     """All that was measured of one device with one number of threads."""
 
     device: Device
     device_name: str
     """The accelerator's, or the processor's."""
-    threads: int
-    started: str
-    """Local time with its offset, ISO 8601."""
+    threads: PositiveCount
+    started: Moment
     versions: dict[str, str]
     throughputs: list[Throughput]
     bandwidths: list[Bandwidth]
@@ -130,7 +130,7 @@ class Peaks(Frozen):
         return min(costs, default=None)
 
 
-class PeaksFile(Frozen):
+class PeaksFile(Recorded):
     """`ceilings.json`: one entry for each device and number of threads."""
 
     schema_version: Literal[2] = 2

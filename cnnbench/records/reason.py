@@ -2,10 +2,8 @@
 
 from typing import Literal, get_args
 
-from pydantic import NonNegativeFloat
-
 from cnnbench.errors import CnnbenchError, ModelError, WorkerCrashed, WorkerHung, WorkerOutOfMemory
-from cnnbench.suite.case import Frozen
+from cnnbench.records.bounds import Figure, Recorded
 
 Code = Literal[
     "wide-interval",
@@ -42,7 +40,7 @@ Code = Literal[
 CODES: tuple[Code, ...] = get_args(Code)
 
 
-class Reason(Frozen):
+class Reason(Recorded):
     """Why a record has its status."""
 
     code: Code
@@ -76,11 +74,11 @@ INTERFERENCE_SHARES: tuple[InterferenceKind, ...] = ("steal", "other-processes",
 """The kinds whose amount is a share; the others' is a number of events."""
 
 
-class Interference(Frozen):
+class Interference(Recorded):
     """What the system's counters saw beside a block, where it was too much."""
 
     kind: InterferenceKind
-    amount: NonNegativeFloat
+    amount: Figure
 
     @property
     def figure(self) -> str:

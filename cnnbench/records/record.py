@@ -10,14 +10,23 @@ Schema history (a reader accepts its own version and older ones):
 `upgrade.py` reads the older ones.
 """
 
-import math
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from cnnbench.records.bounds import (
+    MAX_SAMPLE_S,
+    MIN_SAMPLE_S,
+    Count,
+    Figure,
+    Moment,
+    PositiveCount,
+    Recorded,
+    Seconds,
+)
 from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Interference, Reason
-from cnnbench.suite.case import Case, Frozen
+from cnnbench.suite.case import Case, Dimension
 
 SCHEMA_VERSION = 5
 
@@ -33,32 +42,35 @@ unavailable  this machine, or this version, cannot run it
 MIN_TURNS = 6
 """The fewest turns whose medians give an interval at 95 %."""
 
+STATUSES: tuple[Status, ...] = get_args(Status)
+"""From best to worst."""
 MEASURED: tuple[Status, ...] = ("ok", "noisy")
 """The statuses whose times may be compared."""
 
-Counts = dict[str, tuple[int, int]]
+Counter = Annotated[str, Field(pattern="^(module|dispatch|fvcore|onnx|backward)$")]
+Counts = dict[str, tuple[Count, Count]]
 """(parameters, MACs for one image) by layer name; layers that have neither are left out."""
 
 
-class Published(Frozen):
+class Published(Recorded):
     """What torchvision's weights say of a model, read from their metadata; nothing is downloaded."""
 
     weights: str
-    params: int
-    giga_macs: float | None
+    params: Count
+    giga_macs: Figure | None
     """MACs for one image in units of 1e9, rounded to three decimals by the publisher."""
-    image_size: int | None
+    image_size: Dimension | None
     """Side of the square images that the figures are for."""
-    top1_percent: float | None
+    top1_percent: Figure | None
     """ImageNet-1K accuracy of the pretrained weights."""
 
 
-class CounterResults(Frozen):
+class CounterResults(Recorded):
     """Who says what of a model's parameters and MACs; a witness that could not speak is in `silent`."""
 
     closed_form: Counts | None
     """None for a model that has no closed form."""
-    counted: dict[str, Counts]
+    counted: dict[Counter, Counts]
     """By witness: `module` (parameters alone), `dispatch` and `fvcore` (MACs alone), `onnx` (both, of what inference
     needs), `backward` (MACs of the backward pass, for one image)."""
     published: Published | None = None
@@ -66,21 +78,21 @@ class CounterResults(Frozen):
     """Witnesses that could not be heard, with the reason."""
 
 
-class CountsSummary(Frozen):
+class CountsSummary(Recorded):
     """The counts of a model in a record: totals, and every disagreement between witnesses."""
 
-    params: int
-    macs: int
+    params: Count
+    macs: Count
     """For one image."""
     closed_form: bool
     """Whether the totals are the closed form's; else the module's and the dispatch counter's."""
     counters: list[str]
     """Those that were heard."""
     disagreements: list[str]
-    top1_percent: float | None = None
+    top1_percent: Figure | None = None
 
 
-class Parity(Frozen):
+class Parity(Recorded):
     """How far one batch of outputs is from the float64 reference, relative to the part that depends on the input.
 
     error = max |y - reference| / signal, signal = root mean square of (reference - its mean over the images).
@@ -88,9 +100,9 @@ class Parity(Frozen):
 
     what: str
     """`eager` or `ort`, and when: `ort b3`, `timed b8`."""
-    error: float | None
+    error: Figure | None
     """None if an output was not finite or had another shape."""
-    limit: float
+    limit: Figure
 
     @property
     def passed(self) -> bool:
@@ -98,16 +110,16 @@ class Parity(Frozen):
         return self.error is not None and self.error <= self.limit
 
 
-class ArtifactFacts(Frozen):
+class ArtifactFacts(Recorded):
     """What building an artifact found out; stored beside it as `artifact.json`."""
 
     key: str
     """Digest of everything that the artifact depends on."""
-    input_shape: tuple[int, ...]
+    input_shape: tuple[Dimension, ...]
     """(C, H, W) of one image, or (C, L) of one signal."""
-    classes: int
-    weight_bytes: int
-    onnx_bytes: int | None
+    classes: PositiveCount
+    weight_bytes: Count
+    onnx_bytes: Count | None
     onnx_error: str | None = None
     """Why there is no graph, where the export failed."""
     opset: int | None = None
@@ -119,19 +131,19 @@ class ArtifactFacts(Frozen):
     """The largest error that a float32 run may show, in units of the signal."""
     denormal_share: float = 0.0
     """The largest share of one layer's activations that are denormal numbers, on the golden images."""
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
     """Time of each stage: instantiate, count, condition, reference, export, check."""
     counters: CounterResults
     versions: dict[str, str]
 
 
-class StepFacts(Frozen):
+class StepFacts(Recorded):
     """What exporting a training step found out; stored beside it as `step.json`."""
 
     error: str | None = None
     """Why there is no step, where it cannot be exported: the operator, and where it stands."""
-    onnx_bytes: int | None = None
-    nodes: int | None = None
+    onnx_bytes: Count | None = None
+    nodes: Count | None = None
     first_image: int = 0
     """Of the golden images that it was proved on; each launch is proved on the same."""
     losses: list[float] = []
@@ -140,34 +152,34 @@ class StepFacts(Frozen):
     """How far from these, relative to the first, a float32 run may be."""
     parity: list[Parity] = []
     """Of the graph in ONNX Runtime when it was built: losses, and the worst parameter, buffer and state."""
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Seconds] = {}
     """Time of each stage: trace and write, check, prove."""
 
 
-class Memory(Frozen):
+class Memory(Recorded):
     """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
 
-    imported_bytes: int
+    imported_bytes: Count
     """After the runtime's libraries were imported, before the model was loaded."""
-    loaded_bytes: int
+    loaded_bytes: Count
     """After loading and the parity check, before timing."""
-    peak_bytes: int
+    peak_bytes: Count
     """The largest while warming up and being timed."""
-    device_allocated_bytes: int | None = None
-    device_reserved_bytes: int | None = None
-    device_used_bytes: int | None = None
+    device_allocated_bytes: Count | None = None
+    device_reserved_bytes: Count | None = None
+    device_used_bytes: Count | None = None
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 
 
-class Block(Frozen):
+class Block(Recorded):
     """One turn of a race: consecutive samples of one worker."""
 
-    round: int
-    seconds: dict[str, list[float]]
+    round: Count
+    seconds: dict[str, list[Seconds]]
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
     interference: list[Interference] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
-    joules: float | None = None
+    joules: Figure | None = None
     """What the processor packages used meanwhile, where the system tells."""
 
     @model_validator(mode="after")
@@ -176,8 +188,8 @@ class Block(Frozen):
         lengths = {len(samples) for samples in self.seconds.values()}
         if len(lengths) != 1 or lengths == {0}:
             raise ValueError("expected as many samples of each phase, one at least")
-        if not all(0 < total < math.inf for total in self.totals_s()):
-            raise ValueError("expected times above zero")
+        if not all(MIN_SAMPLE_S <= total < MAX_SAMPLE_S for total in self.totals_s()):
+            raise ValueError("expected times above zero, as a clock gives them")
         return self
 
     def totals_s(self) -> list[float]:
@@ -185,18 +197,18 @@ class Block(Frozen):
         return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
 
 
-class Launch(Frozen):
+class Launch(Recorded):
     """One worker process: how it started and what it measured. Raw values only."""
 
-    import_s: float
-    load_s: float
+    import_s: Seconds
+    load_s: Seconds
     """Weights or graph into a session that can run."""
-    first_call_s: float
-    warmup_calls: int
-    warmup_s: float
+    first_call_s: Seconds
+    warmup_calls: Count
+    warmup_s: Seconds
     converged: bool
     """Whether the warm-up ended because the times were steady, not because its limit was reached."""
-    calls_per_sample: PositiveInt
+    calls_per_sample: PositiveCount
     blocks: list[Block]
     stopped: str
     """Why sampling ended."""
@@ -220,10 +232,10 @@ class Launch(Frozen):
         ]
 
 
-class Measurement(Frozen):
+class Measurement(Recorded):
     """The launches of one case."""
 
-    launches: list[Launch]
+    launches: Annotated[list[Launch], Field(min_length=1)]
 
     def times(self, phase: str | None = None) -> list[list[list[float]]]:
         """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
@@ -254,12 +266,12 @@ class Measurement(Frozen):
         return sum(sum(block.totals_s()) for launch in self.launches for block in launch.blocks)
 
 
-class Ran(Frozen):
+class Ran(Recorded):
     """What really ran, as the runtime itself says."""
 
     device: str
     device_name: str
-    threads: int
+    threads: Count
     precision: str
     torch_in_process: bool | None = None
     """None where nobody looked."""
@@ -267,12 +279,12 @@ class Ran(Frozen):
     """Whether matrix products or convolutions may be computed in TF32; None where the device has none."""
     providers: list[str] = []
     """Execution providers, in order of preference."""
-    nodes: dict[str, int] = {}
+    nodes: dict[str, Count] = {}
     """By execution provider, how many nodes of the graph it runs."""
-    operators: dict[str, int] = {}
+    operators: dict[str, Count] = {}
     """Nodes of the optimised graph."""
     graph_optimization: str | None = None
-    graph_breaks: dict[str, int] = {}
+    graph_breaks: dict[str, Count] = {}
     """Of torch.compile, by reason."""
     facts: dict[str, bool | int | float | str | None] = {}
     """What else the libraries say of themselves: versions and settings, by the library's own names."""
@@ -291,14 +303,13 @@ class Ran(Frozen):
         ]
 
 
-class Record(Frozen):
+class Record(Recorded):
     """All that is known of one case on one machine. Statistics are computed from it and never stored in it."""
 
     case: Case
     status: Status
     reasons: list[Reason] = []
-    started: str
-    """Local time with its offset, ISO 8601."""
+    started: Moment
     depends: str = ""
     """Digest of what its times depend on beside the machine's mood; measured again on resuming if that has changed."""
     counts: CountsSummary | None = None

@@ -18,17 +18,18 @@ from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cnnbench.errors import RunFolderError, first_fault
 from cnnbench.records import files
+from cnnbench.records.bounds import Moment
 from cnnbench.records.environment import Environment
 from cnnbench.records.json_object import parse_object
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
-from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
+from cnnbench.records.lines import Shared, launches_of, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
 from cnnbench.records.upgrade import upgraded_environment
@@ -43,13 +44,12 @@ MAX_FAULTS, MAX_FAULT = 10, 200
 class About(BaseModel):
     """`run.json`: what a run says of itself."""
 
-    suite: str = "?"
+    suite: Annotated[str, Field(max_length=300)] = "?"
     digest: str = ""
     """Of the suite's text."""
-    started: str = "?"
-    """Local time with its offset, ISO 8601."""
+    started: Moment = ""
     schema_version: int = SCHEMA_VERSION
-    cases: list[str] = []
+    cases: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=100_000)] = []
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     return Run(
         folder=folder,
         suite=about.suite,
-        started=about.started,
+        started=about.started or "?",
         environment=environment,
         records=dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order)))),
         cases=about.cases,
@@ -175,11 +175,11 @@ class Store:
             if digest not in self._shared:
                 files.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
                 self._shared.add(digest)
-        launches = record.measurement.launches if record.measurement else []
+        launches = list(launches_of(record))
         known = self._launches.get(record.id, [])
         earlier = len(known) if launches[: len(known)] == known else 0
         files.append(self.folder / RECORDS, record_line(record, earlier))
-        self._launches[record.id] = list(launches)
+        self._launches[record.id] = launches
 
     def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cnnbench.networks import registry
 from cnnbench.suite.runtimes import REFERENCE, check_name, split
@@ -29,6 +29,9 @@ STEP = ("step",)
 """The one part of a training step that is a single graph."""
 
 
+Dimension = Annotated[int, Field(gt=0, lt=2**31)]
+
+
 class Frozen(BaseModel):
     """A value that never changes and knows no key but its own."""
 
@@ -38,10 +41,10 @@ class Frozen(BaseModel):
 class ModelSpec(Frozen):
     """Which network, at which size, with which weights: all that its artifact depends on."""
 
-    model: str
-    image_size: tuple[int, ...] | None = None
+    model: Annotated[str, Field(max_length=300)]
+    image_size: tuple[Dimension, ...] | None = None
     """(height, width), or (length,) of signals; None is the model's own."""
-    classes: int | None = None
+    classes: Dimension | None = None
     """None is the model's own."""
     seed: int = 0
 
@@ -72,8 +75,8 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
-    batch: PositiveInt
-    threads: int | None = None
+    batch: Dimension
+    threads: Dimension | None = None
     """CPU threads; None is every physical core that this process may use."""
 
     @property

@@ -247,6 +247,8 @@ class OpenCase:
     def warm(self, limit_s: float, min_calls: int) -> Warmed:
         """Warm up, and settle how many calls make a sample."""
         self.phases = self.runtime.phases()
+        if tuple(self.phases) != self.case.phases:
+            raise WorkerError(f"expected phases {', '.join(self.case.phases)}; got {', '.join(self.phases)}")
         if self.slowdown:
             self.phases = measure.slowed(self.phases, self.slowdown)
         done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, min_calls=min_calls)

@@ -66,7 +66,7 @@ def grouped(values: list[float]) -> list[float]:
 def _run(launch: Launch, started: str) -> dict[str, Any]:
     return _filled(
         {
-            "date": datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M:%S"),
+            "date": datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M:%S") if started else None,
             "loops": launch.calls_per_sample,
             "mem_max_rss": launch.memory.peak_bytes,
             "duration": sum(sum(block.totals_s()) for block in launch.blocks),
