@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from cnnbench.networks import registry
 from cnnbench.suite.runtimes import REFERENCE, check_name, split
@@ -16,6 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
 """How images lie in memory."""
+
+MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -73,7 +75,7 @@ class Case(Frozen):
     precision: Precision = "fp32"
     layout: Layout = "nchw"
     batch: PositiveInt
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 
     @property
