@@ -2,13 +2,8 @@
 
 import importlib
 import inspect
-import os
-import site
-import sys
 import traceback
 import warnings
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,8 +11,8 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
-from cnnbench.records.messages import CHECKOUTS
 from cnnbench.suite.case import ModelSpec
+from cnnbench.worker.origin import check_origin, look_here_too
 
 Image = tuple[int, ...]
 """(C, H, W) of one image, or (C, L) of one signal."""
@@ -131,8 +126,7 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
 
 def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
     module_name, _, attribute = spec.model.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # at the end: nothing in it stands for a library
+    look_here_too()
     try:
         made: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -152,7 +146,7 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
         raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
-    _check_origin(spec)
+    check_origin(spec.model)
     first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
     channels = first.in_channels if first else DEFAULT_IMAGE[0]
     sides = len(first.kernel_size) if first else 2
@@ -160,30 +154,6 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
         channels,
         *(spec.image_size or (DEFAULT_SIGNAL if sides == 1 else DEFAULT_IMAGE[1:]))[:sides],
     )
-
-
-def _check_origin(spec: ModelSpec) -> None:
-    """Raises ModelError if this is another revision and code came from the checkout that it stands beside all the same.
-
-    An editable install may lead there by a hook of the import system, and so may a submodule, which is empty here.
-    """
-    if CHECKOUTS not in os.environ:
-        return
-    other, own = os.environ[CHECKOUTS].split(os.pathsep)
-    places = {name: Path(file).resolve() for name, module in sys.modules.items() if (file := _file_of(module))}
-    right = [own, *map(os.path.realpath, (sys.prefix, sys.base_prefix, *site.getsitepackages()))]
-    for name, file in places.items():
-        if file.is_relative_to(other) and not any(map(file.is_relative_to, right)):
-            raise ModelError(
-                f"model {spec.model!r}: expected the code of another revision; module {name!r} was imported from "
-                f"{file}, which is not in it: an editable install or a submodule leads there; give the interpreter of "
-                "an environment that has the other revision installed"
-            )
-
-
-def _file_of(module: ModuleType) -> str | None:
-    file = getattr(module, "__file__", None)
-    return file if isinstance(file, str) else None
 
 
 def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:
