@@ -13,6 +13,7 @@ from cnnbench.records.messages import Purpose
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import others, runtimes, split
+from cnnbench.worker.origin import look_here_too
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
@@ -69,6 +70,7 @@ def import_libraries(case: Case, threads: int) -> float:
     elif case.spec.model.startswith("timm/"):
         seconds += _imported("timm")
     elif case.spec.is_users_own:
+        look_here_too()
         seconds += _imported(case.spec.model.partition(":")[0])
     return seconds
 
