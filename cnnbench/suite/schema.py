@@ -1,6 +1,7 @@
 """A suite file as people write it: its keys, their types, and what is said of a mistake."""
 
 import re
+from collections import Counter
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -32,9 +33,9 @@ def _list_or_mapping(value: object) -> str:
 
 
 def _each_once(values: list[T]) -> list[T]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{_shown(value)} stands twice; keep one")
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{_shown(twice)} stands twice; keep one")
     return values
 
 
