@@ -23,10 +23,7 @@ from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
 from cnnbench.worker.timing.stopwatch import Stopwatch
 
-FORMATS: dict[Layout, torch.memory_format] = {
-    "nchw": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-}
+FORMATS: dict[Layout, torch.memory_format] = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGE_AXES = 4
 
 
