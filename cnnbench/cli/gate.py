@@ -180,12 +180,11 @@ def _asked(
 def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | None":
     """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
     from cnnbench.gate.calibration import file_of, read_calibration
-    from cnnbench.records.environment import fingerprint
 
     found = read_calibration(file or file_of(request.environment))
     if found is None and file is not None and not file.parent.is_dir():
         raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
-    if found and found.fingerprint != fingerprint(request.environment):
+    if found and found.fingerprint != request.environment.fingerprint:
         raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
     return found
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,7 +20,7 @@ from cnnbench.errors import InputError, RunFolderError, first_fault
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
 from cnnbench.records import files
 from cnnbench.records.artifact import cache_folder
-from cnnbench.records.environment import fingerprint, label
+from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95
@@ -76,9 +75,9 @@ class Noise:
         return math.expm1(smallest_effect(self.pair_sd_upper, pairs))
 
 
-def file_of(environment: Mapping[str, Any]) -> Path:
+def file_of(environment: Environment) -> Path:
     """Where the calibration of a machine lies, if none is named."""
-    return cache_folder() / "calibrations" / f"{fingerprint(environment)}.json"
+    return cache_folder() / "calibrations" / f"{environment.fingerprint}.json"
 
 
 def read_calibration(file: Path) -> Calibration | None:
@@ -101,9 +100,9 @@ def write_calibration(file: Path, calibration: Calibration) -> None:
     files.write(file, json.dumps(calibration.model_dump(), indent=1))
 
 
-def empty(environment: Mapping[str, Any]) -> Calibration:
+def empty(environment: Environment) -> Calibration:
     """Of a machine of which nothing is known yet."""
-    return Calibration(fingerprint=fingerprint(environment), machine=label(dict(environment)), cases={})
+    return Calibration(fingerprint=environment.fingerprint, machine=environment.label, cases={})
 
 
 def session_of(pairs: Sequence[Paired]) -> Session:

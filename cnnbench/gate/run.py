@@ -8,7 +8,7 @@ logs/         what the workers' libraries printed
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from cnnbench.gate.pairs import Pair, Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
 from cnnbench.records import files
 from cnnbench.records import run_folder as store
+from cnnbench.records.environment import Environment
 from cnnbench.runner.tasks import probe as availability
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
@@ -66,7 +67,7 @@ class GateRequest:
     base: Arm
     head: Arm
     folder: Path
-    environment: Mapping[str, Any]
+    environment: Environment
     budget_s: float
     seed: int = 0
     slowdown: float = 0.0
@@ -90,7 +91,7 @@ class GateRequest:
             "budget_s": self.budget_s,
             "seed": self.seed,
             "slowdown": self.slowdown,
-            "environment": dict(self.environment),
+            "environment": self.environment.model_dump(mode="json"),
         }
 
 

@@ -33,6 +33,12 @@ WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.saf
 STEP, STEP_FACTS = "step.onnx", "step.json"
 MAX_NAME_BYTES = 100
 """Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
+IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
+"""Inputs and the output of a training step's graph, beside parameters, buffers and the optimizer's states."""
+DROP = "drop"
+"""Scales every rate of dropping: 1 as the model says, 0 for none."""
+NEW = ".new"
+"""Behind an input's name, the output that is its value after the step."""
 BUILDING = ".building-"
 """Begins the name of a folder that is being filled; the builder's process id follows."""
 

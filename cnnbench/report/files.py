@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cnnbench.errors import RunFolderError
 from cnnbench.records import files
-from cnnbench.records.environment import label
 from cnnbench.records.run_folder import Run
 from cnnbench.report import escape
 from cnnbench.report.charts import Chart
@@ -103,18 +102,18 @@ def table_latex(table: Table) -> str:
 
 
 def _header(run: Run) -> list[str]:
-    if not run.environment:
+    if run.environment is None:
         return [f"Started {run.started}."]
-    facts, software = run.environment["machine"], run.environment["software"]
+    facts, software = run.environment.machine, run.environment.software
     versions = ", ".join(
         f"{name} {software[name]}"
         for name in ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
         if name in software
     )
-    memory_gib = facts["memory_bytes"] / 2**30
+    memory_gib = facts.memory_bytes / 2**30
     lines = [
-        f"{label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
-        f"{facts['system']}. "
+        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {memory_gib:.0f} GiB, "
+        f"{facts.system}. "
         f"{versions}. Started {run.started}."
     ]
     if software.get("git_commit"):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from cnnbench.networks import registry
-from cnnbench.suite.runtimes import REFERENCE, check_name, split
+from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
@@ -93,7 +93,7 @@ class Case(Frozen):
     @property
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
-        return split(self.runtime)[0] == "ort"
+        return runtime_kind(self.runtime).runs_exported_graph
 
     @property
     def is_exported_step(self) -> bool:
@@ -107,7 +107,7 @@ class Case(Frozen):
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the one in its race that ratios are taken to."""
+        """Whether it is the one in its comparison group that ratios are taken to."""
         return self.runtime == REFERENCE and self.layout == "nchw"
 
     @property
