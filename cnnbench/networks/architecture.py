@@ -1,4 +1,4 @@
-"""A network of the catalogue: its closed form, the defaults it is known by, and the settings it can be varied in."""
+"""A registered network: its closed form, its default sizes, and the settings of its family."""
 
 import dataclasses
 import math
@@ -120,6 +120,16 @@ class Architecture:
         output = self.describe(net, image, classes)
         assert output.shape == (classes,), f"{self.name} ends in {spelled(output.shape)}, not in {classes} classes"
         return net.network(image.shape)
+
+
+def ours(name: str, describe: Describe, image: Shape, source: str) -> Architecture:
+    """A network for ten classes whose module is cnnbench's own."""
+    return Architecture(name=name, describe=describe, image=image, classes=10, source=source, from_torchvision=False)
+
+
+def imagenet(name: str, describe: Describe, source: str, size: int = 224) -> Architecture:
+    """A network of torchvision's, for ImageNet's 1000 classes."""
+    return Architecture(name=name, describe=describe, image=(3, size, size), classes=1000, source=source)
 
 
 def _whole(what: str, value: object) -> int:
