@@ -217,4 +217,4 @@ class Net:
 
 
 Describe = Callable[[Net, Value, int], Value]
-"""A family member: writes its layers into the net for an image and a number of classes."""
+"""A member of a family: adds its layers to the net, from an image (C, H, W) to a vector (classes,)."""

@@ -8,22 +8,18 @@ Hinton 2012.
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import RELU, chain, round_channels, sequential
+from cnnbench.networks.families.blocks import RELU, Widened, chain, sequential
 from cnnbench.networks.layers import AdaptiveAvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Value
 from cnnbench.networks.network import Net
 
 
 @dataclass(frozen=True)
-class AlexNet:
+class AlexNet(Widened):
     """Five convolutions, three of them followed by overlapping pooling, then 4096 - 4096 - classes."""
 
-    width: float = 1.0
-    """Channels of every convolution and hidden layer, times this."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         first, second, third, fourth, fifth, hidden = (
-            round_channels(channels * self.width) for channels in (64, 192, 384, 256, 256, 4096)
+            self.wide(channels) for channels in (64, 192, 384, 256, 256, 4096)
         )
         pool = MaxPool(3, stride=2)
         x = sequential(

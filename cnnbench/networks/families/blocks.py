@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 from cnnbench.networks.layers import (
@@ -34,6 +35,26 @@ def check_probability(setting: str, value: float) -> None:
     """Raises ValueError unless the value lies between 0 and 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{setting}: expected a probability; got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widened:
+    """A family that can be made wider or narrower."""
+
+    width: float = 1.0
+    """Channels of every layer, times this."""
+
+    def wide(self, channels: int) -> int:
+        """The channels of a layer that has `channels` at width 1."""
+        return round_channels(channels * self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Widened):
+    """A family that can also be made deeper or shallower."""
+
+    depth: float = 1.0
+    """Blocks of every stage, times this, rounded up."""
 
 
 def strides(first: int, blocks: int, depth: float = 1.0) -> list[int]:

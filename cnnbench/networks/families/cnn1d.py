@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import ours
-from cnnbench.networks.families.blocks import classify, round_channels, same_conv, sequential
+from cnnbench.networks.families.blocks import Scaled, classify, same_conv, sequential
 from cnnbench.networks.layers import Activation, BatchNorm, MaxPool, Op, Value
 from cnnbench.networks.network import Net
 
@@ -17,19 +17,13 @@ STAGES = ((16, 7), (32, 5), (64, 3))
 
 
 @dataclass(frozen=True)
-class CNN1D:
+class CNN1D(Scaled):
     """Three convolutions of 16, 32, 64 channels, each halving the length, then the mean over time."""
 
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Convolutions of every stage, times this, rounded up."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, L) to (classes,)."""
         ops: list[Op] = []
         for channels, kernel in STAGES:
-            conv = same_conv(round_channels(channels * self.width), kernel)
+            conv = same_conv(self.wide(channels), kernel)
             ops += [conv, BatchNorm(), Activation()] * math.ceil(self.depth) + [MaxPool(2)]
         return classify(net, sequential(net.inside("features"), x, *ops), classes)
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import chain, check_probability, round_channels, sequential
+from cnnbench.networks.families.blocks import Scaled, chain, check_probability, sequential
 from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -41,7 +41,7 @@ CHANNELS_FIRST = Permute((2, 0, 1))
 
 
 @dataclass(frozen=True)
-class ConvNeXt:
+class ConvNeXt(Scaled):
     """A stem of 4x4 patches, stages of so many blocks with 2x2 downsampling between them."""
 
     blocks: tuple[int, ...]
@@ -50,10 +50,6 @@ class ConvNeXt:
     """C: channels of each stage."""
     drop: float = 0.0
     """Probability that the last block is dropped; the first never is, and between it grows evenly."""
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
 
     def __post_init__(self) -> None:
         if len(self.blocks) != len(self.widths):
@@ -63,12 +59,11 @@ class ConvNeXt:
         check_probability("drop", self.drop)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         blocks_of = [math.ceil(blocks * self.depth) for blocks in self.blocks]
         features = net.inside("features")
         done, last = 0, sum(blocks_of) - 1
         for stage, (blocks, width) in enumerate(zip(blocks_of, self.widths, strict=True)):
-            channels = round_channels(width * self.width)
+            channels = self.wide(width)
             if stage == 0:
                 x = features("0.0", Conv(channels, kernel=4, stride=4), x)
                 x = _norm(features, "0.1", x)

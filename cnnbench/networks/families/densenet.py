@@ -45,7 +45,6 @@ class DenseNet:
             raise ValueError(f"compression: expected 1 at most; got {self.compression}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
         stem = same_conv(self.stem, 7, stride=2)
         x = chain(features, x, conv0=stem, norm0=BatchNorm(), relu0=RELU, pool0=MaxPool(3, stride=2, padding=1))

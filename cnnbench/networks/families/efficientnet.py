@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import (
+    Scaled,
     check_probability,
     classify,
     conv_norm,
@@ -71,22 +72,17 @@ DROPPED_BLOCKS = 0.2
 
 
 @dataclass(frozen=True)
-class EfficientNet:
+class EfficientNet(Scaled):
     """B0 scaled by its compound coefficients (section 3.3); the resolution is the image's."""
 
-    width: float = 1.0
-    """B0's channels, times this."""
-    depth: float = 1.0
-    """B0's repeats, times this, rounded up."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         stages = [stage.scaled(self.width, self.depth) for stage in STAGES]
-        x = features(net.inside("features"), x, round_channels(32 * self.width), stages, 4 * stages[-1].channels)
+        x = features(net.inside("features"), x, self.wide(32), stages, 4 * stages[-1].channels)
         return classify(net, x, classes, Dropout(self.dropout, inplace=True))
 
 
@@ -124,6 +120,8 @@ def fused_mbconv(net: Net, x: Value, hidden: int, stage: Stage, stride: int) -> 
 
 
 NETWORKS = [
-    imagenet(f"efficientnet_{letter}", EfficientNet(width, depth, dropout), "Tan & Le 2019, table 1", resolution)
+    imagenet(
+        f"efficientnet_{letter}", EfficientNet(dropout, width=width, depth=depth), "Tan & Le 2019, table 1", resolution
+    )
     for letter, (width, depth, resolution, dropout) in COEFFICIENTS.items()
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import check_probability, classify, round_channels
+from cnnbench.networks.families.blocks import Scaled, check_probability, classify
 from cnnbench.networks.families.efficientnet import Stage, features
 from cnnbench.networks.layers import Dropout, Value
 from cnnbench.networks.network import Net
@@ -53,26 +53,21 @@ SETTINGS: dict[Size, tuple[int, float]] = {"s": (384, 0.2), "m": (480, 0.3), "l"
 
 
 @dataclass(frozen=True)
-class EfficientNetV2:
+class EfficientNetV2(Scaled):
     """A stem as wide as the first stage, stages of fused and of plain MBConv, a 1x1 head."""
 
     size: Size
-    width: float = 1.0
-    """Channels of every layer, times this."""
-    depth: float = 1.0
-    """Repeats of every stage, times this, rounded up."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         stages = [
             Stage(expansion, 3, stride, channels, repeats, fused=index < FUSED_STAGES).scaled(self.width, self.depth)
             for index, (expansion, stride, channels, repeats) in enumerate(STAGES[self.size])
         ]
-        x = features(net.inside("features"), x, stages[0].channels, stages, round_channels(1280 * self.width))
+        x = features(net.inside("features"), x, stages[0].channels, stages, self.wide(1280))
         return classify(net, x, classes, Dropout(self.dropout, inplace=True))
 
 

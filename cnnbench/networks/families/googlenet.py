@@ -13,7 +13,7 @@ torchvision's form, taken over from TensorFlow's, which differs from the paper:
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import RELU, chain, round_channels, same_conv
+from cnnbench.networks.families.blocks import RELU, Widened, chain, same_conv
 from cnnbench.networks.layers import (
     AdaptiveAvgPool,
     BatchNorm,
@@ -46,14 +46,10 @@ HEADS = {"4a": "aux1", "4d": "aux2"}
 
 
 @dataclass(frozen=True)
-class GoogLeNet:
+class GoogLeNet(Widened):
     """A stem, nine Inception modules, a linear classifier; in training two auxiliary heads more."""
 
-    width: float = 1.0
-    """Channels of every convolution and hidden layer, times this."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         first, last = self._scaled(64, 192)
         x = conv_bn_relu(net.inside("conv1"), same_conv(first, 7, stride=2), x)
         x = net("maxpool1", MaxPool(3, stride=2, ceil=True), x)
@@ -78,7 +74,7 @@ class GoogLeNet:
         return net("fc2", Linear(classes), x)
 
     def _scaled(self, *channels: int) -> tuple[int, ...]:
-        return tuple(round_channels(each * self.width) for each in channels)
+        return tuple(self.wide(each) for each in channels)
 
 
 def inception(net: Net, x: Value, row: tuple[int, ...]) -> Value:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import chain, round_channels
+from cnnbench.networks.families.blocks import Widened, chain
 from cnnbench.networks.families.googlenet import conv_bn_relu
 from cnnbench.networks.layers import (
     AdaptiveAvgPool,
@@ -95,14 +95,10 @@ HEAD_BEHIND = "Mixed_6e"
 
 
 @dataclass(frozen=True)
-class InceptionV3:
+class InceptionV3(Widened):
     """A stem, eleven modules, a linear classifier; in training an auxiliary head more."""
 
-    width: float = 1.0
-    """Channels of every convolution, times this."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         x = conv_bn_relu(net.inside("Conv2d_1a_3x3"), self._conv(32, kernel=3, stride=2), x)
         x = conv_bn_relu(net.inside("Conv2d_2a_3x3"), self._conv(32, kernel=3), x)
         x = conv_bn_relu(net.inside("Conv2d_2b_3x3"), self._conv(64, kernel=3, padding=1), x)
@@ -149,7 +145,7 @@ class InceptionV3:
         return chain(net, x, pool=AdaptiveAvgPool(1), flatten=Flatten(), fc=Linear(classes))
 
     def _conv(self, channels: int, kernel: PerAxis, stride: int = 1, padding: PerAxis = 0) -> Conv:
-        return Conv(round_channels(channels * self.width), kernel, stride=stride, padding=padding, bias=False)
+        return Conv(self.wide(channels), kernel, stride=stride, padding=padding, bias=False)
 
 
 def _same(kernel: PerAxis) -> PerAxis:

@@ -15,7 +15,6 @@ class MLP:
     hidden: int = 128
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         return chain(net, x, flatten=Flatten(), fc1=Linear(self.hidden), relu=Activation(), fc2=Linear(classes))
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import (
     RELU,
+    Scaled,
     check_probability,
     classify,
     depthwise,
-    round_channels,
     same_conv,
     sequential,
     strides,
@@ -35,29 +35,22 @@ WIDTHS = {"0_5": 0.5, "0_75": 0.75, "1_0": 1.0, "1_3": 1.3}
 
 
 @dataclass(frozen=True)
-class MNASNet:
-    """A stem, a depthwise separable convolution, six stages of inverted residuals, a 1x1 head."""
+class MNASNet(Scaled):
+    """A stem, a depthwise separable convolution, six stages of inverted residuals, a 1x1 head of fixed width."""
 
-    width: float = 1.0
-    """Channels of every layer up to the head, times this."""
-    depth: float = 1.0
-    """Inverted residuals of every stage, times this, rounded up."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         layers = net.inside("layers")
-        stem = round_channels(32 * self.width)
-        x = sequential(
-            layers, x, *separable(same_conv(stem, 3, stride=2), depthwise(stem, 3), round_channels(16 * self.width))
-        )
+        stem = self.wide(32)
+        x = sequential(layers, x, *separable(same_conv(stem, 3, stride=2), depthwise(stem, 3), self.wide(16)))
         for place, (expansion, kernel, first_stride, channels, repeats) in enumerate(STAGES, start=8):
             for repeat, stride in enumerate(strides(first_stride, repeats, self.depth)):
                 block = layers.inside(f"{place}.{repeat}")
-                x = inverted_residual(block, x, expansion, kernel, stride, round_channels(channels * self.width))
+                x = inverted_residual(block, x, expansion, kernel, stride, self.wide(channels))
         x = sequential(layers, x, same_conv(1280), BatchNorm(), RELU, start=14)
         return classify(net, x, classes, Dropout(self.dropout, inplace=True))
 
@@ -75,5 +68,5 @@ def separable(first: Conv, second: Conv, channels: int) -> tuple[Op, ...]:
 
 
 NETWORKS = [
-    imagenet(f"mnasnet{name}", MNASNet(width), "Tan et al. 2018, table 2 (B1)") for name, width in WIDTHS.items()
+    imagenet(f"mnasnet{name}", MNASNet(width=width), "Tan et al. 2018, table 2 (B1)") for name, width in WIDTHS.items()
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import (
+    Scaled,
     classify,
     conv_norm,
     depthwise,
@@ -32,23 +33,17 @@ STAGES = (
 
 
 @dataclass(frozen=True)
-class MobileNetV2:
-    """A stem, seven stages of inverted residuals, a 1x1 head."""
-
-    width: float = 1.0
-    """Channels of every stage, times this; the head's never fewer than 1280."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
+class MobileNetV2(Scaled):
+    """A stem, seven stages of inverted residuals, a 1x1 head of at least 1280 channels."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
-        x = conv_norm(features.inside("0"), same_conv(round_channels(32 * self.width), 3, stride=2), x, "relu6")
+        x = conv_norm(features.inside("0"), same_conv(self.wide(32), 3, stride=2), x, "relu6")
         index = 1
         for expansion, channels, repeats, first_stride in STAGES:
             for stride in strides(first_stride, repeats, self.depth):
                 block = features.inside(f"{index}")
-                x = inverted_residual(block, x, expansion, round_channels(channels * self.width), stride)
+                x = inverted_residual(block, x, expansion, self.wide(channels), stride)
                 index += 1
         head = same_conv(round_channels(1280 * max(1.0, self.width)))
         x = conv_norm(features.inside(f"{index}"), head, x, "relu6")

@@ -14,6 +14,7 @@ from typing import Literal
 
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import (
+    Widened,
     chain,
     conv_norm,
     depthwise,
@@ -70,23 +71,20 @@ HEAD_EXPANSION = 6
 
 
 @dataclass(frozen=True)
-class MobileNetV3:
+class MobileNetV3(Widened):
     """A stem, the blocks of table 1 or 2, and a head whose last layers follow the pooling (section 5.1).
 
     The search gave each block a size of its own: nothing repeats, so there is no depth to multiply.
     """
 
     size: Size
-    width: float = 1.0
-    """Channels of every layer, times this."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
-        x = conv_norm(features.inside("0"), same_conv(round_channels(16 * self.width), 3, stride=2), x, "hardswish")
+        x = conv_norm(features.inside("0"), same_conv(self.wide(16), 3, stride=2), x, "hardswish")
         blocks = BLOCKS[self.size]
         for index, (kernel, expanded, channels, squeezes, activation, stride) in enumerate(blocks, start=1):
-            hidden, out = round_channels(expanded * self.width), round_channels(channels * self.width)
+            hidden, out = self.wide(expanded), self.wide(channels)
             block = features.inside(f"{index}")
             excitation = partial(
                 squeeze_excitation,
@@ -100,7 +98,7 @@ class MobileNetV3:
         head = same_conv(HEAD_EXPANSION * x.channels)
         x = conv_norm(features.inside(f"{len(blocks) + 1}"), head, x, "hardswish")
         x = chain(net, x, avgpool=AdaptiveAvgPool(1), flatten=Flatten())
-        hidden_layer = Linear(round_channels(HIDDEN[self.size] * self.width)), Activation("hardswish", inplace=True)
+        hidden_layer = Linear(self.wide(HIDDEN[self.size])), Activation("hardswish", inplace=True)
         return sequential(net.inside("classifier"), x, *hidden_layer, Dropout(0.2, inplace=True), Linear(classes))
 
 

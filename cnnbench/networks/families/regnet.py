@@ -85,7 +85,6 @@ class RegNet:
                 raise ValueError(f"{name}: expected at least 0; got {getattr(self, name)}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         x = conv_norm(net.inside("stem"), same_conv(STEM, 3, stride=2), x, "relu")
         for stage, (width, blocks) in enumerate(self.stages(), start=1):
             for index, stride in enumerate(strides(2, blocks)):

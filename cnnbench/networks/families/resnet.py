@@ -8,7 +8,7 @@ convolution, as in torchvision ("v1.5"); the paper has it on the first 1x1, whic
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import RELU, chain, classify, round_channels, same_conv, sequential, strides
+from cnnbench.networks.families.blocks import RELU, Scaled, chain, classify, same_conv, sequential, strides
 from cnnbench.networks.layers import Add, BatchNorm, MaxPool, Value
 from cnnbench.networks.network import Net
 
@@ -25,7 +25,7 @@ BLOCKS_PER_STAGE = {
 
 
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(Scaled):
     """Stages of 64, 128, 256, 512 channels, with so many blocks each (table 1)."""
 
     blocks: tuple[int, ...]
@@ -35,10 +35,6 @@ class ResNet:
     """Of the bottleneck's 3x3: ResNeXt's cardinality."""
     width_per_group: int = 64
     """Channels of each group in the first stage: ResNeXt's d, Wide ResNet's 64 k."""
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
     stride_on_first: bool = False
     """Downsample in the bottleneck's first convolution, as the paper does."""
 
@@ -47,8 +43,7 @@ class ResNet:
             raise ValueError("groups, width_per_group: expected none for basic blocks, which are not grouped")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        base = round_channels(64 * self.width)
+        base = self.wide(64)
         x = chain(net, x, conv1=same_conv(base, 7, 2), bn1=BatchNorm(), relu=RELU, maxpool=MaxPool(3, 2, padding=1))
         block = self._bottleneck if self.bottleneck else self._basic_block
         for stage, blocks in enumerate(self.blocks):

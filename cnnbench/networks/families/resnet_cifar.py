@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnnbench.networks.architecture import ours
-from cnnbench.networks.families.blocks import chain, classify, round_channels, sequential
+from cnnbench.networks.families.blocks import Scaled, chain, classify, sequential
 from cnnbench.networks.layers import Activation, Add, BatchNorm, Conv, GroupNorm, InstanceNorm, Op, Value
 from cnnbench.networks.network import Net
 
@@ -24,20 +24,15 @@ RELU = Activation()
 
 
 @dataclass(frozen=True)
-class ResNetCIFAR:
+class ResNetCIFAR(Scaled):
     """Stages of 64, 128, 256 channels with so many identity blocks each."""
 
     norm: Norm = "batch"
     blocks: tuple[int, ...] = (2, 2, 2)
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         norm = NORMS[self.norm]
-        base = round_channels(64 * self.width)
+        base = self.wide(64)
         x = chain(net, x, conv1=_conv(base), bn1=norm, relu=RELU)
         for stage, blocks in enumerate(self.blocks):
             layer = net.inside(f"layer{stage + 1}")

@@ -42,7 +42,6 @@ class ShuffleNetV2:
             raise ValueError(f"widths: expected even ones for the stages, which halve them; got {self.widths}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         stem, *stages, head = self.widths
         x = conv_norm(net.inside("conv1"), same_conv(stem, 3, stride=2), x, "relu")
         x = net("maxpool", MaxPool(3, stride=2, padding=1), x)

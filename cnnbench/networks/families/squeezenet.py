@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import RELU, chain, round_channels, sequential
+from cnnbench.networks.families.blocks import RELU, Widened, chain, sequential
 from cnnbench.networks.layers import AdaptiveAvgPool, Concat, Conv, Dropout, Flatten, MaxPool, Value
 from cnnbench.networks.network import Net
 
@@ -36,22 +36,19 @@ VERSIONS: dict[Version, tuple[int, int, tuple[int, int]]] = {
 
 
 @dataclass(frozen=True)
-class SqueezeNet:
-    """A convolution, eight fire modules, and a 1x1 convolution that gives each class a map, to be averaged."""
+class SqueezeNet(Widened):
+    """A convolution, eight fire modules, and a 1x1 convolution that gives each class a map, whose mean is its score."""
 
     version: Version
-    width: float = 1.0
-    """Channels of every convolution but the last, times this."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         channels, kernel, pooled = VERSIONS[self.version]
         pool = MaxPool(3, stride=2, ceil=True)
         features = net.inside("features")
-        x = sequential(features, x, Conv(round_channels(channels * self.width), kernel, stride=2), RELU, pool)
+        x = sequential(features, x, Conv(self.wide(channels), kernel, stride=2), RELU, pool)
         index = 3
         for number, row in enumerate(FIRES, start=2):
-            x = fire(features.inside(f"{index}"), x, *(round_channels(channels * self.width) for channels in row))
+            x = fire(features.inside(f"{index}"), x, *(self.wide(channels) for channels in row))
             index += 1
             if number in pooled:
                 x = features(f"{index}", pool, x)

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from cnnbench.networks.architecture import imagenet, ours
-from cnnbench.networks.families.blocks import RELU, chain, round_channels, sequential
+from cnnbench.networks.families.blocks import RELU, Scaled, chain, round_channels, sequential
 from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -34,43 +34,35 @@ CONVS_PER_STACK = {
 
 
 @dataclass(frozen=True)
-class VGG:
+class VGG(Scaled):
     """Stacks of so many convolutions, then 4096 - 4096 - classes."""
 
     convs: tuple[int, ...]
     """In each stack, of five at most."""
     batch_norm: bool = False
-    width: float = 1.0
-    """Channels of every convolution and hidden layer, times this."""
-    depth: float = 1.0
-    """Convolutions in each stack, times this, rounded up."""
 
     def __post_init__(self) -> None:
         if len(self.convs) > len(WIDTHS):
             raise ValueError(f"convs: expected {len(WIDTHS)} stacks at most; got {len(self.convs)}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         widths = WIDTHS[: len(self.convs)]
         x = sequential(net.inside("features"), x, *stacks(widths, self.convs, self.width, self.depth, self.batch_norm))
         x = chain(net, x, avgpool=AdaptiveAvgPool(7), flatten=Flatten())
-        hidden_layer = (Linear(round_channels(4096 * self.width)), RELU, Dropout(0.5))
+        hidden_layer = (Linear(self.wide(4096)), RELU, Dropout(0.5))
         return sequential(net.inside("classifier"), x, *hidden_layer, *hidden_layer, Linear(classes))
 
 
 @dataclass(frozen=True)
-class VGGStyle:
+class VGGStyle(Scaled):
     """A small VGG for 32x32 images: three stacks of two convolutions, then 512 - classes."""
 
     convs: tuple[int, ...] = (2, 2, 2)
-    width: float = 1.0
-    depth: float = 1.0
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         widths = tuple(64 * 2**stack for stack in range(len(self.convs)))
         x = sequential(net.inside("features"), x, *stacks(widths, self.convs, self.width, self.depth))
-        hidden_layer = (Linear(round_channels(512 * self.width)), Activation(), Dropout(0.5))
+        hidden_layer = (Linear(self.wide(512)), Activation(), Dropout(0.5))
         return sequential(net.inside("classifier"), net("flatten", Flatten(), x), *hidden_layer, Linear(classes))
 
 

@@ -1,6 +1,6 @@
 """The interface of a layer's formulas: output shape, parameters, MACs, other arithmetic, memory kept for training.
 
-A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector, without the batch: every formula is per image.
+A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector. It has no batch: formulas are per image.
 """
 
 import math
