@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import convert, gate, machine, models, profile, runs, train
+from cnnbench.cli import gate, machine, models, runs, train
 from cnnbench.errors import CnnbenchError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, gate, convert, models, train, profile, machine):
+for commands in (runs, gate, models, train, machine):
     app.add_typer(commands.app)
 
 

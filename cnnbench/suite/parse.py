@@ -2,8 +2,23 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from cnnbench.errors import InputError
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+
+
+def checked(parser: Callable[[S], T], value: S, name: str) -> T:
+    """A parsed option or argument. Raises InputError, naming it."""
+    try:
+        return parser(value)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def parse_duration(text: str | float) -> float:

@@ -12,7 +12,7 @@ from cnnbench.records.run_folder import Store, read_run
 from cnnbench.runner.machine import environment, usable_threads
 from cnnbench.runner.run import Observer, run_suite
 from cnnbench.suite.case import Case
-from cnnbench.suite.load import Suite, case_of, suite_of
+from cnnbench.suite.load import Suite, suite_of
 from cnnbench.suite.parse import parse_duration
 
 
@@ -40,7 +40,7 @@ def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) ->
     """The records of cases that are measured now; the test fails or is skipped where one has no number."""
     try:
         case_budget_s = parse_duration(budget)
-        suite = suite_of([case_of(id_) for id_ in ids], case_budget_s, launches)
+        suite = suite_of([Case.from_id(id_) for id_ in ids], case_budget_s, launches)
         records = measure(suite, suite.cases, folder, suite.budget_s, Silent())
     except (CnnbenchError, ValueError) as error:
         pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
