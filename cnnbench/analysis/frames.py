@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from statistics import linear_regression
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +13,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import MB, MIB
+from cnnbench.records.environment import Environment
 from cnnbench.records.record import MEASURED, MIN_TURNS, CounterResults, Launch, Record
 from cnnbench.suite.case import PHASES, WORKLOADS, ModelSpec, Workload
 
@@ -355,9 +355,8 @@ def _slope(peaks: dict[int, float]) -> tuple[float, float]:
     return fit.slope, fit.intercept
 
 
-def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int | None:
-    memory_bytes: int | None = environment.get("machine", {}).get("memory_bytes")
+def _memory_ends_at(peaks: dict[int, float], environment: Environment | None) -> int | None:
     slope, intercept = _slope(peaks)
-    if not memory_bytes or slope <= 0:
+    if environment is None or slope <= 0:
         return None
-    return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
+    return max(0, math.floor((environment.machine.memory_bytes / MIB - intercept) / slope))

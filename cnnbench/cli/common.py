@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
     from cnnbench.suite.case import ModelSpec
 
-EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_FAULT, EXIT_INTERRUPTED = 1, 3, 70, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AnyModel = Annotated[str, typer.Argument(help="A model's name; one without a closed form is traced.")]

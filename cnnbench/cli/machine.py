@@ -109,7 +109,7 @@ def doctor(
         return
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
-    about = machine.environment([machine.usable_threads()], Path.cwd())
+    about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
     interference, devices, cache = machine.interference(), list(_devices()), str(artifact.cache_folder())
     if as_json:
         print_json({**about, "interference": interference, "devices": devices, "cache": cache})

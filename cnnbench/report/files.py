@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench.errors import RunFolderError
-from cnnbench.records.environment import label
+from cnnbench.records import files
 from cnnbench.records.run_folder import Run
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
@@ -23,9 +23,9 @@ def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
     """All files of a run's report; gives the page's path. Raises RunFolderError, OSError."""
     write_tables(run.folder / TABLES, tables)
     write_charts(run.folder / CHARTS, page.charts)
-    _write(run.folder / MARKDOWN, markdown(run, tables, page.charts).encode())
+    files.write(run.folder / MARKDOWN, markdown(run, tables, page.charts))
     file = run.folder / PAGE
-    _write(file, html(page).encode())
+    files.write(file, html(page))
     return file
 
 
@@ -36,9 +36,9 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
     write_tables(folder / TABLES, tables)
     write_charts(folder / CHARTS, page.charts)
     text = [f"# {_escaped(page.title)}", _escaped(page.subtitle), *_tables_markdown(tables, page.charts)]
-    _write(folder / MARKDOWN, ("\n\n".join(text) + "\n").encode())
+    files.write(folder / MARKDOWN, ("\n\n".join(text) + "\n"))
     file = folder / PAGE
-    _write(file, html(page).encode())
+    files.write(file, html(page))
     return file
 
 
@@ -46,17 +46,17 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
     for table in tables:
-        _write(folder / f"{table.name}.csv", table.data.to_csv(index=False).encode())
-        _write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
-        _write(folder / f"{table.name}.tex", table_latex(table).encode())
+        files.write(folder / f"{table.name}.csv", table.data.to_csv(index=False))
+        files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
+        files.write(folder / f"{table.name}.tex", table_latex(table))
 
 
 def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
     """Each chart as SVG and PNG."""
     _make(folder)
     for chart in charts:
-        _write(folder / f"{chart.name}.svg", chart.svg.encode())
-        _write(folder / f"{chart.name}.png", chart.png)
+        files.write(folder / f"{chart.name}.svg", chart.svg)
+        files.write(folder / f"{chart.name}.png", chart.png)
 
 
 def _make(folder: Path) -> None:
@@ -64,12 +64,6 @@ def _make(folder: Path) -> None:
     if folder.is_symlink():
         raise RunFolderError(f"{folder}: expected a folder to write into; got a link to another place; remove it")
     folder.mkdir(exist_ok=True)
-
-
-def _write(file: Path, content: bytes) -> None:
-    if file.is_symlink():
-        file.unlink()
-    file.write_bytes(content)
 
 
 def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
@@ -111,18 +105,18 @@ def table_latex(table: Table) -> str:
 
 
 def _header(run: Run) -> list[str]:
-    if not run.environment:
+    if run.environment is None:
         return [f"Started {run.started}."]
-    facts, software = run.environment["machine"], run.environment["software"]
+    facts, software = run.environment.machine, run.environment.software
     versions = ", ".join(
         f"{name} {software[name]}"
         for name in ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
         if name in software
     )
-    memory_gib = facts["memory_bytes"] / 2**30
+    memory_gib = facts.memory_bytes / 2**30
     lines = [
-        f"{label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
-        f"{facts['system']}. "
+        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {memory_gib:.0f} GiB, "
+        f"{facts.system}. "
         f"{versions}. Started {run.started}."
     ]
     if software.get("git_commit"):

@@ -3,13 +3,13 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
 from cnnbench.suite import case_id
 from cnnbench.suite.parse import parse_image_size
-from cnnbench.suite.runtimes import REFERENCE, check_name, split
+from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
@@ -19,6 +19,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
 """Memory layout of images."""
+
+MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -82,7 +84,7 @@ class Case(Frozen):
     precision: Precision = "fp32"
     layout: Layout = "nchw"
     batch: PositiveInt
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 
     @classmethod
@@ -107,23 +109,24 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        return case_id.write(self)
+        backend = (self.workload, self.runtime, self.device, self.precision, self.layout)
+        return case_id.write(self.spec.label, backend, self.batch, self.threads, self.spec.seed)
 
     @property
     def label(self) -> str:
         """The model's label, with threads and seed that are not the defaults."""
-        return self.spec.label + case_id.extras(self)
+        return self.spec.label + case_id.extras(self.threads, self.spec.seed)
 
     @property
     def backend(self) -> str:
         """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
-        precision = () if self.precision == "fp32" else (self.precision,)
-        return "/".join((self.runtime, self.device, *precision, *case_id.layout_part(self)))
+        parts = (self.runtime, self.device, self.precision, self.layout)
+        return "/".join(part for part in parts if part not in ("fp32", case_id.DEFAULT_LAYOUT))
 
     @property
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
-        return split(self.runtime)[0] == "ort"
+        return runtime_kind(self.runtime).runs_exported_graph
 
     @property
     def is_exported_step(self) -> bool:

@@ -6,10 +6,9 @@ such as `resnet18/inference/ort/cpu/fp32/b8`. Parts in brackets are left out whe
 """
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from cnnbench.suite.case import Case
+DEFAULT_LAYOUT = "nchw"
 
 _PATTERN = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
@@ -18,20 +17,15 @@ _PATTERN = re.compile(
 )
 
 
-def write(case: "Case") -> str:
-    """The id of a case."""
-    backend = (case.workload, case.runtime, case.device, case.precision, *layout_part(case))
-    return "/".join((case.spec.label, *backend, f"b{case.batch}")) + extras(case)
+def write(label: str, backend: Sequence[str], batch: int, threads: int | None, seed: int) -> str:
+    """An id from a model's label, from workload, runtime, device, precision and layout, and from the numbers."""
+    parts = [label, *(part for part in backend if part != DEFAULT_LAYOUT), f"b{batch}"]
+    return "/".join(parts) + extras(threads, seed)
 
 
-def layout_part(case: "Case") -> tuple[str, ...]:
-    """The layout, unless it is the default."""
-    return () if case.layout == "nchw" else (case.layout,)
-
-
-def extras(case: "Case") -> str:
+def extras(threads: int | None, seed: int) -> str:
     """Threads and seed, unless they are the defaults: `/t4/s1`."""
-    return (f"/t{case.threads}" if case.threads else "") + (f"/s{case.spec.seed}" if case.spec.seed else "")
+    return (f"/t{threads}" if threads else "") + (f"/s{seed}" if seed else "")
 
 
 def read(id_: str) -> dict[str, str]:

@@ -1,15 +1,15 @@
 """A suite: a YAML file that expands to cases."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cnnbench.errors import ShapeError, SuiteError, unknown
 from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
-from cnnbench.suite.schema import BUILT_IN, Settings, SuiteFile, parse
-from cnnbench.suite.yaml_lines import YamlSource, read_yaml
+from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
+from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
 T = TypeVar("T")
 
@@ -100,6 +100,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             for case in _cases(spec, workload, settings):
                 if case.id in cases:
                     raise SuiteError(f"{source.place(('models', index))}: case {case.id} stands twice; keep one")
+                if len(cases) == MAX_CASES:
+                    raise SuiteError(f"{source.place(('models', index))}: expected at most {MAX_CASES:,} cases in all")
                 cases[case.id] = case
                 budgets[case.id] = settings.case_budget
     return Suite(
@@ -119,12 +121,13 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
     try:
         return ModelSpec.checked(model, settings.image_size, settings.classes, settings.seed or 0)
     except ShapeError as error:
-        key = "image_size" if ("models", index, "image_size") in source.lines else "model"
-        raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
+        places: list[KeyPath] = [("models", index, "image_size"), ("defaults", "image_size")]
+        where = next((place for place in places if place in source.lines), ("models", index, "model"))
+        raise SuiteError(f"{source.place(where)}: {error}") from None
 
 
-def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case]:
-    return [
+def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[Case]:
+    return (
         Case(
             spec=spec,
             workload=workload,
@@ -140,7 +143,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case
         for batch in _axis(settings.batches, workload)
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
-    ]
+    )
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:

@@ -3,12 +3,22 @@
 import re
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
-from cnnbench.suite.case import WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
+from cnnbench.suite.case import MAX_THREADS, WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
 from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
@@ -16,14 +26,24 @@ T = TypeVar("T")
 
 _LIST_TAG, _MAPPING_TAG = "one-list", "per-workload"
 
+
+def _each_once(values: list[T]) -> list[T]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{_shown(value)} stands twice; keep one")
+    return values
+
+
+MAX_CASES = 10_000
 ListOf = Annotated[list[T], Field(min_length=1)]
+Axis = Annotated[ListOf[T], AfterValidator(_each_once)]
 PerWorkload = Annotated[
-    Annotated[ListOf[T], Tag(_LIST_TAG)] | Annotated[dict[Workload, ListOf[T]], Tag(_MAPPING_TAG)],
+    Annotated[Axis[T], Tag(_LIST_TAG)] | Annotated[dict[Workload, Axis[T]], Tag(_MAPPING_TAG)],
     Discriminator(lambda value: _MAPPING_TAG if isinstance(value, dict) else _LIST_TAG),
 ]
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
-Batch = Annotated[int, Field(strict=True, ge=1)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,
@@ -42,7 +62,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workloads: ListOf[Workload] | None = Field(None, description="inference, training, or both")
+    workloads: Axis[Workload] | None = Field(None, description="inference, training, or both")
     runtimes: PerWorkload[RuntimeName] | None = Field(
         None, description="what executes the model, such as eager, compile, ort, ort:basic"
     )
@@ -55,11 +75,13 @@ class Settings(BaseModel):
     image_size: ImageSize | None = Field(
         None, description="224 or 480x640 (height x width); the model's default if absent"
     )
-    classes: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    classes: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
         None, description="classes of the last layer; the model's default if absent"
     )
-    seed: Annotated[int, Field(strict=True, ge=0)] | None = Field(None, description="of weights and images")
-    threads: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(
+        None, description="of weights and images"
+    )
+    threads: Annotated[int, Field(strict=True, ge=1, le=MAX_THREADS)] | None = Field(
         None, description="CPU threads; every usable physical core if absent"
     )
     case_budget: Duration | None = Field(None, description="time to measure one case, such as 3s")
@@ -89,12 +111,12 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="cnnbench suite")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)] | None = Field(
         None, description="names the run's folder; the file's name if absent"
     )
     description: str = Field("", description="purpose of the suite, in one sentence")
     budget: Duration = Field(600.0, description="time for the whole run, such as 10m")
-    launches: Annotated[int, Field(strict=True, ge=1)] = Field(
+    launches: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(
         3, description="maximum number of processes per case, as the budget allows"
     )
     limit: Duration = Field(300.0, description="timeout for a worker's answer, such as 5m")
@@ -126,6 +148,7 @@ MESSAGES = {
     "missing": "expected a key {name!r}; got none",
     "value_error": "{error}",
     "greater_than_equal": "expected a whole number of at least {ge}; got {got}",
+    "less_than_equal": "expected a whole number of at most {le}; got {got}",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number; got {got}"),
     "list_type": "expected a list; got {got}",
     "too_short": "expected at least one item; got none",
