@@ -44,12 +44,12 @@ def status_of(
     return ("noisy", noise) if noise else ("ok", [])
 
 
-def checked(run: Run) -> Run:
+def rechecked(run: Run) -> Run:
     """A run in which no record claims a better status than its own data support, whoever wrote it."""
-    return replace(run, records={id_: _checked(record) for id_, record in run.records.items()})
+    return replace(run, records={id_: _rechecked(record) for id_, record in run.records.items()})
 
 
-def _checked(record: Record) -> Record:
+def _rechecked(record: Record) -> Record:
     if record.status not in MEASURED:
         return record
     launches = record.measurement.launches if record.measurement else []

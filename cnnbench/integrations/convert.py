@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from cnnbench.analysis.status import checked
+from cnnbench.analysis.status import rechecked
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.integrations.exporters.converted import Converted
 from cnnbench.records import files
@@ -33,7 +33,7 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
     """
     if format_name not in FORMATS:
         raise InputError(f"--to: {unknown('format', format_name, FORMATS)}")
-    run = checked(read_run(folder))
+    run = rechecked(read_run(folder))
     if not run.records:
         raise RunFolderError(f"{folder}: expected a run with records; got none; go on with `cnnbench run --resume`")
     module = importlib.import_module(f"cnnbench.integrations.exporters.{FORMATS[format_name]}")

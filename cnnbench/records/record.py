@@ -26,7 +26,7 @@ from cnnbench.records.bounds import (
 )
 from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Interference, Reason
-from cnnbench.suite.case import Case, Dimension
+from cnnbench.suite.case import Case, Size
 
 SCHEMA_VERSION = 5
 
@@ -59,7 +59,7 @@ class Published(Recorded):
     params: Count
     giga_macs: Figure | None
     """MACs for one image in units of 1e9, rounded to three decimals by the publisher."""
-    image_size: Dimension | None
+    image_size: Size | None
     """Side of the square images that the figures are for."""
     top1_percent: Figure | None
     """ImageNet-1K accuracy of the pretrained weights."""
@@ -115,7 +115,7 @@ class ArtifactFacts(Recorded):
 
     key: str
     """Digest of everything that the artifact depends on."""
-    input_shape: tuple[Dimension, ...]
+    input_shape: tuple[Size, ...]
     """(C, H, W) of one image, or (C, L) of one signal."""
     classes: PositiveCount
     weight_bytes: Count

@@ -3,6 +3,7 @@
 Elements and attributes as in the schema of Jenkins' xUnit plugin (`junit-10.xsd`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import Run
 from cnnbench.report.reasons import reason_text
 
+DECLARATION = "<?xml version='1.0' encoding='utf-8'?>\n"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML may hold, not even escaped (XML 1.0, section 2.2)."""
 OUTCOME: Mapping[Status, str | None] = {
     "ok": None,
     "noisy": None,
@@ -51,9 +55,9 @@ def convert(run: Run) -> Converted:
     figures = {each.record.id: each for each in measured(run)}
     for record in run.records.values():
         test = _test(suite, record.id, record.case.spec.label, _timed_s(record))
-        outcome, why = OUTCOME[record.status], _printable("\n".join(_lines(record)))
+        outcome, why = OUTCOME[record.status], "\n".join(_lines(record))
         if outcome is not None:
-            first = _printable(reason_text(record.reasons[0])) if record.reasons else ""
+            first = reason_text(record.reasons[0]) if record.reasons else ""
             ElementTree.SubElement(test, outcome, {"type": _type(record), "message": first}).text = why
         elif record.id in figures:
             ElementTree.SubElement(test, "system-out").text = _figures(record, figures[record.id])
@@ -61,8 +65,10 @@ def convert(run: Run) -> Converted:
         test = _test(suite, id_, id_.partition("/")[0], 0.0)
         ElementTree.SubElement(test, "skipped", {"type": "unrecorded", "message": UNRECORDED})
     ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return Converted({".xml": text}, ["figures are text in system-out; samples are not in it"])
+    text = _NOT_XML.sub("", ElementTree.tostring(root, encoding="unicode"))
+    return Converted(
+        {".xml": f"{DECLARATION}{text}".encode()}, ["figures are text in system-out; samples are not in it"]
+    )
 
 
 def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> ElementTree.Element:
@@ -87,7 +93,7 @@ def _figures(record: Record, each: Measured) -> str:
         lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
     lines.append(f"images_per_s: {rate.value:.6g}")
     lines.append(f"launches: {len(each.samples_s)}")
-    return _printable("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _timed_s(record: Record) -> float:
@@ -101,8 +107,3 @@ def _timestamp(started: str) -> str:
     except ValueError:  # a run's folder that does not tell
         moment = datetime.fromtimestamp(0, tz=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold; a library's last words may have some."""
-    return "".join(c for c in text if c in "\n\t" or ord(c) >= 32)
