@@ -87,7 +87,7 @@ def test_a_worker_of_onnx_runtime_has_no_torch_in_its_process(tmp_path: Path, im
         worker.ask(Open(case=case, folder=str(folder)), Opened)
         worker.ask(Warm(limit_s=0.01), Warmed)
         closed = worker.ask(Close(), Closed)
-    assert closed.ran.facts["torch_in_process"] is imports_torch
+    assert closed.ran.torch_in_process is imports_torch
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from cnnbench.records.lines import digest_of
+from cnnbench.records.record import Launch, Record
+from cnnbench.records.run_folder import read_run
 from tests.conftest import Cli, write_suite
 
 TINY = """
@@ -32,9 +34,12 @@ models:
 """
 
 
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    return {record["id"]: record for record in map(json.loads, lines)}
+def records(folder: Path) -> dict[str, Record]:
+    return read_run(folder).records
+
+
+def launches_of(record: Record) -> list[Launch]:
+    return record.measurement.launches if record.measurement else []
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +66,11 @@ def test_a_run_ends_well_and_leaves_a_record_for_every_case(
     found = records(folder)
     assert len(found) == 20
     for id_, record in found.items():
-        assert record["status"] in (("unavailable", "ok", "noisy") if "/cuda/" in id_ else ("ok", "noisy")), record[
-            "reasons"
-        ]
-        assert record["environment"]["software"]["torch"]
-        if record["status"] == "unavailable":
-            assert "no cuda device that" in record["reasons"][0]
+        assert record.status in (("unavailable", "ok", "noisy") if "/cuda/" in id_ else ("ok", "noisy")), record.reasons
+        assert record.environment is not None
+        assert record.environment.software["torch"]
+        if record.status == "unavailable":
+            assert record.reasons[0].code == "no-device"
 
 
 def test_a_measured_record_holds_counts_parity_raw_samples_and_what_ran(
@@ -74,18 +78,23 @@ def test_a_measured_record_holds_counts_parity_raw_samples_and_what_ran(
 ) -> None:
     found = records(tiny[0])
     ort = found["lenet5/inference/ort/cpu/fp32/b4"]
-    assert (ort["counts"]["params"], ort["counts"]["macs"]) == (44_426, 281_640)
-    assert ort["counts"]["disagreements"] == []
-    assert [parity["what"] for parity in ort["parity"]] == ["ort b1", "ort b2", "ort b3", "timed b4"]
-    assert all(0 < parity["error"] < parity["limit"] for parity in ort["parity"])
-    launch = ort["measurement"]["launches"][0]
-    assert len(launch["blocks"]) >= 6
-    assert all(seconds > 0 for block in launch["blocks"] for seconds in block["seconds"]["forward"])
-    assert min(launch["load_s"], launch["first_call_s"], launch["memory"]["peak_bytes"]) > 0
-    assert ort["ran"]["facts"]["torch_in_process"] is False
-    (threads,) = ort["environment"]["threads"]["used"]
-    assert {found[i]["ran"]["threads"] for i in found if "/cpu/" in i} == {threads}
-    training = found["simple_cnn/training/eager/cpu/fp32/b4"]["measurement"]["launches"][0]["blocks"][0]["seconds"]
+    assert ort.counts is not None
+    assert (ort.counts.params, ort.counts.macs) == (44_426, 281_640)
+    assert ort.counts.disagreements == []
+    assert [parity.what for parity in ort.parity] == ["ort b1", "ort b2", "ort b3", "timed b4"]
+    assert all(0 < (parity.error or 0) < parity.limit for parity in ort.parity)
+    launch = launches_of(ort)[0]
+    assert len(launch.blocks) >= 6
+    assert all(seconds > 0 for block in launch.blocks for seconds in block.seconds["forward"])
+    assert min(launch.load_s, launch.first_call_s, launch.memory.peak_bytes) > 0
+    assert launch.ran is not None
+    assert launch.ran.torch_in_process is False
+    assert ort.environment is not None
+    assert launch.environment == digest_of(ort.environment)
+    (threads,) = ort.environment.threads.used
+    ran = [launches_of(found[id_])[0].ran for id_ in found if "/cpu/" in id_]
+    assert {each.threads for each in ran if each} == {threads}
+    training = launches_of(found["simple_cnn/training/eager/cpu/fp32/b4"])[0].blocks[0].seconds
     assert list(training) == ["forward", "backward", "optimizer"]
 
 
@@ -136,12 +145,12 @@ def test_cases_that_crash_hang_or_run_out_of_memory_are_told_and_the_run_goes_on
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     found = records(home / "out")
-    reasons = {id_.split(":")[1]: record["reasons"] for id_, record in found.items()}
-    assert "killed by SIGKILL" in reasons["Crashes@16x16/inference/eager/cpu/fp32/b7"][0]
-    assert "no answer within 8 s" in reasons["Hangs@16x16/inference/eager/cpu/fp32/b7"][0]
-    assert "out of memory" in reasons["Hungry@16x16/inference/eager/cpu/fp32/b7"][0]
-    assert found["own_models:Crashes@16x16/inference/eager/cpu/fp32/b1"]["status"] in ("ok", "noisy")
-    assert found["own_models:works@16x16/inference/eager/cpu/fp32/b1"]["status"] in ("ok", "noisy")
+    reasons = {id_.split(":")[1]: str(record.reasons[0]) for id_, record in found.items()}
+    assert "crashed: the worker was killed by SIGKILL" in reasons["Crashes@16x16/inference/eager/cpu/fp32/b7"]
+    assert "hung: no answer within 8 s" in reasons["Hangs@16x16/inference/eager/cpu/fp32/b7"]
+    assert "out-of-memory: " in reasons["Hungry@16x16/inference/eager/cpu/fp32/b7"]
+    assert found["own_models:Crashes@16x16/inference/eager/cpu/fp32/b1"].status in ("ok", "noisy")
+    assert found["own_models:works@16x16/inference/eager/cpu/fp32/b1"].status in ("ok", "noisy")
 
 
 @pytest.mark.parametrize(
@@ -221,14 +230,17 @@ def test_training_in_onnx_runtime_races_against_eager_and_is_proved(home: Path, 
     found = records(home / "out")
     for batch in (8, 2):  # proved before being timed, and after
         record = found[f"lenet5/training/ort/cpu/fp32/b{batch}"]
-        assert record["status"] in ("ok", "noisy"), record["reasons"]
-        assert record["group"] == found[f"lenet5/training/eager/cpu/fp32/b{batch}"]["group"]
-        assert list(record["measurement"]["launches"][0]["blocks"][0]["seconds"]) == ["step"]
-        assert [parity["what"].split(",")[0] for parity in record["parity"]][:2] == ["ort losses", "ort"]
-        assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
-        assert record["step"]["nodes"] > 50
-        assert record["ran"]["facts"]["torch_in_process"] is False
-        assert set(record["ran"]["facts"]["nodes"]) == {"CPUExecutionProvider"}
+        assert record.status in ("ok", "noisy"), record.reasons
+        assert record.group == found[f"lenet5/training/eager/cpu/fp32/b{batch}"].group
+        (launch,) = launches_of(record)
+        assert list(launch.blocks[0].seconds) == ["step"]
+        assert [parity.what.split(",")[0] for parity in record.parity][:2] == ["ort losses", "ort"]
+        assert all(parity.passed for parity in record.parity)
+        assert record.step is not None
+        assert (record.step.nodes or 0) > 50
+        assert launch.ran is not None
+        assert launch.ran.torch_in_process is False
+        assert set(launch.ran.nodes) == {"CPUExecutionProvider"}
     assert "×" in (home / "out" / "report.md").read_text().split("## Training")[1]
 
 
@@ -239,10 +251,11 @@ def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(ho
         "defaults: {workloads: [training], runtimes: [eager, ort], batches: [2], case_budget: 0.1s}",
     )
     cli("run", suite, "--out", "out")
-    found = {record["case"]["runtime"]: record for record in records(home / "out").values()}
-    assert found["eager"]["status"] in ("ok", "noisy")
-    assert found["ort"]["status"] == "unavailable"
-    assert "no gradient rule for aten.softplus.default" in found["ort"]["reasons"][0]
+    found = {record.case.runtime: record for record in records(home / "out").values()}
+    assert found["eager"].status in ("ok", "noisy")
+    assert found["ort"].status == "unavailable"
+    assert found["ort"].reasons[0].code == "not-exportable"
+    assert "no gradient rule for aten.softplus.default" in found["ort"].reasons[0].detail
 
 
 def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path) -> None:
@@ -253,7 +266,7 @@ def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path
         "defaults: {workloads: [training], runtimes: [ort], batches: [4], case_budget: 0.1s}",
     )
     cli("run", suite, "--out", "first")
-    assert next(iter(records(home / "first").values()))["status"] in ("ok", "noisy")
+    assert next(iter(records(home / "first").values())).status in ("ok", "noisy")
     other = home / "other.onnx"
     words = ["--workload", "training", "--momentum", "0.5", "--weight-decay", "0.5", "--seed", "11"]
     assert cli("export", "lenet5", *words, "--out", str(other)).returncode == 0
@@ -267,9 +280,10 @@ def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path
         newest.unlink()
         newest.with_name("step.json").unlink()
     assert done.returncode == 3
-    assert record["status"] == "invalid"
-    assert "parity of ort losses" in record["reasons"][0]
-    assert record["measurement"] is None
+    assert record.status == "invalid"
+    assert record.reasons[0].code == "parity"
+    assert "ort losses" in record.reasons[0].detail
+    assert record.measurement is None
 
 
 def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cli: Cli, home: Path) -> None:
@@ -281,9 +295,9 @@ def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cl
     done = cli("run", suite, "--out", "out")
     assert done.returncode == 0, done.stderr
     found = records(home / "out")
-    launches = [record["measurement"]["launches"] for record in found.values()]
+    launches = [launches_of(record) for record in found.values()]
     assert [len(each) for each in launches] == [2, 2]
-    groups = [[launch["group"] for launch in each] for each in launches]
+    groups = [[launch.group for launch in each] for each in launches]
     assert groups[0] == groups[1]  # eager and ort, in turn, each time
     assert len(set(groups[0])) == 2
     assert len((home / "out" / "records.jsonl").read_text().splitlines()) == 4  # written after each launch

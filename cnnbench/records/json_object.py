@@ -16,7 +16,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     Raises ValueError where it is none, is nested too deep, or holds a number that is none.
     """
     try:
-        content = from_json(line, allow_inf_nan=False)
+        content = from_json(line.decode(errors="replace"), allow_inf_nan=False)
     except ValueError:
         raise ValueError("it is cut short or is not JSON") from None
     if not isinstance(content, dict):
