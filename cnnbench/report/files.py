@@ -12,6 +12,7 @@ from pathlib import Path
 from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.run_folder import Run
+from cnnbench.report import escape
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
 from cnnbench.report.tables import WORDS, Table
@@ -35,7 +36,7 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
     _make(folder)
     write_tables(folder / TABLES, tables)
     write_charts(folder / CHARTS, page.charts)
-    text = [f"# {_escaped(page.title)}", _escaped(page.subtitle), *_tables_markdown(tables, page.charts)]
+    text = [f"# {escape.markdown(page.title)}", escape.markdown(page.subtitle), *_tables_markdown(tables, page.charts)]
     files.write(folder / MARKDOWN, ("\n\n".join(text) + "\n"))
     file = folder / PAGE
     files.write(file, html(page))
@@ -46,7 +47,7 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
     for table in tables:
-        files.write(folder / f"{table.name}.csv", table.data.to_csv(index=False))
+        files.write(folder / f"{table.name}.csv", escape.spreadsheet(table.data))
         files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
         files.write(folder / f"{table.name}.tex", table_latex(table))
 
@@ -68,7 +69,7 @@ def _make(folder: Path) -> None:
 
 def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
     """The whole report as Markdown; charts by the names of their files."""
-    parts = [f"# {_escaped(run.suite)}", *map(_escaped, _header(run)), *_tables_markdown(tables, charts)]
+    parts = [f"# {escape.markdown(run.suite)}", *map(escape.markdown, _header(run)), *_tables_markdown(tables, charts)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,7 +80,7 @@ def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[s
             f"## {table.title}",
             table_markdown(table),
             table.caption,
-            *map(_escaped, table.notes),
+            *map(escape.markdown, table.notes),
         ]
     for chart in charts:
         parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
@@ -88,12 +89,8 @@ def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[s
 
 def table_markdown(table: Table) -> str:
     """One table; what stands in cells is data, so Markdown's own marks in it are escaped."""
-    cells = table.cells.map(lambda value: _escaped(str(value)).replace("|", "\\|"))
+    cells = table.cells.map(escape.markdown)
     return cells.to_markdown(index=False, disable_numparse=True)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;")
 
 
 def table_latex(table: Table) -> str:

@@ -1,6 +1,7 @@
 """The schema of a suite file, and the error messages for mistakes in one."""
 
 import re
+from collections import Counter
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -28,9 +29,9 @@ _LIST_TAG, _MAPPING_TAG = "one-list", "per-workload"
 
 
 def _each_once(values: list[T]) -> list[T]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"{_shown(value)} stands twice; keep one")
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"{_shown(twice)} stands twice; keep one")
     return values
 
 
