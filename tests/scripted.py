@@ -145,10 +145,9 @@ def _follow(script: list[tuple[str, list[str], list[list[Any]]]]) -> None:
     for line in sys.stdin:
         asked += line
         op = json.loads(line)["op"]
-        fitting = (
+        place = next(
             n for n, (named, words, _) in enumerate(script) if named == op and all(word in asked for word in words)
         )
-        place = next(fitting)
         answers = script[place][2]
         kind, what, *text = answers[min(given[place], len(answers) - 1)]
         given[place] += 1
