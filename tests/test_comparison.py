@@ -228,6 +228,7 @@ def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_fifty_runs_of_two_hundred_cases_are_compared_within_a_minute(tmp_path: Path) -> None:
     names = ["lenet5", "alexnet", "vgg11", "resnet18", "mobilenet_v2"]
     records = [

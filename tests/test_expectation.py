@@ -182,6 +182,7 @@ def test_a_graphs_size_does_not_tell_where_it_was_exported(tmp_path: Path) -> No
     assert found[0].content_bytes < model.ByteSize()
 
 
+@pytest.mark.slow
 def test_smoke_is_exactly_as_its_file_in_the_repository_says() -> None:
     """cnnbench gated by itself; of the training steps, which take longer to prove, the smallest."""
     suite = load_suite(str(ROOT / "suites" / "smoke.yaml"))

@@ -73,7 +73,7 @@ def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
         ({"runtime": "eager", "layout": "channels_last"}, "fp32"),
         ({"runtime": "eager", "precision": "bf16"}, "bf16"),
         ({"runtime": "eager", "precision": "bf16", "workload": "training"}, "bf16"),
-        ({"runtime": "ort:disabled"}, "fp32"),
+        pytest.param({"runtime": "ort:disabled"}, "fp32", marks=pytest.mark.slow),
         ({"runtime": "ort:extended"}, "fp32"),
     ],
 )
@@ -95,6 +95,7 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
     assert nodes["ort"] < nodes["ort:disabled"]
 
 
+@pytest.mark.slow
 def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     case = case_of(runtime="compile")
@@ -115,7 +116,7 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "settings", "fault"),
     [
-        ("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: "),
+        pytest.param("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: ", marks=pytest.mark.slow),
         ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
     ],
 )
