@@ -13,7 +13,7 @@ UNBOUND = ("doc_string", "metadata_props")
 
 
 def describe(file: Path) -> Described:
-    """Operators by type, and the size without what names the place that it was written at.
+    """Operators by type, and the size without what names where it was written.
 
     Weights in a second file count by their length. The producer's version is left out too, because builds of one
     release for other devices have longer ones.
