@@ -14,6 +14,7 @@ from cnnbench.networks import registry
 from cnnbench.records.messages import Resolve, Resolved
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.hooks import running
+from cnnbench.worker.origin import check_origin, look_here_too
 
 Image = tuple[int, ...]
 """(C, H, W) of one image, or (C, L) of one signal."""
@@ -118,6 +119,7 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
 
 def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
     module_name, _, attribute = spec.model.partition(":")
+    look_here_too()
     try:
         made: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -137,6 +139,7 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
         raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
+    check_origin(spec.model)
     first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
     channels = first.in_channels if first else DEFAULT_IMAGE[0]
     sides = len(first.kernel_size) if first else 2

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from cnnbench.errors import InputError
+from cnnbench.records import files
 from cnnbench.records.messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.worker import models
 from cnnbench.worker.dataset_files import prepared, read_idx
@@ -38,6 +40,10 @@ class TrainingRun:
         self.images = {part: prepared(pixels, mean, deviation, image) for part, pixels in raw.items()}
         labels = {"train": read_idx(data.train_labels), "test": read_idx(data.test_labels)}
         self.labels = {part: each.astype(np.int64) for part, each in labels.items()}
+        if request.batch > len(self.images["train"]):
+            raise InputError(
+                f"--batch: expected at most the {len(self.images['train']):,} training images; got {request.batch:,}"
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
         self.folder = Path(self._folder.name)
         self.trainer = self._trainer()
@@ -84,7 +90,11 @@ class TrainingRun:
         """Save the weights, and the share of test images that both runtimes put into the right class."""
         values = self.trainer.values()
         weights = {name: torch.from_numpy(values[name].copy()) for name in self.module.state_dict()}
-        save_file(weights, out)
+        try:
+            with files.replacing(Path(out)) as file:
+                save_file(weights, file)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}") from None
         evaluated, _ = models.build(self.request.spec)
         evaluated.load_state_dict(weights)
         evaluated.eval()

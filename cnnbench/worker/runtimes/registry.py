@@ -14,6 +14,7 @@ from cnnbench.records.messages import Purpose
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import runtime_kind
+from cnnbench.worker.origin import look_here_too
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
@@ -70,6 +71,7 @@ def _further(case: Case) -> list[str]:
     elif case.spec.model.startswith("timm/"):
         found.append("timm")
     elif case.spec.is_users_own:
+        look_here_too()
         found.append(case.spec.model.partition(":")[0])
     return found
 
