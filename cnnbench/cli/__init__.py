@@ -1,8 +1,8 @@
 """The command line: parse, call, exit code; nothing else.
 
 Exit codes: 0 all well; 1 `gate` confirmed a regression, or `verify` found a disagreement; 2 bad input; 3 a case failed,
-is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 a
-fault of cnnbench; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
+is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 an
+internal error; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
 need them, so that `--help` answers at once.
 """
 
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import convert, gate, machine, models, process, profile, runs, train
+from cnnbench.cli import gate, machine, models, process, runs, train
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.printable import printable
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, gate, convert, models, train, profile, machine):
+for commands in (runs, gate, models, train, machine):
     app.add_typer(commands.app)
 
 
@@ -63,7 +63,7 @@ def _run() -> int:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        return _tell(f"this is a fault of cnnbench: {what}; {TRACEBACK}=1 shows where", EXIT_FAULT)
+        return _tell(f"internal error: {what}; {TRACEBACK}=1 prints the traceback", EXIT_FAULT)
     return 0
 
 
