@@ -4,7 +4,6 @@ Whatever slows the machine down for a while then hits all of them alike. Those w
 their idle threads disturb nobody.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity, Ran
 from cnnbench.runner.interference import SystemCounters, between
+from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
@@ -107,7 +107,7 @@ def measure_interleaved(
     MIN_ROUNDS rounds; or, where `rounds` is given, after exactly so many. A contestant that raises is left out from
     then on. `counters` reads the system's for a contestant by its place, before and after its turn.
     """
-    cpus = os.cpu_count() or 1
+    cpus = affinity_cores()
     results = [Blocks() for _ in participants]
     start = clock_s()
     for number in range(10**6):
