@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cnnbench.report.charts import Chart
     from cnnbench.report.html import Page
-    from cnnbench.report.tables import Table
+    from cnnbench.report.table import Table
 
 T = TypeVar("T")
 
@@ -34,9 +34,10 @@ class Results:
     def frame(self) -> "pd.DataFrame":
         """One row per case, measured or not: what it was, its status, times in milliseconds with intervals, ratios,
         memory."""
-        from cnnbench.analysis.frames import all_cases_table
+        from cnnbench.analysis.cases import CaseRow, case_rows
+        from cnnbench.analysis.frames import frame
 
-        return all_cases_table(list(self.run.records.values()))
+        return frame(case_rows(list(self.run.records.values())), CaseRow)
 
     @cached_property
     def tables(self) -> "dict[str, Table]":

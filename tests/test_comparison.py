@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import cnnbench
-from cnnbench.analysis.compare import Comparison, compare_runs, key_of
+from cnnbench.analysis.compare import Comparison, compare_runs, compared_rows, key_of
 from cnnbench.analysis.prices import read_prices
 from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio
 from cnnbench.api import Compared
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.comparing import cases_frame
+from cnnbench.report.comparing import remarks
 from cnnbench.suite.case import Case
 from tests.conftest import Cli
 from tests.peaks import peaks
@@ -121,10 +121,10 @@ def test_a_device_is_a_machine_of_its_own() -> None:
 def test_in_what_runs_differ_is_said() -> None:
     a = run("a", *models({"lenet5": 1}))
     b = run("b", *models({"lenet5": 1}), suite="other", torch="2.9")
-    remarks = compare_runs([a, b]).remarks()
-    assert remarks[0].startswith("Suites differ: tiny (a); other (b).")
-    assert remarks[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
-    assert remarks[-1].startswith("1 of 1 cases were measured on every machine")
+    found = remarks(compare_runs([a, b]))
+    assert found[0].startswith("Suites differ: tiny (a); other (b).")
+    assert found[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
+    assert found[-1].startswith("1 of 1 cases were measured on every machine")
 
 
 def test_invalid_records_are_compared_with_nothing() -> None:
@@ -160,13 +160,12 @@ def prices(folder: Path, text: str) -> Path:
 def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparison) -> None:
     file = prices(tmp_path, "currency: EUR\nmachines:\n  a: {watts: 200, price_per_hour: 0.8}\n  b: {watts: 50}\n")
     compared = compare_runs([machine.run for machine in two.machines], prices=file)
-    frame = cases_frame(compared).set_index(["model", "machine"])
-    a, b = (frame.xs(name, level="machine").iloc[0] for name in ("a", "b"))
-    assert a["images_per_s"] == pytest.approx(800)  # 8 images in 10 ms
-    assert a["images_per_joule"] == pytest.approx(800 / 200)
-    assert a["images_per_currency"] == pytest.approx(800 * 3600 / 0.8)
-    assert b["images_per_joule"] == pytest.approx(400 / 50)
-    assert math.isnan(b["images_per_currency"])
+    a, b = (next(row for row in compared_rows(compared) if row.machine == name) for name in ("a", "b"))
+    assert a.images_per_s == pytest.approx(800)  # 8 images in 10 ms
+    assert a.images_per_joule == pytest.approx(800 / 200)
+    assert a.images_per_currency == pytest.approx(800 * 3600 / 0.8)
+    assert b.images_per_joule == pytest.approx(400 / 50)
+    assert b.images_per_currency is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
     measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"blocks": blocks})]})
     one = run("a", measured.model_copy(update={"measurement": measurement}))
     compared = compare_runs([one], prices=prices(tmp_path, "machines: {a: {watts: 1}}"))
-    assert cases_frame(compared)["images_per_joule"].tolist() == [pytest.approx(20.0)]
+    assert [row.images_per_joule for row in compared_rows(compared)] == [pytest.approx(20.0)]
 
 
 def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:

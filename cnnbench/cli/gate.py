@@ -79,7 +79,7 @@ def gate(
     from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import check_margin
     from cnnbench.gate.run import measure_gate
-    from cnnbench.report.terminal import Ticker
+    from cnnbench.report.terminal import Progress
 
     if exact:
         _exact(suite, expect, update=update)
@@ -102,8 +102,8 @@ def gate(
             raise typer.Exit(_against(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
         if known:
             check_margin(known, request.comparisons, rule)
-        with Ticker(console()) as ticker:
-            gate_report = measure_gate(request, ticker, rule)
+        with Progress(console()) as progress:
+            gate_report = measure_gate(request, progress, rule)
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
         raise typer.Exit(_tried_out(gate_report, slowdown))
@@ -133,21 +133,21 @@ def calibrate(
     from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import detection_power_of, empty, file_of, session_of, write_calibration
     from cnnbench.gate.run import measure_all
-    from cnnbench.report.calibrated import lines, table_of
-    from cnnbench.report.terminal import Ticker, print_tables
+    from cnnbench.report.calibrated import lines, table_of_calibration
+    from cnnbench.report.terminal import Progress, print_tables
 
     rule = Rule(margin=parse(parse_percent, margin, "--margin"))
     with _interruptible(), open_arms(".", ".") as arms:
         request = _asked(suite, arms, only, budget, seed, out, kind="calibrate")
         before = _calibration(request, calibration) or empty(request.environment)
-        with Ticker(console()) as ticker:
-            found, skipped = measure_all(request, ticker, ["base", "head"], pairs, Random(seed))
+        with Progress(console()) as progress:
+            found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
     sessions = {name: session_of(measured) for name, measured in found.items() if measured}
     after = before.with_sessions({name: session for name, session in sessions.items() if session.logs})
     file = calibration or file_of(request.environment)
     write_calibration(file, after)
     power = detection_power_of(after, request.comparisons, rule)
-    print_tables(console(), [table_of(after, power, rule)])
+    print_tables(console(), [table_of_calibration(after, power, rule)])
     for line in lines(power, found, skipped):
         typer.echo(line)
     typer.echo(f"kept in {file}")
@@ -205,11 +205,11 @@ def _against(
     from cnnbench.gate.baseline import compare_with_baseline, exit_code, read_baseline
     from cnnbench.gate.run import SUMMARY, measure_all
     from cnnbench.report import verdicts
-    from cnnbench.report.terminal import Ticker, print_tables
+    from cnnbench.report.terminal import Progress, print_tables
 
     run = read_baseline(baseline, request.environment)
-    with Ticker(console()) as ticker:
-        found, skipped = measure_all(request, ticker, ["head"], rule.screen_pairs, Random(request.seed))
+    with Progress(console()) as progress:
+        found, skipped = measure_all(request, progress, ["head"], rule.screen_pairs, Random(request.seed))
     judged = compare_with_baseline(run, found, known, rule)
     table = verdicts.baseline_table(judged, skipped, rule)
     text = verdicts.baseline_summary(table, baseline)
@@ -259,7 +259,7 @@ def _show(gate_report: "GateReport", command: list[str]) -> None:
         judged.comparison.name: shlex.join([*command, "--only", judged.comparison.base.id])
         for judged in gate_report.result.cases
     }
-    table = verdicts.table_of(gate_report)
+    table = verdicts.table_of_verdicts(gate_report)
     text = verdicts.summary(gate_report, table, again)
     (gate_report.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])

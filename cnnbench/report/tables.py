@@ -1,291 +1,218 @@
-"""Tables of numbers to tables of words: each figure with the digits that its interval supports, and its caption."""
+"""The tables of a run: each figure with the digits that its interval supports, and a caption."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from cnnbench.analysis.frames import (
-    batches_table,
-    cases_table,
-    counter_notes,
-    counters_table,
-    models_table,
-    start_table,
-)
-from cnnbench.records.record import MEASURED
+from cnnbench.analysis import counts
+from cnnbench.analysis.batches import BatchRow, batch_rows
+from cnnbench.analysis.cases import CaseRow, case_rows
+from cnnbench.analysis.frames import CounterRow, ModelRow, counter_rows, frame, model_rows
+from cnnbench.analysis.start import StartRow, start_rows
+from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, format_count, significant
-from cnnbench.suite.case import PHASES, WORKLOADS
+from cnnbench.report.table import NONE, Column, Table, figure, interval_text, ratio_text, table_of, words
+from cnnbench.suite.case import PHASES
 
-NONE = "–"
-WORDS = (
-    "model",
-    "workload",
-    "runtime",
-    "status",
-    "counts",
-    "input",
-    "case",
-    "run",
-    "machine",
-    "started",
-    "of",
-    "fact",
-    "value",
-    "bound by",
-    "layer",
-    "hardware",
-    "why",
-    "setting",
-    "machines without it",
-)
-"""Columns of words, set to the left; figures are set to the right."""
-NUMBERS = {
-    "parameters": "params",
-    "MACs": "macs",
-    "top-1 %": "top1_percent",
-    "ONNX MB": "onnx_mb",
-    "export s": "export_s",
-    "p90 ms": "p90_ms",
-    "images/s": "images_per_s",
-    "vs eager": "speedup",
-    "peak MiB": "peak_mib",
-    "parity error": "parity_error",
-    "forward ms": "forward_ms",
-    "backward ms": "backward_ms",
-    "optimizer ms": "optimizer_ms",
-    "best": "best_batch",
-    "of batch 1": "of_batch_1",
-    "MiB per image": "mib_per_image",
-    "memory ends at": "memory_ends_at",
-    "import s": "import_s",
-    "load ms": "load_s",
-    "first call ms": "first_call_ms",
-    "pays back after": "break_even_images",
-    "warm-up calls": "warmup_calls",
-    "GFLOP/s": "flops_per_s",
-    "% of peak": "peak_share",
-    "GB/s": "bytes_per_s",
-    "least ms": "lower_bound_ms",
-    "least / ms": "least_share",
-    "% of datasheet": "datasheet_share",
-}
-"""The column of the data that a column of figures is made from, where the two are not called alike."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table to be read: title, caption, words in cells, notes below. `data` has the numbers behind it."""
-
-    name: str
-    title: str
-    caption: str
-    cells: pd.DataFrame
-    data: pd.DataFrame
-    notes: list[str]
+whole = "{:,.0f}".format
+two_digits = partial(significant, digits=2)
 
 
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records)), _counters(counters_table(records), counter_notes(records))]
-    for workload in WORKLOADS:
-        data = cases_table(records, workload)
-        if not data.empty:
-            tables.append(_inference(data) if workload == "inference" else _training(data))
-    tables += [_batches(batches_table(records)), _start(start_table(records))]
-    return [table for table in tables if not table.cells.empty]
+    cases = case_rows(records)
+    tables = [
+        _models(records),
+        _counters(records),
+        _inference([row for row in cases if row.workload == "inference"]),
+        _training([row for row in cases if row.workload == "training"]),
+        _batches(records),
+        _start(records),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _models(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "input": data["input"],
-                "parameters": [f"{n:,}" for n in data["params"]],
-                "MACs": [format_count(n) for n in data["macs"]],
-                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["counters"], strict=True)],
-                "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
-                "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
-                "export s": [figure_text(value, 2) for value in data["export_s"]],
-            }
+def _models(records: Sequence[Record]) -> Table:
+    rows = model_rows(records)
+    columns: list[Column[ModelRow]] = [
+        words("model", lambda r: r.model, is_axis=True),
+        words("input", lambda r: r.input),
+        figure("parameters", lambda r: r.params, whole),
+        figure("MACs", lambda r: r.macs, format_count),
+        words("cross-check", lambda r: f"{r.counters} {r.cross_check}"),
+        figure("top-1 %", lambda r: r.top1_percent, "{:.1f}".format),
+        figure("ONNX MB", lambda r: r.onnx_mb),
+        figure("export s", lambda r: r.export_s, two_digits),
+    ]
+    caption = (
+        f"{CONVENTION}. MACs are for one image. Cross-check: the number of independent counters (closed form, module, "
+        "torch's forward and backward counter, fvcore, ONNX graph, published figures), and whether their integers "
+        "agree layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
+        "timed weights are random."
+    )
+    return table_of("models", "Models", caption, rows, columns, data=frame(rows, ModelRow))
+
+
+def _counters(records: Sequence[Record]) -> Table:
+    rows = counter_rows(records)
+    columns: list[Column[CounterRow]] = [
+        words("model", lambda r: r.model, is_axis=True),
+        words("figure", lambda r: r.figure),
+        figure("closed form", lambda r: r.closed_form, whole),
+        figure("module", lambda r: r.module, whole),
+        figure("dispatch", lambda r: r.dispatch, whole),
+        figure("fvcore", lambda r: r.fvcore, whole),
+        figure("onnx", lambda r: r.onnx, whole),
+        figure("backward", lambda r: r.backward, whole),
+        figure("published", lambda r: r.published, whole),
+    ]
+    caption = (
+        "Counts for one image by independent counters: the closed form; torch's module; operators that torch "
+        "dispatches, forward and backward; fvcore; the exported graph, which holds what inference needs; torchvision's "
+        "published figures, whose MACs are rounded to a million."
+    )
+    notes = {
+        f"{record.case.spec.label}: {line}": None
+        for record in records
+        if record.artifact is not None
+        for line in counts.notes(record.case.spec, record.artifact.counters)
+    }
+    return table_of("counters", "Cross-checks", caption, rows, columns, data=frame(rows, CounterRow), notes=list(notes))
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """The cases of one workload, with a numbered note for each status that has a reason."""
+
+    rows: Sequence[CaseRow]
+
+    def table(self, title: str, caption: str, columns: Sequence[Column[CaseRow]], data: "pd.DataFrame") -> Table:
+        pairs = dict.fromkeys((row.status, row.reason) for row in self.rows if row.reason)
+        numbers = {pair: number for number, pair in enumerate(pairs, start=1)}
+
+        def status(row: CaseRow) -> str:
+            number = numbers.get((row.status, row.reason))
+            return f"{row.status} [{number}]" if number else row.status
+
+        return table_of(
+            title.lower(),
+            title,
+            caption,
+            self.rows,
+            [*columns, words("status", status)],
+            data=data,
+            status=lambda row: row.status,
+            notes=[f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()],
         )
+
+
+CASES: list[Column[CaseRow]] = [
+    words("model", lambda r: r.model, is_axis=True),
+    figure("batch", lambda r: r.batch, str, is_axis=True),
+    words("backend", lambda r: r.backend, is_axis=True),
+    Column(heading="ms", value=lambda r: r.ms.value if r.ms else None, text=lambda r: interval_text(r.ms)),
+    figure("p90 ms", lambda r: r.p90_ms),
+    figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
+]
+RATIOS: list[Column[CaseRow]] = [
+    Column(
+        heading="vs eager",
+        value=lambda r: r.speedup.value if r.speedup else None,
+        text=lambda r: ratio_text(r.speedup),
+    ),
+    Column(
+        heading="rank",
+        value=lambda r: r.rank,
+        text=lambda r: f"{r.rank}{'=' if r.tied else ''}" if r.rank else NONE,
+    ),
+]
+RESOURCES: list[Column[CaseRow]] = [
+    figure("launches", lambda r: r.launches, whole),
+    figure("peak MiB", lambda r: r.peak_mib, whole),
+]
+
+
+def _inference(rows: Sequence[CaseRow]) -> Table:
+    columns = [*CASES, *RATIOS, *RESOURCES, figure("parity error", lambda r: r.parity_error, "{:.0e}".format)]
     caption = (
-        f"{CONVENTION}; MACs for one image. Counts: how many witnesses (closed form, module, torch's counter "
-        "forwards and backwards, fvcore, ONNX graph, published figures) were heard, and whether they agree to the last "
-        "integer, layer by layer. "
-        "top-1: ImageNet accuracy published by torchvision for its pretrained weights; timed weights are random."
+        "ms: median time of one call of the whole batch [95 % interval over launches and blocks]. p90: of at least 64 "
+        "single calls. vs eager: speed as a multiple of PyTorch eager's, from shared rounds. rank: in the comparison "
+        "group, 1 the fastest; cases with overlapping intervals share a rank, marked =. peak MiB: resident memory of "
+        "the worker process including libraries (CUDA: torch's allocator). parity error: largest difference from "
+        "float64, relative to the part of the output that depends on the image."
     )
-    return Table("models", "Models", caption, cells, data, [])
+    data = frame(rows, CaseRow).drop(columns=[f"{phase}_ms" for phase in PHASES["training"]])
+    return _Cases(rows).table("Inference", caption, columns, data)
 
 
-def _counters(data: pd.DataFrame, notes: list[str]) -> Table:
-    cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
-    caption = (
-        "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
-        "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
-        "MACs are rounded to a million. All for one image."
-    )
-    return Table("counters", "Witnesses", caption, cells, data, notes)
-
-
-def _inference(data: pd.DataFrame) -> Table:
-    cells, notes = _case_cells(data)
-    cells["parity error"] = [NONE if is_missing(value) else f"{value:.0e}" for value in data["parity_error"]]
-    _last(cells, "status")
-    caption = (
-        "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
-        "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
-        "those set side by side, the fastest first; overlapping intervals share one, marked =. Peak MiB: resident "
-        "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
-        "from float64, relative to the part of the output that depends on the image."
-    )
-    return Table("inference", "Inference", caption, cells, data, notes)
-
-
-def _training(data: pd.DataFrame) -> Table:
-    cells, notes = _case_cells(data)
-    for phase in PHASES["training"]:
-        cells[f"{phase} ms"] = [figure_text(value) for value in data[f"{phase}_ms"]]
-    if data["speedup"].isna().all():
-        cells = cells.drop(columns=["vs eager", "rank"])
-    _last(cells, "status")
+def _training(rows: Sequence[CaseRow]) -> Table:
+    ratios = RATIOS if any(row.speedup for row in rows) else []
+    phases: list[Column[CaseRow]] = [
+        figure("forward ms", lambda r: r.forward_ms),
+        figure("backward ms", lambda r: r.backward_ms),
+        figure("optimizer ms", lambda r: r.optimizer_ms),
+    ]
     caption = (
         "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
-        "whole batch [95 % interval over launches and turns], and the medians of its three parts."
+        "whole batch [95 % interval over launches and blocks]; then the medians of its three phases."
     )
-    return Table("training", "Training", caption, cells, data, notes)
+    data = frame(rows, CaseRow).drop(columns="parity_error")
+    return _Cases(rows).table("Training", caption, [*CASES, *ratios, *RESOURCES, *phases], data)
 
 
-def _batches(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "workload": data["workload"],
-                "runtime": data["how"],
-                "batches": data["batches"],
-                "best": [f"{batch:,}" for batch in data["best_batch"]],
-                "images/s": [figure_text(value) for value in data["images_per_s"]],
-                "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
-                "MiB per image": [figure_text(value) for value in data["mib_per_image"]],
-                "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
-            }
-        )
+def _batches(records: Sequence[Record]) -> Table:
+    rows = batch_rows(records)
+    columns: list[Column[BatchRow]] = [
+        words("model", lambda r: r.model, is_axis=True),
+        words("workload", lambda r: r.workload, is_axis=True),
+        words("backend", lambda r: r.backend, is_axis=True),
+        words("batches", lambda r: r.batches),
+        figure("best batch", lambda r: r.best_batch, whole),
+        figure("images/s", lambda r: r.images_per_s),
+        figure("vs batch 1", lambda r: r.vs_batch_1, "×{:.2f}".format),
+        figure("MiB per image", lambda r: r.mib_per_image),
+        figure("memory full at", lambda r: r.memory_full_at, whole),
+    ]
     caption = (
-        "Throughput by batch: the best of those measured, what it gains over single images, how much each image more "
-        "adds to the peak of memory, and the batch at which a straight line through the peaks meets the machine's "
-        "memory: an extrapolation."
+        "Best batch: the measured batch with the highest throughput. vs batch 1: that throughput as a multiple of "
+        "single images'. MiB per image: slope of a straight line through the peaks of memory. Memory full at: the "
+        "batch at which this line reaches the machine's memory, an extrapolation."
     )
-    return Table("batches", "Best batch", caption, cells, data, [])
+    return table_of("batches", "Best batch", caption, rows, columns, data=frame(rows, BatchRow))
 
 
-def _start(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        order = {model: place for place, model in enumerate(data["model"].unique())}
-        data = data.sort_values(["model", "workload"], key=lambda c: c.map(order) if c.name == "model" else c)
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "workload": data["workload"],
-                "runtime": list(data["how"]),
-                "export s": [figure_text(value) for value in data["export_s"]],
-                "import s": [figure_text(value, 2) for value in data["import_s"]],
-                "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
-                "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
-                "pays back after": [_images(value) for value in data["break_even_images"]],
-                "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
-                "converged": ["yes" if converged else "no" for converged in data["converged"]],
-            }
-        )
+def _start(records: Sequence[Record]) -> Table:
+    found = start_rows(records)
+    order = list(dict.fromkeys(row.model for row in found))
+    rows = sorted(found, key=lambda row: (order.index(row.model), row.workload))
+    columns: list[Column[StartRow]] = [
+        words("model", lambda r: r.model, is_axis=True),
+        words("workload", lambda r: r.workload, is_axis=True),
+        words("backend", lambda r: r.backend, is_axis=True),
+        figure("export s", lambda r: r.export_s),
+        figure("import s", lambda r: r.import_s, two_digits),
+        figure("load ms", lambda r: r.load_s * 1e3, two_digits),
+        figure("first call ms", lambda r: r.first_call_ms, two_digits),
+        figure("break-even", lambda r: r.break_even_images, _images),
+        figure("warm-up calls", lambda r: r.warmup_calls, whole),
+        words("converged", lambda r: "yes" if r.converged else "no"),
+    ]
     caption = (
-        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import "
-        "of the libraries (all workers of a race at once), weights or graph into a session, the first call on one "
-        "image (of the whole batch where it is compiled for it). Pays back after: so many images later than eager's "
-        "start, a slower start is made up for by faster calls. Steady: whether the warm-up ended because the times "
-        "were."
+        "Stages before the first output, each measured once: export to ONNX (when the artifact was built), import of "
+        "the libraries (all workers of a comparison group in parallel), load of weights or graph into a session, first "
+        "call on one image (on the whole batch where the runtime compiles for it). Break-even: images after which a "
+        "slower start-up than eager's is amortised by faster calls. Converged: whether the warm-up ended because the "
+        "times had settled, not at its limit."
     )
-    return Table("start", "Cold start", caption, cells, data, [])
+    return table_of("start", "Cold start", caption, rows, columns, data=frame(rows, StartRow))
 
 
-def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    numbers: dict[tuple[str, str], int] = {}
-    statuses = []
-    for status, reason in zip(data["status"], data["reason"], strict=True):
-        if reason:
-            note = numbers.setdefault((status, reason), len(numbers) + 1)
-            statuses.append(f"{status} [{note}]")
-        else:
-            statuses.append(status)
-    notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
-    intervals = zip(data["ms"], data["ms_low"], data["ms_high"], strict=True)
-    ratios = zip(data["speedup"], data["speedup_low"], data["speedup_high"], strict=True)
-    cells = pd.DataFrame(
-        {
-            "model": data["model"],
-            "batch": data["batch"].astype(str),
-            "runtime": list(data["how"]),
-            "ms": [interval_text(*values) for values in intervals],
-            "p90 ms": [figure_text(value) for value in data["p90_ms"]],
-            "images/s": [figure_text(value) for value in data["images_per_s"]],
-            "vs eager": [ratio_text(*values) for values in ratios],
-            "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
-            "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
-            "peak MiB": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
-            "status": statuses,
-        }
-    )
-    struck = ~data["status"].isin(MEASURED) & data["ms"].notna()
-    cells.loc[struck, "images/s"] = NONE
-    return cells, notes
-
-
-def _rank(value: float | None, tied: bool) -> str:
-    """`1`, or `1=` where others share it."""
-    return NONE if value is None or is_missing(value) else f"{value:.0f}{'=' if tied else ''}"
-
-
-def _images(value: float | None) -> str:
-    if value is None or is_missing(value):
-        return NONE
+def _images(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:,.0f} images"
-
-
-def _last(cells: pd.DataFrame, column: str) -> None:
-    cells[column] = cells.pop(column)
-
-
-def is_missing(value: object) -> bool:
-    """Whether a cell of a data frame holds nothing."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def figure_text(value: float | None, digits: int = 3) -> str:
-    """So many significant digits, or that there is none."""
-    return NONE if value is None or is_missing(value) else significant(value, digits)
-
-
-def interval_text(value: float | None, low: float | None, high: float | None) -> str:
-    """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
-    if value is None or is_missing(value):
-        return NONE
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return f"{significant(value, 2)} [?]"
-    width = high - low
-    digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
-    decimals = min(max(digits, 2), 4) - 1 - math.floor(math.log10(value))
-    return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
-
-
-def ratio_text(value: float | None, low: float | None, high: float | None) -> str:
-    """`×1.83 [1.79, 1.90]`."""
-    if value is None or is_missing(value):
-        return NONE
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return f"×{value:.1f} [?]"
-    return f"×{value:.2f} [{low:.2f}, {high:.2f}]"

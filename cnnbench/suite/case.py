@@ -83,7 +83,7 @@ class Case(Frozen):
         return "/".join(path) + f"/b{self.batch}{self._unusual}"
 
     @property
-    def how(self) -> str:
+    def backend(self) -> str:
         """What executes it, as a table says: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
         unusual = () if self.precision == "fp32" else (self.precision,)
         return "/".join((self.runtime, self.device, *unusual, *self._unusual_layout))

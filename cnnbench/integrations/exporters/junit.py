@@ -76,7 +76,7 @@ def _figures(record: Record, each: Measured) -> str:
     if time.low is not None and time.high is not None:
         lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
     lines.append(f"images_per_s: {rate.value:.6g}")
-    lines.append(f"launches: {len(each.samples_s)}")
+    lines.append(f"launches: {len(each.launches)}")
     return _printable("\n".join(lines))
 
 
@@ -85,14 +85,14 @@ def _timed_s(record: Record) -> float:
 
 
 def _timestamp(started: str) -> str:
-    """ISO 8601 to the second, without an offset, as the schema wants it; in UTC."""
+    """ISO 8601 to the second, without an offset, as the schema requires; in UTC."""
     try:
         moment = datetime.fromisoformat(started)
-    except ValueError:  # a run's folder that does not tell
+    except ValueError:  # a run's folder that does not record it
         moment = datetime.fromtimestamp(0, tz=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold; a library's last words may have some."""
+    """Without the control characters that XML cannot hold; a library's error message may have some."""
     return "".join(c for c in text if c in "\n\t" or ord(c) >= 32)

@@ -1,8 +1,8 @@
 """pyperf's JSON, for `python -m pyperf stats|hist|dump|metadata|compare_to`: the one format that knows processes.
 
 A run is a launch. pyperf compares pools of values, and calls two benchmarks with different numbers of values
-significantly different whatever the values are (`_compare.py` in pyperf 2.10). So every launch gives the same number:
-its turns, in six consecutive groups as equal as they can be, and of each group the median.
+significantly different whatever the values are (`_compare.py` in pyperf 2.10). So every launch gives the same number of
+values: the medians of six consecutive groups of its blocks, as equal in size as possible.
 """
 
 import json
@@ -27,37 +27,32 @@ def convert(run: Run) -> Converted:
         "benchmarks": [_benchmark(each) for each in have],
     }
     lost = [
-        f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive turns; intervals and single samples are "
+        f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive blocks; intervals and single samples are "
         "not in it, and pyperf computes its own from the pool",
         *left_out(run),
     ]
     sizes = {sum(len(values) for values in _values(each)) for each in have}
     if len(sizes) > 1:
-        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` takes for significant")
+        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` reports as significant")
     return Converted({".json": json.dumps(content, indent=1).encode()}, lost)
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
     record = each.record
-    assert record.measurement is not None
     common = {"name": record.id, "unit": "second", "status": record.status, **params_of(record)}
-    launches = [launch for launch in record.measurement.launches if launch.blocks]
-    return {
-        "metadata": _filled(common),
-        "runs": [
-            {"metadata": _run(launch, record.started), "values": values}
-            for launch, values in zip(launches, _values(each), strict=True)
-        ],
-    }
+    runs = [
+        {"metadata": _run(launch, record.started), "values": values}
+        for (launch, _), values in zip(each.launches, _values(each), strict=True)
+    ]
+    return {"metadata": _filled(common), "runs": runs}
 
 
 def _values(each: Measured) -> list[list[float]]:
-    assert each.record.measurement is not None
-    return [grouped([median(block) for block in blocks]) for blocks in each.record.measurement.times() if blocks]
+    return [grouped([median(block) for block in blocks]) for _, blocks in each.launches]
 
 
 def grouped(values: list[float]) -> list[float]:
-    """Medians of six consecutive groups of values, as equal as they can be; fewer than six values stay as they are."""
+    """Medians of six consecutive groups of values, as equal in size as possible; fewer than six stay as they are."""
     groups = min(VALUES_PER_LAUNCH, len(values))
     bounds = [round(place * len(values) / groups) for place in range(groups + 1)]
     return [median(values[low:high]) for low, high in pairwise(bounds)]
@@ -87,7 +82,7 @@ def _machine(run: Run) -> dict[str, Any]:
         "platform": facts.get("system"),
         "python_version": software.get("python"),
         "git_commit": software.get("git_commit"),
-        **{f"{name}_version": said for name, said in software.items() if name not in ("python", "git_commit")},
+        **{f"{name}_version": version for name, version in software.items() if name not in ("python", "git_commit")},
     }
 
 

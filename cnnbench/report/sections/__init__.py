@@ -1,4 +1,4 @@
-"""The sections of a run's page, one file each: from what was measured to what it says."""
+"""The sections of a run's page, one file each."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,32 +11,32 @@ from cnnbench.report.sections import (
     accuracy,
     batches,
     counts,
-    headline,
+    limits,
     memory,
-    quiet,
-    raw,
+    noise,
     runtimes,
+    samples,
     start,
+    times,
     training,
-    why,
 )
 from cnnbench.report.sections.sources import Sources
-from cnnbench.report.tables import Table
+from cnnbench.report.table import Table
 
 SECTIONS = (
-    quiet.section,
-    headline.section,
+    noise.section,
+    times.section,
     accuracy.section,
     runtimes.section,
-    why.section,
+    limits.section,
     batches.section,
     training.section,
     memory.section,
     counts.section,
     start.section,
-    raw.section,
+    samples.section,
 )
-"""In the order of the page; one that has nothing to say of a run is left out."""
+"""In the order of the page; empty ones are left out."""
 
 
 def run_page(run: Run, tables: Sequence[Table]) -> Page:
@@ -53,7 +53,7 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
 
 
 def _when(started: str) -> str:
-    """A time to read, from ISO 8601; what is none stays as it is."""
+    """A time to read, from ISO 8601; anything else is kept."""
     with suppress(ValueError):
         return f"{datetime.fromisoformat(started):%Y-%m-%d, %H:%M %Z}"
     return started

@@ -1,12 +1,10 @@
-"""Parameters and MACs, and every witness of them."""
+"""Parameters and MACs by every counter."""
 
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 
 
 def section(sources: Sources) -> Section | None:
-    """The models' table, and what each witness counted."""
-    tables = [*sources.table("models"), *sources.table("counters")]
-    if not tables:
-        return None
-    return Section(id="counts", heading="Counts, and their witnesses", parts=tables)
+    """The models' table, and the cross-checks."""
+    tables = sources.table("models", "counters")
+    return Section("counts", "Counts and cross-checks", parts=tables) if tables else None

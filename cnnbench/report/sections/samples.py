@@ -8,11 +8,7 @@ from cnnbench.report.sections.sources import Sources
 def section(sources: Sources) -> Section | None:
     """Every sample of any case in the order of time."""
     found = samples(sources.records)
-    if not found.cases:
-        return None
-    return Section(
-        id="samples",
-        heading="The raw samples",
-        prose=["Every figure above comes from these. A level that steps or drifts is the machine, not the model."],
-        parts=[found],
-    )
+    prose = [
+        "All figures above are computed from these. Steps and drifts are interference, not properties of the model."
+    ]
+    return Section("samples", "Raw samples", prose, [found]) if found.cases else None

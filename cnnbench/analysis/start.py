@@ -1,0 +1,80 @@
+"""Cold start: its stages, and after how many images a slower one is amortised."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnbench.analysis.times import comparable_time
+from cnnbench.records.record import Record
+from cnnbench.suite.case import Device, Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRow:
+    """The stages before the first output, each measured once, in the first launch."""
+
+    model: str
+    workload: Workload
+    runtime: str
+    device: Device
+    backend: str
+    export_s: float | None
+    import_s: float
+    load_s: float
+    first_call_ms: float
+    """Of one image whatever the case's batch, but for runtimes that compile for it."""
+    break_even_images: float | None
+    warmup_calls: int
+    converged: bool
+
+
+def start_rows(records: Sequence[Record]) -> list[StartRow]:
+    """One row per model, workload and backend: of the measured case with the smallest batch."""
+    rows: dict[tuple[str, ...], StartRow] = {}
+    references = {record.case.group_key: record for record in records if record.case.is_reference}
+    for record in sorted(records, key=lambda r: r.case.batch):
+        case, facts = record.case, record.artifact
+        key = (case.label, case.workload, case.backend)
+        if key in rows or record.measurement is None or facts is None:
+            continue
+        launch = record.measurement.launches[0]
+        rows[key] = StartRow(
+            model=case.label,
+            workload=case.workload,
+            runtime=case.runtime,
+            device=case.device,
+            backend=case.backend,
+            export_s=facts.seconds.get("export") if case.is_exported else None,
+            import_s=launch.import_s,
+            load_s=launch.load_s,
+            first_call_ms=launch.first_call_s * 1e3,
+            break_even_images=break_even(record, references.get(case.group_key)),
+            warmup_calls=launch.warmup_calls,
+            converged=launch.converged,
+        )
+    return list(rows.values())
+
+
+def break_even(record: Record, reference: Record | None) -> float | None:
+    """The images after which a slower start-up (export, load, compile, first call) is amortised by faster calls.
+
+    0 where it starts sooner and runs faster; infinite where it is never amortised; None where the two cannot be
+    compared.
+    """
+    if reference is None or reference.id == record.id:
+        return None
+    theirs, ours = _start_and_rate(reference), _start_and_rate(record)
+    if theirs is None or ours is None:
+        return None
+    later_s, saved_s_per_image = ours[0] - theirs[0], theirs[1] - ours[1]
+    return max(0.0, later_s / saved_s_per_image) if saved_s_per_image > 0 else math.inf
+
+
+def _start_and_rate(record: Record) -> tuple[float, float] | None:
+    """Seconds from the imported libraries to the first output, and seconds for each image from then on."""
+    time = comparable_time(record)
+    if time is None or record.measurement is None or record.artifact is None:
+        return None
+    launch = record.measurement.launches[0]
+    export_s = record.artifact.seconds.get("export", 0.0) if record.case.is_exported else 0.0
+    return export_s + launch.load_s + launch.first_call_s, time.value / record.case.batch
