@@ -67,10 +67,10 @@ def test_every_table_stands_on_the_page_as_it_is(page: Page, read: ReadPage) -> 
     assert list(read.tables) == list(tables) == ["machine", "inference", "training", "models", "counters", "start"]
     for name, table in tables.items():
         shown = read.tables[name]
-        assert shown.headings == list(table.cells.columns)
+        assert shown.headings == table.headings
         assert [[cell.text for cell in row] for row in shown.rows] == table.cells.to_numpy().tolist()
         assert (shown.caption, shown.notes) == (table.caption, list(table.notes))
-        kinds = ["figure" if heading.is_figure else "words" for heading in table.headings]
+        kinds = ["figure" if column.is_figure else "words" for column in table.columns]
         assert all([cell.kind for cell in row] == kinds for row in shown.rows)
 
 

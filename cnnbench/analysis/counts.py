@@ -135,10 +135,9 @@ def _compare_published(spec: ModelSpec, published: Published, found: Findings) -
     architecture = registry.get(spec.model)
     network = architecture.network((published.image_size,) if published.image_size else None, architecture.classes)
     auxiliary = sum(layer.params for layer in network.layers if layer.training_only)
-    if network.params - auxiliary == published.params and auxiliary:
-        found.explained.append(
-            f"published: {published.params:,} parameters, without the {auxiliary:,} of the auxiliary heads"
-        )
+    if auxiliary and network.params - auxiliary == published.params:
+        without = f"without the {auxiliary:,} of the auxiliary heads"
+        found.explained.append(f"published: {published.params:,} parameters, {without}")
     elif network.params != published.params:
         found.disagreements.append(f"{network.params:,} parameters by formula, {published.params:,} published")
     _compare_giga_macs(network.macs, "formula", published, found)

@@ -1,58 +1,36 @@
-"""Cold start: its stages, and after how many images a slower one is amortised."""
+"""Cold start: the first launch of each model and backend, and after how many images a slower one is amortised."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cnnbench.analysis.times import comparable_time
-from cnnbench.records.record import Record
-from cnnbench.suite.case import Device, Workload
+from cnnbench.records.record import Launch, Record
+from cnnbench.suite.case import Case
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartRow:
-    """The stages before the first output, each measured once, in the first launch."""
+class Start(NamedTuple):
+    """The stages before the first output, each measured once."""
 
-    model: str
-    workload: Workload
-    runtime: str
-    device: Device
-    backend: str
+    case: Case
+    launch: Launch
+    """Its first call is of one image whatever the case's batch, but for runtimes that compile for it."""
     export_s: float | None
-    import_s: float
-    load_s: float
-    first_call_ms: float
-    """Of one image whatever the case's batch, but for runtimes that compile for it."""
     break_even_images: float | None
-    warmup_calls: int
-    converged: bool
 
 
-def start_rows(records: Sequence[Record]) -> list[StartRow]:
-    """One row per model, workload and backend: of the measured case with the smallest batch."""
-    rows: dict[tuple[str, ...], StartRow] = {}
+def starts(records: Sequence[Record]) -> list[Start]:
+    """One per model, workload and backend, of the measured case with the smallest batch."""
+    found: dict[tuple[str, ...], Start] = {}
     references = {record.case.group_key: record for record in records if record.case.is_reference}
     for record in sorted(records, key=lambda r: r.case.batch):
-        case, facts = record.case, record.artifact
+        case = record.case
         key = (case.label, case.workload, case.backend)
-        if key in rows or record.measurement is None or facts is None:
-            continue
-        launch = record.measurement.launches[0]
-        rows[key] = StartRow(
-            model=case.label,
-            workload=case.workload,
-            runtime=case.runtime,
-            device=case.device,
-            backend=case.backend,
-            export_s=facts.seconds.get("export") if case.is_exported else None,
-            import_s=launch.import_s,
-            load_s=launch.load_s,
-            first_call_ms=launch.first_call_s * 1e3,
-            break_even_images=break_even(record, references.get(case.group_key)),
-            warmup_calls=launch.warmup_calls,
-            converged=launch.converged,
-        )
-    return list(rows.values())
+        if key not in found and record.measurement and record.artifact:
+            export_s = record.artifact.seconds.get("export") if case.is_exported else None
+            later = break_even(record, references.get(case.group_key))
+            found[key] = Start(case, record.measurement.launches[0], export_s, later)
+    return list(found.values())
 
 
 def break_even(record: Record, reference: Record | None) -> float | None:

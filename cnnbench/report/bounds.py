@@ -10,10 +10,9 @@ from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import in_giga, percent, significant
 from cnnbench.report.prose import name_of
-from cnnbench.report.table import NONE, UNKNOWN, Column, Table, figure, hidden, table_of, words
+from cnnbench.report.table import NONE, UNKNOWN, Column, Table, figure, hidden, measure, table_of, words
 from cnnbench.suite.case import Precision
 
-MICRO = 1e-6
 SLOWEST = 3
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 R = TypeVar("R")
@@ -33,39 +32,39 @@ def _roofline_columns(of: Callable[[R], Roofline]) -> list[Column[R]]:
         return of(row).compute_share if of(row).macs else None
 
     def peak_text(row: R) -> str:
-        share = of(row).compute_share
-        return NONE if not of(row).macs else UNKNOWN if share is None else percent(share)
+        share = peak_share(row)
+        return percent(share) if share is not None else UNKNOWN if of(row).macs else NONE
 
     def lower_bound_ms(row: R) -> float | None:
         seconds = of(row).lower_bound_s
         return None if seconds is None else 1e3 * seconds
 
     return [
-        figure("ms", lambda r: 1e3 * of(r).seconds, key="ms"),
+        figure("ms", lambda r: 1e3 * of(r).seconds),
         hidden("macs", lambda r: of(r).macs),
         hidden("moved_bytes", lambda r: of(r).moved_bytes),
-        figure("GFLOP/s", lambda r: of(r).flops_per_s if of(r).macs else None, in_giga, key="flops_per_s"),
-        Column(heading="% of peak", value=peak_share, text=peak_text, key="peak_share"),
-        figure("GB/s", lambda r: of(r).bytes_per_s, in_giga, key="bytes_per_s", absent=UNKNOWN),
+        figure("GFLOP/s", lambda r: of(r).flops_per_s if of(r).macs else None, in_giga, "flops_per_s"),
+        Column("% of peak", peak_share, peak_text, "peak_share"),
+        measure("GB/s", lambda r: of(r).bytes_per_s, in_giga, "bytes_per_s"),
         hidden("memory_share", lambda r: of(r).memory_share),
         hidden("overhead_share", lambda r: of(r).overhead_share),
-        figure("lower bound ms", lower_bound_ms, key="lower_bound_ms", absent=UNKNOWN),
-        figure("of lower bound", lambda r: of(r).lower_bound_share, percent, key="lower_bound_share", absent=UNKNOWN),
-        words("bound by", lambda r: of(r).bound, is_axis=True),
+        measure("lower bound ms", lower_bound_ms),
+        measure("of lower bound", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
+        words("bound by", lambda r: of(r).bound, axis=True),
     ]
 
 
 def _cases(explained: Sequence[Explained]) -> Table:
+    has_datasheet = any(_datasheet_share(each) is not None for each in explained)
     columns: list[Column[Explained]] = [
-        words("model", lambda r: r.case.label, is_axis=True),
-        words("workload", lambda r: r.case.workload, is_axis=True),
-        figure("batch", lambda r: r.case.batch, str, key="batch", is_axis=True),
-        words("backend", lambda r: r.case.backend, is_axis=True),
+        words("model", lambda r: r.case.label, axis=True),
+        words("workload", lambda r: r.case.workload, axis=True),
+        figure("batch", lambda r: r.case.batch, str, axis=True),
+        words("backend", lambda r: r.case.backend, axis=True),
         *_roofline_columns(lambda r: r.roofline),
+        measure("% of datasheet" if has_datasheet else "", _datasheet_share, percent, "datasheet_share"),
         hidden("id", lambda r: r.record.id),
     ]
-    heading = "% of datasheet" if any(_datasheet_share(each) is not None for each in explained) else ""
-    columns.append(figure(heading, _datasheet_share, percent, key="datasheet_share", absent=UNKNOWN))
     caption = (
         "GFLOP/s: two for each MAC of the closed form, over the median time. % of peak: of the fastest measured kernel "
         "on this device, in the case's precision and with its threads. GB/s: bytes that layers read and write if "
@@ -89,41 +88,36 @@ def _peaks(peaks: Sequence[Peaks]) -> Table:
 
     columns: list[Column[Peaks]] = [
         words("hardware", lambda r: r.device_name),
-        words("device", lambda r: r.device, is_axis=True),
-        figure("threads", lambda r: r.threads, str, key="threads"),
+        words("device", lambda r: r.device, axis=True),
+        figure("threads", lambda r: r.threads, str),
         *(column for precision in PRECISIONS for column in _rates(precision)),
-        figure("depthwise GFLOP/s", depthwise, in_giga, key="depthwise_flops_per_s", absent=UNKNOWN),
-        figure("memory GB/s", lambda r: r.memory_bytes_per_s(), in_giga, key="memory_bytes_per_s", absent=UNKNOWN),
-        hidden(
-            "datasheet_bytes_per_s", lambda r: sheet.bytes_per_s if (sheet := datasheet_of(r.device_name)) else None
-        ),
+        measure("depthwise GFLOP/s", depthwise, in_giga, "depthwise_flops_per_s"),
+        measure("memory GB/s", lambda r: r.memory_bytes_per_s(), in_giga, "memory_bytes_per_s"),
+        hidden("datasheet_bytes_per_s", lambda r: s.bytes_per_s if (s := datasheet_of(r.device_name)) else None),
         *_overheads("torch", "PyTorch"),
         *_overheads("onnxruntime", "ONNX Runtime"),
-        Column(
-            heading="datasheet",
-            value=lambda r: sheet.source if (sheet := datasheet_of(r.device_name)) else None,
-            text=lambda r: datasheet_text(r.device_name),
-            key="datasheet",
-            is_figure=False,
-        ),
+        Column("datasheet", _source, lambda r: datasheet_text(r.device_name), "datasheet", is_figure=False),
     ]
     caption = (
-        "The best of several repetitions, with this number of CPU threads. GFLOP/s: of matrix products and "
-        "convolutions in PyTorch and ONNX Runtime; depthwise: of depthwise convolutions in float32. Memory: with a "
-        "working set far larger than any cache. Launch overhead: a call of a function of one value / of a convolution "
-        "of one value. Datasheet: the vendor's dense figures."
+        "Best of several repetitions with this number of CPU threads. GFLOP/s: of matrix products and convolutions in "
+        "PyTorch and ONNX Runtime; depthwise: of depthwise convolutions in float32. Memory: with a working set far "
+        "larger than any cache. Launch: a call of a function of one value / of a convolution of one value. Datasheet: "
+        "the vendor's dense figures."
     )
     return table_of("peaks", "Measured peaks of this machine", caption, peaks, columns)
 
 
+def _source(each: Peaks) -> str | None:
+    return sheet.source if (sheet := datasheet_of(each.device_name)) else None
+
+
 def _rates(precision: Precision) -> list[Column[Peaks]]:
     def sheet_rate(each: Peaks) -> float | None:
-        sheet = datasheet_of(each.device_name)
-        return sheet.flops_per_s(precision) if sheet else None
+        return sheet.flops_per_s(precision) if (sheet := datasheet_of(each.device_name)) else None
 
     key = f"{precision}_flops_per_s"
     return [
-        figure(f"{precision} GFLOP/s", lambda r: r.flops_per_s(precision), in_giga, key=key, absent=UNKNOWN),
+        measure(f"{precision} GFLOP/s", lambda r: r.flops_per_s(precision), in_giga, key),
         hidden(f"{precision}_datasheet_flops_per_s", sheet_rate),
     ]
 
@@ -131,15 +125,10 @@ def _rates(precision: Precision) -> list[Column[Peaks]]:
 def _overheads(library: str, name: str) -> list[Column[Peaks]]:
     def both(each: Peaks) -> str:
         seconds = (each.call_s(library, "operator"), each.call_s(library, "convolution"))
-        return " / ".join(UNKNOWN if s is None else significant(s / MICRO, 2) for s in seconds)
+        return " / ".join(UNKNOWN if s is None else significant(s * 1e6, 2) for s in seconds)
 
     return [
-        Column(
-            heading=f"{name} launch µs",
-            value=lambda r: r.call_s(library, "operator"),
-            text=both,
-            key=f"{library}_call_s",
-        ),
+        Column(f"{name} launch µs", lambda r: r.call_s(library, "operator"), both, f"{library}_call_s"),
         hidden(f"{library}_convolution_call_s", lambda r: r.call_s(library, "convolution")),
     ]
 
@@ -163,11 +152,11 @@ class _Row(NamedTuple):
 
 def _part_columns(what: str) -> list[Column[_Row]]:
     return [
-        words("model", lambda r: r.of.case.label, is_axis=True),
-        figure("batch", lambda r: r.of.case.batch, str, key="batch", is_axis=True),
-        words("runtime", lambda r: name_of(r.of.case.runtime), is_axis=True),
+        words("model", lambda r: r.of.case.label, axis=True),
+        figure("batch", lambda r: r.of.case.batch, str, axis=True),
+        words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
         words(what, lambda r: r.part.name),
-        figure("share", lambda r: r.part.share, percent, key="share"),
+        figure("share", lambda r: r.part.share, percent),
         *_roofline_columns(lambda r: r.part.roofline),
     ]
 
@@ -175,9 +164,8 @@ def _part_columns(what: str) -> list[Column[_Row]]:
 def _parts(explained: Sequence[Explained]) -> Table:
     rows = [_Row(each, part) for each in explained for part in each.parts]
     caption = (
-        "Operator times by the runtimes' own profilers, as shares of the call time that was measured without a "
-        "profiler. Framework overhead between operators is in no row. Other columns as above, over all layers of a "
-        "kind."
+        "Operator times by the runtimes' own profilers, as shares of the call time measured without a profiler. "
+        "Framework overhead between operators is in no row. Other columns as above."
     )
     return table_of("parts", "Time by kind of work", caption, rows, _part_columns("work"))
 

@@ -1,7 +1,6 @@
 """The noise of each case in a calibration, and the detection power of a gate on this machine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from cnnbench.analysis.paired import Rule, pairs_needed
@@ -26,22 +25,20 @@ def table_of_calibration(calibration: Calibration, power: DetectionPower, rule: 
         for name, detected in power.seen.items()
         if (noise := noise_of(calibration.cases[name])) is not None
     ]
-    sd = partial(figure, show=two_decimals)
+
+    def pairs_for_1_percent(row: _Row) -> int | None:
+        return pairs_needed(row.noise.pair_sd_upper, rule.visible_beyond)
+
     columns: list[Column[_Row]] = [
         words("case", lambda r: r.name),
-        figure("pairs", lambda r: r.noise.pairs, str, key="pairs"),
-        figure("sessions", lambda r: r.noise.sessions, str, key="sessions"),
-        sd("pair sd", lambda r: r.noise.pair_sd, key="pair sd"),
-        sd("pair sd upper", lambda r: r.noise.pair_sd_upper, key="pair sd upper"),
-        sd("launch sd", lambda r: r.noise.launch_sd, key="launch sd"),
-        sd("session sd", lambda r: r.noise.session_sd, key="session sd"),
-        sd("smallest margin", lambda r: r.noise.smallest_margin(rule.max_confirm_pairs), key="smallest margin"),
-        figure(
-            "pairs for +1 %",
-            lambda r: pairs_needed(r.noise.pair_sd_upper, rule.visible_beyond),
-            str,
-            key="pairs for +1 %",
-        ),
+        figure("pairs", lambda r: r.noise.pairs, str),
+        figure("sessions", lambda r: r.noise.sessions, str),
+        figure("pair sd", lambda r: r.noise.pair_sd, two_decimals),
+        figure("pair sd upper", lambda r: r.noise.pair_sd_upper, two_decimals),
+        figure("launch sd", lambda r: r.noise.launch_sd, two_decimals),
+        figure("session sd", lambda r: r.noise.session_sd, two_decimals),
+        figure("smallest margin", lambda r: r.noise.smallest_margin(rule.max_confirm_pairs), two_decimals),
+        figure("pairs for +1 %", pairs_for_1_percent, str),
         *map(_detected, SLOWDOWNS),
     ]
     caption = (

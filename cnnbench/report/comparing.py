@@ -10,17 +10,19 @@ from cnnbench.analysis.stats import Estimate
 from cnnbench.report.format import in_giga
 from cnnbench.report.table import (
     NONE,
-    UNKNOWN,
     Column,
     Table,
+    bounds,
+    estimate,
     figure,
     hidden,
     interval_text,
+    measure,
     ratio_text,
     table_of,
     words,
 )
-from cnnbench.suite.case import WORKLOADS, Precision, Workload
+from cnnbench.suite.case import WORKLOADS, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,47 +35,40 @@ VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "on
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables, without those that would be empty."""
-    tables = [
-        _machines(comparison),
-        _means(comparison),
-        _long(comparison) if len(comparison.machines) > WIDE else _wide(comparison),
-        _rankings(comparison),
-        _left_out(comparison),
-    ]
+    cases = _long(comparison) if len(comparison.machines) > WIDE else _wide(comparison)
+    tables = [_machines(comparison), _means(comparison), cases, _rankings(comparison), _left_out(comparison)]
     return [table for table in tables if table.rows]
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """In what the runs differ beside the hardware, and which cases are compared."""
     machines = comparison.machines
+
+    def versions(name: str) -> dict[str, str]:
+        return {m.name: str(m.run.environment.get("software", {}).get(name)) for m in machines}
+
     precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in machines}
-    checks: list[tuple[str, Mapping[str, str], str]] = [
-        ("Suites differ", {m.name: m.run.suite for m in machines}, " Only identical cases are compared."),
-        *(
-            (
-                f"{name} differs",
-                {m.name: str(m.run.environment.get("software", {}).get(name)) for m in machines},
-                " It affects times as well as the machine does.",
-            )
-            for name in VERSIONS
-        ),
-        ("CPU threads differ", {m.name: str(m.threads) for m in machines if m.device == "cpu"}, ""),
-        ("Precisions differ", precisions, " Each is compared with itself only."),
-    ]
-    found = []
-    for what, by_machine, consequence in checks:
-        by_value: dict[str, list[str]] = {}
-        for name, value in by_machine.items():
-            by_value.setdefault(value, []).append(name)
-        if len(by_value) > 1:
-            listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
-            found.append(f"{what}: {listed}.{consequence}")
+    threads = {m.name: str(m.threads) for m in machines if m.device == "cpu"}
+    suites = {m.name: m.run.suite for m in machines}
+    found = _difference("Suites differ", suites, " Only identical cases are compared.")
+    for name in VERSIONS:
+        found += _difference(f"{name} differs", versions(name), " It affects times as well as the machine does.")
+    found += _difference("CPU threads differ", threads, "")
+    found += _difference("Precisions differ", precisions, " Each is compared with itself only.")
     if len(machines) > 1:
         found.append(
             f"{len(comparison.common)} of {len(comparison.keys)} cases were measured on every machine; means and "
             "rankings are over these."
         )
     return found
+
+
+def _difference(what: str, by_machine: Mapping[str, str], consequence: str) -> list[str]:
+    by_value: dict[str, list[str]] = {}
+    for name, value in by_machine.items():
+        by_value.setdefault(value, []).append(name)
+    listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+    return [f"{what}: {listed}.{consequence}"] if len(by_value) > 1 else []
 
 
 def _machines(comparison: Comparison) -> Table:
@@ -83,49 +78,40 @@ def _machines(comparison: Comparison) -> Table:
     def fact(name: str) -> Callable[[Machine], str | int | None]:
         return lambda r: r.run.environment.get("machine", {}).get(name)
 
-    def peak(precision: Precision) -> Callable[[Machine], float | None]:
-        return lambda r: r.peaks.flops_per_s(precision) if r.peaks else None
-
     def memory_gib(machine: Machine) -> float | None:
         memory_bytes = machine.run.environment.get("machine", {}).get("memory_bytes")
         return memory_bytes / GIB if memory_bytes else None
 
+    def memory_rate(machine: Machine) -> float | None:
+        return machine.peaks.memory_bytes_per_s() if machine.peaks else None
+
+    def datasheet(machine: Machine) -> float | None:
+        return sheet.fp32 if (sheet := datasheet_of(machine.hardware)) else None
+
+    has_costs = any(machine.cost.watts or machine.cost.price_per_hour for machine in comparison.machines)
+    price = f"{comparison.currency} per hour" if has_costs else ""
     columns: list[Column[Machine]] = [
-        words("machine", lambda r: r.name, is_axis=True),
+        words("machine", lambda r: r.name, axis=True),
         words("hardware", lambda r: r.hardware),
         hidden("device", lambda r: r.device),
-        figure("threads", lambda r: r.threads, str, key="threads", absent=UNKNOWN),
-        figure("memory GiB", memory_gib, absent=UNKNOWN),
+        measure("threads", lambda r: r.threads, str),
+        measure("memory GiB", memory_gib),
         hidden("memory_bytes", fact("memory_bytes")),
         hidden("system", fact("system")),
         hidden("virtualised", fact("virtualised")),
-        figure("fp32 GFLOP/s", peak("fp32"), in_giga, key="fp32_flops_per_s", absent=UNKNOWN),
-        hidden("bf16_flops_per_s", peak("bf16")),
-        figure(
-            "memory GB/s",
-            lambda r: r.peaks.memory_bytes_per_s() if r.peaks else None,
-            in_giga,
-            key="memory_bytes_per_s",
-            absent=UNKNOWN,
+        measure(
+            "fp32 GFLOP/s", lambda r: r.peaks.flops_per_s("fp32") if r.peaks else None, in_giga, "fp32_flops_per_s"
         ),
-        figure(
-            "datasheet fp32 GFLOP/s",
-            lambda r: sheet.fp32 if (sheet := datasheet_of(r.hardware)) else None,
-            in_giga,
-            key="datasheet_fp32_flops_per_s",
-            absent=UNKNOWN,
-        ),
+        hidden("bf16_flops_per_s", lambda r: r.peaks.flops_per_s("bf16") if r.peaks else None),
+        measure("memory GB/s", memory_rate, in_giga, "memory_bytes_per_s"),
+        measure("datasheet fp32 GFLOP/s", datasheet, in_giga, "datasheet_fp32_flops_per_s"),
         hidden("cnnbench", software("cnnbench")),
         hidden("python", software("python")),
         words("torch", software("torch")),
         words("onnxruntime", software("onnxruntime-gpu", "onnxruntime")),
         hidden("suite", lambda r: r.run.suite),
-        figure("cases", lambda r: len(r.cases), str, key="cases"),
+        figure("cases", lambda r: len(r.cases), str),
         words("started", lambda r: r.run.started),
-    ]
-    has_costs = any(machine.cost.watts or machine.cost.price_per_hour for machine in comparison.machines)
-    price = f"{comparison.currency} per hour" if has_costs else ""
-    columns += [
         figure("W" if has_costs else "", lambda r: r.cost.watts, key="watts"),
         figure(price, lambda r: r.cost.price_per_hour, key="price_per_hour"),
     ]
@@ -153,17 +139,11 @@ def _means(comparison: Comparison) -> Table:
         if count and len(comparison.machines) > 1
     ]
     columns: list[Column[_Mean]] = [
-        words("machine", lambda r: r.machine.name, is_axis=True),
-        words("workload", lambda r: r.workload, is_axis=True),
-        figure("cases", lambda r: r.cases, str, key="cases"),
-        Column(
-            heading="mean time",
-            value=lambda r: r.ratio.value if r.ratio else None,
-            text=lambda r: "1, the reference" if r.machine is comparison.reference else ratio_text(r.ratio),
-            key="mean_ratio",
-        ),
-        hidden("mean_ratio_low", lambda r: r.ratio.low if r.ratio else None),
-        hidden("mean_ratio_high", lambda r: r.ratio.high if r.ratio else None),
+        words("machine", lambda r: r.machine.name, axis=True),
+        words("workload", lambda r: r.workload, axis=True),
+        figure("cases", lambda r: r.cases, str),
+        estimate("mean time", lambda r: r.ratio, _mean_text, "mean_ratio"),
+        *bounds("mean_ratio", lambda r: r.ratio),
     ]
     caption = (
         f"Geometric mean of times as multiples of those on {comparison.reference.name}, over the cases that every "
@@ -172,30 +152,27 @@ def _means(comparison: Comparison) -> Table:
     return table_of("means", "Means over common cases", caption, rows, columns)
 
 
+def _mean_text(ratio: Estimate | None) -> str:
+    return ratio_text(ratio) if ratio else "1, the reference"
+
+
 def _wide(comparison: Comparison) -> Table:
+    """One row per case, with columns for each machine."""
     columns: list[Column[Key]] = [
-        words("model", lambda k: k.model, is_axis=True),
-        words("workload", lambda k: k.workload, is_axis=True),
-        figure("batch", lambda k: k.batch, str, is_axis=True),
-        words("runtime", lambda k: k.runtime, is_axis=True),
+        words("model", lambda k: k.model, axis=True),
+        words("workload", lambda k: k.workload, axis=True),
+        figure("batch", lambda k: k.batch, str, axis=True),
+        words("runtime", lambda k: k.runtime, axis=True),
     ]
     if len({key.precision for key in comparison.keys}) > 1:
-        columns.append(words("precision", lambda k: k.precision, is_axis=True))
-    columns += [column for machine in comparison.machines for column in _times(comparison, machine)]
-    columns += [
-        column
-        for machine in comparison.machines
-        for unit, of in (("J", machine.images_per_joule), (comparison.currency, machine.images_per_currency))
-        for column in _rate(comparison, machine, unit, of)
-    ]
-    return table_of(
-        "cases",
-        "Times side by side",
-        _times_caption(comparison),
-        comparison.keys,
-        columns,
-        data=_wide_frame(comparison),
-    )
+        columns.append(words("precision", lambda k: k.precision, axis=True))
+    for machine in comparison.machines:
+        columns += _times(comparison, machine)
+    for machine in comparison.machines:
+        columns += _rate(comparison, machine, "J", machine.images_per_joule)
+        columns += _rate(comparison, machine, comparison.currency, machine.images_per_currency)
+    rows, caption = comparison.keys, _times_caption(comparison)
+    return table_of("cases", "Times side by side", caption, rows, columns, data=_wide_frame(comparison))
 
 
 def _times(comparison: Comparison, machine: Machine) -> list[Column[Key]]:
@@ -205,15 +182,11 @@ def _times(comparison: Comparison, machine: Machine) -> list[Column[Key]]:
     def ratio(key: Key) -> Estimate | None:
         return comparison.ratio(machine, key)
 
-    def column(what: str, of: Callable[[Key], Estimate | None], text: Callable[[Estimate | None], str]) -> Column[Key]:
-        return Column(
-            heading=f"{machine.name} {what}",
-            value=lambda k: e.value if (e := of(k)) else None,
-            text=lambda k: text(of(k)),
-        )
-
-    ratios = [column("ratio", ratio, ratio_text)] if machine is not comparison.reference else []
-    return [column("ms", ms, interval_text), *ratios]
+    times: list[Column[Key]] = [
+        estimate(f"{machine.name} ms", ms, interval_text),
+        estimate(f"{machine.name} ratio", ratio, ratio_text),
+    ]
+    return times[:1] if machine is comparison.reference else times
 
 
 def _rate(
@@ -242,24 +215,23 @@ def _wide_frame(comparison: Comparison) -> "pd.DataFrame":
 
 
 def _long(comparison: Comparison) -> Table:
-    rows = compared_rows(comparison)
+    """One row per case and machine."""
     columns: list[Column[ComparedRow]] = [
-        words("model", lambda r: r.model, is_axis=True),
-        words("workload", lambda r: r.workload, is_axis=True),
-        figure("batch", lambda r: r.batch, str, is_axis=True),
-        words("runtime", lambda r: r.runtime, is_axis=True),
-        words("precision", lambda r: r.precision, is_axis=True),
-        words("machine", lambda r: r.machine, is_axis=True),
-        Column(heading="ms", value=lambda r: r.ms.value, text=lambda r: interval_text(r.ms)),
-        Column(heading="ratio", value=lambda r: r.ratio.value if r.ratio else None, text=lambda r: ratio_text(r.ratio)),
+        words("model", lambda r: r.model, axis=True),
+        words("workload", lambda r: r.workload, axis=True),
+        figure("batch", lambda r: r.batch, str, axis=True),
+        words("runtime", lambda r: r.runtime, axis=True),
+        words("precision", lambda r: r.precision, axis=True),
+        words("machine", lambda r: r.machine, axis=True),
+        estimate("ms", lambda r: r.ms, interval_text),
+        estimate("ratio", lambda r: r.ratio, ratio_text),
         figure("images/s", lambda r: r.images_per_s),
         figure("rank", lambda r: r.rank, str),
         figure("images/J", lambda r: r.images_per_joule),
         figure(f"images/{comparison.currency}", lambda r: r.images_per_currency),
     ]
-    return table_of(
-        "cases", "Times side by side", _times_caption(comparison), rows, columns, data=frame(rows, ComparedRow)
-    )
+    rows, caption = compared_rows(comparison), _times_caption(comparison)
+    return table_of("cases", "Times side by side", caption, rows, columns, data=frame(rows, ComparedRow))
 
 
 def _times_caption(comparison: Comparison) -> str:
@@ -273,8 +245,7 @@ def _times_caption(comparison: Comparison) -> str:
 class _Ranked(NamedTuple):
     setting: str
     model: str
-    ranks: dict[str, int]
-    """By machine."""
+    by_machine: Mapping[str, int]
 
 
 def _rankings(comparison: Comparison) -> Table:
@@ -287,24 +258,24 @@ def _rankings(comparison: Comparison) -> Table:
     ]
 
     def rank(name: str) -> Column[_Ranked]:
-        return figure(name, lambda r: r.ranks[name], str, key=name)
+        return figure(name, lambda r: r.by_machine[name], str, name)
 
     columns: list[Column[_Ranked]] = [
         words("setting", lambda r: r.setting),
-        words("model", lambda r: r.model, is_axis=True),
+        words("model", lambda r: r.model, axis=True),
         *map(rank, names),
-        words("changes", lambda r: "yes" if len(set(r.ranks.values())) > 1 else ""),
+        words("changes", lambda r: "yes" if len(set(r.by_machine.values())) > 1 else ""),
     ]
     caption = (
-        "Rank of each model on each machine, among the models that every machine measured in this setting: 1 is the "
-        "shortest time; models with overlapping intervals share a rank."
+        "Rank among the models that every machine measured in this setting: 1 is the shortest time; models with "
+        "overlapping intervals share a rank."
     )
     return table_of("rankings", "Ranking of models by machine", caption, rows, columns)
 
 
 def _left_out(comparison: Comparison) -> Table:
     columns: list[Column[tuple[Key, Sequence[str]]]] = [
-        words("model", lambda r: r[0].model, is_axis=True),
+        words("model", lambda r: r[0].model, axis=True),
         words("setting", lambda r: r[0].setting),
         words("machines without it", lambda r: ", ".join(r[1])),
     ]

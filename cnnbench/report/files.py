@@ -82,9 +82,9 @@ def table_latex(table: Table) -> str:
     comments = [f"% {' '.join(line.split())}" for line in (table.title, table.caption, *table.notes)]
     tabular = tabulate(
         [[" ".join(text.split()) for text in row] for row in table.texts],
-        headers=[heading.text for heading in table.headings],
+        headers=table.headings,
         tablefmt="latex_booktabs",
-        colalign=["right" if heading.is_figure else "left" for heading in table.headings],
+        colalign=["right" if column.is_figure else "left" for column in table.columns],
         disable_numparse=True,
     )
     return "\n".join([*comments, tabular, ""])

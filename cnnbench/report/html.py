@@ -80,9 +80,9 @@ def part_html(part: Part) -> Markup:
 def table_html(table: Table) -> Markup:
     """A table with its caption and notes; rows that are no measurement are marked by their status."""
     choices = {
-        heading.text: list(dict.fromkeys(texts[place] for texts in table.texts if texts[place] != NONE))
-        for place, heading in enumerate(table.headings)
-        if heading.is_axis
+        column.heading: list(dict.fromkeys(texts[place] for texts in table.texts if texts[place] != NONE))
+        for place, column in enumerate(table.columns)
+        if column.is_axis
     }
     return _render(
         "table.html.j2",

@@ -24,9 +24,9 @@ def table_markdown(table: Table) -> str:
     rows = [[escaped(text).replace("|", "\\|") for text in row] for row in table.texts]
     text: str = tabulate(
         rows,
-        headers=[heading.text for heading in table.headings],
+        headers=table.headings,
         tablefmt="pipe",
-        colalign=["right" if heading.is_figure else "left" for heading in table.headings],
+        colalign=["right" if column.is_figure else "left" for column in table.columns],
         disable_numparse=True,
     )
     return text

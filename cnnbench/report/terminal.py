@@ -30,9 +30,9 @@ def print_tables(console: Console, tables: Sequence[Table]) -> None:
         grid = RichTable(
             title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
-        for heading in table.headings:
-            justify = "right" if heading.is_figure else "left"
-            grid.add_column(escape(heading.text), justify=justify, no_wrap=heading.is_axis)  # type: ignore[arg-type]
+        for column in table.columns:
+            justify = "right" if column.is_figure else "left"
+            grid.add_column(escape(column.heading), justify=justify, no_wrap=column.is_axis)  # type: ignore[arg-type]
         for texts, status in zip(table.texts, table.statuses, strict=True):
             grid.add_row(*map(escape, texts), style="dim" if status == "unavailable" else "")
         console.print(grid)

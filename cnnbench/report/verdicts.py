@@ -7,13 +7,14 @@ from pathlib import Path
 from statistics import fmean, median
 
 from cnnbench.analysis import paired as judge
+from cnnbench.analysis.stats import Estimate
 from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
 from cnnbench.report.format import format_seconds
 from cnnbench.report.markdown import table_markdown
-from cnnbench.report.table import NONE, Column, Table, figure, hidden, table_of, words
+from cnnbench.report.table import NONE, Column, Table, bounds, estimate, figure, hidden, table_of, words
 
 BARS = "▁▂▃▄▅▆▇█"
 BOOTSTRAPS = 2000
@@ -41,8 +42,9 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
     def pairs_text(judged: CaseVerdict) -> str:
         return f"{judged.ratio.pairs} (needs {needed(judged)})" if needed(judged) else str(judged.ratio.pairs)
 
-    def bound(end: int) -> Callable[[CaseVerdict], float | None]:
-        return lambda judged: interval[end] if (interval := judged.ratio.interval()) else None
+    def ratio(judged: CaseVerdict) -> Estimate | None:
+        low, high = judged.ratio.interval() or (None, None)
+        return Estimate(judged.ratio.ratio, low, high) if judged.ratio.pairs else None
 
     def call_ms(arm: ArmName) -> Callable[[CaseVerdict], float | None]:
         return lambda judged: None if (seconds := judged.call_s(arm)) is None else 1e3 * seconds
@@ -50,36 +52,32 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
     columns: list[Column[CaseVerdict]] = [
         words("verdict", lambda r: r.verdict, _marked),
         words("case", lambda r: r.comparison.name),
-        Column(
-            heading="head / base",
-            value=lambda r: r.ratio.ratio if r.ratio.pairs else None,
-            text=lambda r: _ratio_text(r.ratio.ratio, *(r.ratio.interval() or (None, None))) if r.ratio.pairs else NONE,
-            key="ratio",
-        ),
-        hidden("low", bound(0)),
-        hidden("high", bound(1)),
-        figure("base ms", call_ms("base"), key="base ms"),
-        figure("head ms", call_ms("head"), key="head ms"),
-        Column(heading="pairs", value=lambda r: r.ratio.pairs, text=pairs_text, key="pairs"),
-        figure("spread", lambda r: r.ratio.sd, "{:.1%}".format, key="spread"),
-        figure("detectable", lambda r: r.ratio.smallest_visible(margin), "+{:.1%}".format, key="detectable"),
+        estimate("head / base", ratio, _ratio_text, "ratio"),
+        *bounds("ratio", ratio),
+        figure("base ms", call_ms("base")),
+        figure("head ms", call_ms("head")),
+        Column("pairs", lambda r: r.ratio.pairs, pairs_text, "pairs"),
+        figure("spread", lambda r: r.ratio.sd, "{:.1%}".format),
+        figure("detectable", lambda r: r.ratio.smallest_visible(margin), "+{:.1%}".format),
         words("in time order", lambda r: sparkline(r.ratio.logs)),
-        hidden("pairs needed", needed),
+        hidden("pairs_needed", needed),
         hidden("reason", lambda r: r.reason),
     ]
     caption = (
         f"Head over base, from pairs of interleaved launches [{judge.CONFIDENCE:.0%} interval; each end is a one-sided "
         f"bound at 95 %]. A slowdown up to {margin:.2%} is no regression. Spread: standard deviation of a pair's log "
-        "ratio. Detectable: the smallest slowdown that this number of pairs detects with a power of 80 %. In time "
-        "order: the pairs, scaled to their extremes. Suspects are judged on their fresh pairs only."
+        "ratio. Detectable: the smallest slowdown that these pairs detect with a power of 80 %. In time order: the "
+        "pairs, scaled to their extremes. Suspects are judged on their fresh pairs only."
     )
     notes = [f"{judged.comparison.name}: {judged.reason}" for judged in cases if judged.reason]
     notes += _skipped(gate_report.skipped)
     return table_of("verdicts", "Verdicts", caption, cases, columns, notes=notes)
 
 
-def _ratio_text(ratio: float, low: float | None, high: float | None) -> str:
-    return f"{ratio:.3f}" if low is None or high is None else f"{ratio:.3f} [{low:.3f}, {high:.3f}]"
+def _ratio_text(of: Estimate | None) -> str:
+    if of is None:
+        return NONE
+    return f"{of.value:.3f}" + (f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None else "")
 
 
 def _marked(verdict: str) -> str:
@@ -190,17 +188,15 @@ def _escaped(text: str) -> str:
 
 def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], rule: judge.Rule) -> Table:
     """Head against a stored run."""
+
+    def ratio(result: BaselineResult) -> Estimate | None:
+        return Estimate(result.ratio, result.low, result.high) if result.ratio is not None else None
+
     columns: list[Column[BaselineResult]] = [
         words("verdict", lambda r: r.verdict, _marked),
         words("case", lambda r: r.name),
-        Column(
-            heading="head / baseline",
-            value=lambda r: r.ratio,
-            text=lambda r: NONE if r.ratio is None else _ratio_text(r.ratio, r.low, r.high),
-            key="ratio",
-        ),
-        hidden("low", lambda r: r.low),
-        hidden("high", lambda r: r.high),
+        estimate("head / baseline", ratio, _ratio_text, "ratio"),
+        *bounds("ratio", ratio),
         hidden("p", lambda r: r.p),
         words("note", lambda r: r.reason),
     ]

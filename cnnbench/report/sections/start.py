@@ -1,6 +1,6 @@
 """Cold start, and when a slower one is amortised."""
 
-from cnnbench.analysis.start import StartRow, start_rows
+from cnnbench.analysis.start import Start, starts
 from cnnbench.report.charts import Chart
 from cnnbench.report.format import significant
 from cnnbench.report.html import Section
@@ -12,7 +12,7 @@ STAGES = ("import", "export", "load", "first call")
 
 def section(sources: Sources) -> Section | None:
     """The stages before the first result, in a chart and a table."""
-    rows = [row for row in start_rows(sources.records) if row.workload == "inference"]
+    rows = [row for row in starts(sources.records) if row.case.workload == "inference"]
     chart = Chart(
         "start",
         "Time to the first output",
@@ -24,7 +24,7 @@ def section(sources: Sources) -> Section | None:
     return Section("start", "Cold start and break-even", parts=[chart, *tables] if rows else tables) if tables else None
 
 
-def _bars(row: StartRow) -> list[Bar]:
-    line = f"{row.model}, {row.backend}"
-    stages = zip(STAGES, (row.import_s, row.export_s, row.load_s, row.first_call_ms / 1e3), strict=True)
+def _bars(start: Start) -> list[Bar]:
+    line, launch = f"{start.case.label}, {start.case.backend}", start.launch
+    stages = zip(STAGES, (launch.import_s, start.export_s, launch.load_s, launch.first_call_s), strict=True)
     return [Bar(line, stage, s, f"{line}: {stage} {significant(s)} s") for stage, s in stages if s is not None]
