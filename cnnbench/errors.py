@@ -17,6 +17,10 @@ What only we can cause is an `assert`.
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class CnnbenchError(Exception):
@@ -81,3 +85,9 @@ def unknown(what: str, got: str, known: Iterable[str]) -> str:
     shown = ", ".join(names) if len(names) <= 12 else f"{len(names)} known names"
     article = "an" if what[0] in "aeiou" else "a"
     return f"expected {article} {what}, one of {shown}; got {got!r}{hint}"
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first thing that is wrong with data, and where in them: `machine.cpu: Field required`."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the content'}: {first['msg']}"

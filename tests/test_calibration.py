@@ -148,12 +148,11 @@ def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
 
 
 def test_a_baseline_of_another_machine_is_refused_with_what_differs(tmp_path: Path) -> None:
-    import json
-
-    (tmp_path / "run.json").write_text(json.dumps({"suite": "s", "started": "", "cases": []}))
-    (tmp_path / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    (tmp_path / "run.json").write_text('{"suite": "s", "started": "", "cases": []}')
+    (tmp_path / "environment.json").write_text(ENVIRONMENT.model_dump_json())
     read_baseline(tmp_path, ENVIRONMENT)
-    other = {**ENVIRONMENT, "machine": {**ENVIRONMENT["machine"], "cpu": "Another CPU"}}
+    machine = ENVIRONMENT.machine.model_copy(update={"cpu": "Another CPU"})
+    other = ENVIRONMENT.model_copy(update={"machine": machine})
     with pytest.raises(BaselineError, match="cpu: Testing CPU then, Another CPU now") as caught:
         read_baseline(tmp_path, other)
     assert caught.value.exit_code == 3

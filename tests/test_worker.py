@@ -120,7 +120,7 @@ def test_a_worker_dies_with_its_parent_even_while_it_is_stopped(tmp_path: Path) 
         "import sys, time; from pathlib import Path; from cnnbench.runner.worker_process import Worker\n"
         "from cnnbench.records.messages import Probe, Probed\n"
         "w = Worker(Path(sys.argv[1]), 1, 60); w.ask(Probe(runtime='ort', device='cpu'), Probed)\n"
-        "w.freeze(); print(w._process.pid, flush=True); time.sleep(600)"
+        "w.suspend(); print(w._process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -48,7 +48,7 @@ def _batches(members: dict[int, Record]) -> Batches:
     if len(peaks) < 2:
         return Batches(some.case, rates, None, None)
     line = linear_regression(list(peaks), list(peaks.values()))
-    memory_bytes = some.environment.get("machine", {}).get("memory_bytes")
-    full = bool(memory_bytes) and line.slope > 0
-    at = max(0, math.floor((memory_bytes / MIB - line.intercept) / line.slope)) if full else None
-    return Batches(some.case, rates, line.slope, at)
+    if some.environment is None or line.slope <= 0:
+        return Batches(some.case, rates, line.slope, None)
+    full_at = math.floor((some.environment.machine.memory_bytes / MIB - line.intercept) / line.slope)
+    return Batches(some.case, rates, line.slope, max(0, full_at))

@@ -83,9 +83,10 @@ class Machine:
     @property
     def hardware(self) -> str:
         """The accelerator, or the processor."""
+        about = self.run.environment
         if self.device != "cpu":
-            return str(self.run.environment.get("accelerators", {}).get(self.device, self.device))
-        return str(self.run.environment.get("machine", {}).get("cpu", "unknown"))
+            return about.accelerators.get(self.device, self.device) if about else self.device
+        return about.machine.cpu if about else "unknown"
 
     def images_per_joule(self, measured: Measured) -> float | None:
         """By the system's energy counters, else by the configured power; None where there is neither."""
@@ -237,7 +238,7 @@ def machines_of(run: Run) -> list[Machine]:
     devices, numbers = {device for device, _ in groups}, {threads for _, threads in groups}
     found = []
     for (device, requested), records in groups.items():
-        threads = requested or run.environment.get("threads", {}).get("usable")
+        threads = requested or (run.environment.threads.usable if run.environment else None)
         name = run.folder.name
         name += f", {device}" if len(devices) > 1 else ""
         name += f", {threads} thread{'' if threads == 1 else 's'}" if len(numbers) > 1 else ""

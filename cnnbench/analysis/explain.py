@@ -54,7 +54,8 @@ def explain(run: Run) -> dict[str, Explained]:
 
 
 def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained:
-    case, threads = record.case, record.case.threads or record.environment.get("threads", {}).get("usable")
+    case = record.case
+    threads = case.threads or (record.environment.threads.usable if record.environment else None)
     peaks = find_peaks(run.peaks, case.device, threads)
     has_profile = (case.workload, case.device, case.precision, case.layout) == ("inference", "cpu", "fp32", "nchw")
     wanted = (case.spec.label, case.batch, threads)

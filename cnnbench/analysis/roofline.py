@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cnnbench.networks.layers import Activation, Add, BatchNorm, Op
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
@@ -17,17 +16,11 @@ from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row
 from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import split
+from cnnbench.suite.runtimes import runtime_kind, split
 
 Bound = Literal["compute", "memory", "overhead"]
 BOUNDS: tuple[Bound, ...] = ("compute", "memory", "overhead")
 
-LIBRARIES = {"eager": "torch", "folded": "torch", "ort": "onnxruntime"}
-"""The library whose launch overhead a runtime has, where that was measured."""
-FUSED_BY: dict[str, tuple[type[Op], ...]] = {"eager": (), "folded": (BatchNorm,)}
-"""By runtime, layers that are part of the convolution before them: they move nothing and are not launched."""
-FUSED = (BatchNorm, Activation, Add)
-"""The same for runtimes that rewrite the graph: the most that they can fuse."""
 OPTIMIZER_PASSES = 5
 """SGD with momentum reads weight, gradient and momentum, and writes weight and momentum."""
 TRAINING_FACTOR = 3
@@ -177,7 +170,7 @@ def works(network: Network, case: Case) -> list[Work]:
         )
         found.append(update)
     else:
-        fused = FUSED_BY.get(split(case.runtime)[0], FUSED)
+        fused = runtime_kind(case.runtime).fuses
         found = _forward((layer for layer in network.inference if not isinstance(layer.op, fused)), case.batch)
     return [replace(each, moved_bytes=round(each.moved_bytes * scale)) for each in found]
 
@@ -227,7 +220,7 @@ def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     """Of a layer's work, from the peaks of the case's device, precision and library."""
     peak = peaks.flops_per_s(case.precision) if peaks else None
     rate = peaks.bytes_per_s(work.moved_bytes) if peaks else None
-    library = LIBRARIES.get(split(case.runtime)[0])
+    library = runtime_kind(case.runtime).call_library
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
     call_s = peaks.call_s(library, smallest) if peaks and library else None
     return LowerBound(

@@ -11,7 +11,7 @@ from cnnbench.suite.parse import parse_image_size
 S = TypeVar("S")
 T = TypeVar("T")
 
-EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_FAULT, EXIT_INTERRUPTED = 1, 3, 70, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 ImageSize = Annotated[

@@ -180,12 +180,11 @@ def _asked(
 def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | None":
     """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
     from cnnbench.gate.calibration import file_of, read_calibration
-    from cnnbench.records.environment import fingerprint
 
     found = read_calibration(file or file_of(request.environment))
     if found is None and file is not None and not file.parent.is_dir():
         raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
-    if found and found.fingerprint != fingerprint(request.environment):
+    if found and found.fingerprint != request.environment.fingerprint:
         raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
     return found
 
@@ -212,10 +211,8 @@ def _against(
         found, skipped = measure_all(request, progress, ["head"], rule.screen_pairs, Random(request.seed))
     judged = compare_with_baseline(run, found, known, rule)
     table = verdicts.baseline_table(judged, skipped, rule)
-    text = verdicts.baseline_summary(table, baseline)
-    (request.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
-    _report_to_github(text)
+    _write_summary(request.folder / SUMMARY, verdicts.baseline_summary(table, baseline))
     return exit_code(judged, strict=strict, allow_missing=allow_missing)
 
 
@@ -260,24 +257,32 @@ def _show(gate_report: "GateReport", command: list[str]) -> None:
         for judged in gate_report.result.cases
     }
     table = verdicts.table_of_verdicts(gate_report)
-    text = verdicts.summary(gate_report, table, again)
-    (gate_report.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
     for line in verdicts.facts(gate_report.result):
         typer.echo(line)
     for name, explanation in gate_report.explanations.items():
         typer.echo("\n".join(verdicts.explained(name, explanation, again[name])))
     typer.echo(f"{verdicts.conclusion(gate_report)}; {gate_report.folder / SUMMARY}")
-    _report_to_github(text)
+    _write_summary(gate_report.folder / SUMMARY, verdicts.summary(gate_report, table, again))
     if os.environ.get("GITHUB_ACTIONS"):
         typer.echo("\n".join(verdicts.annotations(gate_report)))
 
 
-def _report_to_github(text: str) -> None:
-    """Add to the summary of a GitHub job, where this runs in one."""
+def _write_summary(file: Path, text: str) -> None:
+    """Into the gate's folder, and into the summary of a GitHub job, where this runs in one.
+
+    What cannot be written is a warning: the verdict has been printed, and it stands.
+    """
+    from cnnbench.records import files
+
+    places = [(files.write, file)]
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(step_summary).open("a", encoding="utf-8") as stream:
-            stream.write(text)
+        places.append((files.append, Path(step_summary)))
+    for write, place in places:
+        try:
+            write(place, text)
+        except OSError as error:
+            typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
 
 
 def _tried_out(gate_report: "GateReport", slowdown: float) -> int:

@@ -52,7 +52,7 @@ def doctor(
         return
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
-    about = machine.environment([machine.usable_threads()], Path.cwd())
+    about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
     interference = machine.interference()
     devices = listing.devices()
     if as_json:

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm
 from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired, exit_code_of
-from cnnbench.records.environment import differences
+from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run, read_run
 
@@ -43,13 +42,13 @@ class BaselineResult:
     """One-sided, of `slower by at most the margin`."""
 
 
-def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
+def read_baseline(folder: Path, environment: Environment) -> Run:
     """The stored run. Raises BaselineError if there is none, or if it is another machine's."""
     try:
         run = read_run(folder)
     except RunFolderError as error:
         raise BaselineError(f"--baseline: {error}") from None
-    if not run.environment:
+    if run.environment is None:
         raise BaselineError(f"--baseline: {folder}: it does not say which machine it was measured on")
     found = differences(run.environment, environment)
     if found:

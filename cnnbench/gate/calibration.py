@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
 
 from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
-from cnnbench.errors import InputError, RunFolderError
+from cnnbench.errors import InputError, RunFolderError, first_fault
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
+from cnnbench.records import files
 from cnnbench.records.artifact import cache_folder
-from cnnbench.records.environment import fingerprint, label
+from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95
@@ -75,30 +75,34 @@ class Noise:
         return math.expm1(smallest_effect(self.pair_sd_upper, pairs))
 
 
-def file_of(environment: Mapping[str, Any]) -> Path:
+def file_of(environment: Environment) -> Path:
     """Where the calibration of a machine lies, if none is named."""
-    return cache_folder() / "calibrations" / f"{fingerprint(environment)}.json"
+    return cache_folder() / "calibrations" / f"{environment.fingerprint}.json"
 
 
 def read_calibration(file: Path) -> Calibration | None:
     """None if there is none. Raises RunFolderError for a file that is something else."""
     try:
-        return Calibration.model_validate_json(file.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(files.read(file))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        raise RunFolderError(f"{file}: expected a calibration, as `cnnbench calibrate` writes it; {error}") from None
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise RunFolderError(
+            f"{file}: {first_fault(error)}; expected a calibration, as `cnnbench calibrate` writes it; delete the file"
+        ) from None
 
 
 def write_calibration(file: Path, calibration: Calibration) -> None:
     """Write it down whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(calibration.model_dump(), indent=1), encoding="utf-8")
+    files.write(file, json.dumps(calibration.model_dump(), indent=1))
 
 
-def empty(environment: Mapping[str, Any]) -> Calibration:
+def empty(environment: Environment) -> Calibration:
     """Of a machine of which nothing is known yet."""
-    return Calibration(fingerprint=fingerprint(environment), machine=label(dict(environment)), cases={})
+    return Calibration(fingerprint=environment.fingerprint, machine=environment.label, cases={})
 
 
 def session_of(pairs: Sequence[Paired]) -> Session:

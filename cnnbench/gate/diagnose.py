@@ -16,10 +16,8 @@ from cnnbench.records.record import Ran
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import runtimes, split
+from cnnbench.suite.runtimes import profiled_runtimes, runtime_kind
 
-PROFILED = ("eager", "ort")
-"""Runtimes whose profilers tell layers."""
 CALLS = 10
 LAYERS = 5
 """So many of the layers that lost most are named."""
@@ -52,9 +50,10 @@ def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
     """Compare the arms' settings, what ran, and versions; then have both profiled, twice, in turn."""
     differences = differences_of(pairs.base, pairs.head, comparison, pairs.ran)
     if comparison.base.workload != "inference" or not all(
-        split(case.runtime)[0] in PROFILED and case.device == "cpu" for case in (comparison.base, comparison.head)
+        runtime_kind(case.runtime).profiler and case.device == "cpu" for case in (comparison.base, comparison.head)
     ):
-        return Explanation(differences, [], None, "profilers are read for inference in eager and ort on a CPU alone")
+        known = " and ".join(profiled_runtimes())
+        return Explanation(differences, [], None, f"layers are profiled for inference on a CPU alone, in {known}")
     seen: dict[str, list[Profiled]] = {"base": [], "head": []}
     try:
         with TemporaryDirectory(prefix="cnnbench-") as scratch:
@@ -80,7 +79,7 @@ def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tu
     first, second = (ran.get((comparison.name, arm)) for arm in ("base", "head"))
     if first and second:
         found += _changed(_flat(first), _flat(second), "ran with ")
-    own = runtimes()[split(comparison.head.runtime)[0]].libraries
+    own = runtime_kind(comparison.head.runtime).libraries
     about = base.about(), head.about()
     versions = [{key: text for key, text in each.items() if key != "interpreter"} for each in about]
     keys = sorted({*versions[0], *versions[1]}, key=lambda key: (key not in own, key != "revision", key))

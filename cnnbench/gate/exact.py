@@ -16,10 +16,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
-from cnnbench.errors import ExpectationError, ShapeError, SuiteError
+from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
 from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
-from cnnbench.records import artifact
+from cnnbench.records import artifact, files
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.runner.artifacts import (
     Builders,
@@ -161,15 +161,13 @@ def read_expectation(file: Path, suite: str) -> Expectation:
     except SuiteError as error:
         raise ExpectationError(f"{error}; {remedy}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
-        raise ExpectationError(f"{file}: {where}: {first['msg']}; {remedy}") from None
+        raise ExpectationError(f"{file}: {first_fault(error)}; {remedy}") from None
 
 
 def write_expectation(file: Path, suite: str, found: Expectation) -> None:
     """Write the figures down, sorted. Raises ExpectationError."""
     try:
-        file.write_text(HEADING.format(suite=suite) + _yaml(_plain(found)), encoding="utf-8")
+        files.write(file, HEADING.format(suite=suite) + _yaml(_plain(found)))
     except OSError as error:
         raise ExpectationError(f"{file}: cannot be written: {error.strerror}") from None
 

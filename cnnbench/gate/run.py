@@ -8,13 +8,15 @@ logs/         what the workers' libraries printed
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import uuid4
+
+from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import RunFolderError
@@ -22,7 +24,9 @@ from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
+from cnnbench.records import files
 from cnnbench.records import run_folder as store
+from cnnbench.records.environment import Environment
 from cnnbench.runner.tasks import probe as availability
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
@@ -63,7 +67,7 @@ class GateRequest:
     base: Arm
     head: Arm
     folder: Path
-    environment: Mapping[str, Any]
+    environment: Environment
     budget_s: float
     seed: int = 0
     slowdown: float = 0.0
@@ -87,7 +91,7 @@ class GateRequest:
             "budget_s": self.budget_s,
             "seed": self.seed,
             "slowdown": self.slowdown,
-            "environment": dict(self.environment),
+            "environment": self.environment.model_dump(mode="json"),
         }
 
 
@@ -98,8 +102,7 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
     logs = request.folder / LOGS
 
     def keep(pair: Pair) -> None:
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(pair.model_dump_json() + "\n")
+        files.append(file, pair.model_dump_json())
 
     observer.doing("trying what can run here", request.budget_s)
     comparisons = request.comparisons
@@ -118,14 +121,14 @@ def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateRe
     """Measure and judge all cases that can run here; every pair is on disk as soon as it is there."""
     with open_pairs(request, observer) as (pairs, comparisons, skipped):
         about = {**request.about(), "rule": asdict(rule)}
-        (request.folder / GATE).write_text(json.dumps(about, indent=1))
+        files.write(request.folder / GATE, json.dumps(about, indent=1))
         result = run_gate(comparisons, pairs, observer, rule, JUDGED_SHARE * request.budget_s, request.seed)
         gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
         slower = [judged for judged in result.cases if judged.verdict == "slower"]
         for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not request.slowdown else []:
             observer.doing(f"{judged.comparison.name}: explaining", 0.0)
             gate_report.explanations[judged.comparison.name] = explain(judged.comparison, pairs)
-    (request.folder / GATE).write_text(json.dumps({**about, "found": _found(gate_report)}, indent=1))
+    files.write(request.folder / GATE, json.dumps({**about, "found": _found(gate_report)}, indent=1))
     return gate_report
 
 
@@ -184,8 +187,10 @@ def _begin(folder: Path) -> Path:
 
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of a gate's folder. Raises RunFolderError if there are none."""
-    try:
-        lines = (folder / PAIRS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none") from None
-    return [Pair.model_validate_json(line) for line in lines if line]
+    if not (folder / PAIRS).is_file():
+        raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none")
+    found = []
+    for line in files.read_lines(folder / PAIRS):
+        with suppress(ValidationError):  # a line that was cut short
+            found.append(Pair.model_validate_json(line))
+    return found

@@ -11,22 +11,31 @@ step.json             StepFacts; written after it
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
 import platformdirs
 
+from cnnbench.records import files
 from cnnbench.records.record import ArtifactFacts, StepFacts
 from cnnbench.suite.case import ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
 STEP, STEP_FACTS = "step.onnx", "step.json"
+IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
+"""Inputs and the output of a training step's graph, beside parameters, buffers and the optimizer's states."""
+DROP = "drop"
+"""Scales every rate of dropping: 1 as the model says, 0 for none."""
+NEW = ".new"
+"""Behind an input's name, the output that is its value after the step."""
 BUILDING = ".building-"
 """Begins the name of a folder that is being filled; the builder's process id follows."""
 
@@ -94,10 +103,23 @@ def source_digest(spec: ModelSpec) -> str:
     if not spec.is_users_own:
         return ""
     try:
-        found = find_spec(spec.model.partition(":")[0])
-        return sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
-    except (ImportError, OSError, ValueError):
+        origin = _origin(spec.model.partition(":")[0])
+        return sha256(files.read(Path(origin))).hexdigest() if origin else ""
+    except Exception:  # whatever somebody's hook of the import system raises
         return ""
+
+
+def _origin(module: str) -> str | None:
+    """The file of a module, found as a worker finds it, with the current folder at last; no package is imported."""
+    found, places = None, None
+    for depth, name in enumerate(accumulate(module.split("."), "{}.{}".format)):
+        found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, places))), None)
+        if found is None and depth == 0:
+            found = PathFinder.find_spec(name, [os.getcwd()])
+        if found is None:
+            return None
+        places = found.submodule_search_locations
+    return found.origin if found else None
 
 
 def file_name(name: str) -> str:

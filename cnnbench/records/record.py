@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
+from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Case, Frozen
 
 SCHEMA_VERSION = 4
@@ -305,4 +306,5 @@ class Record(BaseModel):
     parity: list[Parity] = []
     measurement: Measurement | None = None
     ran: Ran | None = None
-    environment: dict[str, Any]
+    environment: Environment | None = None
+    """None where it is not known."""

@@ -1,12 +1,13 @@
 """Several runs side by side: tables of machines, times, means and rankings."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, Measured, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.frames import frame
 from cnnbench.analysis.stats import Estimate
+from cnnbench.records.environment import Machine as Hardware
 from cnnbench.report.format import in_giga
 from cnnbench.report.table import (
     NONE,
@@ -27,6 +28,7 @@ from cnnbench.suite.case import WORKLOADS, Workload
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 GIB = 2**30
 WIDE = 8
 """So many machines fit beside each other in a table; of more, each case has a row for each machine."""
@@ -44,15 +46,13 @@ def remarks(comparison: Comparison) -> list[str]:
     """In what the runs differ beside the hardware, and which cases are compared."""
     machines = comparison.machines
 
-    def versions(name: str) -> dict[str, str]:
-        return {m.name: str(m.run.environment.get("software", {}).get(name)) for m in machines}
-
     precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in machines}
     threads = {m.name: str(m.threads) for m in machines if m.device == "cpu"}
     suites = {m.name: m.run.suite for m in machines}
     found = _difference("Suites differ", suites, " Only identical cases are compared.")
     for name in VERSIONS:
-        found += _difference(f"{name} differs", versions(name), " It affects times as well as the machine does.")
+        versions = {m.name: str(m.run.software.get(name)) for m in machines}
+        found += _difference(f"{name} differs", versions, " It affects times as well as the machine does.")
     found += _difference("CPU threads differ", threads, "")
     found += _difference("Precisions differ", precisions, " Each is compared with itself only.")
     if len(machines) > 1:
@@ -73,14 +73,10 @@ def _difference(what: str, by_machine: Mapping[str, str], consequence: str) -> l
 
 def _machines(comparison: Comparison) -> Table:
     def software(*names: str) -> Callable[[Machine], str]:
-        return lambda r: next((v for name in names if (v := r.run.environment.get("software", {}).get(name))), NONE)
+        return lambda r: next((version for name in names if (version := r.run.software.get(name))), NONE)
 
-    def fact(name: str) -> Callable[[Machine], str | int | None]:
-        return lambda r: r.run.environment.get("machine", {}).get(name)
-
-    def memory_gib(machine: Machine) -> float | None:
-        memory_bytes = machine.run.environment.get("machine", {}).get("memory_bytes")
-        return memory_bytes / GIB if memory_bytes else None
+    def fact(of: Callable[[Hardware], T]) -> Callable[[Machine], T | None]:
+        return lambda r: of(r.run.environment.machine) if r.run.environment else None
 
     def memory_rate(machine: Machine) -> float | None:
         return machine.peaks.memory_bytes_per_s() if machine.peaks else None
@@ -95,10 +91,10 @@ def _machines(comparison: Comparison) -> Table:
         words("hardware", lambda r: r.hardware),
         hidden("device", lambda r: r.device),
         measure("threads", lambda r: r.threads, str),
-        measure("memory GiB", memory_gib),
-        hidden("memory_bytes", fact("memory_bytes")),
-        hidden("system", fact("system")),
-        hidden("virtualised", fact("virtualised")),
+        measure("memory GiB", fact(lambda m: m.memory_bytes / GIB)),
+        hidden("memory_bytes", fact(lambda m: m.memory_bytes)),
+        hidden("system", fact(lambda m: m.system)),
+        hidden("virtualised", fact(lambda m: m.virtualised)),
         measure(
             "fp32 GFLOP/s", lambda r: r.peaks.flops_per_s("fp32") if r.peaks else None, in_giga, "fp32_flops_per_s"
         ),

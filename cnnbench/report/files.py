@@ -12,7 +12,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from cnnbench.errors import RunFolderError
-from cnnbench.records.environment import label
+from cnnbench.records import files
 from cnnbench.records.run_folder import Run
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
@@ -37,8 +37,8 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
 def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequence[str]) -> Path:
     write_tables(folder / TABLES, tables)
     write_charts(folder / CHARTS, page.charts)
-    _write(folder / MARKDOWN, markdown(header, tables, page.charts).encode())
-    _write(folder / PAGE, html(page).encode())
+    files.write(folder / MARKDOWN, markdown(header, tables, page.charts))
+    files.write(folder / PAGE, html(page))
     return folder / PAGE
 
 
@@ -46,17 +46,17 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
     for table in tables:
-        _write(folder / f"{table.name}.csv", table.data.to_csv(index=False).encode())
-        _write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
-        _write(folder / f"{table.name}.tex", table_latex(table).encode())
+        files.write(folder / f"{table.name}.csv", table.data.to_csv(index=False))
+        files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
+        files.write(folder / f"{table.name}.tex", table_latex(table))
 
 
 def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
     """Each chart as SVG and PNG."""
     _make(folder)
     for chart in charts:
-        _write(folder / f"{chart.name}.svg", chart.svg.encode())
-        _write(folder / f"{chart.name}.png", chart.png)
+        files.write(folder / f"{chart.name}.svg", chart.svg)
+        files.write(folder / f"{chart.name}.png", chart.png)
 
 
 def _make(folder: Path) -> None:
@@ -64,12 +64,6 @@ def _make(folder: Path) -> None:
     if folder.is_symlink():
         raise RunFolderError(f"{folder}: expected a folder to write into; got a link to another place; remove it")
     folder.mkdir(exist_ok=True)
-
-
-def _write(file: Path, content: bytes) -> None:
-    if file.is_symlink():
-        file.unlink()
-    file.write_bytes(content)
 
 
 def markdown(header: Iterable[str], tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
@@ -91,14 +85,14 @@ def table_latex(table: Table) -> str:
 
 
 def _header(run: Run) -> list[str]:
-    if not run.environment:
+    if run.environment is None:
         return [f"Started {run.started}."]
-    facts, software = run.environment["machine"], run.environment["software"]
+    facts, software = run.environment.machine, run.environment.software
     names = ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
     versions = ", ".join(f"{name} {software[name]}" for name in names if name in software)
     lines = [
-        f"{label(run.environment)}; {facts['affinity_cores']} cores allowed, {facts['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{facts['system']}. {versions}. Started {run.started}."
+        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {facts.memory_bytes / 2**30:.0f} GiB, "
+        f"{facts.system}. {versions}. Started {run.started}."
     ]
     if software.get("git_commit"):
         lines.append(f"Commit {software['git_commit']}.")

@@ -8,7 +8,7 @@ from cnnbench.networks.units import MB
 from cnnbench.records.layer_profile import MIN_SHARE, ModelProfile, Row
 from cnnbench.report.format import in_giga, significant
 from cnnbench.report.plain import lines_of
-from cnnbench.runner.tasks.layer_profile import NOTE, RUNTIMES
+from cnnbench.runner.tasks.layer_profile import NOTE
 
 EMPTY = (
     "An empty cell: the runtime ran no operator for that layer. The layer has no work, or it is fused into another, as "
@@ -80,7 +80,7 @@ def _cells(profile: ModelProfile, row: Row) -> dict[str, str]:
         "MACs": f"{row.macs:,}" if row.macs else "",
         "MB moved": significant(row.moved_bytes / MB) if row.moved_bytes else "",
     }
-    for runtime in RUNTIMES:
+    for runtime in (*profile.times, *profile.failures):
         cells |= {f"{runtime} {unit}": cell for unit, cell in _speed(profile, row, runtime).items()}
     return cells
 

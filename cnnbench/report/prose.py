@@ -6,7 +6,7 @@ from cnnbench.analysis.explain import Explained, explain, telling
 from cnnbench.analysis.roofline import Bound, Part, framework_overhead
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, percent, significant
-from cnnbench.suite.runtimes import REFERENCE, split
+from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
 
 MIN_PART = 0.1
 """Of a call's time: smaller parts are left out."""
@@ -15,7 +15,6 @@ FAR_BELOW = 0.25
 """Where the lower bound is a smaller share of the measured time, the peaks do not explain that time."""
 EQUAL = 0.1
 """Ratios that differ by less than this count as equal."""
-NAMES = {"eager": "PyTorch", "ort": "ONNX Runtime"}
 BOUND_BY: dict[Bound, str] = {"compute": "compute-bound", "memory": "memory-bound", "overhead": "overhead-bound"}
 UNKNOWN_PEAKS = (
     "This machine's peaks were not measured, so what limits it is unknown; "
@@ -48,7 +47,7 @@ def paragraphs(run: Run) -> dict[str, str]:
 def name_of(runtime: str) -> str:
     """A runtime's display name."""
     name, variant = split(runtime)
-    return NAMES.get(name, name) + (f" ({variant})" if variant else "")
+    return (runtime_kind(name).display_name or name) + (f" ({variant})" if variant else "")
 
 
 def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:

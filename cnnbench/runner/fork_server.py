@@ -19,7 +19,7 @@ from typing import Self
 from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
-from cnnbench.suite.runtimes import runs_in_torch
+from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries may run threads already when they have been imported, which a fork would lose."""
@@ -85,7 +85,7 @@ def starter(
     runtime: str, threads: int, limit_s: float, fork_server: ForkServer | None, interpreter: Interpreter = HERE
 ) -> Callable[[Path], Worker]:
     """What starts a worker for a runtime: PyTorch's are forked from the template, if there is one."""
-    if fork_server is not None and runs_in_torch(runtime):
+    if fork_server is not None and runtime_kind(runtime).runs_in_torch:
         return fork_server.start
     return lambda log: Worker(log, threads, limit_s, interpreter=interpreter)
 

@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from cnnbench.analysis import counts, stats
@@ -19,6 +19,7 @@ from cnnbench.analysis.status import status_of
 from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.networks import registry
 from cnnbench.records import artifact
+from cnnbench.records.environment import Environment
 from cnnbench.records.layer_profile import append_profiles, read_profiles
 from cnnbench.records.messages import Build, Resolve, Resolved
 from cnnbench.records.peaks import read_peaks, write_peaks
@@ -58,7 +59,7 @@ def run_suite(
     suite: Suite,
     cases: Sequence[Case],
     store: Store,
-    environment: dict[str, Any],
+    environment: Environment,
     observer: Observer,
     budget_s: float,
 ) -> bool:
@@ -135,7 +136,7 @@ class _Runner:
 
     suite: Suite
     store: Store
-    environment: dict[str, Any]
+    environment: Environment
     observer: Observer
     estimator: BudgetEstimator
     run_id: str = field(default_factory=lambda: uuid4().hex)
@@ -176,7 +177,7 @@ class _Runner:
             self.observer.doing("trying the devices", self.estimator.left_s(on_cpu, self._builds_in(on_cpu)))
         reasons, accelerators = availability.find_unavailable(cases, self.store.logs)
         if accelerators:
-            self.environment = {**self.environment, "accelerators": accelerators}
+            self.environment = self.environment.model_copy(update={"accelerators": accelerators})
             self.store.write_environment(self.environment)
         for case in cases:
             if case.id in reasons:

@@ -3,10 +3,10 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from cnnbench.networks import registry
-from cnnbench.suite.runtimes import REFERENCE, check_name, split
+from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
@@ -16,6 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
 """How images lie in memory."""
+
+MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -73,7 +75,7 @@ class Case(Frozen):
     precision: Precision = "fp32"
     layout: Layout = "nchw"
     batch: PositiveInt
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 
     @property
@@ -91,7 +93,7 @@ class Case(Frozen):
     @property
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
-        return split(self.runtime)[0] == "ort"
+        return runtime_kind(self.runtime).runs_exported_graph
 
     @property
     def is_exported_step(self) -> bool:
@@ -105,7 +107,7 @@ class Case(Frozen):
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the one in its race that ratios are taken to."""
+        """Whether it is the one in its comparison group that ratios are taken to."""
         return self.runtime == REFERENCE and self.layout == "nchw"
 
     @property

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,8 +13,8 @@ from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks import registry
 from cnnbench.suite.case import Case, Frozen, ModelSpec, Workload
 from cnnbench.suite.parse import parse_image_size
-from cnnbench.suite.schema import BUILT_IN, Settings, SuiteFile, parse
-from cnnbench.suite.yaml_lines import YamlSource, read_yaml
+from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
+from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
 T = TypeVar("T")
 
@@ -140,6 +140,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             for case in _cases(spec, workload, settings):
                 if case.id in cases:
                     raise SuiteError(f"{source.place(('models', index))}: case {case.id} stands twice; keep one")
+                if len(cases) == MAX_CASES:
+                    raise SuiteError(f"{source.place(('models', index))}: expected at most {MAX_CASES:,} cases in all")
                 cases[case.id] = case
                 budgets[case.id] = settings.case_budget
     return Suite(
@@ -163,13 +165,14 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
         if architecture:
             architecture.network(image_size, classes)
     except ShapeError as error:
-        key = "image_size" if ("models", index, "image_size") in source.lines else "model"
-        raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
+        places: list[KeyPath] = [("models", index, "image_size"), ("defaults", "image_size")]
+        where = next((place for place in places if place in source.lines), ("models", index, "model"))
+        raise SuiteError(f"{source.place(where)}: {error}") from None
     return ModelSpec(model=model, image_size=image_size, classes=classes, seed=settings.seed or 0)
 
 
-def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case]:
-    return [
+def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[Case]:
+    return (
         Case(
             spec=spec,
             workload=workload,
@@ -185,7 +188,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case
         for batch in _axis(settings.batches, workload)
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
-    ]
+    )
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:

@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
-from cnnbench.suite.case import Device, Layout, Precision, RuntimeName, Workload
+from cnnbench.suite.case import MAX_THREADS, Device, Layout, Precision, RuntimeName, Workload
 from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
@@ -30,14 +31,23 @@ def _list_or_mapping(value: object) -> str:
     return _MAPPING_TAG if isinstance(value, dict) else _LIST_TAG
 
 
+def _each_once(values: list[T]) -> list[T]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{_shown(value)} stands twice; keep one")
+    return values
+
+
+MAX_CASES = 10_000
 ListOf = Annotated[list[T], Field(min_length=1)]
+Axis = Annotated[ListOf[T], AfterValidator(_each_once)]
 PerWorkload = Annotated[
-    Annotated[ListOf[T], Tag(_LIST_TAG)] | Annotated[dict[Workload, ListOf[T]], Tag(_MAPPING_TAG)],
+    Annotated[Axis[T], Tag(_LIST_TAG)] | Annotated[dict[Workload, Axis[T]], Tag(_MAPPING_TAG)],
     Discriminator(_list_or_mapping),
 ]
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
-Batch = Annotated[int, Field(strict=True, ge=1)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,
@@ -56,7 +66,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workloads: ListOf[Workload] | None = Field(None, description="inference, training, or both")
+    workloads: Axis[Workload] | None = Field(None, description="inference, training, or both")
     runtimes: PerWorkload[RuntimeName] | None = Field(
         None, description="what executes the model, such as eager, compile, ort, ort:basic"
     )
@@ -65,11 +75,13 @@ class Settings(BaseModel):
     layouts: PerWorkload[Layout] | None = Field(None, description="how images lie in memory")
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(None, description="224 or 480x640 (height x width); the model's own if absent")
-    classes: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    classes: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
         None, description="classes of the last layer; the model's own if absent"
     )
-    seed: Annotated[int, Field(strict=True, ge=0)] | None = Field(None, description="of weights and images")
-    threads: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(
+        None, description="of weights and images"
+    )
+    threads: Annotated[int, Field(strict=True, ge=1, le=MAX_THREADS)] | None = Field(
         None, description="CPU threads; every physical core that may be used if absent"
     )
     case_budget: Duration | None = Field(None, description="time spent measuring one case, such as 3s")
@@ -99,12 +111,12 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="cnnbench suite")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")] | None = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)] | None = Field(
         None, description="used in folder names; the file's name if absent"
     )
     description: str = Field("", description="what the suite is for, in one sentence")
     budget: Duration = Field(600.0, description="time for the whole run, such as 10m")
-    launches: Annotated[int, Field(strict=True, ge=1)] = Field(
+    launches: Annotated[int, Field(strict=True, ge=1, le=1000)] = Field(
         3, description="processes that a case is measured in at most, while the budget lasts"
     )
     limit: Duration = Field(300.0, description="the longest that a worker may go without an answer, such as 5m")
@@ -147,7 +159,9 @@ def _explain(source: YamlSource, detail: ErrorDetails) -> str:
         case "value_error":
             message = str(detail["ctx"]["error"])
         case "greater_than_equal":
-            message = f"expected a whole number of at least {detail['ctx']['ge']}; got {got}"
+            message = f"expected a whole number of at least {detail['ctx']['ge']}; got {_shown(got)}"
+        case "less_than_equal":
+            message = f"expected a whole number of at most {detail['ctx']['le']}; got {_shown(got)}"
         case "int_type" | "int_parsing" | "int_from_float":
             message = f"expected a whole number; got {_shown(got)}"
         case "list_type":

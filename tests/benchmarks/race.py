@@ -33,7 +33,7 @@ from cnnbench.runner.fork_server import CAN_FORK, ForkServer, starter
 from cnnbench.runner.interleave import GroupMember, Outcome, _WorkerParticipant, measure_group, measure_interleaved
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import runs_in_torch
+from cnnbench.suite.runtimes import runtime_kind
 
 LIMIT_S = 300.0
 RUN_ID = "benchmark"
@@ -52,7 +52,7 @@ def group_measured(cases: Sequence[Case], folder: Path, logs: Path, budget_s: fl
     threads = machine.usable_threads()
     with ExitStack() as stack:
         fork_server = None
-        if CAN_FORK and any(runs_in_torch(case.runtime) for case in cases):
+        if CAN_FORK and any(runtime_kind(case.runtime).runs_in_torch for case in cases):
             fork_server = stack.enter_context(ForkServer(logs / "template.log", threads, LIMIT_S))
         entries = [
             GroupMember(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
 from cnnbench.analysis.times import comparable_time
-from cnnbench.records.environment import label
 from cnnbench.records.record import Launch, Record
 from cnnbench.records.run_folder import Run
 
@@ -130,4 +129,4 @@ def extra_info(each: Measured) -> dict[str, object]:
 
 def machine_of(run: Run) -> str:
     """The machine in a few words."""
-    return label(run.environment) if run.environment else "unknown machine"
+    return run.environment.label if run.environment else "unknown machine"

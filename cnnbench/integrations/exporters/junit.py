@@ -45,8 +45,7 @@ def convert(run: Run) -> Converted:
         },
     )
     properties = ElementTree.SubElement(suite, "properties")
-    software = run.environment.get("software", {})
-    for name, value in {"machine": machine_of(run), **software}.items():
+    for name, value in {"machine": machine_of(run), **run.software}.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": str(value)})
     figures = {each.record.id: each for each in measured(run)}
     for record in run.records.values():

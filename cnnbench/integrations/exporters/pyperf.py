@@ -75,11 +75,11 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
+    facts, software = run.environment.machine if run.environment else None, run.software
     return {
-        "cpu_model_name": facts.get("cpu"),
-        "cpu_count": facts.get("logical_cores"),
-        "platform": facts.get("system"),
+        "cpu_model_name": facts.cpu if facts else None,
+        "cpu_count": facts.logical_cores if facts else None,
+        "platform": facts.system if facts else None,
         "python_version": software.get("python"),
         "git_commit": software.get("git_commit"),
         **{f"{name}_version": version for name, version in software.items() if name not in ("python", "git_commit")},

@@ -52,27 +52,28 @@ def _benchmark(each: Measured) -> dict[str, Any]:
 
 def _machine_info(run: Run) -> dict[str, Any]:
     """In pytest-benchmark's fields; `node` is the CPU's name, because runs do not record host names."""
-    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
-    system, _, release = str(facts.get("system", "")).partition(" ")
+    facts = run.environment.machine if run.environment else None
+    cpu, architecture = (facts.cpu, facts.architecture or "") if facts else ("", "")
+    system, _, release = facts.system.partition(" ") if facts else ("", "", "")
     return {
-        "node": str(facts.get("cpu", "unknown")),
-        "processor": facts.get("architecture", ""),
-        "machine": facts.get("architecture", ""),
+        "node": cpu or "unknown",
+        "processor": architecture,
+        "machine": architecture,
         "python_implementation": "CPython",
-        "python_version": software.get("python", ""),
+        "python_version": run.software.get("python", ""),
         "release": release,
         "system": system,
         "cpu": {
-            "brand_raw": facts.get("cpu", ""),
-            "arch": facts.get("architecture", ""),
-            "count": facts.get("logical_cores"),
+            "brand_raw": cpu,
+            "arch": architecture,
+            "count": facts.logical_cores if facts else None,
         },
-        "software": software,
+        "software": run.software,
     }
 
 
 def _commit_info(run: Run) -> dict[str, Any]:
-    commit = str(run.environment.get("software", {}).get("git_commit") or "unversioned")
+    commit = run.software.get("git_commit") or "unversioned"
     return {
         "id": commit.removesuffix("-dirty"),
         "time": run.started,

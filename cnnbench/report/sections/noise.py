@@ -25,25 +25,26 @@ def section(sources: Sources) -> Section:
 
 def _facts(sources: Sources) -> list[Table]:
     environment = sources.run.environment
-    facts, software, threads = (environment.get(name, {}) for name in ("machine", "software", "threads"))
-    memory_bytes, load = facts.get("memory_bytes"), environment.get("state", {}).get("load_average")
+    if environment is None:
+        return []
+    facts, software, load = environment.machine, environment.software, environment.state.load_average
     rows = {
-        "CPU": facts.get("cpu"),
-        "cores": f"{facts.get('physical_cores', '?')} physical, {facts.get('affinity_cores', '?')} logical allowed",
-        "threads": " or ".join(map(str, threads.get("used", []))),
-        "memory": f"{memory_bytes / GIB:.1f} GiB" if memory_bytes else None,
-        "accelerators": ", ".join(sorted(set(environment.get("accelerators", {}).values()))),
-        "system": facts.get("system"),
-        "virtual machine": {True: "yes", False: "no"}.get(facts.get("virtualised")),
+        "CPU": facts.cpu,
+        "cores": f"{facts.physical_cores or '?'} physical, {facts.affinity_cores} logical allowed",
+        "threads": " or ".join(map(str, environment.threads.used)),
+        "memory": f"{facts.memory_bytes / GIB:.1f} GiB",
+        "accelerators": ", ".join(sorted(set(environment.accelerators.values()))),
+        "system": facts.system,
+        "virtual machine": None if facts.virtualised is None else "yes" if facts.virtualised else "no",
         "load average at start": f"{load[0]:.2f} over one minute" if load else None,
         "libraries": ", ".join(f"{name} {version}" for name, version in software.items() if name.startswith(LIBRARIES)),
         "software": ", ".join(f"{name} {software[name]}" for name in ("cnnbench", "python") if name in software),
         "commit": software.get("git_commit"),
     }
-    known = [(name, str(value)) for name, value in rows.items() if value]
+    known = [(name, value) for name, value in rows.items() if value]
     columns: list[Column[tuple[str, str]]] = [words("fact", lambda row: row[0]), words("value", lambda row: row[1])]
     title, caption = "Hardware and software", "State at the start of the run."
-    return [table_of("machine", title, caption, known, columns)] if environment else []
+    return [table_of("machine", title, caption, known, columns)]
 
 
 def _noise(sources: Sources) -> Iterator[str]:

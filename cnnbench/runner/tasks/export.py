@@ -1,16 +1,21 @@
 """A model's ONNX graph as a file of the user's, proved before it is handed over."""
 
 import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.records import artifact
+from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
 from cnnbench.runner.artifacts import build_artifact, export_step, find_artifact, forget_artifact, prove_graph
 from cnnbench.suite.case import Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
+
+DATA = f"{artifact.GRAPH}.data"
+"""Where a graph keeps weights above 2 GB; the graph names the file, so that it cannot be called otherwise."""
 
 
 class Exported(Frozen):
@@ -43,9 +48,11 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
     The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
     """
-    _check_place(out)
-    run_id = uuid4().hex
     weights = out.with_suffix(".safetensors")
+    if weights == out:
+        raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
+    _check_place(out, weights)
+    run_id = uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as scratch:
         try:
             facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(scratch) / "build.log")
@@ -55,11 +62,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
                 raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
             for parity in step.parity:
                 _check(spec, parity, "of the change")
-            try:
-                shutil.copyfile(made, out)
-                shutil.copyfile(folder / artifact.WEIGHTS, weights)
-            except OSError as error:
-                raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+            _copy({made: out, folder / artifact.WEIGHTS: weights})
         finally:
             forget_artifact(spec, run_id)
     return ExportedStep(
@@ -74,11 +77,24 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
     )
 
 
-def _check_place(out: Path) -> None:
+def _check_place(out: Path, beside: Path) -> None:
+    """Raises InputError where `out` cannot be written, or a file beside it is overwritten that is not its own."""
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a file; got a folder")
+    if beside.exists() and not out.exists():
+        raise InputError(f"{out}: its weights would overwrite {beside}, which is another's; give another name")
+
+
+def _copy(parts: Mapping[Path, Path]) -> None:
+    """Copy files, all or none. Raises InputError."""
+    try:
+        with ExitStack() as stack:
+            for source, file in parts.items():
+                shutil.copyfile(source, stack.enter_context(files.replacing(file)))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
 
 def _check(spec: ModelSpec, parity: Parity, unit: str) -> None:
@@ -97,7 +113,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
     """
-    _check_place(out)
+    _check_place(out, out.with_name(DATA))
     run_id = uuid4().hex
     with TemporaryDirectory(prefix="cnnbench-") as logs:
         try:
@@ -108,11 +124,8 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
             parity = prove_graph(spec, folder, Path(logs) / "prove.log")
             for each in parity:
                 _check(spec, each, "of the signal")
-            try:
-                for part in sorted(folder.glob(f"{artifact.GRAPH}*")):  # weights above 2 GB stand in a second file
-                    shutil.copyfile(part, out if part.name == artifact.GRAPH else out.with_name(part.name))
-            except OSError as error:
-                raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+            graph = folder / artifact.GRAPH
+            _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
         finally:
             forget_artifact(spec, run_id)
     return Exported(

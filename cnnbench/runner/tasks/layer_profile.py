@@ -24,8 +24,8 @@ from cnnbench.runner.fork_server import ForkServer
 from cnnbench.runner.tasks.trace import read
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.runtimes import REFERENCE, profiled_runtimes, runtime_kind
 
-RUNTIMES = ("eager", "ort")
 PROFILE_S = 0.5
 MIN_CALLS, MAX_CALLS = 5, 20
 NOTE = (
@@ -53,10 +53,10 @@ def profile_model(spec: ModelSpec, batch: int, calls: int, threads: int | None =
 def profile_artifact(
     spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, fork_server: ForkServer | None = None
 ) -> ModelProfile:
-    """Have both runtimes profiled, each in a process of its own, and join; PyTorch's is forked from the template.
+    """Profile each runtime that has a profiler, in a process of its own, and join; PyTorch's is forked.
 
-    A model that cannot be exported, or not be run by ONNX Runtime, is profiled in PyTorch alone. Raises WorkerError if
-    PyTorch cannot be profiled.
+    A runtime that fails, such as ONNX Runtime for a model that cannot be exported, has its reason in `failures`. Raises
+    WorkerError if PyTorch cannot be profiled.
     """
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
@@ -70,13 +70,14 @@ def profile_artifact(
     folder = artifact.folder_of(spec, facts.key)
     with TemporaryDirectory(prefix="cnnbench-") as name:
         scratch = Path(name)
-        found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, scratch, fork_server)
-        try:
-            if facts.onnx_error is not None:
-                raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
-            found["ort"] = _ask(spec, "ort", batch, calls, threads, folder, scratch)
-        except WorkerError as error:
-            failures["ort"] = str(error)
+        found[REFERENCE] = _ask(spec, REFERENCE, batch, calls, threads, folder, scratch, fork_server)
+        for runtime in profiled_runtimes()[1:]:
+            try:
+                if facts.onnx_error is not None and runtime_kind(runtime).runs_exported_graph:
+                    raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
+                found[runtime] = _ask(spec, runtime, batch, calls, threads, folder, scratch)
+            except WorkerError as error:
+                failures[runtime] = str(error)
     rows = join(network, batch, found)
     return ModelProfile(
         model=spec.label,
@@ -137,11 +138,11 @@ def calls_for(call_s: float) -> int:
 
 
 def join(network: Network, batch: int, found: dict[str, Profiled]) -> tuple[Row, ...]:
-    """One row for each module that computes something itself, in network order; `found` has eager PyTorch.
+    """One row for each module that computes something itself, in network order; `found` has the reference runtime.
 
     What a layer does that is no module of its own (a sum, a function), its module does.
     """
-    modules = set(found["eager"].modules)
+    modules = set(found[REFERENCE].modules)
     layers: dict[str, list[Layer]] = {}
     for layer in network.inference:
         layers.setdefault(owner(layer.name, modules), []).append(layer)
