@@ -145,7 +145,9 @@ def _follow(script: list[tuple[str, list[str], list[list[Any]]]]) -> None:
     for line in sys.stdin:
         asked += line
         op = json.loads(line)["op"]
-        place = next(n for n, (named, about, _) in enumerate(script) if named == op and all(word in asked for word in about))
+        place = next(
+            n for n, (named, about, _) in enumerate(script) if named == op and all(word in asked for word in about)
+        )
         answers = script[place][2]
         kind, what, *text = answers[min(given[place], len(answers) - 1)]
         given[place] += 1

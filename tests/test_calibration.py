@@ -59,7 +59,7 @@ def test_the_noise_between_times_needs_three_sessions() -> None:
 def test_a_margin_below_the_noise_is_refused_with_the_pairs_that_it_would_take() -> None:
     known = calibration(session(0.02))
     check_margin(known, [DUEL], Rule(margin=0.02))
-    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs tell [\d.]+%; 0\.50% would take \d+ pairs"):
+    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs detect [\d.]+%; 0\.50% would need \d+ pairs"):
         check_margin(known, [DUEL], Rule(margin=0.005))
     with pytest.raises(InputError, match="more than 1000 pairs"):
         check_margin(calibration(session(0.2)), [DUEL], Rule(margin=0.002))
@@ -103,7 +103,7 @@ def test_without_three_calibrations_a_stored_baseline_never_fails() -> None:
     for known in (None, calibration(session(0.01), name=CASE.id), calibration(*[session(0.01)] * 2, name=CASE.id)):
         (found,) = compare_with_baseline(stored(), head(0.05), known, Rule())
         assert found.verdict == "inconclusive"
-        assert "so the noise between times is unknown" in found.reason
+        assert "so noise between sessions is unknown" in found.reason
         assert exit_code([found], strict=False, allow_missing=False) == 0
         assert exit_code([found], strict=True, allow_missing=False) == 4
 

@@ -69,7 +69,9 @@ def test_workers_that_do_well_give_records_of_all_cases(run: Runs) -> None:
     ],
     ids=["dies", "hangs", "fails"],
 )
-def test_a_worker_that_fails_at_any_moment_fails_its_case_alone(run: Runs, op: str, fate: Any, reason: str, limit: str) -> None:
+def test_a_worker_that_fails_at_any_moment_fails_its_case_alone(
+    run: Runs, op: str, fate: Any, reason: str, limit: str
+) -> None:
     code, _, found = run(INFERENCE, Says(op, fate, runtime="ort", batch=4), limit=limit)
     assert code == 3
     assert reason in found[ORT]["reasons"][0]

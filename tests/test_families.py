@@ -186,8 +186,14 @@ VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
         ARCHITECTURES["mobilenet_v2"].varied({"width": "1.4"}),
         lambda: mobilenetv2.MobileNetV2(width_mult=1.4),
     ),
-    "mobilenet_v3_large x0.75": (variant(MobileNetV3("large", 0.75)), partial(torchs_mobilenet_v3, "large", 0.75)),
-    "mobilenet_v3_small x0.35": (variant(MobileNetV3("small", 0.35)), partial(torchs_mobilenet_v3, "small", 0.35)),
+    "mobilenet_v3_large x0.75": (
+        variant(MobileNetV3("large", width=0.75)),
+        partial(torchs_mobilenet_v3, "large", 0.75),
+    ),
+    "mobilenet_v3_small x0.35": (
+        variant(MobileNetV3("small", width=0.35)),
+        partial(torchs_mobilenet_v3, "small", 0.35),
+    ),
     "mobilenet_v3_small x1.4": (
         ARCHITECTURES["mobilenet_v3_small"].varied({"width": "1.4"}),
         partial(torchs_mobilenet_v3, "small", 1.4),
@@ -195,11 +201,11 @@ VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
     "mnasnet x0.35": (ARCHITECTURES["mnasnet1_0"].varied({"width": "0.35"}), lambda: mnasnet.MNASNet(0.35)),
     "mnasnet x2": (ARCHITECTURES["mnasnet0_5"].varied({"width": "2"}), lambda: mnasnet.MNASNet(2.0)),
     "efficientnet_v2_s x0.5, depth 0.4": (
-        variant(EfficientNetV2("s", 0.5, 0.4, 0.1)),
+        variant(EfficientNetV2("s", 0.1, width=0.5, depth=0.4)),
         partial(torchs_efficientnet_v2, "s", 0.5, 0.4, 0.1),
     ),
     "efficientnet_v2_m x1.3, depth 0.5": (
-        variant(EfficientNetV2("m", 1.3, 0.5, 0.1)),
+        variant(EfficientNetV2("m", 0.1, width=1.3, depth=0.5)),
         partial(torchs_efficientnet_v2, "m", 1.3, 0.5, 0.1),
     ),
     "shufflenet_v2 of other widths": (

@@ -118,7 +118,10 @@ def test_the_page_fetches_nothing_and_runs_only_its_own_script(read: ReadPage) -
     scripts = [element for element in read.elements if element.tag == "script" and not element.attributes]
     assert len(scripts) == 1
     digest = base64.b64encode(sha256(scripts[0].text.encode()).digest()).decode()
-    assert policy == (f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:")
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
     assert read.attributes("src") == []
     assert all(link.startswith(("#", "data:")) for link in read.attributes("href"))
     assert not [name for element in read.elements for name in element.attributes if name.startswith("on")]

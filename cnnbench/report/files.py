@@ -14,9 +14,10 @@ from tabulate import tabulate
 from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.run_folder import Run
+from cnnbench.report import escape
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
-from cnnbench.report.markdown import CHARTS, escaped, tables_markdown
+from cnnbench.report.markdown import CHARTS, tables_markdown
 from cnnbench.report.table import Table
 
 PAGE, MARKDOWN, TABLES = "report.html", "report.md", "tables"
@@ -46,7 +47,7 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
     for table in tables:
-        files.write(folder / f"{table.name}.csv", table.data.to_csv(index=False))
+        files.write(folder / f"{table.name}.csv", escape.spreadsheet(table.data))
         files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
         files.write(folder / f"{table.name}.tex", table_latex(table))
 
@@ -68,7 +69,7 @@ def _make(folder: Path) -> None:
 
 def markdown(header: Iterable[str], tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
     """The whole report; `header` is its title and paragraphs."""
-    return "\n\n".join(["# " + "\n\n".join(map(escaped, header)), *tables_markdown(tables, charts)]) + "\n"
+    return "\n\n".join(["# " + "\n\n".join(map(escape.markdown, header)), *tables_markdown(tables, charts)]) + "\n"
 
 
 def table_latex(table: Table) -> str:

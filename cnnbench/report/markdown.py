@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from cnnbench.report import escape
 from cnnbench.report.table import Table
 
 if TYPE_CHECKING:
@@ -14,14 +15,9 @@ CHARTS = "charts"
 """The folder of the charts, beside the Markdown file."""
 
 
-def escaped(text: str) -> str:
-    """Text without HTML."""
-    return text.replace("<", "&lt;")
-
-
 def table_markdown(table: Table) -> str:
     """One table."""
-    rows = [[escaped(text).replace("|", "\\|") for text in row] for row in table.texts]
+    rows = [[escape.markdown(text) for text in row] for row in table.texts]
     text: str = tabulate(
         rows,
         headers=table.headings,
@@ -35,6 +31,6 @@ def table_markdown(table: Table) -> str:
 def tables_markdown(tables: Sequence[Table], charts: Sequence["Chart"]) -> Iterator[str]:
     """Tables with their captions and notes, then charts by the names of their files: one paragraph after the other."""
     for table in tables:
-        yield from (f"## {table.title}", table_markdown(table), table.caption, *map(escaped, table.notes))
+        yield from (f"## {table.title}", table_markdown(table), table.caption, *map(escape.markdown, table.notes))
     for chart in charts:
         yield from (f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption)

@@ -12,6 +12,7 @@ from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
+from cnnbench.report import escape
 from cnnbench.report.format import format_seconds
 from cnnbench.report.markdown import table_markdown
 from cnnbench.report.table import NONE, Column, Table, bounds, estimate, figure, hidden, table_of, words
@@ -158,9 +159,9 @@ def explained(name: str, explanation: Explanation, again: str) -> Iterator[str]:
 
 def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> str:
     """The whole gate in Markdown; `again` are the commands that repeat a case alone, by name."""
-    about = " and ".join(f"{arm.name} is `{arm.text}`" for arm in (gate_report.base, gate_report.head))
-    parts = [f"# {conclusion(gate_report)}", f"{about}.", *facts(gate_report.result), "## Verdicts"]
-    parts += [table_markdown(table), table.caption, *table.notes]
+    about = " and ".join(f"{arm.name} is {escape.code(arm.text)}" for arm in (gate_report.base, gate_report.head))
+    parts = [f"# {conclusion(gate_report)}", f"{about}.", *map(escape.markdown, facts(gate_report.result))]
+    parts += ["## Verdicts", *_paragraphs(table)]
     if gate_report.explanations:
         parts.append("## Why")
         parts += ["\n".join(explained(name, each, again[name])) for name, each in gate_report.explanations.items()]
@@ -210,4 +211,8 @@ def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], 
 
 def baseline_summary(table: Table, baseline: Path) -> str:
     """The same in Markdown."""
-    return "\n\n".join([f"# Against {baseline}", table_markdown(table), table.caption, *table.notes]) + "\n"
+    return "\n\n".join([f"# Against {escape.markdown(baseline)}", *_paragraphs(table)]) + "\n"
+
+
+def _paragraphs(table: Table) -> list[str]:
+    return [table_markdown(table), table.caption, *map(escape.markdown, table.notes)]

@@ -2,10 +2,25 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from cnnbench.errors import InputError
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,30})?)"
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 MAX_DURATION_S = 30 * 24 * 3600.0
+
+
+def checked(parser: Callable[[S], T], value: S, name: str) -> T:
+    """A parsed option or argument. Raises InputError, naming it."""
+    try:
+        return parser(value)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def parse_duration(text: str | float) -> float:

@@ -54,13 +54,13 @@ def read_yaml(path: Path) -> YamlSource:
             loader.dispose()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise SuiteError(f"{path}:{line}: expected YAML; got a character that it cannot hold") from None
+        raise SuiteError(f"{path}:{line}: cannot be read as YAML: a character that it cannot hold") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f"{path}:{mark.line + 1}" if mark else f"{path}"
         where = max((key for key, line in lines.items() if mark and line == mark.line + 1), key=len, default=())
         place += f": {spelled_path(where)}" if where else ""
-        raise SuiteError(f"{place}: expected YAML; got a text that is not: {problem}") from None
+        raise SuiteError(f"{place}: cannot be read as YAML: {problem}") from None
     return YamlSource(path=path, text=text, data=data, lines=lines)
 
 

@@ -8,6 +8,7 @@ from cnnbench.errors import InputError
 from cnnbench.integrations.exporters.converted import Converted, unrecorded_lines
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import spreadsheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ LOST = "environment, memory before the peak, counts by layer and every single pa
 
 def csv(run: Run) -> Converted:
     """`.cases.csv` and `.samples.csv`."""
-    return _converted(run, "csv", lambda table: table.to_csv(index=False).encode())
+    return _converted(run, "csv", lambda table: spreadsheet(table).encode())
 
 
 def parquet(run: Run) -> Converted:

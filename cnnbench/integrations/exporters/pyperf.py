@@ -5,7 +5,6 @@ significantly different whatever the values are (`_compare.py` in pyperf 2.10). 
 values: the medians of six consecutive groups of its blocks, as equal in size as possible.
 """
 
-import json
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
@@ -14,6 +13,7 @@ from typing import Any
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
 from cnnbench.records.record import MIN_TURNS, Launch
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 
 VALUES_PER_LAUNCH = MIN_TURNS
 
@@ -34,7 +34,7 @@ def convert(run: Run) -> Converted:
     sizes = {sum(len(values) for values in _values(each)) for each in have}
     if len(sizes) > 1:
         lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` reports as significant")
-    return Converted({".json": json.dumps(content, indent=1).encode()}, lost)
+    return Converted({".json": strict_json(content, 1).encode()}, lost)
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:

@@ -4,12 +4,12 @@ Fields as in pytest-benchmark 5.3 (`plugin.py`, `stats.py`): seconds per call, s
 rest is in `extra_info`. A benchmark is identified by its `fullname`, the case's id, as in the pytest plugin.
 """
 
-import json
 from typing import Any
 
 from cnnbench.errors import InputError
 from cnnbench.integrations.exporters.converted import Converted, Measured, extra_info, left_out, measured, params_of
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 
 
 def convert(run: Run) -> Converted:
@@ -29,7 +29,7 @@ def convert(run: Run) -> Converted:
         "version": __version__,
     }
     lost = ["samples of all launches are in one pool, without the phases of training; extra_info has each launch"]
-    return Converted({".json": json.dumps(content, indent=4).encode("ascii")}, [*lost, *left_out(run)])
+    return Converted({".json": strict_json(content, 4).encode()}, [*lost, *left_out(run)])
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
