@@ -172,7 +172,7 @@ def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparis
         ("machines:\n  a: {watts: -3}\n", r"prices.yaml:2: machines.a.watts: .*greater than 0; got -3"),
         ("machines:\n  a: {wats: 3}\n", r"prices.yaml:2: machines.a.wats: extra inputs"),
         ("machines:\n  c: {watts: 3}\n", r"prices.yaml:2: machines.c: expected a machine, one of a, b; got 'c'"),
-        ("machines: [\n", r"prices.yaml:\d: expected YAML"),
+        ("machines: [\n", r"prices.yaml:\d: cannot be read as YAML"),
     ],
 )
 def test_a_mistake_in_the_prices_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
