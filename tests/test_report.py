@@ -11,10 +11,11 @@ from rich.console import Console
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.record import CounterResults, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.columns import interval_text
 from cnnbench.report.files import write_report
 from cnnbench.report.markdown import table_markdown
 from cnnbench.report.sections import run_page
-from cnnbench.report.table import Table, interval_text
+from cnnbench.report.table import Table
 from cnnbench.report.tables import run_tables
 from cnnbench.report.terminal import Progress, line_of, print_tables
 from tests.records import ENVIRONMENT, case, record

@@ -8,9 +8,10 @@ from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.roofline import Part, Roofline
 from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
+from cnnbench.report.columns import NONE, UNKNOWN, Column, figure, hidden, measure, words
 from cnnbench.report.format import in_giga, percent, significant
 from cnnbench.report.prose import name_of
-from cnnbench.report.table import NONE, UNKNOWN, Column, Table, figure, hidden, measure, table_of, words
+from cnnbench.report.table import Table, table_of
 from cnnbench.suite.case import Precision
 
 SLOWEST = 3

@@ -8,11 +8,9 @@ from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.frames import frame
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.environment import Machine as Hardware
-from cnnbench.report.format import in_giga
-from cnnbench.report.table import (
+from cnnbench.report.columns import (
     NONE,
     Column,
-    Table,
     bounds,
     estimate,
     figure,
@@ -20,9 +18,10 @@ from cnnbench.report.table import (
     interval_text,
     measure,
     ratio_text,
-    table_of,
     words,
 )
+from cnnbench.report.format import in_giga
+from cnnbench.report.table import Table, table_of
 from cnnbench.suite.case import WORKLOADS, Workload
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from cnnbench import __version__
 from cnnbench.records.record import MEASURED
 from cnnbench.report import charts
+from cnnbench.report.columns import NONE
 from cnnbench.report.escape import strict_json
 from cnnbench.report.samples import Samples
-from cnnbench.report.table import NONE, Table
+from cnnbench.report.table import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_CHOICES = 30

@@ -77,10 +77,7 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
     work = training.work(network)
     saved = training.saved_by_layer(network, batch)
     return {
-        "forward_macs": work.forward * batch,
-        "input_gradient_macs": work.input_gradient * batch,
-        "first_input_gradient_macs": work.first_input_gradient * batch,
-        "weight_gradient_macs": work.weight_gradient * batch,
+        **{f"{name}_macs": macs * batch for name, macs in dataclasses.asdict(work).items()},
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
         "step_memory": {

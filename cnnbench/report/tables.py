@@ -13,19 +13,9 @@ from cnnbench.analysis.start import Start, starts
 from cnnbench.networks.units import MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.columns import NONE, Column, estimate, figure, hidden, interval_text, ratio_text, words
 from cnnbench.report.format import CONVENTION, format_count, significant
-from cnnbench.report.table import (
-    NONE,
-    Column,
-    Table,
-    estimate,
-    figure,
-    hidden,
-    interval_text,
-    ratio_text,
-    table_of,
-    words,
-)
+from cnnbench.report.table import Table, table_of
 from cnnbench.suite.case import PHASES
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
 from cnnbench.report import escape
+from cnnbench.report.columns import NONE, Column, bounds, estimate, figure, hidden, words
 from cnnbench.report.format import format_seconds
 from cnnbench.report.markdown import table_markdown
-from cnnbench.report.table import NONE, Column, Table, bounds, estimate, figure, hidden, table_of, words
+from cnnbench.report.table import Table, table_of
 
 BARS = "▁▂▃▄▅▆▇█"
 BOOTSTRAPS = 2000

@@ -8,6 +8,8 @@ from cnnbench.analysis.times import comparable_time
 from cnnbench.records.record import Launch, Record
 from cnnbench.records.run_folder import Run
 
+START = {"group", "warmup_calls", "import_s", "load_s", "first_call_s"}
+"""The fields of a launch that tell how it started."""
 UNRECORDED = "no record: the run was stopped before it, or told to leave it out"
 
 
@@ -82,16 +84,8 @@ def unrecorded_lines(run: Run) -> list[str]:
 
 def params_of(record: Record) -> dict[str, str | int]:
     """The axes of a case, flat: what a tool may group by."""
-    case = record.case
-    return {
-        "model": case.spec.label,
-        "workload": case.workload,
-        "runtime": case.runtime,
-        "device": case.device,
-        "precision": case.precision,
-        "layout": case.layout,
-        "batch": case.batch,
-    }
+    axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
+    return {"model": record.case.spec.label, **record.case.model_dump(include=axes)}
 
 
 def extra_info(each: Measured) -> dict[str, object]:
@@ -110,17 +104,13 @@ def extra_info(each: Measured) -> dict[str, object]:
         "parity_error": max((each.error for each in record.parity if each.error is not None), default=None),
         "launches": [
             {
-                "group": launch.group,
                 "samples": sum(map(len, blocks)),
                 "blocks": len(blocks),
                 "blocks_with_interference": sum(bool(block.interference) for block in launch.blocks),
                 "median_s": launch_estimate([blocks]).value,
                 "calls_per_sample": launch.calls_per_sample,
-                "warmup_calls": launch.warmup_calls,
-                "import_s": launch.import_s,
-                "load_s": launch.load_s,
-                "first_call_s": launch.first_call_s,
                 "peak_bytes": launch.memory.peak_bytes,
+                **launch.model_dump(include=START),
             }
             for launch, blocks in each.launches
         ],

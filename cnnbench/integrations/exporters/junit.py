@@ -37,17 +37,8 @@ def convert(run: Run) -> Converted:
         "errors": str(outcomes["error"]),
     }
     root = ElementTree.Element("testsuites", {"name": "cnnbench", **counts, "time": f"{total_s:.3f}"})
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        {
-            "name": run.suite,
-            **counts,
-            "skipped": str(outcomes["skipped"] + len(missing)),
-            "time": f"{total_s:.3f}",
-            "timestamp": _timestamp(run.started),
-        },
-    )
+    about = {"name": run.suite, "skipped": str(outcomes["skipped"] + len(missing)), "time": f"{total_s:.3f}"}
+    suite = ElementTree.SubElement(root, "testsuite", {**about, **counts, "timestamp": _timestamp(run.started)})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in {"machine": machine_of(run), **run.software}.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": str(value)})
@@ -65,9 +56,8 @@ def convert(run: Run) -> Converted:
         ElementTree.SubElement(test, "skipped", {"type": "unrecorded", "message": UNRECORDED})
     ElementTree.indent(root)
     text = _NOT_XML.sub("", ElementTree.tostring(root, encoding="unicode"))
-    return Converted(
-        {".xml": f"{DECLARATION}{text}".encode()}, ["figures are text in system-out; samples are not in it"]
-    )
+    lost = ["figures are text in system-out; samples are not in it"]
+    return Converted({".xml": f"{DECLARATION}{text}".encode()}, lost)
 
 
 def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> ElementTree.Element:

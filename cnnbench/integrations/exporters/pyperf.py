@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
+from cnnbench.integrations.exporters.converted import START, Converted, Measured, left_out, measured, params_of
 from cnnbench.records.record import MIN_TURNS, Launch
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
@@ -65,11 +65,7 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
             "loops": launch.calls_per_sample,
             "mem_max_rss": launch.memory.peak_bytes,
             "duration": sum(sum(block.totals_s()) for block in launch.blocks),
-            "group": launch.group,
-            "warmup_calls": launch.warmup_calls,
-            "import_s": launch.import_s,
-            "load_s": launch.load_s,
-            "first_call_s": launch.first_call_s,
+            **launch.model_dump(include=START),
         }
     )
 

@@ -63,11 +63,7 @@ def _machine_info(run: Run) -> dict[str, Any]:
         "python_version": run.software.get("python", ""),
         "release": release,
         "system": system,
-        "cpu": {
-            "brand_raw": cpu,
-            "arch": architecture,
-            "count": facts.logical_cores if facts else None,
-        },
+        "cpu": {"brand_raw": cpu, "arch": architecture, "count": facts.logical_cores if facts else None},
         "software": run.software,
     }
 

@@ -24,7 +24,7 @@ class Point(NamedTuple):
     ms: Estimate
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """A chart per device: top-1 accuracy over the latency of the smallest batch."""
     accuracies = {record.id: top1 for record in sources.records if (top1 := published_top1(record)) is not None}
     points = [
@@ -43,7 +43,7 @@ def section(sources: Sources) -> Section | None:
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
     ]
-    return Section("accuracy", "Accuracy and latency", prose, charts) if charts else None
+    return Section("accuracy", "Accuracy and latency", prose, charts)
 
 
 def published_top1(record: Record) -> float | None:

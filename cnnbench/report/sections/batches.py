@@ -13,7 +13,7 @@ from cnnbench.report.sections.sources import Sources, described
 COLUMNS, SPACING = 3, 52
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """A small chart per model, for throughput and for latency, where more than one batch was measured."""
     rows = [row for row in sources.measured if row.workload == "inference"]
     batches: dict[tuple[str, str], set[int]] = {}
@@ -21,7 +21,7 @@ def section(sources: Sources) -> Section | None:
         batches.setdefault((row.model, row.backend), set()).add(row.batch)
     rows = [row for row in rows if len(batches[row.model, row.backend]) > 1]
     if not rows:
-        return None
+        return Section("batches", "Batch size")
     throughput = Chart(
         "throughput",
         "Images per second by batch",

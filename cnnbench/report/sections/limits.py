@@ -18,7 +18,7 @@ MAX_KINDS = 7
 OTHER = "all others"
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """A paragraph per model, then cases and layers beside their lower bounds."""
     explained = list(explain(sources.run).values())
     parts: list[Part] = [
@@ -29,7 +29,7 @@ def section(sources: Sources) -> Section | None:
         *sources.table("parts", "layers"),
     ]
     prose = list(paragraphs(sources.run).values())
-    return Section("why", "What limits each model", prose, parts) if explained else None
+    return Section("why", "What limits each model", prose, parts)
 
 
 def _roofline(explained: Sequence[Explained]) -> list[Chart]:

@@ -11,7 +11,7 @@ from cnnbench.suite.case import WORKLOADS
 PARTS = ("libraries", "model", "activations")
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """A chart per workload: resident memory of the worker at its largest batch, in parts."""
     largest: dict[tuple[str, str, str], Record] = {}
     for record in sorted(sources.records, key=lambda r: r.case.batch):
@@ -33,7 +33,7 @@ def section(sources: Sources) -> Section | None:
         if each
     ]
     prose = ["The tables above have every case's peak; the charts split that of each model's largest batch."]
-    return Section("memory", "Memory", prose, charts) if charts else None
+    return Section("memory", "Memory", prose, charts)
 
 
 def _bars(record: Record) -> list[Bar]:

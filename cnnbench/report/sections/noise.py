@@ -8,10 +8,11 @@ import altair as alt
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours
+from cnnbench.report.columns import Column, words
 from cnnbench.report.html import Part, Section
 from cnnbench.report.sections.drawing import data
 from cnnbench.report.sections.sources import Sources, described
-from cnnbench.report.table import Column, Table, table_of, words
+from cnnbench.report.table import Table, table_of
 
 GIB = 2**30
 LIBRARIES = ("torch", "onnxruntime")

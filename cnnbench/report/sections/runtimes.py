@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from cnnbench.analysis.cases import CaseRow
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.report.charts import Chart
+from cnnbench.report.columns import ratio_text
 from cnnbench.report.html import Section
 from cnnbench.report.sections.drawing import Mark, ratio_marks
 from cnnbench.report.sections.sources import Sources
-from cnnbench.report.table import ratio_text
 from cnnbench.suite.case import WORKLOADS
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """A chart of ratios for each workload, and a summary of them."""
     prose, charts = [], []
     for workload in WORKLOADS:
@@ -22,7 +22,7 @@ def section(sources: Sources) -> Section | None:
             prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}")
         if pairs:
             charts.append(_chart(workload, pairs, sources.backends))
-    return Section("runtimes", "ONNX Runtime and others against PyTorch", prose, charts) if charts else None
+    return Section("runtimes", "ONNX Runtime and others against PyTorch", prose, charts)
 
 
 def _summary(ratios: Sequence[Estimate]) -> str:

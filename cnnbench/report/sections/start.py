@@ -10,7 +10,7 @@ from cnnbench.report.sections.sources import Sources
 STAGES = ("import", "export", "load", "first call")
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """The stages before the first result, in a chart and a table."""
     rows = [row for row in starts(sources.records) if row.case.workload == "inference"]
     chart = Chart(
@@ -21,7 +21,7 @@ def section(sources: Sources) -> Section | None:
         stacked_bars([bar for row in rows for bar in _bars(row)], STAGES, "seconds to the first output"),
     )
     tables = sources.table("start")
-    return Section("start", "Cold start and break-even", parts=[chart, *tables] if rows else tables) if tables else None
+    return Section("start", "Cold start and break-even", parts=[chart, *tables] if rows else tables)
 
 
 def _bars(start: Start) -> list[Bar]:

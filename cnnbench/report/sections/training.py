@@ -12,7 +12,7 @@ from cnnbench.suite.runtimes import REFERENCE
 PARTS = (*PHASES["training"], *STEP)
 
 
-def section(sources: Sources) -> Section | None:
+def section(sources: Sources) -> Section:
     """The phases of each model's step, beside steps that are a single graph."""
     rows = [row for row in sources.measured if row.workload == "training"]
     eager = {_group(row): row for row in rows if row.runtime == REFERENCE and row.layout == "nchw"}
@@ -25,7 +25,7 @@ def section(sources: Sources) -> Section | None:
         "separate phases. Lengths are medians; the ratios above have intervals.",
         stacked_bars(bars, PARTS, "of eager's step", is_share=True),
     )
-    return Section("training", "Training step by phase", parts=[chart]) if bars else None
+    return Section("training", "Training step by phase", parts=[chart] if bars else [])
 
 
 def _group(row: CaseRow) -> tuple[object, ...]:
