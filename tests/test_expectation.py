@@ -62,7 +62,7 @@ def test_what_has_not_changed_passes(suite: Path, cli: Cli) -> None:
     done = cli("gate", str(suite), "--exact")
     assert (done.returncode, done.stdout) == (
         0,
-        f"2 models are exactly as {suite.with_suffix('.expect.yaml')} says\n",
+        f"2 models match {suite.with_suffix('.expect.yaml')} exactly\n",
     )
 
 

@@ -289,7 +289,7 @@ def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, 
     assert not case_of(runtime="eager").is_exported
     assert name_of("mine") == "My Engine"
     work = Work(name="conv", kind="convolutions", macs=1, moved_bytes=1)
-    assert lower_bound(work, case, peaks()).calls_s == 5e-6
+    assert lower_bound(work, case, peaks()).overhead_s == 5e-6
     facts = artifact.read_facts(small)
     assert facts is not None
     profile = profile_artifact(SMALL, facts, 2, 5, 1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
-from cnnbench.analysis.stats import time_estimate
+from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm
+from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired
