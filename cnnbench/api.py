@@ -140,7 +140,8 @@ def run(
     from rich.console import Console
 
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.measure import measure, select
+    from cnnbench.runner.plan import select
+    from cnnbench.runner.run import run as measure
     from cnnbench.suite.load import load_suite
 
     if resume and out is None:

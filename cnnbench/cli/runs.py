@@ -41,7 +41,8 @@ def run(
     """
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.measure import measure, select
+    from cnnbench.runner.plan import select
+    from cnnbench.runner.run import run as measure
     from cnnbench.suite.load import load_suite
 
     loaded = load_suite(suite)
@@ -73,7 +74,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
-    from cnnbench.runner.measure import select
+    from cnnbench.runner.plan import select
     from cnnbench.suite.load import load_suite
 
     chosen = parse(partial(select, load_suite(suite).cases), only or [], "--only")

@@ -9,12 +9,11 @@ logs/         what the workers' libraries printed
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import uuid4
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import RunFolderError
@@ -108,18 +107,19 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
         comparison.name: reasons[comparison.base.id] for comparison in comparisons if comparison.base.id in reasons
     }
     rng = Random(request.seed)
-    with closing(
-        Pairs(request.base, request.head, logs, request.suite.limit_s, uuid4().hex, rng, keep, request.slowdown)
-    ) as pairs:
-        yield pairs, [comparison for comparison in comparisons if comparison.name not in skipped], skipped
+    possible = [comparison for comparison in comparisons if comparison.name not in skipped]
+    with Pairs(request.base, request.head, logs, request.suite.limit_s, rng, keep, request.slowdown) as pairs:
+        pairs.build(possible, lambda what: observer.doing(what, request.budget_s))
+        yield pairs, possible, skipped
 
 
 def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateReport:
     """Measure and judge all cases that can run here; every pair is on disk as soon as it is there."""
+    ends = time.monotonic() + JUDGED_SHARE * request.budget_s
     with open_pairs(request, observer) as (pairs, comparisons, skipped):
         about = {**request.about(), "rule": asdict(rule)}
         (request.folder / GATE).write_text(json.dumps(about, indent=1))
-        result = run_gate(comparisons, pairs, observer, rule, JUDGED_SHARE * request.budget_s, request.seed)
+        result = run_gate(comparisons, pairs, observer, rule, ends - time.monotonic(), request.seed)
         gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
         slower = [judged for judged in result.cases if judged.verdict == "slower"]
         for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not request.slowdown else []:

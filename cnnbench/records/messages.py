@@ -6,11 +6,11 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PositiveInt, TypeAdapter
 
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
-from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, Ran, StepFacts
+from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
@@ -193,7 +193,7 @@ class Warmed(Frozen):
     calls: int
     seconds: float
     converged: bool
-    calls_per_sample: int
+    calls_per_sample: PositiveInt
     call_s: float
     """About how long one call takes."""
 
@@ -206,9 +206,9 @@ class Sample(Frozen):
 
 
 class Sampled(Frozen):
-    """By phase, the seconds of each sample."""
+    """What one block took."""
 
-    seconds: dict[str, list[float]]
+    seconds: PhaseSeconds
 
 
 class Close(Frozen):

@@ -2,10 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 from cnnbench.analysis.explain import telling
 from cnnbench.analysis.stats import launch_estimate
@@ -19,11 +18,11 @@ from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profile
 from cnnbench.records.record import MEASURED, ArtifactFacts
 from cnnbench.records.run_folder import Run
 from cnnbench.runner import machine
-from cnnbench.runner.artifacts import LIMIT_S, build_artifact, find_artifact, forget_artifact
-from cnnbench.runner.fork_server import ForkServer
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts
+from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.tasks.trace import read
-from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.runtimes import REFERENCE
 
 RUNTIMES = ("eager", "ort")
 PROFILE_S = 0.5
@@ -36,24 +35,20 @@ NOTE = (
 _NUMBER = re.compile(r"_?\d+$")
 
 
-def profile_model(spec: ModelSpec, batch: int, calls: int, threads: int | None = None) -> ModelProfile:
-    """Build or find the artifact and profile it, with all usable threads if not told how many.
+def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
+    """Build or find the artifact and profile it with all usable threads.
 
     Raises ModelError for a model that cannot be built, WorkerError if PyTorch cannot be profiled.
     """
-    run_id = uuid4().hex
-    with TemporaryDirectory(prefix="cnnbench-") as scratch:
-        try:
-            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(scratch) / "build.log")
-            return profile_artifact(spec, facts, batch, calls, threads or machine.usable_threads())
-        finally:
-            forget_artifact(spec, run_id)
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+        with ForkServers(Path(logs), LIMIT_S) as servers:
+            return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
 
 
 def profile_artifact(
-    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, fork_server: ForkServer | None = None
+    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, servers: ForkServers
 ) -> ModelProfile:
-    """Have both runtimes profiled, each in a process of its own, and join; PyTorch's is forked from the template.
+    """Have both runtimes profiled, each in a process of its own, and join.
 
     A model that cannot be exported, or not be run by ONNX Runtime, is profiled in PyTorch alone. Raises WorkerError if
     PyTorch cannot be profiled.
@@ -68,15 +63,21 @@ def profile_artifact(
         reading = read(spec)
         network, left_out = reading.network, reading.left_out
     folder = artifact.folder_of(spec, facts.key)
-    with TemporaryDirectory(prefix="cnnbench-") as name:
-        scratch = Path(name)
-        found["eager"] = _ask(spec, "eager", batch, calls, threads, folder, scratch, fork_server)
-        try:
-            if facts.onnx_error is not None:
-                raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
-            found["ort"] = _ask(spec, "ort", batch, calls, threads, folder, scratch)
-        except WorkerError as error:
-            failures["ort"] = str(error)
+    with TemporaryDirectory(prefix="cnnbench-") as scratch:
+        for runtime in RUNTIMES:
+            case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
+            start = servers.starter(runtime, Lineage(threads))
+            try:
+                if runtime == "ort" and facts.onnx_error is not None:
+                    raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
+                with start(Path(scratch) / f"{runtime}.log") as worker:
+                    worker.ask(Load(case=case, threads=threads), Loaded)
+                    request = Profile(case=case, folder=str(folder), scratch=scratch, calls=calls)
+                    found[runtime] = worker.ask(request, Profiled)
+            except WorkerError as error:
+                if runtime == REFERENCE:
+                    raise
+                failures[runtime] = str(error)
     rows = join(network, batch, found)
     return ModelProfile(
         model=spec.label,
@@ -91,44 +92,54 @@ def profile_artifact(
     )
 
 
-def _ask(
-    spec: ModelSpec,
-    runtime: str,
-    batch: int,
-    calls: int,
-    threads: int,
+def profile_models(
     folder: Path,
-    scratch: Path,
-    fork_server: ForkServer | None = None,
-) -> Profiled:
-    case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
-    log = scratch / f"{runtime}.log"
-    with fork_server.start(log) if fork_server else Worker(log, threads, LIMIT_S) as worker:
-        worker.ask(Load(case=case, threads=threads), Loaded)
-        return worker.ask(Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls), Profiled)
+    call_s: Mapping[Case, float],
+    artifacts: Artifacts,
+    servers: ForkServers,
+    go_on: Callable[[str, int, int], bool],
+    leave_out: Collection[str] = (),
+) -> list[str]:
+    """Profile each model of some cases once, at the batch that tells most, into a run's folder.
+
+    `call_s` are the seconds of a call of each case. `go_on` is told each model, its number, and of how many, and ends
+    all of it by answering False. Gives a line for each model that could not be profiled.
+    """
+    chosen = [case for case in {case.spec: case for case in telling(call_s)}.values() if case.device == "cpu"]
+    faults = []
+    for number, case in enumerate(chosen, start=1):
+        if case.spec.label in leave_out:
+            continue
+        if not go_on(case.label, number, len(chosen)):
+            break
+        threads = case.threads or machine.usable_threads()
+        try:
+            facts = artifacts.get(case.spec)
+            calls = calls_for(call_s[case])
+            append_profiles(folder, [profile_artifact(case.spec, facts, case.batch, calls, threads, servers)])
+        except CnnbenchError as error:
+            faults.append(f"{case.label}: not profiled: {error}")
+    return faults
 
 
 def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
-    """Profile each model of a run on its machine, at the batch that tells most, into its folder.
+    """Profile the models of a run on its machine; `watch` is told as above.
 
-    `watch` is told each model, its number, and of how many. Gives a line for each that could not be profiled. Raises
-    InputError on another machine than the run's.
+    Gives a line for each that could not be profiled. Raises InputError on another machine than the run's.
     """
     machine.check_is_this(run.environment, str(run.folder))
     records = [record for record in run.records.values() if record.status in MEASURED]
-    measured = {r.case: times for r in records if r.measurement and any(times := r.measurement.times())}
-    chosen = {case.spec: case for case in telling(measured) if case.device == "cpu"}
-    faults = []
-    for number, case in enumerate(chosen.values(), start=1):
-        watch(case.label, number, len(chosen))
-        call_s = launch_estimate(measured[case]).value
-        try:
-            profile = profile_model(case.spec, case.batch, calls_for(call_s), case.threads)
-        except CnnbenchError as error:
-            faults.append(f"{case.label}: not profiled: {error}")
-        else:
-            append_profiles(run.folder, [profile])
-    return faults
+    call_s = {
+        r.case: launch_estimate(times).value for r in records if r.measurement and any(times := r.measurement.times())
+    }
+
+    def go_on(model: str, number: int, count: int) -> bool:
+        watch(model, number, count)
+        return True
+
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+        with ForkServers(Path(logs), LIMIT_S) as servers:
+            return profile_models(run.folder, call_s, artifacts, servers, go_on)
 
 
 def calls_for(call_s: float) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cnnbench.errors import WorkerError
 from cnnbench.networks import layers
 from cnnbench.networks.layers import Op, Opaque, Value, spelled
 from cnnbench.networks.network import Net, Network
@@ -58,10 +59,15 @@ def replay(name: str, traced: Traced) -> Reading:
 
 
 def _op(step: Step, inputs: list[Value]) -> Op:
-    kind: Callable[..., Op] = getattr(layers, step.op)
+    kind = getattr(layers, step.op, None)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in step.settings.items()}
     more = JOINING[step.op](tuple(inputs[1:])) if step.op in JOINING else {}
-    op = kind(**settings, **more)
+    try:
+        op = kind(**settings, **more) if isinstance(kind, type) else None
+    except TypeError:
+        op = None
+    if not isinstance(op, Op):
+        raise WorkerError(f"{step.name}: expected a layer of cnnbench.networks; got {step.op} with {step.settings}")
     if op.output_shape(inputs[0].shape) != step.shape and spelled(op.output_shape(inputs[0].shape)) != _squeezed(step):
         return Opaque(step.shape, tuple(inputs[1:]), f"{step.op} of {spelled(inputs[0].shape)}")
     return op
