@@ -22,7 +22,7 @@ from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
-from cnnbench.runner.artifacts import build_artifact
+from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.tasks.layer_profile import join, owner, typical
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -80,8 +80,8 @@ def ask(spec: ModelSpec, runtime: str, folder: Path, scratch: Path, calls: int =
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Profiled]:
     scratch = tmp_path_factory.mktemp("profile")
-    facts = build_artifact(MOBILENET, "profile-tests", scratch / "build.log")
-    folder = artifact.folder_of(MOBILENET, facts.key)
+    with Artifacts(scratch) as artifacts:
+        folder = artifact.folder_of(MOBILENET, artifacts.get(MOBILENET).key)
     return {runtime: ask(MOBILENET, runtime, folder, scratch) for runtime in ("eager", "ort")}
 
 

@@ -143,10 +143,10 @@ class Budget:
         again_s += sum(self._group_s(group, 1.0) * self._further_launches(group) for group in self.first)
         if self._current is not None:  # in part it is done
             done_s = min(self._clock_s() - self._current_began_s, self._group_s(self._current, self._share))
-            needed_s, again_s = (
-                (needed_s - done_s, again_s) if self._current in self.first else (needed_s, again_s - done_s)
-            )
-        return needed_s + max(0.0, min(again_s, self.left_s - needed_s))
+            needed_s -= done_s if self._current in self.first else 0.0
+            again_s -= done_s if self._current not in self.first else 0.0
+        unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
+        return needed_s + max(0.0, min(again_s, self.left_s - needed_s - unused_s))
 
     @property
     def _builds_s(self) -> float:

@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,9 +41,18 @@ def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
 
     Raises ModelError for a model that cannot be built, WorkerError if PyTorch cannot be profiled.
     """
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
-        with ForkServers(Path(logs), LIMIT_S) as servers:
-            return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
+    with _tools() as (artifacts, servers):
+        return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
+
+
+@contextmanager
+def _tools() -> Iterator[tuple[Artifacts, ForkServers]]:
+    with (
+        TemporaryDirectory(prefix="cnnbench-") as logs,
+        Artifacts(Path(logs)) as artifacts,
+        ForkServers(Path(logs), LIMIT_S) as servers,
+    ):
+        yield artifacts, servers
 
 
 def profile_artifact(
@@ -129,17 +139,15 @@ def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
     """
     machine.check_is_this(run.environment, str(run.folder))
     records = [record for record in run.records.values() if record.status in MEASURED]
-    call_s = {
-        r.case: launch_estimate(times).value for r in records if r.measurement and any(times := r.measurement.times())
-    }
+    times = {record.case: record.measurement.times() for record in records if record.measurement}
+    call_s = {case: launch_estimate(launches).value for case, launches in times.items() if any(launches)}
 
     def go_on(model: str, number: int, count: int) -> bool:
         watch(model, number, count)
         return True
 
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
-        with ForkServers(Path(logs), LIMIT_S) as servers:
-            return profile_models(run.folder, call_s, artifacts, servers, go_on)
+    with _tools() as (artifacts, servers):
+        return profile_models(run.folder, call_s, artifacts, servers, go_on)
 
 
 def calls_for(call_s: float) -> int:

@@ -1,4 +1,4 @@
-"""What a machine can do at best, measured in child processes, one with PyTorch, then one with ONNX Runtime; and kept."""
+"""What a machine can do at best, measured in child processes, one with PyTorch, one with ONNX Runtime; and kept."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
