@@ -54,11 +54,8 @@ class ScriptedProcess:
             self._end(answer)
         else:
             self._replies.write(answer if isinstance(answer, str) else answer.model_dump_json() + "\n")
-        return len(text)
-
-    def flush(self) -> None:
-        if not self._replies.closed:
             self._replies.flush()
+        return len(text)
 
     def close(self) -> None:
         self._end(0)

@@ -101,9 +101,9 @@ def test_the_widest_group_that_fits_is_launched_again_until_it_is_narrow_or_has_
     for group, half_width, start_s in ((narrow, 0.001, 1.0), (wide, 0.2, 1.0), (failed, None, 1.0), (slow, 0.5, 20.0)):
         run.launch(group, start_s, half_width=half_width)
     order: list[Group] = []
-    while (group := run.budget.to_repeat()) is not None:
-        order.append(group)
-        run.launch(group, 1.0, half_width=0.001 if group is narrow else 0.2)
+    while (again := run.budget.to_repeat()) is not None:
+        order.append(again)
+        run.launch(again, 1.0, half_width=0.001 if again is narrow else 0.2)
     assert order == [wide, wide, narrow]
 
 

@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from cnnbench.analysis.layer_join import join, owner, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records import artifact
@@ -23,7 +24,6 @@ from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
 from cnnbench.runner.artifacts import Artifacts
-from cnnbench.runner.tasks.layer_profile import join, owner, typical
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.profilers.eager import _ranges

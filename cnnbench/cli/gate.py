@@ -166,9 +166,8 @@ def _asked(
     kind: str = "gate",
 ) -> "GateRequest":
     from cnnbench.gate.run import GateRequest, new_folder
-    from cnnbench.runner.plan import select
     from cnnbench.runner.run import environment_of
-    from cnnbench.suite.load import load_suite
+    from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
     cases = parse(partial(select, loaded.cases), only or [], "--only")

@@ -41,9 +41,8 @@ def run(
     """
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.plan import select
     from cnnbench.runner.run import run as measure
-    from cnnbench.suite.load import load_suite
+    from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
     cases = parse(partial(select, loaded.cases), only or [], "--only")
@@ -74,8 +73,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
-    from cnnbench.runner.plan import select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.suite.load import load_suite, select
 
     chosen = parse(partial(select, load_suite(suite).cases), only or [], "--only")
     if as_json:

@@ -23,7 +23,7 @@ from types import MappingProxyType
 import platformdirs
 
 from cnnbench.records.record import ArtifactFacts, StepFacts
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
 STEP, STEP_FACTS = "step.onnx", "step.json"
@@ -98,6 +98,15 @@ def source_digest(spec: ModelSpec) -> str:
         return sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
     except (ImportError, OSError, ValueError):
         return ""
+
+
+def depends_on(case: Case) -> str:
+    """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
+
+    A user's own model is known by the file that it stands in.
+    """
+    key = key_of(case.spec, source_digest(case.spec))
+    return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(name: str) -> str:

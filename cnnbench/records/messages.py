@@ -243,11 +243,14 @@ class Probed(Frozen):
     reason: str = ""
 
 
+Library = Literal["torch", "onnxruntime"]
+
+
 class MeasurePeaks(Frozen):
     """Measure what a device can do at best, through one library."""
 
     op: Literal["measure_peaks"] = "measure_peaks"
-    library: Literal["torch", "onnxruntime"]
+    library: Library
     device: Device
     threads: int
     kernel_s: float

@@ -160,11 +160,20 @@ class _Child:
     """A forked process, as `subprocess.Popen` shows one: it is the server's child, so the server waits for it."""
 
     def __init__(self, pid: int, connection: socket.socket, parent: Worker) -> None:
-        self.pid = pid
-        self._parent = parent
-        self.stdin = _Closing(connection)
-        self.stdout = connection.makefile("r", encoding="utf-8")
+        self.pid, self._connection, self._parent = pid, connection, parent
+        self.stdin, self.stdout = self, connection.makefile("r", encoding="utf-8")
         self._code: int | None = None
+
+    def write(self, text: str) -> int:
+        """Send a line."""
+        self._connection.sendall(text.encode())
+        return len(text)
+
+    def close(self) -> None:
+        """Let the other side read its end."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+        self._connection.close()  # as soon as the reading half is closed too
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises TimeoutExpired."""
@@ -182,24 +191,3 @@ class _Child:
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-
-
-class _Closing:
-    """The writing half of a connection; closing it lets the other side read its end."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._file = connection.makefile("w", encoding="utf-8")
-
-    def write(self, text: str) -> int:
-        return self._file.write(text)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
-        self._connection.close()  # as soon as the reading half is closed too

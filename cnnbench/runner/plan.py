@@ -1,9 +1,7 @@
 """What a run has to do, told from its cases alone: groups, what is finished, what is built and in which order."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from hashlib import sha256
 from itertools import groupby
 
 from cnnbench.networks import registry
@@ -20,30 +18,13 @@ UNKNOWN_LAYERS = 100
 """Of a model without a closed form."""
 
 
-def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases whose ids fit one of the shell patterns; all if there are none. Raises ValueError if none fits."""
-    chosen = [case for case in cases if not patterns or any(case.matches(pattern) for pattern in patterns)]
-    if not chosen:
-        raise ValueError(
-            f"expected a pattern that fits a case such as {cases[0].id!r}; {list(patterns)} fits none of {len(cases)}"
-        )
-    return chosen
-
-
 def unfinished(cases: Iterable[Case], finished: Mapping[str, Record]) -> list[Case]:
     """The cases without a finished record, or with one whose times depend on what has changed since."""
     return [
-        case for case in cases if case.id not in finished or finished[case.id].depends not in ("", depends_on(case))
+        case
+        for case in cases
+        if case.id not in finished or finished[case.id].depends not in ("", artifact.depends_on(case))
     ]
-
-
-def depends_on(case: Case) -> str:
-    """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
-
-    A user's own model is known by the file that it stands in.
-    """
-    key = artifact.key_of(case.spec, artifact.source_digest(case.spec))
-    return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def group_cases(cases: Sequence[Case]) -> list[Group]:

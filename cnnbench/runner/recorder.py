@@ -7,11 +7,12 @@ from typing import Any, Protocol
 from cnnbench.analysis import counts
 from cnnbench.analysis.stats import Estimate, launch_estimate
 from cnnbench.analysis.status import status_of
+from cnnbench.records import artifact
 from cnnbench.records.record import Measurement, Record, Status
 from cnnbench.records.run_folder import Store
 from cnnbench.runner.artifacts import Built, Problem
 from cnnbench.runner.interleave import Outcome
-from cnnbench.runner.plan import Group, depends_on
+from cnnbench.runner.plan import Group
 from cnnbench.suite.case import Case
 
 
@@ -83,7 +84,7 @@ class Recorder:
             reasons=reasons,
             started=(outcomes[0].started if outcomes else datetime.now().astimezone()).isoformat(timespec="seconds"),
             group=outcomes[0].group if outcomes else None,
-            depends=depends_on(case),
+            depends=artifact.depends_on(case),
             counts=summary,
             artifact=built.facts if built else None,
             step=built.step if built and case.is_exported_step else None,

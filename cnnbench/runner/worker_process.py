@@ -56,13 +56,10 @@ HERE = Interpreter()
 
 
 class Writer(Protocol):
-    """Where requests are written to."""
+    """Where requests are written to, line by line."""
 
     def write(self, text: str, /) -> int:
-        """Some text."""
-
-    def flush(self) -> None:
-        """Send what was written."""
+        """Send a line."""
 
     def close(self) -> None:
         """There is no more."""
@@ -134,7 +131,6 @@ class Worker:
         self._due_s = time.monotonic() + self.limit_s
         try:
             self._process.stdin.write(request.model_dump_json() + "\n")
-            self._process.stdin.flush()
         except (OSError, ValueError):  # a broken pipe, or one that `kill` has closed
             raise WorkerCrashed(self._how_it_died()) from None
 
@@ -257,8 +253,8 @@ def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
                 encoding="utf-8",
+                bufsize=1,  # each line is sent at once
                 env=interpreter.environment() | thread_environment(threads),
                 cwd=interpreter.folder,
                 start_new_session=True,

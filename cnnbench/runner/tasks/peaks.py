@@ -6,12 +6,12 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records.artifact import cache_folder, library_versions
 from cnnbench.records.environment import fingerprint
-from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
+from cnnbench.records.messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.runner import machine
@@ -68,15 +68,13 @@ def measure_peaks(
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
-        for library in ("torch", "onnxruntime"):
-            request = MeasurePeaks.model_validate(
-                {
-                    "library": library,
-                    "device": device,
-                    "threads": threads,
-                    "kernel_s": kernel_s,
-                    "largest_set_bytes": largest_set_bytes,
-                }
+        for library in get_args(Library):
+            request = MeasurePeaks(
+                library=library,
+                device=device,
+                threads=threads,
+                kernel_s=kernel_s,
+                largest_set_bytes=largest_set_bytes,
             )
             try:
                 with Worker(folder / f"peaks-{library}-{device}-{threads}.log", threads, LIMIT_S) as worker:
