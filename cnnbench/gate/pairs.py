@@ -6,7 +6,6 @@ from math import log
 from pathlib import Path
 from random import Random
 from statistics import median
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -117,11 +116,9 @@ class Pairs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._servers.close()
-        self._artifacts.__exit__(kind, error, trace)
+        self._artifacts.__exit__()
 
     def build(self, comparisons: Sequence[ArmComparison], on_progress: Callable[[str], None]) -> None:
         """Build all that is measured: base's artifacts, then those of head that are others, with base's weights."""
