@@ -1,10 +1,10 @@
-"""From Python: load a run, make one, compare several, count a network. The same as the commands of those names."""
+"""The Python interface: load a run, make one, compare several, count a network; as the commands of those names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from cnnbench.analysis.compare import Comparison, compare_runs
 from cnnbench.errors import InputError
@@ -12,7 +12,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.records.run_folder import Run, new_folder, read_run
 from cnnbench.suite.case import ModelSpec
-from cnnbench.suite.parse import parse_duration, parse_image_size
+from cnnbench.suite.parse import checked, parse_duration, parse_image_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,26 +21,23 @@ if TYPE_CHECKING:
     from cnnbench.report.html import Page
     from cnnbench.report.tables import Table
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Results:
-    """A run as it was read, with its numbers, tables and charts. In a notebook it shows its tables."""
+    """A run with its numbers, tables and charts. A notebook displays the tables."""
 
     run: Run
 
     @cached_property
     def frame(self) -> "pd.DataFrame":
-        """One row per case, measured or not: what it was, its status, times in milliseconds with intervals, ratios,
-        memory."""
+        """One row per case, measured or not: settings, status, times in milliseconds with intervals, ratios, memory."""
         from cnnbench.analysis.frames import all_cases_table
 
         return all_cases_table(list(self.run.records.values()))
 
     @cached_property
     def tables(self) -> "dict[str, Table]":
-        """By name: words in `cells`, the numbers behind them in `data`."""
+        """By name: formatted text in `cells`, numbers in `data`."""
         from cnnbench.report.bounds import bound_tables
         from cnnbench.report.tables import run_tables
 
@@ -48,40 +45,35 @@ class Results:
 
     @property
     def charts(self) -> "dict[str, Chart]":
-        """By name: a chart shows itself in a notebook; `spec` is the Altair chart, `svg` and `png` are drawn."""
+        """By name: a notebook displays a chart; `spec` is the Altair chart, `svg` and `png` are rendered."""
         return {chart.name: chart for chart in self.page.charts}
 
     @cached_property
     def page(self) -> "Page":
-        """What `report.html` says, section by section."""
+        """The content of `report.html`, section by section."""
         from cnnbench.report.sections import run_page
 
         return run_page(self.run, list(self.tables.values()))
 
     def write(self) -> Path:
-        """Write page, Markdown, tables and charts into the run's folder; gives the page's path.
-
-        Raises RunFolderError, OSError.
-        """
+        """Write page, Markdown, tables and charts into the run's folder; returns the page's path. Raises OSError."""
         from cnnbench.report.files import write_report
 
         return write_report(self.run, list(self.tables.values()), self.page)
 
     def _repr_html_(self) -> str:
-        from cnnbench.report.html import summary_html
-
-        return summary_html(self.page.title, self.page.subtitle, self.page.warnings, list(self.tables.values()))
+        return _tables_html(self)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Several runs side by side, with tables and charts. In a notebook it shows its tables."""
+    """Several runs side by side, with tables and charts. A notebook displays the tables."""
 
     comparison: Comparison
 
     @cached_property
     def tables(self) -> "dict[str, Table]":
-        """By name: words in `cells`, the numbers behind them in `data`."""
+        """By name: formatted text in `cells`, numbers in `data`."""
         from cnnbench.report.comparing import comparison_tables
 
         return {table.name: table for table in comparison_tables(self.comparison)}
@@ -93,33 +85,35 @@ class Compared:
 
     @property
     def charts(self) -> "dict[str, Chart]":
-        """By name: a chart shows itself in a notebook."""
+        """By name: a notebook displays a chart; `spec` is the Altair chart, `svg` and `png` are rendered."""
         return {chart.name: chart for chart in self.page.charts}
 
     @cached_property
     def page(self) -> "Page":
-        """What the comparison's `report.html` says, section by section."""
+        """The content of the comparison's `report.html`, section by section."""
         from cnnbench.report.sections.compared import comparison_page
 
         return comparison_page(self.comparison, list(self.tables.values()))
 
     def write(self, folder: str | Path) -> Path:
-        """Write page, Markdown, tables and charts into a folder; gives the page's path.
-
-        Raises RunFolderError, OSError.
-        """
+        """Write page, Markdown, tables and charts into a folder; returns the page's path. Raises OSError."""
         from cnnbench.report.files import write_comparison
 
         return write_comparison(Path(folder), list(self.tables.values()), self.page)
 
     def _repr_html_(self) -> str:
-        from cnnbench.report.html import summary_html
+        return _tables_html(self)
 
-        return summary_html(self.page.title, self.page.subtitle, self.page.warnings, list(self.tables.values()))
+
+def _tables_html(results: "Results | Compared") -> str:
+    from cnnbench.report.html import summary_html
+
+    page = results.page
+    return summary_html(page.title, page.subtitle, page.warnings, list(results.tables.values()))
 
 
 def load(folder: str | Path) -> Results:
-    """The run in a folder. Raises RunFolderError if there is none, or none of its records can be read."""
+    """Load the run in a folder. Raises RunFolderError if there is none, or no record can be read."""
     return Results(read_run(Path(folder).expanduser().resolve()))
 
 
@@ -131,11 +125,11 @@ def run(
     budget: str | float | None = None,
     resume: bool = False,
 ) -> Results:
-    """Measure a suite: a YAML file, or the name of one that comes with cnnbench. Progress is printed.
+    """Measure a suite: a YAML file, or the name of a bundled one. Progress is printed.
 
     `out` is the run's folder, runs/<suite>-<time> if not given; `only` are shell patterns of case ids; `budget` is the
-    time for the whole run, in seconds or such as `10m`; `resume` goes on in `out`. What is not reached in time has no
-    record. Raises InputError, ModelError, RunFolderError; KeyboardInterrupt, with what is finished on disk.
+    time for the whole run, in seconds or such as `10m`; `resume` continues the run in `out`. Cases not reached in time
+    have no record. Raises InputError, ModelError, RunFolderError; KeyboardInterrupt, with finished cases on disk.
     """
     from rich.console import Console
 
@@ -144,10 +138,10 @@ def run(
     from cnnbench.suite.load import load_suite, select
 
     if resume and out is None:
-        raise InputError("resume: expected `out`, the folder of the run to go on with; got none")
+        raise InputError("resume: expected `out`, the folder of the run to continue; got none")
     loaded = load_suite(str(suite))
-    cases = _checked(partial(select, loaded.cases), only, "only")
-    budget_s = loaded.budget_s if budget is None else _checked(parse_duration, budget, "budget")
+    cases = checked(partial(select, loaded.cases), only, "only")
+    budget_s = loaded.budget_s if budget is None else checked(parse_duration, budget, "budget")
     folder = Path(out) if out is not None else new_folder(loaded)
     ended = measure(
         loaded, cases, folder, budget_s=budget_s, resume=resume, watch=partial(Progress, Console(width=160))
@@ -164,41 +158,29 @@ def count(
     classes: int | None = None,
     what_if: Mapping[str, object] | None = None,
 ) -> Network:
-    """A network layer by layer, with parameters and MACs for one image: `count("resnet18").macs`. 1 MAC = 2 FLOP.
+    """Count a network layer by layer, for one image: `count("resnet18").macs`. 1 MAC = 2 FLOP.
 
     `model` is a name of `cnnbench list models`, in closed form, or any other that a suite could name, such as
-    `mypackage.nets:build`, which is read as it runs in a child process. `image_size` is `224` or `"480x640"`, the
-    model's own if not given; `what_if` are other settings of its family, such as {"width": 0.75}. Raises InputError,
-    ModelError.
+    `mypackage.nets:build`, which is traced in a child process. `image_size` is `224` or `"480x640"`, the model's
+    default if not given; `what_if` are settings of its family, such as {"width": 0.75}. Raises InputError, ModelError.
     """
-    _checked(registry.check_name, model, "model")
-    size = None if image_size is None else _checked(parse_image_size, image_size, "image_size")
+    checked(registry.check_name, model, "model")
+    size = None if image_size is None else checked(parse_image_size, image_size, "image_size")
     if registry.find(model) is None and not what_if:
         from cnnbench.runner.tasks.trace import read
 
         return read(ModelSpec(model=model, image_size=registry.full_size(model, size), classes=classes)).network
     architecture = registry.get(model)
     if what_if:
-        architecture = _checked(architecture.varied, {name: str(value) for name, value in what_if.items()}, "what_if")
+        architecture = checked(architecture.varied, {name: str(value) for name, value in what_if.items()}, "what_if")
     return architecture.network(size, classes)
 
 
 def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> "Compared":
-    """Runs from any machines side by side, on the cases that they share: a description, not a verdict.
+    """Compare runs from any machines on the cases that they share: a description, not a verdict.
 
     `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file
-    with prices and power by machine. Raises RunFolderError, InputError.
+    with prices and power per machine. Raises RunFolderError, InputError.
     """
     read = [read_run(Path(folder).expanduser().resolve()) for folder in runs]
     return Compared(compare_runs(read, str(reference), None if prices is None else Path(prices)))
-
-
-S = TypeVar("S")
-
-
-def _checked(parser: Callable[[S], T], value: S, name: str) -> T:
-    """What the parser makes of an argument. Raises InputError, naming the argument."""
-    try:
-        return parser(value)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}") from None

@@ -1,5 +1,7 @@
-"""What tests share: a cache of artifacts, the command line as a user runs it, and models of a user's own."""
+"""What tests share: all cores, a cache of artifacts, the command line, and models of a user's own."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -8,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tests.alone import hold
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +21,30 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="Write tests/golden anew from what the code gives now.")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Uses all cores where several files are tested, unless -n, --pdb or the like says otherwise."""
+    option = config.option
+    several = len(config.args) != 1 or Path(config.args[0]).is_dir()
+    if "PYTEST_XDIST_WORKER" not in os.environ and config.pluginmanager.hasplugin("xdist") and several and option.numprocesses is None and not option.usepdb:
+        option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        option.dist = "loadgroup" if option.dist == "no" else option.dist
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Runs a test marked `alone` while no other test of the session runs."""
+    with hold(run_folder(item.config), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def run_folder(config: pytest.Config) -> Path | None:
+    """A folder that all processes of this run of pytest have in common; None where there is one process."""
+    if not hasattr(config, "workerinput"):
+        return None
+    return Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -33,16 +62,20 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the test session's own, so that artifacts are really built, once."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("CNNBENCH_CACHE")
-    os.environ["CNNBENCH_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["CNNBENCH_CACHE"]
-    else:
-        os.environ["CNNBENCH_CACHE"] = before
+def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this run of pytest alone, so that artifacts are really built, once for all its processes."""
+    shared = run_folder(request.config)
+    folder = shared / "cache" if shared else tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNNBENCH_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def once(cache: Path) -> Callable[[str], FileLock]:
+    """`with once(name):` holds a lock that all processes of this run share: the first builds, the others find it."""
+    cache.mkdir(exist_ok=True)
+    return lambda name: FileLock(cache / f"{name}.lock")
 
 
 @pytest.fixture
@@ -54,8 +87,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(home: Path) -> Cli:
-    """`cli("count", "lenet5")` runs the command line in a child process in `home`."""
+def cli(home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`cli("count", "lenet5")` runs the command line in this process, in `home`."""
+    from cnnbench import cli as command_line
+
+    monkeypatch.syspath_prepend(str(home))  # as `python -m cnnbench` there has it
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "argv", ["cnnbench", *words])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                command_line.main()
+                code = 0
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        return subprocess.CompletedProcess(list(words), code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def program(home: Path) -> Cli:
+    """`program("count", "lenet5")` runs the command line in a process of its own, in `home`, as a user starts it."""
 
     def call(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,7 +1,6 @@
 """Records made by hand, with fixed numbers, for tests of storing and showing."""
 
-from typing import Any
-
+from cnnbench.records.environment import Environment, Machine, Threads
 from cnnbench.records.record import (
     ArtifactFacts,
     Block,
@@ -16,11 +15,11 @@ from cnnbench.records.record import (
 )
 from cnnbench.suite.case import PHASES, Case, ModelSpec
 
-ENVIRONMENT: dict[str, Any] = {
-    "machine": {"cpu": "Testing CPU", "affinity_cores": 2, "memory_bytes": 8 * 2**30, "system": "Linux 6"},
-    "software": {"python": "3.11.7", "torch": "2.14.1", "onnxruntime-gpu": "1.31.1", "git_commit": "abc"},
-    "threads": {"used": [2]},
-}
+ENVIRONMENT = Environment(
+    machine=Machine(cpu="Testing CPU", affinity_cores=2, memory_bytes=8 * 2**30, system="Linux 6"),
+    software={"python": "3.11.7", "torch": "2.14.1", "onnxruntime-gpu": "1.31.1", "git_commit": "abc"},
+    threads=Threads(used=(2,)),
+)
 
 
 def case(

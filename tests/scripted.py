@@ -1,90 +1,175 @@
-"""Workers that answer from a script, in this process: what a run decides can be tested without starting any."""
+"""Workers that answer from a script: real processes, but without libraries, so that a test decides what happens.
+
+    use(monkeypatch, tmp_path, Says("sample", Dies("SIGKILL"), runtime="ort", batch=7), *lenet())
+
+has every worker that is started from then on follow the script. Of its lines, the first counts that answers the
+request's `op` and whose further words stand in what the worker has been asked so far. Its answers are given one after
+the other, the last one ever after.
+"""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    import pytest
+    from pydantic import BaseModel
 
-from cnnbench.records.messages import Closed, Loaded, Opened, Sampled, Warmed
-from cnnbench.records.record import Memory, Ran
-from cnnbench.runner.worker_process import Worker
-
-NOBODY = 2**22 + 1
-"""No process has this id: Linux gives none above 2^22."""
-
-MEMORY = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3)
-RAN = Ran(device="cpu", device_name="cpu", threads=1, precision="fp32")
-GOOD: Mapping[str, BaseModel] = {
-    "load": Loaded(import_s=0.1),
-    "open": Opened(load_s=0.1, first_call_s=0.01, parity=[]),
-    "warm": Warmed(calls=10, seconds=0.1, converged=True, calls_per_sample=1, call_s=0.01),
-    "sample": Sampled(seconds={"forward": [0.01, 0.01]}),
-    "close": Closed(parity=[], memory=MEMORY, ran=RAN, faults=[]),
-}
-"""What a worker answers to each request when all is well."""
-
-Answer = BaseModel | str | int | Callable[[], None]
-"""A reply; a line as it is, nothing if empty; the exit code of a process that dies instead; or something to do before
-it answers well."""
+    from cnnbench.runner.worker_process import Worker
 
 
-class ScriptedProcess:
-    """A child as `Worker` sees one."""
+@dataclass(frozen=True)
+class Dies:
+    """Instead of an answer, the worker is killed."""
 
-    def __init__(self, script: Mapping[str, Answer], log: list[str], name: str) -> None:
-        read, write = os.pipe()
-        self.pid = NOBODY
-        self.stdout: IO[str] = os.fdopen(read)
-        self.stdin = self
-        self._replies = os.fdopen(write, "w")
-        self._script, self._log, self._name = script, log, name
-        self._code: int | None = None
-
-    def write(self, text: str) -> int:
-        op = json.loads(text)["op"]
-        self._log.append(f"{op} {self._name}")
-        answer = self._script[op] if op in self._script else GOOD[op]
-        if callable(answer):
-            answer()
-            answer = GOOD[op]
-        if isinstance(answer, int):
-            self._end(answer)
-        else:
-            self._replies.write(answer if isinstance(answer, str) else answer.model_dump_json() + "\n")
-            self._replies.flush()
-        return len(text)
-
-    def close(self) -> None:
-        self._end(0)
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._end(-9)
-        assert self._code is not None
-        return self._code
-
-    def kill(self) -> None:
-        self._end(-9)
-
-    def _end(self, code: int) -> None:
-        if self._code is None:
-            self._code = code
-            self._replies.close()
+    by: str
 
 
-class ScriptedWorker(Worker):
-    """Answers as its script says, and well where it says nothing; writes down what is asked of it."""
+@dataclass(frozen=True)
+class Prints:
+    """Instead of an answer, anything else; the worker then ends."""
 
-    def __init__(
-        self, script: Mapping[str, Answer], log: list[str], name: str = "worker", limit_s: float = 10.0
-    ) -> None:
-        self._asked, self._name = log, name
-        super().__init__(Path(os.devnull), 1, limit_s, ScriptedProcess(script, log, name))
+    text: str
 
-    def resume(self) -> None:
-        self._asked.append(f"resume {self._name}")
 
-    def suspend(self) -> None:
-        self._asked.append(f"suspend {self._name}")
+@dataclass(frozen=True)
+class Hangs:
+    """No answer ever comes."""
+
+
+@dataclass(frozen=True)
+class Slowly:
+    """An answer after so many seconds."""
+
+    seconds: float
+    answer: "BaseModel"
+
+
+class Says:
+    """A line of a script."""
+
+    def __init__(self, op: str, *answers: "BaseModel | Dies | Prints | Hangs | Slowly", **about: Any) -> None:
+        words = [f'"{key}":{json.dumps(value)}' for key, value in about.items()]
+        self.line = [op, words, [_written(answer) for answer in answers]]
+
+
+def _written(answer: "BaseModel | Dies | Prints | Hangs | Slowly") -> list[Any]:
+    match answer:
+        case Dies():
+            return ["die", int(signal.Signals[answer.by])]
+        case Prints():
+            return ["print", answer.text]
+        case Hangs():
+            return ["wait", 3600.0, ""]
+        case Slowly():
+            return ["wait", answer.seconds, answer.answer.model_dump_json()]
+        case _:
+            return ["wait", 0.0, answer.model_dump_json()]
+
+
+def command(folder: Path, *script: Says) -> tuple[str, ...]:
+    """What starts a worker that follows the script, which is kept in the folder."""
+    file = folder / "script.json"
+    file.write_text(json.dumps([line.line for line in script]))
+    return (sys.executable, "-I", "-S", __file__, str(file))
+
+
+def use(patch: "pytest.MonkeyPatch", folder: Path, *script: Says) -> None:
+    """Have every worker follow the script, and find no artifact in the cache but its own."""
+    from cnnbench.runner.worker_process import Interpreter
+
+    patch.setenv("CNNBENCH_CACHE", str(folder / "cache"))
+    patch.setattr(Interpreter, "command", command(folder, *script))
+
+
+def worker(folder: Path, *script: Says, limit_s: float = 30.0) -> "Worker":
+    """A worker that follows the script."""
+    import subprocess
+
+    from cnnbench.runner.worker_process import Worker
+
+    process = subprocess.Popen(
+        command(folder, *script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    (folder / "worker.log").touch()
+    return Worker(folder / "worker.log", 1, limit_s, process)
+
+
+def lenet(**figures: Any) -> list[Says]:
+    """What a worker says when all is well, of LeNet-5 or a user's own model; `figures` are the artifact's."""
+    from cnnbench.networks.registry import ARCHITECTURES
+    from cnnbench.records import messages
+    from cnnbench.records.record import CounterResults, Memory, Parity, Ran, StepFacts
+    from tests.records import facts
+
+    layers = ARCHITECTURES["lenet5"].network().layers
+    counts = {layer.name: (layer.params, layer.macs) for layer in layers if layer.params}
+    counted = {"module": {name: (params, 0) for name, (params, _) in counts.items()}, "dispatch": counts}
+    known, unknown = (CounterResults(closed_form=closed_form, counted=counted) for closed_form in (counts, None))
+    right = [Parity(what="outputs", error=1e-7, limit=1e-5)]
+    ran = Ran(device="cpu", device_name="CPU", threads=2, precision="fp32")
+    memory = Memory(imported_bytes=2**20, loaded_bytes=2**21, peak_bytes=2**22)
+    sampled = [
+        Says("sample", messages.Sampled(seconds={phase: [0.01, 0.01] for phase in phases}), **about)
+        for phases, about in (
+            (["step"], {"workload": "training", "runtime": "ort"}),
+            (["forward", "backward", "optimizer"], {"workload": "training"}),
+            (["forward"], {}),
+        )
+    ]
+    return [
+        Says("preload", messages.Failure(failure="nothing is forked here", is_user_error=False)),
+        Says("probe", messages.Probed(works=False, reason="there is none")),
+        Says("resolve", messages.Resolved(input_shape=(1, 28, 28), classes=10)),
+        Says("build", facts().model_copy(update={"counters": known, **figures}), model="lenet5"),
+        Says("build", facts().model_copy(update={"counters": unknown, **figures})),
+        Says("build_step", StepFacts(nodes=100, losses=[2.3, 2.2], loss_limit=1e-3, parity=right)),
+        Says("load", messages.Loaded(import_s=0.5)),
+        Says("open", messages.Opened(load_s=0.1, first_call_s=0.01, parity=right)),
+        Says("warm", messages.Warmed(calls=10, seconds=0.1, converged=True, calls_per_sample=1, call_s=0.01)),
+        *sampled,
+        Says("close", messages.Closed(parity=right, memory=memory, ran=ran, faults=[])),
+    ]
+
+
+def _follow(script: list[tuple[str, list[str], list[list[Any]]]]) -> None:
+    asked = ""
+    given: Counter[int] = Counter()
+    for line in sys.stdin:
+        asked += line
+        op = json.loads(line)["op"]
+        place = next(
+            n for n, (named, about, _) in enumerate(script) if named == op and all(word in asked for word in about)
+        )
+        answers = script[place][2]
+        kind, what, *text = answers[min(given[place], len(answers) - 1)]
+        given[place] += 1
+        _ACTIONS[kind](what, *text)
+
+
+def _die(by: int) -> None:
+    os.kill(os.getpid(), by)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    sys.exit()
+
+
+def _wait(seconds: float, text: str) -> None:
+    time.sleep(seconds)
+    print(text, flush=True)
+
+
+_ACTIONS: dict[str, Callable[..., None]] = {"die": _die, "print": _print, "wait": _wait}
+
+if __name__ == "__main__":
+    _follow(json.loads(Path(sys.argv[1]).read_text()))

@@ -14,8 +14,8 @@ from cnnbench.runner.artifacts import Artifacts, Building, Wanted
 from cnnbench.runner.fork_server import CAN_FORK, ForkServers, Lineage
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
+from tests.in_process import Answer, ScriptedWorker
 from tests.records import facts
-from tests.scripted import Answer, ScriptedWorker
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 STEP = Case(spec=LENET, workload="training", runtime="ort", batch=2)

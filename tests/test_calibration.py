@@ -59,7 +59,7 @@ def test_the_noise_between_times_needs_three_sessions() -> None:
 def test_a_margin_below_the_noise_is_refused_with_the_pairs_that_it_would_take() -> None:
     known = calibration(session(0.02))
     check_margin(known, [DUEL], Rule(margin=0.02))
-    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs tell [\d.]+%; 0\.50% would take \d+ pairs"):
+    with pytest.raises(InputError, match=rf"{DUEL.name}: 40 pairs detect [\d.]+%; 0\.50% would need \d+ pairs"):
         check_margin(known, [DUEL], Rule(margin=0.005))
     with pytest.raises(InputError, match="more than 1000 pairs"):
         check_margin(calibration(session(0.2)), [DUEL], Rule(margin=0.002))
@@ -103,7 +103,7 @@ def test_without_three_calibrations_a_stored_baseline_never_fails() -> None:
     for known in (None, calibration(session(0.01), name=CASE.id), calibration(*[session(0.01)] * 2, name=CASE.id)):
         (found,) = compare_with_baseline(stored(), head(0.05), known, Rule())
         assert found.verdict == "inconclusive"
-        assert "so the noise between times is unknown" in found.reason
+        assert "so noise between sessions is unknown" in found.reason
         assert exit_code([found], strict=False, allow_missing=False) == 0
         assert exit_code([found], strict=True, allow_missing=False) == 4
 
@@ -148,12 +148,11 @@ def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
 
 
 def test_a_baseline_of_another_machine_is_refused_with_what_differs(tmp_path: Path) -> None:
-    import json
-
-    (tmp_path / "run.json").write_text(json.dumps({"suite": "s", "started": "", "cases": []}))
-    (tmp_path / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    (tmp_path / "run.json").write_text('{"suite": "s", "started": "", "cases": []}')
+    (tmp_path / "environment.json").write_text(ENVIRONMENT.model_dump_json())
     read_baseline(tmp_path, ENVIRONMENT)
-    other = {**ENVIRONMENT, "machine": {**ENVIRONMENT["machine"], "cpu": "Another CPU"}}
+    machine = ENVIRONMENT.machine.model_copy(update={"cpu": "Another CPU"})
+    other = ENVIRONMENT.model_copy(update={"machine": machine})
     with pytest.raises(BaselineError, match="cpu: Testing CPU then, Another CPU now") as caught:
         read_baseline(tmp_path, other)
     assert caught.value.exit_code == 3

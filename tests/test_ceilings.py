@@ -15,6 +15,7 @@ from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.peaks.kernels import grown, repeat, set_sizes
 from tests.conftest import Cli
 from tests.peaks import KIB, peaks
+from tests.records import ENVIRONMENT
 
 
 def test_the_best_repetition_is_the_ceiling() -> None:
@@ -178,7 +179,7 @@ def test_doctor_says_what_its_options_need(cli: Cli) -> None:
 def test_ceilings_go_into_no_run_of_another_machine(home: Path, cli: Cli) -> None:
     (home / "run").mkdir()
     (home / "run" / "run.json").write_text(json.dumps({"suite": "x", "started": "now"}))
-    (home / "run" / "environment.json").write_text(json.dumps({"machine": {"cpu": "Another"}, "threads": {}}))
+    (home / "run" / "environment.json").write_text(ENVIRONMENT.model_dump_json())
     done = cli("doctor", "--peaks", "--into", "run")
     assert done.returncode == 2
     assert "expected a run of this machine; got another's: cpu: " in done.stderr

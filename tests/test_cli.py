@@ -196,10 +196,10 @@ def test_export_writes_a_graph_that_onnx_accepts_with_a_dynamic_batch(cli: Cli, 
     assert graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 7
 
 
-def test_doctor_names_the_machine_its_devices_and_what_disturbs(cli: Cli) -> None:
+def test_doctor_names_the_machine_its_devices_and_interference(cli: Cli) -> None:
     report = json.loads(cli("doctor", "--json").stdout)
     assert report["machine"]["cpu"]
-    assert isinstance(report["disturbances"], list)
+    assert isinstance(report["interference"], list)
     assert {row["device"] for row in report["devices"]} == {"cpu", "cuda"}
     assert "devices" in cli("doctor").stdout
 

@@ -13,6 +13,7 @@ from cnnbench.analysis.prices import read_prices
 from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio
 from cnnbench.api import Compared
 from cnnbench.errors import InputError, RunFolderError
+from cnnbench.records.environment import Threads
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.comparing import cases_frame
@@ -33,11 +34,8 @@ def with_threads(of: Case, threads: int) -> Case:
 
 
 def run(name: str, *records: Record, suite: str = "tiny", torch: str = "2.14.1") -> Run:
-    environment = {
-        **ENVIRONMENT,
-        "software": {**ENVIRONMENT["software"], "torch": torch},
-        "threads": {"used": [2], "usable": 2},
-    }
+    changes = {"software": ENVIRONMENT.software | {"torch": torch}, "threads": Threads(used=(2,), usable=2)}
+    environment = ENVIRONMENT.model_copy(update=changes)
     return Run(Path(name), suite, "2026-01-01T00:00:00+00:00", environment, {each.id: each for each in records})
 
 

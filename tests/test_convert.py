@@ -106,8 +106,9 @@ def run(tmp_path: Path) -> Path:
     ]
     about = {"suite": "mine", "started": "2026-01-01T10:00:00+02:00", "cases": [r.id for r in records] + [UNRECORDED]}
     (folder / "run.json").write_text(json.dumps(about))
-    machine = {**ENVIRONMENT["machine"], "logical_cores": 2, "architecture": "x86_64"}
-    (folder / "environment.json").write_text(json.dumps({**ENVIRONMENT, "machine": machine}))
+    machine = ENVIRONMENT.machine.model_copy(update={"logical_cores": 2, "architecture": "x86_64"})
+    environment = ENVIRONMENT.model_copy(update={"machine": machine})
+    (folder / "environment.json").write_text(environment.model_dump_json())
     (folder / "records.jsonl").write_text("".join(r.model_dump_json() + "\n" for r in records))
     return folder
 

@@ -5,17 +5,18 @@ import pytest
 from cnnbench.analysis import counts
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training_cost import backward_macs
+from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults, Counts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
+from cnnbench.worker.counters.module import exclusive
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 
 
 def collected(spec: ModelSpec) -> CounterResults:
-    module, image = models.build(spec)
-    return counters.collect_export(counters.collect(module, image, spec), module, image)
+    return counters.count(Count(spec=spec))
 
 
 def disagreements(spec: ModelSpec, said: CounterResults) -> list[str]:
@@ -104,4 +105,4 @@ def test_published_figures_can_disagree() -> None:
 
 
 def test_what_a_module_counts_itself_leaves_out_its_children() -> None:
-    assert counters.exclusive({"": 10, "a": 7, "a.b": 5, "c.d": 1}) == {"": 2, "a": 2, "a.b": 5, "c.d": 1}
+    assert exclusive({"": 10, "a": 7, "a.b": 5, "c.d": 1}) == {"": 2, "a": 2, "a.b": 5, "c.d": 1}

@@ -42,6 +42,8 @@ from cnnbench.networks.training_memory import step_memory
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
+from cnnbench.worker.counters import dispatch
+from cnnbench.worker.counters import module as own
 from tests.test_layers import macs_of, params_of, run_in_training
 
 TORCHVISIONS = [name for name, architecture in ARCHITECTURES.items() if architecture.from_torchvision]
@@ -73,7 +75,7 @@ def built(name: str, size: Shape | None = None, classes: int | None = None) -> n
 
 def agree(network: Network, module: nn.Module) -> None:
     """Asserts that parameters agree layer by layer, and in training MACs and what autograd keeps of a batch."""
-    assert counters.own_parameters(module) == params_of(network)
+    assert own.count(module) == params_of(network)
     macs, kept = run_in_training(module, torch.zeros(BATCH, *network.input_shape, device="meta"))
     assert macs == macs_of(network.layers, BATCH)
     assert kept == training.saved_bytes(network, BATCH)
@@ -101,7 +103,7 @@ def test_a_closed_form_agrees_with_torchvisions_module(name: str) -> None:
     network = architecture.network(size)
     assert network.input_shape == (3, *size)
     image = torch.zeros(1, 3, *size, device="meta")
-    assert counters.dispatched(module.eval(), image) == macs_of(network.inference, 1)
+    assert dispatch.count(module.eval(), image) == macs_of(network.inference, 1)
 
 
 @pytest.mark.parametrize("classes", [None, 7])
@@ -184,8 +186,14 @@ VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
         ARCHITECTURES["mobilenet_v2"].varied({"width": "1.4"}),
         lambda: mobilenetv2.MobileNetV2(width_mult=1.4),
     ),
-    "mobilenet_v3_large x0.75": (variant(MobileNetV3("large", 0.75)), partial(torchs_mobilenet_v3, "large", 0.75)),
-    "mobilenet_v3_small x0.35": (variant(MobileNetV3("small", 0.35)), partial(torchs_mobilenet_v3, "small", 0.35)),
+    "mobilenet_v3_large x0.75": (
+        variant(MobileNetV3("large", width=0.75)),
+        partial(torchs_mobilenet_v3, "large", 0.75),
+    ),
+    "mobilenet_v3_small x0.35": (
+        variant(MobileNetV3("small", width=0.35)),
+        partial(torchs_mobilenet_v3, "small", 0.35),
+    ),
     "mobilenet_v3_small x1.4": (
         ARCHITECTURES["mobilenet_v3_small"].varied({"width": "1.4"}),
         partial(torchs_mobilenet_v3, "small", 1.4),
@@ -193,11 +201,11 @@ VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
     "mnasnet x0.35": (ARCHITECTURES["mnasnet1_0"].varied({"width": "0.35"}), lambda: mnasnet.MNASNet(0.35)),
     "mnasnet x2": (ARCHITECTURES["mnasnet0_5"].varied({"width": "2"}), lambda: mnasnet.MNASNet(2.0)),
     "efficientnet_v2_s x0.5, depth 0.4": (
-        variant(EfficientNetV2("s", 0.5, 0.4, 0.1)),
+        variant(EfficientNetV2("s", 0.1, width=0.5, depth=0.4)),
         partial(torchs_efficientnet_v2, "s", 0.5, 0.4, 0.1),
     ),
     "efficientnet_v2_m x1.3, depth 0.5": (
-        variant(EfficientNetV2("m", 1.3, 0.5, 0.1)),
+        variant(EfficientNetV2("m", 0.1, width=1.3, depth=0.5)),
         partial(torchs_efficientnet_v2, "m", 1.3, 0.5, 0.1),
     ),
     "shufflenet_v2 of other widths": (

@@ -198,7 +198,7 @@ def test_disturbed_pairs_are_measured_again_and_left_out_where_enough_others_are
     simulated = Disturbed(QUIET, 2)
     judged = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock).cases[0]
     assert (len(judged.screened), judged.ratio.pairs, judged.verdict) == (8, 6, "same")
-    assert judged.reason == "others disturbed 2 of 8 pairs"
+    assert judged.reason == "interference in 2 of 8 pairs"
 
 
 def test_where_everything_is_disturbed_the_spread_of_the_pairs_speaks() -> None:

@@ -19,6 +19,7 @@ from cnnbench.gate.run import GateReport, GateRequest, measure_gate, open_pairs,
 from cnnbench.runner import machine
 from cnnbench.suite.load import load_suite
 from tests.conftest import ROOT
+from tests.records import ENVIRONMENT
 
 QUICK = Rule(screen_pairs=6, max_screen_pairs=6, confirm_pairs=6, max_confirm_pairs=6)
 
@@ -134,7 +135,7 @@ def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository
 def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> None:
     loaded = load_suite(str(suite_of(tmp_path)))
     with open_arms("runtime=ort", "runtime=eager") as (base, head):
-        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", ENVIRONMENT, 60.0)
         with open_pairs(asked, Watch()) as (pairs, comparisons, _):
             assert pairs.measure(comparisons[0], "screen", ["base", "head"], 0, 1.0).logs["head"] > 0
             found = explain(comparisons[0], pairs)
@@ -190,7 +191,7 @@ def test_settings_make_arms_of_one_environment(tmp_path: Path) -> None:
     suite = suite_of(tmp_path)
     loaded = load_suite(str(suite))
     with open_arms("runtime=eager,threads=1", "threads=1") as (base, head):
-        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", {}, 60.0)
+        asked = GateRequest(loaded, loaded.cases, base, head, tmp_path / "pair", ENVIRONMENT, 60.0)
         (comparison,) = asked.comparisons
         assert comparison.name == "lenet5/inference/eager/cpu/fp32/b1/t1 → lenet5/inference/ort/cpu/fp32/b1/t1"
 

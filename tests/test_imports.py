@@ -1,121 +1,93 @@
 """The process boundary, and the direction of imports; each check has a control that shows it can fail."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
+from cnnbench.records import artifact
+from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Resolve, Resolved, Warm, Warmed
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
 from tests.conftest import ROOT
 
-PACKAGE = ROOT / "cnnbench"
 HEAVY = {"torch", "torchvision", "onnxruntime", "timm", "fvcore", "onnx", "onnxscript"}
 FOR_REPORTS = {"pandas", "altair", "jinja2", "vl_convert"}
-
-LAYERS = [
-    {"errors", "units"},
-    {"networks"},
-    {"suite"},
-    {"records"},
-    {"analysis"},
-    {"runner"},
-    {"gate"},
-    {"report"},
-    {"api", "integrations"},
-    {"cli"},
-]
-"""From the bottom up; a module imports from its own row or those before it."""
+ROOMS = {path.stem for path in (ROOT / "cnnbench").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
 
 
-def modules() -> dict[str, Path]:
-    """Module name by file, `__init__` without its suffix."""
-    return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in PACKAGE.rglob("*.py")
-    }
+DOWN = "Rooms import those below them"
+BOUNDARY = "Only the worker imports engines, and nothing imports the worker"
+ACYCLIC = "Modules of a room import each other in no circle"
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that a file imports anywhere, also inside functions."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def is_kept(config: Path) -> bool:
+    """Whether the imports of the package keep the contracts in the file; what breaks them is printed."""
+    return lint_imports(config_filename=str(config), no_cache=True, no_logo=True) == EXIT_STATUS_SUCCESS
 
 
-def crossings(name: str, imports: set[str]) -> set[str]:
-    """Imports that cross the process boundary from outside."""
-    if name.startswith("cnnbench.worker"):
-        return set()
-    return {i for i in imports if i.split(".")[0] in HEAVY or i.startswith("cnnbench.worker")}
+def test_the_package_keeps_its_contracts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_kept(ROOT / "pyproject.toml"), capsys.readouterr().out
 
 
-def level(module: str) -> int | None:
-    """The row of a `cnnbench.x` module; None for what stands outside the rows."""
-    parts = module.split(".")
-    if len(parts) < 2 or parts[0] != "cnnbench":
-        return None
-    return next((row for row, names in enumerate(LAYERS) if parts[1] in names), None)
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("runner.code", "import tiny.records.code", None),
+        ("worker.code", "import torch", None),
+        ("analysis.code", "import tiny.runner.code", DOWN),
+        ("worker.code", "import tiny.runner.code", DOWN),
+        ("another.code", "import tiny.runner.code", DOWN),
+        ("runner.code", "def f(): import tiny.worker.code", BOUNDARY),
+        ("report.code", "def f(): from torch import nn", BOUNDARY),
+        ("runner.code", "from tiny.runner import more", ACYCLIC),
+    ],
+)
+def test_an_import_that_breaks_a_contract_is_seen(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    line: str,
+    broken: str | None,
+) -> None:
+    """In a package with the same rooms and the same contracts."""
+    package = tmp_path.name
+    for room in ROOMS - {"__init__", "__main__"} | {module.partition(".")[0]}:
+        (tmp_path / package / room).mkdir(parents=True)
+        for name in ("__init__", "code"):
+            (tmp_path / package / room / f"{name}.py").touch()
+    (tmp_path / package / "__init__.py").write_text(f"import {package}.api")
+    (tmp_path / package / "runner" / "more.py").write_text(f"import {package}.runner.code")
+    (tmp_path / package / module.replace(".", "/")).with_suffix(".py").write_text(line.replace("tiny", package))
+    config = tmp_path / "pyproject.toml"
+    contracts = (ROOT / "pyproject.toml").read_text().partition("[tool.importlinter]")
+    config.write_text((contracts[1] + contracts[2]).replace("cnnbench", package))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert is_kept(config) == (broken is None)
+    out = capsys.readouterr().out
+    assert {contract for contract in (DOWN, BOUNDARY, ACYCLIC) if f"{contract} BROKEN" in out} == {broken} - {None}
 
 
-def upward(name: str, imports: set[str]) -> set[str]:
-    """Imports from a higher row."""
-    own = level(name)
-    return {i for i in imports if own is not None and (other := level(i)) is not None and other > own}
-
-
-def test_only_the_worker_imports_torch_and_nobody_outside_imports_the_worker() -> None:
-    assert {name: found for name, path in modules().items() if (found := crossings(name, imported(path)))} == {}
-
-
-def test_a_crossing_would_be_seen() -> None:
-    assert crossings("cnnbench.runner.run", {"torch.nn"}) == {"torch.nn"}
-    assert crossings("cnnbench.runner.interleave", {"cnnbench.worker.timing.measure"}) == {
-        "cnnbench.worker.timing.measure"
-    }
-
-
-def test_imports_point_down() -> None:
-    assert {name: found for name, path in modules().items() if (found := upward(name, imported(path)))} == {}
-
-
-def test_an_upward_import_would_be_seen_and_every_module_has_a_row() -> None:
-    assert upward("cnnbench.analysis.stats", {"cnnbench.runner.run"}) == {"cnnbench.runner.run"}
-    tops = {name.split(".")[1] for name in modules() if name.count(".")} - {"worker", "__main__"}
-    assert tops == set().union(*LAYERS)
-
-
-def test_runtimes_that_run_without_torch_do_not_import_it() -> None:
-    for module in (
-        "runtimes/ort",
-        "runtimes/base",
-        "runtimes/registry",
-        "reference/parity",
-        "timing/measure",
-        "timing/memory",
-        "timing/stopwatch",
-        "loop",
-        "probes",
-        "profilers/layers",
-        "profilers/ort",
-        "peaks/kernels",
-        "peaks/ort",
-        "profilers/onnx_origin",
-    ):
-        tree = ast.parse((PACKAGE / "worker" / f"{module}.py").read_text())
-        top = {name for node in tree.body for name in _names(node)}
-        assert not any(name.split(".")[0] == "torch" for name in top), module
-
-
-def _names(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.Import):
-        return {alias.name for alias in node.names}
-    return {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+@pytest.mark.parametrize("imports_torch", [False, True])
+def test_a_worker_of_onnx_runtime_has_no_torch_in_its_process(tmp_path: Path, imports_torch: bool) -> None:
+    """Asked of a live one that has run a case; the control has built a model before."""
+    spec = ModelSpec(model="lenet5")
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
+    folder = artifact.folder_of(spec, "imports")
+    with Worker(tmp_path / "build.log", 1, 300) as builder:
+        builder.ask(Build(spec=spec, key="imports", folder=str(folder)), ArtifactFacts)
+    with Worker(tmp_path / "worker.log", 1, 120) as worker:
+        if imports_torch:
+            worker.ask(Resolve(spec=spec), Resolved)
+        worker.ask(Load(case=case, threads=1), Loaded)
+        worker.ask(Open(case=case, folder=str(folder)), Opened)
+        worker.ask(Warm(limit_s=0.01), Warmed)
+        closed = worker.ask(Close(), Closed)
+    assert closed.ran.facts["torch_in_process"] is imports_torch
 
 
 @pytest.mark.parametrize(

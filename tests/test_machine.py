@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.records.environment import label
 from cnnbench.runner import machine
 
 
@@ -53,10 +52,10 @@ def test_threads_stay_within_quota_and_physical_cores(
 
 def test_the_environment_names_machine_versions_and_commit(tmp_path: Path) -> None:
     about = machine.environment([2, 1, 2], Path(__file__).parent)
-    assert about["machine"]["cpu"]
-    assert about["machine"]["memory_bytes"] > 2**20
-    assert about["software"]["torch"]
-    assert about["threads"]["used"] == [1, 2]
-    assert label(about).endswith(", 1 or 2 threads")
-    assert label({**about, "accelerators": {"cuda": "NVIDIA H100"}}).endswith("threads, NVIDIA H100")
-    assert machine.environment([2, 1, 2], tmp_path)["software"]["git_commit"] is None
+    assert about.machine.cpu
+    assert about.machine.memory_bytes > 2**20
+    assert about.software["torch"]
+    assert about.threads.used == (1, 2)
+    assert about.label.endswith(", 1 or 2 threads")
+    assert about.model_copy(update={"accelerators": {"cuda": "NVIDIA H100"}}).label.endswith("threads, NVIDIA H100")
+    assert machine.environment([2, 1, 2], tmp_path).software["git_commit"] is None

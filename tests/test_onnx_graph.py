@@ -30,7 +30,7 @@ class Block(nn.Module):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_initialisers_and_nodes_are_counted_by_module_for_one_image(dynamic: bool) -> None:
     program = inference.trace(Block(), torch.zeros(2, 4, 9, 7), dynamic_batch=dynamic)
-    assert onnx_graph.counted(program.model) == {
+    assert onnx_graph.count(program.model) == {
         "conv": (6 * 2 * 9 + 6, 4 * 3 * 6 * 2 * 9),
         "bn": (12, 0),  # the running statistics are initialisers too, and not counted
         "fc": (30, 30),
@@ -40,7 +40,7 @@ def test_initialisers_and_nodes_are_counted_by_module_for_one_image(dynamic: boo
 def test_counting_leaves_the_graph_as_it_is() -> None:
     program = inference.trace(Block(), torch.zeros(2, 4, 9, 7))
     before = onnx_ir.to_proto(program.model).SerializeToString(deterministic=True)
-    onnx_graph.counted(program.model)
+    onnx_graph.count(program.model)
     assert onnx_ir.to_proto(program.model).SerializeToString(deterministic=True) == before
 
 
@@ -54,4 +54,4 @@ def test_an_operator_that_multiplies_and_has_no_formula_is_named() -> None:
     )
     model = onnx_ir.from_proto(onnx.helper.make_model(graph))
     with pytest.raises(ModelError, match="no formula for the ONNX operator ConvTranspose"):
-        onnx_graph.counted(model)
+        onnx_graph.count(model)

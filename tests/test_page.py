@@ -82,14 +82,14 @@ def test_the_page_has_its_sections_in_order(page: Page) -> None:
 
 def test_a_run_of_nothing_but_absent_devices_has_a_page(tmp_path: Path) -> None:
     absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
-    page = page_of(Run(tmp_path, "absent", "?", {}, {absent.id: absent}))
+    page = page_of(Run(tmp_path, "absent", "?", None, {absent.id: absent}))
     assert [section.id for section in page.sections] == ["machine", "times"]
     assert "1 case: 1 unavailable." in html(page)
 
 
 def test_a_run_without_an_interval_has_a_page(tmp_path: Path) -> None:
     few = [record(case(runtime), [0.01, 0.011]) for runtime in ("eager", "ort")]
-    shown = html(page_of(Run(tmp_path, "few", "?", {}, {each.id: each for each in few})))
+    shown = html(page_of(Run(tmp_path, "few", "?", None, {each.id: each for each in few})))
     assert "not told apart in 1" in shown
     assert "10 [?]" in shown
 
@@ -119,7 +119,7 @@ def _named_evil(run: Run) -> Run:
 
 def test_latex_says_what_the_records_say(tmp_path: Path) -> None:
     bad = record(case("eager", model="100%_$&{x}\n\\input{y}"), status="failed", reasons=["line\n\\end"])
-    (table,) = run_tables(Run(tmp_path, "t", "?", {}, {bad.id: bad}))
+    (table,) = run_tables(Run(tmp_path, "t", "?", None, {bad.id: bad}))
     text = table_latex(table)
     assert r"100\%\_\$\&\{x\}" in text
     assert r"\input{" not in text
@@ -165,7 +165,7 @@ def test_every_colour_of_a_chart_has_a_dark_one(page: Page) -> None:
 
 
 def test_what_could_not_be_read_stands_on_the_page(sample: Run) -> None:
-    told = Run(sample.folder, "t", "?", {}, sample.records, unreadable=["records.jsonl: not read: line 3: <cut>"])
+    told = Run(sample.folder, "t", "?", None, sample.records, unreadable=["records.jsonl: not read: line 3: <cut>"])
     assert "records.jsonl: not read: line 3: &lt;cut&gt;" in html(page_of(told))
 
 

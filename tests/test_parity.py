@@ -14,7 +14,7 @@ from cnnbench.records.artifact import GRAPH
 from cnnbench.records.messages import Build, Load, Loaded, Open, Opened
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.case import Case, ModelSpec, Precision
 from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, tiled
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
@@ -115,12 +115,38 @@ def test_a_broken_graph_fails(
     assert not all(one.passed for one in parity), [one.error for one in parity]
 
 
-def test_outputs_that_ignore_the_input_have_an_error_of_about_one_signal_however_small_they_are() -> None:
-    reference = 1e-12 * np.random.default_rng(0).standard_normal((6, 10))
-    constant = np.broadcast_to(reference.mean(axis=0), reference.shape)
-    parity = compare("x", constant, reference, output_rms_of(reference), 1e-2)
-    assert parity.error is not None
-    assert parity.error > 0.5
+PRECISIONS: list[Precision] = ["fp32", "bf16", "fp16"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_wrong_outputs_fail_at_every_precision_however_deep_the_network_and_small_the_outputs(
+    precision: Precision,
+) -> None:
+    reference = 1e-12 * np.random.default_rng(0).standard_normal((6, 1000))
+    rms, limit = output_rms_of(reference), limit_for(1.0, precision)
+    wrong = {
+        "ignores its input": np.broadcast_to(reference.mean(axis=0), reference.shape),
+        "is zero": np.zeros_like(reference),
+        "is of other images": np.roll(reference, 1, axis=0),
+        "is of other classes": np.roll(reference, 1, axis=1),
+        "has the other sign": -reference,
+        "is not finite": np.full_like(reference, np.inf),
+    }
+    for name, y in wrong.items():
+        proofs = [compare(name, y[batch], reference[batch], rms, limit, precision) for batch in batches(6)]
+        assert not any(proof.passed for proof in proofs), name
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 2e-4), ("bf16", 0.43), ("fp16", 0.09)])
+def test_the_rounding_of_a_deep_network_passes(precision: Precision, error: float) -> None:
+    """ResNet-50's, whose float32 run is off by 2e-4 at most."""
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((6, 1000))
+    rounding = error * (
+        random.uniform(-1, 1, reference.shape) if precision == "fp32" else random.normal(size=(6, 1000))
+    )
+    limit = limit_for(2e-4, precision)
+    assert compare("x", reference + rounding, reference, output_rms_of(reference), limit, precision).passed
 
 
 def test_a_reference_that_does_not_depend_on_the_image_proves_nothing() -> None:
@@ -130,6 +156,8 @@ def test_a_reference_that_does_not_depend_on_the_image_proves_nothing() -> None:
 
 def test_the_limit_follows_eagers_own_error_within_bounds() -> None:
     assert [limit_for(error) for error in (1e-9, 1e-4, 1.0)] == [1e-5, pytest.approx(1e-3), 1e-2]
+    assert [limit_for(error, "bf16") for error in (1e-9, 1e-6, 1.0)] == [1e-2, pytest.approx(0.065536), 0.6]
+    assert limit_for(1e-6, "fp16") == 1e-2
 
 
 def test_golden_images_are_read_in_batches_of_growing_size() -> None:

@@ -26,7 +26,7 @@ from cnnbench.report import layer_times
 from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.worker.profilers.eager import _ranges
+from cnnbench.worker.profilers.eager import ranges
 from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES, origins
 from tests.conftest import Cli
 
@@ -128,9 +128,7 @@ def test_changes_of_memory_layout_belong_to_no_layer(mobilenet: dict[str, Profil
 
 
 def test_the_ort_part_imports_no_torch() -> None:
-    script = (
-        "import sys, cnnbench.worker.profilers.layers, cnnbench.worker.profilers.ort; sys.exit('torch' in sys.modules)"
-    )
+    script = "import sys, cnnbench.worker.session, cnnbench.worker.profilers.ort; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
@@ -138,7 +136,7 @@ def test_watching_does_not_change_what_runs() -> None:
     """A transformer's layer leaves its one fused operator when it, or a module in it, has hooks."""
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with _ranges(layer) as entered, torch.inference_mode(), torch.profiler.profile(activities=activities) as profiler:
+    with ranges(layer) as entered, torch.inference_mode(), torch.profiler.profile(activities=activities) as profiler:
         layer(torch.zeros(1, 10, 16))
     assert list(entered) == [""]
     assert "aten::_transformer_encoder_layer_fwd" in {event.name for event in profiler.events() or []}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.suite.load import case_of, load_suite
+from cnnbench.suite.case import Case
+from cnnbench.suite.load import load_suite
 from tests.conftest import ROOT, write_suite
 
 PLUGIN = [] if entry_points(group="pytest11", name="cnnbench") else ["-p", "cnnbench.integrations.pytest_plugin"]
@@ -190,7 +191,7 @@ def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suite", ["smoke", "classic", "runtimes", "batch-sweep"])
 def test_every_id_names_its_case(suite: str) -> None:
     for case in load_suite(suite).cases:
-        assert case_of(case.id) == case
+        assert Case.from_id(case.id) == case
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_every_id_names_its_case(suite: str) -> None:
     ],
 )
 def test_an_id_with_all_that_is_unusual_names_its_case(id_: str) -> None:
-    assert case_of(id_).id == id_
+    assert Case.from_id(id_).id == id_
 
 
 @pytest.mark.parametrize(
@@ -217,4 +218,4 @@ def test_an_id_with_all_that_is_unusual_names_its_case(id_: str) -> None:
 )
 def test_an_id_that_names_no_case_is_explained(id_: str, message: str) -> None:
     with pytest.raises(CnnbenchError, match=message.replace("?", r"\?")):
-        case_of(id_)
+        Case.from_id(id_)

@@ -20,8 +20,8 @@ from cnnbench.runner.interleave import (
 )
 from cnnbench.runner.plan import group_cases
 from cnnbench.runner.worker_process import Worker
+from tests.in_process import Answer, ScriptedWorker
 from tests.records import case
-from tests.scripted import Answer, ScriptedWorker
 
 
 class Fake:
@@ -115,7 +115,7 @@ def test_a_participant_that_dies_leaves_the_others_to_go_on() -> None:
 
 def test_cases_that_differ_in_their_runtime_alone_are_one_group() -> None:
     mixed = [case("eager", batch=1), case("eager", batch=8), case("ort", batch=1), case("ort", batch=8)]
-    groups = [[c.how + f"/b{c.batch}" for c in group] for group in group_cases(mixed)]
+    groups = [[c.backend + f"/b{c.batch}" for c in group] for group in group_cases(mixed)]
     assert groups == [["eager/cpu/b1", "ort/cpu/b1"], ["eager/cpu/b8", "ort/cpu/b8"]]
 
 

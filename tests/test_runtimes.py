@@ -1,12 +1,17 @@
 """Every way to execute a model, in real children: what it computes, what really ran, and what is said if it did not."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from cnnbench.analysis.roofline import Work, lower_bound
+from cnnbench.errors import InputError
 from cnnbench.records import artifact
 from cnnbench.records.messages import (
     Build,
@@ -24,11 +29,14 @@ from cnnbench.records.messages import (
     Warmed,
 )
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.report.prose import name_of
+from cnnbench.runner.fork_server import ForkServers
+from cnnbench.runner.tasks.layer_profile import profile_artifact
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import BUILT_IN, cannot, check_name
-from cnnbench.worker.reference.parity import mixed_limit_for
+from cnnbench.suite.runtimes import BUILT_IN, cannot, check_name, runtimes
 from tests.conftest import ROOT, Cli, write_suite
+from tests.peaks import peaks
 
 SMALL = ModelSpec(model="resnet_cifar", image_size=(16, 16), classes=10)
 
@@ -188,10 +196,14 @@ def test_every_variant_is_a_name() -> None:
             assert check_name(f"{kind.name}:{variant}") == f"{kind.name}:{variant}"
 
 
-def test_the_proof_of_a_coarser_format_has_a_wider_limit_within_bounds() -> None:
-    assert mixed_limit_for(1e-6, "bf16") == pytest.approx(0.065536)
-    assert mixed_limit_for(1e-6, "fp16") == 1e-2
-    assert mixed_limit_for(1e-3, "bf16") == 4.0
+def test_weights_of_another_network_fail_the_proof_in_bf16(small: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(small, wrong)
+    weights = load_file(wrong / artifact.WEIGHTS)
+    weights["conv1.weight"] = weights["conv1.weight"][::-1].copy()  # each filter in another's place
+    save_file(weights, wrong / artifact.WEIGHTS)
+    opened, closed = launch(case_of(runtime="eager", precision="bf16"), wrong, tmp_path)
+    assert not all(parity.passed for parity in [*opened.parity, *closed.parity])
 
 
 def documented_runtime() -> str:
@@ -205,11 +217,7 @@ def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "my_runtime.py").write_text(documented_runtime())
-    info = home / "my_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[cnnbench.runtimes]\nexported = my_runtime:Exported\n")
-    monkeypatch.setenv("PYTHONPATH", str(home) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    install(home, monkeypatch, "[cnnbench.runtimes]\nexported = my_runtime:Exported\n")
     suite = write_suite(
         home,
         "name: mine\nlaunches: 1\ndefaults: {workloads: [inference], runtimes: [exported, ort], batches: [2],"
@@ -219,3 +227,82 @@ def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
     done = cli("run", suite, "--out", "out")
     assert done.returncode == 0, done.stderr + done.stdout
     assert '"lenet5/inference/exported/cpu/fp32/b2"' in (home / "out" / "records.jsonl").read_text()
+
+
+PLUGIN = '''
+from pathlib import Path
+
+from cnnbench.worker.profilers import ort
+from cnnbench.worker.runtimes.ort import OrtInference
+
+
+class Mine(OrtInference):
+    """ONNX Runtime under another name, as an engine that executes the exported graph."""
+
+
+def profile(request, facts, batch, threads):
+    return ort.profile(request, facts, batch, threads)
+'''
+TRAITS = """
+from cnnbench.suite.runtimes import RuntimeKind
+
+KIND = RuntimeKind(
+    name="mine",
+    what="my engine on the exported graph",
+    display_name="My Engine",
+    classes={"inference": "my_engine:Mine"},
+    runs_exported_graph=True,
+    call_library="torch",
+    profiler="my_engine:profile",
+)
+"""
+
+
+@pytest.fixture
+def plugin(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A plugin's runtime `mine`, with traits."""
+    (home / "my_engine.py").write_text(PLUGIN)
+    (home / "my_traits.py").write_text(TRAITS)
+    install(
+        home,
+        monkeypatch,
+        "[cnnbench.runtimes]\nmine = my_engine:Mine\n[cnnbench.runtime_traits]\nmine = my_traits:KIND\n",
+    )
+    monkeypatch.syspath_prepend(str(home))
+    runtimes.cache_clear()
+    yield
+    runtimes.cache_clear()
+
+
+def install(home: Path, monkeypatch: pytest.MonkeyPatch, entry_points: str) -> None:
+    """A package with entry points, for this process's children."""
+    info = home / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    monkeypatch.setenv("PYTHONPATH", str(home) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+
+
+def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, small: Path, tmp_path: Path) -> None:
+    case = case_of(runtime="mine")
+    assert case.is_exported
+    assert not case_of(runtime="eager").is_exported
+    assert name_of("mine") == "My Engine"
+    work = Work(name="conv", kind="convolutions", macs=1, moved_bytes=1)
+    assert lower_bound(work, case, peaks()).calls_s == 5e-6
+    facts = artifact.read_facts(small)
+    assert facts is not None
+    with ForkServers(tmp_path, 120) as servers:
+        profile = profile_artifact(SMALL, facts, 2, 5, 1, servers)
+    assert list(profile.times) == ["eager", "ort", "mine"]
+    assert profile.failures == {}
+    assert {row.name for row in profile.rows if "mine" in row.seconds} == {
+        row.name for row in profile.rows if "ort" in row.seconds
+    }
+
+
+def test_traits_of_another_name_are_an_error(plugin: None, home: Path) -> None:
+    entry_points = home / "my_package-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text(entry_points.read_text().replace("mine =", "other ="))
+    with pytest.raises(InputError, match="expected a RuntimeKind named 'other'"):
+        runtimes()

@@ -110,7 +110,7 @@ def test_a_damaged_environment_is_told_and_left_out(tmp_path: Path, suite: Suite
     written(tmp_path / "run", suite)
     (tmp_path / "run" / "environment.json").write_text(content)
     run = read_run(tmp_path / "run")
-    assert run.environment == {}
+    assert run.environment is None
     assert len(run.records) == 2
     (line,) = run.unreadable
     assert "environment.json: not read: " in line

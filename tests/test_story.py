@@ -16,8 +16,8 @@ from cnnbench.runner.run import Ended, run
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.load import Suite, load_suite
 from tests.conftest import write_suite
+from tests.in_process import Answer, ScriptedWorker
 from tests.records import facts
-from tests.scripted import Answer, ScriptedWorker
 
 SUITE = """
 name: story

@@ -80,7 +80,7 @@ def test_comments_do_not_change_the_digest_and_cases_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("models: [a: b", r":1: expected YAML; got a text that is not"),
+        ("models: [a: b", r":1: cannot be read as YAML: expected"),
         ("- lenet5", r"expected a mapping with `models`; got \['lenet5'\]"),
         ("", r"expected a mapping with `models`; got nothing"),
         ("name: x", r":1: models: expected a key 'models'; got none"),

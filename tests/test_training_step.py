@@ -25,6 +25,7 @@ from cnnbench.worker.export.training.step import METADATA, CannotExport, export_
 from cnnbench.worker.reference import inputs as golden
 from cnnbench.worker.reference.labels import labels_for
 from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.trainers import OrtTrainer
 
 SGD, MOMENTUM, ADAM = (
     Optimizer(),
@@ -60,7 +61,7 @@ def exported(module: nn.Module, folder: Path, optimizer: Optimizer, x: Any = IMA
     """The module's step in ONNX Runtime."""
     file = folder / "step.onnx"
     onnx.save(export_step(module, x[:2], optimizer), str(file))
-    return step.session_of(file)
+    return StepSession.of(str(file), torch.get_num_threads())
 
 
 def proved(module: nn.Module, folder: Path, optimizer: Optimizer, steps: int, images: Any = None) -> StepFacts:
@@ -139,7 +140,7 @@ def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) ->
     module = small()
     session = exported(module, tmp_path, SGD)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trained = step.train_in_ort(module, session, IMAGES.numpy(), LABELS, 2, 0.1)
+    trained = step.train(OrtTrainer(module, session, 0.1, drop=False), IMAGES.numpy(), LABELS, 2)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert not np.allclose(trained.values["conv1.weight"], before["conv1.weight"].numpy())
 
@@ -196,7 +197,7 @@ def test_dropout_really_drops_and_can_be_set_to_zero(tmp_path: Path) -> None:
     weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     losses: dict[bool, set[float]] = {}
     for drop in (True, False):
-        session = StepSession(file, "cpu", 1)
+        session = StepSession.of(file, 1)
         session.begin(weights, 0.0, drop=drop)
         session.bind(IMAGES.numpy(), LABELS)
         losses[drop] = set()
@@ -316,7 +317,8 @@ def test_what_cannot_be_exported_is_named() -> None:
 def test_a_parameter_that_the_loss_does_not_depend_on_stays(tmp_path: Path) -> None:
     module = small()
     module.unused = nn.Parameter(torch.ones(3))
-    trained = step.train_in_ort(module, exported(module, tmp_path, SGD), IMAGES.numpy(), LABELS, 2, 0.1)
+    trainer = OrtTrainer(module, exported(module, tmp_path, SGD), 0.1, drop=False)
+    trained = step.train(trainer, IMAGES.numpy(), LABELS, 2)
     assert trained.values["unused"].tolist() == [1.0, 1.0, 1.0]
 
 
@@ -336,7 +338,7 @@ def test_auxiliary_heads_are_in_the_loss(tmp_path: Path) -> None:
 def test_what_was_bound_lives_as_long_as_the_binding(tmp_path: Path) -> None:
     file, module = str(tmp_path / "step.onnx"), small(0.0)
     onnx.save(export_step(module, IMAGES[:2], SGD), file)
-    session = StepSession(file, "cpu", 1)
+    session = StepSession.of(file, 1)
     session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, 0.0, drop=False)
     given = IMAGES.numpy().copy(), LABELS.copy()
     gone = [weakref.ref(array) for array in given]

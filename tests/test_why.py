@@ -9,6 +9,7 @@ import pytest
 import cnnbench
 from cnnbench.analysis.explain import explain, telling
 from cnnbench.networks import registry
+from cnnbench.records.environment import Threads
 from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
@@ -31,7 +32,7 @@ def measured(model: str, call_s: float, runtime: str = "eager", batch: int = 1) 
 
 
 def run(*records: Record) -> Run:
-    environment = {**ENVIRONMENT, "threads": {"used": [2], "usable": 2}}
+    environment = ENVIRONMENT.model_copy(update={"threads": Threads(used=(2,), usable=2)})
     found = [each.model_copy(update={"environment": environment}) for each in records]
     return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, peaks=[peaks()])
 

@@ -89,9 +89,10 @@ class Machine:
     @property
     def hardware(self) -> str:
         """The accelerator, or the processor."""
+        about = self.run.environment
         if self.device != "cpu":
-            return str(self.run.environment.get("accelerators", {}).get(self.device, self.device))
-        return str(self.run.environment.get("machine", {}).get("cpu", "unknown"))
+            return about.accelerators.get(self.device, self.device) if about else self.device
+        return about.machine.cpu if about else "unknown"
 
     def images_per_joule(self, measured: Measured) -> float | None:
         """By the system's own counters, else by the power that was given; None where there is neither."""
@@ -179,7 +180,7 @@ class Comparison:
         if len(suites) > 1:
             found.append(f"Suites differ: {_listed(suites)}. Only cases that are the same are compared.")
         for name in VERSIONS:
-            versions = _by_value({m.name: str(m.run.environment.get("software", {}).get(name)) for m in self.machines})
+            versions = _by_value({m.name: str(m.run.software.get(name)) for m in self.machines})
             if len(versions) > 1:
                 found.append(f"{name} differs: {_listed(versions)}. Times differ by it as well as by the machine.")
         threads = _by_value({m.name: str(m.threads) for m in self.machines if m.device == "cpu"})
@@ -222,8 +223,7 @@ def machines_of(run: Run) -> list[Machine]:
     devices, numbers = {device for device, _ in groups}, {threads for _, threads in groups}
     found = []
     for (device, asked), records in groups.items():
-        usable: int | None = run.environment.get("threads", {}).get("usable")
-        threads = asked or usable
+        threads = asked or (run.environment.threads.usable if run.environment else None)
         name = run.folder.name
         if len(devices) > 1:
             name += f", {device}"

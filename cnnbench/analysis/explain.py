@@ -67,8 +67,7 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
 
 def threads_of(record: Record) -> int | None:
     """CPU threads that a case ran with; None if that is not known."""
-    threads: int | None = record.case.threads or record.environment.get("threads", {}).get("usable")
-    return threads
+    return record.case.threads or (record.environment.threads.usable if record.environment else None)
 
 
 def network_of(case: Case) -> Network | None:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from statistics import linear_regression
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +13,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import MB, MIB
+from cnnbench.records.environment import Environment
 from cnnbench.records.record import MEASURED, MIN_TURNS, CounterResults, Launch, Record
 from cnnbench.suite.case import PHASES, WORKLOADS, ModelSpec, Workload
 
@@ -148,7 +148,7 @@ def _row(record: Record, reference: Record | None) -> dict[str, object]:
         "runtime": case.runtime,
         "precision": case.precision,
         "layout": case.layout,
-        "how": case.how,
+        "how": case.backend,
         "status": record.status,
         "ms": None,
         "ms_low": None,
@@ -269,7 +269,7 @@ def start_table(records: Sequence[Record]) -> pd.DataFrame:
     references = {record.case.group_key: record for record in records if record.case.is_reference}
     for record in sorted(records, key=lambda r: r.case.batch):
         case, facts = record.case, record.artifact
-        key = (case.label, case.workload, case.how)
+        key = (case.label, case.workload, case.backend)
         if key in rows or record.measurement is None or facts is None:
             continue
         launch = record.measurement.launches[0]
@@ -278,7 +278,7 @@ def start_table(records: Sequence[Record]) -> pd.DataFrame:
             "workload": case.workload,
             "runtime": case.runtime,
             "device": case.device,
-            "how": case.how,
+            "how": case.backend,
             "export_s": facts.seconds.get("export") if case.is_exported else None,
             "import_s": launch.import_s,
             "load_s": launch.load_s,
@@ -324,7 +324,7 @@ def batches_table(records: Iterable[Record]) -> pd.DataFrame:
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         if record.status in MEASURED and record.measurement is not None and any(record.measurement.times()):
-            groups.setdefault((record.case.label, record.case.workload, record.case.how), []).append(record)
+            groups.setdefault((record.case.label, record.case.workload, record.case.backend), []).append(record)
     rows = []
     for (model, workload, how), members in groups.items():
         measured = {record.case.batch: _measured(record) for record in members}
@@ -355,9 +355,8 @@ def _slope(peaks: dict[int, float]) -> tuple[float, float]:
     return fit.slope, fit.intercept
 
 
-def _memory_ends_at(peaks: dict[int, float], environment: dict[str, Any]) -> int | None:
-    memory_bytes: int | None = environment.get("machine", {}).get("memory_bytes")
+def _memory_ends_at(peaks: dict[int, float], environment: Environment | None) -> int | None:
     slope, intercept = _slope(peaks)
-    if not memory_bytes or slope <= 0:
+    if environment is None or slope <= 0:
         return None
-    return max(0, math.floor((memory_bytes / MIB - intercept) / slope))
+    return max(0, math.floor((environment.machine.memory_bytes / MIB - intercept) / slope))

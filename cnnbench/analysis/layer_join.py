@@ -8,16 +8,17 @@ from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.work import kind_of
 from cnnbench.records.layer_profile import Row, Times
 from cnnbench.records.messages import LayerTimes, Profiled
+from cnnbench.suite.runtimes import REFERENCE
 
 _NUMBER = re.compile(r"_?\d+$")
 
 
 def join(network: Network, batch: int, found: dict[str, Profiled]) -> tuple[Row, ...]:
-    """One row for each module that computes something itself, in network order; `found` has eager PyTorch.
+    """One row for each module that computes something itself, in network order; `found` has the reference runtime.
 
     What a layer does that is no module of its own (a sum, a function), its module does.
     """
-    modules = set(found["eager"].modules)
+    modules = set(found[REFERENCE].modules)
     layers: dict[str, list[Layer]] = {}
     for layer in network.inference:
         layers.setdefault(owner(layer.name, modules), []).append(layer)

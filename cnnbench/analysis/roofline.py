@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnbench.networks.layers import Activation, Add, BatchNorm, Op
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training_cost import backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
@@ -18,17 +17,11 @@ from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row
 from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import split
+from cnnbench.suite.runtimes import runtime_kind, split
 
 Bound = Literal["compute", "memory", "calls"]
 BOUNDS: tuple[Bound, ...] = ("compute", "memory", "calls")
 
-LIBRARIES = {"eager": "torch", "folded": "torch", "ort": "onnxruntime"}
-"""Whose cost of a call a runtime pays, where that was measured."""
-TAKEN_IN: dict[str, tuple[type[Op], ...]] = {"eager": (), "folded": (BatchNorm,)}
-"""By runtime, layers that are part of the convolution before them, so that they move nothing and are not called."""
-FUSED = (BatchNorm, Activation, Add)
-"""The same for runtimes that rewrite the graph: the most that they can do."""
 OPTIMIZER_PASSES = 5
 """SGD with momentum reads weight, gradient and momentum, and writes weight and momentum."""
 TRAINING_FACTOR = 3
@@ -193,7 +186,7 @@ def works(network: Network, case: Case) -> list[Work]:
         )
         found.append(update)
     else:
-        taken_in = TAKEN_IN.get(split(case.runtime)[0], FUSED)
+        taken_in = runtime_kind(case.runtime).fuses
         found = _forward((layer for layer in network.inference if not isinstance(layer.op, taken_in)), case.batch)
     return [
         Work(name=w.name, kind=w.kind, macs=w.macs, moved_bytes=round(w.moved_bytes * scale), calls=w.calls)
@@ -246,7 +239,7 @@ def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     """The least time of a layer's work under the ceilings of the case's device, precision and library."""
     peak = peaks.flops_per_s(case.precision) if peaks else None
     rate = peaks.bytes_per_s(work.moved_bytes) if peaks else None
-    library = LIBRARIES.get(split(case.runtime)[0])
+    library = runtime_kind(case.runtime).call_library
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
     call_s = peaks.call_s(library, smallest) if peaks and library else None
     return LowerBound(

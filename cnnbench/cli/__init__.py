@@ -1,18 +1,27 @@
 """The command line: parse, call, exit code; nothing else.
 
 Exit codes: 0 all well; 1 `gate` confirmed a regression, or `verify` found a disagreement; 2 bad input; 3 a case failed,
-is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 130
-interrupted. Heavy modules are imported inside the commands that need them, so that `--help` answers at once.
+is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 a
+fault of cnnbench; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
+need them, so that `--help` answers at once.
 """
 
+import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import convert, gate, machine, models, profile, runs, train
+from cnnbench.cli import gate, machine, models, process, runs, train
+from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
+from cnnbench.records.printable import printable
+
+TRACEBACK = "CNNBENCH_TRACEBACK"
+MAX_LINE = 1000
+"""Characters of one line of an error, which may quote what was given."""
 
 app = typer.Typer(
     help="Which CNN, in which runtime, on which hardware, how fast, and why.\n\n"
@@ -22,21 +31,56 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, gate, convert, models, train, profile, machine):
+for commands in (runs, gate, models, train, machine):
     app.add_typer(commands.app)
 
 
 def main() -> None:
-    """Run the command line; what a user caused is one message on standard error, never a traceback."""
+    """Run the command line; whatever happens is one message on standard error, never a traceback."""
+    process.set_up_output()
+    with process.ending_signals() as received:
+        code = _run()
+    if received and code == EXIT_INTERRUPTED:
+        code = 128 + received[0]
+    sys.exit(_flushed(code))
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+        # Typer ends with 1 for other reasons too, and 1 is a verdict here.
+        return EXIT_FAULT if code == 1 and not isinstance(end.__context__, typer.Exit) else code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except CnnbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return _tell(str(error), error.exit_code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
-        sys.exit(CnnbenchError.exit_code)
+        return _tell(f"{place}{error.strerror or error}", CnnbenchError.exit_code)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        return _tell(f"this is a fault of cnnbench: {what}; {TRACEBACK}=1 shows where", EXIT_FAULT)
+    return 0
+
+
+def _tell(message: str, code: int) -> int:
+    for line in f"error: {message}".splitlines():
+        print(printable(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."), file=sys.stderr)
+    return code
+
+
+def _flushed(code: int) -> int:
+    """The exit code, when all that was printed has gone out."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        process.drop(sys.stdout.fileno())
+        return code or _tell(f"standard output: {error.strerror}", CnnbenchError.exit_code)
+    return code
 
 
 @app.callback(invoke_without_command=True)

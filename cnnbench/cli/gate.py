@@ -1,8 +1,8 @@
-"""Commands that judge: base against head, with an exit code for CI, and what this machine can see."""
+"""The gate: head against base with an exit code for CI, and the calibration of its detection power."""
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, parse
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
-from cnnbench.suite.parse import parse_duration, parse_percent
+from cnnbench.suite.parse import checked, parse_duration, parse_percent
 
 if TYPE_CHECKING:
     from cnnbench.analysis.paired import Rule
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; it is kept.")]
-Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to it is no regression.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; never exceeded.")]
+Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to this is no regression.")]
 CalibrationFile = Annotated[
-    Path | None, typer.Option("--calibration", metavar="FILE", help="This machine's; in the cache if not given.")
+    Path | None, typer.Option("--calibration", metavar="FILE", help="This machine's file; in the cache if not given.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the order of launches.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the order of launches.")]
 Out = Annotated[Path | None, typer.Option(help="The folder to write; runs/gate-<suite>-<time> if not given.")]
 
 
@@ -41,34 +41,34 @@ def gate(
     ] = None,
     head: Annotated[str, typer.Option(help="As --base; this environment if not given.")] = ".",
     baseline: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A stored run of this machine, in place of --base. Weaker.")
+        Path | None, typer.Option(metavar="RUN", help="A stored run of this machine, in place of --base; weaker.")
     ] = None,
     margin: Margin = "2%",
     budget: Budget = "10m",
     only: Only = None,
     inject: Annotated[
-        str | None, typer.Option(metavar="PERCENT", help="Slow head down on purpose: a gate that works sees it.")
+        str | None, typer.Option(metavar="PERCENT", help="Slow head down on purpose, to test the gate.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where a case is inconclusive.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 if a case is inconclusive.")] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="A case that cannot be run in one arm fails nothing.")
+        bool, typer.Option("--allow-missing", help="Do not fail for a case that cannot run in one arm.")
     ] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compare what no noise touches: counts, graphs, the memory formula.")
+        bool, typer.Option("--exact", help="Compare exact figures: counts, graphs, the memory formula.")
     ] = False,
     expect: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --exact: the figures; SUITE.expect.yaml if not given.")
+        Path | None, typer.Option(metavar="FILE", help="With --exact: their file; SUITE.expect.yaml if not given.")
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="With --exact: write the figures into the file.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="With --exact: write the file.")] = False,
     calibration: CalibrationFile = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Is head slower than base? Both are measured in this one job, launch by launch, in turn.
+    """Test whether head is slower than base. Both are measured in this job, in interleaved launches.
 
     Exit codes: 0 no confirmed regression; 1 a confirmed regression; 2 bad input; 3 a case is missing or wrong, or
-    nothing was measured; 4 inconclusive, with --strict; 130 interrupted. With --inject: 0 if the slowdown was seen in
-    every case, else 3. With --exact: 0, or 3 if a figure differs.
+    nothing was measured; 4 inconclusive, with --strict; 130 interrupted. With --inject: 0 if the slowdown was detected
+    in every case, else 3. With --exact: 0, or 3 if a figure differs.
 
     Example: cnnbench gate suites/smoke.yaml --exact
     Example: cnnbench gate suites/smoke.yaml --base main --head .
@@ -86,27 +86,27 @@ def gate(
         return
     if expect or update:
         raise InputError("--expect, --update: expected them with --exact; got them without")
-    slowdown = parse(parse_percent, inject, "--inject") if inject else 0.0
-    rule = Rule(margin=parse(parse_percent, margin, "--margin"))
+    slowdown = checked(parse_percent, inject, "--inject") if inject else 0.0
+    rule = Rule(margin=checked(parse_percent, margin, "--margin"))
     if base and baseline:
         raise InputError("--baseline: expected it without --base; got both")
     if base is None and not inject and baseline is None:
         raise InputError(
             "--base: expected `.`, a Python interpreter, a git revision, or settings such as runtime=eager; "
-            "got none; or give --baseline with a stored run, or --inject 5% to try the gate out"
+            "got none; or give --baseline with a stored run, or --inject 5% to test the gate"
         )
     with _interruptible(), open_arms(base or ".", head) as arms:
-        request = _asked(suite, arms, only, budget, seed, out, slowdown)
+        request = _request(suite, arms, only, budget, seed, out, slowdown)
         known = _calibration(request, calibration)
         if baseline is not None:
-            raise typer.Exit(_against(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
+            raise typer.Exit(_with_baseline(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
         if known:
             check_margin(known, request.comparisons, rule)
         with Ticker(console()) as ticker:
             gate_report = measure_gate(request, ticker, rule)
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
-        raise typer.Exit(_tried_out(gate_report, slowdown))
+        raise typer.Exit(_injection_result(gate_report, slowdown))
     raise typer.Exit(gate_report.result.exit_code(strict=strict, allow_missing=allow_missing))
 
 
@@ -121,9 +121,9 @@ def calibrate(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """What a gate can see on this machine: measures the same code as base and as head, and keeps the noise per case.
+    """Measure the noise of each case on this machine, from pairs of the same code, and the gate's detection power.
 
-    Each calibration adds to those before. Three, made at different times, also tell what a stored baseline is worth.
+    Each calibration adds to the earlier ones. A stored baseline needs three, made at different times.
 
     Example: cnnbench calibrate suites/smoke.yaml
     """
@@ -136,9 +136,9 @@ def calibrate(
     from cnnbench.report.calibrated import lines, table_of
     from cnnbench.report.terminal import Ticker, print_tables
 
-    rule = Rule(margin=parse(parse_percent, margin, "--margin"))
+    rule = Rule(margin=checked(parse_percent, margin, "--margin"))
     with _interruptible(), open_arms(".", ".") as arms:
-        request = _asked(suite, arms, only, budget, seed, out, kind="calibrate")
+        request = _request(suite, arms, only, budget, seed, out, kind="calibrate")
         before = _calibration(request, calibration) or empty(request.environment)
         with Ticker(console()) as ticker:
             found, skipped = measure_all(request, ticker, ["base", "head"], pairs, Random(seed))
@@ -155,7 +155,7 @@ def calibrate(
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
-def _asked(
+def _request(
     suite: str,
     arms: "tuple[Arm, Arm]",
     only: list[str] | None,
@@ -170,26 +170,25 @@ def _asked(
     from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
-    cases = parse(partial(select, loaded.cases), only or [], "--only")
+    cases = checked(partial(select, loaded.cases), only or [], "--only")
     about = environment_of(loaded, cases)
-    seconds = parse(parse_duration, budget, "--budget")
+    seconds = checked(parse_duration, budget, "--budget")
     return GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
 
 
 def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | None":
-    """Of this machine, if there is one. Raises InputError if one was named that is not there, or another machine's."""
+    """This machine's, if there is one. Raises InputError for a file in no folder, or of another machine."""
     from cnnbench.gate.calibration import file_of, read_calibration
-    from cnnbench.records.environment import fingerprint
 
     found = read_calibration(file or file_of(request.environment))
     if found is None and file is not None and not file.parent.is_dir():
         raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
-    if found and found.fingerprint != fingerprint(request.environment):
+    if found and found.fingerprint != request.environment.fingerprint:
         raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
     return found
 
 
-def _against(
+def _with_baseline(
     request: "GateRequest",
     baseline: Path,
     known: "Calibration | None",
@@ -198,7 +197,7 @@ def _against(
     strict: bool,
     allow_missing: bool,
 ) -> int:
-    """Measure head and judge it against a stored run; the exit code."""
+    """Measure head and compare it with a stored run; returns the exit code."""
     from random import Random
 
     from cnnbench.gate.baseline import compare_with_baseline, exit_code, read_baseline
@@ -209,17 +208,15 @@ def _against(
     run = read_baseline(baseline, request.environment)
     with Ticker(console()) as ticker:
         found, skipped = measure_all(request, ticker, ["head"], rule.screen_pairs, Random(request.seed))
-    judged = compare_with_baseline(run, found, known, rule)
-    table = verdicts.baseline_table(judged, skipped, rule)
-    text = verdicts.baseline_summary(table, baseline)
-    (request.folder / SUMMARY).write_text(text, encoding="utf-8")
+    results = compare_with_baseline(run, found, known, rule)
+    table = verdicts.baseline_table(results, skipped, rule)
     print_tables(console(), [table])
-    _report_to_github(text)
-    return exit_code(judged, strict=strict, allow_missing=allow_missing)
+    _write_summary(request.folder / SUMMARY, verdicts.baseline_summary(table, baseline))
+    return exit_code(results, strict=strict, allow_missing=allow_missing)
 
 
 def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
-    """Print what differs and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
+    """Print differences and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
     from cnnbench.gate import exact as expectation
     from cnnbench.report.exact import lines
     from cnnbench.suite.load import load_suite
@@ -249,40 +246,48 @@ def _interruptible() -> Iterator[None]:
 
 
 def _show(gate_report: "GateReport", command: list[str]) -> None:
-    """The table, the summary's files, and annotations where a forge reads them."""
+    """Print table and facts, write the summary, and print annotations in a GitHub job."""
     from cnnbench.gate.run import SUMMARY
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import print_tables
 
     again = {
-        judged.comparison.name: shlex.join([*command, "--only", judged.comparison.base.id])
-        for judged in gate_report.result.cases
+        case.comparison.name: shlex.join([*command, "--only", case.comparison.base.id])
+        for case in gate_report.result.cases
     }
     table = verdicts.table_of(gate_report)
-    text = verdicts.summary(gate_report, table, again)
-    (gate_report.folder / SUMMARY).write_text(text, encoding="utf-8")
     print_tables(console(), [table])
     for line in verdicts.facts(gate_report.result):
         typer.echo(line)
     for name, explanation in gate_report.explanations.items():
         typer.echo("\n".join(verdicts.explained(name, explanation, again[name])))
     typer.echo(f"{verdicts.conclusion(gate_report)}; {gate_report.folder / SUMMARY}")
-    _report_to_github(text)
+    _write_summary(gate_report.folder / SUMMARY, verdicts.summary(gate_report, table, again))
     if os.environ.get("GITHUB_ACTIONS"):
         typer.echo("\n".join(verdicts.annotations(gate_report)))
 
 
-def _report_to_github(text: str) -> None:
-    """Add to the summary of a GitHub job, where this runs in one."""
+def _write_summary(file: Path, text: str) -> None:
+    """Into the gate's folder, and appended to the summary of a GitHub job, if this is one.
+
+    A file that cannot be written is a warning: the verdict has been printed, and it stands.
+    """
+    from cnnbench.records import files
+
+    places: list[tuple[Callable[[Path, str], None], Path]] = [(files.write, file)]
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(step_summary).open("a", encoding="utf-8") as stream:
-            stream.write(text)
+        places.append((files.append, Path(step_summary)))
+    for write, place in places:
+        try:
+            write(place, text)
+        except OSError as error:
+            typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
 
 
-def _tried_out(gate_report: "GateReport", slowdown: float) -> int:
-    """Whether the slowdown that was made was seen."""
+def _injection_result(gate_report: "GateReport", slowdown: float) -> int:
+    """Whether the injected slowdown was detected; returns the exit code."""
     from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK
 
-    seen, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
-    typer.echo(f"head was slowed down by {slowdown:.2%}: seen in {seen} of {cases} cases")
-    return EXIT_OK if cases and seen == cases else EXIT_NOT_MEASURED
+    detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
+    typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
+    return EXIT_OK if cases and detected == cases else EXIT_NOT_MEASURED

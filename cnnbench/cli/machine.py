@@ -1,8 +1,8 @@
-"""Commands about this machine and the format of suites."""
+"""Commands about what is available: this machine's state and peaks, models, runtimes, devices, suites."""
 
-from enum import StrEnum
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,37 +13,94 @@ from cnnbench.report.plain import print_json, print_rows
 app = typer.Typer()
 
 
-class DeviceName(StrEnum):
-    """What ceilings can be measured of."""
+Listed = Literal["models", "runtimes", "devices", "suites"]
+DeviceName = Literal["cpu", "cuda"]
 
-    cpu = "cpu"
-    cuda = "cuda"
+
+@app.command(name="list")
+def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
+    """List models, runtimes, devices or suites. Devices are tried, not just looked up.
+
+    Example: cnnbench list models
+    """
+    make: dict[Listed, Callable[[], Iterator[dict[str, Any]]]] = {
+        "models": _models,
+        "runtimes": _runtimes,
+        "devices": _devices,
+        "suites": _suites,
+    }
+    (print_json if as_json else print_rows)(list(make[what]()))
+
+
+def _models() -> Iterator[dict[str, Any]]:
+    from cnnbench.networks.registry import ARCHITECTURES
+
+    for architecture in ARCHITECTURES.values():
+        network = architecture.network()
+        yield {
+            "model": architecture.name,
+            "input": "x".join(map(str, architecture.image)),
+            "classes": architecture.classes,
+            "params": network.params,
+            "macs": network.macs,
+            "module": "torchvision" if architecture.from_torchvision else "cnnbench",
+            "source": architecture.source,
+        }
+
+
+def _runtimes() -> Iterator[dict[str, Any]]:
+    from cnnbench.records.artifact import library_versions
+    from cnnbench.suite.runtimes import runtimes
+
+    versions = library_versions()
+    for kind in runtimes().values():
+        axes = ("variants", "workloads", "precisions", "layouts")
+        yield {
+            "runtime": kind.name,
+            **{axis: ", ".join(getattr(kind, axis)) for axis in axes},
+            "library": ", ".join(f"{name} {versions[name]}" for name in kind.libraries if name in versions),
+            "what": kind.what,
+        }
+
+
+def _devices() -> Iterator[dict[str, Any]]:
+    from tempfile import TemporaryDirectory
+
+    from cnnbench.runner.tasks.probe import probe_all
+
+    with TemporaryDirectory(prefix="cnnbench-") as logs:
+        probed = probe_all(Path(logs))
+    for (runtime, device), found in probed.items():
+        works = "yes" if found.works else "no"
+        yield {"device": device, "runtime": runtime, "works": works, "why": found.reason or found.name}
+
+
+def _suites() -> Iterator[dict[str, Any]]:
+    from cnnbench.suite.load import bundled_suites, load_suite
+
+    for path in bundled_suites().values():
+        suite = load_suite(str(path))
+        yield {"suite": suite.name, "cases": len(suite.cases), "description": suite.description}
 
 
 @app.command()
 def doctor(
-    peaks: Annotated[
-        bool, typer.Option("--peaks", help="Measure what it can do at best, which takes some ten seconds.")
-    ] = False,
-    device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = DeviceName.cpu,
+    peaks: Annotated[bool, typer.Option("--peaks", help="Measure its peak rates, in some ten seconds.")] = False,
+    device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="With --peaks: CPU threads; every physical core if not given.")
     ] = None,
     into: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="With --peaks: a run of this machine that they are written into, for its own devices and threads.",
-        ),
+        typer.Option(metavar="RUN", help="With --peaks: write into this run, for its own devices and threads."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What this machine is, what will disturb a measurement, and which devices really work.
+    """Show what this machine is, what may interfere with a measurement, and which devices work.
 
     Example: cnnbench doctor
     Example: cnnbench doctor --peaks --threads 1
     """
-    from cnnbench.cli import listing
     from cnnbench.records import artifact
     from cnnbench.runner import machine
 
@@ -52,35 +109,31 @@ def doctor(
         return
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
-    about = machine.environment([machine.usable_threads()], Path.cwd())
-    interference = machine.interference()
-    devices = listing.devices()
+    about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
+    interference, devices, cache = machine.interference(), list(_devices()), str(artifact.cache_folder())
     if as_json:
-        print_json({**about, "disturbances": interference, "devices": devices, "cache": str(artifact.cache_folder())})
+        print_json({**about, "interference": interference, "devices": devices, "cache": cache})
         return
     for heading in ("machine", "state", "threads", "software"):
         typer.echo(heading)
         for key, value in about[heading].items():
             typer.echo(f"  {key:22} {value}")
-    typer.echo(f"cache\n  {artifact.cache_folder()}")
-    typer.echo("devices")
+    typer.echo(f"cache\n  {cache}\ndevices")
     print_rows(devices)
-    typer.echo("what will disturb a measurement" if interference else "nothing found that would disturb a measurement")
-    for disturbance in interference:
-        typer.echo(f"  - {disturbance}")
+    typer.echo("possible interference" if interference else "no interference found")
+    for each in interference:
+        typer.echo(f"  - {each}")
 
 
 def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -> None:
-    """Measure ceilings, show them, and write them into a run's folder where asked."""
+    """Measure peaks, print them, and write them into a run's folder if given."""
     from cnnbench.records.peaks import write_peaks
     from cnnbench.records.run_folder import read_run
     from cnnbench.report import peaks_text
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.peaks import peaks_for_run, peaks_of
-    from cnnbench.suite.case import Device
 
-    asked: Device = "cuda" if device is DeviceName.cuda else "cpu"
-    wanted = peaks_for_run(read_run(into)) if into else [(asked, threads)]
+    wanted = peaks_for_run(read_run(into)) if into else [(device, threads)]
     about = machine.environment([], Path.cwd())
     found = [peaks_of(*each, about, anew=True) for each in wanted]
     if into:
@@ -91,12 +144,12 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
     for peaks in found:
         typer.echo("\n".join(peaks_text.lines(peaks)))
     if into:
-        typer.echo(f"written into {into}; `cnnbench report {into}` tells what binds each case")
+        typer.echo(f"written into {into}; `cnnbench report {into}` shows what bounds each case")
 
 
 @app.command()
 def schema() -> None:
-    """The JSON Schema of suite files, for editors.
+    """Print the JSON Schema of suite files, for editors.
 
     Example: cnnbench schema > suite.schema.json
     """

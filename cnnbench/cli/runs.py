@@ -1,24 +1,29 @@
-"""Commands about runs: measuring a suite, and showing and comparing what was measured."""
+"""Commands about runs: measure a suite, report, compare and convert its results."""
 
 import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, parse
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_frames, print_json
-from cnnbench.suite.parse import parse_duration
+from cnnbench.suite.parse import checked, parse_duration
+
+if TYPE_CHECKING:
+    from cnnbench.api import Results
 
 app = typer.Typer()
 
-SuiteName = Annotated[str, typer.Argument(help="A YAML file, or the name of a suite that comes with cnnbench.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+SuiteName = Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled suite.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="Only cases whose id fits, such as 'resnet*/inference/*'."),
+    typer.Option(metavar="GLOB", help="Only cases whose id matches, such as 'resnet*/inference/*'."),
 ]
 
 
@@ -31,11 +36,9 @@ def run(
         str | None,
         typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in --out: measure only what is not finished.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
 ) -> None:
-    """Measure a suite: instantiate, count, export, prove, time, and write tables.
+    """Measure a suite: build, count, export, check parity, time, and write tables.
 
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
@@ -45,10 +48,10 @@ def run(
     from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
-    cases = parse(partial(select, loaded.cases), only or [], "--only")
-    seconds = parse(parse_duration, budget, "--budget") if budget else loaded.budget_s
+    cases = checked(partial(select, loaded.cases), only or [], "--only")
+    seconds = checked(parse_duration, budget, "--budget") if budget else loaded.budget_s
     if resume and out is None:
-        raise InputError("--resume: expected --out with the folder of the run to go on with; got none")
+        raise InputError("--resume: expected --out with the folder of the run to continue; got none")
     folder = out or new_folder(loaded)
     ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=partial(Progress, console()))
     if ended.empty and ended.interrupted:
@@ -57,7 +60,7 @@ def run(
     records = _show_run(folder).run.records
     options = [word for pattern in only or [] for word in ("--only", pattern)]
     again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
-    left = f"{len(ended.left)} of {len(cases)} cases left; go on with: {again}"
+    left = f"{len(ended.left)} of {len(cases)} cases left; continue with: {again}"
     if ended.interrupted:
         typer.echo(f"interrupted with {left}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -69,13 +72,13 @@ def run(
 
 @app.command()
 def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
-    """What a suite would measure, one case a line.
+    """List the cases that a suite would measure.
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
     from cnnbench.suite.load import load_suite, select
 
-    chosen = parse(partial(select, load_suite(suite).cases), only or [], "--only")
+    chosen = checked(partial(select, load_suite(suite).cases), only or [], "--only")
     if as_json:
         print_json([{"id": case.id, **case.model_dump()} for case in chosen])
     else:
@@ -84,14 +87,14 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    folder: RunFolder,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="First profile its models layer by layer, on the machine of the run.")
+        bool, typer.Option("--profile", help="First profile its models layer by layer, on the run's machine.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """A run's tables again, and its page, files and charts written anew, from its records.
+    """Print a run's tables and rewrite its page, files and charts from its records.
 
     Example: cnnbench report runs/smoke-20260101-120000 --open
     """
@@ -109,17 +112,17 @@ def report(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders, of any machines.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, from any machines.")],
     reference: Annotated[
-        str, typer.Option(metavar="N", help="The machine that ratios are taken to: its number, or its name.")
+        str, typer.Option(metavar="N", help="Reference machine of the ratios: its number or name.")
     ] = "1",
     prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A YAML file with watts and price_per_hour by machine.")
+        Path | None, typer.Option(metavar="FILE", help="A YAML file with watts and price_per_hour per machine.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write page, tables and charts there.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write page, tables and charts into it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs from any machines side by side, on the cases that they share. A description, not a verdict.
+    """Compare runs from any machines on the cases that they share. A description, not a verdict.
 
     Example: cnnbench compare runs/laptop runs/server --reference 2 --out compared
     """
@@ -136,8 +139,34 @@ def compare(
         typer.echo(f"report in {compared.write(out)}", err=as_json)
 
 
-def _show_run(folder: Path) -> Any:
-    """Write the run's report and print its tables; gives its results."""
+@app.command()
+def convert(
+    folder: RunFolder,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT", help="pytest-benchmark, github-action, bencher, pyperf, junit, csv, or parquet."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; in the run's folder if not given.")
+    ] = None,
+) -> None:
+    """Write a run in another tool's format. What the format cannot hold is listed on standard error.
+
+    Example: cnnbench convert runs/smoke-20260101-120000 --to pytest-benchmark
+    """
+    from cnnbench.integrations import convert as formats
+
+    files, lost = formats.convert(folder, to, out)
+    for line in lost:
+        typer.echo(f"note: {line}", err=True)
+    for file in files:
+        typer.echo(file)
+
+
+def _show_run(folder: Path) -> "Results":
+    """Write the run's report and print its tables."""
     from cnnbench.api import load
     from cnnbench.report.terminal import print_tables
 
@@ -157,7 +186,7 @@ def _profile(folder: Path) -> None:
     from cnnbench.runner.tasks.layer_profile import profile_run
 
     def watch(model: str, number: int, count: int) -> None:
-        typer.echo(f"[{number}/{count}] {model}: where its time goes", err=True)
+        typer.echo(f"[{number}/{count}] {model}: profiling", err=True)
 
     _warn_unreadable(profile_run(read_run(folder), watch))
 

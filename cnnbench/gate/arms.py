@@ -9,26 +9,31 @@ An arm is given as one of
                            device
 """
 
-import json
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import ValidationError
 
 import cnnbench
 from cnnbench.errors import InputError, unknown
 from cnnbench.records.artifact import Toolchain, own_toolchain
-from cnnbench.runner.worker_process import HERE, Interpreter
-from cnnbench.suite.case import Case
+from cnnbench.records.messages import CHECKOUTS
+from cnnbench.runner import git
+from cnnbench.runner.worker_process import HERE, SAFE_PATH, Interpreter
+from cnnbench.suite.case import Case, Frozen
 
+INTERPRETERS = ("bin/python", "Scripts/python.exe")
 SETTINGS = ("runtime", "threads", "precision", "layout", "device")
 """Of a case, those that an arm may set."""
 
@@ -39,6 +44,17 @@ tools = own_toolchain()
 import numpy, psutil, pydantic, safetensors
 print(json.dumps({"code": tools.code, "versions": dict(tools.versions), "python": platform.python_version()}))
 """
+ABOUT_LIMIT_S, ABOUT_BYTES = 60.0, 2**16
+SCRATCH = "cnnbench-gate-"
+"""Begins the name of a gate's folder for temporary files; the process id follows."""
+
+
+class _About(Frozen):
+    """An interpreter, by its own word."""
+
+    code: str
+    versions: dict[str, str]
+    python: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def open_arms(base: str, head: str) -> Iterator[tuple[Arm, Arm]]:
     with ExitStack() as stack:
         # Both lie at paths of equal length: the size of the environment and of arguments moves a program's stack, and
         # with it its speed (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong", 2009).
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cnnbench-gate-")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-")))
         opened = [_open(name, text, scratch / name, stack) for name, text in (("base", base), ("head", head))]
         yield opened[0], opened[1]
 
@@ -85,46 +101,84 @@ def _open(name: str, text: str, folder: Path, stack: ExitStack) -> Arm:
     if "=" in text:
         return Arm(name, text, settings=_settings(text, f"--{name}"), python=_version_here())
     path = Path(text).expanduser()
-    if path.is_file():
+    if _is(path.is_file):
         if not os.access(path, os.X_OK):
             raise InputError(f"--{name}: expected a Python interpreter; {path} cannot be executed")
         return _another_python(name, text, path.absolute(), folder)
-    if path.is_dir():
-        hint = next((str(path / part) for part in ("bin/python", "Scripts/python.exe") if (path / part).exists()), "")
-        raise InputError(
-            f"--{name}: expected an interpreter, a git revision or settings; got the folder {path}"
-            + (f"; its interpreter is {hint}" if hint else "")
-        )
     return _revision(name, text, folder, stack)
 
 
 def _another_python(name: str, text: str, python: Path, folder: Path) -> Arm:
     package = Path(cnnbench.__file__).parent
     shutil.copytree(package, folder / "cnnbench", ignore=shutil.ignore_patterns("__pycache__"))
-    interpreter = Interpreter(str(python), paths=(folder,))
-    about = _ask_about(interpreter, f"--{name}: {text}")
-    return Arm(name, text, interpreter, str(python), Toolchain(about["code"], about["versions"]), about["python"])
+    return _arm(name, text, Interpreter(str(python), paths=(folder,)), str(python))
 
 
 def _revision(name: str, text: str, folder: Path, stack: ExitStack) -> Arm:
-    top = _git("rev-parse", "--show-toplevel")
-    commit = _git("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}") if top else None
-    if top is None or commit is None:
-        why = "is no revision of this repository" if top else "is no file, and the current folder is in no repository"
-        raise InputError(
-            f"--{name}: expected `.`, a Python interpreter, a git revision, or settings such as runtime=ort; "
-            f"{text!r} {why}"
-        )
-    if _git("worktree", "add", "--detach", "--quiet", str(folder), commit) is None:
-        raise InputError(f"--{name}: git could not check out {text} beside this one; `git worktree prune` may help")
-    stack.callback(_git, "worktree", "remove", "--force", str(folder), at=top)
-    repository = Path(top)
-    here = folder / Path.cwd().resolve().relative_to(repository.resolve())
-    if not here.is_dir():
-        raise InputError(f"--{name}: {text} has no folder {here.relative_to(folder)}, where this was started")
-    interpreter = Interpreter(folder=here, paths=tuple(_inside(sys.path, repository, folder)))
+    here = Path.cwd()
+    try:
+        commit = git.ask(here, "rev-parse", "--verify", "--end-of-options", f"{text}^{{commit}}")
+        repository = Path(git.ask(here, "rev-parse", "--show-toplevel")).resolve()
+    except git.GitError as error:
+        raise InputError(f"--{name}: {_what_else(text)}; {_why_no_revision(text, here, str(error))}") from None
+    _forget_dead_gates(repository)
+    stack.callback(_remove_worktree, repository, folder)
+    try:
+        git.ask(repository, "worktree", "add", "--detach", "--quiet", str(folder), commit, may_fetch=True)
+    except git.GitError as error:
+        raise InputError(f"--{name}: {text} could not be checked out beside this one: {error}") from None
+    started = folder / here.resolve().relative_to(repository)
+    if not started.is_dir():
+        raise InputError(f"--{name}: {text} has no folder {started.relative_to(folder)}, where this was started")
+    paths = tuple(_inside(sys.path, repository, folder))
+    checkouts = {CHECKOUTS: os.pathsep.join([str(repository), str(folder.resolve())])}
+    return _arm(name, text, Interpreter(folder=started, paths=paths, variables=checkouts), commit)
+
+
+def _arm(name: str, text: str, interpreter: Interpreter, source: str) -> Arm:
     about = _ask_about(interpreter, f"--{name}: {text}")
-    return Arm(name, text, interpreter, commit, Toolchain(about["code"], about["versions"]), about["python"])
+    return Arm(name, text, interpreter, source, Toolchain(about.code, about.versions), about.python)
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Of a path: False where a name is too long to be one."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def _what_else(text: str) -> str:
+    """What was expected, and what a folder's interpreter would be."""
+    path = Path(text).expanduser()
+    if not _is(path.is_dir):
+        return "expected `.`, a Python interpreter, a git revision, or settings such as runtime=ort"
+    hint = next((f"; its interpreter is {path / part}" for part in INTERPRETERS if (path / part).exists()), "")
+    return f"expected an interpreter, a git revision or settings; got the folder {path}{hint}"
+
+
+def _why_no_revision(text: str, here: Path, said: str) -> str:
+    shown = text if len(text) <= 100 else f"{text[:100]}..."
+    with contextlib.suppress(git.GitError):
+        if git.ask(here, "rev-parse", "--is-shallow-repository") == "true":
+            return f"{shown!r} is no revision of this shallow clone; `git fetch --unshallow` gets its history"
+        return f"{shown!r} is no revision of this repository"
+    return f"{shown!r} is no file, and git says: {said}"
+
+
+def _forget_dead_gates(repository: Path) -> None:
+    """Remove the worktrees of gates that were killed."""
+    for scratch in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        pid = scratch.name.removeprefix(SCRATCH).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            for folder in (scratch / "base", scratch / "head"):
+                _remove_worktree(repository, folder)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_worktree(repository: Path, folder: Path) -> None:
+    with contextlib.suppress(git.GitError):  # it is not there, or another repository's
+        git.ask(repository, "worktree", "remove", "--force", str(folder))
 
 
 def _inside(places: Sequence[str], repository: Path, folder: Path) -> Iterator[Path]:
@@ -153,34 +207,43 @@ def _settings(text: str, option: str) -> dict[str, Any]:
     return {key: getattr(checked, key) for key in settings}
 
 
-def _ask_about(interpreter: Interpreter, where: str) -> Any:
+def _ask_about(interpreter: Interpreter, where: str) -> _About:
     """Code, versions and Python of an interpreter, by its own word. Raises InputError if it cannot be a worker."""
-    command = [interpreter.python, "-c", _ABOUT]
-    try:
-        done = subprocess.run(
-            command,
-            env=interpreter.environment(),
-            cwd=interpreter.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"{where}: expected a Python interpreter; it could not be run: {error}") from None
-    if done.returncode != 0:
-        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                [interpreter.python, *SAFE_PATH, "-c", _ABOUT],
+                env=interpreter.environment(),
+                cwd=interpreter.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        except OSError as error:
+            raise InputError(f"{where}: expected a Python interpreter; it could not be run: {error.strerror}") from None
+        with process:  # what it says is bounded, and so is its time: it may be any program
+            timer = threading.Timer(ABOUT_LIMIT_S, process.kill)
+            timer.start()
+            assert process.stdout is not None
+            said = process.stdout.read(ABOUT_BYTES).decode(errors="replace").splitlines()
+            process.stdout.close()
+            process.wait()
+            timer.cancel()
+        errors.seek(0)
+        words = errors.read(ABOUT_BYTES).decode(errors="replace").strip().splitlines()
+    if process.returncode == 0 and len(said) == 1:
+        with contextlib.suppress(ValidationError):
+            return _About.model_validate_json(said[0])
+    if process.returncode == 0 and said:
         raise InputError(
-            f"{where}: expected a Python with what a worker needs (torch, onnxruntime, pydantic, safetensors, psutil); "
-            f"{words}; `{interpreter.python} -m pip install cnnbench` brings it"
+            f"{where}: expected a Python interpreter that prints nothing of its own where workers answer; "
+            f"got {said[0][:80]!r}"
         )
-    return json.loads(done.stdout)
+    raise InputError(
+        f"{where}: expected a Python with what a worker needs (torch, onnxruntime, pydantic, safetensors, psutil); "
+        f"{words[-1][:200] if words else 'it said nothing'}; `{interpreter.python} -m pip install cnnbench` brings it"
+    )
 
 
 def _version_here() -> str:
     return sys.version.partition(" ")[0]
-
-
-def _git(*words: str, at: str | None = None) -> str | None:
-    done = subprocess.run(["git", *(["-C", at] if at else []), *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None

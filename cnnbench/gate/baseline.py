@@ -1,8 +1,7 @@
-"""Head against a stored run of the same machine: for those who cannot build base. Weaker than a gate, and says so.
+"""Head against a stored run of the same machine, for when base cannot be built. Weaker than a gate of two arms.
 
-Times that were measured apart differ by what the machine is like from one time to the next, which no number of launches
-averages out. Only calibrations made at different times tell how much that is; without three of them nothing is called
-slower.
+Times measured in different sessions differ by the machine's state, which no number of launches averages out. Its size
+is known from calibrations made at different times only; with fewer than three of them no case is called slower.
 """
 
 import math
@@ -10,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
 from cnnbench.gate.procedure import Paired, exit_code_of
-from cnnbench.records.environment import differences
+from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run, read_run
 
 
 class BaselineError(CnnbenchError):
-    """A stored run that cannot be a baseline here: nothing was judged."""
+    """A stored run that cannot be a baseline here."""
 
     exit_code = 3
 
@@ -40,21 +38,21 @@ class BaselineResult:
     low: float | None = None
     high: float | None = None
     p: float = 1.0
-    """One-sided, of `slower by at most the margin`."""
+    """One-sided p-value of `slower by at most the margin`."""
 
 
-def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
-    """The stored run. Raises BaselineError if there is none, or if it is another machine's."""
+def read_baseline(folder: Path, environment: Environment) -> Run:
+    """The stored run. Raises BaselineError if there is none, or it is another machine's."""
     try:
         run = read_run(folder)
     except RunFolderError as error:
         raise BaselineError(f"--baseline: {error}") from None
-    if not run.environment:
+    if run.environment is None:
         raise BaselineError(f"--baseline: {folder}: it does not say which machine it was measured on")
     found = differences(run.environment, environment)
     if found:
         raise BaselineError(
-            f"--baseline: {folder}: measured on another machine, so nothing is judged; {'; '.join(found)}; "
+            f"--baseline: {folder}: measured on another machine, so nothing is compared; {'; '.join(found)}; "
             "measure base here, or use --base"
         )
     return run
@@ -63,7 +61,7 @@ def read_baseline(folder: Path, environment: Mapping[str, Any]) -> Run:
 def compare_with_baseline(
     run: Run, head: Mapping[str, Sequence[Paired]], calibration: Calibration | None, rule: Rule
 ) -> list[BaselineResult]:
-    """Every case of head against the stored run, corrected for all."""
+    """Every case of head against the stored run, p-values adjusted for all."""
     found = [_compare(name, run, pairs, calibration, rule) for name, pairs in head.items()]
     adjusted = holm([each.p for each in found])
     return [
@@ -87,13 +85,13 @@ def _compare(
     noise = noise_of(calibration.cases.get(name, [])) if calibration else None
     if noise is None or noise.session_sd is None:
         sessions = noise.sessions if noise else 0
-        reason = f"{sessions} of {MIN_SESSIONS} calibrations at different times, so the noise between times is unknown"
+        reason = f"{sessions} of {MIN_SESSIONS} calibrations at different times, so noise between sessions is unknown"
         return BaselineResult(name, "inconclusive", reason, ratio)
-    return _judged(name, ratio, noise, len(then), len(now), rule)
+    return _tested(name, ratio, noise, len(then), len(now), rule)
 
 
-def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> BaselineResult:
-    """By Student's t, with as many degrees of freedom as sessions allow: they are fewer than launches."""
+def _tested(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> BaselineResult:
+    """By Student's t, with degrees of freedom from the number of sessions, of which there are fewer than launches."""
     from scipy.special import stdtr
 
     assert noise.session_sd is not None
@@ -107,9 +105,9 @@ def _judged(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Ru
     if low > 1 / (1 + rule.margin) and high < 1 + rule.margin:
         verdict = "same"
     visible = math.expm1(math.log1p(rule.margin) + half)
-    return BaselineResult(name, verdict, f"a stored baseline: it could see +{visible:.0%}", ratio, low, high, p)
+    return BaselineResult(name, verdict, f"a stored baseline: it could detect +{visible:.0%}", ratio, low, high, p)
 
 
 def exit_code(found: Sequence[BaselineResult], *, strict: bool, allow_missing: bool) -> int:
-    """As of a gate."""
+    """The exit code of a gate."""
     return exit_code_of([each.verdict for each in found], strict=strict, allow_missing=allow_missing)

@@ -1,7 +1,7 @@
-"""What this machine lets a gate see: the noise of each case, from pairs of the same code, and what follows from it.
+"""Calibration: each case's noise on this machine, from pairs of the same code, and the gate's detection power.
 
-One file for each machine, named by its fingerprint; each calibration adds a session, so that the noise between times
-apart is known too.
+There is one file per machine, named by its fingerprint. Each calibration adds a session, so that the noise between
+sessions is known too.
 """
 
 import json
@@ -12,33 +12,33 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
 
 from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
-from cnnbench.errors import InputError, RunFolderError
+from cnnbench.errors import InputError, RunFolderError, first_fault
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
+from cnnbench.records import files
 from cnnbench.records.artifact import cache_folder
-from cnnbench.records.environment import fingerprint, label
+from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95
-"""Confidence of the upper limit of a standard deviation, which is what a gate must reckon with."""
+"""Confidence of the upper limit of a standard deviation."""
 MIN_PAIRS = 6
 MIN_SESSIONS = 3
-"""Before which nothing is known of the noise between sessions."""
+"""Needed to estimate the noise between sessions."""
 SIMULATED_GATES = 200
 SLOWDOWNS = (0.03, 0.05, 0.10)
 NO_LIMIT_S = 1e9
 
 
 class Session(Frozen):
-    """Pairs of the same code, measured together: one case, one time."""
+    """Pairs of the same code from one calibration of one case."""
 
     started: str
     logs: list[float]
-    """Logarithm of each pair's ratio, in the order of time."""
+    """Logarithm of each pair's ratio, in time order."""
     launches_s: list[float]
     """Median call of each launch."""
 
@@ -51,58 +51,62 @@ class Calibration(Frozen):
     cases: dict[str, list[Session]]
 
     def with_sessions(self, sessions: Mapping[str, Session]) -> "Calibration":
-        """Each case's new session added to those before."""
+        """With a new session of each case."""
         cases = {name: [*self.cases.get(name, []), session] for name, session in sessions.items()}
         return self.model_copy(update={"cases": {**self.cases, **cases}})
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Of one case; standard deviations are of logarithms."""
+    """Noise of one case; standard deviations are of logarithms."""
 
     pairs: int
     pair_sd: float
     pair_sd_upper: float
     """Upper limit of `pair_sd` at 95 %."""
     launch_sd: float
-    """Of one launch to the next, not paired."""
+    """Between unpaired launches of a session."""
     session_sd: float | None
-    """Between the medians of sessions; None for fewer than three."""
+    """Between medians of sessions; None for fewer than three."""
     sessions: int
 
     def smallest_margin(self, pairs: int) -> float:
-        """The smallest change that so many pairs can tell from none."""
+        """The smallest change that this many pairs detect."""
         return math.expm1(smallest_effect(self.pair_sd_upper, pairs))
 
 
-def file_of(environment: Mapping[str, Any]) -> Path:
-    """Where the calibration of a machine lies, if none is named."""
-    return cache_folder() / "calibrations" / f"{fingerprint(environment)}.json"
+def file_of(environment: Environment) -> Path:
+    """A machine's default calibration file."""
+    return cache_folder() / "calibrations" / f"{environment.fingerprint}.json"
 
 
 def read_calibration(file: Path) -> Calibration | None:
-    """None if there is none. Raises RunFolderError for a file that is something else."""
+    """A calibration; None if there is none. Raises RunFolderError."""
     try:
-        return Calibration.model_validate_json(file.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(files.read(file))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        raise RunFolderError(f"{file}: expected a calibration, as `cnnbench calibrate` writes it; {error}") from None
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise RunFolderError(
+            f"{file}: {first_fault(error)}; expected a calibration, as `cnnbench calibrate` writes it; delete the file"
+        ) from None
 
 
 def write_calibration(file: Path, calibration: Calibration) -> None:
-    """Write it down whole."""
+    """Write a calibration."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(calibration.model_dump(), indent=1), encoding="utf-8")
+    files.write(file, json.dumps(calibration.model_dump(), indent=1))
 
 
-def empty(environment: Mapping[str, Any]) -> Calibration:
-    """Of a machine of which nothing is known yet."""
-    return Calibration(fingerprint=fingerprint(environment), machine=label(dict(environment)), cases={})
+def empty(environment: Environment) -> Calibration:
+    """A machine's calibration without sessions."""
+    return Calibration(fingerprint=environment.fingerprint, machine=environment.label, cases={})
 
 
 def session_of(pairs: Sequence[Paired]) -> Session:
-    """What pairs of the same code say, measured just now."""
+    """A session that ends now, from pairs of the same code."""
     return Session(
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         logs=[pair.logs["head"] for pair in pairs if "head" in pair.logs],
@@ -111,7 +115,7 @@ def session_of(pairs: Sequence[Paired]) -> Session:
 
 
 def noise_of(sessions: Sequence[Session]) -> Noise | None:
-    """None where there are too few pairs to tell."""
+    """A case's noise; None if there are too few pairs."""
     from scipy.stats import chi2
 
     logs = [log for session in sessions for log in session.logs]
@@ -135,7 +139,7 @@ def noise_of(sessions: Sequence[Session]) -> Noise | None:
 
 
 def check_margin(calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule) -> None:
-    """Refuse a margin that this machine's noise hides. Raises InputError, with the pairs that it would take."""
+    """Raises InputError if noise hides the margin, with the number of pairs that would be needed."""
     hidden = []
     for comparison in comparisons:
         noise = noise_of(calibration.cases.get(comparison.name, []))
@@ -144,8 +148,8 @@ def check_margin(calibration: Calibration, comparisons: Sequence[ArmComparison],
         needed = pairs_needed(noise.pair_sd_upper, math.log1p(rule.margin))
         seen = noise.smallest_margin(rule.max_confirm_pairs)
         hidden.append(
-            f"{comparison.name}: {rule.max_confirm_pairs} pairs tell {seen:.2%}; "
-            f"{rule.margin:.2%} would take {needed if needed else 'more than 1000'} pairs"
+            f"{comparison.name}: {rule.max_confirm_pairs} pairs detect {seen:.2%}; "
+            f"{rule.margin:.2%} would need {needed if needed else 'more than 1000'} pairs"
         )
     if hidden:
         raise InputError(
@@ -155,7 +159,7 @@ def check_margin(calibration: Calibration, comparisons: Sequence[ArmComparison],
 
 @dataclass
 class Replayed:
-    """A measurer that draws pairs from a calibration, with random signs: the real rule on this machine's own noise."""
+    """A simulated measurer, which draws pairs from a calibration with random signs; also its clock and observer."""
 
     logs: Mapping[str, Sequence[float]]
     rng: random.Random
@@ -166,7 +170,7 @@ class Replayed:
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:
-        """A pair as one was seen."""
+        """A pair drawn from the calibration."""
         self.pairs += 1
         logs: dict[ArmName, float] = {
             arm: self.rng.choice((1, -1)) * self.rng.choice(self.logs[comparison.name])
@@ -178,28 +182,28 @@ class Replayed:
         return Paired(tuple(order), logs)
 
     def clock(self) -> float:
-        """As if a pair took a second."""
+        """One second per pair."""
         return float(self.pairs)
 
     def doing(self, what: str, left_s: float) -> None:
-        """Nobody watches."""
+        """No progress is shown."""
 
 
 @dataclass(frozen=True)
 class DetectionPower:
-    """What the gate would do on this machine: shares of simulated gates."""
+    """Rates of simulated gates on this machine's noise."""
 
     gates: int
     false_alarms: float
-    """That called a case slower though none was."""
+    """Share of gates that called a case slower though none was."""
     seen: dict[str, dict[float, float]] = field(default_factory=dict)
-    """By case and slowdown: the share of gates that called it slower."""
+    """Share of gates that called a case slower, by case and slowdown."""
 
 
 def detection_power_of(
     calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule, seed: int = 0
 ) -> DetectionPower:
-    """Run the real rule on pairs drawn from the calibration, with and without slowdowns; no time limit."""
+    """Simulate gates on pairs drawn from the calibration, with and without slowdowns and no time limit."""
     logs = {
         comparison.name: [log for session in calibration.cases.get(comparison.name, []) for log in session.logs]
         for comparison in comparisons

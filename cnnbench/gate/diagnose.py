@@ -1,4 +1,4 @@
-"""Why a case is slower in head: what differs between the arms, most likely cause first, and which layers lost time."""
+"""Diagnosis of a regression: what differs between the arms, most likely cause first, and which layers are slower."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -15,18 +15,16 @@ from cnnbench.records.messages import Load, Loaded, Profile, Profiled
 from cnnbench.records.record import Ran
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.runtimes import runtimes, split
+from cnnbench.suite.runtimes import profiled_runtimes, runtime_kind
 
-PROFILED = ("eager", "ort")
-"""Runtimes whose profilers tell layers."""
 CALLS = 10
-LAYERS = 5
-"""So many of the layers that lost most are named."""
+MAX_LAYERS = 5
+"""Slowed layers that are named, those that lost most first."""
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What one layer takes in both arms, by the runtimes' own profilers."""
+    """A layer's time in both arms, by the runtimes' own profilers."""
 
     name: str
     base_s: float
@@ -35,25 +33,26 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What may have made head slower."""
+    """Possible causes of a regression."""
 
     differences: list[str]
-    """Between the arms, most likely cause first; empty if none is known."""
+    """Differences between the arms, most likely cause first; empty if none is known."""
     layers: list[LayerChange]
-    """That lost most time, in one call."""
+    """Layers that lost most time, in one call."""
     call_s: tuple[float, float] | None
     """A whole call under the profiler, in base and in head."""
     unprofiled: str = ""
-    """Why there are no layers, if there are none."""
+    """Why there are no layers, if so."""
 
 
 def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
-    """Compare the arms' settings, what ran, and versions; then have both profiled, twice, in turn."""
+    """Compare the arms' settings, what ran, and versions; then profile both twice, interleaved."""
     differences = differences_of(pairs.base, pairs.head, comparison, pairs.ran)
     if comparison.base.workload != "inference" or not all(
-        split(case.runtime)[0] in PROFILED and case.device == "cpu" for case in (comparison.base, comparison.head)
+        runtime_kind(case.runtime).profiler and case.device == "cpu" for case in (comparison.base, comparison.head)
     ):
-        return Explanation(differences, [], None, "profilers are read for inference in eager and ort on a CPU alone")
+        known = " and ".join(profiled_runtimes())
+        return Explanation(differences, [], None, f"layers are profiled for inference on a CPU only, in {known}")
     seen: dict[ArmName, list[Profiled]] = {"base": [], "head": []}
     order: tuple[ArmName, ...] = ("base", "head", "head", "base")
     try:
@@ -65,12 +64,12 @@ def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
     base, head = _by_layer(seen["base"]), _by_layer(seen["head"])
     changes = [LayerChange(name, base.get(name, 0.0), head.get(name, 0.0)) for name in {**base, **head}]
     slower = sorted(changes, key=lambda change: change.base_s - change.head_s)
-    layers = [change for change in slower if change.head_s > change.base_s][:LAYERS]
+    layers = [change for change in slower if change.head_s > change.base_s][:MAX_LAYERS]
     return Explanation(differences, layers, (_call_s(seen["base"]), _call_s(seen["head"])))
 
 
 def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tuple[str, str], Ran]) -> list[str]:
-    """What was asked, what really ran, the runtime's own libraries, the code, other versions: in this order."""
+    """Of settings, of what ran, of the runtime's libraries, of the code, of other versions: in this order."""
     found = [
         f"{key}: {getattr(comparison.base, key)} in base, {getattr(comparison.head, key)} in head"
         for key in ("runtime", "threads", "precision", "layout", "device")
@@ -79,7 +78,7 @@ def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tu
     first, second = (ran.get((comparison.name, arm)) for arm in ("base", "head"))
     if first and second:
         found += _changed(_flat(first), _flat(second), "ran with ")
-    own = runtimes()[split(comparison.head.runtime)[0]].libraries
+    own = runtime_kind(comparison.head.runtime).libraries
     about = base.about(), head.about()
     versions = [{key: text for key, text in each.items() if key != "interpreter"} for each in about]
     keys = sorted({*versions[0], *versions[1]}, key=lambda key: (key not in own, key != "revision", key))
@@ -112,7 +111,7 @@ def _profile(name: ArmName, comparison: ArmComparison, pairs: Pairs, scratch: Pa
 
 
 def _by_layer(seen: list[Profiled]) -> dict[str, float]:
-    """Seconds of each layer in one call; of operators of which it is not known whose they are, by their name."""
+    """Seconds of each layer in one call; operators without a known layer by their own name."""
     calls: dict[str, list[float]] = {}
     for profiled in seen:
         for layer in [*profiled.layers, *profiled.other]:

@@ -1,7 +1,7 @@
-"""The figures of a suite's models that no noise touches, against a file that is kept with the code.
+"""Exact figures of a suite's models, free of noise, against an expectation file that is kept with the code.
 
-Counts, the exported graphs and the memory formula are the same on every machine; how far a graph is from float64 is
-not, so of that only the class is compared.
+Counts, exported graphs and the memory formula are equal on every machine. A graph's error against float64 is not, so
+only its class is compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
-from cnnbench.errors import ExpectationError, ShapeError, SuiteError
+from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
 from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
-from cnnbench.records import artifact
+from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
 from cnnbench.runner.artifacts import Artifacts, Building, Built
 from cnnbench.runner.tasks import trace
@@ -28,47 +28,47 @@ from cnnbench.suite.yaml_lines import read_yaml
 
 ParityClass = Literal["float32", "coarse", "wrong"]
 """
-float32  within the limit: ten times what eager float32 is off on the same machine
-coarse   within a thousand times the limit, as after rounding to 16 bits, and half of the signal
-wrong    further off, or not finite
+float32  within the limit: ten times the error of eager float32 on the same machine
+coarse   within a thousand times the limit, as after rounding to 16 bits, and within half of the output's RMS
+wrong    beyond, or not finite
 """
 
 COARSE_FACTOR, COARSE_LIMIT = 1000.0, 0.5
-"""The bounds of `coarse`. Errors of a correct graph differ by factors of two or three between machines, whose
-convolutions add up in other orders: a decade may flip, these classes do not."""
+"""The bounds of `coarse`. Errors of a correct graph vary by factors of two or three between machines, which sum in
+different orders: the decade of an error may vary, these classes do not."""
 
 VERSIONS = ("torch", "torchvision", "onnx", "onnxscript")
-"""The libraries that decide what is exported."""
+"""The libraries that determine what is exported."""
 
 HEADING = """\
-# What is exactly known of suite {suite}'s models: compared by `cnnbench gate {suite} --exact`, written with --update.
+# Exact figures of suite {suite}'s models: compared by `cnnbench gate {suite} --exact`, written with --update.
 """
 
 
 class GraphFigures(Frozen):
-    """An exported graph."""
+    """Of an exported graph."""
 
     operators: dict[str, int]
     """Number of nodes by operator."""
     content_bytes: int
-    """Its size, without what names the place that it was written at."""
+    """Its size, without paths of the machine that wrote it."""
     parity: ParityClass
 
 
 class ModelFigures(Frozen):
-    """What is exactly known of a model."""
+    """Of a model."""
 
     params: int
     macs: int
     """For one image."""
     disagreements: list[str] = []
-    """Of the witnesses of its counts; none, where all is well."""
+    """Between counters of parameters and MACs."""
     inference: GraphFigures | None = None
-    """None where it cannot be exported."""
+    """None if it cannot be exported."""
     training: GraphFigures | None = None
-    """The exported step; None where the suite trains in PyTorch alone, or it cannot be exported."""
+    """The exported step; None if the suite trains in PyTorch only, or it cannot be exported."""
     step_peak_bytes: dict[int, int] = {}
-    """By batch of the suite's training cases: the peak memory of a step in float32 with momentum, by formula."""
+    """Peak memory of a training step in float32 with momentum, by formula, for each batch of the suite."""
 
 
 class Expectation(Frozen):
@@ -81,13 +81,13 @@ class Expectation(Frozen):
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure that is not what was expected."""
+    """A figure that differs from the expectation."""
 
     model: str
     figure: str
-    """Where it stands: `inference.operators.Conv`."""
+    """Its path: `inference.operators.Conv`."""
     expected: object
-    """None where nothing was."""
+    """None if there was none."""
     found: object
 
     def __str__(self) -> str:
@@ -99,21 +99,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class ExactReport:
-    """What the comparison came to."""
+    """The result of a comparison."""
 
     file: Path
     suite: str
     found: Expectation
     differences: list[Difference]
     versions: list[str]
-    """Libraries that the file was made with other versions of, a sentence each."""
+    """Libraries whose version differs from the file's, a sentence each."""
 
     @property
     def replacement(self) -> str:
-        """The lines that the file would have to hold of the models that differ; empty if none does."""
+        """The lines that the file would need for the models that differ; empty if none does."""
         differing = {difference.model for difference in self.differences}
-        models = {name: figures for name, figures in self.found.models.items() if name in differing}
-        return _yaml({"models": _plain(models)}) if models else ""
+        models = {name: figures.model_dump() for name, figures in self.found.models.items() if name in differing}
+        return _yaml({"models": models}) if models else ""
 
 
 def expectation_file(suite: Suite) -> Path:
@@ -122,7 +122,7 @@ def expectation_file(suite: Suite) -> Path:
 
 
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
-    """Find the figures of all models of a suite, and compare them with the file's.
+    """Compare the figures of all models of a suite with the file's.
 
     `on_model` is told what is done with which model. Raises ExpectationError, before anything is built, for a file that
     is missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
@@ -139,7 +139,7 @@ def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lamb
 
 
 def read_expectation(file: Path, suite: str) -> Expectation:
-    """What the file says. Raises ExpectationError."""
+    """The content of an expectation file. Raises ExpectationError."""
     remedy = f"`cnnbench gate {suite} --exact --update` writes it"
     if not file.exists():
         raise ExpectationError(
@@ -150,21 +150,19 @@ def read_expectation(file: Path, suite: str) -> Expectation:
     except SuiteError as error:
         raise ExpectationError(f"{error}; {remedy}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
-        raise ExpectationError(f"{file}: {where}: {first['msg']}; {remedy}") from None
+        raise ExpectationError(f"{file}: {first_fault(error)}; {remedy}") from None
 
 
 def write_expectation(file: Path, suite: str, found: Expectation) -> None:
-    """Write the figures down, sorted. Raises ExpectationError."""
+    """Write the figures, sorted. Raises ExpectationError."""
     try:
-        file.write_text(HEADING.format(suite=suite) + _yaml(_plain(found)), encoding="utf-8")
+        files.write(file, HEADING.format(suite=suite) + _yaml(found.model_dump()))
     except OSError as error:
         raise ExpectationError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None) -> Expectation:
-    """The figures as they are here and now. Raises ModelError, WorkerError."""
+    """The present figures of a suite's models. Raises ModelError, WorkerError."""
     by_model: dict[ModelSpec, list[Case]] = {}
     for case in suite.cases:
         by_model.setdefault(case.spec, []).append(case)
@@ -188,7 +186,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
 
 
 def _versions() -> dict[str, str]:
-    """Without what tells a release's builds for different devices apart: `2.14.1` of `2.14.1+cu130`."""
+    """Without the build's device: `2.14.1` of `2.14.1+cu130`."""
     return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
 
 
@@ -228,7 +226,7 @@ def _graph(file: Path, parity: list[Parity], logs: Path) -> GraphFigures:
 
 
 def parity_class(parity: list[Parity]) -> ParityClass:
-    """The class of the worst."""
+    """The class of the largest error."""
     if all(each.passed for each in parity):
         return "float32"
     coarse = (
@@ -246,12 +244,12 @@ def _step_peaks(spec: ModelSpec, cases: list[Case]) -> dict[int, int]:
     network = architecture.network(spec.image_size, spec.classes) if architecture else trace.read(spec).network
     try:
         return {batch: step_memory(network, batch, "momentum").peak for batch in batches}
-    except ShapeError:  # it infers alone
+    except ShapeError:  # inference only
         return {}
 
 
 def compare(expected: Mapping[str, ModelFigures], found: Mapping[str, ModelFigures]) -> Iterator[Difference]:
-    """Every figure that is not the same on both sides; a model that one side lacks is one difference."""
+    """Every figure that differs; a model that one side lacks is one difference."""
     for name in sorted({*expected, *found}):
         if name not in found or name not in expected:
             sides = ["its figures" if name in side else None for side in (expected, found)]
@@ -275,12 +273,6 @@ def _shown(value: object) -> str:
     if value is None or value == []:
         return "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _plain(content: Expectation | Mapping[str, ModelFigures]) -> Any:
-    if isinstance(content, Expectation):
-        return content.model_dump()
-    return {name: figures.model_dump() for name, figures in content.items()}
 
 
 def _yaml(content: Any) -> str:

@@ -1,19 +1,21 @@
-"""A gate, run: a suite's cases in two arms, measured, judged, explained, and written down.
+"""One run of a gate: a suite's cases measured in two arms, given verdicts, diagnosed, and written to a folder.
 
-gate.json     what was asked: arms, rule, seed, machine; and at the end what was found
-pairs.jsonl   every pair of launches, raw, as soon as it was measured
-summary.md    the verdicts, to read
-logs/         what the workers' libraries printed
+gate.json     the request: arms, rule, seed, machine; at the end the verdicts
+pairs.jsonl   every pair of launches, raw, appended when measured
+summary.md    the verdicts in Markdown
+logs/         output of the workers' libraries
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import RunFolderError
@@ -21,56 +23,58 @@ from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
+from cnnbench.records import files
 from cnnbench.records import run_folder as store
+from cnnbench.records.environment import Environment
 from cnnbench.runner.tasks import probe as availability
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
 
 GATE, PAIRS, SUMMARY, LOGS = "gate.json", "pairs.jsonl", "summary.md", "logs"
-JUDGED_SHARE = 0.95
-"""Of the budget, for measuring; the rest is for explaining."""
-EXPLAINED = 3
-"""At most so many confirmed regressions are explained; the others are likely to have the same cause."""
+MEASURED_SHARE = 0.95
+"""Share of the budget for measuring; the rest is for diagnosis."""
+MAX_DIAGNOSED = 3
+"""Confirmed regressions that are diagnosed; others are likely to have the same cause."""
 
 
 @dataclass
 class GateReport:
-    """What a gate found, with what it was asked."""
+    """A gate's result, with its arms."""
 
     folder: Path
     base: Arm
     head: Arm
     result: Result
     skipped: dict[str, str]
-    """Why cases cannot run on this machine at all, by name."""
+    """Why cases cannot run on this machine, by name."""
     explanations: dict[str, Explanation] = field(default_factory=dict)
     """Of confirmed regressions, by name."""
 
 
 def new_folder(suite: Suite, kind: str = "gate") -> Path:
-    """As that of a run, and what was done."""
+    """A run's default folder, prefixed with the kind."""
     folder = store.new_folder(suite)
     return folder.with_name(f"{kind}-{folder.name}")
 
 
 @dataclass(frozen=True)
 class GateRequest:
-    """What is to be measured, and where it is written down."""
+    """What to measure, and the folder to write."""
 
     suite: Suite
     cases: Sequence[Case]
     base: Arm
     head: Arm
     folder: Path
-    environment: Mapping[str, Any]
+    environment: Environment
     budget_s: float
     seed: int = 0
     slowdown: float = 0.0
-    """By how much head is slowed down on purpose."""
+    """Relative slowdown injected into head."""
 
     @property
     def comparisons(self) -> list[ArmComparison]:
-        """Each case in both arms; cases that an arm's settings make alike stand once."""
+        """Each case in both arms; cases that an arm's settings make equal appear once."""
         budgets = self.suite.case_budgets_s
         comparisons = [
             ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases
@@ -78,7 +82,7 @@ class GateRequest:
         return list({comparison.name: comparison for comparison in comparisons}.values())
 
     def about(self) -> dict[str, Any]:
-        """All of it, to be stored."""
+        """The request as JSON."""
         return {
             "suite": self.suite.name,
             "base": {"text": self.base.text, **self.base.about()},
@@ -86,21 +90,20 @@ class GateRequest:
             "budget_s": self.budget_s,
             "seed": self.seed,
             "slowdown": self.slowdown,
-            "environment": dict(self.environment),
+            "environment": self.environment.model_dump(mode="json"),
         }
 
 
 @contextmanager
 def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs, list[ArmComparison], dict[str, str]]]:
-    """A measurer that keeps every pair, the cases that can run here, and why others cannot."""
+    """A measurer that writes every pair, the comparisons that can run here, and why others cannot."""
     file = _begin(request.folder)
     logs = request.folder / LOGS
 
     def keep(pair: Pair) -> None:
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(pair.model_dump_json() + "\n")
+        files.append(file, pair.model_dump_json())
 
-    observer.doing("trying what can run here", request.budget_s)
+    observer.doing("probing what can run here", request.budget_s)
     comparisons = request.comparisons
     reasons, _ = availability.find_unavailable([comparison.base for comparison in comparisons], logs)
     skipped = {
@@ -114,27 +117,27 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
 
 
 def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateReport:
-    """Measure and judge all cases that can run here; every pair is on disk as soon as it is there."""
-    ends = time.monotonic() + JUDGED_SHARE * request.budget_s
+    """Measure all cases that can run here and decide their verdicts. Each pair is on disk once it is measured."""
+    ends_s = time.monotonic() + MEASURED_SHARE * request.budget_s
     with open_pairs(request, observer) as (pairs, comparisons, skipped):
         about = {**request.about(), "rule": asdict(rule)}
-        (request.folder / GATE).write_text(json.dumps(about, indent=1))
-        result = run_gate(comparisons, pairs, observer, rule, ends - time.monotonic(), request.seed)
+        files.write(request.folder / GATE, json.dumps(about, indent=1))
+        result = run_gate(comparisons, pairs, observer, rule, ends_s - time.monotonic(), request.seed)
         gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
-        slower = [judged for judged in result.cases if judged.verdict == "slower"]
-        for judged in sorted(slower, key=lambda each: -each.ratio.ratio)[:EXPLAINED] if not request.slowdown else []:
-            observer.doing(f"{judged.comparison.name}: explaining", 0.0)
-            gate_report.explanations[judged.comparison.name] = explain(judged.comparison, pairs)
-    (request.folder / GATE).write_text(json.dumps({**about, "found": _found(gate_report)}, indent=1))
+        slower = [case for case in result.cases if case.verdict == "slower" and not request.slowdown]
+        for case in sorted(slower, key=lambda case: -case.ratio.ratio)[:MAX_DIAGNOSED]:
+            observer.doing(f"{case.comparison.name}: diagnosing", 0.0)
+            gate_report.explanations[case.comparison.name] = explain(case.comparison, pairs)
+    files.write(request.folder / GATE, json.dumps({**about, "found": _found(gate_report)}, indent=1))
     return gate_report
 
 
 def measure_all(
     request: GateRequest, observer: Observer, arms: Sequence[ArmName], pairs: int, rng: Random
 ) -> tuple[dict[str, list[Paired]], dict[str, str]]:
-    """So many pairs (or launches, of one arm) of every case, in blocks of two, while the budget lasts.
+    """A number of pairs (or launches of one arm) of every case, in blocks of two, as the budget allows.
 
-    By case, what was measured; and why cases cannot run here.
+    Returns the pairs by case, and why cases cannot run here.
     """
     ends = time.monotonic() + request.budget_s
     with open_pairs(request, observer) as (measurer, comparisons, skipped):
@@ -157,22 +160,22 @@ def measure_all(
 
 def _found(gate_report: GateReport) -> dict[str, Any]:
     cases = {
-        judged.comparison.name: {
-            "verdict": judged.verdict,
-            "reason": judged.reason,
-            "ratio": judged.ratio.ratio if judged.ratio.pairs else None,
-            "interval": judged.ratio.interval(),
-            "pairs": judged.ratio.pairs,
-            "suspect": judged.suspect,
+        case.comparison.name: {
+            "verdict": case.verdict,
+            "reason": case.reason,
+            "ratio": case.ratio.ratio if case.ratio.pairs else None,
+            "interval": case.ratio.interval(),
+            "pairs": case.ratio.pairs,
+            "suspect": case.suspect,
         }
-        for judged in gate_report.result.cases
+        for case in gate_report.result.cases
     }
     result = gate_report.result
     return {"cases": cases, "skipped": gate_report.skipped, "untrusted": result.untrusted, "seconds": result.seconds}
 
 
 def _begin(folder: Path) -> Path:
-    """Make the folder; gives the file of its pairs. Raises RunFolderError."""
+    """Create the folder; returns its file of pairs. Raises RunFolderError."""
     try:
         folder.mkdir(parents=True)
         (folder / LOGS).mkdir()
@@ -184,8 +187,10 @@ def _begin(folder: Path) -> Path:
 
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of a gate's folder. Raises RunFolderError if there are none."""
-    try:
-        lines = (folder / PAIRS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none") from None
-    return [Pair.model_validate_json(line) for line in lines if line]
+    if not (folder / PAIRS).is_file():
+        raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none")
+    found = []
+    for line in files.read_lines(folder / PAIRS):
+        with suppress(ValidationError):  # a truncated line
+            found.append(Pair.model_validate_json(line))
+    return found

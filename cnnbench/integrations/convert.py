@@ -7,6 +7,7 @@ from typing import cast
 
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.integrations.exporters.converted import Converted
+from cnnbench.records import files
 from cnnbench.records.run_folder import Run, read_run
 
 FORMATS = {
@@ -39,7 +40,7 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
     named = _names(out or folder / format_name, converted, exact=out is not None)
     try:
         for file, content in named.items():
-            file.write_bytes(content)
+            files.write(file, content)
     except OSError as error:
         raise InputError(f"--out: {file} cannot be written: {error.strerror}") from None
     return list(named), [*run.unreadable, *converted.lost]

@@ -1,4 +1,4 @@
-"""A network of the catalogue: its closed form, the defaults it is known by, and the settings it can be varied in."""
+"""A registered network: its closed form, its default sizes, and the settings of its family."""
 
 import dataclasses
 import math
@@ -12,10 +12,8 @@ from cnnbench.networks.network import Describe, Net, Network
 
 MAX_SIZE_TRIED = 1024
 MAX_SETTING = 10**6
-"""Far beyond any network, and small enough to compute with."""
-
 INPUT_SETTINGS = ("resolution", "channels", "classes")
-"""What can be varied in every network: its images and its classes."""
+"""Settings of every network, besides its family's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,26 +23,26 @@ class Architecture:
     name: str
     describe: Describe
     image: Shape
-    """(C, H, W) of the images it was made for, or (C, L) of the signals."""
+    """Default (C, H, W) of images, or (C, L) of signals."""
     classes: int
     source: str
-    """The paper or page that the closed form was written from."""
+    """The paper or page that the closed form follows."""
     from_torchvision: bool = True
-    """Whether the module is torchvision's own; else it is ours."""
+    """Whether the module is torchvision's; else it is cnnbench's."""
 
     @property
     def image_size(self) -> Shape:
-        """(height, width) it was made for, or (length,)."""
+        """Default (height, width), or (length,)."""
         return self.image[1:]
 
     def network(self, image_size: Shape | None = None, classes: int | None = None) -> Network:
-        """The network for images of (height, width) and so many classes; its own defaults where not given.
+        """The network at an image size and a number of classes, by default its own.
 
-        A single number stands for all sides. Raises ShapeError for an image too small, naming the layer and the
-        smallest square size that works.
+        A size of one number is used for all sides. Raises ShapeError for an image that is too small, naming the layer
+        and the smallest square size that works.
         """
         size = self.full_size(image_size)
-        classes = self.classes if classes is None else _whole("classes", classes)
+        classes = self.classes if classes is None else _checked("classes", classes)
         try:
             return self._follow(size, classes)
         except TooSmall as error:
@@ -54,10 +52,10 @@ class Architecture:
             raise TooSmall(f"{what} of {spelled(size)} is too small for {error}{hint}") from None
 
     def full_size(self, image_size: Shape | None) -> Shape:
-        """One number for each side: (224,) is (224, 224), None its own. Raises ShapeError if the sides are too many."""
+        """One number per side: (224,) becomes (224, 224), None the default. Raises ShapeError if they do not fit."""
         if image_size is None:
             return self.image_size
-        size = tuple(_whole("image size", side) for side in image_size)
+        size = tuple(_checked("image size", side) for side in image_size)
         sides = len(self.image_size)
         if len(size) == 1:
             return size * sides
@@ -66,7 +64,7 @@ class Architecture:
         return size
 
     def smallest_size(self) -> int | None:
-        """The side of the smallest square image that leaves something for every layer of inference."""
+        """The side of the smallest square image that inference can take."""
         for size in range(1, MAX_SIZE_TRIED + 1):
             try:
                 self._follow((size,) * len(self.image_size), self.classes)
@@ -77,17 +75,13 @@ class Architecture:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its family can be varied in, with the values of this member."""
-        if not dataclasses.is_dataclass(self.describe):
-            return {}
-        fields = {field.name: getattr(self.describe, field.name) for field in dataclasses.fields(self.describe)}
-        return {name: value for name, value in fields.items() if _parser(value)}
+        """The settings of its family, with this member's values."""
+        fields = dataclasses.fields(self.describe) if dataclasses.is_dataclass(self.describe) else ()
+        values = {field.name: getattr(self.describe, field.name) for field in fields}
+        return {name: value for name, value in values.items() if _type_of(value)}
 
     def varied(self, changes: Mapping[str, str]) -> "Architecture":
-        """The same family with other settings, such as {"width": "0.75", "resolution": "192"}.
-
-        Raises InputError for a setting that it does not have, or a value that means nothing.
-        """
+        """The same family with other settings, such as {"width": "0.75", "resolution": "192"}. Raises InputError."""
         settings = self.settings
         own: dict[str, Any] = {}
         general: dict[str, int] = {}
@@ -95,7 +89,7 @@ class Architecture:
             if name in INPUT_SETTINGS:
                 general[name] = _number(name, text, int)
             elif name in settings:
-                own[name] = _number(name, text, _parser(settings[name]))
+                own[name] = _number(name, text, _type_of(settings[name]))
             else:
                 raise InputError(f"{self.name}: {unknown('setting', name, (*settings, *INPUT_SETTINGS))}")
         channels, *size = self.image
@@ -122,24 +116,32 @@ class Architecture:
         return net.network(image.shape)
 
 
-def _whole(what: str, value: object) -> int:
-    """The value, if it is a whole number of at least 1. Raises ShapeError."""
+def ours(name: str, describe: Describe, image: Shape, source: str) -> Architecture:
+    """A network for ten classes whose module is cnnbench's own."""
+    return Architecture(name=name, describe=describe, image=image, classes=10, source=source, from_torchvision=False)
+
+
+def imagenet(name: str, describe: Describe, source: str, size: int = 224) -> Architecture:
+    """A network of torchvision's, for ImageNet's 1000 classes."""
+    return Architecture(name=name, describe=describe, image=(3, size, size), classes=1000, source=source)
+
+
+def _checked(what: str, value: object) -> int:
+    """A whole number of at least 1. Raises ShapeError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ShapeError(f"{what}: expected a whole number of at least 1; got {value!r}")
     return value
 
 
-def _parser(value: object) -> type[Any] | None:
-    """How a setting like `value` is read; None if it is not one that a user can give."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        return type(value)
-    return tuple if isinstance(value, tuple) and all(type(part) is int for part in value) else None
+def _type_of(value: object) -> type[Any] | None:
+    """int, float, or tuple of int; None for a value that is not set from text."""
+    if isinstance(value, tuple):
+        return tuple if all(type(part) is int for part in value) else None
+    return type(value) if type(value) in (int, float) else None
 
 
 def _number(name: str, text: str, kind: type[Any] | None) -> Any:
-    """A number, or several such as 3-4-6-3, above zero. Raises InputError."""
+    """A positive number, or several such as 3-4-6-3. Raises InputError."""
     try:
         values = [int(part) for part in text.split("-")] if kind is tuple else [(kind or float)(text)]
     except ValueError:

@@ -1,4 +1,4 @@
-"""A network written down layer by layer, as its values are followed through it."""
+"""A network as a list of layers, recorded while values are followed through it."""
 
 import math
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer at its place: named like torch's module, with its counts for one image."""
+    """One layer of a network, named like torch's module, with its counts for one image."""
 
     name: str
     op: Op
     inputs: tuple[Value, ...]
-    """The input that its formulas are of, then those it is joined with."""
+    """The input that its formulas refer to, then those joined with it."""
     output: Value
     training_only: bool = False
-    """Whether it is passed in training alone, like an auxiliary head. Its parameters count all the same."""
+    """Whether only training runs it, like an auxiliary head. Its parameters count all the same."""
 
     @property
     def kind(self) -> str:
-        """The name of the layer's kind, such as `Conv`."""
+        """The name of its operation, such as `Conv`."""
         return type(self.op).__name__
 
     @property
@@ -34,7 +34,7 @@ class Layer:
 
     @property
     def output_shape(self) -> Shape:
-        """(C, H, W) of what comes out."""
+        """(C, H, W) of the output."""
         return self.output.shape
 
     @property
@@ -49,7 +49,7 @@ class Layer:
 
     @property
     def elementwise(self) -> int:
-        """Other arithmetic for one image in inference."""
+        """Other operations for one image in inference."""
         return self.op.elementwise(self.input_shape)
 
     @property
@@ -59,38 +59,38 @@ class Layer:
 
     @property
     def activation_bytes(self) -> int:
-        """Of what comes out for one image in float32; none where it lies in the memory of what went in."""
+        """Of its output for one image in float32; none where it shares the input's memory."""
         return 0 if self._idle else self.output.bytes
 
     def moved_bytes(self, batch: int = 1) -> int:
-        """Read and written for `batch` images, if nothing stays in a cache: its inputs, its weights, its output."""
+        """Bytes read and written for `batch` images if nothing stays in a cache: inputs, weights and output."""
         if self._idle and not self.elementwise:
             return 0
         return batch * (sum(value.bytes for value in self.inputs) + self.output.bytes) + self.weight_bytes
 
     def flops(self, batch: int = 1) -> int:
-        """Forward arithmetic in inference for `batch` images: two for each MAC, and the element-wise operations."""
+        """Operations for `batch` images in inference: two for each MAC, and the element-wise ones."""
         return batch * (FLOP_PER_MAC * self.macs + self.elementwise)
 
     @property
     def _idle(self) -> bool:
-        """Whether inference allocates nothing for it."""
+        """Whether it allocates nothing in inference."""
         return self.op.in_place or self.op.only_trains
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network at one input size: what `Arch.network` gives, or what was read off a module."""
+    """A network at one input size, from `Architecture.network` or traced from a module."""
 
     name: str
     input_shape: Shape
     layers: tuple[Layer, ...]
     training_problem: str | None = None
-    """Why it cannot be trained at this size, though inference works: an auxiliary head for which it is too small."""
+    """Why it cannot be trained at this size, though inference works: the image is too small for an auxiliary head."""
 
     @property
     def inference(self) -> tuple[Layer, ...]:
-        """The layers that an image passes in inference."""
+        """The layers that inference runs."""
         return tuple(layer for layer in self.layers if not layer.training_only)
 
     @property
@@ -105,7 +105,7 @@ class Network:
 
     @property
     def elementwise(self) -> int:
-        """Other arithmetic for one image in inference."""
+        """Other operations for one image in inference."""
         return sum(layer.elementwise for layer in self.inference)
 
     @property
@@ -115,19 +115,19 @@ class Network:
 
     @property
     def activation_bytes(self) -> int:
-        """Of all that layers put out for one image in inference, in float32."""
+        """Of all outputs for one image in inference, in float32."""
         return sum(layer.activation_bytes for layer in self.inference)
 
     def moved_bytes(self, batch: int = 1) -> int:
-        """Read and written by all layers for `batch` images in inference, if nothing stays in a cache."""
+        """Bytes read and written for `batch` images in inference if nothing stays in a cache."""
         return sum(layer.moved_bytes(batch) for layer in self.inference)
 
     def flops(self, batch: int = 1) -> int:
-        """Arithmetic for `batch` images in inference."""
+        """Operations for `batch` images in inference."""
         return sum(layer.flops(batch) for layer in self.inference)
 
     def storage_bytes(self, storage: int) -> int:
-        """Of the memory that several values may lie in, for one image: as large as the value it was made for."""
+        """Of one storage for one image: the size of the value that it was allocated for."""
         shape = self.layers[storage - 1].output_shape if storage else self.input_shape
         return math.prod(shape) * FLOAT_BYTES
 
@@ -151,70 +151,66 @@ class Network:
 
 
 @dataclass
-class _Written:
-    """What has been written down so far."""
+class _Recorded:
+    """What has been recorded so far."""
 
-    layers: list[Layer] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
+    layers: dict[str, Layer] = field(default_factory=dict)
     training_problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Net:
-    """Follows one image through a network and writes each layer down.
+    """Follows one image through a network and records each layer.
 
-    Called as `x = net("conv1", Conv(64, kernel=7), x)`: takes a value, gives the next.
-    `net.inside("layer1.0")` is the same net where every name begins with `layer1.0.`.
+    Called as `x = net("conv1", Conv(64, kernel=7), x)`: takes a value, returns the next.
+    `net.inside("layer1.0")` is the same net with `layer1.0.` before every name.
     """
 
     name: str
     prefix: str = ""
     is_training_only: bool = False
-    written: _Written = field(default_factory=_Written)
+    recorded: _Recorded = field(default_factory=_Recorded)
 
     def inside(self, name: str) -> "Net":
         """The same net, one module further in."""
         return replace(self, prefix=f"{self.prefix}{name}.")
 
     def training_only(self) -> "Net":
-        """The same net, for layers that are passed in training alone."""
+        """The same net, for layers that only training runs."""
         return replace(self, is_training_only=True)
 
     def __call__(self, name: str, op: Op, x: Value) -> Value:
-        """Write down a layer and give what comes out. Raises ShapeError, naming the layer."""
-        full_name = self.prefix + name
-        assert full_name not in self.written.names, f"two layers are called {full_name}"
+        """Record a layer and return its output. Raises ShapeError, naming the layer."""
+        layers, full_name = self.recorded.layers, self.prefix + name
+        assert full_name not in layers, f"two layers are called {full_name}"
         shape = self.shape_after(full_name, op, x.shape)
-        place = len(self.written.layers)
-        requires_grad = any(value.requires_grad for value in (x, *op.others)) or bool(op.param_terms(x.shape))
-        y = Value(shape, place, x.storage if op.in_place else place + 1, requires_grad)
-        inputs = (x, *op.others)
-        layer = Layer(name=full_name, op=op, inputs=inputs, output=y, training_only=self.is_training_only)
-        self.written.names.add(full_name)
-        self.written.layers.append(layer)
+        inputs, index = (x, *op.others), len(layers)
+        requires_grad = any(value.requires_grad for value in inputs) or bool(op.param_terms(x.shape))
+        y = Value(shape, index, x.storage if op.in_place else index + 1, requires_grad)
+        layers[full_name] = Layer(name=full_name, op=op, inputs=inputs, output=y, training_only=self.is_training_only)
         return y
 
     def shape_after(self, name: str, op: Op, x: Shape) -> Shape:
-        """The layer's output shape. Raises ShapeError, unless the layer is for training alone: then it is noted."""
+        """The layer's output shape. Raises ShapeError, unless only training runs the layer: then it is recorded."""
         try:
             op.check(x)
         except ShapeError as error:
             problem = f"{self.name}: layer {name!r} ({type(op).__name__}): {error}"
             if not self.is_training_only:
                 raise type(error)(problem) from None
-            self.written.training_problem = self.written.training_problem or problem
+            self.recorded.training_problem = self.recorded.training_problem or problem
             return tuple(max(1, size) for size in op.output_shape(x))  # goes on, to count the parameters
         return op.output_shape(x)
 
     def network(self, input_shape: Shape) -> Network:
-        """All that was written down."""
+        """All layers recorded."""
         return Network(
             name=self.name,
             input_shape=input_shape,
-            layers=tuple(self.written.layers),
-            training_problem=self.written.training_problem,
+            layers=tuple(self.recorded.layers.values()),
+            training_problem=self.recorded.training_problem,
         )
 
 
 Describe = Callable[[Net, Value, int], Value]
-"""A family member: writes its layers into the net for an image and a number of classes."""
+"""A member of a family: adds its layers to the net, from an image (C, H, W) to a vector (classes,)."""

@@ -1,7 +1,7 @@
-"""What training costs, in closed form: arithmetic, and what autograd keeps.
+"""The cost of training in closed form: arithmetic, and the memory that autograd keeps.
 
-The arithmetic is that of reverse-mode differentiation: a layer with y = W x passes on W' dy (as many multiplications as
-its forward pass) and learns from dy x' (as many again). What is kept follows PyTorch's autograd.
+The arithmetic is that of reverse-mode differentiation: a layer with y = W x computes the input's gradient W' dy with as
+many multiplications as its forward pass, and the weights' gradient dy x' with as many again.
 """
 
 from dataclasses import dataclass
@@ -16,34 +16,29 @@ class Work:
 
     forward: int
     input_gradient: int
-    """Of every layer, the first one's included, though training does not need it."""
+    """Of every layer, including the first one's, which training does not need."""
     first_input_gradient: int
-    """The part of it that nobody asks for: gradients with respect to the images."""
+    """The part with respect to the images, which training does not compute."""
     weight_gradient: int
 
     @property
     def total(self) -> int:
-        """What a training step computes."""
+        """Of one training step."""
         return self.forward + self.input_gradient - self.first_input_gradient + self.weight_gradient
 
 
-def forward_macs(layer: Layer) -> int:
-    """Multiply-accumulates of a layer's forward pass in training, for one image."""
-    return layer.macs
-
-
 def input_gradient_macs(layer: Layer) -> int:
-    """As many as forward for the input; for a product of two activations, as many again for the second."""
+    """As many as the forward pass for each input: two for a product of activations."""
     return layer.macs * len(layer.inputs)
 
 
 def weight_gradient_macs(layer: Layer) -> int:
-    """As many as forward, where there are weights."""
+    """As many as the forward pass, if the layer has weights."""
     return layer.macs if layer.params else 0
 
 
 def backward_macs(layer: Layer) -> int:
-    """What the backward pass really computes for one image: no gradient of what no weight had a part in."""
+    """Of a layer's backward pass for one image, without gradients of values that depend on no weight."""
     inputs = sum(value.requires_grad for value in layer.inputs)
     return layer.macs * inputs + weight_gradient_macs(layer)
 
@@ -52,7 +47,7 @@ def work(network: Network) -> Work:
     """Multiply-accumulates of one training step for one image. Raises ShapeError where it cannot be trained."""
     check_trainable(network)
     return Work(
-        forward=sum(map(forward_macs, network.layers)),
+        forward=sum(layer.macs for layer in network.layers),
         input_gradient=sum(map(input_gradient_macs, network.layers)),
         first_input_gradient=sum(
             layer.macs for layer in network.layers for value in layer.inputs if not value.requires_grad
@@ -70,23 +65,19 @@ def saved_bytes(network: Network, batch: int) -> int:
 
 
 def saved_by_layer(network: Network, batch: int) -> dict[str, int]:
-    """The same by layer: each piece of memory counts where it is first kept."""
+    """The same by layer; shared memory counts at the first layer that keeps it."""
     check_trainable(network)
     kept: set[int] = set()
     by_layer = {}
     for layer in network.layers:
-        saved = layer.op.saved(layer.input_shape) if layer.output.requires_grad else None
-        count = saved.bytes_per_batch + batch * saved.bytes_per_image if saved else 0
-        for storage in saved_storages(layer):
-            if storage not in kept:
-                kept.add(storage)
-                count += batch * network.storage_bytes(storage)
-        by_layer[layer.name] = count
+        new = saved_storages(layer) - kept
+        kept |= new
+        by_layer[layer.name] = saved_extras(layer, batch) + batch * sum(map(network.storage_bytes, new))
     return by_layer
 
 
 def saved_storages(layer: Layer) -> set[int]:
-    """The pieces of memory that are kept for a layer's backward pass."""
+    """The storages of inputs and output that are kept for a layer's backward pass."""
     if not layer.output.requires_grad:
         return set()
     saved = layer.op.saved(layer.input_shape)
@@ -95,7 +86,13 @@ def saved_storages(layer: Layer) -> set[int]:
     return {value.storage for value in values}
 
 
+def saved_extras(layer: Layer, batch: int) -> int:
+    """Bytes kept besides inputs and output: indices, random factors, copies and statistics."""
+    saved = layer.op.saved(layer.input_shape)
+    return saved.bytes_per_batch + batch * saved.bytes_per_image if layer.output.requires_grad else 0
+
+
 def check_trainable(network: Network) -> None:
-    """Raises ShapeError where an auxiliary head, passed in training alone, has too small an image."""
+    """Raises ShapeError where the image is too small for an auxiliary head, which only training runs."""
     if network.training_problem:
         raise ShapeError(f"{network.training_problem}: the image is large enough for inference, but not for training")

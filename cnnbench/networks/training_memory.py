@@ -1,7 +1,7 @@
-"""The memory of one training step, in closed form: what is alive at each layer, forwards and backwards.
+"""The memory of one training step in closed form: live tensors at each layer, forwards and backwards.
 
-Tensors alone are counted, in float32, with gradients set to none after each update. The scratch memory of convolution
-libraries, which may pad channels or reorder weights, comes on top.
+Only tensors are counted, in float32, with gradients set to none after each update. The workspaces of convolution
+libraries, which may pad channels or reorder weights, come on top.
 """
 
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from typing import Literal
 
 from cnnbench.networks.layers import BatchNorm, Value
 from cnnbench.networks.network import Layer, Network
-from cnnbench.networks.training_cost import check_trainable, saved_bytes, saved_storages
+from cnnbench.networks.training_cost import check_trainable, saved_bytes, saved_extras, saved_storages
 from cnnbench.networks.units import FLOAT_BYTES, INDEX_BYTES
 
 Optimizer = Literal["sgd", "momentum", "adam"]
 
 STATE_PER_WEIGHT: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2}
-"""Values that an optimiser keeps for each weight: none; a running gradient; that and a running square (Kingma & Ba
+"""Values that an optimizer keeps for each weight: none; a running gradient; that and a running square (Kingma & Ba
 2015, algorithm 1)."""
 SCRATCH_PER_WEIGHT: dict[Optimizer, int] = {"sgd": 0, "momentum": 0, "adam": 2}
-"""Values that its step holds for a moment, for each weight of the one parameter that it is at."""
+"""Temporary values of its update, for each weight of the parameter being updated."""
 
 IMAGES = 0
-"""The number of the memory that the images lie in, which the caller holds."""
+"""The storage of the images, which the caller keeps alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ class StepMemory:
     saved: int
     """Kept for the backward pass, the images included."""
     peak: int
-    """The most that is alive at any moment: not their sum, because gradients grow while what was saved is freed."""
+    """The most alive at any moment. Not the sum of the above: gradients grow while saved values are freed."""
 
 
 def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemory:
-    """What a training step of `batch` images holds. Raises ShapeError where the network cannot be trained."""
+    """Of a training step with `batch` images. Raises ShapeError where the network cannot be trained."""
     weights = network.weight_bytes
     buffers = sum(
         2 * layer.input_shape[0] * FLOAT_BYTES + INDEX_BYTES
@@ -52,7 +52,7 @@ def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemor
     state = STATE_PER_WEIGHT[optimizer] * weights
     largest = max((layer.weight_bytes for layer in network.layers), default=0)
     held = weights + buffers + state
-    passes = max(_Step(network, batch).live())
+    passes = max(_Step(network, batch).live_bytes())
     update = batch * network.storage_bytes(IMAGES) + weights + SCRATCH_PER_WEIGHT[optimizer] * largest
     return StepMemory(
         weights=weights,
@@ -65,85 +65,77 @@ def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemor
 
 
 class _Step:
-    """What is alive at each layer of a forward and a backward pass, beside weights and optimiser."""
+    """Live memory at each layer of a forward and a backward pass, besides weights and optimizer state."""
 
     def __init__(self, network: Network, batch: int) -> None:
         check_trainable(network)
         self.network, self.batch, self.layers = network, batch, network.layers
+        self.extras = list(accumulate(saved_extras(layer, batch) for layer in self.layers))
         self.kept_by: dict[int, set[int]] = {}
-        """By piece of memory, the places of the layers whose backward pass needs it."""
+        """By storage, the indices of the layers whose backward pass needs it."""
         self.last_use: dict[int, int] = {}
-        for place, layer in enumerate(self.layers):
-            for value in layer.inputs:
-                self.last_use[value.storage] = place
+        for index, layer in enumerate(self.layers):
+            self.last_use |= {value.storage: index for value in layer.inputs}
             for storage in saved_storages(layer):
-                self.kept_by.setdefault(storage, set()).add(place)
+                self.kept_by.setdefault(storage, set()).add(index)
 
-    def live(self) -> list[int]:
-        """Bytes alive at each moment: layer by layer forwards, then backwards."""
-        extras = list(accumulate(self._extras(layer) for layer in self.layers))
-        return [*self._forward(extras), *self._backward(extras)]
+    def live_bytes(self) -> list[int]:
+        """Layer by layer forwards, then backwards."""
+        return [*self._forward(), *self._backward()]
 
-    def _forward(self, extras: list[int]) -> Iterator[int]:
-        """At each layer: the images, what is kept so far, what is still to be used, and what the layer puts out."""
+    def _forward(self) -> Iterator[int]:
+        """At each layer: the images, saved values so far, values still to be used, and the layer's output."""
         alive = {IMAGES: self._bytes(IMAGES)}
-        for place, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             alive.setdefault(layer.output.storage, self._bytes(layer.output.storage))
-            yield sum(alive.values()) + extras[place]
+            yield sum(alive.values()) + self.extras[index]
             for storage in alive.keys() - self.kept_by.keys() - {IMAGES}:
-                if self.last_use.get(storage, len(self.layers)) <= place:
+                if self.last_use.get(storage, len(self.layers)) <= index:
                     del alive[storage]
 
-    def _backward(self, extras: list[int]) -> Iterator[int]:
-        """At each layer: the images, what is still kept, gradients of weights so far and of values on their way."""
+    def _backward(self) -> Iterator[int]:
+        """At each layer: the images, values still saved, weight gradients so far, and gradients of values in flight."""
         alive = {storage: self._bytes(storage) for storage in {IMAGES, *self.kept_by}}
         gradients = _Gradients(self.batch)
-        learned = 0
-        for place, layer in reversed(list(enumerate(self.layers))):
-            learned += layer.weight_bytes
-            gradients.pass_through(place, layer)
-            yield sum(alive.values()) + extras[place] + learned + gradients.bytes
-            gradients.settle(place, layer)
+        weight_gradients = 0
+        for index, layer in reversed(list(enumerate(self.layers))):
+            weight_gradients += layer.weight_bytes
+            gradients.propagate(index, layer)
+            yield sum(alive.values()) + self.extras[index] + weight_gradients + gradients.bytes
+            gradients.accumulate(index, layer)
             for storage in saved_storages(layer):
-                self.kept_by[storage].remove(place)
+                self.kept_by[storage].remove(index)
                 if not self.kept_by[storage] and storage != IMAGES:
                     del alive[storage]
-
-    def _extras(self, layer: Layer) -> int:
-        """Indices, noise, copies and statistics that are kept for a layer."""
-        if not layer.output.requires_grad:
-            return 0
-        saved = layer.op.saved(layer.input_shape)
-        return saved.bytes_per_batch + self.batch * saved.bytes_per_image
 
     def _bytes(self, storage: int) -> int:
         return self.batch * self.network.storage_bytes(storage)
 
 
 class _Gradients:
-    """The gradients of values, from the layers that use them on their way to the layers that made them."""
+    """Gradients of values in flight, from the layers that use a value to the layer that computed it."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.tensors: dict[int | None, set[int]] = {}
-        """By the place of the layer that made a value: the tensors that its gradient is in."""
+        """By the index of the layer that computed a value: the tensors that hold its gradient."""
         self.sizes: list[int] = []
 
     @property
     def bytes(self) -> int:
-        """Of all tensors that are alive."""
+        """Of all live tensors."""
         return sum(self.sizes[tensor] for tensor in set().union(*self.tensors.values()))
 
-    def pass_through(self, place: int, layer: Layer) -> None:
-        """From a layer's output to its inputs: in new tensors, unless it hands on what it got."""
+    def propagate(self, index: int, layer: Layer) -> None:
+        """From a layer's output to its inputs, in new tensors unless the layer hands its output's gradient on."""
         for value in layer.inputs:
             if value.requires_grad:
-                handed_on = self.tensors.get(place) if layer.op.hands_gradient_on else None
+                handed_on = self.tensors.get(index) if layer.op.hands_gradient_on else None
                 self.tensors.setdefault(value.layer, set()).update(handed_on or {self._new(value)})
 
-    def settle(self, place: int, layer: Layer) -> None:
-        """The output's gradient is done with; what reached an input from several sides is added up in one tensor."""
-        self.tensors.pop(place, None)
+    def accumulate(self, index: int, layer: Layer) -> None:
+        """Free the output's gradient; sum the gradients that an input has from several layers into one tensor."""
+        self.tensors.pop(index, None)
         for value in layer.inputs:
             if len(self.tensors.get(value.layer, ())) > 1:
                 self.tensors[value.layer] = {self._new(value)}

@@ -1,20 +1,9 @@
-"""The kinds of work that layers are: what a person calls them, where their settings decide how fast they can be."""
+"""Kinds of layers by how fast they can run: a convolution's depends on its settings."""
 
 from typing import Literal
 
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    Linear,
-    MatMul,
-    MaxPool,
-)
+from cnnbench.networks import layers
+from cnnbench.networks.layers import Conv, Op
 from cnnbench.networks.network import Layer
 
 WorkKind = Literal[
@@ -31,31 +20,24 @@ WorkKind = Literal[
     "other operators",
 ]
 
+KINDS: dict[type[Op], WorkKind] = {
+    layers.Linear: "fully connected layers",
+    layers.MatMul: "matrix products",
+    layers.Activation: "activations",
+    **dict.fromkeys((layers.BatchNorm, layers.GroupNorm, layers.InstanceNorm, layers.LayerNorm), "normalisation"),
+    **dict.fromkeys((layers.MaxPool, layers.AvgPool, layers.AdaptiveAvgPool), "pooling"),
+}
+
 
 def kind_of(layer: Layer) -> WorkKind:
-    """What a layer's work is called.
+    """The kind of a layer's work.
 
-    A depthwise convolution has one input channel for each group, so that each value that is read is used by one output
-    channel alone; a 1x1 convolution is a matrix product (Howard et al., "MobileNets", 2017, section 3.1).
+    A depthwise convolution has one input channel per group, so each value that is read serves one output channel only;
+    a 1x1 convolution is a matrix product (Howard et al., "MobileNets", 2017, section 3.1).
     """
-    match layer.op:
-        case Conv(groups=groups) if groups > 1 and groups == layer.input_shape[0]:
-            return "depthwise convolutions"
-        case Conv(groups=groups) if groups > 1:
-            return "grouped convolutions"
-        case Conv(kernel=kernel) if kernel == 1 or (isinstance(kernel, tuple) and set(kernel) == {1}):
-            return "1x1 convolutions"
-        case Conv():
-            return "convolutions"
-        case Linear():
-            return "fully connected layers"
-        case MatMul():
-            return "matrix products"
-        case BatchNorm() | GroupNorm() | InstanceNorm() | LayerNorm():
-            return "normalisation"
-        case Activation():
-            return "activations"
-        case MaxPool() | AvgPool() | AdaptiveAvgPool():
-            return "pooling"
-        case _:
-            return "sums, products and copies"
+    op = layer.op
+    if not isinstance(op, Conv):
+        return KINDS.get(type(op), "sums, products and copies")
+    if op.groups > 1:
+        return "depthwise convolutions" if op.groups == layer.input_shape[0] else "grouped convolutions"
+    return "1x1 convolutions" if op.kernel in (1, (1,), (1, 1)) else "convolutions"

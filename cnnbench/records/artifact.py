@@ -11,22 +11,34 @@ step.json             StepFacts; written after it
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
 import platformdirs
 
+from cnnbench.errors import InputError
+from cnnbench.records import files
 from cnnbench.records.record import ArtifactFacts, StepFacts
 from cnnbench.suite.case import Case, ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
 STEP, STEP_FACTS = "step.onnx", "step.json"
+MAX_NAME_BYTES = 100
+"""Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
+IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
+"""Inputs and the output of a training step's graph, beside parameters, buffers and the optimizer's states."""
+DROP = "drop"
+"""Scales every rate of dropping: 1 as the model says, 0 for none."""
+NEW = ".new"
+"""Behind an input's name, the output that is its value after the step."""
 BUILDING = ".building-"
 """Begins the name of a folder that is being filled; the builder's process id follows."""
 
@@ -34,8 +46,11 @@ LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-
 
 
 def cache_folder() -> Path:
-    """$CNNBENCH_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("CNNBENCH_CACHE") or platformdirs.user_cache_dir("cnnbench"))
+    """$CNNBENCH_CACHE, or the user's cache folder; absolute, for workers may start elsewhere. Raises InputError."""
+    try:
+        return Path(os.environ.get("CNNBENCH_CACHE") or platformdirs.user_cache_dir("cnnbench")).absolute()
+    except RuntimeError:  # a user without a name, as in a container
+        raise InputError("expected a folder for the cache; this user has no home: set CNNBENCH_CACHE") from None
 
 
 @cache
@@ -94,10 +109,23 @@ def source_digest(spec: ModelSpec) -> str:
     if not spec.is_users_own:
         return ""
     try:
-        found = find_spec(spec.model.partition(":")[0])
-        return sha256(Path(found.origin).read_bytes()).hexdigest() if found and found.origin else ""
-    except (ImportError, OSError, ValueError):
+        origin = _origin(spec.model.partition(":")[0])
+        return sha256(files.read(Path(origin))).hexdigest() if origin else ""
+    except Exception:  # whatever somebody's hook of the import system raises
         return ""
+
+
+def _origin(module: str) -> str | None:
+    """The file of a module, found as a worker finds it, with the current folder at last; no package is imported."""
+    found, places = None, None
+    for depth, name in enumerate(accumulate(module.split("."), "{}.{}".format)):
+        found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, places))), None)
+        if found is None and depth == 0:
+            found = PathFinder.find_spec(name, [os.getcwd()])
+        if found is None:
+            return None
+        places = found.submodule_search_locations
+    return found.origin if found else None
 
 
 def depends_on(case: Case) -> str:
@@ -110,13 +138,24 @@ def depends_on(case: Case) -> str:
 
 
 def file_name(name: str) -> str:
-    """A model's label or a case's id as a part of a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+    """A model's label or a case's id as a part of a file name: a long one is cut, and told apart by a digest."""
+    text = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+    if len(text.encode()) <= MAX_NAME_BYTES:
+        return text
+    return f"{text.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{sha256(name.encode()).hexdigest()[:12]}"
 
 
 def folder_of(spec: ModelSpec, key: str) -> Path:
-    """The artifact's folder in the cache."""
-    return cache_folder() / "artifacts" / f"{file_name(spec.label)}-{key}"
+    """The artifact's folder in the cache. Raises InputError if the cache cannot be written."""
+    place, why = cache_folder() / "artifacts", "permission denied"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        is_usable = os.access(place, os.W_OK)
+    except OSError as error:
+        is_usable, why = False, str(error.strerror)
+    if not is_usable:
+        raise InputError(f"{place}: the cache cannot be written: {why}; set CNNBENCH_CACHE to a folder that can")
+    return place / f"{file_name(spec.label)}-{key}"
 
 
 def remove(spec: ModelSpec, key: str) -> None:

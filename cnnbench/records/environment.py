@@ -1,11 +1,10 @@
 """What is recorded of a machine and its software, and what makes two of them one."""
 
 import json
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 IDENTITY = (
     "cpu",
@@ -17,67 +16,92 @@ IDENTITY = (
     "system",
     "memory_bytes",
 )
-"""Of `environment["machine"]`, what two runs must share for their times to be compared as one machine's."""
+"""Of a machine's fields, what two runs must share for their times to be compared as one machine's."""
 
 
-def identity(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
-    facts = {key: environment["machine"].get(key) for key in IDENTITY}
-    facts["memory_bytes"] = round((facts["memory_bytes"] or 0) / 2**30) * 2**30  # the kernel's share of it varies
-    facts["system"] = ".".join(str(facts["system"]).split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
-    return facts
+class _Part(BaseModel):
+    """A part of an environment; keys that another version recorded are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What tells two environments' machines apart, in words; nothing if they are one."""
-    theirs, ours = identity(then), identity(now)
-    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in IDENTITY if theirs[key] != ours[key]]
+class Machine(_Part):
+    """The hardware, and what a process may use of it."""
 
-
-def fingerprint(environment: Mapping[str, Any]) -> str:
-    """A digest of a machine's identity."""
-    return sha256(json.dumps(identity(environment), sort_keys=True).encode()).hexdigest()[:16]
-
-
-class _Machine(BaseModel):
     cpu: str
-    affinity_cores: int
-    memory_bytes: int
-    system: str
+    architecture: str | None = None
+    logical_cores: int | None = None
     physical_cores: int | None = None
+    affinity_cores: int
+    """Logical cores in the process's affinity mask."""
+    cpu_quota: float | None = None
+    """Cores' worth of time that the container may use; None if unlimited."""
+    memory_bytes: int
+    swap_bytes: int | None = None
+    system: str
     virtualised: bool | None = None
 
 
-class _State(BaseModel):
-    load_average: list[float] | None = None
+class State(_Part):
+    """What the machine was doing as the run began."""
+
+    time: str | None = None
+    load_average: tuple[float, float, float] | None = None
+    """Over one, five and fifteen minutes."""
+    memory_available_bytes: int | None = None
+    governor: str | None = None
+    """Of the CPU's frequency."""
 
 
-class _Threads(BaseModel):
-    used: list[int]
+class Threads(_Part):
+    """How many threads, and the variables that size thread pools."""
+
+    usable: int | None = None
+    """What a case uses that asks for no number."""
+    used: tuple[int, ...]
+    """By the cases of the run."""
+    OMP_NUM_THREADS: str | None = None
+    MKL_NUM_THREADS: str | None = None
+    KMP_AFFINITY: str | None = None
 
 
-class _Environment(BaseModel):
-    """What reports read of a recorded environment; the rest is for people and may be anything."""
+class Environment(_Part):
+    """A machine and its software as a run began."""
 
-    machine: _Machine
-    state: _State = _State()
+    machine: Machine
+    state: State = State()
     software: dict[str, str | None]
-    threads: _Threads
+    """Versions by the name of the library, with `git_commit` of the suite's repository."""
+    threads: Threads
     accelerators: dict[str, str] = {}
+    """Names by device, of those that were tried and work."""
+
+    @property
+    def digest(self) -> str:
+        """Names this environment in a run's folder."""
+        return sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The machine in a few words: `AMD EPYC, 2 threads, NVIDIA H100`."""
+        threads = " or ".join(map(str, self.threads.used))
+        return ", ".join([self.machine.cpu, f"{threads} threads", *sorted(set(self.accelerators.values()))])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
+        facts = {key: getattr(self.machine, key) for key in IDENTITY}
+        facts["memory_bytes"] = round(facts["memory_bytes"] / 2**30) * 2**30  # the kernel's share of it varies
+        facts["system"] = ".".join(facts["system"].split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
+        return facts
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the machine's identity."""
+        return sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fault_in(environment: dict[str, Any]) -> str | None:
-    """Why a recorded environment cannot be one that `environment` made; None if it can."""
-    try:
-        _Environment.model_validate(environment)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return None
-
-
-def label(environment: dict[str, Any]) -> str:
-    """A machine in a few words: `AMD EPYC, 2 threads, NVIDIA H100`."""
-    threads = " or ".join(map(str, environment["threads"]["used"]))
-    accelerators = sorted(set(environment.get("accelerators", {}).values()))
-    return ", ".join([environment["machine"]["cpu"], f"{threads} threads", *accelerators])
+def differences(then: Environment, now: Environment) -> list[str]:
+    """What tells two environments' machines apart, in words; nothing if they are one."""
+    theirs, ours = then.identity, now.identity
+    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in IDENTITY if theirs[key] != ours[key]]

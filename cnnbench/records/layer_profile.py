@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cnnbench.errors import first_fault
 from cnnbench.networks.work import WorkKind
+from cnnbench.records import files
 
 PROFILES = "profiles.jsonl"
 """In a run's folder: one model a line."""
@@ -109,18 +111,13 @@ _ADAPTER = TypeAdapter(ModelProfile)
 
 def read_profiles(folder: Path) -> tuple[list[ModelProfile], dict[str, list[int]]]:
     """The profiles in a run's folder, and the numbers of the file's lines that are none, by the reason."""
-    file = folder / PROFILES
-    if not file.exists():
-        return [], {}
     found: dict[tuple[str, int, int], ModelProfile] = {}
     faults: dict[str, list[int]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(files.read_lines(folder / PROFILES), start=1):
         try:
             profile = _ADAPTER.validate_json(line)
         except ValidationError as error:
-            first = error.errors()[0]
-            why = f"not a profile: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            faults.setdefault(why, []).append(number)
+            faults.setdefault(f"not a profile: {first_fault(error)}", []).append(number)
             continue
         found[profile.model, profile.batch, profile.threads] = profile
     return list(found.values()), faults
@@ -128,6 +125,5 @@ def read_profiles(folder: Path) -> tuple[list[ModelProfile], dict[str, list[int]
 
 def append_profiles(folder: Path, profiles: Iterable[ModelProfile]) -> None:
     """Write profiles down; of two of one model, batch and number of threads the later counts."""
-    with (folder / PROFILES).open("ab") as stream:
-        for profile in profiles:
-            stream.write(_ADAPTER.dump_json(profile) + b"\n")
+    for profile in profiles:
+        files.append(folder / PROFILES, _ADAPTER.dump_json(profile))

@@ -14,6 +14,9 @@ from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parit
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
+CHECKOUTS = "CNNBENCH_CHECKOUTS"
+"""The variable that tells workers of another revision which checkout their code must not come from, and their own."""
+
 
 class Resolve(Frozen):
     """Build a model and run one image through it, to know early whether it can be used."""

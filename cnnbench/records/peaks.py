@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from cnnbench.errors import RunFolderError
+from cnnbench.errors import RunFolderError, first_fault
+from cnnbench.records import files
 from cnnbench.suite.case import Device, Frozen, Precision
 
 CEILINGS_VERSION = 1
@@ -138,16 +139,14 @@ def read_peaks(folder: Path) -> list[Peaks]:
     """What a run's folder has; none where none were measured. Raises RunFolderError for a file that is none of ours."""
     file = folder / PEAKS
     try:
-        text = file.read_text(encoding="utf-8")
+        return PeaksFile.model_validate_json(files.read(file)).peaks
     except FileNotFoundError:
         return []
-    try:
-        return PeaksFile.model_validate_json(text).peaks
+    except OSError as error:
+        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise RunFolderError(
-            f"{file}: {where}: {first['msg']}; expected ceilings of schema {CEILINGS_VERSION}; delete the file, and "
+            f"{file}: {first_fault(error)}; expected ceilings of schema {CEILINGS_VERSION}; delete the file, and "
             "measure them again with `cnnbench doctor --peaks --into RUN`"
         ) from None
 
@@ -157,7 +156,7 @@ def write_peaks(folder: Path, peaks: Iterable[Peaks]) -> Path:
     known = {(each.device, each.threads): each for each in [*read_peaks(folder), *peaks]}
     file = folder / PEAKS
     content = PeaksFile(peaks=list(known.values())).model_dump(mode="json")
-    file.write_text(json.dumps(content), encoding="utf-8")
+    files.write(file, json.dumps(content))
     return file
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, model_validator
 
+from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Case, Frozen
 
 SCHEMA_VERSION = 4
@@ -309,4 +310,5 @@ class Record(BaseModel):
     parity: list[Parity] = []
     measurement: Measurement | None = None
     ran: Ran | None = None
-    environment: dict[str, Any]
+    environment: Environment | None = None
+    """None where it is not known."""

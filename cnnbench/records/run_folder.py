@@ -12,6 +12,7 @@ logs/              what the workers' libraries printed
 import contextlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from cnnbench.errors import RunFolderError
-from cnnbench.records.environment import fault_in
+from cnnbench.records.environment import Environment
 from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Record
@@ -46,7 +47,8 @@ class Run:
     folder: Path
     suite: str
     started: str
-    environment: dict[str, Any]
+    environment: Environment | None
+    """As the run began; None where it is not known."""
     records: dict[str, Record]
     cases: list[str] = field(default_factory=list)
     """Ids of all cases of the suite, recorded or not."""
@@ -56,6 +58,11 @@ class Run:
     """By device and number of threads; none where they were not measured."""
     profiles: list[ModelProfile] = field(default_factory=list)
     """By model, batch and number of threads; none where they were not made."""
+
+    @property
+    def software(self) -> Mapping[str, str | None]:
+        """Versions by library as the run began; none where they are not known."""
+        return self.environment.software if self.environment else {}
 
 
 def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
@@ -116,7 +123,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
 class Store:
     """A run's folder, held for writing."""
 
-    def __init__(self, folder: Path, suite: Suite, environment: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, folder: Path, suite: Suite, environment: Environment, *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
         self.folder = folder
         self._is_ours = not folder.exists()
@@ -153,9 +160,9 @@ class Store:
             stream.write(record.model_dump_json().encode() + b"\n")
             stream.flush()
 
-    def write_environment(self, environment: dict[str, Any]) -> None:
+    def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""
-        (self.folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1))
+        (self.folder / ENVIRONMENT).write_text(environment.model_dump_json(indent=1))
 
     def finished(self) -> dict[str, Record]:
         """Records that need no repeating, by case id: all but failed ones."""
@@ -178,7 +185,7 @@ class Store:
             with contextlib.suppress(OSError):  # somebody has put something there meanwhile
                 self.folder.rmdir()
 
-    def _begin(self, suite: Suite, environment: dict[str, Any], resume: bool) -> None:
+    def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
         about = _read_json(self.folder / RUN)
         others = [path.name for path in self.folder.iterdir() if path.name != LOCK]
         if about is None and others:
@@ -215,13 +222,18 @@ class Store:
         (self.folder / RUN).write_text(json.dumps(about, indent=1))
 
 
-def _read_environment(file: Path) -> tuple[dict[str, Any], str | None]:
+def _read_environment(file: Path) -> tuple[Environment | None, str | None]:
     """What is known of the machine, or nothing and why."""
     if not file.exists():
-        return {}, None
+        return None, None
     content = _read_json(file)
-    fault = "it is cut short or is not JSON" if content is None else fault_in(content)
-    return (content, None) if content is not None and fault is None else ({}, fault)
+    if content is None:
+        return None, "it is cut short or is not JSON"
+    try:
+        return Environment.model_validate(content), None
+    except ValidationError as error:
+        first = error.errors()[0]
+        return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _which(file: Path, faults: dict[str, list[int]]) -> str:

@@ -36,7 +36,7 @@ def cases_frame(explained: list[Explained]) -> pd.DataFrame:
                 "model": case.label,
                 "workload": case.workload,
                 "batch": case.batch,
-                "runtime": case.how,
+                "runtime": case.backend,
                 "ms": 1e3 * each.seconds,
                 "macs": roofline.macs,
                 "moved_bytes": roofline.moved_bytes,

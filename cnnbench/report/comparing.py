@@ -90,17 +90,17 @@ def _machines(comparison: Comparison) -> Table:
 
 
 def _machine_row(machine: Machine) -> dict[str, object]:
-    environment, peaks = machine.run.environment, machine.peaks
-    software = environment.get("software", {})
+    about, peaks = machine.run.environment, machine.peaks
+    software = about.software if about else {}
     sheet = datasheet_of(machine.hardware)
     return {
         "machine": machine.name,
         "hardware": machine.hardware,
         "device": machine.device,
         "threads": machine.threads,
-        "memory_bytes": environment.get("machine", {}).get("memory_bytes"),
-        "system": environment.get("machine", {}).get("system"),
-        "virtualised": environment.get("machine", {}).get("virtualised"),
+        "memory_bytes": about.machine.memory_bytes if about else None,
+        "system": about.machine.system if about else None,
+        "virtualised": about.machine.virtualised if about else None,
         "fp32_flops_per_s": peaks.flops_per_s("fp32") if peaks else None,
         "bf16_flops_per_s": peaks.flops_per_s("bf16") if peaks else None,
         "memory_bytes_per_s": peaks.memory_bytes_per_s() if peaks else None,

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnbench.errors import RunFolderError
-from cnnbench.records.environment import label
+from cnnbench.records import files
 from cnnbench.records.run_folder import Run
+from cnnbench.report import escape
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
 from cnnbench.report.tables import WORDS, Table
@@ -23,9 +24,9 @@ def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
     """All files of a run's report; gives the page's path. Raises RunFolderError, OSError."""
     write_tables(run.folder / TABLES, tables)
     write_charts(run.folder / CHARTS, page.charts)
-    _write(run.folder / MARKDOWN, markdown(run, tables, page.charts).encode())
+    files.write(run.folder / MARKDOWN, markdown(run, tables, page.charts))
     file = run.folder / PAGE
-    _write(file, html(page).encode())
+    files.write(file, html(page))
     return file
 
 
@@ -35,10 +36,10 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
     _make(folder)
     write_tables(folder / TABLES, tables)
     write_charts(folder / CHARTS, page.charts)
-    text = [f"# {_escaped(page.title)}", _escaped(page.subtitle), *_tables_markdown(tables, page.charts)]
-    _write(folder / MARKDOWN, ("\n\n".join(text) + "\n").encode())
+    text = [f"# {escape.markdown(page.title)}", escape.markdown(page.subtitle), *_tables_markdown(tables, page.charts)]
+    files.write(folder / MARKDOWN, ("\n\n".join(text) + "\n"))
     file = folder / PAGE
-    _write(file, html(page).encode())
+    files.write(file, html(page))
     return file
 
 
@@ -46,17 +47,17 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
     """Each table as CSV, Parquet and LaTeX."""
     _make(folder)
     for table in tables:
-        _write(folder / f"{table.name}.csv", table.data.to_csv(index=False).encode())
-        _write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
-        _write(folder / f"{table.name}.tex", table_latex(table).encode())
+        files.write(folder / f"{table.name}.csv", escape.spreadsheet(table.data))
+        files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
+        files.write(folder / f"{table.name}.tex", table_latex(table))
 
 
 def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
     """Each chart as SVG and PNG."""
     _make(folder)
     for chart in charts:
-        _write(folder / f"{chart.name}.svg", chart.svg.encode())
-        _write(folder / f"{chart.name}.png", chart.png)
+        files.write(folder / f"{chart.name}.svg", chart.svg)
+        files.write(folder / f"{chart.name}.png", chart.png)
 
 
 def _make(folder: Path) -> None:
@@ -66,15 +67,9 @@ def _make(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-def _write(file: Path, content: bytes) -> None:
-    if file.is_symlink():
-        file.unlink()
-    file.write_bytes(content)
-
-
 def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
     """The whole report as Markdown; charts by the names of their files."""
-    parts = [f"# {_escaped(run.suite)}", *map(_escaped, _header(run)), *_tables_markdown(tables, charts)]
+    parts = [f"# {escape.markdown(run.suite)}", *map(escape.markdown, _header(run)), *_tables_markdown(tables, charts)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -85,7 +80,7 @@ def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[s
             f"## {table.title}",
             table_markdown(table),
             table.caption,
-            *map(_escaped, table.notes),
+            *map(escape.markdown, table.notes),
         ]
     for chart in charts:
         parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
@@ -94,12 +89,8 @@ def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[s
 
 def table_markdown(table: Table) -> str:
     """One table; what stands in cells is data, so Markdown's own marks in it are escaped."""
-    cells = table.cells.map(lambda value: _escaped(str(value)).replace("|", "\\|"))
+    cells = table.cells.map(escape.markdown)
     return cells.to_markdown(index=False, disable_numparse=True)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;")
 
 
 def table_latex(table: Table) -> str:
@@ -111,18 +102,18 @@ def table_latex(table: Table) -> str:
 
 
 def _header(run: Run) -> list[str]:
-    if not run.environment:
+    if run.environment is None:
         return [f"Started {run.started}."]
-    facts, software = run.environment["machine"], run.environment["software"]
+    facts, software = run.environment.machine, run.environment.software
     versions = ", ".join(
         f"{name} {software[name]}"
         for name in ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
         if name in software
     )
-    memory_gib = facts["memory_bytes"] / 2**30
+    memory_gib = facts.memory_bytes / 2**30
     lines = [
-        f"{label(run.environment)}; {facts['affinity_cores']} cores allowed, {memory_gib:.0f} GiB, "
-        f"{facts['system']}. "
+        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {memory_gib:.0f} GiB, "
+        f"{facts.system}. "
         f"{versions}. Started {run.started}."
     ]
     if software.get("git_commit"):

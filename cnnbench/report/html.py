@@ -19,6 +19,7 @@ from markupsafe import Markup
 from cnnbench import __version__
 from cnnbench.records.record import MEASURED
 from cnnbench.report import charts
+from cnnbench.report.escape import strict_json
 from cnnbench.report.samples import Samples
 from cnnbench.report.tables import NONE, NUMBERS, WORDS, Table
 
@@ -150,10 +151,12 @@ def _render(template: str, **values: object) -> Markup:
 
 @cache
 def _fork_servers() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("cnnbench.report"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_function"] = lambda content, **_: strict_json(content)
+    return environment

@@ -8,7 +8,7 @@ from cnnbench.networks.units import MB
 from cnnbench.records.layer_profile import MIN_SHARE, ModelProfile, Row
 from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
-from cnnbench.runner.tasks.layer_profile import NOTE, RUNTIMES
+from cnnbench.runner.tasks.layer_profile import NOTE
 
 GIGA = 1e9
 EMPTY = (
@@ -81,7 +81,7 @@ def _cells(profile: ModelProfile, row: Row) -> dict[str, str]:
         "MACs": f"{row.macs:,}" if row.macs else "",
         "MB moved": significant(row.moved_bytes / MB) if row.moved_bytes else "",
     }
-    for runtime in RUNTIMES:
+    for runtime in (*profile.times, *profile.failures):
         known = runtime in row.seconds
         rate = row.macs_per_s(runtime)
         cells[f"{runtime} ms"] = _ms(row.seconds[runtime]) if known else ""

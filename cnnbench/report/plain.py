@@ -4,10 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnnbench.report.escape import strict_json
+
 
 def print_json(content: object) -> None:
     """Anything that JSON can hold, indented."""
-    print(json.dumps(content, indent=1))
+    print(strict_json(content, 1))
 
 
 def print_frames(frames: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from cnnbench.analysis.explain import Explained, explain, telling
 from cnnbench.analysis.roofline import Bound, Part, share_between
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, significant
-from cnnbench.suite.runtimes import REFERENCE, split
+from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
 
 MIN_PART = 0.1
 """Of a call's time: what takes less is not worth a word."""
@@ -15,7 +15,6 @@ FAR_BELOW = 0.25
 """Of the measured time: where the ceilings allow less than this, something else holds the work back."""
 EVEN = 0.1
 """Ratios that differ by less than this are called the same."""
-NAMES = {"eager": "PyTorch", "ort": "ONNX Runtime"}
 BOUND_BY: dict[Bound, str] = {"compute": "by compute", "memory": "by memory", "calls": "by the cost of a call"}
 UNKNOWN_CEILINGS = (
     "What this machine can do was not measured, so it is unknown what binds it; "
@@ -71,7 +70,7 @@ def _other(each: Explained) -> Iterable[str]:
 def name_of(runtime: str) -> str:
     """A runtime as people call it."""
     name, variant = split(runtime)
-    return NAMES.get(name, name) + (f" ({variant})" if variant else "")
+    return (runtime_kind(name).display_name or name) + (f" ({variant})" if variant else "")
 
 
 def _speed(fewer: float, faster: float) -> str:

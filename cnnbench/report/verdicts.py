@@ -14,6 +14,7 @@ from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.procedure import CaseVerdict, Result
 from cnnbench.gate.run import GateReport
+from cnnbench.report import escape
 from cnnbench.report.files import table_markdown
 from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.tables import NONE, Table
@@ -181,9 +182,13 @@ def explained(name: str, explanation: Explanation, again: str) -> list[str]:
 
 def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> str:
     """The whole gate in Markdown; `again` are the commands that repeat a case alone, by name."""
-    about = [f"{arm.name} is `{arm.text}`" for arm in (gate_report.base, gate_report.head)]
-    parts = [f"# {conclusion(gate_report)}", f"{' and '.join(about)}.", *facts(gate_report.result)]
-    parts += ["## Verdicts", table_markdown(table), table.caption, *table.notes]
+    about = [f"{arm.name} is {escape.code(arm.text)}" for arm in (gate_report.base, gate_report.head)]
+    parts = [
+        f"# {conclusion(gate_report)}",
+        f"{' and '.join(about)}.",
+        *map(escape.markdown, facts(gate_report.result)),
+    ]
+    parts += ["## Verdicts", table_markdown(table), table.caption, *map(escape.markdown, table.notes)]
     if gate_report.explanations:
         parts.append("## Why")
         for name, explanation in gate_report.explanations.items():
@@ -236,4 +241,14 @@ def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], 
 
 def baseline_summary(table: Table, baseline: Path) -> str:
     """The same in Markdown."""
-    return "\n\n".join([f"# Against {baseline}", table_markdown(table), table.caption, *table.notes]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# Against {escape.markdown(baseline)}",
+                table_markdown(table),
+                table.caption,
+                *map(escape.markdown, table.notes),
+            ]
+        )
+        + "\n"
+    )

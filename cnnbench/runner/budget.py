@@ -164,7 +164,7 @@ class Budget:
     def _further_launches(self, group: Group) -> float:
         """How many more a group is expected to have."""
         known = self._launched.get(group)
-        if known is not None and known.half_width is None:
+        if known is not None and not known.half_width:
             return 0.0
         if known is not None and known.launches >= 2:
             wide = known.half_width is not None and known.half_width > NARROW_HALF_WIDTH

@@ -22,7 +22,7 @@ from typing import Self
 from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
-from cnnbench.suite.runtimes import runs_in_torch
+from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries may run threads already when they have been imported, which a fork would lose."""
@@ -107,7 +107,7 @@ class ForkServers:
 
     def starter(self, runtime: str, lineage: Lineage) -> Callable[[Path], Worker]:
         """What starts a worker for a runtime, given its log: PyTorch's own are forked."""
-        return partial(self.fork if runs_in_torch(runtime) else self.start, lineage)
+        return partial(self.fork if runtime_kind(runtime).runs_in_torch else self.start, lineage)
 
     def start(self, lineage: Lineage, log: Path) -> Worker:
         """A worker that imports for itself. Raises WorkerError."""

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -15,7 +14,8 @@ from cnnbench import __version__
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
 from cnnbench.records.artifact import library_versions
-from cnnbench.records.environment import differences
+from cnnbench.records.environment import Environment, Machine, State, Threads, differences
+from cnnbench.runner import git
 
 CGROUP = Path("/sys/fs/cgroup")
 BUSY_SHARE = 0.1
@@ -107,56 +107,52 @@ def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cac
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
 
 
-def git_commit(folder: Path) -> str | None:
-    """The commit of the repository around a folder, with `-dirty` where files differ; None outside one."""
-    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return commit + ("-dirty" if _output("git", "-C", str(folder), "status", "--porcelain", "-uno") else "")
-
-
-def environment(threads: Sequence[int], folder: Path) -> dict[str, Any]:
+def environment(threads: Sequence[int], folder: Path) -> Environment:
     """All that is recorded of the machine and its software at the start of a run.
 
     `threads` are the numbers of threads that cases use, `folder` is the suite's.
     """
     memory = psutil.virtual_memory()
-    return {
-        "machine": {
-            "cpu": cpu_model(),
-            "architecture": platform.machine(),
-            "logical_cores": os.cpu_count(),
-            "physical_cores": psutil.cpu_count(logical=False),
-            "affinity_cores": affinity_cores(),
-            "cpu_quota": cpu_quota(),
-            "memory_bytes": memory.total,
-            "swap_bytes": psutil.swap_memory().total,
-            "system": f"{platform.system()} {platform.release()}",
-            "virtualised": _virtualised(),
-        },
-        "state": {
-            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-            "memory_available_bytes": memory.available,
-            "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        },
-        "software": {
+    return Environment(
+        machine=Machine(
+            cpu=cpu_model(),
+            architecture=platform.machine(),
+            logical_cores=os.cpu_count(),
+            physical_cores=psutil.cpu_count(logical=False),
+            affinity_cores=affinity_cores(),
+            cpu_quota=cpu_quota(),
+            memory_bytes=memory.total,
+            swap_bytes=psutil.swap_memory().total,
+            system=f"{platform.system()} {platform.release()}",
+            virtualised=_virtualised(),
+        ),
+        state=State(
+            time=datetime.now().astimezone().isoformat(timespec="seconds"),
+            load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+            memory_available_bytes=memory.available,
+            governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        ),
+        software={
             "cnnbench": __version__,
             "python": platform.python_version(),
             **library_versions(),
-            "git_commit": git_commit(folder),
+            "git_commit": git.commit_of(folder),
         },
-        "threads": {
-            "usable": usable_threads(),
-            "used": sorted(set(threads)),
-            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY")},
-        },
-    }
+        threads=Threads(
+            usable=usable_threads(),
+            used=tuple(sorted(set(threads))),
+            OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS"),
+            MKL_NUM_THREADS=os.environ.get("MKL_NUM_THREADS"),
+            KMP_AFFINITY=os.environ.get("KMP_AFFINITY"),
+        ),
+    )
 
 
-def check_is_this(recorded: dict[str, Any], where: str) -> None:
-    """Raises InputError, naming what differs, if an environment was recorded on another machine."""
-    found = differences({"machine": {}, **recorded}, environment([], Path.cwd()))
+def check_is_this(recorded: Environment | None, where: str) -> None:
+    """Raises InputError, naming what differs, if an environment was recorded on another machine, or is unknown."""
+    if recorded is None:
+        raise InputError(f"{where}: expected a run of this machine; it does not say which machine it was measured on")
+    found = differences(recorded, environment([], Path.cwd()))
     if found:
         raise InputError(f"{where}: expected a run of this machine; got another's: {'; '.join(found)}")
 

@@ -1,13 +1,14 @@
 """What launches found out becomes records, each written down at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from cnnbench.analysis import counts
 from cnnbench.analysis.stats import Estimate, launch_estimate
 from cnnbench.analysis.status import status_of
 from cnnbench.records import artifact
+from cnnbench.records.environment import Environment
 from cnnbench.records.record import Measurement, Record, Status
 from cnnbench.records.run_folder import Store
 from cnnbench.runner.artifacts import Built, Problem
@@ -29,7 +30,7 @@ class Observer(Protocol):
 class Recorder:
     """Keeps the outcomes of each case, and writes its record anew after each launch."""
 
-    def __init__(self, store: Store, environment: Mapping[str, Any], observer: Observer) -> None:
+    def __init__(self, store: Store, environment: Environment, observer: Observer) -> None:
         self._store, self._environment, self._observer = store, environment, observer
         self._outcomes: dict[Case, list[Outcome]] = {}
 
@@ -91,7 +92,7 @@ class Recorder:
             parity=[parity for each in outcomes for parity in each.parity],
             measurement=Measurement(launches=launches) if launches else None,
             ran=launches[-1].ran if launches else None,
-            environment=dict(self._environment),
+            environment=self._environment,
         )
         self._store.append(record)
         self._observer.done(record)

@@ -1,15 +1,15 @@
 """A run, from its cases to their records: built, measured group by group, recorded, and launched again."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cnnbench.errors import CnnbenchError, ModelError
 from cnnbench.networks import registry
 from cnnbench.records import artifact
+from cnnbench.records.environment import Environment
 from cnnbench.records.layer_profile import read_profiles
 from cnnbench.records.peaks import write_peaks
 from cnnbench.records.run_folder import Store
@@ -25,7 +25,7 @@ from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
-from cnnbench.suite.runtimes import runs_in_torch
+from cnnbench.suite.runtimes import runtime_kind
 
 Watch = Callable[[int, int], AbstractContextManager[Observer]]
 """Begins to watch a run of so many cases, so many of them finished before."""
@@ -69,7 +69,7 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
     return Ended(left=left, in_time=in_time, interrupted=interrupted, empty=not finished)
 
 
-def environment_of(suite: Suite, cases: Sequence[Case]) -> dict[str, Any]:
+def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
     """The machine and its software, as cases of a suite use them."""
     return machine.environment([_threads(case) for case in cases], suite.path.resolve().parent)
 
@@ -78,7 +78,7 @@ def _measure(
     suite: Suite,
     cases: list[Case],
     store: Store,
-    environment: Mapping[str, Any],
+    environment: Environment,
     observer: Observer,
     budget_s: float,
 ) -> bool:
@@ -88,7 +88,7 @@ def _measure(
     observer.doing("trying what can run here", budget.remaining_s())
     unavailable, accelerators = find_unavailable(cases, store.logs)
     if accelerators:
-        environment = {**environment, "accelerators": accelerators}
+        environment = environment.model_copy(update={"accelerators": accelerators})
         store.write_environment(environment)
     recorder = Recorder(store, environment, observer)
     with Artifacts(store.logs, suite.limit_s) as artifacts, ForkServers(store.logs, suite.limit_s) as servers:
@@ -166,7 +166,7 @@ class _Session:
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
         lineage = Lineage(_threads(group[0]), number=self.recorder.launches(group))
-        if any(runs_in_torch(case.runtime) for case in group):
+        if any(runtime_kind(case.runtime).runs_in_torch for case in group):
             self.servers.server(lineage)  # here, so that what it takes is not counted as the group's
         built = self.artifacts.find(self.artifacts.wanted(group[0].spec))
         members = [
@@ -190,7 +190,7 @@ class _Session:
             self.recorder.add(outcome, built)
         self.budget.measured(group, outcomes, self.recorder.half_width(group))
 
-    def add_peaks(self, environment: Mapping[str, Any], cases: Sequence[Case]) -> None:
+    def add_peaks(self, environment: Environment, cases: Sequence[Case]) -> None:
         """Write down what the machine can do at best, where it can be known."""
         for device, threads in peaks_for(cases):
             self.doing(f"{device}: peaks with {threads} threads")

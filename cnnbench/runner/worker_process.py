@@ -18,11 +18,14 @@ from pydantic import BaseModel, ValidationError
 
 from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Failure, Request
+from cnnbench.runner.git import without_git
 
 R = TypeVar("R", bound=BaseModel)
 
 LAST_WORDS_LINES, LAST_WORDS_BYTES = 3, 4096
 GRACE_S = 5.0
+SAFE_PATH = ("-P",)
+"""Has Python not look for modules in the folder where it is started: a `torch.py` there would stand for the library."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,25 @@ class Interpreter:
 
     python: str = sys.executable
     folder: Path | None = None
-    """Where they are started, which comes first among the places of modules; the parent's own folder if None."""
+    """Where they are started: the parent's own folder if None. Only a user's own model is looked for there, at last."""
     paths: tuple[Path, ...] = ()
-    """The places of modules that come next."""
+    """The places of modules that come first."""
     variables: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Environment variables beside the parent's."""
 
     @property
     def command(self) -> tuple[str, ...]:
         """What starts a worker."""
-        return (self.python, "-m", "cnnbench.worker")
+        return (self.python, *SAFE_PATH, "-m", "cnnbench.worker")
 
     def environment(self) -> dict[str, str]:
         """All environment variables of a worker, but those that size its thread pools."""
         paths = [str(path) for path in self.paths]
         if paths and os.environ.get("PYTHONPATH"):
             paths.append(os.environ["PYTHONPATH"])
-        return {**os.environ, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+        own = without_git(os.environ)
+        own.pop("PYTHONWARNINGS", None)  # meant for the user's tests; libraries that warn could not be imported
+        return {**own, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
 
 
 HERE = Interpreter()

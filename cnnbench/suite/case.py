@@ -3,10 +3,13 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from cnnbench.errors import InputError
 from cnnbench.networks import registry
-from cnnbench.suite.runtimes import REFERENCE, check_name, split
+from cnnbench.suite import case_id
+from cnnbench.suite.parse import parse_image_size
+from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
@@ -15,7 +18,9 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
-"""How images lie in memory."""
+"""Memory layout of images."""
+
+MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -24,47 +29,53 @@ PHASES: dict[Workload, tuple[str, ...]] = {
     "inference": ("forward",),
     "training": ("forward", "backward", "optimizer"),
 }
-"""The parts of one step that are timed apart, in order, where the runtime can tell them apart."""
+"""The parts of one call that are timed separately, in order."""
 STEP = ("step",)
-"""The one part of a training step that is a single graph."""
+"""The one part of a training step that runs as a single graph."""
 
 
 class Frozen(BaseModel):
-    """A value that never changes and knows no key but its own."""
+    """An immutable value that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelSpec(Frozen):
-    """Which network, at which size, with which weights: all that its artifact depends on."""
+    """Network, sizes and seed of the weights: all that an artifact depends on."""
 
     model: str
     image_size: tuple[int, ...] | None = None
-    """(height, width), or (length,) of signals; None is the model's own."""
+    """(height, width), or (length,) of signals; None is the model's default."""
     classes: int | None = None
-    """None is the model's own."""
+    """None is the model's default."""
     seed: int = 0
+
+    @classmethod
+    def checked(cls, model: str, image_size: tuple[int, ...] | None, classes: int | None, seed: int = 0) -> "ModelSpec":
+        """With defaults filled in from the closed form, if it has one. Raises ShapeError for a size it cannot take."""
+        size = registry.full_size(model, image_size)
+        architecture = registry.find(model)
+        if architecture:
+            architecture.network(size, classes)
+            classes = classes or architecture.classes
+        return cls(model=model, image_size=size, classes=classes, seed=seed)
 
     @property
     def is_users_own(self) -> bool:
-        """Whether it is `package.module:callable`, whose code may change between two runs."""
+        """Whether it is `package.module:callable`, whose code may change between runs."""
         return ":" in self.model
 
     @property
     def label(self) -> str:
-        """The model's name, and its image size and classes where they are not its own: `resnet18@96x96/k10`."""
+        """The model's name, with image size and classes that are not its defaults: `resnet18@96x96/k10`."""
         architecture = registry.find(self.model)
-        size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size else ""
-        classes = f"/k{self.classes}" if self.classes else ""
-        if architecture and self.image_size == architecture.image_size:
-            size = ""
-        if architecture and self.classes == architecture.classes:
-            classes = ""
-        return f"{self.model}{size}{classes}"
+        own_size, own_classes = (architecture.image_size, architecture.classes) if architecture else (None, None)
+        size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size and self.image_size != own_size else ""
+        return self.model + size + (f"/k{self.classes}" if self.classes and self.classes != own_classes else "")
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x batch x threads: one row of a table."""
+    """Model x workload x runtime x device x precision x layout x batch x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -73,25 +84,49 @@ class Case(Frozen):
     precision: Precision = "fp32"
     layout: Layout = "nchw"
     batch: PositiveInt
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
+
+    @classmethod
+    def from_id(cls, id_: str) -> "Case":
+        """The case that an id names. Raises InputError."""
+        try:
+            given = case_id.read(id_)
+            size, classes = given.pop("image_size", None), given.pop("classes", None)
+            spec = ModelSpec.checked(
+                registry.check_name(given.pop("model")),
+                parse_image_size(size) if size else None,
+                int(classes) if classes else None,
+                int(given.pop("seed", 0)),
+            )
+            return cls.model_validate({"spec": spec, **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{id_}: {first['loc'][-1]}: {first['msg']}; got {first['input']!r}") from None
+        except ValueError as error:
+            raise InputError(f"{id_}: {error}") from None
 
     @property
     def id(self) -> str:
-        """The one name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        path = (self.spec.label, self.workload, self.runtime, self.device, self.precision, *self._unusual_layout)
-        return "/".join(path) + f"/b{self.batch}{self._unusual}"
+        """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
+        backend = (self.workload, self.runtime, self.device, self.precision, self.layout)
+        return case_id.write(self.spec.label, backend, self.batch, self.threads, self.spec.seed)
 
     @property
-    def how(self) -> str:
-        """What executes it, as a table says: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
-        unusual = () if self.precision == "fp32" else (self.precision,)
-        return "/".join((self.runtime, self.device, *unusual, *self._unusual_layout))
+    def label(self) -> str:
+        """The model's label, with threads and seed that are not the defaults."""
+        return self.spec.label + case_id.extras(self.threads, self.spec.seed)
+
+    @property
+    def backend(self) -> str:
+        """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
+        parts = (self.runtime, self.device, self.precision, self.layout)
+        return "/".join(part for part in parts if part not in ("fp32", case_id.DEFAULT_LAYOUT))
 
     @property
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
-        return split(self.runtime)[0] == "ort"
+        return runtime_kind(self.runtime).runs_exported_graph
 
     @property
     def is_exported_step(self) -> bool:
@@ -100,33 +135,19 @@ class Case(Frozen):
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The parts of one call that are timed apart."""
+        """The parts of one call that are timed separately."""
         return STEP if self.is_exported_step else PHASES[self.workload]
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is the one in its race that ratios are taken to."""
+        """Whether it is the one of its comparison group that ratios are taken to."""
         return self.runtime == REFERENCE and self.layout == "nchw"
 
     @property
-    def _unusual_layout(self) -> tuple[str, ...]:
-        return () if self.layout == "nchw" else (self.layout,)
-
-    @property
-    def label(self) -> str:
-        """The model's label, with threads and seed where they were asked for: what a table calls the row."""
-        return self.spec.label + self._unusual
-
-    @property
-    def _unusual(self) -> str:
-        threads = f"/t{self.threads}" if self.threads else ""
-        return threads + (f"/s{self.spec.seed}" if self.spec.seed else "")
-
-    @property
     def group_key(self) -> tuple[object, ...]:
-        """What cases share that a table sets side by side: all but the runtime and the layout."""
+        """All but the runtime and the layout: equal for cases that are compared."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 
     def matches(self, pattern: str) -> bool:
-        """Whether the id fits a shell pattern such as `resnet*/inference/*`."""
+        """Whether the id matches a shell pattern such as `resnet*/inference/*`."""
         return fnmatchcase(self.id, pattern)

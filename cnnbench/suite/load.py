@@ -1,34 +1,22 @@
 """A suite: a YAML file that expands to cases."""
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
-from cnnbench.networks import registry
-from cnnbench.suite.case import Case, Frozen, ModelSpec, Workload
-from cnnbench.suite.parse import parse_image_size
-from cnnbench.suite.schema import BUILT_IN, Settings, SuiteFile, parse
-from cnnbench.suite.yaml_lines import YamlSource, read_yaml
+from cnnbench.errors import ShapeError, SuiteError, unknown
+from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
+from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
+from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
 T = TypeVar("T")
 
 EXPECTATION = ".expect.yaml"
-"""Ends the name of the file beside a suite that holds its exact figures."""
-ROOM_S = 60.0
-"""For building a model's artifact and starting its workers, where a suite is made of single cases."""
-
-_ID = re.compile(
-    r"(?P<model>.+?)(@(?P<size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
-    r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
-    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
-)
-"""A case's id, as `Case.id` writes it."""
+"""Suffix of the file beside a suite that holds its exact figures."""
+SETUP_S = 60.0
+"""Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
 
 
 class Suite(Frozen):
@@ -45,33 +33,33 @@ class Suite(Frozen):
     case_budgets_s: dict[str, float]
     """Seconds of measuring for each case id, in each launch."""
     launches: int = 1
-    """How often each case is launched at most."""
+    """Maximum number of launches per case."""
 
     @property
     def digest(self) -> str:
-        """The same for two suites that ask for the same measurements, whatever their comments."""
-        asked = [self.name, [case.model_dump() for case in self.cases]]
-        return sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        """Equal for suites that request the same measurements, whatever their comments."""
+        content = [self.name, [case.model_dump() for case in self.cases]]
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """Read a suite from a file, or one that comes with cnnbench by its name. Raises SuiteError."""
+    """A suite from a file, or a bundled one by its name. Raises SuiteError."""
     source = read_yaml(_find(name_or_path))
     return _expand(source, parse(source))
 
 
 def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> Suite:
-    """A suite of given cases, each measured for so long in each launch; its own budget is as large as they need."""
-    spans = {case.id: case_budget_s for case in cases}
+    """A suite of given cases, each measured for `case_budget_s` in each launch; its budget is what they need."""
+    budgets = {case.id: case_budget_s for case in cases}
     return Suite(
         name="cases",
         description="Cases given one by one.",
         path=Path("cases.yaml"),
-        text="".join(f"# {id_}\n" for id_ in spans),
-        budget_s=len(spans) * launches * (case_budget_s + ROOM_S),
+        text="".join(f"# {id_}\n" for id_ in budgets),
+        budget_s=len(budgets) * launches * (case_budget_s + SETUP_S),
         limit_s=SuiteFile.model_fields["limit"].default,
         cases=tuple({case.id: case for case in cases}.values()),
-        case_budgets_s=spans,
+        case_budgets_s=budgets,
         launches=launches,
     )
 
@@ -86,36 +74,8 @@ def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     return chosen
 
 
-def case_of(id_: str) -> Case:
-    """The case that an id such as `resnet18/inference/ort/cpu/fp32/b8` names. Raises InputError."""
-    match = _ID.fullmatch(id_)
-    if match is None:
-        raise InputError(f"expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
-    said = match.groupdict()
-    size = parse_image_size(said["size"]) if said["size"] else None
-    architecture = registry.find(said["model"])
-    classes = int(said["classes"]) if said["classes"] else (architecture.classes if architecture else None)
-    try:
-        registry.check_name(said["model"])
-        spec = ModelSpec(
-            model=said["model"],
-            image_size=registry.full_size(said["model"], size),
-            classes=classes,
-            seed=int(said["seed"] or 0),
-        )
-        if architecture:
-            architecture.network(spec.image_size, spec.classes)
-        axes = {key: said[key] for key in ("workload", "runtime", "device", "precision", "batch", "threads")}
-        return Case.model_validate({"spec": spec, **axes, "layout": said["layout"] or "nchw"})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{id_}: {first['loc'][-1]}: {first['msg']}; got {first['input']!r}") from None
-    except ValueError as error:
-        raise InputError(f"{id_}: {error}") from None
-
-
 def bundled_suites() -> dict[str, Path]:
-    """The suites that come with cnnbench: in the package where it is installed, beside it in a checkout."""
+    """The suites that come with cnnbench, by name: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
     for folder in (package / "suites", package.parent / "suites"):
         if folder.is_dir():
@@ -150,6 +110,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             for case in _cases(spec, workload, settings):
                 if case.id in cases:
                     raise SuiteError(f"{source.place(('models', index))}: case {case.id} stands twice; keep one")
+                if len(cases) == MAX_CASES:
+                    raise SuiteError(f"{source.place(('models', index))}: expected at most {MAX_CASES:,} cases in all")
                 cases[case.id] = case
                 budgets[case.id] = settings.case_budget
     return Suite(
@@ -166,20 +128,16 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
 
 
 def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> ModelSpec:
-    architecture = registry.find(model)
-    classes = settings.classes or (architecture.classes if architecture else None)
     try:
-        image_size = registry.full_size(model, settings.image_size)
-        if architecture:
-            architecture.network(image_size, classes)
+        return ModelSpec.checked(model, settings.image_size, settings.classes, settings.seed or 0)
     except ShapeError as error:
-        key = "image_size" if ("models", index, "image_size") in source.lines else "model"
-        raise SuiteError(f"{source.place(('models', index, key))}: {error}") from None
-    return ModelSpec(model=model, image_size=image_size, classes=classes, seed=settings.seed or 0)
+        places: list[KeyPath] = [("models", index, "image_size"), ("defaults", "image_size")]
+        where = next((place for place in places if place in source.lines), ("models", index, "model"))
+        raise SuiteError(f"{source.place(where)}: {error}") from None
 
 
-def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case]:
-    return [
+def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[Case]:
+    return (
         Case(
             spec=spec,
             workload=workload,
@@ -195,23 +153,19 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> list[Case
         for batch in _axis(settings.batches, workload)
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
-    ]
+    )
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:
-    if isinstance(value, dict):
-        return value.get(workload, [])
-    return value or []
+    return value.get(workload, []) if isinstance(value, dict) else value or []
 
 
 def _merge(base: Settings, over: Settings) -> Settings:
-    """`over` where it says something, else `base`; an axis given per workload replaces only those workloads."""
+    """`over` where it is set, else `base`; an axis given per workload replaces only those workloads."""
     merged: dict[str, Any] = {}
     for key in Settings.model_fields:
         low, high = getattr(base, key), getattr(over, key)
         if isinstance(high, dict):
-            spread = low if isinstance(low, dict) else {workload: low or [] for workload in get_args(Workload)}
-            merged[key] = {**spread, **high}
-        else:
-            merged[key] = low if high is None else high
+            high = {workload: _axis(low, workload) for workload in WORKLOADS} | high
+        merged[key] = low if high is None else high
     return Settings.model_construct(**merged)

@@ -2,44 +2,71 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+from cnnbench.errors import InputError
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,30})?)"
+_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+MAX_DURATION_S = 30 * 24 * 3600.0
+
+
+def checked(parser: Callable[[S], T], value: S, name: str) -> T:
+    """A parsed option or argument. Raises InputError, naming it."""
+    try:
+        return parser(value)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds from `10m`, `1h30m`, `90s`, `500ms`, or a plain number of seconds. Raises ValueError."""
     if isinstance(text, (int, float)) and not isinstance(text, bool):
-        seconds = float(text)
+        seconds = float(text) if abs(text) < MAX_DURATION_S + 1 else math.inf
     else:
         word = str(text).strip()
         match = _DURATION.fullmatch(word)
-        if re.fullmatch(r"\d+(\.\d+)?", word):
+        if re.fullmatch(_NUMBER, word):
             seconds = float(word)
         elif match and word:
             hours, minutes, secs, millis = (float(part or 0) for part in match.groups())
             seconds = hours * 3600 + minutes * 60 + secs + millis / 1000
         else:
-            raise ValueError(f"expected a duration such as 90s, 10m or 1h30m; got {text!r}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"expected a duration above zero; got {text!r}")
+            raise ValueError(f"expected a duration such as 90s, 10m or 1h30m; got {_short(text)}")
+    if not 0 < seconds <= MAX_DURATION_S:
+        raise ValueError(f"expected a duration above zero and of at most 720h; got {_short(text)}")
     return seconds
 
 
 def parse_percent(text: str) -> float:
     """A share from `5%`, `0.5 %` or `0.05`. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    match = re.fullmatch(rf"{_NUMBER}\s*(%?)", text.strip())
     share = float(match.group(1)) / (100 if match.group(2) else 1) if match else math.nan
     if not 0 < share < 1:
-        raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {text!r}")
+        raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {_short(text)}")
     return share
 
 
 def parse_image_size(text: str | int) -> tuple[int, ...]:
     """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`. Raises ValueError."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip()) if not isinstance(text, bool) else None
+    word = _short(text).strip("' ")
+    match = re.fullmatch(r"([0-9]{1,10})(?:x([0-9]{1,10}))?", word) if not isinstance(text, bool) else None
     if not match:
-        raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {text!r}")
+        raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {_short(text)}")
     size = tuple(int(side) for side in match.groups() if side)
     if min(size) < 1:
-        raise ValueError(f"expected an image of at least one pixel; got {text!r}")
+        raise ValueError(f"expected an image of at least one pixel; got {_short(text)}")
     return size
+
+
+def _short(value: object) -> str:
+    """As it was given, cut where it is long; a whole number may have more digits than Python shows."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,127 +1,190 @@
 """The runtimes by name: what executes a model, and what each can and cannot do. Nothing of them is imported here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
+from typing import Any, Literal
 
-from cnnbench.errors import unknown
+from cnnbench.errors import InputError, unknown
+from cnnbench.networks.layers import Activation, Add, BatchNorm, Op
 
 GROUP = "cnnbench.runtimes"
-"""The entry points under which other packages offer runtimes: a name, and a class derived from
+"""The entry points under which plugins offer runtimes: a name, and a class derived from
 `cnnbench.worker.runtimes.base.Runtime`."""
+TRAITS_GROUP = "cnnbench.runtime_traits"
+"""Under the same name a plugin may offer a `RuntimeKind`, in a module that imports no engine: this process loads it."""
 
 REFERENCE = "eager"
-"""The runtime that ratios are taken to."""
+"""The runtime that ratios are taken to, and whose profile names a model's modules."""
 
 FLOAT32 = ("fp32",)
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
 ONLY_NCHW = ("nchw",)
 ALL_LAYOUTS = ("nchw", "channels_last")
+WORKLOADS = ("inference", "training")
+FUSED: tuple[type[Op], ...] = (BatchNorm, Activation, Add)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RuntimeKind:
     """A way to execute an artifact, and what can be asked of it. A variant follows its name: `ort:basic`."""
 
     name: str
     what: str
+    display_name: str = ""
+    """In prose; empty for its name."""
     libraries: tuple[str, ...] = ()
     """The packages that it is, any of them."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """By workload, the class that executes it, as `module:attribute`; only a worker imports it."""
+    imports: tuple[str, ...] = ()
+    """Modules that a worker imports before it loads a model; the time that takes is recorded."""
     variants: Mapping[str, str] = field(default_factory=dict)
     """By name, what each is; without one, the runtime's own default."""
-    workloads: tuple[str, ...] = ("inference", "training")
     precisions: tuple[str, ...] = FLOAT32
     layouts: tuple[str, ...] = ONLY_NCHW
     must_be_tried: bool = False
     """Whether it may not work even on a CPU, so that it is tried before a run."""
     is_plugin: bool = False
-    """Whether another package offers it."""
+    runs_exported_graph: bool = False
+    """Whether it executes the artifact's ONNX graph rather than its module."""
+    call_library: Literal["torch", "onnxruntime"] | None = None
+    """The library whose measured launch overhead each layer pays; None where that is not known."""
+    fuses: tuple[type[Op], ...] = FUSED
+    """Layers that may become part of the convolution before them: they then move nothing and are not called."""
+    profiler: str = ""
+    """The function that times each layer, as `module:attribute`, called in a worker with the request (`Profile`), the
+    artifact's facts, the batch and the number of threads; gives `Profiled`. Empty where there is none."""
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """What it can be asked to execute."""
+        return tuple(self.classes)
+
+    @property
+    def runs_in_torch(self) -> bool:
+        """Whether its worker imports PyTorch, so that it can be forked from a process that has."""
+        return "torch" in self.imports
+
+
+def _torch(name: str, what: str, module: str, classes: Mapping[str, str], **traits: Any) -> RuntimeKind:
+    return RuntimeKind(
+        name=name,
+        what=what,
+        libraries=("torch",),
+        classes={workload: f"cnnbench.worker.runtimes.{module}:{each}" for workload, each in classes.items()},
+        precisions=ALL_PRECISIONS,
+        layouts=ALL_LAYOUTS,
+        **{"imports": ("torch",), **traits},
+    )
 
 
 BUILT_IN = (
-    RuntimeKind(
+    _torch(
         "eager",
         "PyTorch, one operator after the other",
-        ("torch",),
-        precisions=ALL_PRECISIONS,
-        layouts=ALL_LAYOUTS,
+        "eager",
+        {"inference": "EagerInference", "training": "EagerTraining"},
+        display_name="PyTorch",
+        call_library="torch",
+        fuses=(),
+        profiler="cnnbench.worker.profilers.eager:profile",
     ),
-    RuntimeKind(
+    _torch(
         "folded",
         "PyTorch eager, each batch normalisation folded into the convolution before it",
-        ("torch",),
-        workloads=("inference",),
-        precisions=ALL_PRECISIONS,
-        layouts=ALL_LAYOUTS,
+        "folded",
+        {"inference": "Folded"},
+        call_library="torch",
+        fuses=(BatchNorm,),
     ),
-    RuntimeKind(
+    _torch(
         "compile",
         "torch.compile",
-        ("torch",),
-        variants=MappingProxyType(
-            {
-                "reduce-overhead": "its mode of that name: CUDA graphs",
-                "max-autotune": "its mode of that name: searches kernels",
-            }
-        ),
-        precisions=ALL_PRECISIONS,
-        layouts=ALL_LAYOUTS,
+        "compiled",
+        {"inference": "CompiledInference", "training": "CompiledTraining"},
+        imports=("torch", "torch._dynamo"),
+        variants={
+            "reduce-overhead": "its mode of that name: CUDA graphs",
+            "max-autotune": "its mode of that name: searches kernels",
+        },
         must_be_tried=True,
     ),
     RuntimeKind(
-        "ort",
-        "ONNX Runtime on the exported graph",
-        ("onnxruntime-gpu", "onnxruntime"),
-        variants=MappingProxyType(
-            {
-                "disabled": "no graph optimisation",
-                "basic": "constant folding and redundant nodes",
-                "extended": "basic, and fusions",
-                "tensorrt": "the TensorRT provider",
-            }
-        ),
+        name="ort",
+        what="ONNX Runtime on the exported graph",
+        display_name="ONNX Runtime",
+        libraries=("onnxruntime-gpu", "onnxruntime"),
+        classes={
+            "inference": "cnnbench.worker.runtimes.ort:OrtInference",
+            "training": "cnnbench.worker.runtimes.ort_training:OrtTraining",
+        },
+        imports=("onnxruntime",),
+        variants={
+            "disabled": "no graph optimisation",
+            "basic": "constant folding and redundant nodes",
+            "extended": "basic, and fusions",
+            "tensorrt": "the TensorRT provider",
+        },
+        runs_exported_graph=True,
+        call_library="onnxruntime",
+        profiler="cnnbench.worker.profilers.ort:profile",
     ),
 )
 
 
 @cache
 def runtimes() -> Mapping[str, RuntimeKind]:
-    """All by name: the built-in ones, then those of other packages."""
+    """All by name: the built-in ones, then those of plugins. Raises InputError for traits that are none."""
     kinds = {kind.name: kind for kind in BUILT_IN}
-    for entry in others():
-        package = entry.dist.name if entry.dist else entry.value
-        kinds.setdefault(
-            entry.name,
-            RuntimeKind(
-                entry.name,
-                f"of {package}",
-                (package,),
-                precisions=ALL_PRECISIONS,
-                layouts=ALL_LAYOUTS,
-                must_be_tried=True,
-                is_plugin=True,
-            ),
-        )
+    traits = {entry.name: entry for entry in entry_points(group=TRAITS_GROUP)}
+    for entry in entry_points(group=GROUP):
+        kinds.setdefault(entry.name, _plugin(entry, traits.get(entry.name)))
     return MappingProxyType(kinds)
 
 
-@cache
-def others() -> tuple[EntryPoint, ...]:
-    """The entry points of other packages' runtimes."""
-    return tuple(entry_points(group=GROUP))
+def _plugin(entry: EntryPoint, traits: EntryPoint | None) -> RuntimeKind:
+    package = entry.dist.name if entry.dist else entry.value
+    kind: object = traits.load() if traits else None
+    if kind is None:
+        kind = RuntimeKind(
+            name=entry.name,
+            what=f"of {package}",
+            classes=dict.fromkeys(WORKLOADS, entry.value),
+            precisions=ALL_PRECISIONS,
+            layouts=ALL_LAYOUTS,
+            must_be_tried=True,
+        )
+    if not isinstance(kind, RuntimeKind) or kind.name != entry.name:
+        raise InputError(
+            f"package {package}: entry point {entry.name!r} of {TRAITS_GROUP}: expected a RuntimeKind named "
+            f"{entry.name!r}; got {kind!r}"
+        )
+    return replace(
+        kind,
+        libraries=kind.libraries or (package,),
+        classes=kind.classes or dict.fromkeys(WORKLOADS, entry.value),
+        imports=(*kind.imports, entry.module),
+        is_plugin=True,
+    )
+
+
+def runtime_kind(runtime: str) -> RuntimeKind:
+    """The kind of a runtime with or without a variant."""
+    return runtimes()[split(runtime)[0]]
+
+
+def profiled_runtimes() -> tuple[str, ...]:
+    """The names of runtimes that can time layers; the reference first."""
+    return tuple(kind.name for kind in runtimes().values() if kind.profiler)
 
 
 def split(runtime: str) -> tuple[str, str]:
     """Name and variant, empty if it has none: `ort:basic` is ("ort", "basic")."""
     name, _, variant = runtime.partition(":")
     return name, variant
-
-
-def runs_in_torch(runtime: str) -> bool:
-    """Whether it is one of PyTorch's own."""
-    return runtimes()[split(runtime)[0]].libraries == ("torch",)
 
 
 def check_name(runtime: str) -> str:
@@ -140,7 +203,7 @@ def check_name(runtime: str) -> str:
 def cannot(runtime: str, workload: str, device: str, precision: str, layout: str) -> str | None:
     """Why no machine can run this, or None if one may."""
     name, variant = split(runtime)
-    kind = runtimes()[name]
+    kind = runtime_kind(runtime)
     if workload not in kind.workloads:
         return f"{name} is for {' and '.join(kind.workloads)} alone"
     if precision not in kind.precisions:

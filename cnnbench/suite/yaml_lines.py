@@ -10,6 +10,8 @@ from cnnbench.errors import SuiteError
 
 KeyPath = tuple[str | int, ...]
 
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 2**20, 20, 20_000
+
 
 @dataclass(frozen=True)
 class YamlSource:
@@ -38,29 +40,77 @@ def spelled_path(where: KeyPath) -> str:
 
 
 def read_yaml(path: Path) -> YamlSource:
-    """Read and parse. Raises SuiteError for a file that cannot be read, is not YAML, or says a key twice."""
+    """Read and parse. Raises SuiteError for a file that cannot be read, is not YAML as below, or says a key twice."""
+    text = _read(path)
+    lines: dict[KeyPath, int] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SuiteError(f"{path}: expected a YAML text in UTF-8; got other bytes") from None
-    try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             root = loader.get_single_node()
-            lines: dict[KeyPath, int] = {}
             if root is not None:
                 _note_lines(path, root, (), lines)
             data = loader.construct_document(root) if root is not None else None
         finally:
             loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SuiteError(f"{path}:{line}: cannot be read as YAML: a character that it cannot hold") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SuiteError(f"{path}{line}: expected YAML; got a text that is not: {problem}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        where = max((key for key, line in lines.items() if mark and line == mark.line + 1), key=len, default=())
+        place += f": {spelled_path(where)}" if where else ""
+        raise SuiteError(f"{place}: cannot be read as YAML: {problem}") from None
     return YamlSource(path=path, text=text, data=data, lines=lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise SuiteError(f"{path}: expected a file; got a folder, a pipe or a device")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise SuiteError(f"{path}: expected at most {MAX_BYTES:,} bytes; there are more")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise SuiteError(f"{path}: expected a YAML text in UTF-8; got other bytes") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a person writes it: a few levels, no value by an alias, which could stand for billions."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next value. Raises ComposerError for one that is not written out, too deep or one too many."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"an alias, *{event.anchor}; write the value out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self._nodes += 1
+        self._depth += 1
+        if self._depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            problem = f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value. Raises ConstructorError, whatever is wrong with it."""
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception:  # PyYAML's own constructors let pass whatever int, float, date raise
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"a value that is no {kind}", node.start_mark) from None
 
 
 def _note_lines(path: Path, node: yaml.Node, where: KeyPath, lines: dict[KeyPath, int]) -> None:

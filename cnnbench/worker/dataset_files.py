@@ -1,31 +1,42 @@
 """Images and labels from files in MNIST's format (LeCun, "The MNIST database", section "File formats")."""
 
 import gzip
+import io
+import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import InputError
+from cnnbench.records import files
 
 UNSIGNED_BYTES = 8
 """The type of all values, in the third byte of a file; the fourth is the number of dimensions, 4 bytes each."""
 BYTES_PER_SIZE = 4
+MAX_BYTES = 2**30
+"""Of a file, also of what is compressed in it; EMNIST's largest has 547 MB."""
 
 
 def read_idx(file: str) -> NDArray[np.uint8]:
     """The array in a file, compressed by gzip or not. Raises InputError if it is something else."""
     try:
-        content = gzip.decompress(Path(file).read_bytes()) if file.endswith(".gz") else Path(file).read_bytes()
-    except (OSError, EOFError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
+        content = files.read(Path(file), MAX_BYTES)
+        if file.endswith(".gz"):
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{file}: expected at most {MAX_BYTES:,} bytes of values; there are more")
     if len(content) < BYTES_PER_SIZE or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
         raise InputError(f"{file}: expected a file of unsigned bytes in MNIST's format; it begins otherwise")
     dimensions = content[3]
     start = BYTES_PER_SIZE * (1 + dimensions)
-    shape = np.frombuffer(content[BYTES_PER_SIZE:start], ">u4").astype(int)
-    if len(content) - start != shape.prod():
-        raise InputError(f"{file}: expected {shape.prod():,} bytes of values; got {len(content) - start:,}")
+    shape = struct.unpack_from(f">{dimensions}I", content.ljust(start, b"\0"), BYTES_PER_SIZE)
+    if len(content) - start != math.prod(shape):
+        raise InputError(f"{file}: expected {math.prod(shape):,} bytes of values; got {len(content) - start:,}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

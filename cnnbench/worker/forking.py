@@ -44,10 +44,7 @@ def fork(request: Fork, serve: Serve) -> Forked:
         _begin(request.log, resident)
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(request.address)
-        serve(
-            connection.makefile("r", encoding="utf-8"),
-            connection.makefile("w", encoding="utf-8"),
-        )
+        serve(connection.makefile("r", encoding="utf-8"), connection.makefile("w", encoding="utf-8"))
     finally:
         sys.stderr.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The worker's own loop: one JSON request per line in, one reply per line out.
+"""The worker's loop: one JSON request per line in, one reply per line out.
 
 Libraries print as they like: what they write goes to standard error, and only replies go to the real standard output.
 """
@@ -6,57 +6,23 @@ Libraries print as they like: what they write goes to standard error, and only r
 import contextlib
 import ctypes
 import os
+import pkgutil
 import signal
 import sys
-import time
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import ValidationError
-from safetensors.numpy import load_file
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
-from cnnbench.records.artifact import GOLDEN, read_facts
-from cnnbench.records.messages import (
-    Advance,
-    Build,
-    BuildStep,
-    Close,
-    Closed,
-    Count,
-    Describe,
-    Evaluate,
-    Failure,
-    Fork,
-    Load,
-    Loaded,
-    MeasurePeaks,
-    Open,
-    Opened,
-    Preload,
-    Probe,
-    Profile,
-    Reap,
-    Reply,
-    Request,
-    Resolve,
-    Resolved,
-    Sample,
-    Sampled,
-    StartTraining,
-    Trace,
-    Warm,
-    Warmed,
-    parse_request,
-)
-from cnnbench.records.record import Parity, Ran
-from cnnbench.suite.case import Case
-from cnnbench.worker import forking, probes
-from cnnbench.worker.reference.labels import PROOF_IMAGES
-from cnnbench.worker.reference.parity import Array, batches, compare, mixed_limit_for, size, tiled
-from cnnbench.worker.runtimes.base import Runtime
-from cnnbench.worker.runtimes.registry import import_libraries, open_session, preload
-from cnnbench.worker.timing import measure, memory
+from cnnbench.records import messages
+from cnnbench.worker import forking
+from cnnbench.worker.runtimes.registry import import_libraries, preload
+from cnnbench.worker.session import Session, profile
+from cnnbench.worker.timing import memory
 
 if TYPE_CHECKING:
     from cnnbench.worker.training_run import TrainingRun
@@ -67,244 +33,121 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main() -> None:
     """Answer requests until the input ends."""
     replies = _claim_stdout()
+    serve(sys.stdin, replies)
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answer requests until they end, or the parent does."""
     _die_with_parent()
-    _serve(sys.stdin, replies)
-
-
-def _serve(requests: TextIO, replies: TextIO) -> None:
-    worker = Worker()
-    for line in requests:
-        if not line.strip():
-            continue
-        reply = _answer(worker, line)
-        replies.write(reply.model_dump_json() + "\n")
+    process = Process()
+    for line in filter(str.strip, requests):
+        replies.write(_answer(process, line).model_dump_json() + "\n")
         replies.flush()
 
 
-def _serve_forked(requests: TextIO, replies: TextIO) -> None:
-    _die_with_parent()
-    _serve(requests, replies)
-
-
-def _answer(worker: "Worker", line: str) -> Reply:
+def _answer(process: "Process", line: str) -> messages.Reply:
     try:
-        return worker.handle(parse_request(line))
+        return process.handle(messages.parse_request(line))
     except ValidationError as error:
-        return Failure(failure=f"not a request: {error}", is_user_error=True)
+        return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
-        return Failure(failure=str(error), is_user_error=isinstance(error, InputError))
+        return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return Failure(failure="out of memory", is_user_error=False)
+        return messages.Failure(failure="out of memory", is_user_error=False)
     except Exception as error:
-        import traceback
-
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())
         if "allocate memory" in text or "out of memory" in text.lower():
             text = f"out of memory: {text}"
-        return Failure(failure=f"{type(error).__name__}: {text}"[:500], is_user_error=False)
+        return messages.Failure(failure=f"{type(error).__name__}: {text}"[:500], is_user_error=False)
 
 
-class Worker:
-    """What one process holds between requests: at most one open case."""
+class Process:
+    """What a worker process holds between requests: at most one case's session, and one training run."""
 
     def __init__(self) -> None:
         self.threads = 1
-        self.imported_bytes = self.loaded_bytes = 0
-        self.opened: OpenCase | None = None
-        self.training: TrainingRun | None = None
+        self.imported_bytes = 0
+        self._session: Session | None = None
+        self._training: TrainingRun | None = None
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: messages.Request) -> messages.Reply:
         """Carry out one request. Raises CnnbenchError, or anything a library raises."""
-        match request:
-            case Resolve():
-                from cnnbench.worker import models
+        handler = HANDLERS[type(request)]
+        return _resolved(handler)(request) if isinstance(handler, str) else handler(self, request)
 
-                module, image = models.build(request.spec)
-                return Resolved(input_shape=image, classes=models.try_out(module, image, request.spec))
-            case Count():
-                from cnnbench.worker import models
-                from cnnbench.worker.counters import collect as counters
-
-                module, image = models.build(request.spec)
-                return counters.collect_export(counters.collect(module, image, request.spec), module, image)
-            case Trace():
-                import torch
-
-                from cnnbench.worker import models
-                from cnnbench.worker.counters.trace import trace
-
-                module, image = models.build(request.spec)
-                models.try_out(module, image, request.spec)
-                return trace(module, torch.zeros(1, *image))
-            case Build():
-                from cnnbench.worker.artifact import build_artifact
-
-                return build_artifact(request)
-            case BuildStep():
-                from cnnbench.worker.export.training.prove import build_step
-
-                return build_step(request)
-            case Describe():
-                from cnnbench.worker.graph_file import describe
-
-                return describe(Path(request.file))
-            case Preload():
-                import_s = preload(request.purpose)
-                forking.check_can_fork()
-                return Loaded(import_s=import_s)
-            case Fork():
-                return forking.fork(request, _serve_forked)
-            case Reap():
-                return forking.reap(request)
-            case Load():
-                import_s = import_libraries(request.case, request.threads)
-                self.threads = request.threads
-                self.imported_bytes = memory.resident_bytes()
-                return Loaded(import_s=import_s)
-            case Open():
-                self.opened = OpenCase(request, self.threads)
-                return self.opened.prove()
-            case Warm():
-                self.loaded_bytes = memory.resident_bytes()
-                self._case().runtime.reset_peak()
-                return self._case().warm(request.limit_s, request.min_calls)
-            case Sample():
-                return self._case().sample(request.seconds)
-            case Close():
-                return self._case().close(self.imported_bytes, self.loaded_bytes)
-            case Profile():
-                from cnnbench.worker.profilers.layers import profile
-
-                return profile(request, self.threads)
-            case StartTraining():
-                from cnnbench.worker.training_run import TrainingRun
-
-                self.training = TrainingRun(request)
-                return self.training.started()
-            case Advance():
-                return self._run().advance(request.seconds)
-            case Evaluate():
-                return self._run().evaluate(request.out)
-            case MeasurePeaks(library="torch"):
-                from cnnbench.worker.peaks import pytorch as peaks_torch
-
-                return peaks_torch.measure(request)
-            case MeasurePeaks():
-                from cnnbench.worker.peaks import ort as peaks_ort
-
-                return peaks_ort.measure(request)
-            case Probe():
-                return probes.probe(request.runtime, request.device)
-
-    def _run(self) -> "TrainingRun":
-        if self.training is None:
-            raise WorkerError("no training was started; send a `start_training` request first")
-        return self.training
-
-    def _case(self) -> "OpenCase":
-        if self.opened is None:
+    @property
+    def session(self) -> Session:
+        """Raises WorkerError where no case is open."""
+        if self._session is None:
             raise WorkerError("no case is open; send an `open` request first")
-        return self.opened
+        return self._session
+
+    @property
+    def training(self) -> "TrainingRun":
+        """Raises WorkerError where no training was started."""
+        if self._training is None:
+            raise WorkerError("no training was started; send a `start_training` request first")
+        return self._training
+
+    def preload(self, request: messages.Preload) -> messages.Loaded:
+        """Import what forked processes will need."""
+        import_s = preload(request.purpose)
+        forking.check_can_fork()
+        return messages.Loaded(import_s=import_s)
+
+    def load(self, request: messages.Load) -> messages.Loaded:
+        """Import what the case needs."""
+        import_s = import_libraries(request.case, request.threads)
+        self.threads = request.threads
+        self.imported_bytes = memory.resident_bytes()
+        return messages.Loaded(import_s=import_s)
+
+    def open(self, request: messages.Open) -> messages.Opened:
+        """Begin a session."""
+        self._session = Session(request, self.threads, self.imported_bytes)
+        return self._session.open()
+
+    def start_training(self, request: messages.StartTraining) -> messages.TrainingStarted:
+        """Begin a training run."""
+        from cnnbench.worker.training_run import TrainingRun
+
+        self._training = TrainingRun(request)
+        return self._training.started()
 
 
-class OpenCase:
-    """A case in a session: proved, warmed, sampled, closed, in this order."""
-
-    def __init__(self, request: Open, threads: int) -> None:
-        case, folder, self.slowdown = request.case, Path(request.folder), request.slowdown
-        facts = read_facts(folder)
-        if facts is None:
-            raise WorkerError(f"no finished artifact in {folder}")
-        self.case, self.facts = case, facts
-        self.reference_inputs = load_file(folder / GOLDEN)
-        batch = tiled(self.reference_inputs["images"], case.batch)
-        start = time.perf_counter()
-        self.runtime: Runtime = open_session(case, facts, folder, batch, threads)
-        self.load_s = time.perf_counter() - start
-        self.proves_itself = case.is_exported_step
-        self.calls_per_sample, self.wake = 1, False
-
-    def prove(self) -> Opened:
-        """Call once, timed as the first call, then compare outputs with the reference.
-
-        Only at batches up to the case's own: a larger one would leave the allocator with more memory than the case ever
-        asks for, and the timed calls would be faster than a user's (docs/method.md, "What the proof must not touch").
-        """
-        images = self.reference_inputs["images"]
-        own = tiled(images, self.case.batch)
-        start = time.perf_counter()
-        self.runtime.first_call(images if self.runtime.takes_any_batch else own)
-        first_call_s = time.perf_counter() - start
-        if self.proves_itself:
-            parity = self._own_proof() if self.case.batch >= PROOF_IMAGES else []
-        elif self.runtime.takes_any_batch:
-            parity = [self._prove(batch) for batch in batches(len(images)) if size(batch) <= self.case.batch]
-        else:
-            expected = tiled(self.reference_inputs["reference"], self.case.batch)
-            parity = [self._compare(f"{self.case.runtime} b{self.case.batch}", self.runtime.predict(own), expected)]
-        return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
-
-    def warm(self, limit_s: float, min_calls: int) -> Warmed:
-        """Warm up, and settle how many calls make a sample."""
-        self.phases = self.runtime.phases()
-        if self.slowdown:
-            self.phases = measure.slowed(self.phases, self.slowdown)
-        done = measure.warm_up(self.phases, self.runtime.stopwatch, limit_s, min_calls=min_calls)
-        self.calls_per_sample = measure.calls_per_sample(done.call_s)
-        self.wake = done.call_s < measure.WAKE_BELOW_S
-        return Warmed(
-            calls=done.calls,
-            seconds=done.seconds,
-            converged=done.converged,
-            calls_per_sample=self.calls_per_sample,
-            call_s=done.call_s,
-        )
-
-    def sample(self, seconds: float) -> Sampled:
-        """One turn."""
-        stopwatch = self.runtime.stopwatch
-        return Sampled(seconds=measure.sample(self.phases, self.calls_per_sample, seconds, stopwatch, wake=self.wake))
-
-    def close(self, imported_bytes: int, loaded_bytes: int) -> Closed:
-        """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
-        held = self.runtime.memory(imported_bytes, loaded_bytes)
-        result, ran = self.runtime.result(), self.runtime.ran()
-        faults = [*_differences(self.case, ran), *self.runtime.faults(), *probes.watchers()]
-        parity: list[Parity] = []
-        if self.proves_itself:
-            parity = self._own_proof() if self.case.batch < PROOF_IMAGES else []
-        elif self.case.workload == "inference":
-            expected = tiled(self.reference_inputs["reference"], self.case.batch)
-            parity = [self._compare(f"timed b{self.case.batch}", result, expected)]
-            larger = [batch for batch in batches(len(self.reference_inputs["images"])) if size(batch) > self.case.batch]
-            parity += [self._prove(batch) for batch in larger if self.runtime.takes_any_batch]
-        if self.case.workload == "training" and not bool(abs(result) < float("inf")):
-            faults.append(f"the loss of the last timed step is {result}")
-        return Closed(parity=parity, memory=held, ran=ran, faults=faults)
-
-    def _own_proof(self) -> list[Parity]:
-        return self.runtime.own_proof(self.reference_inputs["images"]) or []
-
-    def _prove(self, batch: slice) -> Parity:
-        y = self.runtime.predict(self.reference_inputs["images"][batch])
-        return self._compare(f"{self.case.runtime} b{size(batch)}", y, self.reference_inputs["reference"][batch])
-
-    def _compare(self, what: str, y: Array, reference: Array) -> Parity:
-        limit = self.facts.parity_limit
-        if self.case.precision != "fp32":
-            limit = mixed_limit_for(self.facts.eager_error, self.case.precision)
-        return compare(what, y, reference, self.facts.output_rms, limit)
+PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
+HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = MappingProxyType(
+    {
+        messages.Resolve: "models:resolve",
+        messages.Count: "counters.collect:count",
+        messages.Trace: "counters.trace:trace_model",
+        messages.Build: "artifact:build_artifact",
+        messages.BuildStep: "export.training.prove:build_step",
+        messages.Describe: "graph_file:describe",
+        messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
+        messages.Probe: "probes:probe",
+        messages.Preload: Process.preload,
+        messages.Fork: lambda process, request: forking.fork(request, serve),
+        messages.Reap: lambda process, request: forking.reap(request),
+        messages.Load: Process.load,
+        messages.Open: Process.open,
+        messages.Warm: lambda process, request: process.session.warm(request),
+        messages.Sample: lambda process, request: process.session.sample(request),
+        messages.Close: lambda process, request: process.session.close(),
+        messages.Profile: lambda process, request: profile(request, process.threads),
+        messages.StartTraining: Process.start_training,
+        messages.Advance: lambda process, request: process.training.advance(request.seconds),
+        messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
+    }
+)
+"""By type of request: a function of the request in a module that is imported for it, or one of this process."""
 
 
-def _differences(case: Case, ran: Ran) -> list[str]:
-    """Where what ran is not what was asked."""
-    asked = {"device": case.device, "precision": case.precision}
-    return [
-        f"{key} {want} was asked and {getattr(ran, key)} ran"
-        for key, want in asked.items()
-        if getattr(ran, key) != want
-    ]
+def _resolved(name: str) -> Callable[[Any], messages.Reply]:
+    """A function in one of this room's modules, which is imported now."""
+    function: Callable[[Any], messages.Reply] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
+    return function
 
 
 def _claim_stdout() -> TextIO:

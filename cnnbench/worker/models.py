@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
+from cnnbench.records.messages import Resolve, Resolved
 from cnnbench.suite.case import ModelSpec
+from cnnbench.worker.hooks import running
+from cnnbench.worker.origin import check_origin, look_here_too
 
 Image = tuple[int, ...]
 """(C, H, W) of one image, or (C, L) of one signal."""
@@ -48,34 +51,25 @@ def loss(output: Any, labels: Tensor) -> Tensor:
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
 
 
+def resolve(request: Resolve) -> Resolved:
+    """Whether a model can be built and run. Raises ModelError if not."""
+    module, image = build(request.spec)
+    return Resolved(input_shape=image, classes=try_out(module, image, request.spec))
+
+
 def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
     """Run one image and return the number of classes. Raises ModelError, naming the module that raised."""
-    where: list[str] = []
-    names = {child: name for name, child in module.named_modules()}
-
-    def enter(child: nn.Module, _: Any) -> None:
-        where.append(names[child])
-
-    def leave(*_: Any) -> None:
-        where.pop()
-
-    hooks = [
-        hook for child in names for hook in (child.register_forward_pre_hook(enter), child.register_forward_hook(leave))
-    ]
     module.eval()
     shape = "x".join(map(str, image))
-    try:
-        with torch.inference_mode():
+    with running(module) as stack, torch.inference_mode():
+        try:
             output = module(torch.zeros(1, *image))
-    except Exception as error:
-        layer = f" in layer {where[-1]!r}" if where and where[-1] else ""
-        raise ModelError(
-            f"model {spec.model!r} cannot take one image of {shape}{layer}: {_said(error)}; "
-            f"set image_size if its images have another size"
-        ) from None
-    finally:
-        for hook in hooks:
-            hook.remove()
+        except Exception as error:
+            layer = f" in layer {stack[-1]!r}" if stack and stack[-1] else ""
+            raise ModelError(
+                f"model {spec.model!r} cannot take one image of {shape}{layer}: {_said(error)}; "
+                f"set image_size if its images have another size"
+            ) from None
     if not (isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1):
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ModelError(f"model {spec.model!r}: expected logits of shape (1, classes) for one image; got {got}")
@@ -125,6 +119,7 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
 
 def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
     module_name, _, attribute = spec.model.partition(":")
+    look_here_too()
     try:
         made: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -144,6 +139,7 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
         raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
+    check_origin(spec.model)
     first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
     channels = first.in_channels if first else DEFAULT_IMAGE[0]
     sides = len(first.kernel_size) if first else 2

@@ -2,9 +2,9 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,72 +12,18 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import nn
 
+from cnnbench.errors import InputError
+from cnnbench.records import files
 from cnnbench.records.messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.worker import models
 from cnnbench.worker.dataset_files import prepared, read_idx
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training.step import export_step
-from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.trainers import EagerTrainer, Images, OrtTrainer, Trainer
 
 EVALUATION_BATCH = 500
-Images = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-
-class Trainer(Protocol):
-    """A runtime that trains."""
-
-    def step(self, images: Images, labels: Labels) -> float:
-        """One step; the loss before it."""
-
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """The module's state now."""
-
-
-class EagerTrainer:
-    """PyTorch's autograd and optimizer."""
-
-    def __init__(self, module: nn.Module, request: StartTraining) -> None:
-        self.module = module.train()
-        self.optimizer = optimizer_of(module, request.optimizer, request.rate)
-
-    def step(self, images: Images, labels: Labels) -> float:
-        """One step; the loss before it."""
-        self.optimizer.zero_grad()
-        loss = models.loss(self.module(torch.from_numpy(images)), torch.from_numpy(labels))
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return float(loss.detach())
-
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """The module's state now."""
-        return self.module.state_dict()
-
-
-class OrtTrainer:
-    """The exported step in ONNX Runtime."""
-
-    def __init__(self, module: nn.Module, images: Images, request: StartTraining, folder: Path) -> None:
-        file = str(folder / "step.onnx")
-        onnx.save(export_step(module, torch.from_numpy(images[:2]), request.optimizer), file)
-        self.names = list(module.state_dict())
-        self.session = StepSession(file, "cpu", request.threads)
-        weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-        self.session.begin(weights, request.rate, drop=True)
-
-    def step(self, images: Images, labels: Labels) -> float:
-        """One step; the loss before it."""
-        self.session.bind(images, labels)
-        self.session.step()
-        return self.session.loss
-
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """The module's state now."""
-        values = self.session.values()
-        return {name: torch.from_numpy(values[name]) for name in self.names}
 
 
 class TrainingRun:
@@ -94,15 +40,23 @@ class TrainingRun:
         self.images = {part: prepared(pixels, mean, deviation, image) for part, pixels in raw.items()}
         labels = {"train": read_idx(data.train_labels), "test": read_idx(data.test_labels)}
         self.labels = {part: each.astype(np.int64) for part, each in labels.items()}
+        if request.batch > len(self.images["train"]):
+            raise InputError(
+                f"--batch: expected at most the {len(self.images['train']):,} training images; got {request.batch:,}"
+            )
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
         self.folder = Path(self._folder.name)
-        self.trainer: Trainer = (
-            EagerTrainer(self.module, request)
-            if request.runtime == "eager"
-            else OrtTrainer(self.module, self.images["train"], request, self.folder)
-        )
+        self.trainer = self._trainer()
         self.random = np.random.default_rng(request.spec.seed)
         self._steps = self._epoch()
+
+    def _trainer(self) -> Trainer:
+        request, module = self.request, self.module
+        if request.runtime == "eager":
+            return EagerTrainer(module, request.optimizer, request.rate)
+        file = str(self.folder / "step.onnx")
+        onnx.save(export_step(module, torch.from_numpy(self.images["train"][:2]), request.optimizer), file)
+        return OrtTrainer(module, StepSession.of(file, request.threads), request.rate, drop=True)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,8 +88,13 @@ class TrainingRun:
 
     def evaluate(self, out: str) -> Evaluated:
         """Save the weights, and the share of test images that both runtimes put into the right class."""
-        weights = {name: tensor.detach().clone().contiguous() for name, tensor in self.trainer.weights().items()}
-        save_file(weights, out)
+        values = self.trainer.values()
+        weights = {name: torch.from_numpy(values[name].copy()) for name in self.module.state_dict()}
+        try:
+            with files.replacing(Path(out)) as file:
+                save_file(weights, file)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}") from None
         evaluated, _ = models.build(self.request.spec)
         evaluated.load_state_dict(weights)
         evaluated.eval()

@@ -25,7 +25,7 @@ import torch
 from cnnbench.networks.registry import TORCHVISIONS
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import collect as witnesses
+from cnnbench.worker.counters import fvcore
 params = macs = 0
 for arch in TORCHVISIONS:
     module, image = models.build(ModelSpec(model=arch.name))
@@ -34,7 +34,7 @@ for arch in TORCHVISIONS:
 print(len(TORCHVISIONS), params, macs)
 """
 
-WITH_FVCORE = "macs += sum(pair[1] for pair in witnesses.traced(module.eval(), torch.zeros(1, *image)).values())"
+WITH_FVCORE = "macs += sum(pair[1] for pair in fvcore.count(module.eval(), torch.zeros(1, *image)).values())"
 
 WAYS = {
     "closed forms": BY_FORMULA,

@@ -4,11 +4,10 @@ An object: benchmark -> measure -> `value`, and where there is an interval `lowe
 own measures: `latency` in nanoseconds, `throughput` per second (here of images).
 """
 
-import json
-
 from cnnbench.analysis.stats import Estimate
 from cnnbench.integrations.exporters.converted import Converted, left_out, measured
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 
 NANOSECONDS = 1e9
 
@@ -23,7 +22,7 @@ def convert(run: Run) -> Converted:
         for each in measured(run)
     }
     lost = ["machine, versions, status, samples and memory have no place; only medians and their intervals"]
-    return Converted({".json": json.dumps(metrics, indent=2).encode()}, [*lost, *left_out(run)])
+    return Converted({".json": strict_json(metrics, 2).encode()}, [*lost, *left_out(run)])
 
 
 def _metric(estimate: Estimate, scale: float) -> dict[str, float]:

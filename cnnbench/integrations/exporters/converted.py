@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
-from cnnbench.records.environment import label
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.records.run_folder import Run
 
@@ -133,4 +132,4 @@ def extra_info(record: Record) -> dict[str, object]:
 
 def machine_of(run: Run) -> str:
     """The machine in a few words."""
-    return label(run.environment) if run.environment else "unknown machine"
+    return run.environment.label if run.environment else "unknown machine"

@@ -5,12 +5,12 @@
 commit by a bare ratio, so it is for plotting; `fail-on-alert` belongs off.
 """
 
-import json
 from typing import Any
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, machine_of, measured
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 from cnnbench.report.format import significant
 
 
@@ -42,4 +42,4 @@ def _milli(seconds: Estimate) -> Estimate:
 
 
 def _text(entries: list[dict[str, Any]]) -> bytes:
-    return json.dumps(entries, indent=2, ensure_ascii=False).encode()
+    return strict_json(entries, 2, ascii_only=False).encode()

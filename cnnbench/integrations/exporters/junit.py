@@ -3,6 +3,7 @@
 Elements and attributes as in the schema of Jenkins' xUnit plugin (`junit-10.xsd`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +14,9 @@ from cnnbench.integrations.exporters.converted import UNRECORDED, Converted, Mea
 from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import Run
 
+DECLARATION = "<?xml version='1.0' encoding='utf-8'?>\n"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML may hold, not even escaped (XML 1.0, section 2.2)."""
 OUTCOME: Mapping[Status, str | None] = {
     "ok": None,
     "noisy": None,
@@ -45,13 +49,12 @@ def convert(run: Run) -> Converted:
         },
     )
     properties = ElementTree.SubElement(suite, "properties")
-    software = run.environment.get("software", {})
-    for name, value in {"machine": machine_of(run), **software}.items():
+    for name, value in {"machine": machine_of(run), **run.software}.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": str(value)})
     figures = {each.record.id: each for each in measured(run)}
     for record in run.records.values():
         test = _test(suite, record.id, record.case.spec.label, _timed_s(record))
-        outcome, why = OUTCOME[record.status], _printable("\n".join(record.reasons))
+        outcome, why = OUTCOME[record.status], "\n".join(record.reasons)
         if outcome is not None:
             first = why.partition("\n")[0]
             ElementTree.SubElement(test, outcome, {"type": record.status, "message": first}).text = why
@@ -61,8 +64,10 @@ def convert(run: Run) -> Converted:
         test = _test(suite, id_, id_.partition("/")[0], 0.0)
         ElementTree.SubElement(test, "skipped", {"type": "unrecorded", "message": UNRECORDED})
     ElementTree.indent(root)
-    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return Converted({".xml": text}, ["figures are text in system-out; samples are not in it"])
+    text = _NOT_XML.sub("", ElementTree.tostring(root, encoding="unicode"))
+    return Converted(
+        {".xml": f"{DECLARATION}{text}".encode()}, ["figures are text in system-out; samples are not in it"]
+    )
 
 
 def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> ElementTree.Element:
@@ -77,7 +82,7 @@ def _figures(record: Record, each: Measured) -> str:
         lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
     lines.append(f"images_per_s: {rate.value:.6g}")
     lines.append(f"launches: {len(each.samples_s)}")
-    return _printable("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _timed_s(record: Record) -> float:
@@ -91,8 +96,3 @@ def _timestamp(started: str) -> str:
     except ValueError:  # a run's folder that does not tell
         moment = datetime.fromtimestamp(0, tz=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot hold; a library's last words may have some."""
-    return "".join(c for c in text if c in "\n\t" or ord(c) >= 32)

@@ -5,7 +5,6 @@ significantly different whatever the values are (`_compare.py` in pyperf 2.10). 
 its turns, in six consecutive groups as equal as they can be, and of each group the median.
 """
 
-import json
 from datetime import datetime
 from itertools import pairwise
 from statistics import median
@@ -14,6 +13,7 @@ from typing import Any
 from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
 from cnnbench.records.record import MIN_TURNS, Launch
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 
 VALUES_PER_LAUNCH = MIN_TURNS
 
@@ -34,7 +34,7 @@ def convert(run: Run) -> Converted:
     sizes = {sum(len(values) for values in _values(each)) for each in have}
     if len(sizes) > 1:
         lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` takes for significant")
-    return Converted({".json": json.dumps(content, indent=1).encode()}, lost)
+    return Converted({".json": strict_json(content, 1).encode()}, lost)
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
@@ -80,11 +80,11 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
+    facts, software = run.environment.machine if run.environment else None, run.software
     return {
-        "cpu_model_name": facts.get("cpu"),
-        "cpu_count": facts.get("logical_cores"),
-        "platform": facts.get("system"),
+        "cpu_model_name": facts.cpu if facts else None,
+        "cpu_count": facts.logical_cores if facts else None,
+        "platform": facts.system if facts else None,
         "python_version": software.get("python"),
         "git_commit": software.get("git_commit"),
         **{f"{name}_version": said for name, said in software.items() if name not in ("python", "git_commit")},

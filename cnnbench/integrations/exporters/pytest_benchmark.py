@@ -5,12 +5,12 @@ the pool does not tell stands in `extra_info`. A benchmark is known by its `full
 pytest plugin.
 """
 
-import json
 from typing import Any
 
 from cnnbench.errors import InputError
 from cnnbench.integrations.exporters.converted import Converted, Measured, extra_info, left_out, measured, params_of
 from cnnbench.records.run_folder import Run
+from cnnbench.report.escape import strict_json
 
 
 def convert(run: Run) -> Converted:
@@ -30,7 +30,7 @@ def convert(run: Run) -> Converted:
         "version": __version__,
     }
     lost = ["samples of all launches are in one pool, without the phases of training; extra_info has each launch"]
-    return Converted({".json": json.dumps(content, indent=4).encode("ascii")}, [*lost, *left_out(run)])
+    return Converted({".json": strict_json(content, 4).encode()}, [*lost, *left_out(run)])
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
@@ -53,27 +53,28 @@ def _benchmark(each: Measured) -> dict[str, Any]:
 
 def _machine_info(run: Run) -> dict[str, Any]:
     """In pytest-benchmark's words; `node` is the machine in a few words, because runs do not record host names."""
-    facts, software = run.environment.get("machine", {}), run.environment.get("software", {})
-    system, _, release = str(facts.get("system", "")).partition(" ")
+    facts = run.environment.machine if run.environment else None
+    cpu, architecture = (facts.cpu, facts.architecture or "") if facts else ("", "")
+    system, _, release = facts.system.partition(" ") if facts else ("", "", "")
     return {
-        "node": str(facts.get("cpu", "unknown")),
-        "processor": facts.get("architecture", ""),
-        "machine": facts.get("architecture", ""),
+        "node": cpu or "unknown",
+        "processor": architecture,
+        "machine": architecture,
         "python_implementation": "CPython",
-        "python_version": software.get("python", ""),
+        "python_version": run.software.get("python", ""),
         "release": release,
         "system": system,
         "cpu": {
-            "brand_raw": facts.get("cpu", ""),
-            "arch": facts.get("architecture", ""),
-            "count": facts.get("logical_cores"),
+            "brand_raw": cpu,
+            "arch": architecture,
+            "count": facts.logical_cores if facts else None,
         },
-        "software": software,
+        "software": run.software,
     }
 
 
 def _commit_info(run: Run) -> dict[str, Any]:
-    commit = str(run.environment.get("software", {}).get("git_commit") or "unversioned")
+    commit = run.software.get("git_commit") or "unversioned"
     return {
         "id": commit.removesuffix("-dirty"),
         "time": run.started,

@@ -1,6 +1,6 @@
 """The pytest plugin: `pytest --cnnbench SUITE` makes a test of every case, and a fixture measures in any test.
 
-Until one of them is used, only this file is imported, and it imports pytest alone.
+Until one of them is used, only this file and pytest are imported.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Measure(Protocol):
-    """What the fixture `cnnbench_measure` is."""
+    """The type of the fixture `cnnbench_measure`."""
 
     def __call__(self, *ids: str, budget: str = "2s", launches: int = 1) -> "list[Record]":
-        """Measure cases by their ids, for so long each in each launch; their records, in the same order."""
+        """Measure cases by id, each for `budget` in each launch; returns their records in the same order."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,26 +28,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         dest="cnnbench_suites",
         metavar="SUITE",
-        help="Measure a suite (a YAML file, or the name of one that comes with cnnbench): one test for each case. "
-        "Without paths of tests, nothing else is run.",
+        help="Measure a suite (a YAML file, or the name of a bundled one): one test per case. "
+        "Other tests run only if their paths are given.",
     )
     group.addoption(
         "--cnnbench-budget",
         metavar="TIME",
         dest="cnnbench_budget",
-        help="Time for each suite, such as 10m; its own if not given.",
+        help="Time for each suite, such as 10m; the suite's own if not given.",
     )
     group.addoption(
         "--cnnbench-out",
         metavar="DIR",
         dest="cnnbench_out",
         type=Path,
-        help="Keep the runs here, a folder for each suite, as `cnnbench run` writes them; not kept if not given.",
+        help="Keep the runs here, a folder per suite, as `cnnbench run` writes them; discarded if not given.",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where suites are asked for, have them collected."""
+    """Collect suites if any are requested."""
     if config.getoption("cnnbench_suites"):
         from cnnbench.integrations.pytest_plugin.suites import Suites
 
@@ -56,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def cnnbench_measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
-    """A function from ids of cases to their records, measured now; cases that differ in the runtime alone, in one race.
+    """A function that measures cases by id and returns their records. Cases that differ in runtime only are compared.
 
-    A case that cannot run here skips the test, with the reason; one that fails, or whose result is invalid, fails it.
+    A case that cannot run here skips the test with the reason; one that fails, or is invalid, fails it.
 
         def test_onnx_runtime_pays(cnnbench_measure):
             eager, ort = cnnbench_measure("lenet5/inference/eager/cpu/fp32/b1", "lenet5/inference/ort/cpu/fp32/b1")

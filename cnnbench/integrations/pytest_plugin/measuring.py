@@ -1,4 +1,4 @@
-"""Measuring inside a test session, and what a record means for its test."""
+"""Measurement inside a test session, and the outcome of a test for a record."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ from cnnbench.records.record import Record
 from cnnbench.records.run_folder import read_run
 from cnnbench.runner.run import Watch, run
 from cnnbench.suite.case import Case
-from cnnbench.suite.load import Suite, case_of, suite_of
+from cnnbench.suite.load import Suite, suite_of
 from cnnbench.suite.parse import parse_duration
 
 
@@ -34,10 +34,10 @@ def measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, 
 
 
 def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) -> list[Record]:
-    """The records of cases that are measured now; the test fails or is skipped where one has no number."""
+    """Measure cases and return their records; fails or skips the test if one has no number."""
     try:
         case_budget_s = parse_duration(budget)
-        suite = suite_of([case_of(id_) for id_ in ids], case_budget_s, launches)
+        suite = suite_of([Case.from_id(id_) for id_ in ids], case_budget_s, launches)
         records = measure(suite, suite.cases, folder, suite.budget_s, lambda total, finished: nullcontext(Silent()))
     except (CnnbenchError, ValueError) as error:
         pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
@@ -48,9 +48,9 @@ def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) ->
 
 
 def end_test_without_number(case: Case, record: Record | None) -> None:
-    """Skip the test of a case that this machine cannot run, and fail that of one that went wrong."""
+    """Skip the test of a case that this machine cannot run; fail that of one that failed or is invalid."""
     if record is None:
-        pytest.fail(f"{case.id}: not reached within the budget; give it more time", pytrace=False)
+        pytest.fail(f"{case.id}: not reached within the budget; increase it", pytrace=False)
     if not has_number(record):
         why = f"{record.id}: {record.status}: {'; '.join(record.reasons)}"
         if record.status == "unavailable":

@@ -1,7 +1,7 @@
-"""Suites as pytest collects and runs them: a file of tests, one for each case, measured before the first is judged.
+"""Suites as pytest files with one test per case; all selected cases are measured before the first test runs.
 
-The samples go through pytest-benchmark's own fixture, so that its options save and compare them. It times what it is
-given with a clock that it is given: here nothing is called, and the clock tells the times that were measured.
+The samples are passed through pytest-benchmark's fixture, so that its options save and compare them: it times an empty
+function with a clock that replays the measured times.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ from cnnbench.suite.parse import parse_duration
 
 
 class Suites:
-    """The plugin that is there while suites are asked for."""
+    """The plugin that is registered if suites are requested."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Find the files, and have them collected. Raises pytest.UsageError."""
+        """Add the suites' files to the collected paths. Raises pytest.UsageError."""
         _check_plugins(config)
         try:
             found = [load_suite(name).path.resolve() for name in config.getoption("cnnbench_suites")]
@@ -41,7 +41,7 @@ class Suites:
         config.args = [*(config.args if paths_given else []), *map(str, self.paths)]
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> "SuiteFile | None":
-        """A suite that was asked for is a file of tests."""
+        """A requested suite is a file of tests."""
         if file_path.resolve() not in self.paths:
             return None
         suite: SuiteFile = SuiteFile.from_parent(parent, path=file_path)
@@ -52,12 +52,12 @@ class Suites:
 def _check_plugins(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError(
-            "--cnnbench: expected pytest-benchmark, through which results are saved and compared; it is not installed, "
-            "or switched off: pip install 'cnnbench[pytest]'"
+            "--cnnbench: expected pytest-benchmark, which saves and compares results; it is not installed or disabled: "
+            "pip install 'cnnbench[pytest]'"
         )
     if config.getoption("numprocesses", None):
         raise pytest.UsageError(
-            "--cnnbench: expected one process; got several (-n), which would disturb each other: add -n 0"
+            "--cnnbench: expected one process; got several (-n), which interfere with each other: add -n 0"
         )
 
 
@@ -77,7 +77,7 @@ class SuiteFile(pytest.File):
             yield CaseTest.of(self, case)
 
     def setup(self) -> None:
-        """Measure the cases whose tests were selected, races together, as `cnnbench run` does."""
+        """Measure the selected cases, as `cnnbench run` does."""
         from rich.console import Console
 
         from cnnbench.report.terminal import Progress
@@ -92,7 +92,7 @@ class SuiteFile(pytest.File):
                 pytest.fail(str(error), pytrace=False)
 
     def _terminal(self) -> Any:
-        """Where progress can be seen: pytest keeps what tests print to itself."""
+        """Without pytest's capture, so that progress is shown."""
         reporter = self.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
@@ -100,13 +100,13 @@ class SuiteFile(pytest.File):
 
 
 class CaseTest(pytest.Function):
-    """The test of one case: it hands the samples to pytest-benchmark, and ends as the record's status says."""
+    """The test of one case: passes its samples to pytest-benchmark; its outcome follows the record's status."""
 
     case: Case
 
     @classmethod
     def of(cls, parent: SuiteFile, case: Case) -> "CaseTest":
-        """The test, with the clock that pytest-benchmark is to read."""
+        """The test, with the clock for pytest-benchmark."""
         clock = Replay()
 
         def test(benchmark: Any) -> None:
@@ -118,13 +118,13 @@ class CaseTest(pytest.Function):
         return item
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """It stands in the suite's file."""
+        """Reported in the suite's file."""
         return self.path, 0, self.name
 
 
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:
     if record is None or record.measurement is None or not has_number(record):
-        benchmark.disabled = True  # then nothing of it is saved
+        benchmark.disabled = True  # nothing is saved
         benchmark.pedantic(_nothing)
         end_test_without_number(case, record)
         return
@@ -136,11 +136,11 @@ def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") 
 
 
 def _nothing() -> None:
-    """What pytest-benchmark calls; the case was measured before, elsewhere."""
+    """What pytest-benchmark calls; the case has been measured already."""
 
 
 class Replay:
-    """A clock that is read before and after each round, and goes on by the next sample in between."""
+    """A clock that is read before and after each round, and advances by the next sample in between."""
 
     __name__ = "cnnbench"
 
@@ -148,7 +148,7 @@ class Replay:
         self._readings: Iterator[float] = iter(())
 
     def load(self, samples_s: list[float]) -> None:
-        """Tell these seconds from now on: from zero each, so that differences are exact."""
+        """Replay these samples, each from zero, so that differences are exact."""
         self._readings = iter([reading for sample in samples_s for reading in (0.0, sample)])
 
     def __call__(self) -> float:

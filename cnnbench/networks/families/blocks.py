@@ -1,7 +1,25 @@
-"""What several families are built from."""
+"""Blocks that several families are built from."""
 
-from cnnbench.networks.layers import Activation, AdaptiveAvgPool, BatchNorm, Conv, Op, Scale, Value
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from cnnbench.networks.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    Op,
+    Scale,
+    Value,
+)
 from cnnbench.networks.network import Net
+
+RELU = Activation(inplace=True)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -19,18 +37,94 @@ def check_probability(setting: str, value: float) -> None:
         raise ValueError(f"{setting}: expected a probability; got {value}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Widened:
+    """A family that can be made wider or narrower."""
+
+    width: float = 1.0
+    """Channels of every layer, times this."""
+
+    def wide(self, channels: int) -> int:
+        """The channels of a layer that has `channels` at width 1."""
+        return round_channels(channels * self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Widened):
+    """A family that can also be made deeper or shallower."""
+
+    depth: float = 1.0
+    """Blocks of every stage, times this, rounded up."""
+
+
+def strides(first: int, blocks: int, depth: float = 1.0) -> list[int]:
+    """The stride of each block of a stage: `first`, then 1; `depth` times as many blocks, rounded up."""
+    return [first] + [1] * (math.ceil(blocks * depth) - 1)
+
+
+def same_conv(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Conv:
+    """A convolution without bias, padded so that stride 1 keeps the size."""
+    return Conv(channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def depthwise(channels: int, kernel: int, stride: int = 1) -> Conv:
+    """One filter per channel."""
+    return same_conv(channels, kernel, stride, groups=channels)
+
+
+def chain(net: Net, x: Value, **ops: Op) -> Value:
+    """Layers in sequence, by name."""
+    for name, op in ops.items():
+        x = net(name, op, x)
+    return x
+
+
+def sequential(net: Net, x: Value, *ops: Op, start: int = 0) -> Value:
+    """Layers in sequence, numbered as torch.nn.Sequential numbers them."""
+    return chain(net, x, **{str(index): op for index, op in enumerate(ops, start)})
+
+
 def conv_norm(net: Net, conv: Op, x: Value, activation: str | None = None) -> Value:
     """A convolution, its batch normalisation and its activation, numbered 0, 1, 2."""
-    x = net("0", conv, x)
-    x = net("1", BatchNorm(), x)
-    return net("2", Activation(activation, inplace=True), x) if activation else x
+    return sequential(net, x, conv, BatchNorm(), *([Activation(activation, inplace=True)] if activation else []))
 
 
 def squeeze_excitation(net: Net, x: Value, squeezed: int, activation: Activation, gate: str = "sigmoid") -> Value:
     """One factor per channel, from the channels' means through two 1x1 convolutions (Hu et al. 2018, section 3)."""
-    s = net("avgpool", AdaptiveAvgPool(1), x)
-    s = net("fc1", Conv(squeezed, kernel=1), s)
-    s = net("activation", activation, s)
-    s = net("fc2", Conv(x.channels, kernel=1), s)
-    s = net("scale_activation", Activation(gate), s)
-    return net("scale", Scale(s), x)
+    factors = chain(
+        net,
+        x,
+        avgpool=AdaptiveAvgPool(1),
+        fc1=Conv(squeezed, kernel=1),
+        activation=activation,
+        fc2=Conv(x.channels, kernel=1),
+        scale_activation=Activation(gate),
+    )
+    return net("scale", Scale(factors), x)
+
+
+def inverted_bottleneck(
+    net: Net,
+    x: Value,
+    hidden: int,
+    conv: Conv,
+    channels: int,
+    activation: str,
+    excitation: Callable[[Net, Value], Value] | None = None,
+) -> Value:
+    """1x1 to `hidden` channels unless x has them, a depthwise `conv`, `excitation`, linear 1x1 to `channels`."""
+    block, index = net.inside("block"), count()
+    if hidden != x.channels:
+        x = conv_norm(block.inside(f"{next(index)}"), same_conv(hidden), x, activation)
+    x = conv_norm(block.inside(f"{next(index)}"), conv, x, activation)
+    if excitation:
+        x = excitation(block.inside(f"{next(index)}"), x)
+    return conv_norm(block.inside(f"{next(index)}"), same_conv(channels), x)
+
+
+def classify(net: Net, x: Value, classes: int, dropout: Dropout | None = None) -> Value:
+    """The mean over all positions and a fully connected layer: `fc`, or `classifier.1` behind a dropout."""
+    x = chain(net, x, avgpool=AdaptiveAvgPool(1), flatten=Flatten())
+    return (
+        sequential(net.inside("classifier"), x, dropout, Linear(classes)) if dropout else net("fc", Linear(classes), x)
+    )

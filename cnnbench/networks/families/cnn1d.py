@@ -7,8 +7,9 @@ section 3, describe: short stacks of convolution, normalisation and pooling, and
 import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import round_channels
-from cnnbench.networks.layers import Activation, AdaptiveAvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Value
+from cnnbench.networks.architecture import ours
+from cnnbench.networks.families.blocks import Scaled, classify, same_conv, sequential
+from cnnbench.networks.layers import Activation, BatchNorm, MaxPool, Op, Value
 from cnnbench.networks.network import Net
 
 # channels, kernel
@@ -16,26 +17,15 @@ STAGES = ((16, 7), (32, 5), (64, 3))
 
 
 @dataclass(frozen=True)
-class CNN1D:
+class CNN1D(Scaled):
     """Three convolutions of 16, 32, 64 channels, each halving the length, then the mean over time."""
 
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Convolutions of every stage, times this, rounded up."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, L) to (classes,)."""
-        features, index = net.inside("features"), 0
+        ops: list[Op] = []
         for channels, kernel in STAGES:
-            for _ in range(math.ceil(self.depth)):
-                conv = Conv(round_channels(channels * self.width), kernel, padding=kernel // 2, bias=False)
-                x = features(f"{index}", conv, x)
-                x = features(f"{index + 1}", BatchNorm(), x)
-                x = features(f"{index + 2}", Activation(), x)
-                index += 3
-            x = features(f"{index}", MaxPool(2), x)
-            index += 1
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+            conv = same_conv(self.wide(channels), kernel)
+            ops += [conv, BatchNorm(), Activation()] * math.ceil(self.depth) + [MaxPool(2)]
+        return classify(net, sequential(net.inside("features"), x, *ops), classes)
+
+
+NETWORKS = [ours("cnn1d", CNN1D(), (1, 1024), "after Kiranyaz et al. 2021, section 3")]

@@ -8,7 +8,8 @@ convolutions of table 9 are fully connected layers on the last axis, in the auth
 import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import check_probability, round_channels
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import Scaled, chain, check_probability, sequential
 from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -40,7 +41,7 @@ CHANNELS_FIRST = Permute((2, 0, 1))
 
 
 @dataclass(frozen=True)
-class ConvNeXt:
+class ConvNeXt(Scaled):
     """A stem of 4x4 patches, stages of so many blocks with 2x2 downsampling between them."""
 
     blocks: tuple[int, ...]
@@ -49,10 +50,6 @@ class ConvNeXt:
     """C: channels of each stage."""
     drop: float = 0.0
     """Probability that the last block is dropped; the first never is, and between it grows evenly."""
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
 
     def __post_init__(self) -> None:
         if len(self.blocks) != len(self.widths):
@@ -62,12 +59,11 @@ class ConvNeXt:
         check_probability("drop", self.drop)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         blocks_of = [math.ceil(blocks * self.depth) for blocks in self.blocks]
-        channels_of = [round_channels(width * self.width) for width in self.widths]
         features = net.inside("features")
         done, last = 0, sum(blocks_of) - 1
-        for stage, (blocks, channels) in enumerate(zip(blocks_of, channels_of, strict=True)):
+        for stage, (blocks, width) in enumerate(zip(blocks_of, self.widths, strict=True)):
+            channels = self.wide(width)
             if stage == 0:
                 x = features("0.0", Conv(channels, kernel=4, stride=4), x)
                 x = _norm(features, "0.1", x)
@@ -79,24 +75,24 @@ class ConvNeXt:
                 done += 1
         x = net("avgpool", AdaptiveAvgPool(1), x)
         x = _norm(net, "classifier.0", x)
-        x = net("classifier.1", Flatten(), x)
-        return net("classifier.2", Linear(classes), x)
+        return sequential(net.inside("classifier"), x, Flatten(), Linear(classes), start=1)
 
 
 def _block(net: Net, name: str, x: Value, drop: float) -> Value:
     """Depthwise 7x7, layer normalisation, to four times the channels and back (figure 4), scaled and added."""
-    channels = x.channels
-    block = net.inside(f"{name}.block")
-    y = block("0", Conv(channels, kernel=7, padding=3, groups=channels), x)
-    y = block("1", CHANNELS_LAST, y)
-    y = block("2", LayerNorm(), y)
-    y = block("3", Linear(EXPANSION * channels), y)
-    y = block("4", Activation("gelu"), y)
-    y = block("5", Linear(channels), y)
-    y = block("6", CHANNELS_FIRST, y)
+    y = sequential(
+        net.inside(f"{name}.block"),
+        x,
+        Conv(x.channels, kernel=7, padding=3, groups=x.channels),
+        CHANNELS_LAST,
+        LayerNorm(),
+        Linear(EXPANSION * x.channels),
+        Activation("gelu"),
+        Linear(x.channels),
+        CHANNELS_FIRST,
+    )
     y = net(name, LayerScale(), y)
-    y = net(f"{name}.stochastic_depth", StochasticDepth(drop), y)
-    return net(f"{name}.add", Add(x, inplace=True), y)
+    return chain(net.inside(name), y, stochastic_depth=StochasticDepth(drop), add=Add(x, inplace=True))
 
 
 def _norm(net: Net, name: str, x: Value) -> Value:
@@ -104,3 +100,6 @@ def _norm(net: Net, name: str, x: Value) -> Value:
     x = net(f"{name}.channels_last", CHANNELS_LAST, x)
     x = net(name, LayerNorm(), x)
     return net(f"{name}.channels_first", CHANNELS_FIRST, x)
+
+
+NETWORKS = [imagenet(f"convnext_{name}", ConvNeXt(*row), "Liu et al. 2022, table 9") for name, row in VARIANTS.items()]

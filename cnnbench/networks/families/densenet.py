@@ -9,18 +9,9 @@ block grows with the square of its layers (Pleiss et al. 2017).
 import math
 from dataclasses import dataclass
 
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    Conv,
-    Flatten,
-    Linear,
-    MaxPool,
-    Value,
-)
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import RELU, chain, same_conv
+from cnnbench.networks.layers import AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Flatten, Linear, MaxPool, Value
 from cnnbench.networks.network import Net
 
 # growth rate k, layers per block, stem channels 2k
@@ -30,8 +21,6 @@ MEMBERS = {
     201: (32, (6, 12, 48, 32), 64),
     161: (48, (6, 12, 36, 24), 96),
 }
-
-RELU = Activation(inplace=True)
 
 
 @dataclass(frozen=True)
@@ -56,21 +45,15 @@ class DenseNet:
             raise ValueError(f"compression: expected 1 at most; got {self.compression}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
-        x = features("conv0", Conv(self.stem, kernel=7, stride=2, padding=3, bias=False), x)
-        x = features("norm0", BatchNorm(), x)
-        x = features("relu0", RELU, x)
-        x = features("pool0", MaxPool(3, stride=2, padding=1), x)
+        stem = same_conv(self.stem, 7, stride=2)
+        x = chain(features, x, conv0=stem, norm0=BatchNorm(), relu0=RELU, pool0=MaxPool(3, stride=2, padding=1))
         for number, layers in enumerate(self.blocks, start=1):
             x = self._dense_block(features.inside(f"denseblock{number}"), x, math.ceil(layers * self.depth))
             if number < len(self.blocks):
                 x = self._transition(features.inside(f"transition{number}"), x)
         x = features("norm5", BatchNorm(), x)
-        x = net("relu", RELU, x)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("classifier", Linear(classes), x)
+        return chain(net, x, relu=RELU, avgpool=AdaptiveAvgPool(1), flatten=Flatten(), classifier=Linear(classes))
 
     def _dense_block(self, net: Net, x: Value, layers: int) -> Value:
         """Each layer takes the block's input and all that the layers before it put out (section 3, equation 2)."""
@@ -82,17 +65,13 @@ class DenseNet:
 
     def _dense_layer(self, net: Net, x: Value) -> Value:
         """1x1 to a few times k channels, 3x3 to k, each behind its normalisation and activation."""
-        x = net("norm1", BatchNorm(), x)
-        x = net("relu1", RELU, x)
-        x = net("conv1", Conv(self.bottleneck * self.growth_rate, kernel=1, bias=False), x)
-        x = net("norm2", BatchNorm(), x)
-        x = net("relu2", RELU, x)
-        return net("conv2", Conv(self.growth_rate, kernel=3, padding=1, bias=False), x)
+        x = chain(net, x, norm1=BatchNorm(), relu1=RELU, conv1=same_conv(self.bottleneck * self.growth_rate))
+        return chain(net, x, norm2=BatchNorm(), relu2=RELU, conv2=same_conv(self.growth_rate, 3))
 
     def _transition(self, net: Net, x: Value) -> Value:
         """Fewer channels, and half the size."""
         kept = max(1, math.floor(self.compression * x.channels))
-        x = net("norm", BatchNorm(), x)
-        x = net("relu", RELU, x)
-        x = net("conv", Conv(kept, kernel=1, bias=False), x)
-        return net("pool", AvgPool(2), x)
+        return chain(net, x, norm=BatchNorm(), relu=RELU, conv=same_conv(kept), pool=AvgPool(2))
+
+
+NETWORKS = [imagenet(f"densenet{d}", DenseNet(*row), "Huang et al. 2016, table 1") for d, row in MEMBERS.items()]

@@ -6,31 +6,53 @@ of the block's input channels.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
-from cnnbench.networks.families.blocks import check_probability, conv_norm, round_channels, squeeze_excitation
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    Add,
-    Conv,
-    Dropout,
-    Flatten,
-    Linear,
-    StochasticDepth,
-    Value,
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import (
+    Scaled,
+    check_probability,
+    classify,
+    conv_norm,
+    depthwise,
+    inverted_bottleneck,
+    round_channels,
+    same_conv,
+    squeeze_excitation,
+    strides,
 )
+from cnnbench.networks.layers import Activation, Add, Dropout, StochasticDepth, Value
 from cnnbench.networks.network import Net
 
-# expansion, kernel, stride, channels, repeats (table 1, stages 2 to 8)
+
+class Stage(NamedTuple):
+    """Blocks of one kind."""
+
+    expansion: int
+    kernel: int
+    stride: int
+    channels: int
+    repeats: int
+    fused: bool = False
+    """Whether one ordinary convolution stands for the 1x1 and the depthwise (EfficientNetV2)."""
+
+    def scaled(self, width: float, depth: float) -> "Stage":
+        """Its channels and repeats multiplied; repeats rounded up."""
+        return self._replace(channels=round_channels(self.channels * width), repeats=math.ceil(self.repeats * depth))
+
+
+# table 1, stages 2 to 8
 STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
+    Stage(1, 3, 1, 16, 1),
+    Stage(6, 3, 2, 24, 2),
+    Stage(6, 5, 2, 40, 2),
+    Stage(6, 3, 2, 80, 3),
+    Stage(6, 5, 1, 112, 3),
+    Stage(6, 5, 2, 192, 4),
+    Stage(6, 3, 1, 320, 1),
 )
 
 # width, depth, resolution, dropout
@@ -46,62 +68,60 @@ COEFFICIENTS = {
 }
 
 DROPPED_BLOCKS = 0.2
-"""Probability that the last block is dropped; the first never is, and between it grows evenly."""
+"""The probability of stochastic depth grows evenly from 0 for the first block towards this."""
 
 
 @dataclass(frozen=True)
-class EfficientNet:
+class EfficientNet(Scaled):
     """B0 scaled by its compound coefficients (section 3.3); the resolution is the image's."""
 
-    width: float = 1.0
-    """B0's channels, times this."""
-    depth: float = 1.0
-    """B0's repeats, times this, rounded up."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        features = net.inside("features")
-        stem = Conv(round_channels(32 * self.width), kernel=3, stride=2, padding=1, bias=False)
-        x = conv_norm(features.inside("0"), stem, x, "silu")
-        repeats_of = [math.ceil(repeats * self.depth) for *_, repeats in STAGES]
-        done = 0
-        for stage, (expansion, kernel, first_stride, channels, _) in enumerate(STAGES, start=1):
-            for repeat in range(repeats_of[stage - 1]):
-                stride = first_stride if repeat == 0 else 1
-                block = features.inside(f"{stage}.{repeat}")
-                drop = DROPPED_BLOCKS * done / sum(repeats_of)
-                x = mbconv(block, x, expansion, kernel, stride, round_channels(channels * self.width), drop)
-                done += 1
-        x = conv_norm(features.inside("8"), Conv(4 * x.channels, kernel=1, bias=False), x, "silu")
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("classifier.0", Dropout(self.dropout, inplace=True), x)
-        return net("classifier.1", Linear(classes), x)
+        stages = [stage.scaled(self.width, self.depth) for stage in STAGES]
+        x = features(net.inside("features"), x, self.wide(32), stages, 4 * stages[-1].channels)
+        return classify(net, x, classes, Dropout(self.dropout, inplace=True))
 
 
-def mbconv(net: Net, x: Value, expansion: int, kernel: int, stride: int, channels: int, drop: float) -> Value:
+def features(net: Net, x: Value, stem: int, stages: Sequence[Stage], head: int) -> Value:
+    """A 3x3 stem, the stages, a 1x1 head."""
+    x = conv_norm(net.inside("0"), same_conv(stem, 3, stride=2), x, "silu")
+    done, blocks = 0, sum(stage.repeats for stage in stages)
+    for number, stage in enumerate(stages, start=1):
+        block = fused_mbconv if stage.fused else mbconv
+        for repeat, stride in enumerate(strides(stage.stride, stage.repeats)):
+            inner = net.inside(f"{number}.{repeat}")
+            y = block(inner, x, round_channels(x.channels * stage.expansion), stage, stride)
+            if stride == 1 and x.channels == y.channels:  # residual, dropped at times in training (Huang et al. 2016)
+                y = inner("stochastic_depth", StochasticDepth(DROPPED_BLOCKS * done / blocks), y)
+                y = inner("add", Add(x, inplace=True), y)
+            x = y
+            done += 1
+    return conv_norm(net.inside(f"{len(stages) + 1}"), same_conv(head), x, "silu")
+
+
+def mbconv(net: Net, x: Value, hidden: int, stage: Stage, stride: int) -> Value:
     """The mobile inverted bottleneck with squeeze-and-excitation."""
-    hidden = round_channels(x.channels * expansion)
-    y, index = x, 0
-    block = net.inside("block")
-    if hidden != x.channels:
-        y = conv_norm(block.inside("0"), Conv(hidden, kernel=1, bias=False), y, "silu")
-        index = 1
-    depthwise = Conv(hidden, kernel, stride=stride, padding=kernel // 2, groups=hidden, bias=False)
-    y = conv_norm(block.inside(f"{index}"), depthwise, y, "silu")
     squeezed = max(1, x.channels // 4)
-    y = squeeze_excitation(block.inside(f"{index + 1}"), y, squeezed, Activation("silu", inplace=True))
-    y = conv_norm(block.inside(f"{index + 2}"), Conv(channels, kernel=1, bias=False), y)
-    return residual(net, x, y, stride, drop)
+    excitation = partial(squeeze_excitation, squeezed=squeezed, activation=Activation("silu", inplace=True))
+    conv = depthwise(hidden, stage.kernel, stride)
+    return inverted_bottleneck(net, x, hidden, conv, stage.channels, "silu", excitation)
 
 
-def residual(net: Net, x: Value, y: Value, stride: int, drop: float) -> Value:
-    """y added to x where their shapes are equal, and dropped at times in training (Huang et al. 2016)."""
-    if stride != 1 or x.channels != y.channels:
-        return y
-    y = net("stochastic_depth", StochasticDepth(drop), y)
-    return net("add", Add(x, inplace=True), y)
+def fused_mbconv(net: Net, x: Value, hidden: int, stage: Stage, stride: int) -> Value:
+    """MBConv with one ordinary convolution in place of the 1x1 and the depthwise (Tan & Le 2021, figure 2)."""
+    block, expands = net.inside("block"), hidden != x.channels
+    fused = same_conv(hidden if expands else stage.channels, stage.kernel, stride)
+    y = conv_norm(block.inside("0"), fused, x, "silu")
+    return conv_norm(block.inside("1"), same_conv(stage.channels), y) if expands else y
+
+
+NETWORKS = [
+    imagenet(
+        f"efficientnet_{letter}", EfficientNet(dropout, width=width, depth=depth), "Tan & Le 2019, table 1", resolution
+    )
+    for letter, (width, depth, resolution, dropout) in COEFFICIENTS.items()
+]

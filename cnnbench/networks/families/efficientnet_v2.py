@@ -4,13 +4,13 @@ Tan & Le 2021, "EfficientNetV2: smaller models and faster training", table 4 (S)
 with the authors' code. The paper prints no stage tables for M and L, which are S scaled up (section 3.3).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnbench.networks.families.blocks import check_probability, conv_norm, round_channels
-from cnnbench.networks.families.efficientnet import DROPPED_BLOCKS, mbconv, residual
-from cnnbench.networks.layers import AdaptiveAvgPool, Conv, Dropout, Flatten, Linear, Value
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import Scaled, check_probability, classify
+from cnnbench.networks.families.efficientnet import Stage, features
+from cnnbench.networks.layers import Dropout, Value
 from cnnbench.networks.network import Net
 
 Size = Literal["s", "m", "l"]
@@ -53,54 +53,25 @@ SETTINGS: dict[Size, tuple[int, float]] = {"s": (384, 0.2), "m": (480, 0.3), "l"
 
 
 @dataclass(frozen=True)
-class EfficientNetV2:
+class EfficientNetV2(Scaled):
     """A stem as wide as the first stage, stages of fused and of plain MBConv, a 1x1 head."""
 
     size: Size
-    width: float = 1.0
-    """Channels of every layer, times this."""
-    depth: float = 1.0
-    """Repeats of every stage, times this, rounded up."""
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
         check_probability("dropout", self.dropout)
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         stages = [
-            (expansion, stride, round_channels(channels * self.width), math.ceil(repeats * self.depth))
-            for expansion, stride, channels, repeats in STAGES[self.size]
+            Stage(expansion, 3, stride, channels, repeats, fused=index < FUSED_STAGES).scaled(self.width, self.depth)
+            for index, (expansion, stride, channels, repeats) in enumerate(STAGES[self.size])
         ]
-        features = net.inside("features")
-        _, _, stem, _ = stages[0]
-        x = conv_norm(features.inside("0"), Conv(stem, kernel=3, stride=2, padding=1, bias=False), x, "silu")
-        done, blocks = 0, sum(repeats for *_, repeats in stages)
-        for stage, (expansion, first_stride, channels, repeats) in enumerate(stages, start=1):
-            for repeat in range(repeats):
-                stride = first_stride if repeat == 0 else 1
-                block = features.inside(f"{stage}.{repeat}")
-                drop = DROPPED_BLOCKS * done / blocks
-                if stage <= FUSED_STAGES:
-                    x = fused_mbconv(block, x, expansion, stride, channels, drop)
-                else:
-                    x = mbconv(block, x, expansion, 3, stride, channels, drop)
-                done += 1
-        head = Conv(round_channels(1280 * self.width), kernel=1, bias=False)
-        x = conv_norm(features.inside(f"{len(stages) + 1}"), head, x, "silu")
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("classifier.0", Dropout(self.dropout, inplace=True), x)
-        return net("classifier.1", Linear(classes), x)
+        x = features(net.inside("features"), x, stages[0].channels, stages, self.wide(1280))
+        return classify(net, x, classes, Dropout(self.dropout, inplace=True))
 
 
-def fused_mbconv(net: Net, x: Value, expansion: int, stride: int, channels: int, drop: float) -> Value:
-    """MBConv with one ordinary 3x3 convolution in place of the 1x1 and the depthwise (figure 2)."""
-    hidden = round_channels(x.channels * expansion)
-    block = net.inside("block")
-    expands = hidden != x.channels
-    fused = Conv(hidden if expands else channels, kernel=3, stride=stride, padding=1, bias=False)
-    y = conv_norm(block.inside("0"), fused, x, "silu")
-    if expands:
-        y = conv_norm(block.inside("1"), Conv(channels, kernel=1, bias=False), y)
-    return residual(net, x, y, stride, drop)
+NETWORKS = [
+    imagenet(f"efficientnet_v2_{size}", EfficientNetV2(size, dropout=dropout), "Tan & Le 2021, table 4", resolution)
+    for size, (resolution, dropout) in SETTINGS.items()
+]

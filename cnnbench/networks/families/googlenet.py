@@ -12,9 +12,9 @@ torchvision's form, taken over from TensorFlow's, which differs from the paper:
 
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import round_channels
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import RELU, Widened, chain, same_conv
 from cnnbench.networks.layers import (
-    Activation,
     AdaptiveAvgPool,
     BatchNorm,
     Concat,
@@ -44,23 +44,17 @@ MODULES = {
 POOLS = {"3b": ("maxpool3", 3), "4e": ("maxpool4", 2)}
 HEADS = {"4a": "aux1", "4d": "aux2"}
 
-RELU = Activation(inplace=True)
-
 
 @dataclass(frozen=True)
-class GoogLeNet:
+class GoogLeNet(Widened):
     """A stem, nine Inception modules, a linear classifier; in training two auxiliary heads more."""
 
-    width: float = 1.0
-    """Channels of every convolution and hidden layer, times this."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         first, last = self._scaled(64, 192)
-        x = conv_bn_relu(net.inside("conv1"), Conv(first, kernel=7, stride=2, padding=3, bias=False), x)
+        x = conv_bn_relu(net.inside("conv1"), same_conv(first, 7, stride=2), x)
         x = net("maxpool1", MaxPool(3, stride=2, ceil=True), x)
-        x = conv_bn_relu(net.inside("conv2"), Conv(first, kernel=1, bias=False), x)
-        x = conv_bn_relu(net.inside("conv3"), Conv(last, kernel=3, padding=1, bias=False), x)
+        x = conv_bn_relu(net.inside("conv2"), same_conv(first), x)
+        x = conv_bn_relu(net.inside("conv3"), same_conv(last, 3), x)
         x = net("maxpool2", MaxPool(3, stride=2, ceil=True), x)
         for name, row in MODULES.items():
             x = inception(net.inside(f"inception{name}"), x, self._scaled(*row))
@@ -69,41 +63,36 @@ class GoogLeNet:
                 x = net(pool, MaxPool(kernel, stride=2, ceil=True), x)
             if name in HEADS:
                 self._auxiliary_head(net.inside(HEADS[name]).training_only(), x, classes)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("dropout", Dropout(0.2), x)
-        return net("fc", Linear(classes), x)
+        return chain(net, x, avgpool=AdaptiveAvgPool(1), flatten=Flatten(), dropout=Dropout(0.2), fc=Linear(classes))
 
     def _auxiliary_head(self, net: Net, x: Value, classes: int) -> Value:
         """A small classifier on a middle layer, for its gradient (section 5)."""
         channels, hidden = self._scaled(128, 1024)
         x = net("avgpool", AdaptiveAvgPool(4), x)
-        x = conv_bn_relu(net.inside("conv"), Conv(channels, kernel=1, bias=False), x)
-        x = net("flatten", Flatten(), x)
-        x = net("fc1", Linear(hidden), x)
-        x = net("relu", RELU, x)
-        x = net("dropout", Dropout(0.7), x)
+        x = conv_bn_relu(net.inside("conv"), same_conv(channels), x)
+        x = chain(net, x, flatten=Flatten(), fc1=Linear(hidden), relu=RELU, dropout=Dropout(0.7))
         return net("fc2", Linear(classes), x)
 
     def _scaled(self, *channels: int) -> tuple[int, ...]:
-        return tuple(round_channels(each * self.width) for each in channels)
+        return tuple(self.wide(each) for each in channels)
 
 
 def inception(net: Net, x: Value, row: tuple[int, ...]) -> Value:
     """Four branches side by side: 1x1; 1x1, then 3x3; the same again; pooling, then 1x1 (figure 2b)."""
     alone, reduced_second, second, reduced_third, third, projected = row
-    b1 = conv_bn_relu(net.inside("branch1"), Conv(alone, kernel=1, bias=False), x)
-    b2 = conv_bn_relu(net.inside("branch2.0"), Conv(reduced_second, kernel=1, bias=False), x)
-    b2 = conv_bn_relu(net.inside("branch2.1"), Conv(second, kernel=3, padding=1, bias=False), b2)
-    b3 = conv_bn_relu(net.inside("branch3.0"), Conv(reduced_third, kernel=1, bias=False), x)
-    b3 = conv_bn_relu(net.inside("branch3.1"), Conv(third, kernel=3, padding=1, bias=False), b3)
+    b1 = conv_bn_relu(net.inside("branch1"), same_conv(alone), x)
+    b2 = conv_bn_relu(net.inside("branch2.0"), same_conv(reduced_second), x)
+    b2 = conv_bn_relu(net.inside("branch2.1"), same_conv(second, 3), b2)
+    b3 = conv_bn_relu(net.inside("branch3.0"), same_conv(reduced_third), x)
+    b3 = conv_bn_relu(net.inside("branch3.1"), same_conv(third, 3), b3)
     b4 = net("branch4.0", MaxPool(3, stride=1, padding=1, ceil=True), x)
-    b4 = conv_bn_relu(net.inside("branch4.1"), Conv(projected, kernel=1, bias=False), b4)
+    b4 = conv_bn_relu(net.inside("branch4.1"), same_conv(projected), b4)
     return net("cat", Concat((b2, b3, b4)), b1)
 
 
 def conv_bn_relu(net: Net, conv: Conv, x: Value) -> Value:
     """A convolution, its batch normalisation and its activation, each by its name."""
-    x = net("conv", conv, x)
-    x = net("bn", BatchNorm(), x)
-    return net("relu", RELU, x)
+    return chain(net, x, conv=conv, bn=BatchNorm(), relu=RELU)
+
+
+NETWORKS = [imagenet("googlenet", GoogLeNet(), "Szegedy et al. 2014, table 1")]

@@ -11,7 +11,8 @@ differs from the paper:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import round_channels
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import Widened, chain
 from cnnbench.networks.families.googlenet import conv_bn_relu
 from cnnbench.networks.layers import (
     AdaptiveAvgPool,
@@ -94,14 +95,10 @@ HEAD_BEHIND = "Mixed_6e"
 
 
 @dataclass(frozen=True)
-class InceptionV3:
+class InceptionV3(Widened):
     """A stem, eleven modules, a linear classifier; in training an auxiliary head more."""
 
-    width: float = 1.0
-    """Channels of every convolution, times this."""
-
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         x = conv_bn_relu(net.inside("Conv2d_1a_3x3"), self._conv(32, kernel=3, stride=2), x)
         x = conv_bn_relu(net.inside("Conv2d_2a_3x3"), self._conv(32, kernel=3), x)
         x = conv_bn_relu(net.inside("Conv2d_2b_3x3"), self._conv(64, kernel=3, padding=1), x)
@@ -113,10 +110,7 @@ class InceptionV3:
             x = self._module(net.inside(name), x, module)
             if name == HEAD_BEHIND:
                 self._auxiliary_head(net.inside("AuxLogits").training_only(), x, classes)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("dropout", Dropout(0.5), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+        return chain(net, x, avgpool=AdaptiveAvgPool(1), dropout=Dropout(0.5), flatten=Flatten(), fc=Linear(classes))
 
     def _module(self, net: Net, x: Value, module: Module) -> Value:
         """All branches side by side."""
@@ -127,8 +121,7 @@ class InceptionV3:
             outputs.append(self._branch(net, y, name, steps, stride=2 if reduces else 1))
         if reduces:
             outputs.append(net("pool", MaxPool(3, stride=2), x))
-        first, *others = outputs
-        return net("cat", Concat(tuple(others)), first)
+        return net("cat", Concat(tuple(outputs[1:])), outputs[0])
 
     def _branch(self, net: Net, x: Value, name: str, steps: tuple[Step, ...], stride: int) -> Value:
         """One step after the other; each keeps the size, but for a last one with a stride."""
@@ -149,14 +142,15 @@ class InceptionV3:
         x = net("avgpool", AvgPool(5, stride=3), x)
         x = conv_bn_relu(net.inside("conv0"), self._conv(128, kernel=1), x)
         x = conv_bn_relu(net.inside("conv1"), self._conv(768, kernel=5), x)
-        x = net("pool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+        return chain(net, x, pool=AdaptiveAvgPool(1), flatten=Flatten(), fc=Linear(classes))
 
     def _conv(self, channels: int, kernel: PerAxis, stride: int = 1, padding: PerAxis = 0) -> Conv:
-        return Conv(round_channels(channels * self.width), kernel, stride=stride, padding=padding, bias=False)
+        return Conv(self.wide(channels), kernel, stride=stride, padding=padding, bias=False)
 
 
 def _same(kernel: PerAxis) -> PerAxis:
     """The padding with which an odd kernel keeps the size."""
     return kernel // 2 if isinstance(kernel, int) else tuple(side // 2 for side in kernel)
+
+
+NETWORKS = [imagenet("inception_v3", InceptionV3(), "Szegedy et al. 2015, table 1", 299)]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cnnbench.networks.architecture import ours
+from cnnbench.networks.families.blocks import chain
 from cnnbench.networks.layers import Activation, Flatten, Linear, Value
 from cnnbench.networks.network import Net
 
@@ -13,8 +15,7 @@ class MLP:
     hidden: int = 128
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        x = net("flatten", Flatten(), x)
-        x = net("fc1", Linear(self.hidden), x)
-        x = net("relu", Activation(), x)
-        return net("fc2", Linear(classes), x)
+        return chain(net, x, flatten=Flatten(), fc1=Linear(self.hidden), relu=Activation(), fc2=Linear(classes))
+
+
+NETWORKS = [ours("mlp", MLP(), (1, 28, 28), "the fully connected counterpart of simple_cnn")]

@@ -4,11 +4,20 @@ Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", t
 section 4.
 """
 
-import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import conv_norm, round_channels
-from cnnbench.networks.layers import AdaptiveAvgPool, Add, BatchNorm, Conv, Dropout, Flatten, Linear, Value
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import (
+    Scaled,
+    classify,
+    conv_norm,
+    depthwise,
+    round_channels,
+    same_conv,
+    sequential,
+    strides,
+)
+from cnnbench.networks.layers import Add, BatchNorm, Dropout, Value
 from cnnbench.networks.network import Net
 
 # expansion t, channels c, repeats n, stride s (table 2)
@@ -24,43 +33,30 @@ STAGES = (
 
 
 @dataclass(frozen=True)
-class MobileNetV2:
-    """A stem, seven stages of inverted residuals, a 1x1 head."""
-
-    width: float = 1.0
-    """Channels of every stage, times this; the head's never fewer than 1280."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
+class MobileNetV2(Scaled):
+    """A stem, seven stages of inverted residuals, a 1x1 head of at least 1280 channels."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
-        stem = Conv(round_channels(32 * self.width), kernel=3, stride=2, padding=1, bias=False)
-        x = conv_norm(features.inside("0"), stem, x, "relu6")
+        x = conv_norm(features.inside("0"), same_conv(self.wide(32), 3, stride=2), x, "relu6")
         index = 1
         for expansion, channels, repeats, first_stride in STAGES:
-            for repeat in range(math.ceil(repeats * self.depth)):
-                stride = first_stride if repeat == 0 else 1
+            for stride in strides(first_stride, repeats, self.depth):
                 block = features.inside(f"{index}")
-                x = inverted_residual(block, x, expansion, round_channels(channels * self.width), stride)
+                x = inverted_residual(block, x, expansion, self.wide(channels), stride)
                 index += 1
-        head = Conv(round_channels(1280 * max(1.0, self.width)), kernel=1, bias=False)
+        head = same_conv(round_channels(1280 * max(1.0, self.width)))
         x = conv_norm(features.inside(f"{index}"), head, x, "relu6")
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("classifier.0", Dropout(0.2), x)
-        return net("classifier.1", Linear(classes), x)
+        return classify(net, x, classes, Dropout(0.2))
 
 
 def inverted_residual(net: Net, x: Value, expansion: int, channels: int, stride: int) -> Value:
     """1x1 to `expansion` times the channels, depthwise 3x3, linear 1x1 to `channels` (table 1)."""
-    hidden = x.channels * expansion
-    y, index = x, 0
-    if expansion != 1:
-        y = conv_norm(net.inside("conv.0"), Conv(hidden, kernel=1, bias=False), y, "relu6")
-        index = 1
-    depthwise = Conv(hidden, kernel=3, stride=stride, padding=1, groups=hidden, bias=False)
-    y = conv_norm(net.inside(f"conv.{index}"), depthwise, y, "relu6")
-    y = net(f"conv.{index + 1}", Conv(channels, kernel=1, bias=False), y)
-    y = net(f"conv.{index + 2}", BatchNorm(), y)
+    hidden, expands, conv = x.channels * expansion, expansion != 1, net.inside("conv")
+    y = conv_norm(conv.inside("0"), same_conv(hidden), x, "relu6") if expands else x
+    y = conv_norm(conv.inside(f"{int(expands)}"), depthwise(hidden, 3, stride), y, "relu6")
+    y = sequential(conv, y, same_conv(channels), BatchNorm(), start=1 + expands)
     return net("add", Add(y), x) if stride == 1 and x.channels == channels else y
+
+
+NETWORKS = [imagenet("mobilenet_v2", MobileNetV2(), "Sandler et al. 2018, table 2")]

@@ -9,10 +9,22 @@ the same arithmetic; the small network has no squeeze-and-excitation in its last
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from cnnbench.networks.families.blocks import conv_norm, round_channels, squeeze_excitation
-from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Add, Conv, Dropout, Flatten, Linear, Value
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import (
+    Widened,
+    chain,
+    conv_norm,
+    depthwise,
+    inverted_bottleneck,
+    round_channels,
+    same_conv,
+    sequential,
+    squeeze_excitation,
+)
+from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Add, Dropout, Flatten, Linear, Value
 from cnnbench.networks.network import Net
 
 Size = Literal["large", "small"]
@@ -59,58 +71,38 @@ HEAD_EXPANSION = 6
 
 
 @dataclass(frozen=True)
-class MobileNetV3:
+class MobileNetV3(Widened):
     """A stem, the blocks of table 1 or 2, and a head whose last layers follow the pooling (section 5.1).
 
     The search gave each block a size of its own: nothing repeats, so there is no depth to multiply.
     """
 
     size: Size
-    width: float = 1.0
-    """Channels of every layer, times this."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         features = net.inside("features")
+        x = conv_norm(features.inside("0"), same_conv(self.wide(16), 3, stride=2), x, "hardswish")
         blocks = BLOCKS[self.size]
-        stem = Conv(round_channels(16 * self.width), kernel=3, stride=2, padding=1, bias=False)
-        x = conv_norm(features.inside("0"), stem, x, "hardswish")
         for index, (kernel, expanded, channels, squeezes, activation, stride) in enumerate(blocks, start=1):
-            x = inverted_residual(
-                features.inside(f"{index}"),
-                x,
-                kernel,
-                round_channels(expanded * self.width),
-                round_channels(channels * self.width),
-                squeezes,
-                activation,
-                stride,
+            hidden, out = self.wide(expanded), self.wide(channels)
+            block = features.inside(f"{index}")
+            excitation = partial(
+                squeeze_excitation,
+                squeezed=round_channels(hidden // 4),
+                activation=Activation("relu"),
+                gate="hardsigmoid",
             )
-        head = Conv(HEAD_EXPANSION * x.channels, kernel=1, bias=False)
+            conv = depthwise(hidden, kernel, stride)
+            y = inverted_bottleneck(block, x, hidden, conv, out, activation, excitation if squeezes else None)
+            x = block("add", Add(x, inplace=True), y) if stride == 1 and x.channels == out else y
+        head = same_conv(HEAD_EXPANSION * x.channels)
         x = conv_norm(features.inside(f"{len(blocks) + 1}"), head, x, "hardswish")
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        x = net("classifier.0", Linear(round_channels(HIDDEN[self.size] * self.width)), x)
-        x = net("classifier.1", Activation("hardswish", inplace=True), x)
-        x = net("classifier.2", Dropout(0.2, inplace=True), x)
-        return net("classifier.3", Linear(classes), x)
+        x = chain(net, x, avgpool=AdaptiveAvgPool(1), flatten=Flatten())
+        hidden_layer = Linear(self.wide(HIDDEN[self.size])), Activation("hardswish", inplace=True)
+        return sequential(net.inside("classifier"), x, *hidden_layer, Dropout(0.2, inplace=True), Linear(classes))
 
 
-def inverted_residual(
-    net: Net, x: Value, kernel: int, expanded: int, channels: int, squeezes: bool, activation: str, stride: int
-) -> Value:
-    """1x1 to `expanded` channels, depthwise, squeeze-and-excitation if it has one, linear 1x1 (figure 4)."""
-    y, index = x, 0
-    block = net.inside("block")
-    if expanded != x.channels:
-        y = conv_norm(block.inside("0"), Conv(expanded, kernel=1, bias=False), y, activation)
-        index += 1
-    depthwise = Conv(expanded, kernel, stride=stride, padding=kernel // 2, groups=expanded, bias=False)
-    y = conv_norm(block.inside(f"{index}"), depthwise, y, activation)
-    index += 1
-    if squeezes:
-        squeezed = round_channels(expanded // 4)
-        y = squeeze_excitation(block.inside(f"{index}"), y, squeezed, Activation("relu"), gate="hardsigmoid")
-        index += 1
-    y = conv_norm(block.inside(f"{index}"), Conv(channels, kernel=1, bias=False), y)
-    return net("add", Add(x, inplace=True), y) if stride == 1 and x.channels == channels else y
+NETWORKS = [
+    imagenet(f"mobilenet_v3_{size}", MobileNetV3(size), f"Howard et al. 2019, table {table}")
+    for table, size in enumerate(BLOCKS, start=1)
+]

@@ -9,8 +9,17 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import conv_norm, round_channels, squeeze_excitation
-from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Add, Conv, Flatten, Linear, Value
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import (
+    RELU,
+    classify,
+    conv_norm,
+    round_channels,
+    same_conv,
+    squeeze_excitation,
+    strides,
+)
+from cnnbench.networks.layers import Activation, Add, Value
 from cnnbench.networks.network import Net
 
 # depth d, w_0, w_a, w_m, group width g
@@ -76,15 +85,11 @@ class RegNet:
                 raise ValueError(f"{name}: expected at least 0; got {getattr(self, name)}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        x = conv_norm(net.inside("stem"), Conv(STEM, kernel=3, stride=2, padding=1, bias=False), x, "relu")
+        x = conv_norm(net.inside("stem"), same_conv(STEM, 3, stride=2), x, "relu")
         for stage, (width, blocks) in enumerate(self.stages(), start=1):
-            for index in range(blocks):
-                block = net.inside(f"trunk_output.block{stage}.block{stage}-{index}")
-                x = self._block(block, x, width, stride=2 if index == 0 else 1)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+            for index, stride in enumerate(strides(2, blocks)):
+                x = self._block(net.inside(f"trunk_output.block{stage}.block{stage}-{index}"), x, width, stride)
+        return classify(net, x, classes)
 
     def stages(self) -> list[tuple[int, int]]:
         """Width and blocks of each stage: as many blocks as have that width (section 3.3).
@@ -108,15 +113,26 @@ class RegNet:
         """1x1, grouped 3x3, squeeze-and-excitation if it has one, 1x1 (figure 4; appendix D)."""
         shortcut = x
         if stride != 1 or x.channels != width:
-            shortcut = conv_norm(net.inside("proj"), Conv(width, kernel=1, stride=stride, bias=False), x)
+            shortcut = conv_norm(net.inside("proj"), same_conv(width, 1, stride), x)
         groups = width // min(self.group_width, width)
-        grouped = Conv(width, kernel=3, stride=stride, padding=1, groups=groups, bias=False)
         f = net.inside("f")
-        y = conv_norm(f.inside("a"), Conv(width, kernel=1, bias=False), x, "relu")
-        y = conv_norm(f.inside("b"), grouped, y, "relu")
+        y = conv_norm(f.inside("a"), same_conv(width), x, "relu")
+        y = conv_norm(f.inside("b"), same_conv(width, 3, stride, groups), y, "relu")
         if self.se_ratio:
             squeezed = max(1, round(self.se_ratio * x.channels))
             y = squeeze_excitation(f.inside("se"), y, squeezed, Activation("relu"))
-        y = conv_norm(f.inside("c"), Conv(width, kernel=1, bias=False), y)
-        y = net("add", Add(y), shortcut)
-        return net("activation", Activation("relu", inplace=True), y)
+        y = conv_norm(f.inside("c"), same_conv(width), y)
+        return net("activation", RELU, net("add", Add(y), shortcut))
+
+
+X_SOURCE, Y_SOURCE = "Radosavovic et al. 2020, figure 15", "Radosavovic et al. 2020, figure 16"
+
+NETWORKS = [
+    *(imagenet(f"regnet_x_{name}", RegNet(*row), X_SOURCE) for name, row in REGNET_X.items()),
+    *(
+        imagenet(f"regnet_y_{name}", RegNet(*row, se_ratio=Y_SE_RATIO), Y_SOURCE)
+        for name, row in REGNET_Y.items()
+        if name != "128gf"
+    ),
+    imagenet("regnet_y_128gf", RegNet(*REGNET_Y["128gf"], se_ratio=Y_SE_RATIO), "Singh et al. 2022", 384),
+]

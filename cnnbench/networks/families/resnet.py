@@ -5,21 +5,11 @@ convolution, as in torchvision ("v1.5"); the paper has it on the first 1x1, whic
 4.1 G MACs. ResNeXt: Xie et al. 2016, table 1. Wide ResNet: Zagoruyko & Komodakis 2016, section 2.
 """
 
-import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import round_channels
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    Add,
-    BatchNorm,
-    Conv,
-    Flatten,
-    Linear,
-    MaxPool,
-    Value,
-)
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import RELU, Scaled, chain, classify, same_conv, sequential, strides
+from cnnbench.networks.layers import Add, BatchNorm, MaxPool, Value
 from cnnbench.networks.network import Net
 
 EXPANSION = 4
@@ -33,11 +23,9 @@ BLOCKS_PER_STAGE = {
     152: (3, 8, 36, 3),
 }
 
-RELU = Activation(inplace=True)
-
 
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(Scaled):
     """Stages of 64, 128, 256, 512 channels, with so many blocks each (table 1)."""
 
     blocks: tuple[int, ...]
@@ -47,10 +35,6 @@ class ResNet:
     """Of the bottleneck's 3x3: ResNeXt's cardinality."""
     width_per_group: int = 64
     """Channels of each group in the first stage: ResNeXt's d, Wide ResNet's 64 k."""
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
     stride_on_first: bool = False
     """Downsample in the bottleneck's first convolution, as the paper does."""
 
@@ -59,51 +43,49 @@ class ResNet:
             raise ValueError("groups, width_per_group: expected none for basic blocks, which are not grouped")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        base = round_channels(64 * self.width)
-        x = net("conv1", Conv(base, kernel=7, stride=2, padding=3, bias=False), x)
-        x = net("bn1", BatchNorm(), x)
-        x = net("relu", RELU, x)
-        x = net("maxpool", MaxPool(3, stride=2, padding=1), x)
+        base = self.wide(64)
+        x = chain(net, x, conv1=same_conv(base, 7, 2), bn1=BatchNorm(), relu=RELU, maxpool=MaxPool(3, 2, padding=1))
         block = self._bottleneck if self.bottleneck else self._basic_block
         for stage, blocks in enumerate(self.blocks):
-            for index in range(math.ceil(blocks * self.depth)):
-                stride = 2 if stage > 0 and index == 0 else 1
+            for index, stride in enumerate(strides(1 if stage == 0 else 2, blocks, self.depth)):
                 x = block(net.inside(f"layer{stage + 1}.{index}"), x, base * 2**stage, stride)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+        return classify(net, x, classes)
 
     def _basic_block(self, net: Net, x: Value, channels: int, stride: int) -> Value:
         """Two 3x3 convolutions."""
-        y = net("conv1", Conv(channels, kernel=3, stride=stride, padding=1, bias=False), x)
-        y = net("bn1", BatchNorm(), y)
-        y = net("relu1", RELU, y)
-        y = net("conv2", Conv(channels, kernel=3, padding=1, bias=False), y)
-        y = net("bn2", BatchNorm(), y)
-        y = net("add", Add(_shortcut(net, x, channels, stride), inplace=True), y)
-        return net("relu2", RELU, y)
+        y = chain(net, x, conv1=same_conv(channels, 3, stride), bn1=BatchNorm(), relu1=RELU)
+        y = chain(net, y, conv2=same_conv(channels, 3), bn2=BatchNorm())
+        return chain(net, y, add=Add(_shortcut(net, x, channels, stride), inplace=True), relu2=RELU)
 
     def _bottleneck(self, net: Net, x: Value, channels: int, stride: int) -> Value:
         """1x1 to fewer channels, 3x3, 1x1 to more; grouped for ResNeXt, wider for Wide ResNet."""
         inner = channels * self.width_per_group // 64 * self.groups
         outer = channels * EXPANSION
         first, second = (stride, 1) if self.stride_on_first else (1, stride)
-        y = net("conv1", Conv(inner, kernel=1, stride=first, bias=False), x)
-        y = net("bn1", BatchNorm(), y)
-        y = net("relu1", RELU, y)
-        y = net("conv2", Conv(inner, kernel=3, stride=second, padding=1, groups=self.groups, bias=False), y)
-        y = net("bn2", BatchNorm(), y)
-        y = net("relu2", RELU, y)
-        y = net("conv3", Conv(outer, kernel=1, bias=False), y)
-        y = net("bn3", BatchNorm(), y)
-        y = net("add", Add(_shortcut(net, x, outer, stride), inplace=True), y)
-        return net("relu3", RELU, y)
+        y = chain(net, x, conv1=same_conv(inner, 1, first), bn1=BatchNorm(), relu1=RELU)
+        y = chain(net, y, conv2=same_conv(inner, 3, second, self.groups), bn2=BatchNorm(), relu2=RELU)
+        y = chain(net, y, conv3=same_conv(outer), bn3=BatchNorm())
+        return chain(net, y, add=Add(_shortcut(net, x, outer, stride), inplace=True), relu3=RELU)
 
 
 def _shortcut(net: Net, x: Value, channels: int, stride: int) -> Value:
     """The input itself, or a 1x1 projection of it where its shape must change (section 3.3, option B)."""
     if stride == 1 and x.channels == channels:
         return x
-    x = net("downsample.0", Conv(channels, kernel=1, stride=stride, bias=False), x)
-    return net("downsample.1", BatchNorm(), x)
+    return sequential(net.inside("downsample"), x, same_conv(channels, 1, stride), BatchNorm())
+
+
+HE, XIE = "He et al. 2015, table 1", "Xie et al. 2016, table 1"
+ZAGORUYKO = "Zagoruyko & Komodakis 2016, section 2"
+
+NETWORKS = [
+    *(imagenet(f"resnet{d}", ResNet(blocks, bottleneck=d >= 50), HE) for d, blocks in BLOCKS_PER_STAGE.items()),
+    *(
+        imagenet(f"resnext{d}_{groups}x{width}d", ResNet(BLOCKS_PER_STAGE[d], True, groups, width), XIE)
+        for d, groups, width in ((50, 32, 4), (101, 32, 8), (101, 64, 4))
+    ),
+    *(
+        imagenet(f"wide_resnet{d}_2", ResNet(BLOCKS_PER_STAGE[d], True, width_per_group=128), ZAGORUYKO)
+        for d in (50, 101)
+    ),
+]

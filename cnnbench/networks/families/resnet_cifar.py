@@ -9,20 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnbench.networks.families.blocks import round_channels
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    Add,
-    BatchNorm,
-    Conv,
-    Flatten,
-    GroupNorm,
-    InstanceNorm,
-    Linear,
-    Op,
-    Value,
-)
+from cnnbench.networks.architecture import ours
+from cnnbench.networks.families.blocks import Scaled, chain, classify, sequential
+from cnnbench.networks.layers import Activation, Add, BatchNorm, Conv, GroupNorm, InstanceNorm, Op, Value
 from cnnbench.networks.network import Net
 
 Norm = Literal["batch", "group", "instance"]
@@ -31,45 +20,40 @@ NORMS: dict[Norm, Op] = {"batch": BatchNorm(), "group": GroupNorm(32), "instance
 """Group normalisation with the paper's 32 groups; instance normalisation as torch.nn.InstanceNorm2d has it, without
 parameters."""
 
+RELU = Activation()
+
 
 @dataclass(frozen=True)
-class ResNetCIFAR:
+class ResNetCIFAR(Scaled):
     """Stages of 64, 128, 256 channels with so many identity blocks each."""
 
     norm: Norm = "batch"
     blocks: tuple[int, ...] = (2, 2, 2)
-    width: float = 1.0
-    """Channels of every stage, times this."""
-    depth: float = 1.0
-    """Blocks of every stage, times this, rounded up."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         norm = NORMS[self.norm]
-        base = round_channels(64 * self.width)
-        x = net("conv1", Conv(base, kernel=3, padding=1), x)
-        x = net("bn1", norm, x)
-        x = net("relu", Activation(), x)
-        for stage, blocks in enumerate(self.blocks, start=1):
-            layer = net.inside(f"layer{stage}")
-            first_block = 0
-            if stage > 1:
-                x = layer("0", Conv(base * 2 ** (stage - 1), kernel=3, stride=2, padding=1), x)
-                x = layer("1", norm, x)
-                x = layer("2", Activation(), x)
-                first_block = 3
-            for index in range(first_block, first_block + math.ceil(blocks * self.depth)):
-                x = _identity_block(layer.inside(f"{index}"), x, norm)
-        x = net("avgpool", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+        base = self.wide(64)
+        x = chain(net, x, conv1=_conv(base), bn1=norm, relu=RELU)
+        for stage, blocks in enumerate(self.blocks):
+            layer = net.inside(f"layer{stage + 1}")
+            if stage:
+                x = sequential(layer, x, _conv(base * 2**stage, stride=2), norm, RELU)
+            for index in range(math.ceil(blocks * self.depth)):
+                x = _identity_block(layer.inside(f"{index + 3 * bool(stage)}"), x, norm)
+        return classify(net, x, classes)
 
 
 def _identity_block(net: Net, x: Value, norm: Op) -> Value:
-    y = net("conv1", Conv(x.channels, kernel=3, padding=1), x)
-    y = net("bn1", norm, y)
-    y = net("relu1", Activation(), y)
-    y = net("conv2", Conv(x.channels, kernel=3, padding=1), y)
-    y = net("bn2", norm, y)
-    y = net("add", Add(x), y)
-    return net("relu2", Activation(), y)
+    y = chain(net, x, conv1=_conv(x.channels), bn1=norm, relu1=RELU, conv2=_conv(x.channels), bn2=norm)
+    return chain(net, y, add=Add(x), relu2=RELU)
+
+
+def _conv(channels: int, stride: int = 1) -> Conv:
+    return Conv(channels, kernel=3, stride=stride, padding=1)
+
+
+NETWORKS = [
+    ours("resnet_cifar", ResNetCIFAR(), (3, 32, 32), "after He et al. 2015, section 4.2"),
+    ours("resnet_cifar_gn", ResNetCIFAR("group"), (3, 32, 32), "after He et al. 2015, and Wu & He 2018"),
+    ours("resnet_cifar_in", ResNetCIFAR("instance"), (3, 32, 32), "after He et al. 2015, and Ulyanov et al. 2016"),
+]

@@ -7,20 +7,9 @@ figure 3 (c, d).
 import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import conv_norm
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    BatchNorm,
-    Concat,
-    Conv,
-    Flatten,
-    Linear,
-    MaxPool,
-    Shuffle,
-    Split,
-    Value,
-)
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import RELU, chain, conv_norm, depthwise, same_conv, sequential
+from cnnbench.networks.layers import AdaptiveAvgPool, BatchNorm, Concat, Flatten, Linear, MaxPool, Shuffle, Split, Value
 from cnnbench.networks.network import Net
 
 # channels of conv1, of stages 2 to 4, of conv5 (table 5)
@@ -30,8 +19,6 @@ CHANNELS = {
     "x1_5": (24, 176, 352, 704, 1024),
     "x2_0": (24, 244, 488, 976, 2048),
 }
-
-RELU = Activation(inplace=True)
 
 
 @dataclass(frozen=True)
@@ -55,19 +42,16 @@ class ShuffleNetV2:
             raise ValueError(f"widths: expected even ones for the stages, which halve them; got {self.widths}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         stem, *stages, head = self.widths
-        x = conv_norm(net.inside("conv1"), Conv(stem, kernel=3, stride=2, padding=1, bias=False), x, "relu")
+        x = conv_norm(net.inside("conv1"), same_conv(stem, 3, stride=2), x, "relu")
         x = net("maxpool", MaxPool(3, stride=2, padding=1), x)
         for stage, (channels, blocks) in enumerate(zip(stages, self.blocks, strict=True), start=2):
             projected = x.channels if self.projection_keeps_stem else channels // 2
             x = downsampling_block(net.inside(f"stage{stage}.0"), x, channels, projected)
             for index in range(1, math.ceil(blocks * self.depth)):
                 x = basic_block(net.inside(f"stage{stage}.{index}"), x)
-        x = conv_norm(net.inside("conv5"), Conv(head, kernel=1, bias=False), x, "relu")
-        x = net("mean", AdaptiveAvgPool(1), x)
-        x = net("flatten", Flatten(), x)
-        return net("fc", Linear(classes), x)
+        x = conv_norm(net.inside("conv5"), same_conv(head), x, "relu")
+        return chain(net, x, mean=AdaptiveAvgPool(1), flatten=Flatten(), fc=Linear(classes))
 
 
 def basic_block(net: Net, x: Value) -> Value:
@@ -80,32 +64,23 @@ def basic_block(net: Net, x: Value) -> Value:
 
 def downsampling_block(net: Net, x: Value, channels: int, projected: int) -> Value:
     """All channels pass both branches, each with stride 2: a projection, and convolutions for the rest (figure 3d)."""
-    branch = net.inside("branch1")
-    left = branch("0", _depthwise(x, stride=2), x)
-    left = branch("1", BatchNorm(), left)
-    left = branch("2", Conv(projected, kernel=1, bias=False), left)
-    left = branch("3", BatchNorm(), left)
-    left = branch("4", RELU, left)
+    projection = (depthwise(x.channels, 3, stride=2), BatchNorm(), same_conv(projected), BatchNorm(), RELU)
+    left = sequential(net.inside("branch1"), x, *projection)
     right = _convolutions(net.inside("branch2"), x, channels // 2, channels - projected, stride=2)
     return _joined(net, left, right)
 
 
 def _convolutions(net: Net, x: Value, hidden: int, channels: int, stride: int) -> Value:
     """1x1 to the hidden channels, depthwise 3x3, 1x1 to the output's."""
-    x = net("0", Conv(hidden, kernel=1, bias=False), x)
-    x = net("1", BatchNorm(), x)
-    x = net("2", RELU, x)
-    x = net("3", _depthwise(x, stride), x)
-    x = net("4", BatchNorm(), x)
-    x = net("5", Conv(channels, kernel=1, bias=False), x)
-    x = net("6", BatchNorm(), x)
-    return net("7", RELU, x)
-
-
-def _depthwise(x: Value, stride: int) -> Conv:
-    return Conv(x.channels, kernel=3, stride=stride, padding=1, groups=x.channels, bias=False)
+    x = sequential(net, x, same_conv(hidden), BatchNorm(), RELU, depthwise(hidden, 3, stride), BatchNorm())
+    return sequential(net, x, same_conv(channels), BatchNorm(), RELU, start=5)
 
 
 def _joined(net: Net, left: Value, right: Value) -> Value:
-    x = net("cat", Concat((right,)), left)
-    return net("shuffle", Shuffle(2), x)
+    return chain(net, left, cat=Concat((right,)), shuffle=Shuffle(2))
+
+
+NETWORKS = [
+    imagenet(f"shufflenet_v2_{name}", ShuffleNetV2(widths), "Ma et al. 2018, table 5")
+    for name, widths in CHANNELS.items()
+]

@@ -9,8 +9,9 @@ smaller first convolution and earlier pooling. The sizes in table 1, 111 and 55,
 from dataclasses import dataclass
 from typing import Literal
 
-from cnnbench.networks.families.blocks import round_channels
-from cnnbench.networks.layers import Activation, AdaptiveAvgPool, Concat, Conv, Dropout, Flatten, MaxPool, Value
+from cnnbench.networks.architecture import imagenet
+from cnnbench.networks.families.blocks import RELU, Widened, chain, sequential
+from cnnbench.networks.layers import AdaptiveAvgPool, Concat, Conv, Dropout, Flatten, MaxPool, Value
 from cnnbench.networks.network import Net
 
 Version = Literal["1_0", "1_1"]
@@ -33,45 +34,37 @@ VERSIONS: dict[Version, tuple[int, int, tuple[int, int]]] = {
     "1_1": (64, 3, (3, 5)),
 }
 
-RELU = Activation(inplace=True)
-
 
 @dataclass(frozen=True)
-class SqueezeNet:
-    """A convolution, eight fire modules, and a 1x1 convolution that gives each class a map, to be averaged."""
+class SqueezeNet(Widened):
+    """A convolution, eight fire modules, and a 1x1 convolution that gives each class a map, whose mean is its score."""
 
     version: Version
-    width: float = 1.0
-    """Channels of every convolution but the last, times this."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
         channels, kernel, pooled = VERSIONS[self.version]
         pool = MaxPool(3, stride=2, ceil=True)
         features = net.inside("features")
-        x = features("0", Conv(round_channels(channels * self.width), kernel, stride=2), x)
-        x = features("1", RELU, x)
-        x = features("2", pool, x)
+        x = sequential(features, x, Conv(self.wide(channels), kernel, stride=2), RELU, pool)
         index = 3
         for number, row in enumerate(FIRES, start=2):
-            x = fire(features.inside(f"{index}"), x, *(round_channels(channels * self.width) for channels in row))
+            x = fire(features.inside(f"{index}"), x, *(self.wide(channels) for channels in row))
             index += 1
             if number in pooled:
                 x = features(f"{index}", pool, x)
                 index += 1
-        x = net("classifier.0", Dropout(0.5), x)
-        x = net("classifier.1", Conv(classes, kernel=1), x)
-        x = net("classifier.2", RELU, x)
-        x = net("classifier.3", AdaptiveAvgPool(1), x)
-        return net("flatten", Flatten(), x)
+        classifier = (Dropout(0.5), Conv(classes, kernel=1), RELU, AdaptiveAvgPool(1))
+        return net("flatten", Flatten(), sequential(net.inside("classifier"), x, *classifier))
 
 
 def fire(net: Net, x: Value, squeezed: int, expanded1x1: int, expanded3x3: int) -> Value:
     """1x1 to few channels, then 1x1 and 3x3 side by side to many (figure 1)."""
-    x = net("squeeze", Conv(squeezed, kernel=1), x)
-    x = net("squeeze_activation", RELU, x)
-    y = net("expand1x1", Conv(expanded1x1, kernel=1), x)
-    y = net("expand1x1_activation", RELU, y)
-    z = net("expand3x3", Conv(expanded3x3, kernel=3, padding=1), x)
-    z = net("expand3x3_activation", RELU, z)
+    x = chain(net, x, squeeze=Conv(squeezed, kernel=1), squeeze_activation=RELU)
+    y = chain(net, x, expand1x1=Conv(expanded1x1, kernel=1), expand1x1_activation=RELU)
+    z = chain(net, x, expand3x3=Conv(expanded3x3, kernel=3, padding=1), expand3x3_activation=RELU)
     return net("cat", Concat((z,)), y)
+
+
+NETWORKS = [
+    imagenet(f"squeezenet{version}", SqueezeNet(version), "Iandola et al. 2016, table 1") for version in VERSIONS
+]

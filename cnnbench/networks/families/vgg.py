@@ -7,7 +7,8 @@ D, E; with batch normalisation (Ioffe & Szegedy 2015) after each convolution whe
 import math
 from dataclasses import dataclass
 
-from cnnbench.networks.families.blocks import round_channels
+from cnnbench.networks.architecture import imagenet, ours
+from cnnbench.networks.families.blocks import RELU, Scaled, chain, round_channels, sequential
 from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -17,6 +18,7 @@ from cnnbench.networks.layers import (
     Flatten,
     Linear,
     MaxPool,
+    Op,
     Value,
 )
 from cnnbench.networks.network import Net
@@ -32,72 +34,53 @@ CONVS_PER_STACK = {
 
 
 @dataclass(frozen=True)
-class VGG:
+class VGG(Scaled):
     """Stacks of so many convolutions, then 4096 - 4096 - classes."""
 
     convs: tuple[int, ...]
     """In each stack, of five at most."""
     batch_norm: bool = False
-    width: float = 1.0
-    """Channels of every convolution and hidden layer, times this."""
-    depth: float = 1.0
-    """Convolutions in each stack, times this, rounded up."""
 
     def __post_init__(self) -> None:
         if len(self.convs) > len(WIDTHS):
             raise ValueError(f"convs: expected {len(WIDTHS)} stacks at most; got {len(self.convs)}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        widths = tuple(round_channels(width * self.width) for width in WIDTHS[: len(self.convs)])
-        convs = tuple(math.ceil(convs * self.depth) for convs in self.convs)
-        hidden = round_channels(4096 * self.width)
-        relu = Activation(inplace=True)
-        x = stacks(net.inside("features"), x, widths, convs, self.batch_norm)
-        x = net("avgpool", AdaptiveAvgPool(7), x)
-        x = net("flatten", Flatten(), x)
-        classifier = net.inside("classifier")
-        x = classifier("0", Linear(hidden), x)
-        x = classifier("1", relu, x)
-        x = classifier("2", Dropout(0.5), x)
-        x = classifier("3", Linear(hidden), x)
-        x = classifier("4", relu, x)
-        x = classifier("5", Dropout(0.5), x)
-        return classifier("6", Linear(classes), x)
+        widths = WIDTHS[: len(self.convs)]
+        x = sequential(net.inside("features"), x, *stacks(widths, self.convs, self.width, self.depth, self.batch_norm))
+        x = chain(net, x, avgpool=AdaptiveAvgPool(7), flatten=Flatten())
+        hidden_layer = (Linear(self.wide(4096)), RELU, Dropout(0.5))
+        return sequential(net.inside("classifier"), x, *hidden_layer, *hidden_layer, Linear(classes))
 
 
 @dataclass(frozen=True)
-class VGGStyle:
+class VGGStyle(Scaled):
     """A small VGG for 32x32 images: three stacks of two convolutions, then 512 - classes."""
 
     convs: tuple[int, ...] = (2, 2, 2)
-    width: float = 1.0
-    depth: float = 1.0
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        """From (C, H, W) to (classes,)."""
-        widths = tuple(round_channels(64 * 2**stack * self.width) for stack in range(len(self.convs)))
-        convs = tuple(math.ceil(convs * self.depth) for convs in self.convs)
-        x = stacks(net.inside("features"), x, widths, convs, batch_norm=False)
-        x = net("flatten", Flatten(), x)
-        classifier = net.inside("classifier")
-        x = classifier("0", Linear(round_channels(512 * self.width)), x)
-        x = classifier("1", Activation(), x)
-        x = classifier("2", Dropout(0.5), x)
-        return classifier("3", Linear(classes), x)
+        widths = tuple(64 * 2**stack for stack in range(len(self.convs)))
+        x = sequential(net.inside("features"), x, *stacks(widths, self.convs, self.width, self.depth))
+        hidden_layer = (Linear(self.wide(512)), Activation(), Dropout(0.5))
+        return sequential(net.inside("classifier"), net("flatten", Flatten(), x), *hidden_layer, Linear(classes))
 
 
-def stacks(net: Net, x: Value, widths: tuple[int, ...], convs: tuple[int, ...], batch_norm: bool) -> Value:
-    """The stacks, numbered as torch.nn.Sequential numbers them."""
-    index = 0
-    for width, depth in zip(widths, convs, strict=True):
-        for _ in range(depth):
-            x = net(f"{index}", Conv(width, kernel=3, padding=1), x)
-            if batch_norm:
-                index += 1
-                x = net(f"{index}", BatchNorm(), x)
-            x = net(f"{index + 1}", Activation(inplace=True), x)
-            index += 2
-        x = net(f"{index}", MaxPool(2), x)
-        index += 1
-    return x
+def stacks(
+    widths: tuple[int, ...], convs: tuple[int, ...], width: float, depth: float, batch_norm: bool = False
+) -> list[Op]:
+    """The layers of all stacks, their widths and numbers of convolutions scaled."""
+    ops: list[Op] = []
+    for channels, count in zip(widths, convs, strict=True):
+        conv = Conv(round_channels(channels * width), kernel=3, padding=1)
+        norms = [BatchNorm()] if batch_norm else []
+        ops += [conv, *norms, RELU] * math.ceil(count * depth) + [MaxPool(2)]
+    return ops
+
+
+SOURCE = "Simonyan & Zisserman 2014, table 1"
+NETWORKS = [
+    *(imagenet(f"vgg{layers}", VGG(convs), SOURCE) for layers, convs in CONVS_PER_STACK.items()),
+    *(imagenet(f"vgg{layers}_bn", VGG(convs, batch_norm=True), SOURCE) for layers, convs in CONVS_PER_STACK.items()),
+    ours("vgg_style", VGGStyle(), (3, 32, 32), "after Simonyan & Zisserman 2014, section 2"),
+]

@@ -1,44 +1,50 @@
-"""Normalisation: what is subtracted and divided by, and over which values."""
+"""Normalisation: subtract a mean and divide by a deviation, taken over the batch, groups, channels or features."""
 
 import math
 from dataclasses import dataclass
 from typing import final
 
 from cnnbench.errors import ShapeError, TooSmall
-from cnnbench.networks.layers.op import Op, Saved, Shape, Terms, spelled
+from cnnbench.networks.layers.op import Op, Saved, Shape, Terms, check_divisible, spelled
 from cnnbench.networks.units import FLOAT_BYTES
 
 STATISTICS_PER_VALUE = 5
 """Mean (an addition), deviation (a subtraction), variance (a product and an addition), division by its root."""
 
 
-@final
-@dataclass(frozen=True)
-class BatchNorm(Op):
-    """Batch normalisation (Ioffe & Szegedy 2015): a scale and a shift per channel, statistics over the batch."""
+class _Norm(Op):
+    """Statistics over parts of one image, then a scale and a shift per channel if it is affine."""
 
-    affine: bool = True
-
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
+    affine: bool
 
     def param_terms(self, x: Shape) -> Terms:
-        """2 C if it has a scale and a shift; the running mean and variance are buffers."""
+        """2 C if affine."""
         return ((2, x[0]),) if self.affine else ()
 
     def elementwise(self, x: Shape) -> int:
-        """Two per value in inference: with running statistics it is one product and one addition."""
+        """5 per value, and 2 more if affine."""
+        return (STATISTICS_PER_VALUE + 2 * self.affine) * math.prod(x)
+
+
+@final
+@dataclass(frozen=True)
+class BatchNorm(_Norm):
+    """Batch normalisation (Ioffe & Szegedy 2015): statistics over the batch; its running statistics are buffers."""
+
+    affine: bool = True
+
+    def elementwise(self, x: Shape) -> int:
+        """2 per value in inference: with running statistics it is one product and one addition."""
         return 2 * math.prod(x)
 
     def saved(self, x: Shape) -> Saved:
-        """Its input, and the batch's mean and inverse deviation of each channel."""
+        """Its input, and the batch's mean and inverse deviation per channel."""
         return Saved(input=True, bytes_per_batch=2 * x[0] * FLOAT_BYTES)
 
 
 @final
 @dataclass(frozen=True)
-class GroupNorm(Op):
+class GroupNorm(_Norm):
     """Group normalisation (Wu & He 2018): statistics over each image's groups of channels."""
 
     groups: int
@@ -46,20 +52,7 @@ class GroupNorm(Op):
 
     def check(self, x: Shape) -> None:
         """The groups must divide the channels."""
-        if x[0] % self.groups:
-            raise ShapeError(f"{x[0]} channels cannot be split into {self.groups} groups")
-
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
-    def param_terms(self, x: Shape) -> Terms:
-        """2 C if it has a scale and a shift."""
-        return ((2, x[0]),) if self.affine else ()
-
-    def elementwise(self, x: Shape) -> int:
-        """The statistics, and the scale and shift if it has them."""
-        return (STATISTICS_PER_VALUE + 2 * self.affine) * math.prod(x)
+        check_divisible(x[0], self.groups)
 
     def saved(self, x: Shape) -> Saved:
         """Its input, and a mean and an inverse deviation per group."""
@@ -68,10 +61,10 @@ class GroupNorm(Op):
 
 @final
 @dataclass(frozen=True)
-class InstanceNorm(Op):
+class InstanceNorm(_Norm):
     """Instance normalisation (Ulyanov et al. 2016): statistics over each channel of each image.
 
-    torch.nn.InstanceNorm2d has no scale and shift unless asked.
+    torch.nn.InstanceNorm2d has no scale and shift by default.
     """
 
     affine: bool = False
@@ -81,47 +74,27 @@ class InstanceNorm(Op):
         if math.prod(x[1:]) < 2:
             raise TooSmall(f"nothing is left: a channel of {spelled(x)} has a single value, which has no deviation")
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
-    def param_terms(self, x: Shape) -> Terms:
-        """2 C if it has a scale and a shift."""
-        return ((2, x[0]),) if self.affine else ()
-
-    def elementwise(self, x: Shape) -> int:
-        """The statistics, and the scale and shift if it has them."""
-        return (STATISTICS_PER_VALUE + 2 * self.affine) * math.prod(x)
-
     def saved(self, x: Shape) -> Saved:
-        """Its input, and a mean and an inverse deviation per channel (and the scale, once for each image)."""
+        """Its input, and a mean and an inverse deviation per channel (and the scale, once per image)."""
         return Saved(input=True, bytes_per_image=(2 + self.affine) * x[0] * FLOAT_BYTES)
 
 
 @final
 @dataclass(frozen=True)
-class LayerNorm(Op):
-    """Layer normalisation (Ba et al. 2016) over the last axis or axes, at each position of those before."""
+class LayerNorm(_Norm):
+    """Layer normalisation (Ba et al. 2016) over the last `axes` axes, at each position of those before."""
 
     axes: int = 1
     affine: bool = True
 
     def check(self, x: Shape) -> None:
-        """There must be as many axes."""
+        """x must have at least `axes` axes."""
         if len(x) < self.axes:
             raise ShapeError(f"expected {self.axes} axes at least, got {spelled(x)}")
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
     def param_terms(self, x: Shape) -> Terms:
-        """2 F if it has a scale and a shift."""
+        """2 F if affine."""
         return ((2, *x[-self.axes :]),) if self.affine else ()
-
-    def elementwise(self, x: Shape) -> int:
-        """The statistics, and the scale and shift if it has them."""
-        return (STATISTICS_PER_VALUE + 2 * self.affine) * math.prod(x)
 
     def saved(self, x: Shape) -> Saved:
         """Its input, and a mean and an inverse deviation per position."""

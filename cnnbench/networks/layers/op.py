@@ -1,11 +1,9 @@
-"""What every kind of layer has: a shape that comes out, parameters, multiplications, other work, and what it keeps.
+"""The interface of a layer's formulas: output shape, parameters, MACs, other arithmetic, memory kept for training.
 
-A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector: the batch is left out, because every formula
-is per image.
+A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector. It has no batch: formulas are per image.
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,12 +18,12 @@ Terms = tuple[tuple[int, ...], ...]
 
 
 def total(terms: Terms) -> int:
-    """What a sum of products comes to."""
+    """The value of a sum of products."""
     return sum(math.prod(factors) for factors in terms)
 
 
 def written_out(terms: Terms) -> str:
-    """A sum of products as people write it: `3*3*32*64 + 64`; empty for no terms."""
+    """A sum of products as text: `3*3*32*64 + 64`; empty for no terms."""
     return " + ".join("*".join(map(str, factors)) for factors in terms)
 
 
@@ -37,21 +35,21 @@ def per_axis(value: PerAxis, axes: int) -> tuple[int, ...]:
 
 
 def spelled(shape: Shape) -> str:
-    """A shape as people write it: 64x7x7."""
+    """A shape as text: 64x7x7."""
     return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
 class Value:
-    """What flows from layer to layer: a shape, and where it comes from."""
+    """A tensor that flows from layer to layer: its shape and its origin."""
 
     shape: Shape
     layer: int | None = None
-    """Place of the layer that made it; None for the image."""
+    """Index of the layer that computed it; None for the image."""
     storage: int = 0
-    """Values that share memory, such as a view and what it looks at, have the same number."""
+    """Values that share memory, such as a view and its base, have the same number."""
     requires_grad: bool = False
-    """Whether a parameter had a part in it, so that training sends a gradient back to it."""
+    """Whether it depends on a parameter, so that training computes its gradient."""
 
     @property
     def channels(self) -> int:
@@ -65,67 +63,67 @@ class Value:
 
 
 class Saved(NamedTuple):
-    """What PyTorch's autograd keeps of a layer until its backward pass."""
+    """What PyTorch's autograd keeps for a layer's backward pass."""
 
     input: bool = False
     output: bool = False
     others: bool = False
-    """The further inputs of a layer that joins several."""
+    """The inputs after the first."""
     bytes_per_image: int = 0
-    """Beside these: indices, noise, copies, at the batch's own size."""
+    """In addition, for each image: indices, random factors, copies."""
     bytes_per_batch: int = 0
-    """Beside these, whatever the batch: the statistics of a batch normalisation."""
+    """In addition, whatever the batch: the statistics of a batch normalisation."""
 
 
-class Op(ABC):
-    """A layer's kind: what it does to a shape, what it holds, what it computes. `repr` gives its settings."""
+class Op:
+    """A kind of layer with its settings; a subclass overrides the formulas that differ from these defaults."""
 
     def check(self, x: Shape) -> None:
         """Raises ShapeError if the layer cannot take x."""
         return
 
-    @abstractmethod
     def output_shape(self, x: Shape) -> Shape:
-        """The shape that comes out for an x that passed `check`: plain arithmetic, that symbols can pass through."""
+        """The output's shape for an x that passed `check`, in plain arithmetic, so that x may hold symbols."""
+        return x
 
     def param_terms(self, x: Shape) -> Terms:
-        """Learned parameters (buffers such as running statistics are not counted)."""
+        """Learned parameters. Buffers such as running statistics are not counted."""
         return ()
 
     def mac_terms(self, x: Shape) -> Terms:
-        """Multiply-accumulates for one image: a multiplication with an addition, in convolutions and matrix products.
+        """Multiply-accumulates for one image, of convolutions and matrix products.
 
-        Bias additions, normalisation, activations and pooling are not MACs, like in torchvision's and the papers'
-        figures; they are `elementwise`.
+        As in torchvision's and the papers' figures, bias additions, normalisation, activations and pooling are not
+        MACs; they are `elementwise`.
         """
         return ()
 
     def elementwise(self, x: Shape) -> int:
-        """Other arithmetic for one image in inference: sums, products, comparisons or functions of single values."""
+        """Other operations for one image in inference: sums, products, comparisons, functions of single values."""
         return 0
 
     def saved(self, x: Shape) -> Saved:
-        """What PyTorch's autograd keeps for the backward pass, when it records."""
+        """What PyTorch's autograd keeps for the backward pass."""
         return Saved()
 
     @property
     def others(self) -> tuple[Value, ...]:
-        """The further inputs of a layer that joins several."""
+        """The inputs after the first."""
         return ()
 
     @property
     def in_place(self) -> bool:
-        """Whether what comes out lies in the memory of what went in: a view, or a function applied in place."""
+        """Whether the output shares the input's memory: a view, or a function applied in place."""
         return False
 
     @property
     def hands_gradient_on(self) -> bool:
-        """Whether its backward pass hands on the gradient it got, or parts of it, without computing another."""
+        """Whether its backward pass returns the output's gradient, or views of it, without computing another."""
         return False
 
     @property
     def only_trains(self) -> bool:
-        """Whether it does nothing in inference: dropout."""
+        """Whether it does nothing in inference, like dropout."""
         return False
 
     def macs(self, x: Shape) -> int:
@@ -137,8 +135,14 @@ class Op(ABC):
         return total(self.param_terms(x))
 
 
+def check_divisible(channels: int, groups: int, noun: str = "groups") -> None:
+    """Raises ShapeError unless the groups divide the channels."""
+    if channels % groups:
+        raise ShapeError(f"{channels} channels cannot be split into {groups} {noun}")
+
+
 def windows(x: Shape, kernel: PerAxis, stride: PerAxis, padding: PerAxis, dilation: PerAxis, ceil: bool) -> Shape:
-    """How many windows fit on each spatial axis: floor((n + 2p - d(k - 1) - 1) / s) + 1.
+    """Output positions on each spatial axis: floor((n + 2p - d(k - 1) - 1) / s) + 1.
 
     With `ceil`, a last window that starts inside the input or its left padding counts too
     (torch.nn.MaxPool2d, ceil_mode).

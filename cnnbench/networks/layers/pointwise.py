@@ -1,4 +1,4 @@
-"""Layers that treat each value by itself: activations, what drops values in training, a learned scale."""
+"""Layers that treat each value by itself: activations, dropout, a learned scale."""
 
 import math
 from dataclasses import dataclass
@@ -20,12 +20,8 @@ class Activation(Op):
     function: str = "relu"
     inplace: bool = False
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
     def elementwise(self, x: Shape) -> int:
-        """One per value, whatever the function."""
+        """C * H * W: one per value, whatever the function."""
         return math.prod(x)
 
     def saved(self, x: Shape) -> Saved:
@@ -40,67 +36,52 @@ class Activation(Op):
         return self.inplace
 
 
+class _Drop(Op):
+    """Zeroes values in training; does nothing in inference, nor with a probability of 0."""
+
+    p: float
+
+    only_trains = True
+
+    @property
+    def in_place(self) -> bool:
+        """If nothing is dropped."""
+        return not self.p
+
+    @property
+    def hands_gradient_on(self) -> bool:
+        """If nothing is dropped."""
+        return not self.p
+
+
 @final
 @dataclass(frozen=True)
-class Dropout(Op):
-    """Dropout (Srivastava et al. 2014): zeroes values in training, does nothing in inference."""
+class Dropout(_Drop):
+    """Dropout (Srivastava et al. 2014): zeroes single values."""
 
     p: float
     inplace: bool = False
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
     def saved(self, x: Shape) -> Saved:
-        """What each value was multiplied by: a float each, on the CPU."""
+        """The factor of each value: a float each, on the CPU."""
         return Saved(bytes_per_image=math.prod(x) * FLOAT_BYTES if self.p else 0)
 
     @property
     def in_place(self) -> bool:
-        """As set, or because nothing is dropped."""
+        """As set, or if nothing is dropped."""
         return self.inplace or not self.p
-
-    @property
-    def hands_gradient_on(self) -> bool:
-        """If nothing is dropped."""
-        return not self.p
-
-    @property
-    def only_trains(self) -> bool:
-        """True."""
-        return True
 
 
 @final
 @dataclass(frozen=True)
-class StochasticDepth(Op):
-    """Stochastic depth (Huang et al. 2016): zeroes a whole branch of an image in training."""
+class StochasticDepth(_Drop):
+    """Stochastic depth (Huang et al. 2016): zeroes an image's whole branch."""
 
     p: float
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
     def saved(self, x: Shape) -> Saved:
-        """What each image was multiplied by."""
+        """The factor of each image."""
         return Saved(bytes_per_image=FLOAT_BYTES if self.p else 0)
-
-    @property
-    def in_place(self) -> bool:
-        """If nothing is dropped."""
-        return not self.p
-
-    @property
-    def hands_gradient_on(self) -> bool:
-        """If nothing is dropped."""
-        return not self.p
-
-    @property
-    def only_trains(self) -> bool:
-        """True."""
-        return True
 
 
 @final
@@ -108,16 +89,12 @@ class StochasticDepth(Op):
 class LayerScale(Op):
     """A learned factor per channel (Touvron et al. 2021)."""
 
-    def output_shape(self, x: Shape) -> Shape:
-        """Unchanged."""
-        return x
-
     def param_terms(self, x: Shape) -> Terms:
         """C."""
         return ((x[0],),)
 
     def elementwise(self, x: Shape) -> int:
-        """One product per value."""
+        """C * H * W: one product per value."""
         return math.prod(x)
 
     def saved(self, x: Shape) -> Saved:

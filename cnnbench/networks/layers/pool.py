@@ -1,4 +1,4 @@
-"""Pooling: one value in place of a window of values."""
+"""Pooling: one value for each window of values."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from cnnbench.networks.units import INDEX_BYTES
 
 @dataclass(frozen=True)
 class _WindowPool(Op):
-    """One value for each window; the stride is the kernel's size unless given."""
+    """One value per window; the stride is the kernel's size unless given."""
 
     kernel: PerAxis
     stride: PerAxis | None = None
@@ -18,7 +18,7 @@ class _WindowPool(Op):
     ceil: bool = False
 
     def check(self, x: Shape) -> None:
-        """A window must fit."""
+        """At least one window must fit."""
         check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
 
     def output_shape(self, x: Shape) -> Shape:
@@ -26,7 +26,7 @@ class _WindowPool(Op):
         return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
 
     def window(self, x: Shape) -> int:
-        """How many values a window has."""
+        """Values in a window: R * S."""
         return math.prod(per_axis(self.kernel, len(x) - 1))
 
     @property
@@ -40,11 +40,11 @@ class MaxPool(_WindowPool):
     """The largest value in each window (torch.nn.MaxPool2d)."""
 
     def elementwise(self, x: Shape) -> int:
-        """One comparison less than the window has values, per output value."""
+        """C * P * Q * (R * S - 1): comparisons."""
         return math.prod(self.output_shape(x)) * (self.window(x) - 1)
 
     def saved(self, x: Shape) -> Saved:
-        """Its input, and the index of each largest value."""
+        """Its input, and the index of each maximum."""
         return Saved(input=True, bytes_per_image=math.prod(self.output_shape(x)) * INDEX_BYTES)
 
 
@@ -54,7 +54,7 @@ class AvgPool(_WindowPool):
     """The mean of each window (torch.nn.AvgPool2d)."""
 
     def elementwise(self, x: Shape) -> int:
-        """As many as the window has values, per output value: additions and a division."""
+        """C * P * Q * R * S: additions and a division."""
         return math.prod(self.output_shape(x)) * self.window(x)
 
     def saved(self, x: Shape) -> Saved:
@@ -65,19 +65,19 @@ class AvgPool(_WindowPool):
 @final
 @dataclass(frozen=True)
 class AdaptiveAvgPool(Op):
-    """The mean of each of so many equal parts (torch.nn.AdaptiveAvgPool2d), or over all of an image."""
+    """The mean of each of `size` parts per axis (torch.nn.AdaptiveAvgPool2d); of the whole image by default."""
 
     size: PerAxis = 1
 
     def output_shape(self, x: Shape) -> Shape:
-        """(C, *size), whatever the input's size."""
+        """(C, *size)."""
         return (x[0], *per_axis(self.size, len(x) - 1))
 
     def elementwise(self, x: Shape) -> int:
-        """As many as the windows have values: part i of s runs from floor(i n / s) to ceil((i + 1) n / s)."""
+        """One per value of each part; part i of s runs from floor(i n / s) to ceil((i + 1) n / s)."""
         sides = zip(x[1:], per_axis(self.size, len(x) - 1), strict=True)
         return x[0] * math.prod(sum(-(-(i + 1) * n // s) - i * n // s for i in range(s)) for n, s in sides)
 
     def saved(self, x: Shape) -> Saved:
-        """Its input, though only its shape would be needed; the mean over all of an image saves nothing."""
+        """Its input, though only its shape would be needed; nothing for the mean of the whole image."""
         return Saved(input=any(size != 1 for size in per_axis(self.size, len(x) - 1)))

@@ -33,7 +33,7 @@ class Conv(Op):
     bias: bool = True
 
     def check(self, x: Shape) -> None:
-        """A window must fit, there must be channels, and the groups must divide them."""
+        """At least one window must fit, and the groups must divide the channels."""
         if self.out_channels < 1:
             raise ShapeError(f"expected at least one output channel, got {self.out_channels}")
         check_windows(x, self.kernel, self.stride, self.padding, self.dilation)
@@ -41,7 +41,7 @@ class Conv(Op):
             raise ShapeError(f"{x[0]} -> {self.out_channels} channels cannot be split into {self.groups} groups")
 
     def output_shape(self, x: Shape) -> Shape:
-        """(K, P, Q) for an image."""
+        """(K, P, Q)."""
         return (self.out_channels, *windows(x, self.kernel, self.stride, self.padding, self.dilation, ceil=False))
 
     def param_terms(self, x: Shape) -> Terms:
@@ -50,12 +50,12 @@ class Conv(Op):
         return (weights, (self.out_channels,)) if self.bias else (weights,)
 
     def mac_terms(self, x: Shape) -> Terms:
-        """P * Q * K * R * S * (C / groups): each output value is one dot product over its window."""
+        """P * Q * K * R * S * (C / groups): one dot product per output value."""
         channels, *sizes = self.output_shape(x)
         return ((*sizes, channels, *self._kernel_elements(x)),)
 
     def elementwise(self, x: Shape) -> int:
-        """One addition per output value for the bias."""
+        """P * Q * K additions of the bias."""
         return math.prod(self.output_shape(x)) if self.bias else 0
 
     def saved(self, x: Shape) -> Saved:
@@ -63,7 +63,7 @@ class Conv(Op):
         return Saved(input=True)
 
     def _kernel_elements(self, x: Shape) -> tuple[int, ...]:
-        """What one output value's dot product runs over: R, S, C / groups."""
+        """R, S, C / groups: the extent of one output value's dot product."""
         return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
 
 
@@ -76,7 +76,7 @@ class Linear(Op):
     bias: bool = True
 
     def output_shape(self, x: Shape) -> Shape:
-        """(K,), or (..., K): the last axis is replaced."""
+        """(..., K)."""
         return (*x[:-1], self.out_features)
 
     def param_terms(self, x: Shape) -> Terms:
@@ -85,11 +85,11 @@ class Linear(Op):
         return (weights, (self.out_features,)) if self.bias else (weights,)
 
     def mac_terms(self, x: Shape) -> Terms:
-        """F * K, for every position of the axes before."""
+        """F * K, for each position of the other axes."""
         return ((*x, self.out_features),)
 
     def elementwise(self, x: Shape) -> int:
-        """One addition per output value for the bias."""
+        """K additions of the bias, for each position of the other axes."""
         return math.prod(self.output_shape(x)) if self.bias else 0
 
     def saved(self, x: Shape) -> Saved:
@@ -105,7 +105,7 @@ class MatMul(Op):
     other: Value
 
     def check(self, x: Shape) -> None:
-        """The inner axes must be equal, and all before the last two."""
+        """The inner axes and all before the last two must be equal."""
         if x[-1] != self.other.shape[-2] or x[:-2] != self.other.shape[:-2]:
             raise ShapeError(f"cannot multiply {spelled(x)} by {spelled(self.other.shape)}")
 
@@ -114,11 +114,11 @@ class MatMul(Op):
         return (*x[:-1], self.other.shape[-1])
 
     def mac_terms(self, x: Shape) -> Terms:
-        """M * F * K, for every position of the axes before."""
+        """M * F * K, for each position of the other axes."""
         return ((*x, self.other.shape[-1]),)
 
     def saved(self, x: Shape) -> Saved:
-        """Both, each for the other's gradient."""
+        """Both inputs, each for the other's gradient."""
         return Saved(input=True, others=True)
 
     @property

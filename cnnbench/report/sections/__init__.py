@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from cnnbench.records.environment import label
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.sections import (
@@ -43,7 +42,7 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
     """The page of a run, from its records and its tables."""
     sources = Sources(run, tables)
     found: list[Section | None] = [section(sources) for section in SECTIONS]
-    where = label(run.environment) if run.environment else "an unknown machine"
+    where = run.environment.label if run.environment else "an unknown machine"
     return Page(
         title=run.suite,
         subtitle=f"Convolutional networks, measured on {where}. Started {_when(run.started)}.",

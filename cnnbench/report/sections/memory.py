@@ -17,7 +17,7 @@ def section(sources: Sources) -> Section | None:
     """A chart per workload: resident memory of the worker at its largest batch, in parts."""
     largest: dict[tuple[str, str, str], Record] = {}
     for record in sources.records:
-        key = (record.case.workload, record.case.label, record.case.how)
+        key = (record.case.workload, record.case.label, record.case.backend)
         if record.status in MEASURED and record.measurement and record.case.device == "cpu":
             before = largest.get(key)
             largest[key] = record if before is None or record.case.batch > before.case.batch else before
@@ -38,7 +38,7 @@ def _parts(record: Record) -> list[dict[str, object]]:
     memory = max((launch.memory for launch in record.measurement.launches), key=lambda memory: memory.peak_bytes)
     stages = [memory.imported_bytes, memory.loaded_bytes, memory.peak_bytes]
     grown = [max(0, after - before) / MIB for before, after in zip([0, *stages], stages, strict=False)]
-    case = f"{record.case.label}, {record.case.how}, {record.case.batch}"
+    case = f"{record.case.label}, {record.case.backend}, {record.case.batch}"
     return [
         {
             "workload": record.case.workload,

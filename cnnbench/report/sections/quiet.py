@@ -31,19 +31,18 @@ def section(sources: Sources) -> Section:
 
 def _facts(sources: Sources) -> Table | None:
     environment = sources.run.environment
-    if not environment:
+    if environment is None:
         return None
-    facts, software, threads = (environment.get(name, {}) for name in ("machine", "software", "threads"))
-    memory_bytes = facts.get("memory_bytes")
+    facts, software, load = environment.machine, environment.software, environment.state.load_average
     rows = {
-        "CPU": facts.get("cpu"),
-        "cores": f"{facts.get('physical_cores', '?')} physical, {facts.get('affinity_cores', '?')} logical allowed",
-        "threads": " or ".join(map(str, threads.get("used", []))),
-        "memory": f"{memory_bytes / GIB:.1f} GiB" if memory_bytes else None,
-        "accelerators": ", ".join(sorted(set(environment.get("accelerators", {}).values()))) or None,
-        "system": facts.get("system"),
-        "virtual machine": {True: "yes", False: "no"}.get(facts.get("virtualised")),
-        "load when it started": _load(environment.get("state", {}).get("load_average")),
+        "CPU": facts.cpu,
+        "cores": f"{facts.physical_cores or '?'} physical, {facts.affinity_cores} logical allowed",
+        "threads": " or ".join(map(str, environment.threads.used)),
+        "memory": f"{facts.memory_bytes / GIB:.1f} GiB",
+        "accelerators": ", ".join(sorted(set(environment.accelerators.values()))),
+        "system": facts.system,
+        "virtual machine": None if facts.virtualised is None else "yes" if facts.virtualised else "no",
+        "load when it started": f"{load[0]:.2f}, mean of a minute" if load else None,
         "libraries": ", ".join(f"{name} {version}" for name, version in software.items() if name.startswith(LIBRARIES)),
         "with": ", ".join(f"{name} {software[name]}" for name in ("cnnbench", "python") if name in software),
         "commit": software.get("git_commit"),
@@ -51,10 +50,6 @@ def _facts(sources: Sources) -> Table | None:
     known = {name: value for name, value in rows.items() if value}
     cells = pd.DataFrame({"fact": known.keys(), "value": known.values()}, dtype=str)
     return Table("machine", "What it was measured on and with", "As the run began.", cells, cells, [])
-
-
-def _load(average: list[float] | None) -> str | None:
-    return f"{average[0]:.2f}, mean of a minute" if average else None
 
 
 def _quietness(sources: Sources) -> Iterator[str]:

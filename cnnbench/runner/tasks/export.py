@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.records import artifact
+from cnnbench.records import artifact, files
 from cnnbench.records.messages import BuildStep, Describe, Described, Load, Loaded, Open, Opened
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.runner import machine
@@ -15,6 +16,8 @@ from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 
+DATA = f"{artifact.GRAPH}.data"
+"""Where a graph keeps weights above 2 GB; the graph names the file, so that it cannot be called otherwise."""
 MAX_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
 
@@ -49,8 +52,10 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
     The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
     """
-    _check_place(out)
     weights = out.with_suffix(".safetensors")
+    if weights == out:
+        raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
+    _check_place(out, weights)
     with TemporaryDirectory(prefix="cnnbench-") as scratch, Artifacts(Path(scratch)) as artifacts:
         facts = artifacts.get(spec)
         folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
@@ -61,7 +66,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
             raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
         for parity in step.parity:
             _check(spec, parity, "of the change")
-        _copy({made: out, folder / artifact.WEIGHTS: weights}, out)
+        _copy({made: out, folder / artifact.WEIGHTS: weights})
     return ExportedStep(
         model=spec.label,
         file=str(out),
@@ -80,7 +85,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
     """
-    _check_place(out)
+    _check_place(out, out.with_name(DATA))
     with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
         facts = artifacts.get(spec)
         if facts.onnx_error is not None or facts.onnx_bytes is None:
@@ -89,8 +94,8 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         parity = prove_graph(spec, folder, Path(logs) / "prove.log")
         for each in parity:
             _check(spec, each, "of the signal")
-        parts = sorted(folder.glob(f"{artifact.GRAPH}*"))  # weights above 2 GB stand in a second file
-        _copy({part: out if part.name == artifact.GRAPH else out.with_name(part.name) for part in parts}, out)
+        graph = folder / artifact.GRAPH
+        _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
     return Exported(
         model=spec.label,
         file=str(out),
@@ -116,11 +121,24 @@ def describe_graph(file: Path, log: Path) -> Described:
         return worker.ask(Describe(file=str(file)), Described)
 
 
-def _check_place(out: Path) -> None:
+def _check_place(out: Path, beside: Path) -> None:
+    """Raises InputError where `out` cannot be written, or a file beside it is overwritten that is not its own."""
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a file; got a folder")
+    if beside.exists() and not out.exists():
+        raise InputError(f"{out}: its weights would overwrite {beside}, which is another's; give another name")
+
+
+def _copy(parts: Mapping[Path, Path]) -> None:
+    """Copy files, all or none. Raises InputError."""
+    try:
+        with ExitStack() as stack:
+            for source, file in parts.items():
+                shutil.copyfile(source, stack.enter_context(files.replacing(file)))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
 
 def _check(spec: ModelSpec, parity: Parity, unit: str) -> None:
@@ -131,11 +149,3 @@ def _check(spec: ModelSpec, parity: Parity, unit: str) -> None:
             f"{spec.label}: the exported graph is wrong at {parity.what}: {found}, limit {parity.limit:.1e} {unit}; "
             "nothing was written"
         )
-
-
-def _copy(files: Mapping[Path, Path], out: Path) -> None:
-    try:
-        for source, target in files.items():
-            shutil.copyfile(source, target)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from None

@@ -20,9 +20,8 @@ from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.tasks.trace import read
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import REFERENCE
+from cnnbench.suite.runtimes import REFERENCE, profiled_runtimes, runtime_kind
 
-RUNTIMES = ("eager", "ort")
 PROFILE_S = 0.5
 MIN_CALLS, MAX_CALLS = 5, 20
 NOTE = (
@@ -53,10 +52,10 @@ def _tools() -> Iterator[tuple[Artifacts, ForkServers]]:
 def profile_artifact(
     spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, servers: ForkServers
 ) -> ModelProfile:
-    """Have both runtimes profiled, each in a process of its own, and join.
+    """Profile each runtime that has a profiler, in a process of its own, and join.
 
-    A model that cannot be exported, or not be run by ONNX Runtime, is profiled in PyTorch alone. Raises WorkerError if
-    PyTorch cannot be profiled.
+    A runtime that fails, such as ONNX Runtime for a model that cannot be exported, has its reason in `failures`. Raises
+    WorkerError if PyTorch cannot be profiled.
     """
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
@@ -69,11 +68,11 @@ def profile_artifact(
         network, left_out = reading.network, reading.left_out
     folder = artifact.folder_of(spec, facts.key)
     with TemporaryDirectory(prefix="cnnbench-") as scratch:
-        for runtime in RUNTIMES:
+        for runtime in profiled_runtimes():
             case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
             start = servers.starter(runtime, Lineage(threads))
             try:
-                if runtime == "ort" and facts.onnx_error is not None:
+                if facts.onnx_error is not None and runtime_kind(runtime).runs_exported_graph:
                     raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
                 with start(Path(scratch) / f"{runtime}.log") as worker:
                     worker.ask(Load(case=case, threads=threads), Loaded)

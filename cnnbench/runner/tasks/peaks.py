@@ -1,16 +1,16 @@
 """What a machine can do at best, measured in child processes, one with PyTorch, one with ONNX Runtime; and kept."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import get_args
 
 from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records.artifact import cache_folder, library_versions
-from cnnbench.records.environment import fingerprint
+from cnnbench.records.environment import Environment
 from cnnbench.records.messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
@@ -28,13 +28,13 @@ LIMIT_S = 120.0
 
 
 def peaks_of(
-    device: Device, threads: int, environment: Mapping[str, Any], logs: Path | None = None, *, anew: bool = False
+    device: Device, threads: int, environment: Environment, logs: Path | None = None, *, anew: bool = False
 ) -> Peaks:
     """What this machine reaches, as it was measured before or, where it was not or `anew`, as it is measured now.
 
     It is kept in the cache, by the machine's identity and the libraries' versions. Raises WorkerError.
     """
-    about = [fingerprint(environment), *sorted(_versions().items())]
+    about = [environment.fingerprint, *sorted(_versions().items())]
     folder = cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,7 +42,7 @@ def peaks_of(
     except RunFolderError:
         (folder / PEAKS).unlink()  # damaged
         found = None
-    name = environment.get("accelerators", {}).get(device)
+    name = environment.accelerators.get(device)
     if found is None or (name and found.device_name != name):
         found = measure_peaks(device, threads, logs=logs)
         write_peaks(folder, [found])

@@ -9,7 +9,7 @@ from cnnbench.records.artifact import file_name
 from cnnbench.records.messages import Probe, Probed
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
-from cnnbench.suite.runtimes import REFERENCE, cannot, runtimes, split
+from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes
 
 PROBE_LIMIT_S = 120.0
 
@@ -26,10 +26,9 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, str],
 
     The CPU is taken to work in most runtimes; whatever else is asked for is tried once.
     """
-    kinds = runtimes()
     possible = [case for case in cases if _cannot(case) is None]
     pairs: list[tuple[str, Device]] = sorted(
-        {(c.runtime, c.device) for c in possible if c.device != "cpu" or kinds[split(c.runtime)[0]].must_be_tried}
+        {(c.runtime, c.device) for c in possible if c.device != "cpu" or runtime_kind(c.runtime).must_be_tried}
     )
     with ThreadPoolExecutor(max(len(pairs), 1)) as pool:
         probed = dict(zip(pairs, pool.map(lambda pair: _probe(pair[0], pair[1], logs), pairs), strict=True))

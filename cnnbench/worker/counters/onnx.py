@@ -20,7 +20,7 @@ UNCOUNTABLE = {"ConvTranspose", "Einsum", "Attention", "LSTM", "GRU", "RNN", "De
 Shape = tuple[int, ...]
 
 
-def counted(model: onnx_ir.Model) -> Counts:
+def count(model: onnx_ir.Model) -> Counts:
     """(parameters, MACs) by the module that each initialiser and node comes from, for a batch of one.
 
     Raises ModelError for an operator that multiplies and accumulates and cannot be counted.

@@ -4,12 +4,11 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from cnnbench.worker.export.out_of_place import out_of_place
 
 INPUT, OUTPUT = "images", "logits"
 EXPORT_BATCH = 2
@@ -41,6 +40,23 @@ def trace(module: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -> torch.
         )
     assert program is not None
     return program
+
+
+@contextlib.contextmanager
+def out_of_place(module: nn.Module) -> Iterator[None]:
+    """Have activations and dropout put out new tensors, which are the same values, while the context lasts.
+
+    torch.export undoes each write into an argument by tracing the operator's decomposition, 0.1 s for one ReLU6 with a
+    dynamic batch: half of the time that MobileNetV2's export took.
+    """
+    in_place = [child for child in module.modules() if getattr(child, "inplace", None) is True]
+    for child in in_place:
+        child.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for child in in_place:
+            child.inplace = True  # type: ignore[assignment]
 
 
 def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path) -> int:

@@ -10,11 +10,10 @@ import onnxruntime as ort
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH, WEIGHTS
-from cnnbench.records.messages import Profiled
+from cnnbench.records.messages import Profile, Profiled
 from cnnbench.records.record import ArtifactFacts
-from cnnbench.suite.case import Case
-from cnnbench.worker.profilers.layers import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.profilers.onnx_origin import origins
+from cnnbench.worker.profilers.tally import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.ort import OrtInference
 
@@ -26,16 +25,15 @@ US = 1e-6
 Event = Mapping[str, Any]
 
 
-def profile(
-    case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int, calls: int, scratch: Path
-) -> Profiled:
-    """Nodes by module; those of which that cannot be told are `other`, by operator. `scratch` is a folder for files."""
+def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) -> Profiled:
+    """Nodes by module; those whose module is unknown are `other`, by operator."""
+    folder, scratch, calls = Path(request.folder), Path(request.scratch), request.calls
     options = ort.SessionOptions()
     options.enable_profiling = True
     options.profile_file_prefix = str(scratch / "profile")
     options.optimized_model_filepath = str(scratch / GRAPH)
     options.add_session_config_entry(WEIGHTS_APART, WEIGHTS)
-    runtime = OrtInference(case, facts, folder, batch, threads, options)
+    runtime = OrtInference(request.case, facts, folder, batch, threads, options)
     (scratch / WEIGHTS).unlink(missing_ok=True)
     modules = origins(_graph(folder / GRAPH), _graph(scratch / GRAPH))
     call_s = timed_calls(runtime.phases()["forward"], calls)

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cnnbench.worker.hooks import hooked, is_leaf
+
 GOLDEN_IMAGES = 6
 """Read as batches of 1, 2 and 3: the export's batch is 2, so two of the three differ from it."""
 CONDITIONING_PASSES = 3
@@ -66,20 +68,14 @@ def denormal_share(module: nn.Module, x: Tensor) -> float:
     """The largest share of denormal numbers in what one layer puts out for x (N, C, H, W)."""
     shares = [0.0]
 
-    def look(_: nn.Module, __: object, y: object) -> None:
-        if isinstance(y, Tensor) and y.is_floating_point() and y.numel():
+    def look(_: str, child: nn.Module, y: object) -> None:
+        if is_leaf(child) and isinstance(y, Tensor) and y.is_floating_point() and y.numel():
             size = y.abs()
             denormal = (size > 0) & (size < torch.finfo(y.dtype).tiny)
             shares.append(float(denormal.float().mean()))
 
-    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
-    hooks = [leaf.register_forward_hook(look) for leaf in leaves]
-    try:
-        with torch.inference_mode():
-            module.eval()(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(module, after=look), torch.inference_mode():
+        module.eval()(x)
     return max(shares)
 
 

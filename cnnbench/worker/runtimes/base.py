@@ -1,6 +1,7 @@
 """What every runtime is: a case made executable from its artifact."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 from cnnbench.errors import WorkerError
@@ -18,7 +19,6 @@ class Runtime(ABC):
     An input that stays where it is, is bound to the session before timing; what a step puts out stays on the device.
     """
 
-    stopwatch: Stopwatch = HostStopwatch()
     takes_any_batch = True
     """Whether it is proved at other batches than the case's; not where each batch is compiled anew."""
 
@@ -26,12 +26,14 @@ class Runtime(ABC):
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         """Load the artifact in `folder` and bind the batch (N, C, H, W). Raises WorkerError if it cannot."""
 
-    @classmethod
-    def probe(cls, device: Device) -> str:
-        """The device's name, if this runtime works on it here; else any error, whose message is the reason.
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """What its phases are timed by."""
+        return HostStopwatch()
 
-        Only asked of runtimes that another package offers.
-        """
+    @classmethod
+    def probe(cls, device: Device, variant: str = "") -> str:
+        """The device's name, if this runtime works on it here; else any error, whose message is the reason."""
         if device != "cpu":
             raise WorkerError("it does not say that it can use one")
         return device

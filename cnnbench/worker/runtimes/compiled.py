@@ -67,6 +67,12 @@ class _Compiled(Eager):
 
     takes_any_batch = False
 
+    @classmethod
+    def probe(cls, device: Device, variant: str = "") -> str:
+        """The device's name. Raises WorkerError where there is no compiler for it, or torch's own error."""
+        check_compiler(device)
+        return super().probe(device)
+
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
         self.run = compiled(self.module, case)

@@ -82,19 +82,16 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_bytes(device: torch.device) -> tuple[int | None, int | None]:
-    """The most that torch's allocator (allocated, reserved) on the device; None on the CPU."""
+def memory(device: torch.device) -> dict[str, int]:
+    """The most that torch's allocator held, and what all processes use now, by the driver; nothing on the CPU."""
     if device.type == "cpu":
-        return None, None
-    return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-
-
-def used_bytes(device: torch.device) -> int | None:
-    """What all processes use of the device's memory now, by the driver; None on the CPU."""
-    if device.type == "cpu":
-        return None
+        return {}
     free, total = torch.cuda.mem_get_info(device)
-    return int(total - free)
+    return {
+        "device_allocated_bytes": torch.cuda.max_memory_allocated(device),
+        "device_reserved_bytes": torch.cuda.max_memory_reserved(device),
+        "device_used_bytes": total - free,
+    }
 
 
 def facts(device: torch.device) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """PyTorch as it is written: one operator after the other."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,18 @@ from torch import Tensor, nn
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import WEIGHTS
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
-from cnnbench.suite.case import Case, Layout
+from cnnbench.suite.case import Case, Device, Layout
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.worker import models
+from cnnbench.worker.hooks import hooked
 from cnnbench.worker.reference.labels import labels_for
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
+from cnnbench.worker.timing.stopwatch import Stopwatch
 
-FORMATS: dict[Layout, torch.memory_format] = {
-    "nchw": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-}
+FORMATS: dict[Layout, torch.memory_format] = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGE_AXES = 4
 
 
@@ -47,6 +47,13 @@ class Eager(Runtime):
         self.output = torch.empty(0)
         self.logits_type: torch.dtype | None = None
         torch.manual_seed(case.spec.seed)
+
+    @classmethod
+    def probe(cls, device: Device, variant: str = "") -> str:
+        """The device's name. Raises torch's own reason where there is no such device."""
+        ones = torch.ones(1, device=device)
+        assert (ones + ones).item() == 2
+        return devices.name(ones.device)
 
     def prepared(self, module: nn.Module) -> nn.Module:
         """The module that is run, made from the one with the artifact's weights."""
@@ -104,14 +111,8 @@ class Eager(Runtime):
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """The process's memory, and what torch's allocator held on the device."""
-        allocated, reserved = devices.peak_bytes(self.device)
         on_host = super().memory(imported_bytes, loaded_bytes)
-        on_device = {
-            "device_allocated_bytes": allocated,
-            "device_reserved_bytes": reserved,
-            "device_used_bytes": devices.used_bytes(self.device),
-        }
-        return on_host.model_copy(update=on_device)
+        return on_host.model_copy(update=devices.memory(self.device))
 
 
 class EagerInference(Eager):
@@ -152,10 +153,14 @@ class EagerTraining(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
-        self.stopwatch = devices.stopwatch(self.device)  # the parts of a step do not wait for each other
         self.labels = torch.from_numpy(labels_for(case.batch, facts.classes, case.spec.seed)).to(self.device)
         self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "fp16")
+
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """The device's: the parts of a step do not wait for each other."""
+        return devices.stopwatch(self.device)
 
     def phases(self) -> Phases:
         """Forward with the loss; backward; the optimizer's step, which also drops the gradients."""
@@ -181,20 +186,14 @@ def layout_lost(module: nn.Module, images: Tensor) -> tuple[int, int]:
 
     Where there is one channel or one pixel, both layouts are the same.
     """
-    inputs: list[bool] = []
-    hooks = [
-        child.register_forward_pre_hook(
-            lambda _, args: inputs.append(args[0].is_contiguous(memory_format=torch.channels_last))
-        )
-        for child in module.modules()
-        if isinstance(child, nn.Conv2d)
-    ]
+    kept: list[bool] = []
+
+    def look(_: str, child: nn.Module, inputs: tuple[Tensor]) -> None:
+        if isinstance(child, nn.Conv2d):
+            kept.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
     training = module.training
-    try:
-        with torch.inference_mode():
-            module.eval()(images[:1])
-    finally:
-        module.train(training)
-        for hook in hooks:
-            hook.remove()
-    return inputs.count(False), len(inputs)
+    with hooked(module, before=look), torch.inference_mode():
+        module.eval()(images[:1])
+    module.train(training)
+    return kept.count(False), len(kept)

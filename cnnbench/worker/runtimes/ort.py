@@ -12,10 +12,11 @@ import onnxruntime as ort
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH
-from cnnbench.records.record import ArtifactFacts, Ran
+from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.runtimes import cuda_driver
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
 
@@ -24,24 +25,15 @@ PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     # TF32 would be on by itself; device 0 as torch's `cuda`.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"}),
 }
-
-
-COMPUTING = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
-"""Operators that do a network's arithmetic. Others, such as those on shapes, belong on the CPU even beside a GPU."""
-
-
+TENSORRT: tuple[str, dict[str, str]] = ("TensorrtExecutionProvider", {"device_id": "0"})
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
 }
 """Graph optimisation by the runtime's variant; all of it by default."""
-TENSORRT: tuple[str, dict[str, str]] = ("TensorrtExecutionProvider", {"device_id": "0"})
-
-
-def provider_of(device: Device, variant: str) -> tuple[str, dict[str, str]]:
-    """The execution provider that is asked for, with its options."""
-    return TENSORRT if variant == "tensorrt" else PROVIDERS[device]
+COMPUTING = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+"""Operators that do a network's arithmetic. Others, such as those on shapes, belong on the CPU even beside a GPU."""
 
 
 def make_session(
@@ -51,7 +43,7 @@ def make_session(
 
     Raises WorkerError where ONNX Runtime falls back to the CPU as a whole.
     """
-    provider, provider_options = provider_of(device, variant)
+    provider = provider_of(device, variant)
     options = options or ort.SessionOptions()
     if variant in LEVELS:
         options.graph_optimization_level = LEVELS[variant]
@@ -61,37 +53,52 @@ def make_session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if device != "cpu":
         ort.preload_dlls()
-    session = ort.InferenceSession(graph, options, providers=[(provider, provider_options)])
+    session = ort.InferenceSession(graph, options, providers=[provider])
     session.disable_fallback()  # in `run`, after an error of the provider
     used = session.get_providers()[0]
-    if used != provider:
-        raise WorkerError(f"ONNX Runtime was asked for {provider} and fell back to {used}")
+    if used != provider[0]:
+        raise WorkerError(f"ONNX Runtime was asked for {provider[0]} and fell back to {used}")
     return session
 
 
-def nodes_by_provider(session: ort.InferenceSession, operators: set[str] | None = None) -> dict[str, int]:
-    """How many nodes of the optimised graph each provider executes: all, or those with the given operators.
+def provider_of(device: Device, variant: str) -> tuple[str, dict[str, str]]:
+    """The execution provider that is asked for, with its options."""
+    return TENSORRT if variant == "tensorrt" else PROVIDERS[device]
 
-    Empty where this version of ONNX Runtime does not tell.
-    """
+
+def placed(values: Array, device: Device) -> ort.OrtValue:
+    """On the device; on the CPU a view of the array, which must outlive it."""
+    return ort.OrtValue.ortvalue_from_numpy(values, device, 0)
+
+
+def assigned_nodes(session: ort.InferenceSession) -> list[tuple[str, str]]:
+    """(provider, operator) of each node of the optimised graph; none where this version does not say."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
-    return dict(
-        Counter(
-            part.ep_name
-            for part in session.get_provider_graph_assignment_info()
-            for node in part.get_nodes()
-            if operators is None or node.op_type in operators
-        )
-    )
+        return []
+    parts = session.get_provider_graph_assignment_info()
+    return [(part.ep_name, node.op_type) for part in parts for node in part.get_nodes()]
 
 
 class Ort(Runtime):
     """A graph in a session."""
 
-    def __init__(self, case: Case, graph: str, threads: int, variant: str) -> None:
-        self.case, self.graph, self.threads, self.variant = case, graph, threads, variant
-        self.session: ort.InferenceSession
+    def __init__(self, case: Case, graph: Path, threads: int, options: ort.SessionOptions | None = None) -> None:
+        self.case, self.graph, self.threads = case, str(graph), threads
+        self.variant = split(case.runtime)[1]
+        self.session = make_session(self.graph, case.device, threads, self.variant, options)
+
+    @classmethod
+    def probe(cls, device: Device, variant: str = "") -> str:
+        """Run a graph of one addition. Raises WorkerError, or ONNX Runtime's own error."""
+        from onnx import TensorProto, helper
+
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+        session = make_session(model.SerializeToString(), device, 1, variant)
+        if session.run(None, {"x": np.ones(1, np.float32)})[0][0] != 2:
+            raise WorkerError("1 + 1 is not 2 on this device")
+        return device_name(device)
 
     @abstractmethod
     def put_out(self) -> Any:
@@ -99,18 +106,18 @@ class Ort(Runtime):
 
     def ran(self) -> Ran:
         """The device of what was put out and of every node that computes, the providers, and the session's options."""
-        output = self.put_out()
-        options = self.session.get_session_options()
-        elsewhere = set(nodes_by_provider(self.session, COMPUTING)) - {provider_of(self.case.device, self.variant)[0]}
+        output, options, nodes = self.put_out(), self.session.get_session_options(), assigned_nodes(self.session)
+        expected, device = provider_of(self.case.device, self.variant)[0], output.device_name().lower()
+        elsewhere = {provider for provider, operator in nodes if operator in COMPUTING and provider != expected}
         return Ran(
-            device=" and ".join(sorted(elsewhere)) or output.device_name().lower(),
-            device_name=output.device_name().lower(),
+            device=" and ".join(sorted(elsewhere)) or device,
+            device_name=device_name(device),
             threads=options.intra_op_num_threads,
             precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
             facts={
                 "onnxruntime": ort.__version__,
                 "providers": self.session.get_providers(),
-                "nodes": nodes_by_provider(self.session),
+                "nodes": dict(Counter(provider for provider, _ in nodes)),
                 "operators": self.operators(),
                 "graph_optimization": options.graph_optimization_level.name,
                 "execution_mode": options.execution_mode.name,
@@ -130,6 +137,17 @@ class Ort(Runtime):
             graph = onnx.load(str(file), load_external_data=False).graph
         return dict(Counter(node.op_type for node in graph.node).most_common())
 
+    def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
+        """With the device's used memory: the session's arena gives nothing back, so that the end is its peak."""
+        used_bytes = cuda_driver.used_bytes() if self.case.device == "cuda" else None
+        on_host = super().memory(imported_bytes, loaded_bytes)
+        return on_host.model_copy(update={"device_used_bytes": used_bytes})
+
+
+def device_name(device: str) -> str:
+    """The GPU's, where the driver says; else ONNX Runtime's own word for the device."""
+    return (cuda_driver.device_name() if device == "cuda" else None) or device
+
 
 class OrtInference(Ort):
     """Timed: one run of the session with input and output bound to the device beforehand."""
@@ -146,16 +164,13 @@ class OrtInference(Ort):
         graph = folder / GRAPH
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
-        super().__init__(case, str(graph), threads, split(case.runtime)[1])
-        self.session = make_session(self.graph, case.device, threads, self.variant, options)
-        self.input = self.session.get_inputs()[0].name
-        self.output = self.session.get_outputs()[0].name
-        self.images = ort.OrtValue.ortvalue_from_numpy(batch, case.device, 0)
+        super().__init__(case, graph, threads, options)
+        self.images = placed(batch, case.device)
         self.binding = self._bind(self.images)
 
     def predict(self, images: Array) -> Array:
         """Logits through a binding of their own."""
-        binding = self._bind(ort.OrtValue.ortvalue_from_numpy(images, self.case.device, 0))
+        binding = self._bind(placed(images, self.case.device))
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         logits: Array = binding.copy_outputs_to_cpu()[0]
@@ -184,19 +199,6 @@ class OrtInference(Ort):
 
     def _bind(self, images: Any) -> Any:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.input, images)
-        binding.bind_output(self.output, self.case.device)
+        binding.bind_ortvalue_input(self.session.get_inputs()[0].name, images)
+        binding.bind_output(self.session.get_outputs()[0].name, self.case.device)
         return binding
-
-
-def run_identity(device: Device, variant: str = "") -> None:
-    """Run a graph of one addition on the device. Raises WorkerError, or ONNX Runtime's own error."""
-    from onnx import TensorProto, helper
-
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    session = make_session(model.SerializeToString(), device, 1, variant)
-    if session.run(None, {"x": np.ones(1, np.float32)})[0][0] != 2:
-        raise WorkerError("1 + 1 is not 2 on this device")

@@ -12,11 +12,10 @@ from cnnbench.records.artifact import STEP, WEIGHTS, read_step
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
-from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.labels import labels_for, proof_images
 from cnnbench.worker.reference.parity import Array, compare_losses
-from cnnbench.worker.runtimes.ort import Ort
-from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.runtimes.ort import Ort, assigned_nodes
+from cnnbench.worker.runtimes.step_session import StepSession, step_options
 from cnnbench.worker.timing.measure import Phases
 
 
@@ -27,14 +26,11 @@ class OrtTraining(Ort):
         step = read_step(folder)
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
-        _, variant = split(case.runtime)
-        super().__init__(case, str(folder / STEP), threads, variant)
-        self.facts, self.images = step, batch
+        super().__init__(case, folder / STEP, threads, step_options())
+        self.facts, self.images, self.classes = step, batch, facts.classes
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed)
-        self.classes = facts.classes
         self.weights = load_file(folder / WEIGHTS)
-        self.steps = StepSession(self.graph, case.device, threads, variant)
-        self.session = self.steps.session
+        self.steps = StepSession(self.session, case.device)
         self._begin()
 
     def _begin(self) -> None:
@@ -46,7 +42,7 @@ class OrtTraining(Ort):
         self.steps.step()
 
     def own_proof(self, reference_inputs: Array) -> list[Parity]:
-        """The losses of consecutive steps on some golden images, from the artifact's weights, against float64's.
+        """The losses of consecutive steps on some reference inputs, from the artifact's weights, against float64's.
 
         A wrong gradient or update shows in the second. The case's own state begins anew afterwards.
         """
@@ -70,11 +66,8 @@ class OrtTraining(Ort):
         return self.steps.loss_value
 
     def operators(self) -> dict[str, int]:
-        """How many nodes of each operator run, where ONNX Runtime tells."""
-        if not hasattr(self.session, "get_provider_graph_assignment_info"):
-            return {}
-        parts = self.session.get_provider_graph_assignment_info()
-        return dict(Counter(node.op_type for part in parts for node in part.get_nodes()).most_common())
+        """How many nodes of each operator run, where ONNX Runtime says."""
+        return dict(Counter(operator for _, operator in assigned_nodes(self.session)).most_common())
 
     def phases(self) -> Phases:
         """One phase: the step."""

@@ -1,7 +1,8 @@
-"""The runtimes by name, each imported only when it is asked for: an ONNX Runtime worker never imports torch."""
+"""The runtimes' classes by name, imported only when asked for: an ONNX Runtime worker never imports torch."""
 
 import importlib
 import os
+import pkgutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ from cnnbench.networks import registry
 from cnnbench.records.messages import Purpose
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import others, runtimes, split
+from cnnbench.suite.runtimes import runtime_kind
+from cnnbench.worker.origin import look_here_too
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
@@ -36,12 +38,12 @@ PRELOADED: Mapping[Purpose, tuple[str, ...]] = MappingProxyType(
 """What processes that are forked find imported."""
 
 _import_s: dict[str, float] = {}
-"""How long importing each library took, in this process or in the one that it was forked from."""
+"""How long importing each module took, in this process or in the one that it was forked from."""
 
 
 def preload(purpose: Purpose) -> float:
     """Import what most models need for the purpose; in seconds."""
-    return sum(_imported(library) for library in PRELOADED[purpose])
+    return sum(map(_imported, PRELOADED[purpose]))
 
 
 def import_libraries(case: Case, threads: int) -> float:
@@ -49,75 +51,52 @@ def import_libraries(case: Case, threads: int) -> float:
 
     In a process that was forked, importing took so long in the one that it was forked from.
     """
-    name, _ = split(case.runtime)
-    if name == "ort":
-        return _imported("onnxruntime")
-    if runtimes()[name].is_plugin:
-        start = time.perf_counter()
-        plugin_runtime(name)
-        return time.perf_counter() - start
-    seconds = _imported("torch")
+    kind = runtime_kind(case.runtime)
+    seconds = sum(map(_imported, kind.imports))
+    if not kind.runs_in_torch:
+        return seconds
     import torch
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    if case.workload == "training" or name == "compile":
-        seconds += _imported(COMPILER)
+    return seconds + sum(_imported(module) for module in _further(case) if module not in kind.imports)
+
+
+def _further(case: Case) -> list[str]:
+    """What a case in PyTorch imports beside it: the compiler for its optimizer, and the package of its model."""
+    found = [COMPILER] if case.workload == "training" else []
     architecture = registry.find(case.spec.model)
     if case.spec.model.startswith("torchvision/") or (architecture and architecture.from_torchvision):
-        seconds += _imported("torchvision")
+        found.append("torchvision")
     elif case.spec.model.startswith("timm/"):
-        seconds += _imported("timm")
+        found.append("timm")
     elif case.spec.is_users_own:
-        seconds += _imported(case.spec.model.partition(":")[0])
-    return seconds
+        look_here_too()
+        found.append(case.spec.model.partition(":")[0])
+    return found
 
 
-def _imported(library: str) -> float:
-    """Seconds that importing a library took."""
-    if library not in _import_s:
+def _imported(module: str) -> float:
+    """Seconds that importing a module took."""
+    if module not in _import_s:
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that outlives a compilation
         start = time.perf_counter()
-        importlib.import_module(library)
-        _import_s[library] = time.perf_counter() - start
-    return _import_s[library]
+        importlib.import_module(module)
+        _import_s[module] = time.perf_counter() - start
+    return _import_s[module]
 
 
 def open_session(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> Runtime:
     """The runtime of a case, loaded, with its batch (N, C, H, W) bound. Raises WorkerError if it cannot."""
-    return _class_of(case)(case, facts, folder, batch, threads)
+    return class_of(case.runtime, case.workload)(case, facts, folder, batch, threads)
 
 
-def _class_of(case: Case) -> type[Runtime]:
-    name, _ = split(case.runtime)
-    if name == "ort" and case.workload == "training":
-        from cnnbench.worker.runtimes.ort_training import OrtTraining
-
-        return OrtTraining
-    if name == "ort":
-        from cnnbench.worker.runtimes.ort import OrtInference
-
-        return OrtInference
-    if runtimes()[name].is_plugin:
-        return plugin_runtime(name)
-    from cnnbench.worker.runtimes import compiled, eager, folded
-
-    kinds: dict[tuple[str, str], type[Runtime]] = {
-        ("eager", "inference"): eager.EagerInference,
-        ("eager", "training"): eager.EagerTraining,
-        ("folded", "inference"): folded.Folded,
-        ("compile", "inference"): compiled.CompiledInference,
-        ("compile", "training"): compiled.CompiledTraining,
-    }
-    return kinds[name, case.workload]
-
-
-def plugin_runtime(name: str) -> type[Runtime]:
-    """The class of another package's runtime. Raises WorkerError if it is none."""
-    (entry,) = (entry for entry in others() if entry.name == name)
-    found = entry.load()
+def class_of(runtime: str, workload: str = "") -> type[Runtime]:
+    """The class that executes a workload, or any of its classes. Raises WorkerError if a plugin's is none."""
+    classes = runtime_kind(runtime).classes
+    found = pkgutil.resolve_name(classes[workload or next(iter(classes))])
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise WorkerError(
-            f"runtime {name!r}: expected a class derived from {Runtime.__module__}.Runtime; got {found!r}"
+            f"runtime {runtime!r}: expected a class derived from {Runtime.__module__}.Runtime; got {found!r}"
         )
     return found

@@ -214,10 +214,7 @@ class Graph:
         """Zeros around the spatial axes; fewer than none cuts off."""
         if not any((*before, *after)):
             return x
-        shape = (
-            *x.shape[:2],
-            *(size + a + b for size, a, b in zip(x.spatial(), before, after, strict=True)),
-        )
+        shape = (*x.shape[:2], *(size + a + b for size, a, b in zip(x.spatial(), before, after, strict=True)))
         return self("Pad", x, self.integers([0, 0, *before, 0, 0, *after]), shape=shape)
 
     def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:

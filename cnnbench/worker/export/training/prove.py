@@ -3,15 +3,13 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,8 +22,8 @@ from cnnbench.worker import models
 from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference.labels import PROOF_IMAGES, labels_for, proof_images
 from cnnbench.worker.reference.parity import MIN_LIMIT, ROOM, compare_losses
-from cnnbench.worker.runtimes.eager import optimizer_of
 from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.trainers import EagerTrainer, Images, Labels, OrtTrainer, Trainer, Values
 
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
@@ -39,8 +37,6 @@ NOTHING = 1e-6
 """A tensor that changes by less than this share of the one that changes most has a gradient of zero but for rounding,
 such as a bias before batch normalisation; it is judged by that share."""
 
-Values = Mapping[str, NDArray[Any]]
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -48,8 +44,7 @@ class Trained:
 
     losses: list[float]
     values: Values
-    """Parameters, buffers and the optimizer's states, by the names that the exported step has for them, before the
-    further steps."""
+    """In float64, before the further steps."""
 
 
 def build_step(request: BuildStep) -> StepFacts:
@@ -73,7 +68,7 @@ def build_step(request: BuildStep) -> StepFacts:
         onnx.save(model, str(out))
         start = time.perf_counter()
         labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
-        session = session_of(out)
+        session = StepSession.of(str(out), torch.get_num_threads())
         facts = first_that_passes(
             prove(
                 module, session, proof_images(reference_inputs, first), labels, request.optimizer, further=FURTHER_STEPS
@@ -106,16 +101,11 @@ def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
     return found
 
 
-def session_of(graph: Path) -> StepSession:
-    """The step in ONNX Runtime on the CPU, with as many threads as torch has."""
-    return StepSession(str(graph), "cpu", torch.get_num_threads())
-
-
 def prove(
     module: nn.Module,
     session: StepSession,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    images: Images,
+    labels: Labels,
     optimizer: Optimizer,
     steps: int = PROOF_STEPS,
     rate: float = TIMED_LEARNING_RATE,
@@ -126,9 +116,11 @@ def prove(
     For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
     ROOM times what torch itself is off in float32, and so may the median of all tensors.
     """
-    double = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float64, further)
-    single = train_in_torch(module, images, labels, optimizer, steps, rate, torch.float32, further)
-    ours = train_in_ort(module, session, images, labels, steps, rate, further)
+    double, single = (
+        train(EagerTrainer(without_dropping(module).to(dtype), optimizer, rate), images, labels, steps, further)
+        for dtype in (torch.float64, torch.float32)
+    )
+    ours = train(OrtTrainer(module, session, rate, drop=False), images, labels, steps, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
     limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), MIN_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
@@ -143,7 +135,7 @@ def prove(
         names = [name for name in double.values if belongs(name)]
         errors = {name: _errors(name, max(changes[name], least), double, ours, single) for name in names}
         if errors:
-            found += _judged(f"ort, {group} after {_steps(steps)}", errors)
+            found += _judged(f"ort, {group} after {steps} step{'s' * (steps > 1)}", errors)
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
 
 
@@ -164,73 +156,15 @@ def _judged(what: str, errors: Mapping[str, list[float]]) -> list[Parity]:
     ]
 
 
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
-
-
 def _known(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def train_in_ort(
-    module: nn.Module,
-    session: StepSession,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    steps: int,
-    rate: float,
-    further: int = 0,
-) -> Trained:
-    """Steps in ONNX Runtime from the module's weights."""
-    session.begin({name: tensor.numpy() for name, tensor in module.state_dict().items()}, rate, drop=False)
-    session.bind(images, labels)
-    losses = []
-    values: Values = {}
-    for number in range(steps + further):
-        session.step()
-        losses.append(session.loss)
-        if number == steps - 1:
-            values = {name: value.astype(np.float64) for name, value in session.values().items()}
-    return Trained(losses, values)
-
-
-def train_in_torch(
-    module: nn.Module,
-    images: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    optimizer: Optimizer,
-    steps: int,
-    rate: float,
-    dtype: torch.dtype,
-    further: int = 0,
-) -> Trained:
-    """Steps by torch's autograd and optimizer from the module's weights, which stay as they are."""
-    module = without_dropping(module).to(dtype).train()
-    torchs = optimizer_of(module, optimizer, rate)
-    x, y = torch.from_numpy(images).to(dtype), torch.from_numpy(labels)
-    losses = []
-    values: Values = {}
-    for number in range(steps + further):
-        torchs.zero_grad()
-        loss = models.loss(module(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torchs.step()
-        losses.append(float(loss.detach()))
-        if number == steps - 1:
-            values = _values(module, torchs, optimizer)
-    return Trained(losses, values)
-
-
-def _values(module: nn.Module, torchs: torch.optim.Optimizer, optimizer: Optimizer) -> Values:
-    """Copies of parameters, buffers and the optimizer's states in float64."""
-    values = {name: tensor.detach().double().numpy().copy() for name, tensor in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        values |= _states(name, torchs.state[parameter], optimizer.states)
-    return values
-
-
-def _states(name: str, state: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-    return {f"{name}.{key}": state[key].double().numpy().copy() for key in wanted if state.get(key) is not None}
+def train(trainer: Trainer, images: Images, labels: Labels, steps: int, further: int = 0) -> Trained:
+    """Steps on the same images, and the values after the first `steps` of them."""
+    losses = [trainer.step(images, labels) for _ in range(steps)]
+    values = {name: value.astype(np.float64) for name, value in trainer.values().items()}
+    return Trained([*losses, *(trainer.step(images, labels) for _ in range(further))], values)
 
 
 def without_dropping(module: nn.Module) -> nn.Module:

@@ -20,11 +20,11 @@ from torch import fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker import models
-from cnnbench.worker.export.out_of_place import out_of_place
+from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.names import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP
 from cnnbench.worker.export.training.optimizers import update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, ScaledGradient, Shape, VjpResult, materialise
@@ -235,8 +235,8 @@ class _Step:
         g = self.graph
         self.rate = g.input(LEARNING_RATE, ())
         if self.optimizer.counts_steps:
-            g.scope = STEP
-            self.step = self.after[STEP] = g.add(g.input(STEP, ()), g.constant(1.0))
+            g.scope = STEP_COUNT
+            self.step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), g.constant(1.0))
 
     def _update(self, name: str) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete."""
@@ -252,7 +252,12 @@ class _Step:
 
     def _described(self) -> Mapping[str, Any]:
         states = {f"{name}.{state}": name for name in self.parameters for state in self.optimizer.states}
-        roles = {IMAGES: "images", LABELS: "labels: class numbers", LEARNING_RATE: "learning rate", STEP: "steps made"}
+        roles = {
+            IMAGES: "images",
+            LABELS: "labels: class numbers",
+            LEARNING_RATE: "learning rate",
+            STEP_COUNT: "steps made",
+        }
         roles |= {DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none"}
         roles |= dict.fromkeys(self.parameters, "parameter") | dict.fromkeys(self.buffers, "buffer")
         roles |= {state: f"optimizer's state of {name}; begins as zeros" for state, name in states.items()}

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from cnnbench.records.artifact import DROP
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.names import DROP
 from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, op_result
 
 MEAN = 1

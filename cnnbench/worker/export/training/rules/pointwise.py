@@ -18,10 +18,7 @@ def add(g: Graph, _: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> 
 
     def vjp(dy: Tensor) -> Gradients:
         scaled = dy if alpha == 1 else g.mul(dy, alpha)
-        return [
-            unbroadcast(g, dy, x) if x.varies else None,
-            unbroadcast(g, scaled, y) if y.varies else None,
-        ]
+        return [unbroadcast(g, dy, x) if x.varies else None, unbroadcast(g, scaled, y) if y.varies else None]
 
     return op_result(g.add(x, other), vjp)
 

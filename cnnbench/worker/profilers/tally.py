@@ -1,17 +1,10 @@
-"""The time of each layer, as a runtime's own profiler sees it, in a process of its own. No torch here."""
+"""Seconds by layer and call, as a runtime's own profiler sees them. No torch."""
 
 import gc
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from safetensors.numpy import load_file
-
-from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import GOLDEN, read_facts
-from cnnbench.records.messages import LayerTimes, Profile, Profiled
-from cnnbench.suite.runtimes import split
-from cnnbench.worker.reference.parity import tiled
+from cnnbench.records.messages import LayerTimes
 
 WARMUP_CALLS = 5
 """Calls that are profiled first and not counted: what a library or its profiler prepares is prepared then."""
@@ -36,22 +29,6 @@ class Tally:
             LayerTimes(name=name, operators=list(self._operators[name]), seconds=seconds)
             for name, seconds in self._seconds.items()
         ]
-
-
-def profile(request: Profile, threads: int) -> Profiled:
-    """Profile a case's runtime. Raises WorkerError if its profiler did not see every call."""
-    case, folder, scratch = request.case, Path(request.folder), Path(request.scratch)
-    facts = read_facts(folder)
-    if facts is None:
-        raise WorkerError(f"no finished artifact in {folder}")
-    batch = tiled(load_file(folder / GOLDEN)["images"], case.batch)
-    if split(case.runtime)[0] == "ort":
-        from cnnbench.worker.profilers import ort as profile_ort
-
-        return profile_ort.profile(case, facts, folder, batch, threads, request.calls, scratch)
-    from cnnbench.worker.profilers import eager as profile_eager
-
-    return profile_eager.profile(case, facts, folder, batch, threads, request.calls)
 
 
 def timed_calls(call: Callable[[], None], calls: int) -> list[float]:

@@ -1,0 +1,114 @@
+"""Files that are read and written: whole or not at all, never through a link, never without an end.
+
+A run's folder may be a stranger's: a link in it may lead to any file of the user's, a pipe in it never ends. A disk may
+be full, and a machine may lose its power at any moment. All of this is dealt with here, and nowhere else.
+
+All functions raise OSError, whose `filename` is the file and whose `strerror` says what is wrong with it.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from errno import EFBIG, EINVAL
+from io import BufferedReader
+from pathlib import Path
+
+MAX_BYTES = 256 * 2**20
+"""Of a file that is read at once, and of one line of a file that is read line by line."""
+_NOT_A_FILE = "expected a file; got a folder, a pipe or a device"
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # Windows has neither
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Write a file, as `replacing` does."""
+    with replacing(file) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes the file at the end: whole or not at all, in the place of a link."""
+    with _naming(file):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise OSError(EINVAL, _NOT_A_FILE)  # as /dev/null, which root could replace
+        temporary = file.with_name(f".cnnbench-{secrets.token_hex(6)}")
+        try:
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def append(file: Path, line: str | bytes) -> None:
+    """Add a line, which is on the disk afterwards; a line that a crash cut short is ended first.
+
+    If it cannot be written whole, the file is as before.
+    """
+    content = (line.encode() if isinstance(line, str) else line) + b"\n"
+    with _naming(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK | _NO_WAIT, 0o666)
+        with open(descriptor, "rb+", buffering=0) as stream:
+            _check_regular(descriptor)
+            size = stream.seek(0, os.SEEK_END)
+            if size:
+                stream.seek(-1, os.SEEK_END)
+                content = content if stream.read(1) == b"\n" else b"\n" + content
+            try:
+                while content:
+                    content = content[stream.write(content) :]
+                os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    stream.truncate(size)
+                raise
+
+
+def read(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The content of a regular file of at most `max_bytes`."""
+    with _naming(file), _opened(file) as stream:
+        content = stream.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise OSError(EFBIG, f"is larger than {max_bytes:,} bytes")
+        return content
+
+
+def read_lines(file: Path) -> Iterator[bytes]:
+    """The lines of a regular file, without their ends; none if there is no file. Only a line feed ends a line."""
+    try:
+        with _naming(file), _opened(file) as stream:
+            while line := stream.readline(MAX_BYTES + 1):
+                if len(line) > MAX_BYTES:
+                    raise OSError(EFBIG, f"has a line of more than {MAX_BYTES:,} bytes")
+                yield line.removesuffix(b"\n")
+    except FileNotFoundError:
+        return
+
+
+def _opened(file: Path) -> BufferedReader:
+    descriptor = os.open(file, os.O_RDONLY | _NO_WAIT)
+    try:
+        _check_regular(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def _check_regular(descriptor: int) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(EINVAL, _NOT_A_FILE)
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Errors of the operating system name the file; those of a write name none by themselves."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None

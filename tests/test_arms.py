@@ -1,0 +1,125 @@
+"""Arms of a gate: what is no interpreter or no revision is told in one line, and a revision's code is its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cnnbench.errors import InputError, ModelError
+from cnnbench.gate import arms
+from cnnbench.gate.arms import open_arms
+from cnnbench.records.messages import CHECKOUTS
+from cnnbench.runner import git
+from cnnbench.worker.origin import check_origin
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ('#!/bin/sh\necho welcome\necho \'{"code": "a", "versions": {}, "python": "3"}\'\n', "got 'welcome'"),
+        ("#!/bin/sh\nexit 0\n", "it said nothing"),
+        ("#!/bin/sh\necho '[]'\n", r"got '\[\]'"),
+        ('#!/bin/sh\necho \'{"code": 1, "versions": [], "python": {}}\'\n', "prints nothing of its own"),
+        ("#!/bin/sh\nprintf '\\377\\376'\n", "prints nothing of its own"),
+        ("#!/bin/sh\nexec yes\n", "expected a Python"),
+        ("#!/bin/sh\nexec sleep 100\n", "it said nothing"),
+        ("#!/bin/sh\nkill -9 $$\n", "expected a Python with what a worker needs"),
+        ("#!/bin/sh\necho no torch >&2; exit 1\n", "no torch"),
+        ("nothing\n", "could not be run"),
+    ],
+)
+def test_a_program_that_is_no_interpreter_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
+) -> None:
+    monkeypatch.setattr(arms, "ABOUT_LIMIT_S", 1.0)
+    file = tmp_path / "python"
+    file.write_text(program)
+    file.chmod(0o755)
+    with pytest.raises(InputError, match=message) as error, open_arms(str(file), "."):
+        pass
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("threads", ["0", "-5", "99999999", "1.5", "x", "9" * 5000])
+def test_threads_have_bounds(threads: str) -> None:
+    with pytest.raises(InputError, match="--base: threads"), open_arms(f"threads={threads}", "."):
+        pass
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "repository"
+    (folder / "topic").mkdir(parents=True)
+    (folder / "topic" / "file").write_text("x")
+    monkeypatch.chdir(folder)
+    for words in (["init", "-q", "."], ["add", "."], ["commit", "-qm", "one"], ["branch", "topic"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True, capture_output=True)
+    return folder
+
+
+def worktrees(folder: Path) -> int:
+    return git.ask(folder, "worktree", "list", "--porcelain").count("worktree ")
+
+
+@pytest.mark.parametrize("text", ["HEAD~999", "--all", "HEAD:topic/file", "HEAD^{tree}", ":/x", "n" * 5000, "a\nb"])
+def test_what_is_no_revision_is_refused_and_named(repository: Path, text: str) -> None:
+    with pytest.raises(InputError, match="is no revision of this repository"), open_arms(text, "."):
+        pass
+    assert worktrees(repository) == 1
+
+
+def test_a_folder_of_a_branchs_name_hides_no_branch(repository: Path) -> None:
+    with open_arms("topic", ".") as (base, _):
+        assert base.source == git.ask(repository, "rev-parse", "topic")
+        assert worktrees(repository) == 2
+    assert worktrees(repository) == 1
+    with pytest.raises(InputError, match="got the folder"), open_arms(str(repository / "topic"), "."):
+        pass
+
+
+def test_outside_a_repository_git_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="git says: fatal: not a git repository"), open_arms("main", "."):
+        pass
+
+
+def test_a_shallow_clone_says_that_it_is_one(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["git", "clone", "-q", "--depth", "1", f"file://{repository}", str(tmp_path / "clone")]
+    subprocess.run(words, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(InputError, match=r"HEAD~1.*shallow clone; `git fetch --unshallow`"), open_arms("HEAD~1", "."):
+        pass
+
+
+def test_the_worktree_of_a_gate_that_was_killed_goes_with_the_next(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead, alive = (tmp_path / f"{arms.SCRATCH}{pid}-x" for pid in (ended.pid, os.getpid()))
+    for scratch in (dead, alive):
+        git.ask(repository, "worktree", "add", "--detach", str(scratch / "base"), "HEAD")
+    with open_arms("topic", "."):
+        assert not dead.exists()
+        assert alive.exists()
+        assert worktrees(repository) == 3
+
+
+def test_code_of_the_checkout_that_a_revision_stands_beside_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, worktree = tmp_path / "checkout", tmp_path / "worktree"
+    module = ModuleType("nets_of_mine")
+    monkeypatch.setitem(sys.modules, "nets_of_mine", module)
+    monkeypatch.setenv(CHECKOUTS, os.pathsep.join([str(checkout), str(worktree)]))
+    module.__file__ = str(worktree / "nets_of_mine.py")
+    check_origin("nets_of_mine:build")
+    module.__file__ = str(checkout / "nets_of_mine.py")
+    with pytest.raises(ModelError, match=r"'nets_of_mine' was imported from .*checkout/nets_of_mine\.py, which is not"):
+        check_origin("nets_of_mine:build")
+    monkeypatch.delenv(CHECKOUTS)
+    check_origin("nets_of_mine:build")

@@ -1,0 +1,256 @@
+"""What a run makes of whatever its workers do, with workers that follow a script; tests/test_run.py has real ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnbench import api
+from cnnbench.records import messages
+from cnnbench.records.record import Memory, Parity, Ran, StepFacts
+from cnnbench.records.run_folder import Store
+from tests import scripted
+from tests.conftest import Cli, write_suite
+from tests.scripted import Dies, Hangs, Says, Slowly, lenet
+
+Runs = Callable[..., tuple[int, str, dict[str, dict[str, Any]]]]
+
+INFERENCE = "defaults: {workloads: [inference], batches: [1, 4], case_budget: 0.1s}"
+TRAINING = "defaults: {workloads: [training], runtimes: [eager, ort], batches: [4], case_budget: 0.1s}"
+EAGER, ORT = (f"lenet5/inference/{runtime}/cpu/fp32/b4" for runtime in ("eager", "ort"))
+WRONG = [Parity(what="ort b1", error=0.5, limit=1e-5)]
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {record["id"]: record for record in map(json.loads, (folder / "records.jsonl").read_text().splitlines())}
+
+
+@pytest.fixture
+def run(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """`run(defaults, *script)` runs a suite of LeNet-5: exit code, what was said, records by id."""
+
+    def call(
+        defaults: str,
+        *script: Says,
+        models: str = "[lenet5]",
+        launches: int = 1,
+        limit: str = "1m",
+        options: str = "",
+    ) -> Any:
+        monkeypatch.setattr(api.Results, "write", lambda results: results.run.folder)  # no page, which takes a second
+        scripted.use(monkeypatch, home, *script, *lenet())
+        suite = write_suite(home, f"name: s\nlaunches: {launches}\nlimit: {limit}\n{defaults}\nmodels: {models}\n")
+        done = cli("run", suite, "--out", "out", *options.split())
+        assert "Traceback" not in done.stderr
+        assert not done.stderr.startswith("error: "), done.stderr
+        return done.returncode, done.stdout + done.stderr, records(home / "out")
+
+    return call
+
+
+def test_workers_that_do_well_give_records_of_all_cases(run: Runs) -> None:
+    code, said, found = run(INFERENCE)
+    assert code == 0, said
+    assert len(found) == 4
+    assert {record["status"] for record in found.values()} <= {"ok", "noisy"}
+    assert found[EAGER]["group"] == found[ORT]["group"]
+    assert found[EAGER]["group"] != found[EAGER.replace("b4", "b1")]["group"]
+
+
+@pytest.mark.parametrize("op", ["load", "open", "warm", "sample", "close"])
+@pytest.mark.parametrize(
+    ("fate", "reason", "limit"),
+    [
+        (Dies("SIGKILL"), "killed by SIGKILL, as the system does when memory runs out", "1m"),
+        (Hangs(), "no answer within 3 s", "3s"),
+        (messages.Failure(failure="out of memory: 1 PB", is_user_error=False), "out of memory: 1 PB", "1m"),
+    ],
+    ids=["dies", "hangs", "fails"],
+)
+def test_a_worker_that_fails_at_any_moment_fails_its_case_alone(
+    run: Runs, op: str, fate: Any, reason: str, limit: str
+) -> None:
+    code, _, found = run(INFERENCE, Says(op, fate, runtime="ort", batch=4), limit=limit)
+    assert code == 3
+    assert reason in found[ORT]["reasons"][0]
+    assert found[ORT]["status"] == "failed"
+    others = {record["status"] for id_, record in found.items() if id_ != ORT}
+    assert len(found) == 4
+    assert others <= {"ok", "noisy"}
+
+
+def test_a_model_that_cannot_be_built_fails_its_cases_and_no_others(run: Runs) -> None:
+    models = "[{model: lenet5, seed: 1}, lenet5]"
+    code, _, found = run(INFERENCE, Says("build", Dies("SIGSEGV"), seed=1), models=models)
+    assert code == 3
+    failed = {id_ for id_, record in found.items() if record["status"] == "failed"}
+    assert failed == {id_ for id_ in found if id_.endswith("/s1")}
+    assert len(failed) == 4
+    assert all("SIGSEGV" in found[id_]["reasons"][0] for id_ in failed)
+
+
+def test_wrong_outputs_are_invalid_and_not_timed(run: Runs) -> None:
+    """A worker that were asked to warm up would die."""
+    opened = messages.Opened(load_s=0.1, first_call_s=0.01, parity=WRONG)
+    script = [Says("open", opened, runtime="ort", batch=4), Says("warm", Dies("SIGTERM"), runtime="ort", batch=4)]
+    code, _, found = run(INFERENCE, *script)
+    assert code == 3
+    assert (found[ORT]["status"], found[ORT]["measurement"]) == ("invalid", None)
+    assert found[ORT]["reasons"] == ["parity of ort b1: error 5.0e-01, limit 1.0e-05 of the signal"]
+    assert found[EAGER]["status"] in ("ok", "noisy")
+
+
+@pytest.mark.parametrize(
+    ("parity", "faults", "reason"),
+    [(WRONG, [], "parity of ort b1"), ([], ["layout channels_last was lost"], "layout channels_last was lost")],
+)
+def test_what_is_found_wrong_after_timing_makes_it_invalid(
+    run: Runs, parity: list[Parity], faults: list[str], reason: str
+) -> None:
+    memory = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3)
+    ran = Ran(device="cpu", device_name="CPU", threads=2, precision="fp32")
+    closed = messages.Closed(parity=parity, memory=memory, ran=ran, faults=faults)
+    code, _, found = run(INFERENCE, Says("close", closed, runtime="ort"))
+    assert code == 3
+    assert found[ORT]["status"] == "invalid"
+    assert found[ORT]["reasons"][0].startswith(reason)
+    assert found[EAGER]["status"] in ("ok", "noisy")
+
+
+def test_a_graph_that_cannot_be_exported_fails_onnx_runtime_alone(run: Runs) -> None:
+    code, _, found = run(INFERENCE, *lenet(onnx_error="aten.odd is unknown", onnx_bytes=None))
+    assert code == 3
+    assert found[ORT]["reasons"] == ["ONNX export failed: aten.odd is unknown"]
+    assert {found[id_]["status"] for id_ in found if "/eager/" in id_} <= {"ok", "noisy"}
+
+
+def test_counters_that_disagree_make_every_case_invalid(run: Runs) -> None:
+    from cnnbench.records.record import CounterResults
+
+    wrong = CounterResults(closed_form={"conv1": (156, 9)}, counted={"module": {"conv1": (157, 0)}})
+    code, _, found = run(INFERENCE, *lenet(counters=wrong))
+    assert code == 3
+    assert {record["status"] for record in found.values()} == {"invalid"}
+    assert "counts disagree: " in found[EAGER]["reasons"][0]
+
+
+def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(run: Runs) -> None:
+    step = StepFacts(error="no gradient rule for aten.odd.default in conv1")
+    code, said, found = run(TRAINING, Says("build_step", step))
+    assert code == 0, said  # no case failed: there is nothing here that could run it
+    eager, ort = (found[f"lenet5/training/{runtime}/cpu/fp32/b4"] for runtime in ("eager", "ort"))
+    assert eager["status"] in ("ok", "noisy")
+    assert ort["status"] == "unavailable"
+    assert "no gradient rule for aten.odd.default in conv1" in ort["reasons"][0]
+
+
+def test_a_wrong_step_is_invalid_and_not_timed(run: Runs) -> None:
+    losses = Parity(what="ort losses", error=0.3, limit=1e-3)
+    opened = messages.Opened(load_s=0.1, first_call_s=0.01, parity=[losses])
+    script = [Says("open", opened, runtime="ort"), Says("warm", Dies("SIGTERM"), runtime="ort")]
+    code, _, found = run(TRAINING, *script)
+    record = found["lenet5/training/ort/cpu/fp32/b4"]
+    assert (code, record["status"], record["measurement"]) == (3, "invalid", None)
+    assert "parity of ort losses" in record["reasons"][0]
+    assert record["step"]["losses"]
+
+
+def test_a_device_that_does_not_work_is_told_in_records_and_fails_nothing(run: Runs) -> None:
+    devices = INFERENCE.replace("case_budget", "devices: [cpu, cuda], case_budget")
+    code, said, found = run(devices, Says("probe", messages.Probed(works=False, reason="no driver")))
+    assert code == 0, said
+    absent = [record for id_, record in found.items() if "/cuda/" in id_]
+    assert [record["status"] for record in absent] == ["unavailable"] * 4
+    assert all("no cuda device that it can use: no driver" in record["reasons"][0] for record in absent)
+
+
+def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measured(run: Runs, home: Path) -> None:
+    devices = INFERENCE.replace("case_budget", "devices: [cuda], case_budget")
+    code, said, found = run(devices, Says("probe", messages.Probed(works=True, name="NVIDIA Test")))
+    assert code == 0, said
+    assert {record["status"] for record in found.values()} <= {"ok", "noisy"}
+    environment = json.loads((home / "out" / "environment.json").read_text())
+    assert environment["accelerators"] == {"cuda": "NVIDIA Test"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (messages.Failure(failure="own_models:works raises", is_user_error=True), "own_models:works raises"),
+    ],
+)
+def test_a_users_model_that_is_wrong_is_told_before_anything_is_measured(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, failure: messages.Failure, message: str
+) -> None:
+    scripted.use(monkeypatch, home, Says("build", failure, model="own_models:works"), *lenet())
+    done = cli("run", write_suite(home, 'models: [lenet5, "own_models:works"]'), "--out", "out")
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {message}"
+    assert not (home / "out").exists()
+
+
+def test_a_spent_budget_leaves_cases_for_later_and_says_so(run: Runs) -> None:
+    slow = Says("load", Slowly(0.7, messages.Loaded(import_s=0.5)))
+    code, said, found = run(INFERENCE, slow, options="--budget 0.5s")
+    assert code == 3
+    assert "the budget was spent with 2 of 4 cases left" in said
+    assert len(found) == 2
+
+
+def test_what_was_finished_before_an_interrupt_is_kept_and_resume_measures_only_the_rest(
+    run: Runs, cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Store.append
+
+    def interrupted(store: Store, record: Any) -> None:
+        append(store, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", interrupted)
+        code, said, before = run(INFERENCE)
+    assert code == 130
+    assert "interrupted with 3 of 4 cases left" in said
+    assert "--resume" in said
+    assert len(before) == 1
+    code, _, after = run(INFERENCE, options="--resume")
+    assert code == 0
+    assert len(after) == len((home / "out" / "records.jsonl").read_text().splitlines()) == 4
+    assert {id_: after[id_] for id_ in before} == before
+    assert cli("run", "suite.yaml", "--out", "out").returncode == 2
+
+
+@pytest.mark.parametrize(("launches", "wide"), [(1, True), (3, True), (3, False)])
+def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_groups_that_are_wide(
+    run: Runs, home: Path, launches: int, wide: bool
+) -> None:
+    times = [messages.Sampled(seconds={"forward": [0.01 * (1 + wide * (number % 7))]}) for number in range(100)]
+    code, said, found = run(INFERENCE, Says("sample", *times, batch=4), launches=launches)
+    assert code == 0, said
+    made = {id_: record["measurement"]["launches"] for id_, record in found.items()}
+    assert {id_: len(each) for id_, each in made.items()} == {
+        id_: launches if wide and id_ in (EAGER, ORT) else 1 for id_ in made
+    }
+    groups = [[launch["group"] for launch in made[id_]] for id_ in (EAGER, ORT)]
+    assert groups[0] == groups[1]  # measured together, each time
+    assert len(set(groups[0])) == len(groups[0])
+    lines = (home / "out" / "records.jsonl").read_text().splitlines()
+    assert len(lines) == sum(map(len, made.values()))  # written after each launch
+
+
+def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(run: Runs, home: Path) -> None:
+    both = {"models": "['own_models:works', lenet5]"}
+    defaults = INFERENCE.replace("case_budget", "image_size: 28, case_budget")
+    assert run(defaults, **both)[0] == 0
+    lines = (home / "out" / "records.jsonl").read_text().splitlines()
+    assert run(defaults, **both, options="--resume")[0] == 0
+    assert (home / "out" / "records.jsonl").read_text().splitlines() == lines
+    model = home / "own_models.py"
+    model.write_text(model.read_text().replace("nn.Conv2d(3, 8, 3, bias=False)", "nn.Conv2d(3, 8, 5, bias=False)"))
+    assert run(defaults, **both, options="--resume")[0] == 0
+    again = (home / "out" / "records.jsonl").read_text().splitlines()
+    assert again[: len(lines)] == lines
+    assert {json.loads(line)["case"]["spec"]["model"] for line in again[len(lines) :]} == {"own_models:works"}
+    assert len(again) == len(lines) + 4

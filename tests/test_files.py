@@ -1,0 +1,127 @@
+"""Files are written whole or not at all, never through a link, and read with an end."""
+
+import os
+from collections.abc import Callable
+from errno import ENOSPC
+from pathlib import Path
+
+import pytest
+
+from cnnbench.records import files
+
+
+def test_a_file_is_written_and_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    files.write(file, "one\n")
+    files.write(file, b"two\n")
+    assert files.read(file) == b"two\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_untouched(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "a.json").symlink_to("secret")
+    files.write(tmp_path / "a.json", "theirs")
+    assert (tmp_path / "secret").read_text() == "mine"
+    assert files.read(tmp_path / "a.json") == b"theirs"
+
+
+def test_lines_are_not_added_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "a.jsonl").symlink_to("secret")
+    with pytest.raises(OSError, match=r"a\.jsonl"):
+        files.append(tmp_path / "a.jsonl", "theirs")
+    assert (tmp_path / "secret").read_text() == "mine"
+
+
+def test_a_torn_line_is_ended_before_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"torn')
+    files.append(file, "whole")
+    files.append(file, "another")
+    assert list(files.read_lines(file)) == [b'{"torn', b"whole", b"another"]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    line = "a\u2028b\u2029c\x85d\x0ce\r"
+    files.append(tmp_path / "a.jsonl", line)
+    assert list(files.read_lines(tmp_path / "a.jsonl")) == [line.encode()]
+
+
+def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+    assert list(files.read_lines(tmp_path / "none")) == []
+    with pytest.raises(FileNotFoundError):
+        files.read(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        files.read,
+        lambda file: list(files.read_lines(file)),
+        lambda file: files.append(file, "x"),
+        lambda file: files.write(file, "x"),
+    ],
+    ids=["read", "read_lines", "append", "write"],
+)
+def test_a_pipe_is_refused_and_waits_for_nobody(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"expected a file.*pipe"):
+        use(tmp_path / "pipe")
+
+
+def test_a_device_is_refused_also_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="expected a file"):
+        files.read(tmp_path / "a")
+    with pytest.raises(OSError, match="expected a file"):
+        files.write(tmp_path / "a", "x")
+
+
+def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 10)
+    (tmp_path / "a").write_bytes(b"12345678901")
+    with pytest.raises(OSError, match="larger than 10 bytes"):
+        files.read(tmp_path / "a", 10)
+    with pytest.raises(OSError, match="line of more than 10 bytes"):
+        list(files.read_lines(tmp_path / "a"))
+
+
+def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """The nth of all writes, syncs and renames fails as on a full disk."""
+    count = 0
+
+    def failing(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*words: object, **more: object) -> object:
+            nonlocal count
+            count += 1
+            if count == nth:
+                raise OSError(ENOSPC, "No space left on device")
+            return function(*words, **more)
+
+        return call
+
+    monkeypatch.setattr(Path, "write_bytes", failing(Path.write_bytes))
+    for name in ("open", "fsync", "replace"):
+        monkeypatch.setattr(files.os, name, failing(getattr(os, name)))
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_whatever_fails_the_files_are_as_before_or_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    whole, lines = tmp_path / "whole", tmp_path / "lines"
+    files.write(whole, "old")
+    files.append(lines, "old")
+    with monkeypatch.context() as patch:
+        _fail_at(patch, nth)
+        named = []
+        for act in (lambda: files.write(whole, "new"), lambda: files.append(lines, "new")):
+            try:
+                act()
+            except OSError as error:
+                named.append(error.filename)
+    assert named == ([str(whole)] if nth <= 3 else [str(lines)] if nth <= 5 else [])
+    assert files.read(whole) == (b"old" if nth <= 3 else b"new")
+    assert list(files.read_lines(lines)) == ([b"old"] if nth in (4, 5) else [b"old", b"new"])
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "lines"}
