@@ -103,7 +103,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 
     monkeypatch.setattr(Path, "write_bytes", failing(Path.write_bytes))
     for name in ("open", "fsync", "replace"):
-        monkeypatch.setattr(files.os, name, failing(getattr(os, name)))
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
 
 
 @pytest.mark.parametrize("nth", range(1, 8))

@@ -16,14 +16,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from cnnbench.analysis.layer_join import join, owner, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
-from cnnbench.runner.artifacts import build_artifact
-from cnnbench.runner.tasks.layer_profile import join, owner, typical
+from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.profilers.eager import ranges
@@ -80,8 +80,8 @@ def ask(spec: ModelSpec, runtime: str, folder: Path, scratch: Path, calls: int =
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Profiled]:
     scratch = tmp_path_factory.mktemp("profile")
-    facts = build_artifact(MOBILENET, "profile-tests", scratch / "build.log")
-    folder = artifact.folder_of(MOBILENET, facts.key)
+    with Artifacts(scratch) as artifacts:
+        folder = artifact.folder_of(MOBILENET, artifacts.get(MOBILENET).key)
     return {runtime: ask(MOBILENET, runtime, folder, scratch) for runtime in ("eager", "ort")}
 
 
@@ -244,7 +244,8 @@ def test_slow_for_its_work_is_who_has_the_fewest_macs_per_second_and_a_percent_o
     assert "990.000 ms (9.9 %) outside operators" in said
     assert "interference" not in said
     shaken = replace(profile, times={"eager": replace(times, quartiles_s=(13.0, 20.0))})
-    assert "took 13000.000 to 20000.000 ms; interference was detected, repeat the profile" in "\n".join(layer_times.text(shaken))
+    said = "\n".join(layer_times.text(shaken))
+    assert "took 13000.000 to 20000.000 ms; interference was detected, repeat the profile" in said
 
 
 def test_profile_in_words_and_for_programs(cli: Cli) -> None:

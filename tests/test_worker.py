@@ -205,13 +205,39 @@ def test_a_worker_that_is_killed_says_by_what(tmp_path: Path) -> None:
             child.ask(Probe(runtime="ort", device="cpu"), Probed)
 
 
+def test_last_words_are_of_this_process_and_not_of_one_before_it_in_the_same_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "worker.log").write_text("a warning of an earlier launch\n")
+    script = "import sys; sys.stderr.write('mine\\n'); sys.exit(3)"
+    monkeypatch.setattr(Interpreter, "command", (sys.executable, "-c", script))
+    with worker(tmp_path) as child, pytest.raises(WorkerCrashed) as caught:
+        child.ask(Probe(runtime="ort", device="cpu"), Probed)
+    assert "exited with code 3; its last words: mine" in str(caught.value)
+    assert "earlier launch" not in str(caught.value)
+
+
+def test_a_worker_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="could not be started: "):
+        Worker(tmp_path / "log", 1, 1.0, interpreter=Interpreter(python=str(tmp_path / "python")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_kernel_ends_a_worker_before_its_parent_when_memory_runs_out(tmp_path: Path) -> None:
+    with worker(tmp_path) as child:
+        child.ask(Probe(runtime="ort", device="cpu"), Probed)
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
+
+
 @pytest.mark.parametrize(
-    ("printed", "kind"), [('{"works": tr', WorkerCrashed), ('{"other": 1}\n', WorkerError)], ids=["short", "other"]
+    ("printed", "kind"),
+    [('{"works": tr', WorkerCrashed), ('{"other": 1}\n', WorkerError), ("\udcff\n", WorkerCrashed)],
+    ids=["short", "other", "no text"],
 )
 def test_an_answer_cut_short_or_of_another_kind_is_the_workers_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, kind: type[Exception]
 ) -> None:
-    script = f"import sys; sys.stdin.readline(); sys.stdout.write({printed!r})"
+    script = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({printed!r}.encode(errors='surrogateescape'))"
     monkeypatch.setattr(Interpreter, "command", (sys.executable, "-c", script))
     with worker(tmp_path) as child, pytest.raises(kind):
         child.ask(Probe(runtime="ort", device="cpu"), Probed)

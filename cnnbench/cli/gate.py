@@ -170,13 +170,12 @@ def _request(
     kind: str = "gate",
 ) -> "GateRequest":
     from cnnbench.gate.run import GateRequest, new_folder
-    from cnnbench.runner.machine import environment, usable_threads
-    from cnnbench.runner.measure import select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.runner.run import environment_of
+    from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
     cases = checked(partial(select, loaded.cases), only or [], "--only")
-    about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
+    about = environment_of(loaded, cases)
     seconds = checked(parse_duration, budget, "--budget")
     return GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
 
@@ -220,8 +219,8 @@ def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
     from cnnbench.report.exact import lines
     from cnnbench.suite.load import load_suite
 
-    def doing(model: str) -> None:
-        typer.echo(f"{model}: building, counting, exporting, checking parity", err=True)
+    def doing(what: str) -> None:
+        typer.echo(what, err=True)
 
     loaded = load_suite(suite)
     file = expect or expectation.expectation_file(loaded)

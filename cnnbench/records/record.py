@@ -9,9 +9,9 @@ Schema history (a reader accepts its own version and older ones):
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, model_validator
 
 from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Case, Frozen
@@ -174,28 +174,32 @@ class Memory(Frozen):
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 
 
+def _check_times(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Raises ValueError for what no clock gives: the file or the worker that says so is damaged."""
+    lengths = {len(samples) for samples in seconds.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError("expected as many samples of each phase, one at least")
+    if not all(0 < sum(parts) < math.inf for parts in zip(*seconds.values(), strict=True)):
+        raise ValueError("expected times above zero")
+    return seconds
+
+
+PhaseSeconds = Annotated[dict[str, list[float]], AfterValidator(_check_times)]
+"""By phase, the seconds of each sample."""
+
+
 class Block(Frozen):
     """One turn of a race: consecutive samples of one worker."""
 
     _renamed = _renamed(disturbed="interference")
 
     round: int
-    seconds: dict[str, list[float]]
+    seconds: PhaseSeconds
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
     interference: list[str] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: float | None = None
     """What the processor packages used meanwhile, where the system tells."""
-
-    @model_validator(mode="after")
-    def _has_times(self) -> "Block":
-        """What no clock gives is no turn: a file that says so is damaged."""
-        lengths = {len(samples) for samples in self.seconds.values()}
-        if len(lengths) != 1 or lengths == {0}:
-            raise ValueError("expected as many samples of each phase, one at least")
-        if not all(0 < total < math.inf for total in self.totals_s()):
-            raise ValueError("expected times above zero")
-        return self
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""

@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next value. Raises ComposerError for one that is not written out, too deep or one too many."""
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             problem = f"an alias, *{event.anchor}; write the value out"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
