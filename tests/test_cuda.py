@@ -1,12 +1,11 @@
 """What needs a CUDA device that works."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from cnnbench.records.record import Record
-from cnnbench.records.run_folder import read_run
 from cnnbench.runner.tasks.peaks import measure_peaks
 from cnnbench.runner.tasks.probe import probe_all
 from tests.conftest import Cli, write_suite
@@ -25,13 +24,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> str:
     return found.name
 
 
-def check_ran_on_device(record: Record) -> None:
-    assert record.status in ("ok", "noisy"), record.reasons
-    assert record.measurement is not None
-    assert [launch.ran.device for launch in record.measurement.launches if launch.ran] == ["cuda"]
-    assert all(parity.passed for parity in record.parity)
-
-
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runtime: str) -> None:
     suite = write_suite(
@@ -40,8 +32,11 @@ def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runt
         f"defaults: {{workloads: [inference], runtimes: [{runtime}], devices: [cuda]}}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    for record in read_run(home / "out").records.values():
-        check_ran_on_device(record)
+    for line in (home / "out" / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record["status"] in ("ok", "noisy"), record["reasons"]
+        assert record["ran"]["device"] == "cuda"
+        assert all(parity["error"] < parity["limit"] for parity in record["parity"])
 
 
 def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) -> None:
@@ -49,23 +44,25 @@ def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) 
         home, "launches: 1\nmodels: [resnet18]\ndefaults: {workloads: [training], devices: [cuda], case_budget: 0.5s}"
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    (record,) = read_run(home / "out").records.values()
-    assert record.measurement is not None
-    memory = record.measurement.launches[0].memory
-    assert (memory.device_reserved_bytes or 0) >= (memory.device_allocated_bytes or 0) > 4 * 11_689_512
-    # what was reserved may have been returned
-    assert (memory.device_used_bytes or 0) >= (memory.device_reserved_bytes or 0) / 2
+    record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
+    memory = record["measurement"]["launches"][0]["memory"]
+    assert memory["device_reserved_bytes"] >= memory["device_allocated_bytes"] > 4 * 11_689_512
+    # The peak is that of the timed steps, so nothing of it was returned: cuDNN's search for algorithms came before.
+    assert memory["device_used_bytes"] >= memory["device_reserved_bytes"]
 
 
-def test_the_exported_training_step_runs_on_the_device(home: Path, cli: Cli) -> None:
+def test_the_exported_training_step_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli, device: str) -> None:
     suite = write_suite(
         home,
         "launches: 1\nmodels: [resnet18]\n"
         "defaults: {workloads: [training], runtimes: [ort], devices: [cuda], case_budget: 0.5s}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    (record,) = read_run(home / "out").records.values()
-    check_ran_on_device(record)
+    record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
+    assert record["status"] in ("ok", "noisy"), record["reasons"]
+    assert (record["ran"]["device"], record["ran"]["device_name"]) == ("cuda", device)
+    assert record["measurement"]["launches"][0]["memory"]["device_used_bytes"] > 4 * 11_689_512
+    assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
 
 
 def test_what_the_device_can_do_is_measured_in_every_precision(device: str) -> None:

@@ -30,17 +30,20 @@ def status_of(
     errors: Sequence[Reason] = (),
     facts: ArtifactFacts | None = None,
 ) -> tuple[Status, list[Reason]]:
-    """The status and its reasons; `errors` are why launches failed, `faults` what ran otherwise than asked."""
+    """The status and its reasons; `errors` are why launches failed, `faults` what ran otherwise than asked.
+
+    A launch that failed takes nothing from those that did not.
+    """
     if errors and not launches:
         return "failed", list(errors)
-    wrong = [Reason(code=error.code, detail=f"in a further launch: {error.detail}") for error in errors]
-    wrong += list(dict.fromkeys(_parity_reason(each) for each in parity if not each.passed))
+    wrong = list(dict.fromkeys(_parity_reason(each) for each in parity if not each.passed))
     wrong += list(dict.fromkeys(faults))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(Reason(code="denormals", detail=f"{facts.denormal_share:.1%}"))
     if wrong or not launches:
         return "invalid", wrong
-    noise = noise_reasons(Measurement(launches=list(launches)))
+    noise = [Reason(code=error.code, detail=f"in another launch: {error.detail}") for error in errors]
+    noise += noise_reasons(Measurement(launches=list(launches)))
     return ("noisy", noise) if noise else ("ok", [])
 
 

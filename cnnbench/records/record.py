@@ -12,7 +12,7 @@ Schema history (a reader accepts its own version and older ones):
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from cnnbench.records.bounds import (
     MAX_SAMPLE_S,
@@ -157,40 +157,45 @@ class StepFacts(Recorded):
 
 
 class Memory(Recorded):
-    """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
+    """Resident memory of the worker process, in bytes, and on CUDA that of the device."""
 
     imported_bytes: Count
     """After the runtime's libraries were imported, before the model was loaded."""
     loaded_bytes: Count
     """After loading and the parity check, before timing."""
     peak_bytes: Count
-    """The largest while warming up and being timed."""
+    """The largest while being timed, after the warm-up."""
     device_allocated_bytes: Count | None = None
     device_reserved_bytes: Count | None = None
+    """The most that torch's allocator held while being timed; None in other runtimes."""
     device_used_bytes: Count | None = None
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
+
+
+def _check_times(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Raises ValueError for what no clock gives: the file or the worker that says so is damaged."""
+    lengths = {len(samples) for samples in seconds.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError("expected as many samples of each phase, one at least")
+    if not all(MIN_SAMPLE_S <= sum(parts) < MAX_SAMPLE_S for parts in zip(*seconds.values(), strict=True)):
+        raise ValueError("expected times above zero, as a clock gives them")
+    return seconds
+
+
+PhaseSeconds = Annotated[dict[str, list[Seconds]], AfterValidator(_check_times)]
+"""By phase, the seconds of each sample."""
 
 
 class Block(Recorded):
     """One turn of a race: consecutive samples of one worker."""
 
     round: Count
-    seconds: dict[str, list[Seconds]]
+    seconds: PhaseSeconds
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
     interference: list[Interference] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: Figure | None = None
     """What the processor packages used meanwhile, where the system tells."""
-
-    @model_validator(mode="after")
-    def _has_times(self) -> "Block":
-        """What no clock gives is no turn: a file that says so is damaged."""
-        lengths = {len(samples) for samples in self.seconds.values()}
-        if len(lengths) != 1 or lengths == {0}:
-            raise ValueError("expected as many samples of each phase, one at least")
-        if not all(MIN_SAMPLE_S <= total < MAX_SAMPLE_S for total in self.totals_s()):
-            raise ValueError("expected times above zero, as a clock gives them")
-        return self
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""

@@ -136,10 +136,10 @@ REASONS: tuple[tuple[str, Code, str], ...] = (
     (r"no (.*) device that (.*) can use: (.*)", "no-device", r"\2 on \1: \3"),
     (r"(.*): it does not work here: (.*)", "no-runtime", r"\1: \2"),
     (r"(.* (?:alone|on a CPU is bf16|is for CUDA devices))", "unsupported", r"\1"),
-    (r"((?:a further launch failed: )?out of memory.*)", "out-of-memory", r"\1"),
-    (r"((?:a further launch failed: )?no answer within .*)", "hung", r"\1"),
-    (r"((?:a further launch failed: )?the worker (?:was killed|exited|closed).*)", "crashed", r"\1"),
-    (r"a further launch failed: (.*)", "error", r"in a further launch: \1"),
+    (r"((?:a (?:further )?launch failed: )?out of memory.*)", "out-of-memory", r"\1"),
+    (r"((?:a (?:further )?launch failed: )?no answer within .*)", "hung", r"\1"),
+    (r"((?:a (?:further )?launch failed: )?the worker (?:was killed|exited|closed).*)", "crashed", r"\1"),
+    (r"a (?:further )?launch failed: (.*)", "error", r"in another launch: \1"),
 )
 """The sentence, its code, and what of it is the detail."""
 
