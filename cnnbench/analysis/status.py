@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, launch_estimate, trend, two_modes
-from cnnbench.records.record import MIN_TURNS, ArtifactFacts, Launch, Measurement, Parity, Status
+from cnnbench.records.record import MIN_BLOCKS, ArtifactFacts, Launch, Measurement, Parity, Status
 
 MAX_DENORMALS = 0.001
 """Share of a layer's activations that may be denormal numbers, whose arithmetic is many times slower on some CPUs."""
@@ -62,7 +62,7 @@ def _interference(launch: Launch) -> str:
     clean = sum(not block.interference for block in launch.blocks)
     reasons = [reason for block in launch.blocks for reason in block.interference]
     return (
-        f"only {clean} of {len(launch.blocks)} turns were undisturbed, and {MIN_TURNS} are needed; "
+        f"only {clean} of {len(launch.blocks)} blocks were free of interference, and {MIN_BLOCKS} are needed; "
         f"in the first that was: {reasons[0]}"
     )
 

@@ -124,8 +124,8 @@ def expectation_file(suite: Suite) -> Path:
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
     """Compare the figures of all models of a suite with the file's.
 
-    `on_model` is told what is done with which model. Raises ExpectationError, before anything is built, for a file that
-    is missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
+    `on_model` receives progress messages. Raises ExpectationError, before anything is built, for a file that is missing
+    or invalid; ModelError and WorkerError for a model that cannot be built.
     """
     expected = read_expectation(file, suite.name)
     found = find_figures(suite, on_model)

@@ -17,13 +17,13 @@ from uuid import uuid4
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity
+from cnnbench.records.record import MIN_BLOCKS, Block, Launch, Parity
 from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
-MIN_ROUNDS = MIN_TURNS
+MIN_ROUNDS = MIN_BLOCKS
 PLANNED_ROUNDS = 20
 """A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 WARMUP_LIMIT_S = 3.0

@@ -52,7 +52,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
     The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
     """
-    weights = out.with_suffix(".safetensors")
+    weights = out.parent / f"{out.stem}.safetensors"
     if weights == out:
         raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
     _check_place(out, weights)
@@ -85,7 +85,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
     """
-    _check_place(out, out.with_name(DATA))
+    _check_place(out, out.parent / DATA)
     with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
         facts = artifacts.get(spec)
         if facts.onnx_error is not None or facts.onnx_bytes is None:
@@ -95,7 +95,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         for each in parity:
             _check(spec, each, "of the signal")
         graph = folder / artifact.GRAPH
-        _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
+        _copy({graph: out, **({folder / DATA: out.parent / DATA} if (folder / DATA).exists() else {})})
     return Exported(
         model=spec.label,
         file=str(out),
