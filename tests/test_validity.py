@@ -34,7 +34,8 @@ def test_too_few_blocks_without_interference_are_reported_and_all_are_used() -> 
     status, reasons = status_of([launch(QUIET, interference=7)])
     assert status == "noisy"
     assert reasons == [
-        "only 3 of 10 blocks were free of interference, and 6 are needed; in the first that was: others used 43 % of the CPUs"
+        "only 3 of 10 blocks were free of interference, and 6 are needed; "
+        "in the first that was: others used 43 % of the CPUs"
     ]
     assert len(launch(QUIET, interference=7).call_blocks()) == 10
 
