@@ -94,14 +94,14 @@ def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def artifact_of(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> "Callable[[ModelSpec], Path]":
     """`artifact_of(spec)` is the folder of a model's artifact, which the first process that asks for it builds."""
     from cnnbench.records import artifact
-    from cnnbench.runner.artifacts import build_artifact, find_artifact
+    from cnnbench.runner.artifacts import Artifacts
 
     cache.mkdir(exist_ok=True)
 
     def call(spec: "ModelSpec") -> Path:
-        log = tmp_path_factory.mktemp("log") / "build.log"
-        with FileLock(cache / f"{artifact.file_name(spec.label)}.lock"):
-            facts = find_artifact(spec, "tests") or build_artifact(spec, "tests", log)
+        lock = FileLock(cache / f"{artifact.file_name(spec.label)}.lock")
+        with lock, Artifacts(tmp_path_factory.mktemp("logs")) as artifacts:
+            facts = artifacts.get(spec)
         assert facts.onnx_error is None
         return artifact.folder_of(spec, facts.key)
 

@@ -72,7 +72,7 @@ def test_show_puts_the_numbers_into_the_formulas(cli: Cli) -> None:
     shown = cli("show", "simple_cnn", "--batch", "2").stdout
     assert "3*3*32*64 + 64 = 18,496" in shown
     assert "2*11*11*64*3*3*32 = 4,460,544" in shown
-    assert "parameters   fc1 91.1 %" in shown  # what dominates
+    assert "parameters: fc1 91.1 %" in shown  # what dominates
 
 
 def test_show_gives_totals_as_expressions(cli: Cli) -> None:

@@ -30,7 +30,7 @@ def tiny(net: Net, x: Value, classes: int) -> Value:
 
 NETWORKS = [ours("tiny", tiny, (3, 32, 32), "this test")]
 '''
-MODULE = '''
+MODULE = """
 
 class Tiny(nn.Module):
     def __init__(self, image: tuple[int, ...], classes: int) -> None:
@@ -43,7 +43,7 @@ class Tiny(nn.Module):
 
 
 NETWORKS["tiny"] = Tiny
-'''
+"""
 
 Copy = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -184,7 +184,7 @@ def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measu
 def test_a_users_model_that_is_wrong_is_told_before_anything_is_measured(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, failure: messages.Failure, message: str
 ) -> None:
-    scripted.use(monkeypatch, home, Says("resolve", failure), *lenet())
+    scripted.use(monkeypatch, home, Says("build", failure, model="own_models:works"), *lenet())
     done = cli("run", write_suite(home, 'models: [lenet5, "own_models:works"]'), "--out", "out")
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {message}"

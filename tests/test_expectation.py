@@ -18,6 +18,7 @@ from cnnbench.gate.exact import (
     parity_class,
     read_expectation,
 )
+from cnnbench.records.messages import Describe
 from cnnbench.records.record import Parity
 from cnnbench.suite.load import bundled_suites, load_suite
 from cnnbench.worker.graph_file import describe
@@ -61,7 +62,7 @@ def test_what_has_not_changed_passes(suite: Path, cli: Cli) -> None:
     done = cli("gate", str(suite), "--exact")
     assert (done.returncode, done.stdout) == (
         0,
-        f"2 models are exactly as {suite.with_suffix('.expect.yaml')} says\n",
+        f"2 models match {suite.with_suffix('.expect.yaml')} exactly\n",
     )
 
 
@@ -176,7 +177,7 @@ def test_a_graphs_size_does_not_tell_where_it_was_exported(tmp_path: Path) -> No
         model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y]))
         model.producer_version = version
         onnx.save(model, tmp_path / "graph.onnx")
-        found.append(describe(tmp_path / "graph.onnx"))
+        found.append(describe(Describe(file=str(tmp_path / "graph.onnx"))))
     assert found[0] == found[1]
     assert found[0].operators == {"Relu": 1}
     assert found[0].content_bytes < model.ByteSize()
