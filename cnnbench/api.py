@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cnnbench.report.charts import Chart
     from cnnbench.report.html import Page
-    from cnnbench.report.tables import Table
+    from cnnbench.report.table import Table
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Results:
     @cached_property
     def frame(self) -> "pd.DataFrame":
         """One row per case, measured or not: settings, status, times in milliseconds with intervals, ratios, memory."""
-        from cnnbench.analysis.frames import all_cases_table
+        from cnnbench.analysis.cases import CaseRow, case_rows
+        from cnnbench.analysis.frames import frame
 
-        return all_cases_table(list(self.run.records.values()))
+        return frame(case_rows(list(self.run.records.values())), CaseRow)
 
     @cached_property
     def tables(self) -> "dict[str, Table]":
@@ -134,8 +135,8 @@ def run(
     from rich.console import Console
 
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.measure import measure, select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.runner.run import run as measure
+    from cnnbench.suite.load import load_suite, select
 
     if resume and out is None:
         raise InputError("resume: expected `out`, the folder of the run to continue; got none")
