@@ -135,8 +135,8 @@ def run(
     from rich.console import Console
 
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.measure import measure, select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.runner.run import run as measure
+    from cnnbench.suite.load import load_suite, select
 
     if resume and out is None:
         raise InputError("resume: expected `out`, the folder of the run to continue; got none")

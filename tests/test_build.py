@@ -1,61 +1,175 @@
-"""Artifacts and training steps built by real children, alone and forked from one process."""
+"""Artifacts and training steps: built once, on all cores, by scripted and by real children."""
 
-import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from cnnbench.errors import ModelError, WorkerError
 from cnnbench.records import artifact
-from cnnbench.records.messages import Build
-from cnnbench.runner.artifacts import Artifacts, Builders, build_into, start_worker
-from cnnbench.runner.fork_server import CAN_FORK
-from cnnbench.suite.case import ModelSpec
+from cnnbench.records.messages import Failure
+from cnnbench.records.record import StepFacts
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import Artifacts, Building, Wanted
+from cnnbench.runner.fork_server import CAN_FORK, ForkServers, Lineage
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from tests.in_process import Answer, ScriptedWorker
+from tests.records import facts
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
+STEP = Case(spec=LENET, workload="training", runtime="ort", batch=2)
+INFERENCE = Case(spec=LENET, workload="inference", runtime="ort", batch=2)
 
 
-def request(key: str) -> Build:
-    return Build(spec=LENET, key=key, folder=str(artifact.folder_of(LENET, key)))
+class Builders:
+    """What builds, and what was asked of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int = 2) -> None:
+        self.script: dict[str, Answer] = {"build": facts(), "build_step": StepFacts(nodes=60)}
+        self.asked: list[str] = []
+        monkeypatch.setenv("CNNBENCH_CACHE", str(tmp_path))
+        monkeypatch.setattr(machine, "usable_threads", lambda: cores)
+        for way in ("start", "fork"):
+            monkeypatch.setattr(ForkServers, way, lambda servers, *words: self._start(servers._limit_s, *words))
+
+    def _start(self, limit_s: float, lineage: Lineage, log: Path) -> Worker:
+        assert (lineage.purpose, lineage.threads) == ("build", 1)
+        return ScriptedWorker(self.script, self.asked, log.stem.rpartition("-")[2], limit_s)
+
+
+@pytest.fixture
+def builders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Builders:
+    return Builders(monkeypatch, tmp_path)
+
+
+def models(count: int) -> list[ModelSpec]:
+    return [ModelSpec(model=f"model{number}") for number in range(count)]
+
+
+def test_as_many_are_built_at_once_as_there_are_cores_and_each_step_after_its_artifact(
+    builders: Builders, tmp_path: Path
+) -> None:
+    told: list[Building] = []
+    with Artifacts(tmp_path) as artifacts:
+        wanted = [artifacts.wanted(spec, with_step=True) for spec in models(3)]
+        assert len(artifacts.to_build(wanted)) == 6
+        artifacts.build(wanted, lambda building: told.append(building) or True)  # type: ignore[func-returns-value]
+        assert artifacts.to_build(wanted) == []
+        assert all(artifacts.find(each).step == StepFacts(nodes=60) for each in wanted)
+    assert builders.asked[:2] == ["build model0", "build model1"]
+    assert {line for line in builders.asked if line.endswith("model2")} == {"build model2", "build_step model2"}
+    assert len(builders.asked) == 6
+    running = most = 0
+    for building in told:
+        running += 1 if building.seconds is None else -1
+        most = max(most, running)
+    assert (running, most) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "reason"),
+    [
+        (Failure(failure="no such model", is_user_error=True), ModelError, "no such model"),
+        (-9, WorkerError, "killed by SIGKILL"),
+    ],
+)
+def test_a_build_that_fails_fails_its_own_cases_and_is_not_tried_again(
+    builders: Builders, tmp_path: Path, answer: Answer, kind: type[Exception], reason: str
+) -> None:
+    builders.script["build"] = answer
+    with Artifacts(tmp_path) as artifacts:
+        for _ in range(2):
+            with pytest.raises(kind, match=reason):
+                artifacts.get(LENET)
+        problem = artifacts.find(artifacts.wanted(LENET)).problem(INFERENCE)
+    assert builders.asked == ["build lenet5"]
+    assert problem is not None
+    assert problem.status == "failed"
+    assert reason in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        (StepFacts(error="no gradient rule for aten.softplus"), "unavailable", "cannot be exported: no gradient rule"),
+        (-9, "failed", "could not be built: the worker was killed by SIGKILL"),
+        (Failure(failure="No space left on device", is_user_error=False), "failed", "No space left on device"),
+    ],
+)
+def test_a_step_that_cannot_be_exported_is_unavailable_and_one_whose_build_crashed_failed(
+    builders: Builders, tmp_path: Path, answer: Answer, status: str, reason: str
+) -> None:
+    builders.script["build_step"] = answer
+    with Artifacts(tmp_path) as artifacts:
+        wanted = artifacts.wanted(LENET, with_step=True)
+        artifacts.build([wanted])
+        built = artifacts.find(wanted)
+    assert built.problem(INFERENCE) is None
+    problem = built.problem(STEP)
+    assert problem is not None
+    assert problem.status == status
+    assert reason in problem.reason
+
+
+def test_a_graph_that_could_not_be_exported_fails_what_runs_it_alone(builders: Builders, tmp_path: Path) -> None:
+    builders.script["build"] = facts().model_copy(update={"onnx_error": "no space left"})
+    with Artifacts(tmp_path) as artifacts:
+        artifacts.get(LENET)
+        built = artifacts.find(artifacts.wanted(LENET))
+    assert built.problem(INFERENCE.model_copy(update={"runtime": "eager"})) is None
+    assert built.problem(INFERENCE) == ("failed", "ONNX export failed: no space left")
+
+
+def test_what_hangs_is_ended_after_the_limit(builders: Builders, tmp_path: Path) -> None:
+    builders.script["build"] = ""
+    with Artifacts(tmp_path, limit_s=0.1) as artifacts:
+        start = time.monotonic()
+        artifacts.build([artifacts.wanted(LENET)], lambda building: True)
+        assert time.monotonic() - start < 15
+        assert "no answer within" in str(artifacts.find(artifacts.wanted(LENET)).error)
+
+
+def test_who_has_heard_enough_ends_what_is_being_built(builders: Builders, tmp_path: Path) -> None:
+    with Artifacts(tmp_path) as artifacts:
+        wanted = [artifacts.wanted(spec) for spec in models(4)]
+        artifacts.build(wanted, lambda building: building.seconds is None)
+        assert 0 < len(artifacts.to_build(wanted)) < 4
+
+
+def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_graph_built_again(
+    builders: Builders, tmp_path: Path
+) -> None:
+    def kept(key: str, onnx_error: str | None) -> Wanted:
+        wanted = Wanted(LENET, key, with_step=True)
+        wanted.folder.mkdir(parents=True)
+        (wanted.folder / artifact.FACTS).write_text(
+            facts().model_copy(update={"onnx_error": onnx_error}).model_dump_json()
+        )
+        (wanted.folder / artifact.STEP_FACTS).write_text(StepFacts(nodes=60).model_dump_json())
+        return wanted
+
+    with Artifacts(tmp_path) as artifacts:
+        assert artifacts.missing(kept("good", None)) == []
+        assert [request.op for request in artifacts.missing(kept("bad", "full"))] == ["build", "build_step"]
+        assert artifacts.find(Wanted(LENET, "none")).facts is None
 
 
 @pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone")
-def test_builders_are_forks_of_one_process_that_ends_with_them(tmp_path: Path) -> None:
-    with closing(Builders()) as builders:
-        start = builders.starter()
-        with start(tmp_path / "one.log") as one, start(tmp_path / "other.log") as other:
-            (parent,) = {psutil.Process(worker.pid).ppid() for worker in (one, other)}
-            assert parent != os.getpid()
-    assert not psutil.pid_exists(parent)
-
-
 def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_path: Path) -> None:
-    alone, forked = request("alone"), request("forked")
-    facts = [build_into(alone, tmp_path / "alone.log", start_worker)]
-    with closing(Builders()) as builders:
-        facts.append(build_into(forked, tmp_path / "forked.log", builders.starter()))
-    first, second = (each.model_copy(update={"key": "", "seconds": {}}) for each in facts)
-    assert first == second
+    def build(key: str) -> Wanted:
+        with Artifacts(tmp_path) as artifacts:
+            wanted = [Wanted(LENET, key), Wanted(LENET, f"{key}-too")]  # a single one would not be forked
+            artifacts.build(wanted[: 2 if key == "forked" else 1])
+            artifacts.find(wanted[0]).require()
+        return wanted[0]
+
+    forked = build("forked")
+    alone = build("alone")
+    first, second = (artifact.read_facts(each.folder) for each in (forked, alone))
+    assert first is not None
+    assert second is not None
+    same = {"key": "", "seconds": {}}
+    assert first.model_copy(update=same) == second.model_copy(update=same)
     for name in (artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN):
-        first_bytes, second_bytes = ((Path(each.folder) / name).read_bytes() for each in (alone, forked))
-        assert first_bytes == second_bytes, name
-
-
-def test_what_cannot_be_built_is_told_and_not_tried_again(tmp_path: Path) -> None:
-    spec = ModelSpec(model="torchvision/resnet81")
-    asked = Build(spec=spec, key="none", folder=str(artifact.folder_of(spec, "none")))
-    tried: list[str] = []
-
-    @contextmanager
-    def around() -> Iterator[None]:
-        tried.append(spec.label)
-        yield
-
-    artifacts = Artifacts()
-    with closing(artifacts.builders):
-        found = [artifacts.artifact(asked, tmp_path / "build.log", around=around) for _ in range(2)]
-    assert found[0] == found[1]
-    assert "expected a torchvision classifier" in str(found[0])
-    assert tried == [spec.label]
+        assert (forked.folder / name).read_bytes() == (alone.folder / name).read_bytes(), name

@@ -100,6 +100,13 @@ def test_overlapping_intervals_share_a_rank() -> None:
     assert set(compared.places(compared.keys[0]).values()) == {1}
 
 
+def test_a_number_of_threads_that_is_the_default_is_no_machine_of_its_own() -> None:
+    default, other = case("eager", model="lenet5"), case("eager", model="alexnet")
+    of_run = run("a", record(default, TIMES), record(with_threads(other, 2), TIMES))
+    (machine,) = compare_runs([of_run]).machines
+    assert (machine.threads, len(machine.cases)) == (2, 2)
+
+
 def test_two_numbers_of_threads_in_one_run_are_two_machines() -> None:
     of = case("eager")
     one = run("laptop", record(with_threads(of, 1), scaled(2)), record(with_threads(of, 2), TIMES))
@@ -227,6 +234,7 @@ def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_fifty_runs_of_two_hundred_cases_are_compared_within_a_minute(tmp_path: Path) -> None:
     names = ["lenet5", "alexnet", "vgg11", "resnet18", "mobilenet_v2"]
     records = [

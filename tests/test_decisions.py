@@ -184,7 +184,7 @@ def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measu
 def test_a_users_model_that_is_wrong_is_told_before_anything_is_measured(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, failure: messages.Failure, message: str
 ) -> None:
-    scripted.use(monkeypatch, home, Says("resolve", failure), *lenet())
+    scripted.use(monkeypatch, home, Says("build", failure, model="own_models:works"), *lenet())
     done = cli("run", write_suite(home, 'models: [lenet5, "own_models:works"]'), "--out", "out")
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {message}"
@@ -254,3 +254,9 @@ def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(r
     assert again[: len(lines)] == lines
     assert {json.loads(line)["case"]["spec"]["model"] for line in again[len(lines) :]} == {"own_models:works"}
     assert len(again) == len(lines) + 4
+
+
+def test_an_artifact_of_a_users_own_model_is_not_kept(run: Runs, home: Path) -> None:
+    defaults = INFERENCE.replace("case_budget", "image_size: 28, case_budget")
+    assert run(defaults, models="['own_models:works', lenet5]")[0] == 0
+    assert [path.name.partition("-")[0] for path in (home / "cache" / "artifacts").iterdir()] == ["lenet5"]

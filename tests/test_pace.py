@@ -1,9 +1,18 @@
 """How a run's time is foreseen and shared out, on a clock of our own."""
 
+from datetime import datetime
+
 import pytest
 
-from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, MIN_SCALE, BudgetEstimator
+from cnnbench.records.record import Launch
+from cnnbench.runner import machine
+from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, Budget
+from cnnbench.runner.interleave import NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
+from cnnbench.runner.plan import Group, build_order, models_of
 from cnnbench.suite.case import Case, ModelSpec
+from tests.records import measurement
+
+SAMPLING_S = 4.0
 
 
 def case(model: str, batch: int = 1) -> Case:
@@ -11,64 +20,161 @@ def case(model: str, batch: int = 1) -> Case:
     return Case(spec=spec, workload="inference", runtime="eager", batch=batch)
 
 
-SMALL = [case("lenet5", batch) for batch in range(1, 11)]
+SMALL: list[Group] = [(case("lenet5", batch),) for batch in range(1, 11)]
+BIG: Group = (case("resnet50", 8),)
 
 
-def estimator(budget_s: float, now: list[float]) -> BudgetEstimator:
-    cases = [*SMALL, case("resnet50", 8)]
-    return BudgetEstimator(budget_s, {c.id: 4.0 for c in cases}, clock_s=lambda: now[0])
+class Run:
+    """A budget on a clock that goes on as launches take time."""
+
+    def __init__(self, budget_s: float, groups: list[Group], launches: int = 1) -> None:
+        self.now_s = 0.0
+        spans = {each.id: SAMPLING_S for group in groups for each in group}
+        self.budget = Budget(budget_s, spans, launches, clock_s=lambda: self.now_s)
+        self.budget.first = list(groups)
+
+    def launch(
+        self, group: Group, start_s: float, warmup_s: float = 1.0, half_width: float | None = 0.1, call_s: float = 0.01
+    ) -> Allowance:
+        """One that takes its sampling time, and so long before it."""
+        allowance = self.budget.allowance(group)
+        warmup_s *= allowance.warmup_s / WARMUP_LIMIT_S
+        launches = [launched(allowance.sampling_s, warmup_s, call_s) for _ in group]
+        self.now_s += len(group) * (start_s + warmup_s + allowance.sampling_s)
+        outcomes = [Outcome(c, "g", datetime.now(), launch) for c, launch in zip(group, launches, strict=True)]
+        self.budget.measured(group, outcomes, half_width)
+        return allowance
 
 
-def test_with_time_enough_every_race_has_its_whole_budget() -> None:
-    assert estimator(1000, [0.0]).scale([[c] for c in SMALL], builds=[SMALL[0].spec]) == 1.0
+def launched(sampling_s: float, warmup_s: float, call_s: float) -> Launch:
+    samples = max(1, round(sampling_s / call_s))
+    (launch,) = measurement([sampling_s / samples], samples=samples).launches
+    return launch.model_copy(update={"warmup_s": warmup_s})
 
 
-def test_with_less_time_all_races_are_cut_alike_and_fit() -> None:
-    now = [0.0]
-    watched = estimator(50, now)
-    watched.group_measured([SMALL[0]], seconds=5.0, timed_s=4.0, calls_s=[1e-4])  # one second to start
-    groups = [[c] for c in SMALL[1:]]
-    assert watched.left_s(groups, builds=[]) == pytest.approx(45.0)
-    assert watched.scale(groups, builds=[]) == 1.0
-    now[0] = 20.0  # 30 s are left for nine races of one second to start and four to measure
-    scale = watched.scale(groups, builds=[])
-    assert MIN_SCALE < scale < 1.0
-    assert watched.left_s(groups, [], scale) == pytest.approx(30.0)
+def test_with_time_enough_every_group_has_all_that_it_should() -> None:
+    run = Run(1000, SMALL)
+    allowance = run.budget.allowance(SMALL[0])
+    assert (allowance.sampling_s, allowance.warmup_s) == (SAMPLING_S, WARMUP_LIMIT_S)
+    assert allowance.whole_s == pytest.approx(1000 - 9 * 7.0), "what the others do not need"
 
 
-def test_no_race_is_cut_below_a_quarter() -> None:
-    now = [0.0]
-    watched = estimator(10, now)
-    now[0] = 9.0
-    assert watched.scale([[c] for c in SMALL], builds=[SMALL[0].spec] * 2) == MIN_SCALE
-    now[0] = 10.9
-    assert watched.budget_left_s < 0
-    assert not watched.is_over, "first launches may overdraw the budget by a tenth"
-    now[0] = 11.1
-    assert watched.is_over
+def test_with_less_time_warm_ups_and_samples_of_all_groups_are_cut_alike_and_the_budget_is_kept() -> None:
+    run = Run(50, SMALL)  # of 70 s
+    allowances = [run.launch(group, start_s=2.0) for group in SMALL]
+    for allowance in allowances:
+        assert allowance.sampling_s == pytest.approx(SAMPLING_S * 3 / 5, rel=0.01)
+        assert allowance.warmup_s == pytest.approx(WARMUP_LIMIT_S * 3 / 5, rel=0.01)
+    assert run.now_s == pytest.approx(50, rel=0.01)
 
 
-def test_builds_are_foreseen_by_layers_and_learnt() -> None:
-    watched = estimator(1000, [0.0])
-    small, big = SMALL[0].spec, case("resnet50").spec
-    assert FIRST_GUESS_LAYER_S * 12 < watched.left_s([], builds=[small, small]) < watched.left_s([], builds=[big])
-    watched.built(small, 3.0)
-    assert watched.left_s([], builds=[small, small]) == pytest.approx(6.0)
-    foreseen = watched.left_s([], builds=[big])  # 175 layers against 12
+def test_starts_that_take_longer_than_foreseen_cost_the_later_groups_their_samples_and_not_their_turn() -> None:
+    run = Run(50, SMALL)
+    for group in SMALL:
+        assert not run.budget.is_over
+        run.launch(group, start_s=4.5)
+    assert run.now_s == pytest.approx(50, rel=0.1)
+
+
+def test_a_budget_that_cannot_be_kept_may_be_overdrawn_by_a_tenth_for_first_launches() -> None:
+    run = Run(10, SMALL)
+    run.now_s = 9.0
+    allowance = run.budget.allowance(SMALL[0])
+    assert allowance.sampling_s == 0.0
+    assert 0 < allowance.warmup_s < 0.2
+    run.now_s = 10.9
+    assert not run.budget.is_over
+    run.now_s = 11.1
+    assert run.budget.is_over
+
+
+def test_another_launch_ends_within_the_budget() -> None:
+    run = Run(100, [SMALL[0]], launches=3)
+    run.launch(SMALL[0], start_s=2.0)
+    run.now_s = 90.0
+    assert run.budget.allowance(SMALL[0]).whole_s == pytest.approx(10.0)
+
+
+def test_the_widest_group_that_fits_is_launched_again_until_it_is_narrow_or_has_its_launches() -> None:
+    narrow, wide, failed, slow = SMALL[:4]
+    run = Run(66, [narrow, wide, failed, slow], launches=3)
+    for group, half_width, start_s in ((narrow, 0.001, 1.0), (wide, 0.2, 1.0), (failed, None, 1.0), (slow, 0.5, 20.0)):
+        run.launch(group, start_s, half_width=half_width)
+    order: list[Group] = []
+    while (again := run.budget.to_repeat()) is not None:
+        order.append(again)
+        run.launch(again, 1.0, half_width=0.001 if again is narrow else 0.2)
+    assert order == [wide, wide, narrow]
+
+
+def test_what_remains_is_foreseen_within_a_fifth_once_some_groups_are_measured() -> None:
+    run = Run(120, SMALL, launches=2)
+    told: list[tuple[float, float]] = []
+    for group in SMALL[:4]:
+        run.launch(group, start_s=3.0, warmup_s=2.5, half_width=0.001)
+    for group in SMALL[4:]:
+        told.append((run.now_s, run.budget.remaining_s()))
+        run.launch(group, start_s=3.0, warmup_s=2.5, half_width=0.001)
+    while (again := run.budget.to_repeat()) is not None:
+        told.append((run.now_s, run.budget.remaining_s()))
+        run.launch(again, start_s=3.0, warmup_s=2.5, half_width=0.001)
+    early = [(now_s, left_s) for now_s, left_s in told if run.now_s - now_s > 15]
+    assert all(abs(now_s + left_s - run.now_s) < 0.2 * (run.now_s - now_s) for now_s, left_s in early)
+
+
+def test_time_goes_on_within_a_launch() -> None:
+    run = Run(1000, SMALL)
+    run.launch(SMALL[0], start_s=2.0)
+    run.budget.allowance(SMALL[1])
+    before = run.budget.remaining_s()
+    run.now_s += 3.0
+    assert run.budget.remaining_s() == pytest.approx(before - 3.0)
+
+
+def test_further_launches_are_foreseen_only_for_groups_that_may_need_them() -> None:
+    run = Run(1000, SMALL[:2], launches=3)
+    assert run.budget.remaining_s() == pytest.approx(2 * 3 * 7.0)
+    for _ in range(2):
+        run.launch(SMALL[0], start_s=2.0, half_width=NARROW_HALF_WIDTH / 2)
+    assert run.budget.remaining_s() == pytest.approx(2 * 7.0), "the other one, twice: as the first it will be narrow"
+
+
+def test_builds_are_foreseen_by_layers_and_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_threads", lambda: 2)
+    budget = Run(1000, []).budget
+    small, big = SMALL[0][0].spec, BIG[0].spec
+
+    def left_s(*builds: ModelSpec) -> float:
+        budget.builds = list(builds)
+        return budget.remaining_s()
+
+    assert FIRST_GUESS_LAYER_S * 12 < left_s(small) < left_s(big)
+    assert left_s(small, small) == pytest.approx(left_s(small)), "two cores build two at once"
+    budget.built(small, 3.0)
+    assert left_s(small) == pytest.approx(3.0)
+    foreseen = left_s(big)  # 175 layers against 12
     assert 10.0 < foreseen < 3.0 * 175 / 12
-    watched.built(big, 2 * foreseen)
-    assert foreseen < watched.left_s([], builds=[big]) < 2 * foreseen
+    budget.built(big, 2 * foreseen)
+    assert foreseen < left_s(big) < 2 * foreseen
+
+
+def test_models_that_may_be_wrong_are_built_first_and_then_the_largest() -> None:
+    own = ModelSpec(model="mine:build")
+    step = case("lenet5").model_copy(update={"workload": "training", "runtime": "ort"})
+    models = models_of([*SMALL, BIG, (step,)])
+    assert models == {SMALL[0][0].spec: True, BIG[0].spec: False}
+    assert build_order([*models, own]) == [own, BIG[0].spec, SMALL[0][0].spec]
 
 
 def test_a_large_model_is_foreseen_to_take_longer_than_its_budget() -> None:
-    watched = estimator(1000, [0.0])
-    big = [case("resnet50", 8)]
-    watched.group_measured(big, seconds=10, timed_s=9, calls_s=[3.3])  # 32.7 G MACs in 3.3 s
-    assert watched.group_s(big) == pytest.approx(1 + 13 * 3.3, rel=0.01)
+    run = Run(1000, [BIG])
+    run.launch(BIG, start_s=1.0, call_s=3.3)  # 32.7 G MACs in 3.3 s
+    run.budget.first = [BIG]
+    assert run.budget.remaining_s() == pytest.approx(1 + 13 * 4.0, rel=0.05)
 
 
 def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
-    watched = estimator(1000, [0.0])
-    before = watched.group_s([case("resnet50", 8)])
-    watched.group_measured([SMALL[0]], seconds=7, timed_s=4, calls_s=[1e-3])
-    assert watched.group_s([case("resnet50", 8)]) == pytest.approx(before)
+    run = Run(1000, [SMALL[0], BIG])
+    before = run.budget.remaining_s() - 7.0
+    run.launch(SMALL[0], start_s=2.0)
+    assert run.budget.remaining_s() == pytest.approx(before)

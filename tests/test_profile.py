@@ -16,14 +16,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from cnnbench.analysis.layer_join import join, owner, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
-from cnnbench.runner.artifacts import build_artifact
-from cnnbench.runner.tasks.layer_profile import join, owner, typical
+from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.profilers.eager import ranges
@@ -80,8 +80,8 @@ def ask(spec: ModelSpec, runtime: str, folder: Path, scratch: Path, calls: int =
 @pytest.fixture(scope="module")
 def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Profiled]:
     scratch = tmp_path_factory.mktemp("profile")
-    facts = build_artifact(MOBILENET, "profile-tests", scratch / "build.log")
-    folder = artifact.folder_of(MOBILENET, facts.key)
+    with Artifacts(scratch) as artifacts:
+        folder = artifact.folder_of(MOBILENET, artifacts.get(MOBILENET).key)
     return {runtime: ask(MOBILENET, runtime, folder, scratch) for runtime in ("eager", "ort")}
 
 
@@ -244,7 +244,8 @@ def test_slow_for_its_work_is_who_has_the_fewest_macs_per_second_and_a_percent_o
     assert "990.000 ms (9.9 %) outside operators" in said
     assert "interference" not in said
     shaken = replace(profile, times={"eager": replace(times, quartiles_s=(13.0, 20.0))})
-    assert "took 13000.000 to 20000.000 ms; interference was detected, repeat the profile" in "\n".join(layer_times.text(shaken))
+    said = "\n".join(layer_times.text(shaken))
+    assert "took 13000.000 to 20000.000 ms; interference was detected, repeat the profile" in said
 
 
 def test_profile_in_words_and_for_programs(cli: Cli) -> None:
@@ -275,6 +276,7 @@ def own(home: Path) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_a_users_own_model_is_read_and_what_has_no_formula_is_said(own: Path, cli: Cli, cache: Path) -> None:
     done = cli("profile", "own_nets:Net", "--image-size", "16", "--calls", "3", "--json")
     assert done.returncode == 0, done.stderr
@@ -290,6 +292,7 @@ def test_a_users_own_model_is_read_and_what_has_no_formula_is_said(own: Path, cl
     assert not list((cache / "artifacts").glob("own_nets*"))
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_is_profiled_in_torch_alone(own: Path, cli: Cli) -> None:
     done = cli("profile", "own_nets:NoOnnx", "--image-size", "16", "--calls", "2", "--json")
     assert done.returncode == 3, done.stderr
@@ -321,6 +324,7 @@ def test_a_case_without_an_artifact_is_refused(tmp_path: Path) -> None:
         ask(MOBILENET, "ort", tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_child_and_no_file(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     temporary = tmp_path_factory.mktemp("temporary")
     process = subprocess.Popen(

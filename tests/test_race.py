@@ -1,15 +1,31 @@
-"""Turns are taken in a random order each round, until the intervals are narrow or the budget is spent."""
+"""Blocks in random order each round, until intervals are narrow or time is spent; a failure stays with its case."""
 
 import random
+from pathlib import Path
 
-from cnnbench.errors import WorkerCrashed
-from cnnbench.runner.interleave import MIN_ROUNDS, PLANNED_ROUNDS, Seconds, measure_interleaved
-from cnnbench.runner.run import group_cases
-from cnnbench.suite.case import Case, ModelSpec
+import pytest
+
+from cnnbench.errors import WorkerCrashed, WorkerError
+from cnnbench.records.messages import Failure, Opened
+from cnnbench.records.record import Parity
+from cnnbench.runner.interleave import (
+    MIN_ROUNDS,
+    PLANNED_ROUNDS,
+    Allowance,
+    GroupMember,
+    Outcome,
+    Seconds,
+    measure_group,
+    measure_interleaved,
+)
+from cnnbench.runner.plan import group_cases
+from cnnbench.runner.worker_process import Worker
+from tests.in_process import Answer, ScriptedWorker
+from tests.records import case
 
 
 class Fake:
-    """A contestant on a shared clock that writes down what is done to it."""
+    """A participant on a shared clock that writes down what is done to it."""
 
     log: list[str]
 
@@ -20,10 +36,10 @@ class Fake:
         self.blocks = 0
 
     def resume(self) -> None:
-        self.log.append(f"thaw {self.name}")
+        self.log.append(f"resume {self.name}")
 
     def suspend(self) -> None:
-        self.log.append(f"freeze {self.name}")
+        self.log.append(f"suspend {self.name}")
 
     def sample(self, seconds: float) -> Seconds:
         if self.blocks == self.dies_in:
@@ -41,12 +57,12 @@ def pair(noisy: bool, **options: int) -> tuple[list[Fake], list[str], list[float
     return [Fake("a", log, clock, noise, **options), Fake("b", log, clock, noise)], log, clock
 
 
-def test_each_turn_runs_alone_while_the_other_is_stopped() -> None:
+def test_each_block_runs_alone_while_the_other_is_suspended() -> None:
     participants, log, clock = pair(noisy=False)
     measure_interleaved(participants, 1.0, random.Random(0), clock_s=lambda: clock[0])
     for index in range(0, len(log), 3):
         name = log[index][-1]
-        assert log[index : index + 3] == [f"thaw {name}", f"sample {name}", f"freeze {name}"]
+        assert log[index : index + 3] == [f"resume {name}", f"sample {name}", f"suspend {name}"]
 
 
 def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
@@ -60,7 +76,7 @@ def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
     assert rounds == {"ab", "ba"}
 
 
-def test_narrow_intervals_end_a_race_early() -> None:
+def test_narrow_intervals_end_a_launch_early() -> None:
     participants, _, clock = pair(noisy=False)
     results = measure_interleaved(participants, 100.0, random.Random(0), clock_s=lambda: clock[0])
     assert [len(result.blocks) for result in results] == [MIN_ROUNDS] * 2
@@ -80,7 +96,16 @@ def test_a_budget_too_small_still_gives_enough_rounds_for_an_interval() -> None:
     assert [len(result.blocks) for result in results] == [MIN_ROUNDS] * 2
 
 
-def test_a_contestant_that_dies_leaves_the_others_to_go_on() -> None:
+def test_a_group_that_is_late_ends_after_the_round_that_it_is_in() -> None:
+    participants, _, clock = pair(noisy=True)
+    results = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0], ends_s=0.25)
+    assert {result.stopped for result in results} == {"the time for the group was spent"}
+    assert [len(result.blocks) for result in results] == [2] * 2
+    late = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0], ends_s=0.0)
+    assert [len(result.blocks) for result in late] == [1] * 2
+
+
+def test_a_participant_that_dies_leaves_the_others_to_go_on() -> None:
     participants, _, clock = pair(noisy=True, dies_in=3)
     a, b = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
     assert (a.error, len(a.blocks)) == ("killed", 3)
@@ -88,11 +113,85 @@ def test_a_contestant_that_dies_leaves_the_others_to_go_on() -> None:
     assert len(b.blocks) > MIN_ROUNDS
 
 
-def test_cases_that_differ_in_their_runtime_alone_race_together() -> None:
-    def case(runtime: str, batch: int) -> Case:
-        spec = ModelSpec(model="lenet5")
-        return Case.model_validate({"spec": spec, "workload": "inference", "runtime": runtime, "batch": batch})
+def test_cases_that_differ_in_their_runtime_alone_are_one_group() -> None:
+    mixed = [case("eager", batch=1), case("eager", batch=8), case("ort", batch=1), case("ort", batch=8)]
+    groups = [[c.backend + f"/b{c.batch}" for c in group] for group in group_cases(mixed)]
+    assert groups == [["eager/cpu/b1", "ort/cpu/b1"], ["eager/cpu/b8", "ort/cpu/b8"]]
 
-    mixed = [case("eager", 1), case("eager", 8), case("ort", 1), case("ort", 8)]
-    groups = [[c.id.removeprefix("lenet5/inference/") for c in group] for group in group_cases(mixed)]
-    assert groups == [["eager/cpu/fp32/b1", "ort/cpu/fp32/b1"], ["eager/cpu/fp32/b8", "ort/cpu/fp32/b8"]]
+
+def measured(script: dict[str, Answer], log: list[str] | None = None) -> tuple[Outcome, Outcome]:
+    """A group of two scripted workers: the first as asked, the second without a fault."""
+    log = [] if log is None else log
+
+    def member(runtime: str, script: dict[str, Answer]) -> GroupMember:
+        def start(file: Path) -> Worker:
+            return ScriptedWorker(script, log, runtime)
+
+        return GroupMember(case(runtime), Path("artifact"), 1, start, Path("log"))
+
+    first, second = measure_group([member("eager", script), member("ort", {})], Allowance(0.001), seed=0)
+    return first, second
+
+
+def test_all_import_at_once_and_open_one_after_the_other_while_the_rest_is_suspended() -> None:
+    log: list[str] = []
+    measured({}, log)
+    assert log[:4] == ["load eager", "load ort", "suspend eager", "suspend ort"]
+    steps = ("resume", "open", "warm", "suspend")
+    assert log[4:12] == [f"{step} {name}" for name in ("eager", "ort") for step in steps]
+    assert log[-4:] == ["resume eager", "close eager", "resume ort", "close ort"]
+
+
+@pytest.mark.parametrize("step", ["load", "open", "warm", "sample", "close"])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (-11, "killed by SIGSEGV"),
+        (3, "exited with code 3"),
+        (Failure(failure="out of memory", is_user_error=False), "out of memory"),
+        ("[]\n", "from the worker; got '[]"),
+        ('{"seconds": {"forward": []}}\n', "from the worker; got"),
+    ],
+)
+def test_a_worker_that_fails_at_any_step_is_a_failed_case_and_the_others_go_on(
+    step: str, answer: Answer, reason: str
+) -> None:
+    failed, other = measured({step: answer})
+    assert failed.launch is None
+    assert reason in str(failed.error)
+    assert other.error is None
+    assert other.launch is not None
+    assert len(other.launch.blocks) >= MIN_ROUNDS
+
+
+def test_samples_that_no_clock_gives_are_a_failed_case() -> None:
+    for seconds in ("[]", "[0.0]", "[-1.0]"):
+        failed, _ = measured({"sample": f'{{"seconds": {{"forward": {seconds}}}}}\n'})
+        assert "expected Sampled from the worker" in str(failed.error)
+
+
+def test_a_worker_that_cannot_be_started_is_a_failed_case(tmp_path: Path) -> None:
+    def start(file: Path) -> Worker:
+        raise WorkerError("a worker could not be started: Resource temporarily unavailable")
+
+    member = GroupMember(case(), tmp_path, 1, start, tmp_path / "log")
+    (outcome,) = measure_group([member], Allowance(0.1), seed=0)
+    assert outcome.error == "a worker could not be started: Resource temporarily unavailable"
+
+
+def test_a_case_whose_outputs_are_wrong_is_not_timed() -> None:
+    log: list[str] = []
+    wrong = Parity(what="eager b1", error=0.5, limit=1e-5)
+    outcome, _ = measured({"open": Opened(load_s=0.1, first_call_s=0.1, parity=[wrong])}, log)
+    assert (outcome.launch, outcome.error, outcome.parity) == (None, None, (wrong,))
+    assert "warm eager" not in log
+    assert "sample eager" not in log
+
+
+def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
+    log: list[str] = []
+    few = '{"calls": 4, "seconds": 0.1, "converged": true, "calls_per_sample": 1, "call_s": 0.01}\n'
+    outcome, _ = measured({"warm": few}, log)
+    assert log.count("warm eager") == 2
+    assert outcome.launch is not None
+    assert outcome.launch.warmup_calls == 8

@@ -30,6 +30,7 @@ from cnnbench.records.messages import (
 )
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.report.prose import name_of
+from cnnbench.runner.fork_server import ForkServers
 from cnnbench.runner.tasks.layer_profile import profile_artifact
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -73,7 +74,7 @@ def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
         ({"runtime": "eager", "layout": "channels_last"}, "fp32"),
         ({"runtime": "eager", "precision": "bf16"}, "bf16"),
         ({"runtime": "eager", "precision": "bf16", "workload": "training"}, "bf16"),
-        ({"runtime": "ort:disabled"}, "fp32"),
+        pytest.param({"runtime": "ort:disabled"}, "fp32", marks=pytest.mark.slow),
         ({"runtime": "ort:extended"}, "fp32"),
     ],
 )
@@ -95,6 +96,7 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
     assert nodes["ort"] < nodes["ort:disabled"]
 
 
+@pytest.mark.slow
 def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     case = case_of(runtime="compile")
@@ -115,7 +117,7 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "settings", "fault"),
     [
-        ("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: "),
+        pytest.param("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: ", marks=pytest.mark.slow),
         ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
     ],
 )
@@ -282,7 +284,7 @@ def install(home: Path, monkeypatch: pytest.MonkeyPatch, entry_points: str) -> N
     monkeypatch.setenv("PYTHONPATH", str(home) + os.pathsep + os.environ.get("PYTHONPATH", ""))
 
 
-def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, small: Path) -> None:
+def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, small: Path, tmp_path: Path) -> None:
     case = case_of(runtime="mine")
     assert case.is_exported
     assert not case_of(runtime="eager").is_exported
@@ -291,7 +293,8 @@ def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, 
     assert lower_bound(work, case, peaks()).overhead_s == 5e-6
     facts = artifact.read_facts(small)
     assert facts is not None
-    profile = profile_artifact(SMALL, facts, 2, 5, 1)
+    with ForkServers(tmp_path, 120) as servers:
+        profile = profile_artifact(SMALL, facts, 2, 5, 1, servers)
     assert list(profile.times) == ["eager", "ort", "mine"]
     assert profile.failures == {}
     assert {row.name for row in profile.rows if "mine" in row.seconds} == {

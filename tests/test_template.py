@@ -15,7 +15,7 @@ from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
-from cnnbench.runner.fork_server import CAN_FORK, ForkServer
+from cnnbench.runner.fork_server import CAN_FORK, ForkServer, ForkServers, Lineage
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 
@@ -79,6 +79,24 @@ def test_two_forks_are_two_processes(fork_server: ForkServer, tmp_path: Path) ->
     assert not psutil.pid_exists(other.pid)
 
 
+def test_a_worker_that_dies_before_it_connects_is_noticed_at_once(
+    fork_server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nowhere:
+        def getsockname(self) -> bytes:
+            return b"\0nobody listens here"
+
+        def accept(self) -> None:
+            time.sleep(0.01)
+            raise TimeoutError
+
+    monkeypatch.setattr(fork_server, "_listener", Nowhere())
+    start = time.monotonic()
+    with pytest.raises(WorkerCrashed, match="ended with code 0 before it connected"):
+        fork_server.start(tmp_path / "worker.log")
+    assert time.monotonic() - start < 5
+
+
 def test_how_a_forked_worker_died_is_told(fork_server: ForkServer, tmp_path: Path) -> None:
     with fork_server.start(tmp_path / "dies.log") as worker:
         os.kill(worker.pid, signal.SIGSEGV)
@@ -96,7 +114,7 @@ def test_what_a_forked_worker_prints_goes_to_its_own_log(fork_server: ForkServer
     assert "Traceback" in (tmp_path / "own.log").read_text()
 
 
-def test_forked_workers_end_with_their_template(tmp_path: Path) -> None:
+def test_forked_workers_end_with_their_server(tmp_path: Path) -> None:
     with ForkServer(tmp_path / "template.log", 1, 120) as fork_server:
         worker = fork_server.start(tmp_path / "worker.log")
     with pytest.raises(WorkerCrashed):
@@ -122,3 +140,59 @@ def test_a_process_with_threads_is_not_forked() -> None:
     finally:
         release.set()
         thread.join()
+
+
+class Started:
+    """What fork servers and workers are started, by scripted ones; each server dies after so many forks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, forks: int) -> None:
+        self.log: list[str] = []
+
+        class Server:
+            def __init__(server, *words: object) -> None:
+                self.log.append("server")
+                server.left = forks
+
+            def start(server, file: Path) -> str:
+                if not server.left:
+                    raise WorkerCrashed("the server was killed")
+                server.left -= 1
+                self.log.append("fork")
+                return "fork"
+
+            def close(server) -> None:
+                self.log.append("close")
+
+        def worker(*words: object, **settings: object) -> str:
+            self.log.append("worker")
+            return "worker"
+
+        monkeypatch.setattr("cnnbench.runner.fork_server.ForkServer", Server)
+        monkeypatch.setattr("cnnbench.runner.fork_server.Worker", worker)
+
+
+def test_a_server_that_died_is_started_once_more_and_then_workers_import_for_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Started(monkeypatch, forks=1)
+    with ForkServers(tmp_path, 10) as servers:
+        for _ in range(4):
+            servers.fork(Lineage(1), tmp_path / "log")
+    assert started.log == ["server", "fork", "close", "server", "fork", "close", "worker", "worker"]
+
+
+def test_no_server_is_started_before_a_worker_needs_one_and_each_launch_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Started(monkeypatch, forks=9)
+    with ForkServers(tmp_path, 10) as servers:
+        servers.starter("ort", Lineage(1))(tmp_path / "log")
+        servers.starter("ort:basic", Lineage(1))(tmp_path / "log")
+        assert started.log == ["worker", "worker"]
+        for number in (0, 0, 1):
+            servers.starter("eager", Lineage(1, number))(tmp_path / "log")
+        assert started.log[2:] == ["server", "fork", "fork", "server", "fork"]
+        servers.close(before=1)
+        servers.starter("compile", Lineage(1, 1))(tmp_path / "log")
+        assert started.log[7:] == ["close", "fork"]
+    assert started.log[9:] == ["close"]

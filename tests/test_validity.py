@@ -77,9 +77,9 @@ def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
     )
 
 
-def test_a_launch_that_fails_after_others_makes_the_case_invalid_and_alone_failed() -> None:
+def test_a_launch_that_fails_alone_is_failed_and_beside_others_takes_nothing_from_them() -> None:
     assert status_of([], errors=["killed"]) == ("failed", ["killed"])
-    assert status_of([launch(QUIET)], errors=["killed"]) == ("invalid", ["a further launch failed: killed"])
+    assert status_of([launch(QUIET)], errors=["killed"]) == ("noisy", ["a launch failed: killed"])
 
 
 def test_a_median_over_launches_is_wider_than_within_one() -> None:

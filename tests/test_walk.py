@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnbench.analysis.replay import Reading, replay
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.messages import Traced
-from cnnbench.runner.tasks.trace import Reading, replay
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters.trace import trace

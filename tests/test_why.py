@@ -16,6 +16,7 @@ from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.prose import paragraphs
 from cnnbench.runner import run as runner
+from cnnbench.runner.tasks import peaks as peaks_task
 from cnnbench.runner.tasks.peaks import measure_peaks
 from tests.conftest import write_suite
 from tests.peaks import KIB, peaks
@@ -157,7 +158,7 @@ def test_a_run_that_is_long_enough_measures_what_its_reasons_rest_on(
 ) -> None:
     monkeypatch.setattr(runner, "MIN_RUN_TO_EXPLAIN_S", 0.0)
     short = partial(measure_peaks, kernel_s=0.002, largest_set_bytes=128 * KIB)
-    monkeypatch.setattr(runner, "measure_peaks", short)
+    monkeypatch.setattr(peaks_task, "measure_peaks", short)
     results = cnnbench.run(write_suite(home, SUITE), out="out")
     (found,), (profiled,) = results.run.peaks, results.run.profiles
     assert found.flops_per_s("fp32") is not None

@@ -219,11 +219,11 @@ def machines_of(run: Run) -> list[Machine]:
     groups: dict[tuple[Device, int | None], list[Record]] = {}
     for record in run.records.values():
         if record.status != "unavailable":
-            groups.setdefault((record.case.device, record.case.threads), []).append(record)
+            threads = record.case.threads or (run.environment.threads.usable if run.environment else None)
+            groups.setdefault((record.case.device, threads), []).append(record)
     devices, numbers = {device for device, _ in groups}, {threads for _, threads in groups}
     found = []
-    for (device, requested), records in groups.items():
-        threads = requested or (run.environment.threads.usable if run.environment else None)
+    for (device, threads), records in groups.items():
         name = run.folder.name
         name += f", {device}" if len(devices) > 1 else ""
         name += f", {threads} thread{'' if threads == 1 else 's'}" if len(numbers) > 1 else ""

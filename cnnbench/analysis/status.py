@@ -17,17 +17,20 @@ def status_of(
     errors: Sequence[str] = (),
     facts: ArtifactFacts | None = None,
 ) -> tuple[Status, list[str]]:
-    """The status and its reasons; `errors` are why launches failed, `faults` what ran otherwise than asked."""
+    """The status and its reasons; `errors` are why launches failed, `faults` what ran otherwise than asked.
+
+    A launch that failed takes nothing from those that did not.
+    """
     if errors and not launches:
         return "failed", list(errors)
-    wrong = [f"a further launch failed: {error}" for error in errors]
-    wrong += list(dict.fromkeys(_parity_reason(each) for each in parity if not each.passed))
+    wrong = list(dict.fromkeys(_parity_reason(each) for each in parity if not each.passed))
     wrong += list(dict.fromkeys(faults))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(f"{facts.denormal_share:.1%} of a layer's activations are denormal numbers")
     if wrong or not launches:
         return "invalid", wrong
-    noise = noise_reasons(Measurement(launches=list(launches)))
+    noise = [f"a launch failed: {error}" for error in errors]
+    noise += noise_reasons(Measurement(launches=list(launches)))
     return ("noisy", noise) if noise else ("ok", [])
 
 

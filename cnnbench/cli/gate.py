@@ -16,7 +16,7 @@ from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_duration, parse_percent
 
 if TYPE_CHECKING:
-    from cnnbench.analysis.paired import Rule
+    from cnnbench.analysis.paired import Rule, Verdict
     from cnnbench.gate.arms import Arm
     from cnnbench.gate.calibration import Calibration
     from cnnbench.gate.run import GateReport, GateRequest
@@ -78,6 +78,7 @@ def gate(
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import check_margin
+    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.gate.run import measure_gate
     from cnnbench.report.terminal import Progress
 
@@ -99,14 +100,17 @@ def gate(
         request = _request(suite, arms, only, budget, seed, out, slowdown)
         known = _calibration(request, calibration)
         if baseline is not None:
-            raise typer.Exit(_with_baseline(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
+            verdicts = _with_baseline(request, baseline, known, rule)
+            raise typer.Exit(exit_code_of(verdicts, strict=strict, allow_missing=allow_missing))
         if known:
             check_margin(known, request.comparisons, rule)
         with Progress(console()) as progress:
             gate_report = measure_gate(request, progress, rule)
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
-        raise typer.Exit(_injection_result(gate_report, slowdown))
+        detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
+        typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
+        raise typer.Exit(EXIT_OK if cases and detected == cases else EXIT_NOT_MEASURED)
     raise typer.Exit(gate_report.result.exit_code(strict=strict, allow_missing=allow_missing))
 
 
@@ -166,13 +170,12 @@ def _request(
     kind: str = "gate",
 ) -> "GateRequest":
     from cnnbench.gate.run import GateRequest, new_folder
-    from cnnbench.runner.machine import environment, usable_threads
-    from cnnbench.runner.measure import select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.runner.run import environment_of
+    from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
     cases = checked(partial(select, loaded.cases), only or [], "--only")
-    about = environment([case.threads or usable_threads() for case in cases], loaded.path.resolve().parent)
+    about = environment_of(loaded, cases)
     seconds = checked(parse_duration, budget, "--budget")
     return GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
 
@@ -190,18 +193,12 @@ def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | No
 
 
 def _with_baseline(
-    request: "GateRequest",
-    baseline: Path,
-    known: "Calibration | None",
-    rule: "Rule",
-    *,
-    strict: bool,
-    allow_missing: bool,
-) -> int:
-    """Measure head and compare it with a stored run; returns the exit code."""
+    request: "GateRequest", baseline: Path, known: "Calibration | None", rule: "Rule"
+) -> "list[Verdict]":
+    """Measure head and compare it with a stored run; returns the verdicts."""
     from random import Random
 
-    from cnnbench.gate.baseline import compare_with_baseline, exit_code, read_baseline
+    from cnnbench.gate.baseline import compare_with_baseline, read_baseline
     from cnnbench.gate.run import SUMMARY, measure_all
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import Progress, print_tables
@@ -213,7 +210,7 @@ def _with_baseline(
     table = verdicts.baseline_table(results, skipped, rule)
     print_tables(console(), [table])
     _write_summary(request.folder / SUMMARY, verdicts.baseline_summary(table, baseline))
-    return exit_code(results, strict=strict, allow_missing=allow_missing)
+    return [result.verdict for result in results]
 
 
 def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
@@ -222,8 +219,8 @@ def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
     from cnnbench.report.exact import lines
     from cnnbench.suite.load import load_suite
 
-    def doing(model: str) -> None:
-        typer.echo(f"{model}: building, counting, exporting, checking parity", err=True)
+    def doing(what: str) -> None:
+        typer.echo(what, err=True)
 
     loaded = load_suite(suite)
     file = expect or expectation.expectation_file(loaded)
@@ -283,12 +280,3 @@ def _write_summary(file: Path, text: str) -> None:
             write(place, text)
         except OSError as error:
             typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
-
-
-def _injection_result(gate_report: "GateReport", slowdown: float) -> int:
-    """Whether the injected slowdown was detected; returns the exit code."""
-    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK
-
-    detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
-    typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
-    return EXIT_OK if cases and detected == cases else EXIT_NOT_MEASURED

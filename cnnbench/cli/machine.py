@@ -130,10 +130,12 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
     from cnnbench.records.peaks import write_peaks
     from cnnbench.records.run_folder import read_run
     from cnnbench.report import peaks_text
-    from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for_run
+    from cnnbench.runner import machine
+    from cnnbench.runner.tasks.peaks import peaks_for_run, peaks_of
 
     wanted = peaks_for_run(read_run(into)) if into else [(device, threads)]
-    found = [measure_peaks(*each) for each in wanted]
+    about = machine.environment([], Path.cwd())
+    found = [peaks_of(*each, about, anew=True) for each in wanted]
     if into:
         write_peaks(into, found)
     if as_json:

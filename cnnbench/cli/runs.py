@@ -44,8 +44,8 @@ def run(
     """
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.terminal import Progress
-    from cnnbench.runner.measure import measure, select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.runner.run import run as measure
+    from cnnbench.suite.load import load_suite, select
 
     loaded = load_suite(suite)
     cases = checked(partial(select, loaded.cases), only or [], "--only")
@@ -76,8 +76,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
-    from cnnbench.runner.measure import select
-    from cnnbench.suite.load import load_suite
+    from cnnbench.suite.load import load_suite, select
 
     chosen = checked(partial(select, load_suite(suite).cases), only or [], "--only")
     if as_json:

@@ -10,12 +10,11 @@ from typing import Any
 from cnnbench.errors import CnnbenchError
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pairs
-from cnnbench.gate.procedure import ArmComparison
+from cnnbench.gate.procedure import ArmComparison, ArmName
 from cnnbench.records.messages import Load, Loaded, Profile, Profiled
 from cnnbench.records.record import Ran
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import profiled_runtimes, runtime_kind
 
 CALLS = 10
@@ -54,12 +53,12 @@ def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
     ):
         known = " and ".join(profiled_runtimes())
         return Explanation(differences, [], None, f"layers are profiled for inference on a CPU only, in {known}")
-    seen: dict[str, list[Profiled]] = {"base": [], "head": []}
+    seen: dict[ArmName, list[Profiled]] = {"base": [], "head": []}
+    order: tuple[ArmName, ...] = ("base", "head", "head", "base")
     try:
         with TemporaryDirectory(prefix="cnnbench-") as scratch:
-            for name in ("base", "head", "head", "base"):
-                arm, case = (pairs.base, comparison.base) if name == "base" else (pairs.head, comparison.head)
-                seen[name].append(_profile(arm, case, pairs, Path(scratch)))
+            for name in order:
+                seen[name].append(_profile(name, comparison, pairs, Path(scratch)))
     except CnnbenchError as error:
         return Explanation(differences, [], None, str(error))
     base, head = _by_layer(seen["base"]), _by_layer(seen["head"])
@@ -101,12 +100,13 @@ def _changed(base: dict[str, Any], head: dict[str, Any], before: str) -> list[st
     ]
 
 
-def _profile(arm: Arm, case: Case, pairs: Pairs, scratch: Path) -> Profiled:
+def _profile(name: ArmName, comparison: ArmComparison, pairs: Pairs, scratch: Path) -> Profiled:
+    arm, case = (pairs.base, comparison.base) if name == "base" else (pairs.head, comparison.head)
     threads = case.threads or machine.usable_threads()
-    log = pairs.logs / f"profile-{arm.name}.log"
+    log = pairs.logs / f"profile-{name}.log"
     with Worker(log, threads, pairs.limit_s, interpreter=arm.interpreter) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
-        request = Profile(case=case, folder=str(pairs.folder(arm, case.spec)), scratch=str(scratch), calls=CALLS)
+        request = Profile(case=case, folder=str(pairs.folder(name, case.spec)), scratch=str(scratch), calls=CALLS)
         return worker.ask(request, Profiled)
 
 

@@ -5,12 +5,10 @@ only its class is compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
-from uuid import uuid4
 
 import yaml
 from pydantic import Field, ValidationError
@@ -20,19 +18,10 @@ from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_faul
 from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.records import artifact, files
-from cnnbench.records.record import ArtifactFacts, Parity
-from cnnbench.runner.artifacts import (
-    Builders,
-    Start,
-    build_artifact,
-    build_step,
-    describe_graph,
-    find_artifact,
-    find_step,
-    forget_artifact,
-    prove_graph,
-)
+from cnnbench.records.record import Parity
+from cnnbench.runner.artifacts import Artifacts, Building, Built
 from cnnbench.runner.tasks import trace
+from cnnbench.runner.tasks.export import describe_graph, prove_graph
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.load import EXPECTATION, Suite
 from cnnbench.suite.yaml_lines import read_yaml
@@ -135,8 +124,8 @@ def expectation_file(suite: Suite) -> Path:
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
     """Compare the figures of all models of a suite with the file's.
 
-    `on_model` is told each model before its turn. Raises ExpectationError, before anything is built, for a file that is
-    missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
+    `on_model` is told what is done with which model. Raises ExpectationError, before anything is built, for a file that
+    is missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
     """
     expected = read_expectation(file, suite.name)
     found = find_figures(suite, on_model)
@@ -177,11 +166,22 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
     by_model: dict[ModelSpec, list[Case]] = {}
     for case in suite.cases:
         by_model.setdefault(case.spec, []).append(case)
+
+    def watch(building: Building) -> bool:
+        if building.seconds is None:
+            on_model(f"{_name(building.spec)}: {building.what}")
+        return True
+
     models = {}
-    with closing(Builders()) as builders:
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+        wanted = {
+            spec: artifacts.wanted(spec, with_step=any(case.is_exported_step for case in cases))
+            for spec, cases in by_model.items()
+        }
+        artifacts.build(list(wanted.values()), watch)
         for spec, cases in by_model.items():
-            on_model(_name(spec))
-            models[_name(spec)] = _figures(spec, cases, builders.starter())
+            on_model(f"{_name(spec)}: proving")
+            models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), Path(logs))
     return Expectation(versions=_versions(), models=models)
 
 
@@ -194,39 +194,30 @@ def _name(spec: ModelSpec) -> str:
     return spec.label + (f"/s{spec.seed}" if spec.seed else "")
 
 
-def _figures(spec: ModelSpec, cases: list[Case], start: Start) -> ModelFigures:
-    run_id = uuid4().hex
-    with TemporaryDirectory(prefix="cnnbench-") as logs:
-        try:
-            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log", start)
-            summary = counts.summary(spec, facts.counters)
-            return ModelFigures(
-                params=summary.params,
-                macs=summary.macs,
-                disagreements=summary.disagreements,
-                inference=_inference(spec, facts, Path(logs)),
-                training=_training(spec, facts, cases, Path(logs), start),
-                step_peak_bytes=_step_peaks(spec, cases),
-            )
-        finally:
-            forget_artifact(spec, run_id)
+def _figures(spec: ModelSpec, cases: list[Case], built: Built, logs: Path) -> ModelFigures:
+    summary = counts.summary(spec, built.require().counters)
+    return ModelFigures(
+        params=summary.params,
+        macs=summary.macs,
+        disagreements=summary.disagreements,
+        inference=_inference(spec, built, logs),
+        training=_training(built, logs),
+        step_peak_bytes=_step_peaks(spec, cases),
+    )
 
 
-def _inference(spec: ModelSpec, facts: ArtifactFacts, logs: Path) -> GraphFigures | None:
-    if facts.onnx_error is not None:
+def _inference(spec: ModelSpec, built: Built, logs: Path) -> GraphFigures | None:
+    if built.require().onnx_error is not None:
         return None
-    folder = artifact.folder_of(spec, facts.key)
-    return _graph(folder / artifact.GRAPH, prove_graph(spec, folder, logs / "prove.log"), logs)
+    return _graph(built.folder / artifact.GRAPH, prove_graph(spec, built.folder, logs / "prove.log"), logs)
 
 
-def _training(
-    spec: ModelSpec, facts: ArtifactFacts, cases: list[Case], logs: Path, start: Start
-) -> GraphFigures | None:
-    if not any(case.is_exported_step for case in cases):
+def _training(built: Built, logs: Path) -> GraphFigures | None:
+    if built.step_error is not None:
+        raise built.step_error
+    if built.step is None or built.step.error is not None:
         return None
-    folder = artifact.folder_of(spec, facts.key)
-    step = find_step(folder) or build_step(spec, folder, logs / "step.log", start)
-    return None if step.error is not None else _graph(folder / artifact.STEP, step.parity, logs)
+    return _graph(built.folder / artifact.STEP, built.step.parity, logs)
 
 
 def _graph(file: Path, parity: list[Parity], logs: Path) -> GraphFigures:

@@ -1,23 +1,24 @@
 """Pairs of launches, measured with real workers: both arms alive and in turn, each launch a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Self
+from uuid import uuid4
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
-from cnnbench.records.messages import Build
-from cnnbench.records.record import MIN_TURNS, ArtifactFacts, Launch, Ran, StepFacts
+from cnnbench.records.record import MIN_TURNS, Launch, Ran
 from cnnbench.runner import machine
-from cnnbench.runner.artifacts import Artifacts
-from cnnbench.runner.fork_server import ForkServer, start_fork_server, starter
-from cnnbench.runner.interleave import GroupMember, Outcome, measure_group
+from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
+from cnnbench.runner.fork_server import ForkServers, Lineage
+from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -89,95 +90,108 @@ class Rounds:
         return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(self.ratios) is not None
 
 
-@dataclass
 class Pairs:
     """Measures pairs, and writes each down as soon as it is there."""
 
-    base: Arm
-    head: Arm
-    logs: Path
-    limit_s: float
-    run_id: str
-    rng: Random
-    keep: Callable[[Pair], None]
-    slowdown: float = 0.0
-    """By how much every call of head is slowed down on purpose."""
-    artifacts: Artifacts = field(default_factory=Artifacts)
-    own_models: dict[str, ModelSpec] = field(default_factory=dict)
-    """Of the user, by the keys of their artifacts, which nobody else can use."""
-    outputs: dict[ModelSpec, str] = field(default_factory=dict)
-    """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
-    ran: dict[tuple[str, str], Ran] = field(default_factory=dict)
-    """By case and arm: what really ran, in the last launch."""
-    fork_servers: dict[tuple[str, int, int], ForkServer | None] = field(default_factory=dict)
-    """By interpreter, threads and number of the pair."""
+    def __init__(
+        self,
+        base: Arm,
+        head: Arm,
+        logs: Path,
+        limit_s: float,
+        rng: Random,
+        keep: Callable[[Pair], None],
+        slowdown: float = 0.0,
+    ) -> None:
+        """`slowdown`: by how much every call of head is slowed down on purpose."""
+        self.base, self.head, self.logs, self.limit_s, self.slowdown = base, head, logs, limit_s, slowdown
+        self.ran: dict[tuple[str, str], Ran] = {}
+        """By case and arm: what really ran, in the last launch."""
+        self._run_id, self._rng, self._keep = uuid4().hex, rng, keep
+        self._outputs: dict[ModelSpec, str] = {}
+        """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
+        self._artifacts = Artifacts(logs, limit_s)
+        self._servers = ForkServers(logs, limit_s, self._padded)
 
-    def close(self) -> None:
-        """End all processes, and delete what only this gate could use."""
-        self._forget_fork_servers(-1)
-        self.artifacts.builders.close()
-        for key, spec in self.own_models.items():
-            artifact.remove(spec, key)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._servers.close()
+        self._artifacts.__exit__()
+
+    def build(self, comparisons: Sequence[ArmComparison], on_progress: Callable[[str], None]) -> None:
+        """Build all that is measured: base's artifacts, then those of head that are others, with base's weights."""
+
+        def watch(building: Building) -> bool:
+            if building.seconds is None:
+                on_progress(f"{building.spec.label}: {building.what}")
+            return True
+
+        for name in ("base", "head"):
+            cases = [self._case(comparison, name) for comparison in comparisons]
+            stepping = {case.spec for case in cases if case.is_exported_step}
+            specs = dict.fromkeys(case.spec for case in cases)
+            self._artifacts.build([self._wanted(name, spec, spec in stepping) for spec in specs], watch)
 
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:
-        """One fresh launch of each arm, all alive together and measured in turn."""
-        pair = Pair(comparison=comparison.name, stage=stage, number=number, order=list(order))
+        """One fresh launch of each arm, all alive together and measured interleaved."""
         missing, wrong = self._problems(comparison)
+        pair = Pair(
+            comparison=comparison.name, stage=stage, number=number, order=list(order), missing=missing, wrong=wrong
+        )
         if not missing and not wrong:
-            self._forget_fork_servers(number)
-            members = [self._entry(comparison, arm, number) for arm in order]
-            outcomes = measure_group(members, budget_s=comparison.launch_s * scale, seed=self.rng.randrange(2**31))
+            self._servers.close(before=number - 1)  # each block has two pairs
+            members = [self._member(comparison, arm, number) for arm in order]
+            allowance = Allowance(comparison.launch_s * scale)
+            outcomes = measure_group(members, allowance, seed=self._rng.randrange(2**31))
             by_arm = dict(zip(order, outcomes, strict=True))
-            self.ran |= {(comparison.name, arm): each.ran for arm, each in by_arm.items() if each.ran is not None}
+            launches = {arm: each.launch for arm, each in by_arm.items() if each.launch is not None}
+            self.ran |= {(comparison.name, arm): launch.ran for arm, launch in launches.items() if launch.ran}
             pair = pair.model_copy(
                 update={
-                    "launches": {arm: each.launch for arm, each in by_arm.items() if each.launch is not None},
+                    "launches": launches,
                     "missing": _first((arm, each.error) for arm, each in by_arm.items()),
                     "wrong": _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items()),
                 }
             )
-        else:
-            pair = pair.model_copy(update={"missing": missing, "wrong": wrong})
-        self.keep(pair)
+        self._keep(pair)
         return pair.paired() if not pair.missing else Paired(tuple(order), {}, missing=pair.missing)
+
+    def folder(self, name: ArmName, spec: ModelSpec) -> Path:
+        """Where the model's artifact lies, for one arm."""
+        return self._wanted(name, spec).folder
 
     def _wrong(self, comparison: ArmComparison, arm: ArmName, outcome: Outcome) -> str | None:
         if outcome.launch is None:
             failed = [parity for parity in outcome.parity if not parity.passed]
             return status_of([], failed)[1][0] if failed else None
-        facts = self._artifact(self._arm(arm), self._case(comparison, arm).spec)
-        assert isinstance(facts, ArtifactFacts)
+        facts = self._built(arm, self._case(comparison, arm)).facts
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
         return reasons[0] if status == "invalid" else None
 
     def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
-        """Why the duel cannot be measured, or cannot be compared; both empty if it can."""
-        for arm, case in ((self.base, comparison.base), (self.head, comparison.head)):
-            facts = self._artifact(arm, case.spec)
-            if isinstance(facts, str):
-                return f"{arm.name}: {facts}", ""
-            if case.is_exported and facts.onnx_error:
-                return f"{arm.name}: ONNX export failed: {facts.onnx_error}", ""
-            if case.is_exported_step and (error := self._step(arm, case.spec, facts).error):
-                return f"{arm.name}: the training step cannot be exported: {error}", ""
+        """Why the comparison cannot be measured, or would compare two things; both empty if it can."""
+        for name in ("base", "head"):
+            case = self._case(comparison, name)
+            if problem := self._built(name, case).problem(case):
+                return f"{name}: {problem.reason}", ""
         spec = comparison.base.spec
-        if spec not in self.outputs:
-            base, head = self.folder(self.base, spec), self.folder(self.head, spec)
-            self.outputs[spec] = difference_of_outputs(base, head) if base != head else ""
-        return "", self.outputs[spec]
+        if spec not in self._outputs:
+            base, head = self.folder("base", spec), self.folder("head", spec)
+            self._outputs[spec] = difference_of_outputs(base, head) if base != head else ""
+        return "", self._outputs[spec]
 
-    def _entry(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
-        arm, case = self._arm(name), self._case(comparison, name)
-        threads = case.threads or machine.usable_threads()
-        padded = _padded(arm.interpreter, self.rng)
-        fork_server = self._fork_server(arm, threads, number)
+    def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
+        case = self._case(comparison, name)
+        lineage = Lineage(case.threads or machine.usable_threads(), number, self._interpreter(name))
         return GroupMember(
             case,
-            self.folder(arm, case.spec),
-            threads,
-            starter(case.runtime, threads, self.limit_s, fork_server, padded),
+            self.folder(name, case.spec),
+            lineage.threads,
+            self._servers.starter(case.runtime, lineage),
             self.logs / f"{name}-{artifact.file_name(case.id)}.log",
             self.slowdown if name == "head" else 0.0,
         )
@@ -188,42 +202,27 @@ class Pairs:
     def _case(self, comparison: ArmComparison, name: ArmName) -> Case:
         return comparison.head if name == "head" else comparison.base
 
-    def _fork_server(self, arm: Arm, threads: int, number: int) -> ForkServer | None:
-        """What PyTorch's workers of this pair are forked from: arms of one environment share where libraries lie."""
-        key = (arm.source, threads, number)
-        if key not in self.fork_servers:
-            log = self.logs / f"template-{arm.name}.log"
-            self.fork_servers[key] = start_fork_server(log, threads, self.limit_s, _padded(arm.interpreter, self.rng))
-        return self.fork_servers[key]
+    def _interpreter(self, name: ArmName) -> Interpreter:
+        """Arms of one environment share it, so that their workers are forked from one process."""
+        return (self.base if self._arm(name).source == self.base.source else self.head).interpreter
 
-    def _forget_fork_servers(self, number: int) -> None:
-        """End those of blocks before this pair's; each block has two."""
-        for key in [key for key in self.fork_servers if number < 0 or key[2] < number - 1]:
-            fork_server = self.fork_servers.pop(key)
-            if fork_server is not None:
-                fork_server.close()
+    def _wanted(self, name: ArmName, spec: ModelSpec, with_step: bool = False) -> Wanted:
+        """A model for one arm; of head in another environment, with base's weights, so that both compute the same."""
+        arm, base = self._arm(name), self.base
+        key = artifact.key_of(spec, self._run_id + base.source, base.toolchain)
+        if arm.source == base.source or (not spec.is_users_own and arm.toolchain == base.toolchain):
+            return Wanted(spec, key, with_step, base.interpreter)
+        weights = artifact.folder_of(spec, key) / artifact.WEIGHTS
+        key = artifact.key_of(spec, self._run_id + arm.source, arm.toolchain, weights_of=key)
+        return Wanted(spec, key, with_step, arm.interpreter, weights)
 
-    def _key(self, arm: Arm, spec: ModelSpec) -> str:
-        base = artifact.key_of(spec, self.run_id + self.base.source, self.base.toolchain)
-        same = arm.source == self.base.source or (not spec.is_users_own and arm.toolchain == self.base.toolchain)
-        return base if same else artifact.key_of(spec, self.run_id + arm.source, arm.toolchain, weights_of=base)
+    def _built(self, name: ArmName, case: Case) -> Built:
+        return self._artifacts.find(self._wanted(name, case.spec))
 
-    def folder(self, arm: Arm, spec: ModelSpec) -> Path:
-        """Where the model's artifact lies, for one arm."""
-        return artifact.folder_of(spec, self._key(arm, spec))
-
-    def _artifact(self, arm: Arm, spec: ModelSpec) -> ArtifactFacts | str:
-        """Of head in another environment: with base's weights, so that both compute the same."""
-        key, folder, base = self._key(arm, spec), self.folder(arm, spec), self.folder(self.base, spec)
-        if spec.is_users_own:
-            self.own_models[key] = spec
-        weights = str(base / artifact.WEIGHTS) if folder != base else None
-        request = Build(spec=spec, key=key, folder=str(folder), weights=weights)
-        return self.artifacts.artifact(request, self.logs / f"build-{arm.name}.log", arm.interpreter)
-
-    def _step(self, arm: Arm, spec: ModelSpec, facts: ArtifactFacts) -> StepFacts:
-        folder = artifact.folder_of(spec, facts.key)
-        return self.artifacts.step(spec, folder, self.logs / f"step-{arm.name}.log", arm.interpreter)
+    def _padded(self, interpreter: Interpreter) -> Interpreter:
+        """With an environment of a random size, so that where the stack begins is noise and not bias."""
+        padding = {"CNNBENCH_PADDING": "x" * self._rng.randrange(MAX_PADDING)}
+        return replace(interpreter, variables={**interpreter.variables, **padding})
 
 
 def difference_of_outputs(base: Path, head: Path) -> str:
@@ -252,9 +251,3 @@ def difference_of_outputs(base: Path, head: Path) -> str:
 
 def _first(reasons: Iterable[tuple[ArmName, str | None]]) -> str:
     return next((f"{arm}: {reason}" for arm, reason in reasons if reason), "")
-
-
-def _padded(interpreter: Interpreter, rng: Random) -> Interpreter:
-    """With an environment of a random size, so that where the stack begins is noise and not bias."""
-    padding = {"CNNBENCH_PADDING": "x" * rng.randrange(MAX_PADDING)}
-    return replace(interpreter, variables={**interpreter.variables, **padding})

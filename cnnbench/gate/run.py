@@ -9,12 +9,11 @@ logs/         output of the workers' libraries
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -111,18 +110,19 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
         comparison.name: reasons[comparison.base.id] for comparison in comparisons if comparison.base.id in reasons
     }
     rng = Random(request.seed)
-    with closing(
-        Pairs(request.base, request.head, logs, request.suite.limit_s, uuid4().hex, rng, keep, request.slowdown)
-    ) as pairs:
-        yield pairs, [comparison for comparison in comparisons if comparison.name not in skipped], skipped
+    possible = [comparison for comparison in comparisons if comparison.name not in skipped]
+    with Pairs(request.base, request.head, logs, request.suite.limit_s, rng, keep, request.slowdown) as pairs:
+        pairs.build(possible, lambda what: observer.doing(what, request.budget_s))
+        yield pairs, possible, skipped
 
 
 def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateReport:
     """Measure all cases that can run here and decide their verdicts. Each pair is on disk once it is measured."""
+    ends_s = time.monotonic() + MEASURED_SHARE * request.budget_s
     with open_pairs(request, observer) as (pairs, comparisons, skipped):
         about = {**request.about(), "rule": asdict(rule)}
         files.write(request.folder / GATE, json.dumps(about, indent=1))
-        result = run_gate(comparisons, pairs, observer, rule, MEASURED_SHARE * request.budget_s, request.seed)
+        result = run_gate(comparisons, pairs, observer, rule, ends_s - time.monotonic(), request.seed)
         gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
         slower = [case for case in result.cases if case.verdict == "slower" and not request.slowdown]
         for case in sorted(slower, key=lambda case: -case.ratio.ratio)[:MAX_DIAGNOSED]:

@@ -27,7 +27,7 @@ import platformdirs
 from cnnbench.errors import InputError
 from cnnbench.records import files
 from cnnbench.records.record import ArtifactFacts, StepFacts
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
 STEP, STEP_FACTS = "step.onnx", "step.json"
@@ -126,6 +126,15 @@ def _origin(module: str) -> str | None:
             return None
         places = found.submodule_search_locations
     return found.origin if found else None
+
+
+def depends_on(case: Case) -> str:
+    """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
+
+    A user's own model is known by the file that it stands in.
+    """
+    key = key_of(case.spec, source_digest(case.spec))
+    return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(name: str) -> str:

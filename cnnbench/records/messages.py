@@ -6,11 +6,11 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, PositiveInt, TypeAdapter
 
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
-from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, Ran, StepFacts
+from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
@@ -196,7 +196,7 @@ class Warmed(Frozen):
     calls: int
     seconds: float
     converged: bool
-    calls_per_sample: int
+    calls_per_sample: PositiveInt
     call_s: float
     """About how long one call takes."""
 
@@ -209,9 +209,9 @@ class Sample(Frozen):
 
 
 class Sampled(Frozen):
-    """By phase, the seconds of each sample."""
+    """What one block took."""
 
-    seconds: dict[str, list[float]]
+    seconds: PhaseSeconds
 
 
 class Close(Frozen):
@@ -246,11 +246,14 @@ class Probed(Frozen):
     reason: str = ""
 
 
+Library = Literal["torch", "onnxruntime"]
+
+
 class MeasurePeaks(Frozen):
     """Measure what a device can do at best, through one library."""
 
     op: Literal["measure_peaks"] = "measure_peaks"
-    library: Literal["torch", "onnxruntime"]
+    library: Library
     device: Device
     threads: int
     kernel_s: float

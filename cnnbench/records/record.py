@@ -9,9 +9,9 @@ Schema history (a reader accepts its own version and older ones):
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, model_validator
 
 from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Case, Frozen
@@ -159,18 +159,33 @@ class StepFacts(Frozen):
 
 
 class Memory(Frozen):
-    """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
+    """Resident memory of the worker process, in bytes, and on CUDA that of the device."""
 
     imported_bytes: int
     """After the runtime's libraries were imported, before the model was loaded."""
     loaded_bytes: int
     """After loading and the parity check, before timing."""
     peak_bytes: int
-    """The largest while warming up and being timed."""
+    """The largest while being timed, after the warm-up."""
     device_allocated_bytes: int | None = None
     device_reserved_bytes: int | None = None
+    """The most that torch's allocator held while being timed; None in other runtimes."""
     device_used_bytes: int | None = None
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
+
+
+def _check_times(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Raises ValueError for what no clock gives: the file or the worker that says so is damaged."""
+    lengths = {len(samples) for samples in seconds.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError("expected as many samples of each phase, one at least")
+    if not all(0 < sum(parts) < math.inf for parts in zip(*seconds.values(), strict=True)):
+        raise ValueError("expected times above zero")
+    return seconds
+
+
+PhaseSeconds = Annotated[dict[str, list[float]], AfterValidator(_check_times)]
+"""By phase, the seconds of each sample."""
 
 
 class Block(Frozen):
@@ -179,22 +194,12 @@ class Block(Frozen):
     _renamed = _renamed(disturbed="interference")
 
     round: int
-    seconds: dict[str, list[float]]
+    seconds: PhaseSeconds
     """By phase, the seconds of each sample: a block of `calls_per_sample` calls."""
     interference: list[str] = []
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: float | None = None
     """What the processor packages used meanwhile, where the system tells."""
-
-    @model_validator(mode="after")
-    def _has_times(self) -> "Block":
-        """What no clock gives is no turn: a file that says so is damaged."""
-        lengths = {len(samples) for samples in self.seconds.values()}
-        if len(lengths) != 1 or lengths == {0}:
-            raise ValueError("expected as many samples of each phase, one at least")
-        if not all(0 < total < math.inf for total in self.totals_s()):
-            raise ValueError("expected times above zero")
-        return self
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""

@@ -1,204 +1,245 @@
-"""Artifacts and training steps, from the cache or built in a child process."""
+"""Artifacts and training steps: found in the cache, or built by child processes, one on each core."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, Self
+from uuid import uuid4
 
-from cnnbench.errors import CnnbenchError
+import psutil
+
+from cnnbench.errors import CnnbenchError, WorkerCrashed
 from cnnbench.records import artifact
-from cnnbench.records.messages import (
-    Build,
-    BuildStep,
-    Describe,
-    Described,
-    Load,
-    Loaded,
-    Open,
-    Opened,
-)
-from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
+from cnnbench.records.messages import Build, BuildStep
+from cnnbench.records.record import ArtifactFacts, Status, StepFacts
 from cnnbench.runner import machine
-from cnnbench.runner.fork_server import ForkServer, start_fork_server
+from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.optimizer import TIMED_OPTIMIZER, Optimizer
+from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 
 LIMIT_S = 600.0
-"""The longest that building one artifact may take."""
-MAX_BATCH = 3
-"""Of those that a graph is proved at; `Open` goes up to the case's own."""
-
-Start = Callable[[Path], Worker]
-"""Starts a worker that logs to a file."""
+"""The longest that one build may take; a run has its suite's."""
+BUILDER_BYTES = 2 * 2**30
+"""Of available memory, for each builder beside the first."""
+POLL_S = 0.02
 
 
-def start_worker(log: Path) -> Worker:
-    """A worker that imports for itself what it needs."""
-    return Worker(log, machine.usable_threads(), LIMIT_S)
+@dataclass(frozen=True)
+class Wanted:
+    """A model that is wanted as an artifact, and what builds it."""
+
+    spec: ModelSpec
+    key: str
+    with_step: bool = False
+    """Whether its training step is wanted too."""
+    interpreter: Interpreter = HERE
+    weights: Path | None = None
+    """A file of weights to take instead of the model's own, where they fit it."""
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's."""
+        return artifact.folder_of(self.spec, self.key)
 
 
-class Builders:
-    """Starts workers that build: forked from one process that has imported all of it, which takes as long as a build.
+class Problem(NamedTuple):
+    """Why a case cannot be run."""
 
-    For several builds one after the other; the process ends with `close`.
-    """
-
-    def __init__(self) -> None:
-        self._fork_servers: dict[Interpreter, ForkServer | None] = {}
-
-    def starter(self, interpreter: Interpreter = HERE) -> Start:
-        """What starts a worker in the interpreter; the first one imports."""
-        return partial(self._start, interpreter)
-
-    def _start(self, interpreter: Interpreter, log: Path) -> Worker:
-        threads = machine.usable_threads()
-        if interpreter not in self._fork_servers:
-            fork_server_log = log.with_name(f"template-{log.name}")
-            self._fork_servers[interpreter] = start_fork_server(fork_server_log, threads, LIMIT_S, interpreter, "build")
-        fork_server = self._fork_servers[interpreter]
-        return fork_server.start(log) if fork_server else Worker(log, threads, LIMIT_S, interpreter=interpreter)
-
-    def close(self) -> None:
-        """End what workers were forked from."""
-        for fork_server in self._fork_servers.values():
-            if fork_server is not None:
-                fork_server.close()
-        self._fork_servers.clear()
+    status: Status
+    reason: str
 
 
-def find_artifact(spec: ModelSpec, run_id: str) -> ArtifactFacts | None:
-    """What is known of the model's artifact in the cache; None if there is none, or its graph could not be exported.
+@dataclass(frozen=True)
+class Built:
+    """What there is of a model, and why the rest is missing."""
 
-    A failed export may have had a passing cause, such as a full disk, so it is tried again by whoever asks next.
-    """
-    return found_artifact(artifact.folder_of(spec, artifact.key_of(spec, run_id)))
+    folder: Path
+    facts: ArtifactFacts | None = None
+    error: CnnbenchError | None = None
+    """Why it could not be built."""
+    step: StepFacts | None = None
+    step_error: CnnbenchError | None = None
 
+    def require(self) -> ArtifactFacts:
+        """The facts. Raises why there are none: ModelError, WorkerError."""
+        if self.error is not None:
+            raise self.error
+        assert self.facts is not None
+        return self.facts
 
-def found_artifact(folder: Path) -> ArtifactFacts | None:
-    """What is known of the artifact in a folder; None as above."""
-    facts = artifact.read_facts(folder)
-    return facts if facts is not None and facts.onnx_error is None else None
-
-
-def build_artifact(spec: ModelSpec, run_id: str, log: Path, start: Start = start_worker) -> ArtifactFacts:
-    """Have a worker build the model's artifact.
-
-    Raises ModelError for a model that cannot be built or run, WorkerError if the worker fails.
-    """
-    key = artifact.key_of(spec, run_id)
-    return build_into(Build(spec=spec, key=key, folder=str(artifact.folder_of(spec, key))), log, start)
-
-
-def build_into(request: Build, log: Path, start: Start) -> ArtifactFacts:
-    """Have a worker fill the artifact's folder; raises as `build_artifact` does."""
-    folder = Path(request.folder)
-    with start(log) as worker:
-        try:
-            return worker.ask(request, ArtifactFacts)
-        finally:
-            worker.kill()
-            for left in folder.parent.glob(f"{artifact.BUILDING}{worker.pid}-*"):  # if it was ended halfway
-                shutil.rmtree(left, ignore_errors=True)
+    def problem(self, case: Case) -> Problem | None:
+        """Why a case of the model cannot be run; None if it can."""
+        if self.error is not None:
+            return Problem("failed", str(self.error))
+        if case.is_exported_step and self.step_error is not None:
+            return Problem("failed", f"the training step could not be built: {self.step_error}")
+        if case.is_exported_step and self.step is not None and self.step.error is not None:
+            return Problem("unavailable", f"the training step cannot be exported: {self.step.error}")
+        if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
+            return Problem("failed", f"ONNX export failed: {self.facts.onnx_error}")
+        return None
 
 
-def find_step(folder: Path) -> StepFacts | None:
-    """What is known of a finished artifact's training step; None if there is none, or it could not be exported."""
-    facts = artifact.read_step(folder)
-    return facts if facts is not None and facts.error is None else None
+class Building(NamedTuple):
+    """A build begins, or has ended."""
 
-
-def build_step(spec: ModelSpec, folder: Path, log: Path, start: Start = start_worker) -> StepFacts:
-    """Have a worker export and prove the training step that is timed, into the artifact's folder.
-
-    Raises WorkerError if the worker fails.
-    """
-    return export_step(spec, folder, folder / artifact.STEP, TIMED_OPTIMIZER, log, start)
-
-
-def export_step(
-    spec: ModelSpec, folder: Path, out: Path, optimizer: Optimizer, log: Path, start: Start = start_worker
-) -> StepFacts:
-    """Have a worker export and prove a training step, into any file."""
-    with start(log) as worker:
-        return worker.ask(
-            BuildStep(spec=spec, folder=str(folder), out=str(out.absolute()), optimizer=optimizer), StepFacts
-        )
-
-
-Around = Callable[[], AbstractContextManager[object]]
-"""Makes what is entered while something is built, to tell of it and to time it."""
+    spec: ModelSpec
+    what: str
+    seconds: float | None = None
+    """What it took; None as it begins."""
+    error: CnnbenchError | None = None
 
 
 @dataclass
-class Artifacts:
-    """What a run needs of the cache: each artifact and training step is looked for once, and built if it is not there.
+class _Job:
+    wanted: Wanted
+    request: Build | BuildStep
+    worker: Worker
+    began_s: float
 
-    What cannot be built is not tried again. Whoever makes one closes its `builders`.
+
+class Artifacts:
+    """What a run or a command needs of the cache: everything is looked for once, and what cannot be built tried once.
+
+    Artifacts of a user's own models are deleted at the end: their code may change in ways that no digest of one file
+    sees, so nobody else can use them.
     """
 
-    builders: Builders = field(default_factory=Builders)
-    _facts: dict[Path, ArtifactFacts | str] = field(default_factory=dict)
-    _steps: dict[Path, StepFacts] = field(default_factory=dict)
+    def __init__(self, logs: Path, limit_s: float = LIMIT_S) -> None:
+        """Builders log into `logs`; none may take longer than `limit_s` for one thing."""
+        self._logs, self._limit_s = logs, limit_s
+        self._run_id = uuid4().hex
+        self._built: dict[Path, Built] = {}
+        self._own: set[Path] = set()
 
-    def artifact(
-        self, request: Build, log: Path, interpreter: Interpreter = HERE, around: Around = nullcontext
-    ) -> ArtifactFacts | str:
-        """The facts of an artifact, or the reason why there is none."""
-        folder = Path(request.folder)
-        if folder not in self._facts:
-            known: ArtifactFacts | str | None = found_artifact(folder)
-            if known is None:
-                try:
-                    with around():
-                        known = build_into(request, log, self.builders.starter(interpreter))
-                except CnnbenchError as error:
-                    known = str(error)
-            self._facts[folder] = known
-        return self._facts[folder]
+    def wanted(self, spec: ModelSpec, *, with_step: bool = False) -> Wanted:
+        """A model as this interpreter builds it."""
+        return Wanted(spec, artifact.key_of(spec, self._run_id), with_step)
 
-    def step(
-        self, spec: ModelSpec, folder: Path, log: Path, interpreter: Interpreter = HERE, around: Around = nullcontext
-    ) -> StepFacts:
-        """The facts of a finished artifact's training step; its error tells why there is none."""
-        if folder not in self._steps:
-            known = find_step(folder)
-            if known is None:
-                try:
-                    with around():
-                        known = build_step(spec, folder, log, self.builders.starter(interpreter))
-                except CnnbenchError as error:
-                    known = StepFacts(error=str(error))
-            self._steps[folder] = known
-        return self._steps[folder]
+    def find(self, wanted: Wanted) -> Built:
+        """What there is of it.
 
-    def lacks(self, folder: Path) -> bool:
-        """Whether an artifact would have to be built."""
-        return folder not in self._facts and found_artifact(folder) is None
+        A graph or a step that could not be exported in another run may have had a passing cause, such as a full disk:
+        it is missing, and is built again.
+        """
+        folder = wanted.folder
+        if folder not in self._built:
+            facts, step = artifact.read_facts(folder), artifact.read_step(folder)
+            if facts is None or facts.onnx_error is not None:
+                facts = step = None
+            self._built[folder] = Built(folder, facts, step=step if step and step.error is None else None)
+        return self._built[folder]
 
-    def lacks_step(self, folder: Path) -> bool:
-        """Whether a training step would have to be built."""
-        return folder not in self._steps and find_step(folder) is None
+    def get(self, spec: ModelSpec) -> ArtifactFacts:
+        """The facts of a model's artifact, which is built if it is not there. Raises ModelError, WorkerError."""
+        wanted = self.wanted(spec)
+        self.build([wanted])
+        return self.find(wanted).require()
+
+    def missing(self, wanted: Wanted) -> list[Build | BuildStep]:
+        """What is still to be built of it, in order."""
+        found, folder = self.find(wanted), str(wanted.folder)
+        if found.error is not None:
+            return []
+        requests: list[Build | BuildStep] = []
+        if found.facts is None:
+            weights = str(wanted.weights) if wanted.weights else None
+            requests.append(Build(spec=wanted.spec, key=wanted.key, folder=folder, weights=weights))
+        if wanted.with_step and found.step is None and found.step_error is None:
+            out = str(wanted.folder / artifact.STEP)
+            requests.append(BuildStep(spec=wanted.spec, folder=folder, out=out, optimizer=TIMED_OPTIMIZER))
+        return requests
+
+    def to_build(self, wanted: Iterable[Wanted]) -> list[ModelSpec]:
+        """The models that something is still to be built of, once for each build."""
+        return [each.spec for each in wanted for _ in self.missing(each)]
+
+    def build(self, wanted: Sequence[Wanted], watch: Callable[[Building], bool] = lambda building: True) -> None:
+        """Build what is missing, in this order, in as many processes of one thread as there are cores and memory.
+
+        `watch` is told when each build begins and ends, and ends all of it by answering False.
+        """
+        waiting = [each for each in wanted if self.missing(each)]
+        alone = len(self.to_build(waiting)) == 1  # a fork server would import more than it needs
+        most = min(machine.usable_threads(), 1 + psutil.virtual_memory().available // BUILDER_BYTES)
+        running: list[_Job] = []
+        with ForkServers(self._logs, self._limit_s) as servers:
+            try:
+                while waiting or running:
+                    if waiting and len(running) < most:
+                        each = waiting.pop(0)
+                        if not watch(Building(each.spec, _what(self.missing(each)[0]))):
+                            return
+                        self._begin(each, servers.start if alone else servers.fork, running)
+                        continue
+                    for job in [job for job in running if job.worker.has_answer]:
+                        running.remove(job)
+                        error = self._end(job)
+                        took_s = time.monotonic() - job.began_s
+                        if self.missing(job.wanted):
+                            waiting.insert(0, job.wanted)
+                        if not watch(Building(job.wanted.spec, _what(job.request), took_s, error)):
+                            return
+                    time.sleep(POLL_S)
+            finally:
+                for job in running:
+                    self._discard(job)
+
+    def _begin(self, wanted: Wanted, start: Callable[[Lineage, Path], Worker], running: list[_Job]) -> None:
+        request = self.missing(wanted)[0]
+        log = self._logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
+        if wanted.spec.is_users_own:
+            self._own.add(wanted.folder)
+        try:
+            worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
+        except CnnbenchError as error:
+            self._fail(wanted, request, error)
+            return
+        running.append(_Job(wanted, request, worker, time.monotonic()))
+        with contextlib.suppress(WorkerCrashed):  # told by `_end`
+            worker.send(request)
+
+    def _end(self, job: _Job) -> CnnbenchError | None:
+        """Keep what came of a build; gives why nothing did, if so."""
+        found = self.find(job.wanted)
+        try:
+            if isinstance(job.request, Build):
+                found = replace(found, facts=job.worker.receive(ArtifactFacts))
+            else:
+                found = replace(found, step=job.worker.receive(StepFacts))
+            self._built[job.wanted.folder] = found
+        except CnnbenchError as error:
+            self._fail(job.wanted, job.request, error)
+            return error
+        finally:
+            self._discard(job)
+        return None
+
+    def _fail(self, wanted: Wanted, request: Build | BuildStep, error: CnnbenchError) -> None:
+        found = self.find(wanted)
+        self._built[wanted.folder] = (
+            replace(found, error=error) if isinstance(request, Build) else replace(found, step_error=error)
+        )
+
+    def _discard(self, job: _Job) -> None:
+        """End the builder, and delete what it has not finished."""
+        job.worker.kill()
+        for left in job.wanted.folder.parent.glob(f"{artifact.BUILDING}{job.worker.pid}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for folder in self._own:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:
-    """The parity of the artifact's graph in ONNX Runtime on the CPU, at batches of 1, 2 and 3. Raises WorkerError."""
-    case = Case(spec=spec, workload="inference", runtime="ort", batch=MAX_BATCH)
-    threads = machine.usable_threads()
-    with Worker(log, threads, LIMIT_S) as worker:
-        worker.ask(Load(case=case, threads=threads), Loaded)
-        return worker.ask(Open(case=case, folder=str(folder)), Opened).parity
-
-
-def describe_graph(file: Path, log: Path) -> Described:
-    """What an ONNX file holds. Raises WorkerError."""
-    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
-        return worker.ask(Describe(file=str(file)), Described)
-
-
-def forget_artifact(spec: ModelSpec, run_id: str) -> None:
-    """Delete the artifact of a user's own model, which no later run can use."""
-    if spec.is_users_own:
-        artifact.remove(spec, artifact.key_of(spec, run_id))
+def _what(request: Build | BuildStep) -> str:
+    if isinstance(request, Build):
+        return "building, counting and exporting"
+    return "exporting and proving the training step"

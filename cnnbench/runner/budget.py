@@ -1,114 +1,192 @@
-"""How a run's time is spent: what is left to do, how long that takes, and each race's share of the budget."""
+"""How a run's time is spent: what is left to do, how long that takes, and what each group may take of it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import mean
 
 from cnnbench.networks import registry
-from cnnbench.runner.interleave import MIN_ROUNDS
+from cnnbench.runner import machine
+from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
+from cnnbench.runner.plan import Group, layers_to_build
 from cnnbench.suite.case import Case, ModelSpec
 
-FIRST_GUESS_START_S = 3.0
+FIRST_GUESS_START_S = 2.0
+"""Importing, loading, the first call and the proof of one case."""
+FIRST_GUESS_WARMUP_S = 1.0
 FIRST_GUESS_LAYER_S = 0.11
-BUILD_OVERHEAD_LAYERS = 20
-"""What building an artifact or a training step takes beside its layers, in layers."""
-UNKNOWN_LAYERS = 100
-"""Of a model without a closed form."""
 FIRST_GUESS_MACS_PER_S = 20e9
 MIN_MACS = 50e6
 """Calls with less work than this are mostly overhead and tell nothing of the rate."""
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
 WARMUP_CALLS = 7
-MIN_SCALE = 0.25
-"""Cases are not measured with less than this share of their own budgets; rather, the last ones are left for later."""
+MIN_WARMUP_S = 0.1
 OVERDRAFT = 0.1
-"""The share of the budget by which it may be overdrawn, rather than leave cases without any measurement."""
+"""The share of the budget by which first launches may overdraw it, rather than leave cases without a measurement."""
 
 
 @dataclass
-class BudgetEstimator:
-    """Learns from each finished race and build how long the rest will take."""
+class _Learned:
+    """What launches on one device took so far."""
 
-    budget_s: float
-    case_budgets_s: dict[str, float]
-    clock_s: Callable[[], float] = time.monotonic
-    _starts_s: list[float] = field(default_factory=list)
-    _built_layers: int = 0
-    _built_s: float = 0.0
-    _macs: float = 0.0
-    _macs_s: float = 0.0
+    starts_s: list[float] = field(default_factory=list)
+    warmups_s: list[float] = field(default_factory=list)
+    """As long as they would have been with the whole limit."""
+    macs: float = 0.0
+    macs_s: float = 0.0
 
-    def __post_init__(self) -> None:
-        self._began = self.clock_s()
+
+@dataclass(frozen=True)
+class _Launched:
+    """What is known of a group that was launched."""
+
+    launches: int
+    seconds: float
+    """Of the last launch."""
+    half_width: float | None
+    """Of the widest interval; None if there is nothing to be made sharper."""
+
+
+class Budget:
+    """Learns from each build and launch how long the rest takes, and shares out what is left."""
+
+    def __init__(
+        self,
+        budget_s: float,
+        case_budgets_s: Mapping[str, float],
+        launches: int = 1,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`launches` is how often each group is launched at most."""
+        self.budget_s = budget_s
+        self.builds: list[ModelSpec] = []
+        """Of what is left to be built, the models."""
+        self.first: list[Group] = []
+        """Groups that were not launched yet."""
+        self._case_budgets_s, self._max_launches, self._clock_s = case_budgets_s, launches, clock_s
+        self._began_s = self._current_began_s = clock_s()
+        self._current: Group | None = None
+        self._share = 1.0
+        self._learned: dict[str, _Learned] = {}
+        self._launched: dict[Group, _Launched] = {}
+        self._built_layers, self._built_s = 0, 0.0
 
     @property
-    def elapsed_s(self) -> float:
-        """Since the run began."""
-        return self.clock_s() - self._began
-
-    @property
-    def budget_left_s(self) -> float:
+    def left_s(self) -> float:
         """Until the budget is spent; below zero when it is overdrawn."""
-        return self.budget_s - self.elapsed_s
+        return self.budget_s - (self._clock_s() - self._began_s)
 
     @property
     def is_over(self) -> bool:
-        """Whether not even a case's first launch may begin any more."""
-        return self.budget_left_s <= -OVERDRAFT * self.budget_s
+        """Whether not even a group's first launch may begin any more."""
+        return self.left_s <= -OVERDRAFT * self.budget_s
 
     def built(self, spec: ModelSpec, seconds: float) -> None:
         """An artifact or a training step took so long."""
-        self._built_layers += _layers_to_build(spec)
+        self._built_layers += layers_to_build(spec)
         self._built_s += seconds
 
-    def group_measured(
-        self, cases: Sequence[Case], seconds: float, timed_s: float, calls_s: Sequence[float | None]
-    ) -> None:
-        """A race took so long, of which so much inside timed calls; a call of each case took about so long."""
-        self._starts_s.append((seconds - timed_s) / len(cases))
-        for case, call_s in zip(cases, calls_s, strict=True):
-            if call_s and (work := _macs(case)) >= MIN_MACS:
-                self._macs += work
-                self._macs_s += call_s
+    def has_time_for(self, groups: Sequence[Group], *, alone: bool = False) -> bool:
+        """Whether these groups can be launched in the least time that it takes, after all builds or without them."""
+        return (0.0 if alone else self._builds_s) + self._sum_s(groups, 0.0) < self.left_s
 
-    def group_s(self, cases: Sequence[Case], scale: float = 1.0) -> float:
-        """How long a race is expected to take when its budget is scaled."""
-        start_s = mean(self._starts_s) if self._starts_s else FIRST_GUESS_START_S
-        return sum(start_s + max(self.case_budgets_s[case.id] * scale, self._lower_bound_s(case)) for case in cases)
+    def allowance(self, group: Group) -> Allowance:
+        """What the next launch of a group may take: all have the same share of what they should have."""
+        self._current, self._current_began_s = group, self._clock_s()
+        sampling_s = self._case_budgets_s[group[0].id]
+        if group not in self.first:
+            self._share = 1.0
+            return Allowance(sampling_s, whole_s=max(self.left_s, 0.0))
+        self._share = share = self._fair_share()
+        others_s = self._sum_s([other for other in self.first if other != group], share)
+        return Allowance(
+            share * sampling_s,
+            max(MIN_WARMUP_S, share * WARMUP_LIMIT_S),
+            max(self._group_s(group, share), self.left_s - others_s),
+        )
 
-    def left_s(self, groups: Sequence[Sequence[Case]], builds: Sequence[ModelSpec], scale: float = 1.0) -> float:
-        """How long races, and building something of these models, are expected to take.
+    def measured(self, group: Group, outcomes: Sequence[Outcome], half_width: float | None) -> None:
+        """A launch of a group, begun with its allowance, has ended; `half_width` is None if it failed."""
+        seconds = self._clock_s() - self._current_began_s
+        self._current = None
+        self.first = [other for other in self.first if other != group]
+        before = self._launched.get(group, _Launched(0, 0.0, None))
+        self._launched[group] = _Launched(before.launches + 1, seconds, half_width)
+        launches = [outcome.launch for outcome in outcomes if outcome.launch is not None]
+        if len(launches) < len(outcomes):  # one that hung tells nothing of the others
+            return
+        learned = self._learned.setdefault(group[0].device, _Learned())
+        warmup_s = sum(launch.warmup_s for launch in launches)
+        timed_s = sum(sum(block.totals_s()) for launch in launches for block in launch.blocks)
+        learned.starts_s.append(max(0.0, seconds - warmup_s - timed_s) / len(group))
+        learned.warmups_s.append(warmup_s / len(group) / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
+        for outcome, launch in zip(outcomes, launches, strict=True):
+            if (work := _macs(outcome.case)) >= MIN_MACS:
+                learned.macs += work * launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks)
+                learned.macs_s += sum(sum(block.totals_s()) for block in launch.blocks)
 
-        Builds are foreseen by their layers: suites begin with small models, whose builds tell little of the last ones'.
-        """
+    def to_repeat(self) -> Group | None:
+        """The group with the widest interval, of those that are worth another launch and fit into what is left."""
+        open_ = {
+            group: known.half_width
+            for group, known in self._launched.items()
+            if known.half_width is not None and self._further_launches(group) > 0 and known.seconds < self.left_s
+        }
+        return max(open_, key=lambda group: open_[group], default=None)
+
+    def remaining_s(self) -> float:
+        """How long the run still takes: builds, first launches, and further ones of all while the budget lasts."""
+        needed_s = self._builds_s + self._sum_s(self.first, self._fair_share(self._builds_s))
+        again_s = sum(known.seconds * self._further_launches(group) for group, known in self._launched.items())
+        again_s += sum(self._group_s(group, 1.0) * self._further_launches(group) for group in self.first)
+        if self._current is not None:  # in part it is done
+            done_s = min(self._clock_s() - self._current_began_s, self._group_s(self._current, self._share))
+            needed_s -= done_s if self._current in self.first else 0.0
+            again_s -= done_s if self._current not in self.first else 0.0
+        unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
+        return needed_s + max(0.0, min(again_s, self.left_s - needed_s - unused_s))
+
+    @property
+    def _builds_s(self) -> float:
+        cores = max(1, min(machine.usable_threads(), len(self.builds)))
         layer_s = self._built_s / self._built_layers if self._built_layers else FIRST_GUESS_LAYER_S
-        return layer_s * sum(map(_layers_to_build, builds)) + sum(self.group_s(group, scale) for group in groups)
+        return layer_s * sum(map(layers_to_build, self.builds)) / cores
 
-    def scale(self, groups: Sequence[Sequence[Case]], builds: Sequence[ModelSpec]) -> float:
-        """The share of their own budgets that the races left may have, for the run to end within its budget."""
-        full, least = self.left_s(groups, builds), self.left_s(groups, builds, MIN_SCALE)
-        if full <= self.budget_left_s or full <= least:
+    def _fair_share(self, before_s: float = 0.0) -> float:
+        """Of warm-ups and case budgets, the share that all first launches may have, after what comes before them."""
+        full_s, least_s, left_s = self._sum_s(self.first, 1.0), self._sum_s(self.first, 0.0), self.left_s - before_s
+        if full_s <= left_s or full_s <= least_s:
             return 1.0
-        share = (self.budget_left_s - least) / (full - least)
-        return min(max(MIN_SCALE + share * (1 - MIN_SCALE), MIN_SCALE), 1.0)
+        return max(0.0, (left_s - least_s) / (full_s - least_s))
 
-    def _lower_bound_s(self, case: Case) -> float:
-        """What the fewest rounds and the warm-up take, however small the budget, judging by the case's MACs.
+    def _further_launches(self, group: Group) -> float:
+        """How many more a group is expected to have."""
+        known = self._launched.get(group)
+        if known is not None and not known.half_width:
+            return 0.0
+        if known is not None and known.launches >= 2:
+            wide = known.half_width is not None and known.half_width > NARROW_HALF_WIDTH
+            return max(0, self._max_launches - known.launches) * wide
+        twice = [other for other in self._launched.values() if other.launches >= 2 and other.half_width is not None]
+        wide_share = mean((other.half_width or 0.0) > NARROW_HALF_WIDTH for other in twice) if twice else 1.0
+        return min(1, self._max_launches - 1) + wide_share * max(0, self._max_launches - 2)
 
-        The rate is that of all work so far together.
-        """
-        rate = self._macs / self._macs_s if self._macs_s else FIRST_GUESS_MACS_PER_S
-        return (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
+    def _sum_s(self, groups: Sequence[Group], share: float) -> float:
+        return sum(self._group_s(group, share) for group in groups)
 
+    def _group_s(self, group: Group, share: float) -> float:
+        """How long a first launch is expected to take with this share."""
+        return sum(self._case_s(case, share) for case in group)
 
-@cache
-def _layers_to_build(spec: ModelSpec) -> int:
-    architecture = registry.find(spec.model)
-    layers = len(architecture.network(spec.image_size, spec.classes).layers) if architecture else UNKNOWN_LAYERS
-    return BUILD_OVERHEAD_LAYERS + layers
+    def _case_s(self, case: Case, share: float) -> float:
+        learned = self._learned.get(case.device, _Learned())
+        start_s = mean(learned.starts_s) if learned.starts_s else FIRST_GUESS_START_S
+        warmup_s = mean(learned.warmups_s) if learned.warmups_s else FIRST_GUESS_WARMUP_S
+        rate = learned.macs / learned.macs_s if learned.macs_s else FIRST_GUESS_MACS_PER_S
+        least_s = (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
+        return start_s + max(share * (warmup_s + self._case_budgets_s[case.id]), least_s)
 
 
 @cache

@@ -1,28 +1,33 @@
-"""A process that has imported PyTorch, of which workers are forked.
+"""Processes that have imported PyTorch, of which workers are forked.
 
 Importing takes seconds, a fork milliseconds. Each fork is a process of its own, with its own heap, threads and results;
-only where libraries lie in memory is shared, so each launch of a case is forked from another template.
+only where libraries lie in memory is shared, so each launch of a case is forked from another server.
 """
 
 import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from cnnbench.errors import WorkerCrashed, WorkerError
+from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries may run threads already when they have been imported, which a fork would lose."""
+POLL_S = 0.1
+MAX_STARTS = 2
 
 
 class ForkServer:
@@ -33,79 +38,144 @@ class ForkServer:
     ) -> None:
         """Start it and have it import what the purpose needs. Raises WorkerError if it cannot be forked."""
         self.threads, self.limit_s = threads, limit_s
-        self._worker = Worker(log, threads, limit_s, interpreter=interpreter)
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")  # the address of a socket must be short
-        self._address = str(Path(self._folder.name) / "socket")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self._address)
-        self._listener.listen()
-        self._listener.settimeout(limit_s)
-        try:
+        with contextlib.ExitStack() as stack:
+            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            self._listener.settimeout(POLL_S)
+            self._listener.bind("")  # Linux finds an abstract address: it needs no file
+            self._listener.listen()
+            self._worker = Worker(log, threads, limit_s, interpreter=interpreter)
+            stack.callback(self._worker.kill)
             self._worker.ask(Preload(threads=threads, purpose=purpose), Loaded)
-        except BaseException:
-            self.close()
-            raise
+            self._held = stack.pop_all()
 
     def start(self, log: Path) -> Worker:
-        """A worker forked from it; what its libraries print goes to `log`."""
+        """A worker forked from it; what its libraries print goes to `log`. Raises WorkerError, OSError."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        pid = self._worker.ask(Fork(address=self._address, log=str(log.absolute())), Forked).pid
-        try:
-            connection, _ = self._listener.accept()
-        except TimeoutError:
-            raise WorkerCrashed("a forked worker did not answer") from None
-        return Worker(log, self.threads, self.limit_s, _Child(pid, connection, self._worker))
+        address = self._listener.getsockname().decode()
+        pid = self._worker.ask(Fork(address=address, log=str(log.absolute())), Forked).pid
+        return Worker(log, self.threads, self.limit_s, _Child(pid, self._connection_of(pid), self._worker))
+
+    def _connection_of(self, pid: int) -> socket.socket:
+        end = time.monotonic() + self.limit_s
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._listener.accept()
+                peer, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if peer == pid:
+                    return connection
+                connection.close()  # an abstract address is open to all processes
+            if (code := self._worker.ask(Reap(pid=pid, seconds=0.0), Reaped).code) is not None:
+                raise WorkerCrashed(f"a forked worker ended with code {code} before it connected")
+        raise WorkerHung(f"a forked worker did not connect within {self.limit_s:g} s")
 
     def close(self) -> None:
         """End it, and with it whatever was forked from it."""
-        self._worker.kill()
-        self._listener.close()
-        self._folder.cleanup()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def start_fork_server(
-    log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE, purpose: Purpose = "run"
-) -> ForkServer | None:
-    """A template; None where processes cannot be forked, so that each imports for itself."""
-    if CAN_FORK:
-        with contextlib.suppress(WorkerError):
-            return ForkServer(log, threads, limit_s, interpreter, purpose)
-    return None
+@dataclass(frozen=True)
+class Lineage:
+    """What a worker is started with; forks of one lineage come from one server."""
+
+    threads: int
+    number: int = 0
+    """Launches of one case have different ones."""
+    interpreter: Interpreter = HERE
+    purpose: Purpose = "run"
 
 
-def starter(
-    runtime: str, threads: int, limit_s: float, fork_server: ForkServer | None, interpreter: Interpreter = HERE
-) -> Callable[[Path], Worker]:
-    """What starts a worker for a runtime: PyTorch's are forked from the template, if there is one."""
-    if fork_server is not None and runtime_kind(runtime).runs_in_torch:
-        return fork_server.start
-    return lambda log: Worker(log, threads, limit_s, interpreter=interpreter)
+class ForkServers:
+    """Starts workers, and the fork servers that they need when they are needed.
+
+    A server that has died is started once more. After that, and where processes cannot be forked, workers import for
+    themselves.
+    """
+
+    def __init__(
+        self, logs: Path, limit_s: float, vary: Callable[[Interpreter], Interpreter] = lambda interpreter: interpreter
+    ) -> None:
+        """`vary` changes the interpreter of each process that is started."""
+        self._logs, self._limit_s, self._vary = logs, limit_s, vary
+        self._servers: dict[Lineage, ForkServer | None] = {}
+        self._starts: Counter[Lineage] = Counter()
+
+    def starter(self, runtime: str, lineage: Lineage) -> Callable[[Path], Worker]:
+        """What starts a worker for a runtime, given its log: PyTorch's own are forked."""
+        return partial(self.fork if runtime_kind(runtime).runs_in_torch else self.start, lineage)
+
+    def start(self, lineage: Lineage, log: Path) -> Worker:
+        """A worker that imports for itself. Raises WorkerError."""
+        return Worker(log, lineage.threads, self._limit_s, interpreter=self._vary(lineage.interpreter))
+
+    def fork(self, lineage: Lineage, log: Path) -> Worker:
+        """A worker of the lineage's server, or one that imports for itself. Raises WorkerError."""
+        while (server := self.server(lineage)) is not None:
+            try:
+                return server.start(log)
+            except (WorkerError, OSError):
+                server.close()
+                del self._servers[lineage]
+        return self.start(lineage, log)
+
+    def server(self, lineage: Lineage) -> ForkServer | None:
+        """What workers of the lineage are forked from, started at the first call; None if they cannot be forked."""
+        if lineage not in self._servers:
+            self._starts[lineage] += 1
+            self._servers[lineage] = self._started(lineage) if self._starts[lineage] <= MAX_STARTS else None
+        return self._servers[lineage]
+
+    def _started(self, lineage: Lineage) -> ForkServer | None:
+        if CAN_FORK:
+            log = self._logs / f"fork-server-{lineage.purpose}-{lineage.threads}-{lineage.number}.log"
+            interpreter = self._vary(lineage.interpreter)
+            with contextlib.suppress(WorkerError, OSError):
+                return ForkServer(log, lineage.threads, self._limit_s, interpreter, lineage.purpose)
+        return None
+
+    def close(self, before: int | None = None) -> None:
+        """End the servers of all launches, or of those with numbers below `before`."""
+        for lineage in [each for each in self._servers if before is None or each.number < before]:
+            if (server := self._servers.pop(lineage)) is not None:
+                server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Child:
-    """A forked process, as `subprocess.Popen` shows one: it is the template's child, so the template waits for it."""
+    """A forked process, as `subprocess.Popen` shows one: it is the server's child, so the server waits for it."""
 
     def __init__(self, pid: int, connection: socket.socket, parent: Worker) -> None:
-        self.pid = pid
-        self._connection, self._parent = connection, parent
-        self.stdin = _Closing(connection)
-        self.stdout = connection.makefile("r", encoding="utf-8")
+        self.pid, self._connection, self._parent = pid, connection, parent
+        self.stdin, self.stdout = self, connection.makefile("r", encoding="utf-8")
         self._code: int | None = None
+
+    def write(self, text: str) -> int:
+        """Send a line."""
+        self._connection.sendall(text.encode())
+        return len(text)
+
+    def close(self) -> None:
+        """Let the other side read its end."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+        self._connection.close()  # as soon as the reading half is closed too
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises TimeoutExpired."""
         if self._code is None:
             try:
                 self._code = self._parent.ask(Reap(pid=self.pid, seconds=timeout or self._parent.limit_s), Reaped).code
-            except WorkerError:  # the template is gone, and has taken it along
+            except WorkerError:  # the server is gone, and has taken it along
                 self._code = -signal.SIGKILL
         if self._code is None:
             raise subprocess.TimeoutExpired("a forked worker", timeout or 0.0)
@@ -116,24 +186,3 @@ class _Child:
         if self._code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-
-
-class _Closing:
-    """The writing half of a connection; closing it lets the other side read its end."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._file = connection.makefile("w", encoding="utf-8")
-
-    def write(self, text: str) -> int:
-        return self._file.write(text)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)
-        self._connection.close()  # as soon as the reading half is closed too

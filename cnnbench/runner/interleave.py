@@ -1,10 +1,9 @@
-"""A race: cases that will be compared are alive together and measured in turn, in random order.
+"""Interleaved measurement: cases that will be compared are alive together and measured in rounds of random order.
 
-Whatever slows the machine down for a while then hits all of them alike. Those whose turn it is not are stopped, so that
-their idle threads disturb nobody.
+Whatever slows the machine down for a while then affects all of them equally. All but the one that is measured are
+suspended, so that their idle threads take no time from it.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,33 +11,35 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 from uuid import uuid4
 
 from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity, Ran
+from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity
 from cnnbench.runner.interference import SystemCounters, between
+from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
 MIN_ROUNDS = MIN_TURNS
 PLANNED_ROUNDS = 20
-"""A case's budget is cut into so many turns; the median of 20 keeps its interval with five wild turns on a side."""
+"""A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 WARMUP_LIMIT_S = 3.0
-EQUALISE_LIMIT_S = 1.0
-"""The longest that a worker warms up once more, to have made as many calls as the others of its race."""
+EQUALISE_SHARE = 1 / 3
+"""Of a warm-up's limit: the longest that a worker warms up once more, to have made as many calls as the others."""
 NARROW_HALF_WIDTH = 0.01
-"""Sampling may end early when the interval of every contestant's median is within 1 % to each side."""
+"""Sampling may end early when the interval of every participant's median is within 1 % to each side."""
+MIN_SAMPLING_S = 0.5
+"""Of each participant, however late the group is."""
 
 Seconds = dict[str, list[float]]
 OnProgress = Callable[[str], None]
-T = TypeVar("T")
 
 
 class Participant(Protocol):
-    """One that can be measured when it is its turn."""
+    """One that can be measured block by block."""
 
     def resume(self) -> None:
         """Let it run."""
@@ -47,7 +48,19 @@ class Participant(Protocol):
         """Stop it."""
 
     def sample(self, seconds: float) -> Seconds:
-        """One turn of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+        """A block of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a group's launch may take."""
+
+    sampling_s: float
+    """Of each case."""
+    warmup_s: float = WARMUP_LIMIT_S
+    """Of each case, at most."""
+    whole_s: float | None = None
+    """Of all together; then sampling ends early, with fewer than MIN_ROUNDS rounds if need be."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +80,26 @@ class GroupMember:
 
 @dataclass
 class Blocks:
-    """What one contestant measured, and why it ended."""
+    """What one participant measured, and why it ended."""
 
     blocks: list[Block] = field(default_factory=list)
     stopped: str = ""
     error: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What a race found out about one case."""
+    """What a group's launch found out about one case: a launch, or why there is none."""
 
     case: Case
     group: str
-    """The same for all cases of one race, and no other."""
+    """The same for all cases of one launch of a group, and no other."""
     started: datetime
     launch: Launch | None = None
-    parity: list[Parity] = field(default_factory=list)
-    ran: Ran | None = None
-    faults: list[str] = field(default_factory=list)
+    parity: tuple[Parity, ...] = ()
+    faults: tuple[str, ...] = ()
     error: str | None = None
     """Why the case failed, if it did."""
-    call_s: float | None = None
 
 
 def measure_interleaved(
@@ -99,25 +110,30 @@ def measure_interleaved(
     clock_s: Callable[[], float] = time.perf_counter,
     *,
     rounds: int | None = None,
+    ends_s: float = float("inf"),
     counters: Callable[[int], SystemCounters] | None = None,
 ) -> list[Blocks]:
-    """Measure all contestants round by round, in a new random order each round.
+    """Measure all participants round by round, in a new random order each round.
 
-    `budget_s` is for each contestant. Ends when all intervals are narrow or the budgets are spent, and not before
-    MIN_ROUNDS rounds; or, where `rounds` is given, after exactly so many. A contestant that raises is left out from
-    then on. `counters` reads the system's for a contestant by its place, before and after its turn.
+    `budget_s` is for each participant. Ends when all intervals are narrow or the budgets are spent, and not before
+    MIN_ROUNDS rounds; after the first round that ends later than `ends_s` on the clock; or, where `rounds` is given,
+    after exactly so many. A participant that raises is left out from then on. `counters` reads the system's for a
+    participant by its place, before and after its block.
     """
-    cpus = os.cpu_count() or 1
+    cpus = affinity_cores()
     results = [Blocks() for _ in participants]
     start = clock_s()
     for number in range(10**6):
         alive = [index for index, result in enumerate(results) if result.error is None]
         if not alive:
             break
-        if rounds is None:
-            stopped = _stop_reason([results[i] for i in alive], number, clock_s() - start, budget_s * len(alive))
-        else:
+        now = clock_s()
+        if rounds is not None:
             stopped = f"{rounds} rounds asked for" if number == rounds else None
+        elif number and now >= ends_s:
+            stopped = "the time for the group was spent"
+        else:
+            stopped = _stop_reason([results[i] for i in alive], number, now - start, budget_s * len(alive))
         if stopped:
             for index in alive:
                 results[index].stopped = stopped
@@ -157,135 +173,150 @@ def _stop_reason(results: Iterable[Blocks], rounds: int, spent_s: float, budget_
     return None
 
 
-@dataclass
-class _WorkerParticipant:
-    """A case in its worker; a Contestant."""
+def measure_group(
+    members: Sequence[GroupMember],
+    allowance: Allowance,
+    *,
+    seed: int,
+    on_progress: OnProgress = lambda text: None,
+) -> list[Outcome]:
+    """Start a worker of its own for each member, prove it, warm it up, measure all interleaved, and close them.
 
-    member: GroupMember
-    worker: Worker
-    outcome: Outcome
-    loaded: Loaded | None = None
-    opened: Opened | None = None
-    warmed: Warmed | None = None
+    They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
+    """
+    group, started, began_s = uuid4().hex[:12], datetime.now().astimezone(), time.perf_counter()
+    with ExitStack() as stack:
+        participants = [WorkerParticipant(member) for member in members]
+        on_progress("starting")
+        for participant in participants:  # importing takes no measurement, so all import at once
+            participant.attempt(lambda p: p.start(stack))
+        for participant in participants:
+            participant.attempt(WorkerParticipant.load)
+        for participant in participants:  # cold-start figures are measured, so one at a time
+            on_progress(f"opening {participant.member.case.runtime}")
+            participant.attempt(lambda p: p.open(allowance.warmup_s))
+        most = max((p.warmed.calls for p in participants if p.warmed), default=0)
+        for participant in participants:
+            participant.attempt(lambda p: p.equalise_warmup(most, EQUALISE_SHARE * allowance.warmup_s))
+        ready = [p for p in participants if p.error is None and p.warmed is not None]
+        ends_s = float("inf")
+        if allowance.whole_s is not None:
+            ends_s = max(began_s + allowance.whole_s, time.perf_counter() + MIN_SAMPLING_S * len(ready))
+        measured = measure_interleaved(
+            ready,
+            allowance.sampling_s,
+            random.Random(seed),
+            on_progress,
+            ends_s=ends_s,
+            counters=lambda index: SystemCounters.read(ready[index].worker.pid),
+        )
+        for participant, blocks in zip(ready, measured, strict=True):
+            participant.error = blocks.error
+            participant.attempt(lambda p, blocks=blocks: p.close(blocks, group))  # type: ignore[misc]
+        return [
+            Outcome(p.member.case, group, started, p.launch, tuple(p.parity), tuple(p.faults), p.error)
+            for p in participants
+        ]
+
+
+class WorkerParticipant:
+    """A case in its worker: started, loaded, opened, sampled, closed, in this order."""
+
+    def __init__(self, member: GroupMember) -> None:
+        self.member = member
+        self._worker: Worker | None = None
+        self.error: str | None = None
+        self.parity: list[Parity] = []
+        self.faults: list[str] = []
+        self.loaded: Loaded | None = None
+        self.opened: Opened | None = None
+        self.warmed: Warmed | None = None
+        self.launch: Launch | None = None
 
     @property
-    def case(self) -> Case:
-        return self.member.case
+    def worker(self) -> Worker:
+        """Its process, once it is started."""
+        assert self._worker is not None
+        return self._worker
+
+    def attempt(self, step: "Callable[[WorkerParticipant], None]") -> None:
+        """Do the step unless the case has failed already; if it fails, note why."""
+        if self.error is not None:
+            return
+        try:
+            step(self)
+        except CnnbenchError as error:
+            self.error = str(error)
+            if self._worker is not None:
+                self._worker.kill()  # so that it holds nothing while the others are measured
+
+    def start(self, stack: ExitStack) -> None:
+        """Start the worker, until the stack unwinds, and have it import."""
+        self._worker = stack.enter_context(self.member.start(self.member.log))
+        self.worker.send(Load(case=self.member.case, threads=self.member.threads))
+
+    def load(self) -> None:
+        """Wait until it has imported."""
+        self.loaded = self.worker.receive(Loaded)
+        self.suspend()
+
+    def open(self, warmup_s: float) -> None:
+        """Load, prove and warm; a case whose outputs are wrong is not timed."""
+        case, folder = self.member.case, str(self.member.folder)
+        self.resume()
+        self.opened = self.worker.ask(Open(case=case, folder=folder, slowdown=self.member.slowdown), Opened)
+        self.parity += self.opened.parity
+        if all(parity.passed for parity in self.opened.parity):
+            self.warmed = self.worker.ask(Warm(limit_s=warmup_s), Warmed)
+        self.suspend()
+
+    def equalise_warmup(self, calls: int, limit_s: float) -> None:
+        """Warm up for the calls that others of the group have made more, within a bound."""
+        warmed = self.warmed
+        if warmed is None or warmed.calls >= calls:
+            return
+        self.resume()
+        more = self.worker.ask(Warm(limit_s=limit_s, min_calls=calls - warmed.calls), Warmed)
+        self.suspend()
+        total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
+        self.warmed = more.model_copy(update={**total, "converged": warmed.converged})
 
     def resume(self) -> None:
+        """Let it run."""
         self.worker.resume()
 
     def suspend(self) -> None:
+        """Stop it."""
         self.worker.suspend()
 
     def sample(self, seconds: float) -> Seconds:
+        """A block of about so many seconds."""
         try:
             return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
         except CnnbenchError:
             self.worker.kill()
             raise
 
-
-def measure_group(
-    members: Sequence[GroupMember],
-    *,
-    budget_s: float,
-    seed: int,
-    on_progress: OnProgress = lambda text: None,
-) -> list[Outcome]:
-    """Start a worker of its own for each entry, prove it, warm it up, measure all in turn, and close them.
-
-    They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
-    """
-    group, started = uuid4().hex[:12], datetime.now().astimezone()
-    with ExitStack() as stack:
-        participants = []
-        for member in members:
-            worker = stack.enter_context(member.start(member.log))
-            participants.append(_WorkerParticipant(member, worker, Outcome(member.case, group, started)))
-        on_progress("starting")
-        for participant in participants:  # importing takes no measurement, so all import at once
-            _attempt(participant, lambda r: r.worker.send(Load(case=r.case, threads=r.member.threads)))
-        for participant in participants:
-            participant.loaded = _attempt(participant, lambda r: r.worker.receive(Loaded))
-            _attempt(participant, lambda r: r.suspend())
-        for participant in participants:  # cold-start figures are measured, so one at a time
-            on_progress(f"opening {participant.case.runtime}")
-            _attempt(participant, _open)
-        most = max((r.warmed.calls for r in participants if r.warmed), default=0)
-        for participant in participants:
-            _attempt(participant, lambda r: _equalise_warmup(r, most))
-        ready = [r for r in participants if r.outcome.error is None and r.warmed is not None]
-        blocks = measure_interleaved(
-            ready,
-            budget_s,
-            random.Random(seed),
-            on_progress,
-            counters=lambda index: SystemCounters.read(ready[index].worker.pid),
+    def close(self, measured: Blocks, group: str) -> None:
+        """Prove the last output, and put together all that the launch is."""
+        assert self.loaded is not None
+        assert self.opened is not None
+        assert self.warmed is not None
+        self.resume()
+        closed = self.worker.ask(Close(), Closed)
+        self.parity += closed.parity
+        self.faults += closed.faults
+        self.launch = Launch(
+            import_s=self.loaded.import_s,
+            load_s=self.opened.load_s,
+            first_call_s=self.opened.first_call_s,
+            warmup_calls=self.warmed.calls,
+            warmup_s=self.warmed.seconds,
+            converged=self.warmed.converged,
+            calls_per_sample=self.warmed.calls_per_sample,
+            blocks=measured.blocks,
+            stopped=measured.stopped,
+            memory=closed.memory,
+            group=group,
+            ran=closed.ran,
         )
-        for participant, result in zip(ready, blocks, strict=True):
-            participant.outcome.error = result.error
-            _attempt(participant, lambda r, result=result: _close(r, result))  # type: ignore[misc]
-        return [participant.outcome for participant in participants]
-
-
-def _attempt(participant: _WorkerParticipant, step: Callable[[_WorkerParticipant], T]) -> T | None:
-    """Do the step unless the case has failed already; if it fails, note why."""
-    if participant.outcome.error is not None:
-        return None
-    try:
-        return step(participant)
-    except CnnbenchError as error:
-        participant.outcome.error = str(error)
-        participant.worker.kill()  # so that it holds nothing while the others are measured
-        return None
-
-
-def _open(participant: _WorkerParticipant) -> None:
-    """Load, prove and warm; a case whose outputs are wrong is not timed."""
-    participant.resume()
-    participant.opened = participant.worker.ask(
-        Open(case=participant.case, folder=str(participant.member.folder), slowdown=participant.member.slowdown), Opened
-    )
-    participant.outcome.parity = participant.opened.parity
-    if all(parity.passed for parity in participant.opened.parity):
-        participant.warmed = participant.worker.ask(Warm(limit_s=WARMUP_LIMIT_S), Warmed)
-        participant.outcome.call_s = participant.warmed.call_s
-    participant.suspend()
-
-
-def _equalise_warmup(participant: _WorkerParticipant, calls: int) -> None:
-    """Warm up for the calls that others of the race have made more, within a bound."""
-    warmed = participant.warmed
-    if warmed is None or warmed.calls >= calls:
-        return
-    participant.resume()
-    more = participant.worker.ask(Warm(limit_s=EQUALISE_LIMIT_S, min_calls=calls - warmed.calls), Warmed)
-    participant.suspend()
-    total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
-    participant.warmed = more.model_copy(update={**total, "converged": warmed.converged})
-
-
-def _close(participant: _WorkerParticipant, result: Blocks) -> None:
-    assert participant.loaded is not None
-    assert participant.opened is not None
-    assert participant.warmed is not None
-    participant.resume()
-    closed = participant.worker.ask(Close(), Closed)
-    participant.outcome.parity = [*participant.outcome.parity, *closed.parity]
-    participant.outcome.ran = closed.ran
-    participant.outcome.faults = closed.faults
-    participant.outcome.launch = Launch(
-        import_s=participant.loaded.import_s,
-        load_s=participant.opened.load_s,
-        first_call_s=participant.opened.first_call_s,
-        warmup_calls=participant.warmed.calls,
-        warmup_s=participant.warmed.seconds,
-        converged=participant.warmed.converged,
-        calls_per_sample=participant.warmed.calls_per_sample,
-        blocks=result.blocks,
-        stopped=result.stopped,
-        memory=closed.memory,
-        group=participant.outcome.group,
-        ran=closed.ran,
-    )

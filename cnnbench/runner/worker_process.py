@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Protocol, Self, TypeVar
 
 import psutil
@@ -22,7 +22,7 @@ from cnnbench.runner.git import without_git
 
 R = TypeVar("R", bound=BaseModel)
 
-LAST_WORDS_LINES = 3
+LAST_WORDS_LINES, LAST_WORDS_BYTES = 3, 4096
 GRACE_S = 5.0
 SAFE_PATH = ("-P",)
 """Has Python not look for modules in the folder where it is started: a `torch.py` there would stand for the library."""
@@ -60,13 +60,10 @@ HERE = Interpreter()
 
 
 class Writer(Protocol):
-    """Where requests are written to."""
+    """Where requests are written to, line by line."""
 
     def write(self, text: str, /) -> int:
-        """Some text."""
-
-    def flush(self) -> None:
-        """Send what was written."""
+        """Send a line."""
 
     def close(self) -> None:
         """There is no more."""
@@ -107,15 +104,21 @@ class Worker:
     ) -> None:
         """Start it, unless it is there; what its libraries print goes to `log`.
 
-        No answer may take longer than `limit_s`.
+        No answer may take longer than `limit_s`. Raises WorkerError if it cannot be started.
         """
         self.log = log
         self.limit_s = limit_s
+        self._log_begins = log.stat().st_size if log.exists() else 0
         self._process = process or _start(log, threads, interpreter)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._frozen = self._ended = False
+        self._due_s = 0.0
+        self._suspended = self._ended = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        try:
+            self._listener.start()
+        except RuntimeError as error:  # no thread can be started any more
+            self._process.kill()
+            raise WorkerError(f"a worker could not be started: {error}") from None
 
     def ask(self, request: Request, answer: type[R]) -> R:
         """Send a request and wait for its answer.
@@ -129,16 +132,21 @@ class Worker:
     def send(self, request: Request) -> None:
         """Send a request whose answer is received later, so that several workers can be busy at once."""
         assert self._process.stdin is not None
+        self._due_s = time.monotonic() + self.limit_s
         try:
             self._process.stdin.write(request.model_dump_json() + "\n")
-            self._process.stdin.flush()
         except (OSError, ValueError):  # a broken pipe, or one that `kill` has closed
             raise WorkerCrashed(self._how_it_died()) from None
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether `receive` returns or raises at once."""
+        return not self._answers.empty() or time.monotonic() >= self._due_s
 
     def receive(self, answer: type[R]) -> R:
         """The answer to the request that was sent last; raises as `ask` does."""
         try:
-            line = self._answers.get(timeout=self.limit_s)
+            line = self._answers.get(timeout=max(0.0, self._due_s - time.monotonic()))
         except queue.Empty:
             self.kill()
             raise WorkerHung(f"no answer within {self.limit_s:g} s, so it was ended; `limit` in the suite") from None
@@ -159,16 +167,16 @@ class Worker:
         return self._process.pid
 
     def suspend(self) -> None:
-        """Stop it, so that its threads disturb nobody."""
-        if not self._frozen:
+        """Stop it, so that its threads take no time from others."""
+        if not self._suspended:
             self._signal_all("suspend")
-            self._frozen = True
+            self._suspended = True
 
     def resume(self) -> None:
         """Let it go on."""
-        if self._frozen:
+        if self._suspended:
             self._signal_all("resume")
-            self._frozen = False
+            self._suspended = False
 
     def kill(self) -> None:
         """End it, whatever it is doing, with all that it started, and close the pipes."""
@@ -191,10 +199,8 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and not self._frozen and not self._ended and self._process.stdin is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and not self._suspended and not self._ended and self._process.stdin is not None:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._process.stdin.close()  # it ends when its input does
                 self._process.wait(timeout=GRACE_S)
@@ -202,7 +208,7 @@ class Worker:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError):  # a socket's way to say that the other side died
+        with contextlib.suppress(OSError, ValueError):  # the other side of a socket died, or what it sent is no text
             for line in self._process.stdout:
                 self._answers.put(line)
         self._answers.put("")  # the end
@@ -222,27 +228,41 @@ class Worker:
         if code == -getattr(signal, "SIGKILL", 9):
             how = "the worker was killed by SIGKILL, as the system does when memory runs out"
         elif code < 0:
-            how = f"the worker was killed by {signal.Signals(-code).name}"
+            name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+            how = f"the worker was killed by {name}"
         else:
             how = f"the worker exited with code {code}"
-        words = self.log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
+        words = self._last_words()
         return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
+
+    def _last_words(self) -> list[str]:
+        """Of the part of the log that this process wrote: launches of one case share a file."""
+        try:
+            with self.log.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(self._log_begins, size - LAST_WORDS_BYTES))
+                return stream.read().decode(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
+        except OSError:
+            return []
 
 
 def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stderr:
-        return subprocess.Popen(
-            interpreter.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            encoding="utf-8",
-            env=interpreter.environment() | thread_environment(threads),
-            cwd=interpreter.folder,
-            start_new_session=True,
-        )
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            return subprocess.Popen(
+                interpreter.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                encoding="utf-8",
+                bufsize=1,  # each line is sent at once
+                env=interpreter.environment() | thread_environment(threads),
+                cwd=interpreter.folder,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise WorkerError(f"a worker could not be started: {error}") from None
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -64,6 +64,16 @@ def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> 
     )
 
 
+def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
+    """The cases whose ids fit one of the shell patterns; all if there are none. Raises ValueError if none fits."""
+    chosen = [case for case in cases if not patterns or any(case.matches(pattern) for pattern in patterns)]
+    if not chosen:
+        raise ValueError(
+            f"expected a pattern that fits a case such as {cases[0].id!r}; {list(patterns)} fits none of {len(cases)}"
+        )
+    return chosen
+
+
 def bundled_suites() -> dict[str, Path]:
     """The suites that come with cnnbench, by name: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent

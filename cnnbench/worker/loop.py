@@ -3,6 +3,7 @@
 Libraries print as they like: what they write goes to standard error, and only replies go to the real standard output.
 """
 
+import contextlib
 import ctypes
 import os
 import pkgutil
@@ -10,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -156,6 +158,8 @@ def _claim_stdout() -> TextIO:
 
 
 def _die_with_parent() -> None:
-    """Have Linux kill this process when its parent is gone, even while it is stopped."""
+    """Have Linux kill this process when its parent is gone, even while it is stopped, or else when memory runs out."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")

@@ -18,53 +18,46 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from math import exp, log
 from pathlib import Path
 
 from cnnbench.analysis.stats import launch_ratio_estimate, time_estimate
 from cnnbench.networks import registry
 from cnnbench.records import artifact
-from cnnbench.records.messages import Load, Loaded, Open, Opened, Warm, Warmed
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
-from cnnbench.runner.artifacts import build_artifact, find_artifact
-from cnnbench.runner.fork_server import CAN_FORK, ForkServer, starter
-from cnnbench.runner.interleave import GroupMember, Outcome, _WorkerParticipant, measure_group, measure_interleaved
+from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.fork_server import ForkServer, ForkServers, Lineage
+from cnnbench.runner.interleave import Allowance, GroupMember, WorkerParticipant, measure_group, measure_interleaved
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import runtime_kind
 
 LIMIT_S = 300.0
-RUN_ID = "benchmark"
 
 
 def artifact_of(model: str, logs: Path) -> tuple[ModelSpec, Path]:
     """The model at its own size, and its artifact's folder."""
     architecture = registry.get(model)
     spec = ModelSpec(model=model, image_size=architecture.image_size, classes=architecture.classes)
-    facts = find_artifact(spec, RUN_ID) or build_artifact(spec, RUN_ID, logs / "build.log")
-    return spec, artifact.folder_of(spec, facts.key)
+    with Artifacts(logs) as artifacts:
+        return spec, artifact.folder_of(spec, artifacts.get(spec).key)
 
 
 def group_measured(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
     """One race: a launch of each case."""
     threads = machine.usable_threads()
-    with ExitStack() as stack:
-        fork_server = None
-        if CAN_FORK and any(runtime_kind(case.runtime).runs_in_torch for case in cases):
-            fork_server = stack.enter_context(ForkServer(logs / "template.log", threads, LIMIT_S))
-        entries = [
+    with ForkServers(logs, LIMIT_S) as servers:
+        members = [
             GroupMember(
                 case,
                 folder,
                 threads,
-                starter(case.runtime, threads, LIMIT_S, fork_server),
+                servers.starter(case.runtime, Lineage(threads)),
                 logs / f"{artifact.file_name(case.id)}.log",
             )
             for case in cases
         ]
-        outcomes = measure_group(entries, budget_s=budget_s, seed=seed)
+        outcomes = measure_group(members, Allowance(budget_s), seed=seed)
     for outcome in outcomes:
         assert outcome.launch is not None, outcome.error
     return [outcome.launch for outcome in outcomes if outcome.launch is not None]
@@ -131,16 +124,14 @@ def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
         )
 
 
-class Launched(_WorkerParticipant):
-    """A worker with its case open and warm; a contestant."""
-
-    def __init__(self, worker: Worker, case: Case, folder: Path) -> None:
-        entry = GroupMember(case, folder, machine.usable_threads(), lambda log: worker, worker.log)
-        super().__init__(entry, worker, Outcome(case, "benchmark", datetime.now().astimezone()))
-        worker.ask(Load(case=case, threads=machine.usable_threads()), Loaded)
-        worker.ask(Open(case=case, folder=str(folder)), Opened)
-        worker.ask(Warm(limit_s=1.5), Warmed)
-        worker.suspend()
+def warm_participant(worker: Worker, case: Case, folder: Path, stack: ExitStack) -> WorkerParticipant:
+    """A worker with its case open and warm."""
+    member = GroupMember(case, folder, machine.usable_threads(), lambda log: worker, worker.log)
+    participant = WorkerParticipant(member)
+    participant.start(stack)
+    participant.load()
+    participant.open(1.5)
+    return participant
 
 
 def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
@@ -153,8 +144,9 @@ def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
             ForkServer(logs / "template.log", threads, LIMIT_S) as fork_server,
             fork_server.start(logs / "forked.log") as forked_worker,
             Worker(logs / "fresh.log", threads, LIMIT_S) as fresh_worker,
+            ExitStack() as stack,
         ):
-            pair = [Launched(worker, case, folder) for worker in (forked_worker, fresh_worker)]
+            pair = [warm_participant(worker, case, folder, stack) for worker in (forked_worker, fresh_worker)]
             results = measure_interleaved(pair, budget_s, random.Random(repeat))
             own, other = ([block.totals_s() for block in result.blocks] for result in results)
             estimate = launch_ratio_estimate([own], [other])

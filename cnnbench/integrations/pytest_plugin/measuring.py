@@ -1,6 +1,7 @@
 """Measurement inside a test session, and the outcome of a test for a record."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ import pytest
 from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.record import Record
-from cnnbench.records.run_folder import Store, read_run
-from cnnbench.runner.machine import environment, usable_threads
-from cnnbench.runner.run import Observer, run_suite
+from cnnbench.records.run_folder import read_run
+from cnnbench.runner.run import Watch, run
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite, suite_of
 from cnnbench.suite.parse import parse_duration
@@ -26,13 +26,10 @@ class Silent:
         """A case is finished."""
 
 
-def measure(
-    suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, observer: Observer
-) -> dict[str, Record]:
+def measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, watch: Watch) -> dict[str, Record]:
     """Run cases of a suite as `cnnbench run` does, into a new folder; the records by id. Raises CnnbenchError."""
-    about = environment([case.threads or usable_threads() for case in cases], suite.path.resolve().parent)
-    with Store(folder, suite, about, resume=False) as store:
-        run_suite(suite, cases, store, about, observer, budget_s)
+    if run(suite, cases, folder, budget_s=budget_s, resume=False, watch=watch).interrupted:
+        raise KeyboardInterrupt
     return read_run(folder).records
 
 
@@ -41,7 +38,7 @@ def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) ->
     try:
         case_budget_s = parse_duration(budget)
         suite = suite_of([Case.from_id(id_) for id_ in ids], case_budget_s, launches)
-        records = measure(suite, suite.cases, folder, suite.budget_s, Silent())
+        records = measure(suite, suite.cases, folder, suite.budget_s, lambda total, finished: nullcontext(Silent()))
     except (CnnbenchError, ValueError) as error:
         pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
     found = [records.get(case.id) for case in suite.cases]

@@ -5,6 +5,7 @@ function with a clock that replays the measured times.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -85,8 +86,8 @@ class SuiteFile(pytest.File):
         with TemporaryDirectory(prefix="cnnbench-") as scratch, self._terminal():
             folder = (self.out or Path(scratch)) / self.suite.name
             try:
-                with Progress(Console(), len(chosen)) as progress:
-                    self.records = measure(self.suite, chosen, folder, self.budget_s or self.suite.budget_s, progress)
+                budget_s = self.budget_s or self.suite.budget_s
+                self.records = measure(self.suite, chosen, folder, budget_s, partial(Progress, Console()))
             except CnnbenchError as error:
                 pytest.fail(str(error), pytrace=False)
 

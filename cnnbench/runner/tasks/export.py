@@ -5,17 +5,21 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 from cnnbench.errors import InputError, WorkerError
 from cnnbench.records import artifact, files
-from cnnbench.records.record import Parity
-from cnnbench.runner.artifacts import build_artifact, export_step, find_artifact, forget_artifact, prove_graph
-from cnnbench.suite.case import Frozen, ModelSpec
+from cnnbench.records.messages import BuildStep, Describe, Described, Load, Loaded, Open, Opened
+from cnnbench.records.record import Parity, StepFacts
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 
 DATA = f"{artifact.GRAPH}.data"
 """Where a graph keeps weights above 2 GB; the graph names the file, so that it cannot be called otherwise."""
+MAX_BATCH = 3
+"""Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
 class Exported(Frozen):
@@ -52,19 +56,17 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
     if weights == out:
         raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
     _check_place(out, weights)
-    run_id = uuid4().hex
-    with TemporaryDirectory(prefix="cnnbench-") as scratch:
-        try:
-            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(scratch) / "build.log")
-            folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
-            step = export_step(spec, folder, made, optimizer, Path(scratch) / "step.log")
-            if step.error is not None or step.onnx_bytes is None or step.nodes is None:
-                raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
-            for parity in step.parity:
-                _check(spec, parity, "of the change")
-            _copy({made: out, folder / artifact.WEIGHTS: weights})
-        finally:
-            forget_artifact(spec, run_id)
+    with TemporaryDirectory(prefix="cnnbench-") as scratch, Artifacts(Path(scratch)) as artifacts:
+        facts = artifacts.get(spec)
+        folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
+        with Worker(Path(scratch) / "step.log", machine.usable_threads(), LIMIT_S) as worker:
+            request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer)
+            step = worker.ask(request, StepFacts)
+        if step.error is not None or step.onnx_bytes is None or step.nodes is None:
+            raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
+        for parity in step.parity:
+            _check(spec, parity, "of the change")
+        _copy({made: out, folder / artifact.WEIGHTS: weights})
     return ExportedStep(
         model=spec.label,
         file=str(out),
@@ -75,6 +77,48 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
         seconds=step.seconds,
         parity=step.parity,
     )
+
+
+def export_model(spec: ModelSpec, out: Path) -> Exported:
+    """Export, have onnx check the graph, prove it against float64 in ONNX Runtime, and only then write `out`.
+
+    Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
+    one that cannot be exported or whose graph computes something else.
+    """
+    _check_place(out, out.with_name(DATA))
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+        facts = artifacts.get(spec)
+        if facts.onnx_error is not None or facts.onnx_bytes is None:
+            raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
+        folder = artifact.folder_of(spec, facts.key)
+        parity = prove_graph(spec, folder, Path(logs) / "prove.log")
+        for each in parity:
+            _check(spec, each, "of the signal")
+        graph = folder / artifact.GRAPH
+        _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
+    return Exported(
+        model=spec.label,
+        file=str(out),
+        onnx_bytes=facts.onnx_bytes,
+        opset=facts.opset,
+        seconds=facts.seconds,
+        parity=parity,
+    )
+
+
+def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:
+    """The parity of the artifact's graph in ONNX Runtime on the CPU, at batches of 1, 2 and 3. Raises WorkerError."""
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=MAX_BATCH)
+    threads = machine.usable_threads()
+    with Worker(log, threads, LIMIT_S) as worker:
+        worker.ask(Load(case=case, threads=threads), Loaded)
+        return worker.ask(Open(case=case, folder=str(folder)), Opened).parity
+
+
+def describe_graph(file: Path, log: Path) -> Described:
+    """What an ONNX file holds. Raises WorkerError."""
+    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+        return worker.ask(Describe(file=str(file)), Described)
 
 
 def _check_place(out: Path, beside: Path) -> None:
@@ -105,34 +149,3 @@ def _check(spec: ModelSpec, parity: Parity, unit: str) -> None:
             f"{spec.label}: the exported graph is wrong at {parity.what}: {found}, limit {parity.limit:.1e} {unit}; "
             "nothing was written"
         )
-
-
-def export_model(spec: ModelSpec, out: Path) -> Exported:
-    """Export, have onnx check the graph, prove it against float64 in ONNX Runtime, and only then write `out`.
-
-    Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
-    one that cannot be exported or whose graph computes something else.
-    """
-    _check_place(out, out.with_name(DATA))
-    run_id = uuid4().hex
-    with TemporaryDirectory(prefix="cnnbench-") as logs:
-        try:
-            facts = find_artifact(spec, run_id) or build_artifact(spec, run_id, Path(logs) / "build.log")
-            if facts.onnx_error is not None or facts.onnx_bytes is None:
-                raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
-            folder = artifact.folder_of(spec, facts.key)
-            parity = prove_graph(spec, folder, Path(logs) / "prove.log")
-            for each in parity:
-                _check(spec, each, "of the signal")
-            graph = folder / artifact.GRAPH
-            _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
-        finally:
-            forget_artifact(spec, run_id)
-    return Exported(
-        model=spec.label,
-        file=str(out),
-        onnx_bytes=facts.onnx_bytes,
-        opset=facts.opset,
-        seconds=facts.seconds,
-        parity=parity,
-    )

@@ -1,15 +1,18 @@
-"""A machine's ceilings, measured in child processes: one with PyTorch, then one with ONNX Runtime."""
+"""What a machine can do at best, measured in child processes, one with PyTorch, one with ONNX Runtime; and kept."""
 
 import contextlib
 from collections.abc import Iterable
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
-from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import library_versions
-from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
-from cnnbench.records.peaks import Peaks
+from cnnbench.errors import RunFolderError, WorkerError
+from cnnbench.records.artifact import cache_folder, library_versions
+from cnnbench.records.environment import Environment
+from cnnbench.records.messages import Library, MeasuredPeaks, MeasurePeaks
+from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
@@ -22,6 +25,28 @@ CACHES = 4
 """The largest working set is so many last-level caches, and no cache helps it."""
 MEMORY_SHARE = 1 / 8
 LIMIT_S = 120.0
+
+
+def peaks_of(
+    device: Device, threads: int, environment: Environment, logs: Path | None = None, *, anew: bool = False
+) -> Peaks:
+    """What this machine reaches, as it was measured before or, where it was not or `anew`, as it is measured now.
+
+    It is kept in the cache, by the machine's identity and the libraries' versions. Raises WorkerError.
+    """
+    about = [environment.fingerprint, *sorted(_versions().items())]
+    folder = cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = None if anew else find_peaks(read_peaks(folder), device, threads)
+    except RunFolderError:
+        (folder / PEAKS).unlink()  # damaged
+        found = None
+    name = environment.accelerators.get(device)
+    if found is None or (name and found.device_name != name):
+        found = measure_peaks(device, threads, logs=logs)
+        write_peaks(folder, [found])
+    return found
 
 
 def measure_peaks(
@@ -43,34 +68,36 @@ def measure_peaks(
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
-        for library in ("torch", "onnxruntime"):
-            request = MeasurePeaks.model_validate(
-                {
-                    "library": library,
-                    "device": device,
-                    "threads": threads,
-                    "kernel_s": kernel_s,
-                    "largest_set_bytes": largest_set_bytes,
-                }
+        for library in get_args(Library):
+            request = MeasurePeaks(
+                library=library,
+                device=device,
+                threads=threads,
+                kernel_s=kernel_s,
+                largest_set_bytes=largest_set_bytes,
             )
             try:
                 with Worker(folder / f"peaks-{library}-{device}-{threads}.log", threads, LIMIT_S) as worker:
                     found[library] = worker.ask(request, MeasuredPeaks)
             except WorkerError as error:
                 if library == "torch":
-                    raise WorkerError(f"the ceilings of {device} cannot be measured: {error}") from None
+                    raise WorkerError(f"the peaks of {device} cannot be measured: {error}") from None
                 failures[library] = str(error)
     return Peaks(
         device=device,
         device_name=machine.cpu_model() if device == "cpu" else found["torch"].device_name,
         threads=threads,
         started=started,
-        versions={name: text for name, text in library_versions().items() if name.startswith(("torch", "onnxruntime"))},
+        versions=_versions(),
         throughputs=[each for peaks in found.values() for each in peaks.throughputs],
         bandwidths=[each for peaks in found.values() for each in peaks.bandwidths],
         calls=[each for peaks in found.values() for each in peaks.calls],
         failures=failures | {what: why for peaks in found.values() for what, why in peaks.failures.items()},
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: text for name, text in library_versions().items() if name.startswith(("torch", "onnxruntime"))}
 
 
 def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:

@@ -1,94 +1,21 @@
-"""The layers of a model that has no closed form, read off the module as it runs, with the same formulas."""
+"""The layers of a model that has no closed form, traced as it runs."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from cnnbench.networks import layers
-from cnnbench.networks.layers import Op, Opaque, Value, spelled
-from cnnbench.networks.network import Net, Network
-from cnnbench.records.messages import Step, Trace, Traced
+from cnnbench.analysis.replay import Reading, replay
+from cnnbench.records.messages import Trace, Traced
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
 
 LIMIT_S = 300.0
 
-JOINING: Mapping[str, Callable[[tuple[Value, ...]], dict[str, Any]]] = {
-    "Add": lambda others: {"other": others[0]},
-    "Scale": lambda others: {"factors": others[0]},
-    "MatMul": lambda others: {"other": others[0]},
-    "Concat": lambda others: {"behind": others},
-    "Copy": lambda others: {"sources": others},
-    "Opaque": lambda others: {"sources": others},
-}
-"""What layers that join several values call the further ones."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A network as it was read, and what its figures leave out."""
-
-    network: Network
-    left_out: list[str]
-
 
 def read(spec: ModelSpec) -> Reading:
     """Have a worker run one image through the model. Raises ModelError, WorkerError."""
     with (
         TemporaryDirectory(prefix="cnnbench-") as logs,
-        Worker(Path(logs) / "walk.log", machine.usable_threads(), LIMIT_S) as worker,
+        Worker(Path(logs) / "trace.log", machine.usable_threads(), LIMIT_S) as worker,
     ):
         return replay(spec.label, worker.ask(Trace(spec=spec), Traced))
-
-
-def replay(name: str, traced: Traced) -> Reading:
-    """The steps as layers, their figures computed by the formulas; steps whose shape these do not give are left out."""
-    net = Net(name)
-    image = Value(traced.input_shape)
-    values: list[Value] = []
-    for step in traced.steps:
-        inputs = [replace(values[place] if place >= 0 else image, shape=shape) for place, shape in step.inputs]
-        values.append(net(step.name, _op(step, inputs), inputs[0]))
-    network = net.network(traced.input_shape)
-    return Reading(network, _uncounted(network) + _unowned(network, traced.params))
-
-
-def _op(step: Step, inputs: list[Value]) -> Op:
-    kind: Callable[..., Op] = getattr(layers, step.op)
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in step.settings.items()}
-    more = JOINING[step.op](tuple(inputs[1:])) if step.op in JOINING else {}
-    op = kind(**settings, **more)
-    if op.output_shape(inputs[0].shape) != step.shape and spelled(op.output_shape(inputs[0].shape)) != _squeezed(step):
-        return Opaque(step.shape, tuple(inputs[1:]), f"{step.op} of {spelled(inputs[0].shape)}")
-    return op
-
-
-def _squeezed(step: Step) -> str:
-    """A mean over all of an image may drop the axes that it was taken over."""
-    axes = len(step.inputs[0][1]) - len(step.shape) if step.op == "AdaptiveAvgPool" else 0
-    return spelled((*step.shape, *(1,) * axes))
-
-
-def _uncounted(network: Network) -> list[str]:
-    """Operations without a formula, by name, with where they first stand."""
-    opaque = [layer for layer in network.layers if isinstance(layer.op, Opaque)]
-    functions = Counter(layer.op.function for layer in opaque if isinstance(layer.op, Opaque))
-    first = {layer.op.function: layer.name for layer in reversed(opaque) if isinstance(layer.op, Opaque)}
-    return [f"{count} x {function} (first in {first[function]})" for function, count in functions.items()]
-
-
-def _unowned(network: Network, params: Mapping[str, int]) -> list[str]:
-    """Parameters that no counted layer has, and those that a layer which is passed again counts again."""
-    counted = {layer.name: layer.params for layer in network.layers if layer.params}
-    lines = []
-    for name in {**params, **counted}:
-        missing = params.get(name, 0) - counted.get(name, 0)
-        if missing > 0:
-            lines.append(f"{missing:,} parameters of {name or 'the module itself'}, which no counted layer has")
-        elif missing < 0:
-            lines.append(f"{name}: its {-missing:,} parameters are those of another layer, counted again")
-    return lines

@@ -1,0 +1,65 @@
+"""What a run has to do, told from its cases alone: groups, what is finished, what is built and in which order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import groupby
+
+from cnnbench.networks import registry
+from cnnbench.records import artifact
+from cnnbench.records.record import Record
+from cnnbench.suite.case import Case, ModelSpec
+
+Group = tuple[Case, ...]
+"""Cases that are measured interleaved."""
+
+BUILD_OVERHEAD_LAYERS = 20
+"""What building an artifact or a training step takes beside its layers, in layers."""
+UNKNOWN_LAYERS = 100
+"""Of a model without a closed form."""
+
+
+def unfinished(cases: Iterable[Case], finished: Mapping[str, Record]) -> list[Case]:
+    """The cases without a finished record, or with one whose times depend on what has changed since."""
+    return [
+        case
+        for case in cases
+        if case.id not in finished or finished[case.id].depends not in ("", artifact.depends_on(case))
+    ]
+
+
+def group_cases(cases: Sequence[Case]) -> list[Group]:
+    """Cases that a table sets side by side, together; in the suite's order."""
+    order = {case.id: index for index, case in enumerate(cases)}
+    first: dict[tuple[object, ...], int] = {}
+    for case in cases:
+        first.setdefault(case.group_key, order[case.id])
+    ordered = sorted(cases, key=lambda case: (first[case.group_key], order[case.id]))
+    return [tuple(group) for _, group in groupby(ordered, key=lambda case: case.group_key)]
+
+
+def title(group: Group) -> str:
+    """A group in one line: `lenet5/inference/eager+ort/cpu/fp32/b8`."""
+    case = group[0]
+    runtimes = "+".join(dict.fromkeys(each.runtime for each in group))
+    return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
+
+
+def models_of(groups: Iterable[Group]) -> dict[ModelSpec, bool]:
+    """The models that groups run, in order, and whether the training step of each is wanted too."""
+    found: dict[ModelSpec, bool] = {}
+    for case in (case for group in groups for case in group):
+        found[case.spec] = found.get(case.spec, False) or case.is_exported_step
+    return found
+
+
+def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
+    """Models outside the registry first, for they may be wrong; then the largest first, so that cores end together."""
+    return sorted(specs, key=lambda spec: (registry.find(spec.model) is not None, -layers_to_build(spec)))
+
+
+@cache
+def layers_to_build(spec: ModelSpec) -> int:
+    """What building an artifact or a training step takes, in layers."""
+    architecture = registry.find(spec.model)
+    layers = len(architecture.network(spec.image_size, spec.classes).layers) if architecture else UNKNOWN_LAYERS
+    return BUILD_OVERHEAD_LAYERS + layers

@@ -1,0 +1,98 @@
+"""What launches found out becomes records, each written down at once."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from cnnbench.analysis import counts
+from cnnbench.analysis.stats import Estimate, launch_estimate
+from cnnbench.analysis.status import status_of
+from cnnbench.records import artifact
+from cnnbench.records.environment import Environment
+from cnnbench.records.record import Measurement, Record, Status
+from cnnbench.records.run_folder import Store
+from cnnbench.runner.artifacts import Built, Problem
+from cnnbench.runner.interleave import Outcome
+from cnnbench.runner.plan import Group
+from cnnbench.suite.case import Case
+
+
+class Observer(Protocol):
+    """Somebody who watches a run."""
+
+    def doing(self, what: str, left_s: float) -> None:
+        """Something begins, and the whole run will be over in about so many seconds."""
+
+    def done(self, record: Record) -> None:
+        """A case is finished and on disk."""
+
+
+class Recorder:
+    """Keeps the outcomes of each case, and writes its record anew after each launch."""
+
+    def __init__(self, store: Store, environment: Environment, observer: Observer) -> None:
+        self._store, self._environment, self._observer = store, environment, observer
+        self._outcomes: dict[Case, list[Outcome]] = {}
+
+    def leave_out(self, case: Case, problem: Problem, built: Built | None = None) -> None:
+        """Record why a case was not measured."""
+        self._write(case, problem.status, [problem.reason], built, [])
+
+    def add(self, outcome: Outcome, built: Built) -> None:
+        """Record a launch, with those before it."""
+        outcomes = self._outcomes.setdefault(outcome.case, [])
+        outcomes.append(outcome)
+        status, reasons = status_of(
+            [each.launch for each in outcomes if each.launch is not None],
+            [parity for each in outcomes for parity in each.parity],
+            [fault for each in outcomes for fault in each.faults],
+            [each.error for each in outcomes if each.error is not None],
+            built.facts,
+        )
+        self._write(outcome.case, status, reasons, built, outcomes)
+
+    def launches(self, group: Group) -> int:
+        """How often the group was launched."""
+        return max(len(self._outcomes.get(case, ())) for case in group)
+
+    def half_width(self, group: Group) -> float | None:
+        """Of the widest interval of the group's cases; None if a launch failed, or a case was not timed."""
+        outcomes = [each for case in group for each in self._outcomes.get(case, ())]
+        if not outcomes or any(each.launch is None for each in outcomes):
+            return None
+        return max(self.estimate(case).half_width for case in group)
+
+    def call_s(self) -> dict[Case, float]:
+        """Seconds of a call of each case that was timed."""
+        timed = [case for case, outcomes in self._outcomes.items() if any(each.launch for each in outcomes)]
+        return {case: self.estimate(case).value for case in timed}
+
+    def estimate(self, case: Case) -> Estimate:
+        """Of a call of a case that was timed."""
+        return launch_estimate([each.launch.call_blocks() for each in self._outcomes[case] if each.launch is not None])
+
+    def _write(
+        self, case: Case, status: Status, reasons: list[str], built: Built | None, outcomes: Sequence[Outcome]
+    ) -> None:
+        summary = counts.summary(case.spec, built.facts.counters) if built and built.facts else None
+        if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
+            status, reasons = "invalid", [f"counts disagree: {summary.disagreements[0]}", *reasons]
+        launches = [each.launch for each in outcomes if each.launch is not None]
+        record = Record(
+            id=case.id,
+            case=case,
+            status=status,
+            reasons=reasons,
+            started=(outcomes[0].started if outcomes else datetime.now().astimezone()).isoformat(timespec="seconds"),
+            group=outcomes[0].group if outcomes else None,
+            depends=artifact.depends_on(case),
+            counts=summary,
+            artifact=built.facts if built else None,
+            step=built.step if built and case.is_exported_step else None,
+            parity=[parity for each in outcomes for parity in each.parity],
+            measurement=Measurement(launches=launches) if launches else None,
+            ran=launches[-1].ran if launches else None,
+            environment=self._environment,
+        )
+        self._store.append(record)
+        self._observer.done(record)
