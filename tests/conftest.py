@@ -28,7 +28,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Uses all cores where several files are tested, unless -n, --pdb or the like says otherwise."""
     option = config.option
     several = len(config.args) != 1 or Path(config.args[0]).is_dir()
-    if "PYTEST_XDIST_WORKER" not in os.environ and config.pluginmanager.hasplugin("xdist") and several and option.numprocesses is None and not option.usepdb:
+    if (
+        "PYTEST_XDIST_WORKER" not in os.environ
+        and config.pluginmanager.hasplugin("xdist")
+        and several
+        and option.numprocesses is None
+        and not option.usepdb
+    ):
         option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         option.dist = "loadgroup" if option.dist == "no" else option.dist
 
