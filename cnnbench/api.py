@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cnnbench.report.charts import Chart
     from cnnbench.report.html import Page
-    from cnnbench.report.tables import Table
+    from cnnbench.report.table import Table
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Results:
     @cached_property
     def frame(self) -> "pd.DataFrame":
         """One row per case, measured or not: settings, status, times in milliseconds with intervals, ratios, memory."""
-        from cnnbench.analysis.frames import all_cases_table
+        from cnnbench.analysis.cases import CaseRow, case_rows
+        from cnnbench.analysis.frames import frame
 
-        return all_cases_table(list(self.run.records.values()))
+        return frame(case_rows(list(self.run.records.values())), CaseRow)
 
     @cached_property
     def tables(self) -> "dict[str, Table]":

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of this process, before it imports torch; workers are told their own
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew", action="store_true", help="Write tests/golden anew from what the code gives now.")
@@ -27,14 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Uses all cores where several files are tested, unless -n, --pdb or the like says otherwise."""
     option = config.option
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
     several = len(config.args) != 1 or Path(config.args[0]).is_dir()
-    if (
-        "PYTEST_XDIST_WORKER" not in os.environ
-        and config.pluginmanager.hasplugin("xdist")
-        and several
-        and option.numprocesses is None
-        and not option.usepdb
-    ):
+    asked = is_worker or option.usepdb or not config.pluginmanager.hasplugin("xdist") or option.numprocesses is not None
+    if several and not asked:
         option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         option.dist = "loadgroup" if option.dist == "no" else option.dist
 

@@ -146,11 +146,15 @@ def _follow(script: list[tuple[str, list[str], list[list[Any]]]]) -> None:
         asked += line
         op = json.loads(line)["op"]
         place = next(
-            n for n, (named, about, _) in enumerate(script) if named == op and all(word in asked for word in about)
+            n for n, (named, words, _) in enumerate(script) if named == op and all(word in asked for word in words)
         )
         answers = script[place][2]
         kind, what, *text = answers[min(given[place], len(answers) - 1)]
         given[place] += 1
+        if op == "build" and text:  # a real one leaves its facts in the artifact's folder too
+            folder = Path(json.loads(line)["folder"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "artifact.json").write_text(*text)
         _ACTIONS[kind](what, *text)
 
 

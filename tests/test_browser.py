@@ -102,7 +102,7 @@ def test_filters_leave_the_rows_that_fit_and_tell_how_many(page: "Page") -> None
     rows = len(column(page, INFERENCE, "model"))
     page.locator(f"{INFERENCE} input[type=search]").fill("mobilenet ort")
     assert set(column(page, INFERENCE, "model")) == {"mobilenet_v2"}
-    assert column(page, INFERENCE, "runtime") == ["ort/cpu", "ort/cpu"]
+    assert column(page, INFERENCE, "backend") == ["ort/cpu", "ort/cpu"]
     assert page.locator(f"{INFERENCE} output").inner_text() == f"2 of {rows + 1} rows"
     page.locator(f"{INFERENCE} select[data-column=batch]").select_option("8")
     assert column(page, INFERENCE, "batch") == ["8"]
@@ -111,9 +111,9 @@ def test_filters_leave_the_rows_that_fit_and_tell_how_many(page: "Page") -> None
 
 
 def test_cases_that_could_not_run_here_are_shown_when_asked_for(page: "Page") -> None:
-    assert "eager/cuda" not in column(page, INFERENCE, "runtime")
+    assert "eager/cuda" not in column(page, INFERENCE, "backend")
     page.locator(f"{INFERENCE} .absent input").check()
-    assert "eager/cuda" in column(page, INFERENCE, "runtime")
+    assert "eager/cuda" in column(page, INFERENCE, "backend")
 
 
 def test_what_is_no_result_is_struck_out_with_its_reason_below(page: "Page") -> None:
@@ -148,12 +148,12 @@ def test_every_chart_is_drawn_and_says_what_its_marks_are(page: "Page") -> None:
 def test_the_raw_samples_of_any_case_are_drawn_in_the_order_of_time(page: "Page") -> None:
     choice, dots = page.locator(".samples select"), page.locator(".samples circle")
     assert dots.count() == 16
-    assert page.locator(".samples circle.out").count() == 2  # one turn of eight was disturbed
+    assert page.locator(".samples circle.out").count() == 2  # one block of eight had interference
     across = [float(x) for dot in dots.all() if (x := dot.get_attribute("cx"))]
     assert across == sorted(across)
     choice.select_option(label="lenet5/inference/eager/cpu/fp32/b8")
     assert dots.count() == 80
-    assert "80 samples in 8 turns" in page.locator(".samples p.caption").inner_text()
+    assert "80 samples in 8 blocks" in page.locator(".samples p.caption").inner_text()
 
 
 def test_on_a_phone_only_tables_and_charts_scroll_sideways(page: "Page") -> None:

@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import InputError, RunFolderError
-from cnnbench.gate.baseline import BaselineError, compare_with_baseline, exit_code, read_baseline
+from cnnbench.gate.baseline import BaselineError, compare_with_baseline, read_baseline
 from cnnbench.gate.calibration import (
     Calibration,
     Session,
@@ -21,7 +21,7 @@ from cnnbench.gate.calibration import (
     read_calibration,
     write_calibration,
 )
-from cnnbench.gate.procedure import Paired
+from cnnbench.gate.procedure import Paired, exit_code_of
 from cnnbench.records.run_folder import Run
 from tests.noise import comparisons
 from tests.records import ENVIRONMENT, case, record
@@ -104,8 +104,8 @@ def test_without_three_calibrations_a_stored_baseline_never_fails() -> None:
         (found,) = compare_with_baseline(stored(), head(0.05), known, Rule())
         assert found.verdict == "inconclusive"
         assert "so noise between sessions is unknown" in found.reason
-        assert exit_code([found], strict=False, allow_missing=False) == 0
-        assert exit_code([found], strict=True, allow_missing=False) == 4
+        assert exit_code_of([found.verdict], strict=False, allow_missing=False) == 0
+        assert exit_code_of([found.verdict], strict=True, allow_missing=False) == 4
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_noise_between_times_decides_what_a_stored_baseline_may_say(
     sessions = [session(0.0005, centre_s, seed=seed) for seed, centre_s in enumerate(centres)]
     (found,) = compare_with_baseline(stored(), head(call_s), calibration(*sessions, name=CASE.id), Rule())
     assert found.verdict == verdict
-    assert exit_code([found], strict=False, allow_missing=False) == (1 if verdict == "slower" else 0)
+    assert exit_code_of([found.verdict], strict=False, allow_missing=False) == (1 if verdict == "slower" else 0)
 
 
 def test_more_launches_on_one_side_never_make_it_sure() -> None:
@@ -143,8 +143,8 @@ def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
     run = replace(stored(), records={})
     (found,) = compare_with_baseline(run, head(0.01), None, Rule())
     assert (found.verdict, found.reason) == ("missing", "no baseline: it has no record there")
-    assert exit_code([found], strict=False, allow_missing=False) == 3
-    assert exit_code([], strict=False, allow_missing=True) == 3
+    assert exit_code_of([found.verdict], strict=False, allow_missing=False) == 3
+    assert exit_code_of([], strict=False, allow_missing=True) == 3
 
 
 def test_a_baseline_of_another_machine_is_refused_with_what_differs(tmp_path: Path) -> None:

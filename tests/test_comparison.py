@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cnnbench
-from cnnbench.analysis.compare import Comparison, compare_runs, key_of
+from cnnbench.analysis.compare import Comparison, compare_runs, compared_rows, key_of
 from cnnbench.analysis.prices import read_prices
 from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio
 from cnnbench.api import Compared
@@ -16,7 +16,7 @@ from cnnbench.errors import InputError, RunFolderError
 from cnnbench.records.environment import Threads
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.comparing import cases_frame
+from cnnbench.report.comparing import remarks
 from cnnbench.suite.case import Case
 from tests.conftest import Cli
 from tests.peaks import peaks
@@ -100,6 +100,13 @@ def test_overlapping_intervals_share_a_rank() -> None:
     assert set(compared.places(compared.keys[0]).values()) == {1}
 
 
+def test_a_number_of_threads_that_is_the_default_is_no_machine_of_its_own() -> None:
+    default, other = case("eager", model="lenet5"), case("eager", model="alexnet")
+    of_run = run("a", record(default, TIMES), record(with_threads(other, 2), TIMES))
+    (machine,) = compare_runs([of_run]).machines
+    assert (machine.threads, len(machine.cases)) == (2, 2)
+
+
 def test_two_numbers_of_threads_in_one_run_are_two_machines() -> None:
     of = case("eager")
     one = run("laptop", record(with_threads(of, 1), scaled(2)), record(with_threads(of, 2), TIMES))
@@ -119,10 +126,10 @@ def test_a_device_is_a_machine_of_its_own() -> None:
 def test_in_what_runs_differ_is_said() -> None:
     a = run("a", *models({"lenet5": 1}))
     b = run("b", *models({"lenet5": 1}), suite="other", torch="2.9")
-    remarks = compare_runs([a, b]).remarks()
-    assert remarks[0].startswith("Suites differ: tiny (a); other (b).")
-    assert remarks[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
-    assert remarks[-1].startswith("1 of 1 cases were measured on every machine")
+    found = remarks(compare_runs([a, b]))
+    assert found[0].startswith("Suites differ: tiny (a); other (b).")
+    assert found[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
+    assert found[-1].startswith("1 of 1 cases were measured on every machine")
 
 
 def test_invalid_records_are_compared_with_nothing() -> None:
@@ -158,13 +165,12 @@ def prices(folder: Path, text: str) -> Path:
 def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparison) -> None:
     file = prices(tmp_path, "currency: EUR\nmachines:\n  a: {watts: 200, price_per_hour: 0.8}\n  b: {watts: 50}\n")
     compared = compare_runs([machine.run for machine in two.machines], prices=file)
-    frame = cases_frame(compared).set_index(["model", "machine"])
-    a, b = (frame.xs(name, level="machine").iloc[0] for name in ("a", "b"))
-    assert a["images_per_s"] == pytest.approx(800)  # 8 images in 10 ms
-    assert a["images_per_joule"] == pytest.approx(800 / 200)
-    assert a["images_per_currency"] == pytest.approx(800 * 3600 / 0.8)
-    assert b["images_per_joule"] == pytest.approx(400 / 50)
-    assert math.isnan(b["images_per_currency"])
+    a, b = (next(row for row in compared_rows(compared) if row.machine == name) for name in ("a", "b"))
+    assert a.images_per_s == pytest.approx(800)  # 8 images in 10 ms
+    assert a.images_per_joule == pytest.approx(800 / 200)
+    assert a.images_per_currency == pytest.approx(800 * 3600 / 0.8)
+    assert b.images_per_joule == pytest.approx(400 / 50)
+    assert b.images_per_currency is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +179,7 @@ def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparis
         ("machines:\n  a: {watts: -3}\n", r"prices.yaml:2: machines.a.watts: .*greater than 0; got -3"),
         ("machines:\n  a: {wats: 3}\n", r"prices.yaml:2: machines.a.wats: extra inputs"),
         ("machines:\n  c: {watts: 3}\n", r"prices.yaml:2: machines.c: expected a machine, one of a, b; got 'c'"),
-        ("machines: [\n", r"prices.yaml:\d: expected YAML"),
+        ("machines: [\n", r"prices.yaml:\d: cannot be read as YAML"),
     ],
 )
 def test_a_mistake_in_the_prices_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -189,7 +195,7 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
     measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"blocks": blocks})]})
     one = run("a", measured.model_copy(update={"measurement": measurement}))
     compared = compare_runs([one], prices=prices(tmp_path, "machines: {a: {watts: 1}}"))
-    assert cases_frame(compared)["images_per_joule"].tolist() == [pytest.approx(20.0)]
+    assert [row.images_per_joule for row in compared_rows(compared)] == [pytest.approx(20.0)]
 
 
 def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:
@@ -228,6 +234,7 @@ def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_fifty_runs_of_two_hundred_cases_are_compared_within_a_minute(tmp_path: Path) -> None:
     names = ["lenet5", "alexnet", "vgg11", "resnet18", "mobilenet_v2"]
     records = [

@@ -87,7 +87,7 @@ def test_a_grouped_convolutions_weight_gradient_may_be_counted_for_each_group_ag
     assert not find(right).disagreements
     assert not any("backward" in line for line in find(right).explained)
     assert not find(known).disagreements
-    assert "that of features.2.conv.1.0 it takes for 96 times what it is" in find(known).explained[0]
+    assert "for features.2.conv.1.0 it reports 96 times the MACs" in find(known).explained[0]
     assert len(find(wrong).disagreements) == 1
 
 

@@ -47,12 +47,11 @@ def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) 
     record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
     memory = record["measurement"]["launches"][0]["memory"]
     assert memory["device_reserved_bytes"] >= memory["device_allocated_bytes"] > 4 * 11_689_512
-    assert (
-        memory["device_used_bytes"] >= memory["device_reserved_bytes"] / 2
-    )  # what was reserved may have been returned
+    # The peak is that of the timed steps, so nothing of it was returned: cuDNN's search for algorithms came before.
+    assert memory["device_used_bytes"] >= memory["device_reserved_bytes"]
 
 
-def test_the_exported_training_step_runs_on_the_device(home: Path, cli: Cli) -> None:
+def test_the_exported_training_step_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli, device: str) -> None:
     suite = write_suite(
         home,
         "launches: 1\nmodels: [resnet18]\n"
@@ -61,7 +60,8 @@ def test_the_exported_training_step_runs_on_the_device(home: Path, cli: Cli) -> 
     assert cli("run", suite, "--out", "out").returncode == 0
     record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
     assert record["status"] in ("ok", "noisy"), record["reasons"]
-    assert record["ran"]["device"] == "cuda"
+    assert (record["ran"]["device"], record["ran"]["device_name"]) == ("cuda", device)
+    assert record["measurement"]["launches"][0]["memory"]["device_used_bytes"] > 4 * 11_689_512
     assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
 
 

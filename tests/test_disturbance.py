@@ -219,6 +219,16 @@ def test_switches_of_very_many_threads_are_not_read(tmp_path: Path) -> None:
 
 
 @LINUX
+def test_only_the_cpus_that_may_be_used_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["cpu  600 0 0 0 0 0 0 9", "cpu0 100 0 0 0 0 0 0 4", "cpu1 200 0 0 0 0 0 0 5", "cpu2 300 0 0 0 0 0 0 0"]
+    root = write(tmp_path, {"proc/stat": "\n".join([*lines, "intr 5"])})
+    for allowed, busy_s, steal_s in [({0, 2}, 4.0, 0.04), ({1}, 2.0, 0.05), ({0, 7}, 6.0, 0.09)]:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=allowed: cpus)
+        counters = SystemCounters.read(10**9, root)
+        assert (counters.busy_s, counters.steal_s) == (busy_s, steal_s)
+
+
+@LINUX
 def test_an_energy_counter_that_may_not_be_read_is_not_known(tmp_path: Path) -> None:
     root = write(tmp_path, OTHER_MACHINE)
     (tmp_path / POWERCAP / "intel-rapl:0/energy_uj").unlink()

@@ -53,6 +53,8 @@ def gate_report(
         return measure_gate(asked, Watch(), rule)
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_a_slowdown_that_is_made_is_seen_and_every_pair_is_kept(tmp_path: Path) -> None:
     found = gate_report(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6)
     (judged,) = found.result.cases
@@ -108,6 +110,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         ("gone", "missing", "head: model 'gate_nets:build'"),
     ],
 )
+@pytest.mark.slow
 def test_revisions_with_other_outputs_or_without_the_model_are_told_and_not_timed(
     tmp_path: Path, repository: Path, head: str, verdict: str, reason: str
 ) -> None:
@@ -132,6 +135,7 @@ def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository
     assert written.read_text() == summary.read_text()
 
 
+@pytest.mark.slow
 def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> None:
     loaded = load_suite(str(suite_of(tmp_path)))
     with open_arms("runtime=ort", "runtime=eager") as (base, head):
@@ -145,6 +149,7 @@ def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> 
     assert found.call_s[1] > found.call_s[0]
 
 
+@pytest.mark.slow
 def test_a_calibration_is_kept_and_a_later_gate_heeds_it(tmp_path: Path) -> None:
     suite, kept = suite_of(tmp_path), tmp_path / "noise.json"
 
@@ -168,6 +173,7 @@ def test_a_calibration_is_kept_and_a_later_gate_heeds_it(tmp_path: Path) -> None
     assert "expected a run's folder" in absent.stderr
 
 
+@pytest.mark.slow
 def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own_model(
     tmp_path: Path, repository: Path
 ) -> None:
@@ -213,6 +219,7 @@ def test_an_arm_that_cannot_be_is_one_message(arm: str, message: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+@pytest.mark.slow
 def test_an_interrupted_gate_keeps_its_pairs_and_exits_with_130(tmp_path: Path) -> None:
     suite, out = suite_of(tmp_path), tmp_path / "out"
     command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", ".", "--out", str(out)]

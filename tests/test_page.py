@@ -1,24 +1,32 @@
-"""Pages from fixed records, compared whole with tests/golden (`pytest --renew` writes those anew)."""
+"""Pages from fixed records: their structure, their charts, and that they need and run nothing else."""
 
-import json
+import base64
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from cnnbench.analysis.cases import case_rows
+from cnnbench.analysis.stats import Estimate
 from cnnbench.errors import RunFolderError
+from cnnbench.records.environment import Threads
 from cnnbench.records.run_folder import Run
-from cnnbench.report.charts import DARK
+from cnnbench.report.bounds import bound_tables
+from cnnbench.report.charts import DARK, Chart
 from cnnbench.report.files import table_latex, write_report
-from cnnbench.report.html import Page, Section, html, summary_html
-from cnnbench.report.samples import MOST, samples
+from cnnbench.report.html import TEMPLATES, Page, Section, html, summary_html
+from cnnbench.report.samples import MAX_SAMPLES, samples
 from cnnbench.report.sections import run_page
-from cnnbench.report.sections.accuracy import front
+from cnnbench.report.sections.accuracy import Point, is_dominated, is_on_front
+from cnnbench.report.table import Table
 from cnnbench.report.tables import run_tables
-from tests.records import case, record
+from tests.peaks import peaks
+from tests.read_page import ReadPage
+from tests.records import ENVIRONMENT, case, record
 from tests.sample_run import EVIL, sample_run
 
 Golden = Callable[[str, str], None]
@@ -39,23 +47,158 @@ def page_of(run: Run) -> Page:
     return run_page(run, run_tables(run))
 
 
-def without(text: str, *tags: str) -> str:
-    """HTML without what stands between tags: drawings, styles and scripts have files and tests of their own."""
-    for tag in tags:
-        text = re.sub(rf"<{tag}\b(?![^>]*json)[^>]*>.*?</{tag}>", f"<{tag}/>", text, flags=re.DOTALL)
-    return re.sub(r"sha256-[^']+", "sha256-", text)
+@pytest.fixture(scope="module")
+def read(page: Page) -> ReadPage:
+    return ReadPage(html(page))
 
 
-def test_the_whole_page(page: Page, golden: Golden) -> None:
-    golden("report.html", without(html(page), "svg", "style", "script"))
+def rows_of(chart: Chart) -> list[dict[str, Any]]:
+    """Everything that a chart draws."""
+    return [row for rows in chart.vega_lite["datasets"].values() for row in rows]
 
 
-def test_the_charts_say_what_the_records_say(page: Page, golden: Golden) -> None:
-    specs: dict[str, Any] = {}
+@pytest.fixture(scope="module")
+def drawn(page: Page) -> dict[str, list[dict[str, Any]]]:
+    """What each chart draws, by its name."""
+    return {chart.name: rows_of(chart) for chart in page.charts}
+
+
+def test_every_table_stands_on_the_page_as_it_is(page: Page, read: ReadPage) -> None:
+    tables = {part.name: part for section in page.sections for part in section.parts if isinstance(part, Table)}
+    assert list(read.tables) == list(tables) == ["machine", "inference", "training", "models", "counters", "start"]
+    for name, table in tables.items():
+        shown = read.tables[name]
+        assert shown.headings == table.headings
+        assert [[cell.text for cell in row] for row in shown.rows] == table.cells.to_numpy().tolist()
+        assert (shown.caption, shown.notes) == (table.caption, list(table.notes))
+        kinds = ["figure" if column.is_figure else "words" for column in table.columns]
+        assert all([cell.kind for cell in row] == kinds for row in shown.rows)
+
+
+def test_cells_sort_by_the_numbers_behind_them(read: ReadPage) -> None:
+    inference = read.tables["inference"]
+    place = {name: number for number, name in enumerate(inference.headings)}
+    row = next(row for row in inference.rows if row[0].text == "resnet18" and row[2].text == "ort/cpu")
+    assert row[place["ms"]].text == "20.0 [19.6, 20.4]"
+    assert row[place["ms"]].number == pytest.approx(20.0)
+    assert row[place["vs eager"]].number == pytest.approx(2.0)
+    assert row[place["model"]].number is None
+    absent = next(row for row in inference.rows if row[place["backend"]].text == "eager/cuda")
+    assert all(cell.number is None for cell in absent if cell.text == "–")
+
+
+def test_rows_that_are_no_result_are_marked(read: ReadPage) -> None:
+    inference, training = read.tables["inference"], read.tables["training"]
+    marked = {row[-1].text.split()[0]: kind for row, kind in zip(inference.rows, inference.classes, strict=True)}
+    assert marked == {"ok": "", "unavailable": "absent", "failed": "struck"}
+    assert training.classes.count("struck") == 1
+
+
+def test_tables_are_filtered_by_what_their_rows_are_of(read: ReadPage) -> None:
+    choices = read.tables["inference"].choices
+    assert list(choices) == ["model", "batch", "backend"]
+    assert choices["backend"] == ["eager/cpu", "ort/cpu", "eager/cuda"]
+    assert read.tables["counters"].choices["model"] == ["alexnet", "resnet18", "mobilenet_v2"]
+
+
+def test_the_page_has_its_headings_and_links_to_each_section(page: Page, read: ReadPage) -> None:
+    assert read.texts("h1") == ["sample"]
+    assert read.texts("title") == ["sample – cnnbench"]
+    assert read.texts("h2") == [section.heading for section in page.sections]
+    links = [f"#{section.id}" for section in page.sections]
+    assert [link for link in read.attributes("href") if link.startswith("#")] == links
+    assert read.texts("h3")[:3] == ["Hardware and software", "Width of the intervals", "Inference"]
+    assert len(read.ids) == len(set(read.ids))
+    paragraphs = [element.text for element in read.elements if element.attributes.get("class") == "prose"]
+    assert paragraphs == [text for section in page.sections for text in section.prose]
+
+
+def test_the_page_fetches_nothing_and_runs_only_its_own_script(read: ReadPage) -> None:
+    policy = next(element.attributes["content"] for element in read.elements if "http-equiv" in element.attributes)
+    scripts = [element for element in read.elements if element.tag == "script" and not element.attributes]
+    assert len(scripts) == 1
+    digest = base64.b64encode(sha256(scripts[0].text.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert read.attributes("src") == []
+    assert all(link.startswith(("#", "data:")) for link in read.attributes("href"))
+    assert not [name for element in read.elements for name in element.attributes if name.startswith("on")]
+
+
+def test_every_chart_is_drawn_with_its_title_and_caption(page: Page, read: ReadPage) -> None:
+    assert [chart.name for chart in page.charts] == [
+        *("interval-widths", "accuracy-cpu", "runtimes-inference", "runtimes-training", "throughput", "latency"),
+        *("training-step", "memory-inference", "memory-training", "start"),
+    ]
+    assert read.texts("figcaption") == [chart.caption for chart in page.charts]
+    assert len([element for element in read.elements if element.tag == "svg"]) == len(page.charts) + 1  # raw samples
+
+
+def test_charts_draw_every_measured_case_and_say_what_it_is(page: Page, drawn: dict[str, list[dict[str, Any]]]) -> None:
+    widths = [row for row in drawn["interval-widths"] if "what" in row]
+    assert len(widths) == 19
+    assert {row["backend"] for row in widths} == {"eager/cpu", "ort/cpu"}
+    assert widths[0]["what"] == "alexnet, inference, eager/cpu, batch 1: 28.0 [27.4, 28.6] ms, 35.7 images/s"
     for chart in page.charts:
-        spec = chart.vega_lite
-        specs[chart.name] = {key: value for key, value in spec.items() if key not in ("$schema", "config")}
-    golden("charts.json", json.dumps(specs, indent=1, ensure_ascii=False) + "\n")
+        assert all(row["what"] for row in rows_of(chart) if "what" in row), chart.name
+
+
+def test_the_chart_of_accuracy_has_the_front(drawn: dict[str, list[dict[str, Any]]]) -> None:
+    points = {(row["model"], row["backend"]): row for row in drawn["accuracy-cpu"]}
+    assert len(points) == 6
+    assert [model for (model, _), row in points.items() if row["front"]] == ["mobilenet_v2"]
+    assert not points["mobilenet_v2", "ort/cpu"]["dominated"]
+    assert points["alexnet", "eager/cpu"]["dominated"]
+    named = {key for key, row in points.items() if row["label"]}
+    assert named == {("alexnet", "ort/cpu"), ("resnet18", "ort/cpu"), ("mobilenet_v2", "ort/cpu")}
+
+
+def test_charts_of_ratios_have_their_intervals(drawn: dict[str, list[dict[str, Any]]]) -> None:
+    ratios = [row for row in drawn["runtimes-inference"] if "what" in row]
+    assert {row["series"] for row in ratios} == {"ort/cpu"}
+    assert all(row["low"] <= row["ratio"] <= row["high"] for row in ratios)
+    assert [row["ratio"] for row in ratios if row["line"] == "resnet18, 8"] == [pytest.approx(2.0)]
+    training = [row["ratio"] for row in drawn["runtimes-training"] if "what" in row]
+    assert training == [pytest.approx(0.8), pytest.approx(0.8)]
+
+
+def test_charts_by_batch_have_a_panel_for_each_model(page: Page, drawn: dict[str, list[dict[str, Any]]]) -> None:
+    (throughput,) = (chart for chart in page.charts if chart.name == "throughput")
+    titles = [panel["title"]["text"] for panel in throughput.vega_lite["concat"]]
+    assert titles == ["alexnet", "resnet18", "mobilenet_v2"]
+    assert {row["batch"] for row in drawn["latency"]} == {1, 8}
+    assert max(row["figure"] for row in drawn["latency"]) == pytest.approx(320)
+
+
+def test_stacked_bars_add_up_to_the_whole(drawn: dict[str, list[dict[str, Any]]]) -> None:
+    def whole(name: str, line: str) -> float:
+        return float(sum(row["value"] for row in drawn[name] if row["line"] == line))
+
+    assert whole("training-step", "resnet18, eager/cpu, 8") == pytest.approx(1.0)
+    assert whole("training-step", "resnet18, ort/cpu, 8") == pytest.approx(1.25)
+    assert whole("memory-inference", "resnet18, eager/cpu, 8") == pytest.approx(100)
+    assert whole("start", "resnet18, ort/cpu") == pytest.approx(1.0 + 2.5 + 0.25 + 0.05)
+    assert whole("start", "resnet18, eager/cpu") == pytest.approx(1.0 + 0.25 + 0.05)
+    (phase, *_) = (row for row in drawn["training-step"] if row["line"] == "alexnet, eager/cpu, 8")
+    assert phase["what"] == "alexnet, eager/cpu, 8: forward 280 ms of 840 ms"
+
+
+def test_the_roofline_has_the_peaks_and_every_float32_case(sample: Run) -> None:
+    environment = ENVIRONMENT.model_copy(update={"threads": Threads(used=(2,), usable=2)})
+    records = {id_: each.model_copy(update={"environment": environment}) for id_, each in sample.records.items()}
+    measured = Run(sample.folder, "t", "?", environment, records, peaks=[peaks()])
+    page = run_page(measured, bound_tables(measured))
+    (roofline,) = (rows_of(chart) for chart in page.charts if chart.name == "roofline")
+    roof = sorted((row["intensity"], row["gflops"]) for row in roof_of(roofline))
+    assert roof[1] == (pytest.approx(10.0), pytest.approx(100.0))  # 100 GFLOP/s over 10 GB/s
+    assert roof[0][1] == pytest.approx(10 * roof[0][0])
+    assert len(roofline) - len(roof) == 19
+
+
+def roof_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if "what" not in row]
 
 
 def test_the_files_of_a_report(sample: Run, page: Page, golden: Golden) -> None:
@@ -90,7 +233,7 @@ def test_a_run_of_nothing_but_absent_devices_has_a_page(tmp_path: Path) -> None:
 def test_a_run_without_an_interval_has_a_page(tmp_path: Path) -> None:
     few = [record(case(runtime), [0.01, 0.011]) for runtime in ("eager", "ort")]
     shown = html(page_of(Run(tmp_path, "few", "?", None, {each.id: each for each in few})))
-    assert "not told apart in 1" in shown
+    assert "no significant difference in 1" in shown
     assert "10 [?]" in shown
 
 
@@ -142,7 +285,7 @@ def test_a_link_to_another_folder_is_not_written_through(sample: Run, tmp_path: 
 def test_links_to_other_files_are_replaced(sample: Run, page: Page, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    links = [sample.folder / name for name in ("report.html", "report.md", "tables/models.csv", "charts/sharpness.svg")]
+    links = [sample.folder / name for name in ("report.html", "report.md", "tables/models.csv", "charts/start.svg")]
     for link in links:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(precious)
@@ -169,25 +312,32 @@ def test_what_could_not_be_read_stands_on_the_page(sample: Run) -> None:
     assert "records.jsonl: not read: line 3: &lt;cut&gt;" in html(page_of(told))
 
 
-def test_the_front_is_what_nothing_beats() -> None:
-    frame = pd.DataFrame(
-        {
-            "top1": [60.0, 70.0, 70.0, 65.0],
-            "ms": [1.0, 5.0, 5.5, 9.0],
-            "ms_low": [0.9, 4.0, 5.0, 8.0],
-            "ms_high": [1.1, 6.0, 6.0, 10.0],
-        }
-    )
-    found = front(frame)
-    assert found["front"].tolist() == [True, True, False, False]
-    assert found["beaten"].tolist() == [False, False, False, True]  # the third may be as fast as the second
+def test_the_front_is_what_nothing_dominates(sample: Run) -> None:
+    row = case_rows(list(sample.records.values()))[0]
+    points = [
+        Point(row, 60.0, Estimate(1.0, 0.9, 1.1)),
+        Point(row, 70.0, Estimate(5.0, 4.0, 6.0)),
+        Point(row, 70.0, Estimate(5.5, 5.0, 6.0)),
+        Point(row, 65.0, Estimate(9.0, 8.0, 10.0)),
+    ]
+    assert [is_on_front(point, points) for point in points] == [True, True, False, False]
+    # the third may be as fast as the second
+    assert [is_dominated(point, points) for point in points] == [False, False, False, True]
 
 
-def test_samples_are_thinned_and_disturbed_turns_marked(sample: Run) -> None:
-    long = record(case("eager"), [0.01] * 6, samples=MOST)
+def test_samples_are_thinned_and_blocks_with_interference_marked(sample: Run) -> None:
+    long = record(case("eager"), [0.01] * 6, samples=MAX_SAMPLES)
     (shown,) = samples([long]).cases
-    assert (shown["count"], shown["every"]) == (6 * MOST, 6)
-    assert sum(len(block["ms"]) for block in shown["launches"][0]["blocks"]) <= MOST + 6
+    assert (shown.count, shown.every) == (6 * MAX_SAMPLES, 6)
+    assert sum(len(block.ms) for block in shown.launches[0].blocks) <= MAX_SAMPLES + 6
     first = samples(sample.records.values()).cases[0]
-    assert [block["out"] for block in first["launches"][0]["blocks"]] == [False, True, *[False] * 6]
-    assert first["launches"][0]["blocks"][1]["why"] == "others used 48 % of the CPUs"
+    assert [block.out for block in first.launches[0].blocks] == [False, True, *[False] * 6]
+    assert first.launches[0].blocks[1].why == "others used 48 % of the CPUs"
+
+
+def test_the_script_reads_the_keys_that_the_samples_have(sample: Run) -> None:
+    script = (TEMPLATES / "page.js").read_text()
+    case_keys: dict[str, Any] = samples(sample.records.values()).content()[0]
+    launch_keys = case_keys["launches"][0]
+    for name, keys in (("chosen", case_keys), ("launch", launch_keys), ("block", launch_keys["blocks"][0])):
+        assert set(re.findall(rf"\b{name}\.(\w+)", script)) <= set(keys), name

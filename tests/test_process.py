@@ -45,7 +45,7 @@ def sending(number: int) -> Callable[[], object]:
         (raising(InputError("bad word")), 2, "error: bad word"),
         (raising(WorkerHung("no answer")), 3, "error: no answer"),
         (raising(OSError(28, "No space left on device", "a/b.json")), 2, "error: a/b.json: No space left on device"),
-        (raising(RuntimeError("oops")), 70, "error: this is a fault of cnnbench: RuntimeError: oops"),
+        (raising(RuntimeError("oops")), 70, "error: internal error: RuntimeError: oops"),
         (raising(RecursionError("too deep")), 70, "CNNBENCH_TRACEBACK=1"),
         (raising(EOFError()), 70, ""),
         (raising(BrokenPipeError(32, "Broken pipe")), 70, ""),

@@ -1,4 +1,4 @@
-"""The pytest plugin, in sessions of pytest of its own."""
+"""The pytest plugin, in sessions of pytest of its own, whose workers follow a script; one session has real ones."""
 
 import json
 import subprocess
@@ -12,7 +12,9 @@ import pytest
 from cnnbench.errors import CnnbenchError
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import load_suite
+from tests import scripted
 from tests.conftest import ROOT, write_suite
+from tests.scripted import Dies, Says
 
 PLUGIN = [] if entry_points(group="pytest11", name="cnnbench") else ["-p", "cnnbench.integrations.pytest_plugin"]
 """A plugin that is installed is there already."""
@@ -26,6 +28,19 @@ models:
   - {model: "own_models:Crashes", image_size: 16, batches: [7], runtimes: [eager], devices: [cpu]}
 """
 EAGER, ORT = (f"lenet5/inference/{runtime}/cpu/fp32/b1" for runtime in ("eager", "ort"))
+
+
+KILLED = Says("open", Dies("SIGKILL"), model="own_models:Crashes")
+
+
+def follow(folder: Path) -> None:
+    """Have the workers of sessions in the folder follow a script, in which one model crashes."""
+    words = scripted.command(folder, KILLED, *scripted.lenet())
+    (folder / "conftest.py").write_text(
+        "from cnnbench.runner.worker_process import Interpreter\n"
+        f"Interpreter.command = {words!r}\n"
+        f"import os; os.environ['CNNBENCH_CACHE'] = {str(folder / 'cache')!r}\n"
+    )
 
 
 def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +59,7 @@ def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The session that most tests look at: a suite, with everything saved that can be."""
     folder = tmp_path_factory.mktemp("session")
+    follow(folder)
     (folder / "own_models.py").write_text((ROOT / "tests" / "own_models.py").read_text())
     (folder / "test_other.py").write_text("def test_other(): pass\n")
     words = ("-v", "-rs", "--cnnbench", write_suite(folder, SUITE), "--cnnbench-out", "kept")
@@ -155,7 +171,7 @@ def test_onnx_runtime_has_a_time(cnnbench_measure):
     eager, ort = cnnbench_measure(
         "lenet5/inference/eager/cpu/fp32/b1", "lenet5/inference/ort/cpu/fp32/b1", budget="0.2s"
     )
-    assert eager.race == ort.race
+    assert eager.group == ort.group
     assert ort.measurement.times()
 
 def test_wrong(cnnbench_measure):
@@ -166,7 +182,10 @@ def test_unknown(cnnbench_measure):
 """
 
 
-def test_the_fixture_measures_in_a_race_and_fails_with_the_reason(home: Path) -> None:
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_fixture_measures_in_a_race_and_fails_with_the_reason(home: Path, real: bool) -> None:
+    if not real:
+        follow(home)
     (home / "test_users.py").write_text(USERS_TESTS)
     done = pytest_in(home, "test_users.py")
     assert "1 passed" in done.stdout, done.stdout + done.stderr
@@ -182,7 +201,7 @@ def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
         "    heavy = {'torch', 'onnx', 'onnxruntime', 'pandas', 'pydantic', 'rich', 'numpy', 'scipy', 'yaml'}\n"
         "    assert heavy & set(sys.modules) == set()\n"
         "    ours = {name for name in sys.modules if name.split('.')[0] == 'cnnbench'}\n"
-        "    assert ours == {'cnnbench', 'cnnbench.integrations.pytest_plugin'}\n"
+        "    assert ours == {'cnnbench', 'cnnbench.integrations', 'cnnbench.integrations.pytest_plugin'}\n"
     )
     done = pytest_in(tmp_path, "test_modules.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,10 +8,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cnnbench.records.record import Record
+from cnnbench.analysis.stats import Estimate
+from cnnbench.records.record import CounterResults, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.files import markdown, table_markdown, write_tables
-from cnnbench.report.tables import Table, interval_text, run_tables
+from cnnbench.report.columns import interval_text
+from cnnbench.report.files import write_report
+from cnnbench.report.markdown import table_markdown
+from cnnbench.report.sections import run_page
+from cnnbench.report.table import Table
+from cnnbench.report.tables import run_tables
 from cnnbench.report.terminal import Progress, line_of, print_tables
 from tests.records import ENVIRONMENT, case, record
 
@@ -40,9 +45,9 @@ def table(tables: list[Table], name: str) -> Table:
 
 def test_the_models_table(tiny: Run) -> None:
     assert table_markdown(table(run_tables(tiny), "models")).splitlines() == [
-        "| model   | input   | parameters   | MACs   | counts    | top-1 %   | ONNX MB   | export s   |",
-        "|:--------|:--------|:-------------|:-------|:----------|:----------|:----------|:-----------|",
-        "| lenet5  | 1x28x28 | 44,426       | 282 k  | agree (2) | –         | 0.190     | 2.5        |",
+        "| model   | input   |   parameters |   MACs | cross-check   |   top-1 % |   ONNX MB |   export s |",
+        "|:--------|:--------|-------------:|-------:|:--------------|----------:|----------:|-----------:|",
+        "| lenet5  | 1x28x28 |       44,426 |  282 k | 2 agree       |         – |     0.190 |        2.5 |",
     ]
 
 
@@ -53,7 +58,7 @@ def test_the_inference_table(tiny: Run) -> None:
         *(
             "model",
             "batch",
-            "runtime",
+            "backend",
             "ms",
             "p90 ms",
             "images/s",
@@ -87,7 +92,7 @@ def test_the_inference_table(tiny: Run) -> None:
     assert inference.notes == ["[1] unavailable: no cuda device: no driver"]
 
 
-def test_the_training_table_has_the_steps_parts(tiny: Run) -> None:
+def test_the_training_table_has_the_steps_phases(tiny: Run) -> None:
     training = table(run_tables(tiny), "training").cells.iloc[0]
     assert (training["ms"], training["images/s"]) == ("30.00 [30.00, 30.00]", "267")
     assert [training[f"{phase} ms"] for phase in ("forward", "backward", "optimizer")] == [
@@ -99,13 +104,13 @@ def test_the_training_table_has_the_steps_parts(tiny: Run) -> None:
 
 def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> None:
     start = table(run_tables(tiny), "start").cells
-    ort = start[start["runtime"] == "ort/cpu"].iloc[0]
-    eager = start[(start["runtime"] == "eager/cpu") & (start["workload"] == "inference")].iloc[0]
+    ort = start[start["backend"] == "ort/cpu"].iloc[0]
+    eager = start[(start["backend"] == "eager/cpu") & (start["workload"] == "inference")].iloc[0]
     assert (ort["export s"], ort["load ms"], ort["first call ms"]) == ("2.50", "250", "50")
     assert eager["export s"] == "–"
 
 
-def test_records_of_two_races_are_not_compared(tmp_path: Path) -> None:
+def test_records_of_two_comparison_groups_are_not_compared(tmp_path: Path) -> None:
     later = record(case("ort"), ORT).model_copy(update={"group": "another"})
     cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), later)), "inference").cells
     assert cells["status"].tolist() == ["ok", "ok"]
@@ -135,14 +140,14 @@ def test_a_run_of_nothing_but_absent_devices_still_has_its_rows(tmp_path: Path) 
 
 
 def test_the_files_hold_every_table_and_its_numbers(tiny: Run) -> None:
-    report = markdown(tiny, run_tables(tiny))
+    write_report(tiny, run_tables(tiny), run_page(tiny, []))
+    report = (tiny.folder / "report.md").read_text()
     assert report.startswith(
         "# tiny\n\nTesting CPU, 2 threads; 2 cores allowed, 8 GiB, Linux 6. python 3.11.7, torch 2.14.1"
     )
     for title in ("## Models", "## Inference", "## Training", "## Cold start", "1 MAC = 2 FLOP"):
         assert title in report
-    write_tables(tiny.folder, run_tables(tiny))
-    numbers = pd.read_csv(tiny.folder / "inference.csv")
+    numbers = pd.read_csv(tiny.folder / "tables" / "inference.csv")
     assert numbers["ms"].tolist()[:2] == [pytest.approx(10.0), pytest.approx(5.0)]
     assert numbers["speedup"][1] == pytest.approx(2.0)
 
@@ -173,7 +178,7 @@ def test_names_from_records_are_data_in_markdown_and_in_the_terminal(tmp_path: P
 def test_figures_have_the_digits_that_their_interval_supports(
     value: float | None, low: float | None, high: float | None, text: str
 ) -> None:
-    assert interval_text(value, low, high) == text
+    assert interval_text(None if value is None else Estimate(value, low, high)) == text
 
 
 def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> None:
@@ -189,15 +194,47 @@ def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> No
     ]
 
 
-def test_on_a_terminal_progress_is_one_live_view() -> None:
+def test_on_a_terminal_progress_is_a_bar_below_the_finished_cases() -> None:
     console = Console(file=StringIO(), width=100, force_terminal=True, force_interactive=True)
     with Progress(console, total=2) as progress:
         progress.doing("lenet5: round 1", 30)
         progress.done(record(case("eager"), EAGER))
+        progress.doing("lenet5: round 2", 20)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1/2 cases, about 30 s left" in shown
-    assert "lenet5: round 1" in shown
+    assert "1/2" in shown
+    assert "lenet5: round 1, about 30 s left" in shown
     assert "10.0 ms" in shown
+
+
+def test_without_a_total_progress_is_a_line_for_each_subject() -> None:
+    console = Console(file=StringIO(), width=160)
+    with Progress(console) as progress:
+        progress.doing("a/inference: screen", 75)
+        progress.doing("a/inference: confirm", 70)
+        progress.doing("b/inference: screen", 65)
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "a/inference: screen, about 1 min 15 s left",
+        "b/inference: screen, about 1 min 05 s left",
+    ]
+
+
+def test_integers_stay_integers_where_some_are_missing(tiny: Run) -> None:
+    """As on a machine whose counters do not all run."""
+    tables = {each.name: each for each in run_tables(tiny)}
+    launches = tables["inference"].data["launches"]
+    assert launches.tolist()[:2] == [1, 1]
+    assert pd.isna(launches[2])
+    counted = CounterResults(closed_form=None, counted={"module": {"all": (44_426, 0)}, "dispatch": {"all": (0, 5)}})
+    measured = record(case("eager"), EAGER)
+    assert measured.artifact is not None
+    facts = measured.artifact.model_copy(update={"counters": counted})
+    (counters,) = (
+        each
+        for each in run_tables(run(tiny.folder, measured.model_copy(update={"artifact": facts})))
+        if each.name == "counters"
+    )
+    assert counters.cells["module"].tolist() == ["44,426", "–"]
+    assert "44426.0" not in counters.data.to_csv()
 
 
 def test_a_failed_case_says_why_in_its_line() -> None:

@@ -130,6 +130,7 @@ def test_tables_come_again_from_records_and_runs_side_by_side(
     assert "expected runs in folders of different names" in both.stderr
 
 
+@pytest.mark.slow
 def test_cases_that_crash_hang_or_run_out_of_memory_are_told_and_the_run_goes_on(home: Path, cli: Cli) -> None:
     suite = write_suite(home, FATAL.replace("  - lenet5_placeholder", '  - {model: "own_models:works", batches: [1]}'))
     done = cli("run", suite, "--out", "out")
@@ -152,6 +153,7 @@ def test_cases_that_crash_hang_or_run_out_of_memory_are_told_and_the_run_goes_on
         ("torchvision/resnet81", "did you mean 'resnet18'"),
     ],
 )
+@pytest.mark.slow
 def test_a_model_that_cannot_be_built_is_told_before_anything_is_measured(
     home: Path, cli: Cli, model: str, message: str
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_model_that_cannot_be_built_is_told_before_anything_is_measured(
     assert not (home / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_artifact_of_a_users_own_model_is_not_kept(home: Path, cli: Cli, cache: Path) -> None:
     suite = write_suite(
         home,
@@ -173,6 +176,7 @@ def test_an_artifact_of_a_users_own_model_is_not_kept(home: Path, cli: Cli, cach
     assert not list((cache / "artifacts").glob(".building*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_finished_and_resume_measures_only_the_rest(home: Path, cli: Cli) -> None:
     suite = write_suite(home, TINY.replace(", cuda", ""))
     process = subprocess.Popen(
@@ -203,6 +207,7 @@ def test_ctrl_c_keeps_what_was_finished_and_resume_measures_only_the_rest(home: 
     assert cli("run", suite, "--out", "out").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_spent_budget_leaves_cases_for_later_and_says_so(home: Path, cli: Cli) -> None:
     done = cli("run", write_suite(home, TINY.replace(", cuda", "")), "--out", "out", "--budget", "1s")
     assert done.returncode == 3
@@ -232,6 +237,7 @@ def test_training_in_onnx_runtime_races_against_eager_and_is_proved(home: Path, 
     assert "×" in (home / "out" / "report.md").read_text().split("## Training")[1]
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(home: Path, cli: Cli) -> None:
     suite = write_suite(
         home,
@@ -245,6 +251,7 @@ def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(ho
     assert "no gradient rule for aten.softplus.default" in found["ort"]["reasons"][0]
 
 
+@pytest.mark.slow
 def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path) -> None:
     """The graph of another learning rule in the place of the right one."""
     suite = write_suite(
@@ -272,6 +279,7 @@ def test_a_wrong_step_is_invalid_and_not_timed(home: Path, cli: Cli, cache: Path
     assert record["measurement"] is None
 
 
+@pytest.mark.slow
 def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cli: Cli, home: Path) -> None:
     suite = write_suite(
         home,
@@ -289,6 +297,7 @@ def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_same_race(cl
     assert len((home / "out" / "records.jsonl").read_text().splitlines()) == 4  # written after each launch
 
 
+@pytest.mark.slow
 def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(cli: Cli, home: Path) -> None:
     model = home / "own_models.py"
     suite = write_suite(

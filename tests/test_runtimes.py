@@ -74,7 +74,7 @@ def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
         ({"runtime": "eager", "layout": "channels_last"}, "fp32"),
         ({"runtime": "eager", "precision": "bf16"}, "bf16"),
         ({"runtime": "eager", "precision": "bf16", "workload": "training"}, "bf16"),
-        ({"runtime": "ort:disabled"}, "fp32"),
+        pytest.param({"runtime": "ort:disabled"}, "fp32", marks=pytest.mark.slow),
         ({"runtime": "ort:extended"}, "fp32"),
     ],
 )
@@ -96,6 +96,7 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
     assert nodes["ort"] < nodes["ort:disabled"]
 
 
+@pytest.mark.slow
 def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     case = case_of(runtime="compile")
@@ -116,7 +117,7 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "settings", "fault"),
     [
-        ("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: "),
+        pytest.param("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: ", marks=pytest.mark.slow),
         ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
     ],
 )
@@ -289,7 +290,7 @@ def test_a_plugin_with_traits_has_all_that_a_built_in_runtime_has(plugin: None, 
     assert not case_of(runtime="eager").is_exported
     assert name_of("mine") == "My Engine"
     work = Work(name="conv", kind="convolutions", macs=1, moved_bytes=1)
-    assert lower_bound(work, case, peaks()).calls_s == 5e-6
+    assert lower_bound(work, case, peaks()).overhead_s == 5e-6
     facts = artifact.read_facts(small)
     assert facts is not None
     with ForkServers(tmp_path, 120) as servers:

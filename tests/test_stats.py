@@ -16,7 +16,6 @@ from cnnbench.analysis.stats import (
     min_sample_for,
     percentile,
     ranks,
-    ratio_estimate,
     time_estimate,
     trend,
     two_modes,
@@ -46,13 +45,13 @@ def test_the_interval_covers_the_true_median_as_often_as_it_claims(n: int) -> No
     assert covered / 2000 > 0.95 - 3 * (0.95 * 0.05 / 2000) ** 0.5
 
 
-def test_samples_within_a_turn_do_not_narrow_the_interval() -> None:
+def test_samples_within_a_block_do_not_narrow_the_interval() -> None:
     blocks = [[1.0 + index] for index in range(6)]
     many = [block * 1000 for block in blocks]
     assert time_estimate(blocks) == time_estimate(many)
 
 
-def test_too_few_turns_have_no_interval_and_an_infinite_width() -> None:
+def test_too_few_blocks_have_no_interval_and_an_infinite_width() -> None:
     estimate = time_estimate([[1.0], [2.0], [3.0]])
     assert (estimate.value, estimate.low, estimate.high) == (2.0, None, None)
     assert estimate.half_width == float("inf")
@@ -61,7 +60,7 @@ def test_too_few_turns_have_no_interval_and_an_infinite_width() -> None:
 def test_a_slow_round_cancels_in_the_ratio() -> None:
     slowdown = [1, 1, 5, 1, 3, 1, 1, 2]
     fast, slow = [[1.0 * s] for s in slowdown], [[2.0 * s] for s in slowdown]
-    ratio = ratio_estimate(slow, fast)
+    ratio = launch_ratio_estimate([slow], [fast])
     assert (ratio.value, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
     assert time_estimate(fast).half_width > 1
 
@@ -81,15 +80,15 @@ def test_a_percentile_is_a_measured_value() -> None:
     assert percentile([float(i) for i in range(1, 101)], 90) == 90.0
 
 
-def test_the_estimate_is_the_median_of_turn_medians() -> None:
+def test_the_estimate_is_the_median_of_block_medians() -> None:
     blocks = [[1.0, 9.0, 1.0], [2.0], [3.0, 3.0], [4.0], [5.0], [6.0]]
     assert time_estimate(blocks).value == median([1, 2, 3, 4, 5, 6])
 
 
-def turns_of_launches(
+def blocks_of_launches(
     rng: random.Random, launches: int, between: float, within: float = 0.02
 ) -> list[list[list[float]]]:
-    """Launches of 12 turns, with log-normal effects of the launch and of the turn; the true median is 1."""
+    """Launches of 12 blocks, with log-normal effects of the launch and of the block; the true median is 1."""
     effects = [rng.lognormvariate(0, between) for _ in range(launches)]
     return [[[effect * rng.lognormvariate(0, within)] for _ in range(12)] for effect in effects]
 
@@ -102,14 +101,14 @@ def encloses(estimate: Estimate, value: float) -> bool:
 
 @pytest.mark.parametrize("between", [0.01, 0.03])
 @pytest.mark.parametrize("launches", [3, 5, 8])
-def test_the_interval_over_launches_covers_the_true_median_and_pooled_turns_do_not(
+def test_the_interval_over_launches_covers_the_true_median_and_pooled_blocks_do_not(
     launches: int, between: float
 ) -> None:
     """1,000 seeded repetitions: at least 95 % less three standard errors."""
     rng = random.Random(launches)
     covered = pooled = 0
     for _ in range(1000):
-        sample = turns_of_launches(rng, launches, between)
+        sample = blocks_of_launches(rng, launches, between)
         covered += encloses(launch_estimate(sample), 1.0)
         pooled += encloses(time_estimate([block for launch in sample for block in launch]), 1.0)
     assert covered / 1000 > 0.95 - 3 * (0.95 * 0.05 / 1000) ** 0.5
@@ -117,21 +116,21 @@ def test_the_interval_over_launches_covers_the_true_median_and_pooled_turns_do_n
 
 
 def test_the_interval_of_ratios_over_launches_covers_the_true_ratio() -> None:
-    """With a common slowdown of each round, which cancels, and a launch effect of each contestant, which does not."""
+    """With a common slowdown of each round, which cancels, and a launch effect of each participant, which does not."""
     rng = random.Random(0)
     covered = 0
     for _ in range(500):
-        above, below = turns_of_launches(rng, 5, 0.02), turns_of_launches(rng, 5, 0.02)
+        above, below = blocks_of_launches(rng, 5, 0.02), blocks_of_launches(rng, 5, 0.02)
         for launch, other in zip(above, below, strict=True):
-            for block, other_turn in zip(launch, other, strict=True):
+            for block, other_block in zip(launch, other, strict=True):
                 slowdown = rng.choice([1, 1, 1, 2])
                 block[0] *= 1.5 * slowdown
-                other_turn[0] *= slowdown
+                other_block[0] *= slowdown
         covered += encloses(launch_ratio_estimate(above, below), 1.5)
     assert covered / 500 > 0.95 - 3 * (0.95 * 0.05 / 500) ** 0.5
 
 
-def test_more_turns_do_not_narrow_what_launches_differ_by_and_more_launches_do() -> None:
+def test_more_blocks_do_not_narrow_what_launches_differ_by_and_more_launches_do() -> None:
     launches = [[[1.0]] * 8, [[1.1]] * 8, [[1.2]] * 8, [[1.05]] * 8]
     assert launch_estimate([launch * 100 for launch in launches]) == launch_estimate(launches)
     assert launch_estimate(launches * 4).half_width < launch_estimate(launches).half_width / 2
@@ -143,7 +142,7 @@ def test_students_interval_of_three_launches_by_hand() -> None:
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1.0, math.exp(-half), math.exp(half)))
 
 
-def test_launches_that_agree_by_chance_keep_the_width_of_their_turns() -> None:
+def test_launches_that_agree_by_chance_keep_the_width_of_their_blocks() -> None:
     launch = [[1.0], [1.1], [1.2], [1.3], [1.4], [1.5]]
     assert launch_estimate([launch] * 3) == time_estimate(launch) == Estimate(1.25, 1.0, 1.5)
 
@@ -155,7 +154,7 @@ def test_one_launch_has_its_own_interval_and_two_have_both_of_theirs() -> None:
     assert launch_estimate([first, second[:3]]) == Estimate(1.625)
 
 
-def test_launches_without_turns_are_left_out() -> None:
+def test_launches_without_blocks_are_left_out() -> None:
     launch = [[1.0 + index] for index in range(6)]
     assert launch_estimate([[], launch, []]) == time_estimate(launch)
     assert launch_ratio_estimate([launch, launch, []], [[], launch, launch]) == Estimate(1.0, 1.0, 1.0)
@@ -163,7 +162,7 @@ def test_launches_without_turns_are_left_out() -> None:
         launch_estimate([[], []])
 
 
-def test_rounds_are_paired_within_a_launch_and_launches_within_a_race() -> None:
+def test_rounds_are_paired_within_a_launch_and_launches_within_a_group() -> None:
     rounds = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]
     doubled = [[2 * block[0]] for block in rounds]
     assert launch_ratio_estimate([[*doubled, [99.0]]], [rounds]) == Estimate(2.0, 2.0, 2.0)
@@ -201,7 +200,7 @@ NOISES: dict[str, Noise] = {
     "normal 15 %": lambda rng: max(0.1, rng.gauss(1, 0.15)),
     "log-normal 30 %": lambda rng: rng.lognormvariate(0, 0.3),
     "exponential": lambda rng: 1 + 0.2 * rng.expovariate(1),
-    "one turn in ten slowed down": lambda rng: rng.gauss(1, 0.01) * (1 + (rng.random() < 0.1) * rng.random()),
+    "one block in ten slowed down": lambda rng: rng.gauss(1, 0.01) * (1 + (rng.random() < 0.1) * rng.random()),
 }
 
 
@@ -227,7 +226,7 @@ def test_noise_is_seldom_taken_for_a_trend(name: str) -> None:
 
 
 def test_a_clear_second_mode_is_found() -> None:
-    """14 and 25 ms, as of one network with two behaviours of malloc, with a wild turn in one of twenty."""
+    """14 and 25 ms, as of one network with two behaviours of malloc, with a outlier in one of twenty."""
     rng = random.Random(0)
     found = []
     for _ in range(200):
@@ -240,14 +239,14 @@ def test_a_clear_second_mode_is_found() -> None:
 
 def test_what_is_no_second_mode() -> None:
     assert two_modes([1.0] * 20) is None
-    assert two_modes([1.0] * 5 + [2.0] * 4) is None  # too few turns
+    assert two_modes([1.0] * 5 + [2.0] * 4) is None  # too few blocks
     assert two_modes([1.0] * 17 + [2.0] * 3) is None  # too few of them
     assert two_modes([1.0] * 16 + [2.0] * 4) == (1.0, 2.0)
     assert two_modes([1.0] * 10 + [1.05] * 10) is None  # too close
     assert two_modes([1.0 + index for index in range(20)]) is None
 
 
-def test_a_trend_is_the_change_from_the_first_turn_to_the_last() -> None:
+def test_a_trend_is_the_change_from_the_first_block_to_the_last() -> None:
     rng = random.Random(0)
     assert trend([1.01**index for index in range(11)]) == pytest.approx(1.01**10 - 1)
     noisy = trend([(1 + 0.1 * index / 19) * rng.gauss(1, 0.01) for index in range(20)])
@@ -267,7 +266,7 @@ def test_a_trend_of_short_launches_is_that_within_each() -> None:
 
 
 def test_what_is_no_trend() -> None:
-    assert trend([1.0 + index for index in range(9)]) is None  # too few turns
+    assert trend([1.0 + index for index in range(9)]) is None  # too few blocks
     assert trend([1.0] * 20) is None
     assert trend([1.0, 2.0] * 10) is None
-    assert trend([1.0] * 19 + [100.0]) is None  # one wild turn
+    assert trend([1.0] * 19 + [100.0]) is None  # one outlier

@@ -122,6 +122,7 @@ GENTLE = 1e-5
 """A learning rate at which five steps of a deep network do not yet amplify float32's rounding beyond all measure."""
 
 
+@pytest.mark.slow  # tests/test_step_cover.py has small members of the families
 @pytest.mark.parametrize(("name", "size"), NOTE + FAMILIES, ids=[name for name, _ in NOTE + FAMILIES])
 def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: Path) -> None:
     one = name in ("cnn1d",)

@@ -1,4 +1,4 @@
-"""What a gate says, to people and to a forge, from results made by hand."""
+"""A gate's verdicts for people and for GitHub, from results made by hand."""
 
 import math
 from pathlib import Path
@@ -48,12 +48,12 @@ def gate_report() -> GateReport:
     return found
 
 
-def test_what_fails_stands_first_with_interval_pairs_and_what_could_be_seen(gate_report: GateReport) -> None:
-    table = verdicts.table_of(gate_report)
+def test_what_fails_stands_first_with_interval_pairs_and_the_detectable_slowdown(gate_report: GateReport) -> None:
+    table = verdicts.table_of_verdicts(gate_report)
     assert list(table.cells["verdict"]) == ["✗ slower", "✗ missing", "? inconclusive", "✓ same"]
     slower, missing, unknown, same = (row for _, row in table.cells.iterrows())
     assert slower["head / base"] == "1.060 [1.059, 1.061]"
-    assert slower["could see"] == "+2.2%"
+    assert slower["detectable"] == "+2.2%"
     assert unknown["pairs"].startswith("6 (needs ")
     assert missing["head / base"] == "–"
     assert same["in time order"] == "▇▃█▁▅▇"
@@ -64,7 +64,7 @@ def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gate_report: GateRe
     again = {
         case.comparison.name: f"cnnbench gate s --only {case.comparison.base.id}" for case in gate_report.result.cases
     }
-    text = verdicts.summary(gate_report, verdicts.table_of(gate_report), again)
+    text = verdicts.summary(gate_report, verdicts.table_of_verdicts(gate_report), again)
     assert text.startswith("# 1 slower, 1 same, 1 inconclusive, 1 missing; geometric mean of head / base 1.0")
     assert "base is `main` and head is `.`." in text
     assert "- torch: 2.13 in base, 2.14 in head\n" in text
@@ -72,7 +72,7 @@ def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gate_report: GateRe
     assert "`cnnbench gate s --only lenet5/inference/ort/cpu/fp32/b3`" in text
 
 
-def test_annotations_are_one_line_each_with_what_a_forge_must_not_read_escaped(gate_report: GateReport) -> None:
+def test_annotations_are_one_line_each_with_what_github_would_interpret_escaped(gate_report: GateReport) -> None:
     lines = verdicts.annotations(gate_report)
     assert [line.split(" ")[0] for line in lines] == ["::warning", "::error", "::error"]
     assert lines[2] == (
@@ -97,7 +97,7 @@ def test_a_withdrawn_verdict_is_said_first() -> None:
     result = Result(
         [judged(comparisons(1)[0], "inconclusive", [5, 5.1])], Rule(), untrusted=["a: a second copy differs"]
     )
-    assert verdicts.facts(result)[0] == "TAKEN BACK: a: a second copy differs"
+    assert verdicts.facts(result)[0] == "INCONCLUSIVE, the A/A controls differ: a: a second copy differs"
 
 
 def test_differences_are_ordered_by_how_likely_they_are_the_cause() -> None:

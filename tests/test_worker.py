@@ -1,11 +1,14 @@
 """Real child processes: what they import, what they survive, and what their parent learns when they do not."""
 
 import json
+import pkgutil
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import psutil
 import pytest
@@ -22,6 +25,7 @@ from cnnbench.records.messages import (
     Opened,
     Probe,
     Probed,
+    Request,
     Resolve,
     Resolved,
     Sample,
@@ -32,6 +36,9 @@ from cnnbench.records.messages import (
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker.loop import HANDLERS
+from cnnbench.worker.runtimes import cuda_driver
+from cnnbench.worker.runtimes.base import Runtime
 
 LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
 
@@ -280,3 +287,74 @@ def test_a_worker_can_be_driven_by_hand_and_only_replies_reach_its_output() -> N
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     assert replies[0] == {"works": True, "name": "cpu", "reason": ""}
     assert all("not a request" in reply["failure"] for reply in replies[1:])
+
+
+def test_every_request_has_a_handler_that_takes_it() -> None:
+    assert set(HANDLERS) == set(get_args(Request))
+    for request, handler in HANDLERS.items():
+        if isinstance(handler, str):
+            function = pkgutil.resolve_name(f"cnnbench.worker.{handler}")
+            assert next(iter(get_type_hints(function).values())) is request
+
+
+def test_warming_up_again_leaves_the_baseline_of_memory_as_it_was(lenet: Path, tmp_path: Path) -> None:
+    case = Case(spec=LENET, workload="training", runtime="eager", batch=512)
+    folder = str(lenet)
+    loaded = []
+    for warm_ups in (1, 3):
+        with worker(tmp_path) as child:
+            child.ask(Load(case=case, threads=2), Loaded)
+            child.ask(Open(case=case, folder=folder), Opened)
+            for _ in range(warm_ups):  # each holds the activations of a step
+                child.ask(Warm(limit_s=0.1), Warmed)
+            loaded.append(child.ask(Close(), Closed).memory.loaded_bytes)
+    assert loaded[1] == pytest.approx(loaded[0], rel=0.02)
+
+
+def test_runtimes_do_not_share_a_stopwatch() -> None:
+    class Idle(Runtime):
+        def __init__(self) -> None:
+            pass
+
+        predict = phases = result = ran = None  # type: ignore[assignment]
+
+    first, second = Idle(), Idle()
+    assert first.stopwatch is first.stopwatch
+    assert first.stopwatch is not second.stopwatch
+
+
+class Driver:
+    """NVIDIA's driver with one device, of whose 100 bytes 30 are free."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.retained = fails, 0
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if name == "cuDeviceGetName":
+                arguments[0].value = b"NVIDIA Testing GPU"
+            elif name == "cuMemGetInfo_v2":
+                arguments[0]._obj.value, arguments[1]._obj.value = 30, 100
+            self.retained += {"cuDevicePrimaryCtxRetain": 1, "cuDevicePrimaryCtxRelease_v2": -1}.get(name, 0)
+            return int(name == self.fails)
+
+        return call
+
+
+def test_the_driver_says_the_devices_name_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: driver)
+    assert (cuda_driver.device_name(), cuda_driver.used_bytes()) == ("NVIDIA Testing GPU", 70)
+    assert driver.retained == 0
+
+
+@pytest.mark.parametrize("fails", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"])
+def test_a_driver_that_fails_says_nothing(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Driver(fails))
+    assert cuda_driver.used_bytes() is None
+    assert fails not in ("cuInit", "cuDeviceGet") or cuda_driver.device_name() is None
+
+
+def test_a_machine_without_the_driver_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libnothing.so.1")
+    assert cuda_driver.device_name() is None

@@ -1,7 +1,6 @@
-"""Runs from any machines side by side, on the cases that they share. It describes and gives no verdict.
+"""Runs from any machines side by side, on the cases that they share: a description, without verdicts.
 
-What is set side by side is called a machine: a run on one device with one number of threads. Cases are the same if all
-but device and threads are.
+A machine here is a run on one device with one number of threads. Cases are the same if all but device and threads are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cnnbench.analysis.prices import Cost, Prices, read_prices
-from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio, launch_estimate, ranks
+from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio, ranks
+from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.records.peaks import Peaks, find_peaks
-from cnnbench.records.record import MEASURED, Record
+from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case, Device, Workload
 
 SECONDS_PER_HOUR = 3600
-VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 
 
 class Key(NamedTuple):
-    """What one case has in common with the same case elsewhere: all but device and threads."""
+    """What identifies a case on every machine: all but device and threads."""
 
     model: str
     workload: Workload
@@ -35,15 +34,10 @@ class Key(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """All but the model, as words: `inference, eager, fp32, batch 8`."""
+        """All but the model: `inference, eager, fp32, batch 8`."""
         unusual = [] if self.layout == "nchw" else [self.layout]
         seed = [f"seed {self.seed}"] if self.seed else []
         return ", ".join([self.workload, self.runtime, self.precision, *unusual, f"batch {self.batch}", *seed])
-
-    @property
-    def text(self) -> str:
-        """`resnet18, inference, eager, fp32, batch 8`."""
-        return f"{self.model}, {self.setting}"
 
 
 def key_of(case: Case) -> Key:
@@ -59,7 +53,7 @@ class Measured:
     """Of one call of the whole batch."""
     batch: int
     joules_per_image: float | None
-    """Where the system's own counters told."""
+    """By the system's energy counters, where it has them."""
 
     @property
     def images_per_s(self) -> float:
@@ -75,15 +69,15 @@ class Machine:
     run: Run
     device: Device
     threads: int | None
-    """None where the run does not tell."""
+    """None where the run does not record it."""
     cases: Mapping[Key, Measured]
     not_measured: Mapping[Key, str]
-    """Cases that have a record here and no time that may be compared, with the status."""
+    """The status of cases that have a record here and no time that may be compared."""
     cost: Cost = field(default_factory=Cost)
 
     @property
     def peaks(self) -> Peaks | None:
-        """What it reached at its best, where that was measured."""
+        """Its measured peaks."""
         return find_peaks(self.run.peaks, self.device, self.threads)
 
     @property
@@ -95,20 +89,20 @@ class Machine:
         return about.machine.cpu if about else "unknown"
 
     def images_per_joule(self, measured: Measured) -> float | None:
-        """By the system's own counters, else by the power that was given; None where there is neither."""
+        """By the system's energy counters, else by the configured power; None where there is neither."""
         if measured.joules_per_image:
             return 1 / measured.joules_per_image
         return measured.images_per_s / self.cost.watts if self.cost.watts else None
 
     def images_per_currency(self, measured: Measured) -> float | None:
-        """Images for one unit of currency; None where no price was given."""
+        """Images for one unit of currency; None where no price is configured."""
         price = self.cost.price_per_hour
         return measured.images_per_s * SECONDS_PER_HOUR / price if price else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Machines, and all that can be said of them together."""
+    """Machines and what they have in common."""
 
     machines: tuple[Machine, ...]
     reference: Machine
@@ -116,22 +110,25 @@ class Comparison:
 
     @cached_property
     def keys(self) -> list[Key]:
-        """Every case that any machine has measured, in the first one's order."""
+        """Every case that any machine measured, in the first one's order."""
         return list(dict.fromkeys(key for machine in self.machines for key in machine.cases))
 
     @cached_property
     def common(self) -> list[Key]:
-        """The cases that every machine has measured: what means and rankings are taken over."""
+        """The cases that every machine measured; means and rankings are over these."""
         return [key for key in self.keys if all(key in machine.cases for machine in self.machines)]
 
     @property
     def left_out(self) -> dict[Key, list[str]]:
-        """The other cases, with the machines that have no time of them."""
-        common = set(self.common)
+        """The other cases, with the machines that have no time of them, and the status there."""
         return {
-            key: [f"{m.name}{_why(m.not_measured.get(key))}" for m in self.machines if key not in m.cases]
+            key: [
+                m.name + (f" ({m.not_measured[key]})" if key in m.not_measured else "")
+                for m in self.machines
+                if key not in m.cases
+            ]
             for key in self.keys
-            if key not in common
+            if key not in self.common
         }
 
     def ratio(self, machine: Machine, key: Key) -> Estimate | None:
@@ -148,7 +145,7 @@ class Comparison:
         return geometric_mean(known) if known else None
 
     def places(self, key: Key) -> dict[str, int]:
-        """The rank of each machine that has measured a case, 1 the shortest time; overlapping intervals share one."""
+        """The rank of each machine that measured a case, 1 the shortest time; overlapping intervals share one."""
         present = [machine for machine in self.machines if key in machine.cases]
         found = ranks([machine.cases[key].seconds for machine in present])
         return {machine.name: rank for machine, rank in zip(present, found, strict=True)}
@@ -161,11 +158,7 @@ class Comparison:
         return {
             setting: {
                 machine.name: dict(
-                    zip(
-                        (key.model for key in keys),
-                        ranks([machine.cases[key].seconds for key in keys]),
-                        strict=True,
-                    )
+                    zip((k.model for k in keys), ranks([machine.cases[k].seconds for k in keys]), strict=True)
                 )
                 for machine in self.machines
             }
@@ -173,28 +166,50 @@ class Comparison:
             if len(keys) > 1
         }
 
-    def remarks(self) -> list[str]:
-        """In what the runs differ beside the hardware, and on what they are compared."""
-        found = []
-        suites = _by_value({machine.name: machine.run.suite for machine in self.machines})
-        if len(suites) > 1:
-            found.append(f"Suites differ: {_listed(suites)}. Only cases that are the same are compared.")
-        for name in VERSIONS:
-            versions = _by_value({m.name: str(m.run.software.get(name)) for m in self.machines})
-            if len(versions) > 1:
-                found.append(f"{name} differs: {_listed(versions)}. Times differ by it as well as by the machine.")
-        threads = _by_value({m.name: str(m.threads) for m in self.machines if m.device == "cpu"})
-        if len(threads) > 1:
-            found.append(f"CPU threads differ: {_listed(threads)}.")
-        precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in self.machines}
-        if len(_by_value(precisions)) > 1:
-            found.append(f"Precisions differ: {_listed(_by_value(precisions))}. Each is compared with itself alone.")
-        if len(self.machines) > 1:
-            found.append(
-                f"{len(self.common)} of {len(self.keys)} cases were measured on every machine; means and rankings are "
-                "over these alone."
-            )
-        return found
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRow:
+    """One case on one machine that measured it."""
+
+    model: str
+    workload: Workload
+    batch: int
+    runtime: str
+    precision: str
+    layout: str
+    seed: int
+    machine: str
+    ms: Estimate
+    images_per_s: float
+    ratio: Estimate | None
+    rank: int
+    images_per_joule: float | None
+    images_per_currency: float | None
+    on_every_machine: bool
+
+
+def compared_rows(comparison: Comparison) -> list[ComparedRow]:
+    """One row per case and machine that measured it."""
+    rows = []
+    common = set(comparison.common)
+    for key in comparison.keys:
+        places = comparison.places(key)
+        for machine in comparison.machines:
+            if (measured := machine.cases.get(key)) is not None:
+                rows.append(
+                    ComparedRow(
+                        **key._asdict(),
+                        machine=machine.name,
+                        ms=measured.seconds.scaled(1e3),
+                        images_per_s=measured.images_per_s,
+                        ratio=comparison.ratio(machine, key),
+                        rank=places[machine.name],
+                        images_per_joule=machine.images_per_joule(measured),
+                        images_per_currency=machine.images_per_currency(measured),
+                        on_every_machine=key in common,
+                    )
+                )
+    return rows
 
 
 def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None = None) -> Comparison:
@@ -215,48 +230,31 @@ def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None 
 
 
 def machines_of(run: Run) -> list[Machine]:
-    """A run's machines: one for each device and number of threads, named by the run's folder and what it takes more."""
+    """A run's machines: one for each device and number of threads, named by the run's folder and where they differ."""
     groups: dict[tuple[Device, int | None], list[Record]] = {}
     for record in run.records.values():
         if record.status != "unavailable":
-            groups.setdefault((record.case.device, record.case.threads), []).append(record)
+            threads = record.case.threads or (run.environment.threads.usable if run.environment else None)
+            groups.setdefault((record.case.device, threads), []).append(record)
     devices, numbers = {device for device, _ in groups}, {threads for _, threads in groups}
     found = []
-    for (device, asked), records in groups.items():
-        threads = asked or (run.environment.threads.usable if run.environment else None)
+    for (device, threads), records in groups.items():
         name = run.folder.name
-        if len(devices) > 1:
-            name += f", {device}"
-        if len(numbers) > 1:
-            name += f", {threads} thread{'' if threads == 1 else 's'}"
+        name += f", {device}" if len(devices) > 1 else ""
+        name += f", {threads} thread{'' if threads == 1 else 's'}" if len(numbers) > 1 else ""
         measured = {key_of(record.case): each for record in records if (each := _measured(record)) is not None}
+        rest = {key_of(record.case): record.status for record in records if key_of(record.case) not in measured}
         if measured:
-            found.append(
-                Machine(
-                    name=name,
-                    run=run,
-                    device=device,
-                    threads=threads,
-                    cases=measured,
-                    not_measured={
-                        key: record.status for record in records if (key := key_of(record.case)) not in measured
-                    },
-                )
-            )
+            found.append(Machine(name=name, run=run, device=device, threads=threads, cases=measured, not_measured=rest))
     return found
 
 
 def _measured(record: Record) -> Measured | None:
-    if record.status not in MEASURED or record.measurement is None:
+    time = comparable_time(record)
+    if time is None or record.measurement is None:
         return None
-    times = record.measurement.times()
-    if not any(times):
-        return None
-    return Measured(
-        seconds=launch_estimate(times),
-        batch=record.case.batch,
-        joules_per_image=record.measurement.joules_per_image(record.case.batch),
-    )
+    joules = record.measurement.joules_per_image(record.case.batch)
+    return Measured(seconds=time, batch=record.case.batch, joules_per_image=joules)
 
 
 def _find(machines: Sequence[Machine], reference: str) -> Machine:
@@ -265,19 +263,3 @@ def _find(machines: Sequence[Machine], reference: str) -> Machine:
             return machine
     names = [machine.name for machine in machines]
     raise InputError(f"--reference: {unknown('machine', reference, names)}, or a number from 1 to {len(names)}")
-
-
-def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
-    """Machines by what they have."""
-    found: dict[str, list[str]] = {}
-    for name, value in values.items():
-        found.setdefault(value, []).append(name)
-    return found
-
-
-def _listed(values: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
-
-
-def _why(status: str | None) -> str:
-    return f" ({status})" if status else ""

@@ -1,8 +1,10 @@
-"""What the witnesses of a model's counts say of each other."""
+"""Cross-checks of a model's parameters and MACs between independent counters."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry
 from cnnbench.networks.layers import Conv
 from cnnbench.networks.network import Network
@@ -11,26 +13,59 @@ from cnnbench.networks.training_cost import backward_macs, weight_gradient_macs
 from cnnbench.records.record import CounterResults, Counts, CountsSummary, Published
 from cnnbench.suite.case import ModelSpec
 
+GIGA = 1e9
 PARAMS, MACS = 0, 1
 SPEAKS_OF = {
+    "closed form": (PARAMS, MACS),
     "module": (PARAMS,),
     "dispatch": (MACS,),
     "fvcore": (MACS,),
     "onnx": (PARAMS, MACS),
     "backward": (),
 }
-"""Which of (parameters, forward MACs) each witness counts."""
+"""Which of (parameters, forward MACs) each counter counts."""
 NAMES = ("parameters", "MACs")
 
 
 @dataclass
 class Findings:
-    """What the witnesses' words come to."""
+    """Every difference between counters."""
 
     disagreements: list[str] = field(default_factory=list)
     """Each names the layer and both numbers."""
     explained: list[str] = field(default_factory=list)
-    """Differences whose reason is known, with the reason."""
+    """Differences with a known reason, and that reason."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Figures of a model for one image, each by counter."""
+
+    params: dict[str, int]
+    macs: dict[str, int]
+    backward: dict[str, int]
+    """MACs of the backward pass."""
+
+
+def totals_by_counter(spec: ModelSpec, counters: CounterResults) -> Totals:
+    """All layers together, of the closed form, every counter, and torchvision's published figures."""
+    counted = dict(counters.counted)
+    if counters.closed_form is not None:
+        counted = {"closed form": counters.closed_form, **counted}
+    params, macs = (
+        {name: total(each, figure) for name, each in counted.items() if figure in SPEAKS_OF.get(name, ())}
+        for figure in (PARAMS, MACS)
+    )
+    backward = {"backward": total(counted["backward"], MACS)} if "backward" in counted else {}
+    if backward and registry.find(spec.model) is not None:
+        with suppress(CnnbenchError):  # another version's model, at a size that this one refuses
+            network = registry.get(spec.model).network(spec.image_size, spec.classes)
+            backward["closed form"] = sum(map(backward_macs, network.layers))
+    if (published := counters.published) is not None:
+        params["published"] = published.params
+        if published.giga_macs is not None:
+            macs["published"] = round(published.giga_macs * GIGA)
+    return Totals(params, macs, backward)
 
 
 def total(counts: Counts, figure: int) -> int:
@@ -39,10 +74,10 @@ def total(counts: Counts, figure: int) -> int:
 
 
 def find(spec: ModelSpec, counters: CounterResults) -> Findings:
-    """Every difference between witnesses.
+    """Every difference between counters.
 
-    Against the closed form where there is one, layer by layer; else in total, because the counters may attribute
-    functional calls to different modules.
+    Layer by layer against the closed form where there is one; else in total, because counters may attribute functional
+    calls to different modules.
     """
     found = Findings()
     if counters.closed_form is None:
@@ -75,7 +110,7 @@ def _differences(ours: Mapping[str, int], theirs: Mapping[str, int], unit: str, 
 
 
 def _compare_backward(network: Network, counts: Counts | None, found: Findings) -> None:
-    """The backward pass, where torch's counter may take a weight gradient for `groups` times what it is."""
+    """The backward pass, where torch's counter may report `groups` times the MACs of a weight gradient."""
     if counts is None:
         return
     ours = {layer.name: backward_macs(layer) for layer in network.layers}
@@ -90,8 +125,8 @@ def _compare_backward(network: Network, counts: Counts | None, found: Findings) 
     if wrong:
         name, groups = max(wrong.items(), key=lambda item: item[1])
         found.explained.append(
-            f"backward: torch's counter leaves `groups` out of the weight gradients of {len(wrong)} convolutions: "
-            f"that of {name} it takes for {groups} times what it is"
+            f"backward: torch's counter ignores `groups` in the weight gradients of {len(wrong)} convolutions; "
+            f"for {name} it reports {groups} times the MACs"
         )
 
 
@@ -100,14 +135,19 @@ def _compare_published(spec: ModelSpec, published: Published, found: Findings) -
     architecture = registry.get(spec.model)
     network = architecture.network((published.image_size,) if published.image_size else None, architecture.classes)
     auxiliary = sum(layer.params for layer in network.layers if layer.training_only)
-    if network.params - auxiliary == published.params and auxiliary:
-        found.explained.append(
-            f"published: {published.params:,} parameters, without the {auxiliary:,} of the auxiliary heads"
-        )
+    if auxiliary and network.params - auxiliary == published.params:
+        without = f"without the {auxiliary:,} of the auxiliary heads"
+        found.explained.append(f"published: {published.params:,} parameters, {without}")
     elif network.params != published.params:
         found.disagreements.append(f"{network.params:,} parameters by formula, {published.params:,} published")
-    if published.giga_macs is not None and round(network.macs / 1e9, 3) != published.giga_macs:
-        found.disagreements.append(f"{network.macs / 1e9:.3f} G MACs by formula, {published.giga_macs:.3f} G published")
+    _compare_giga_macs(network.macs, "formula", published, found)
+
+
+def _compare_giga_macs(macs: int, counter: str, published: Published, found: Findings) -> None:
+    """To the three decimals that torchvision prints."""
+    giga_macs = published.giga_macs
+    if giga_macs is not None and round(macs / GIGA, 3) != giga_macs:
+        found.disagreements.append(f"{macs / GIGA:.3f} G MACs by {counter}, {giga_macs:.3f} G published")
 
 
 def _compare_papers(spec: ModelSpec, found: Findings) -> None:
@@ -128,21 +168,28 @@ def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) 
 
     The latter only at the model's own number of classes and, for MACs, at the published image size.
     """
-    macs = {
-        name: total(counters.counted[name], MACS) for name in ("dispatch", "fvcore", "onnx") if name in counters.counted
-    }
+    counted = counters.counted
+    macs = {name: total(counted[name], MACS) for name in ("dispatch", "fvcore", "onnx") if name in counted}
     if len(set(macs.values())) > 1:
         found.disagreements.append(", ".join(f"{count:,} MACs by {name}" for name, count in macs.items()))
     published = counters.published
     if published is None or spec.classes is not None:
         return
-    params = total(counters.counted["module"], PARAMS)
+    params = total(counted["module"], PARAMS)
     if params != published.params:
         found.disagreements.append(f"{params:,} parameters by module, {published.params:,} published")
-    if "dispatch" in macs and published.giga_macs is not None and spec.image_size is None:
-        giga_macs = macs["dispatch"] / 1e9
-        if round(giga_macs, 3) != published.giga_macs:
-            found.disagreements.append(f"{giga_macs:.3f} G MACs by dispatch, {published.giga_macs:.3f} G published")
+    if "dispatch" in macs and spec.image_size is None:
+        _compare_giga_macs(macs["dispatch"], "dispatch", published, found)
+
+
+def notes(spec: ModelSpec, counters: CounterResults) -> list[str]:
+    """Differences of a model with a closed form, with their reasons; those without a reason are marked."""
+    if registry.find(spec.model) is None:
+        return []
+    with suppress(CnnbenchError):
+        found = find(spec, counters)
+        return [*found.explained, *(f"DISAGREE: {line}" for line in found.disagreements)]
+    return []
 
 
 def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:

@@ -1,15 +1,15 @@
-"""Why a model is as fast as it is, in plain words made from measured numbers."""
+"""Every measured case with all that explains its time: its roofline, the machine's peaks, and its layer profile."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cnnbench.analysis.roofline import Part, Roofline, case_roofline, kind_parts
-from cnnbench.analysis.stats import launch_estimate
+from cnnbench.analysis.roofline import Part, Roofline, case_roofline, kind_parts, layer_parts
+from cnnbench.analysis.times import comparable_time
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.records.layer_profile import ModelProfile
 from cnnbench.records.peaks import Peaks, find_peaks
-from cnnbench.records.record import MEASURED, Record
+from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import split
@@ -26,6 +26,7 @@ class Explained:
     roofline: Roofline
     peaks: Peaks | None
     profile: ModelProfile | None
+    """Of its model and runtime."""
 
     @property
     def case(self) -> Case:
@@ -35,39 +36,34 @@ class Explained:
     @property
     def parts(self) -> list[Part]:
         """Its time by kind of work; none without a profile."""
-        if self.profile is None or split(self.case.runtime)[0] not in self.profile.times:
-            return []
-        return kind_parts(self.profile, self.case, self.seconds, self.peaks)
+        return kind_parts(self.profile, self.case, self.seconds, self.peaks) if self.profile else []
+
+    @property
+    def layers(self) -> list[Part]:
+        """Its time by layer; none without a profile."""
+        return layer_parts(self.profile, self.case, self.seconds, self.peaks) if self.profile else []
 
 
 def explain(run: Run) -> dict[str, Explained]:
     """All measured cases of a run by id."""
-    found = {}
-    for record in run.records.values():
-        measurement = record.measurement
-        if record.status not in MEASURED or measurement is None or record.counts is None:
-            continue
-        times = measurement.times()
-        if any(times):
-            found[record.id] = _explained(run, record, launch_estimate(times).value, record.counts.macs)
-    return found
+    return {
+        record.id: _explained(run, record, time.value, record.counts.macs)
+        for record in run.records.values()
+        if record.counts is not None and (time := comparable_time(record)) is not None
+    }
 
 
 def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained:
-    case, threads = record.case, threads_of(record)
+    case = record.case
+    threads = case.threads or (record.environment.threads.usable if record.environment else None)
     peaks = find_peaks(run.peaks, case.device, threads)
-    fits = case.workload == "inference" and case.device == "cpu" and case.precision == "fp32" and case.layout == "nchw"
-    profile = next(
-        (p for p in run.profiles if fits and (p.model, p.batch, p.threads) == (case.spec.label, case.batch, threads)),
-        None,
-    )
+    has_profile = (case.workload, case.device, case.precision, case.layout) == ("inference", "cpu", "fp32", "nchw")
+    wanted = (case.spec.label, case.batch, threads)
+    profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
+    if profile is not None and split(case.runtime)[0] not in profile.times:
+        profile = None
     roofline = case_roofline(case, seconds, macs, network_of(case), peaks)
     return Explained(record=record, seconds=seconds, macs=macs, roofline=roofline, peaks=peaks, profile=profile)
-
-
-def threads_of(record: Record) -> int | None:
-    """CPU threads that a case ran with; None if that is not known."""
-    return record.case.threads or (record.environment.threads.usable if record.environment else None)
 
 
 def network_of(case: Case) -> Network | None:
@@ -77,7 +73,7 @@ def network_of(case: Case) -> Network | None:
 
 
 def telling(cases: Iterable[Case]) -> list[Case]:
-    """The inference cases of the batch, device, precision and threads that most models have.
+    """The inference cases of the batch, device, precision and threads that most models share.
 
     Of several such, those of the smallest batch; of several devices, those that come first.
     """

@@ -1,25 +1,27 @@
-"""What pairs of launches say of two arms: ratios with intervals, and verdicts.
+"""Verdicts on two arms from pairs of launches: ratios with intervals, tests, corrections.
 
-A pair is one launch of each arm, measured in turn; its value is the logarithm of head over base. Processes are what is
-replicated, so a comparison rests on pairs alone: more samples inside a launch never make it surer than its pairs do.
+A pair is one launch of each arm, measured interleaved; its value is the logarithm of head over base. The process is the
+unit of replication, so a comparison rests on pairs alone: more samples inside a launch never narrow its interval.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from statistics import fmean, stdev
 from typing import Literal, get_args
+
+from cnnbench.analysis.stats import student_interval, student_quantile
 
 Verdict = Literal["slower", "slower-small", "same", "faster", "inconclusive", "unsteady", "wrong", "missing"]
 """
 slower        confirmed with fresh pairs: slower by more than the margin, corrected for all suspects
-slower-small  slower, but not for certain by more than the margin
+slower-small  slower, but not confirmed to be slower by more than the margin
 same          within the margin to both sides, by an equivalence test
 faster        confirmed like slower
-inconclusive  the pairs do not tell
-unsteady      within too many pairs the ratio drifted, or had two modes
-wrong         the arms' outputs differ, or something else ran than was asked
+inconclusive  the pairs do not decide
+unsteady      in too many pairs the ratio drifted or had two modes
+wrong         the arms' outputs differ, or something else ran than was requested
 missing       it could not be run in one arm
 """
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -27,21 +29,21 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 CONFIDENCE = 0.90
 """Of intervals, two-sided: each end is a one-sided bound at 95 %, as the tests are."""
 POWER = 0.80
-"""With which the smallest visible change would be seen."""
+"""Of detecting the smallest visible change."""
 MAX_PAIRS = 1000
-"""The most pairs that are ever said to be needed."""
+"""The largest number of pairs that is reported as needed."""
 SIGNS: dict[Verdict, int] = {"slower": 1, "faster": -1}
 """Of the logarithm of head over base."""
 EXACT_PAIRS = 12
-"""Up to so many pairs, signs are flipped in every way as a check."""
+"""Up to so many pairs, an exact sign-flip test must agree with Student's t."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The constants of a gate. Rates of false alarms and of detection are held by tests, on simulated noise."""
+    """The constants of a gate. Tests on simulated noise hold its rates of false alarms and of detection."""
 
     margin: float = 0.02
-    """A slowdown up to it is no regression."""
+    """A slowdown up to this is no regression."""
     alpha: float = 0.05
     """The chance that a gate with no slowdown beyond the margin calls any case slower."""
     screen_pairs: int = 6
@@ -53,7 +55,7 @@ class Rule:
     confirm_pairs: int = 10
     max_confirm_pairs: int = 40
     visible_beyond: float = 0.01
-    """Suspects get as many fresh pairs as let a slowdown of so much beyond the margin be seen."""
+    """Suspects get enough fresh pairs to detect a slowdown of so much beyond the margin."""
     max_unsteady: float = 0.25
     """The share of pairs that may be unsteady."""
 
@@ -66,7 +68,7 @@ class PairedRatio:
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """Number of pairs."""
         return len(self.logs)
 
     @property
@@ -86,17 +88,15 @@ class PairedRatio:
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Of the ratio, two-sided, by Student's t on the logarithms; None for less than two pairs."""
-        if self.error is None:
+        if self.pairs < 2:
             return None
-        half = student_quantile((1 + confidence) / 2, self.pairs - 1) * self.error
-        return math.exp(fmean(self.logs) - half), math.exp(fmean(self.logs) + half)
+        centre, half = student_interval(self.logs, confidence)
+        return math.exp(centre - half), math.exp(centre + half)
 
     @property
     def half_width(self) -> float:
         """Of the interval, on the logarithm's scale; infinite where there is none."""
-        if self.error is None:
-            return math.inf
-        return student_quantile((1 + CONFIDENCE) / 2, self.pairs - 1) * self.error
+        return student_interval(self.logs, CONFIDENCE)[1] if self.pairs > 1 else math.inf
 
     def p_above(self, bound: float) -> float:
         """One-sided p of `the ratio is at most bound` (Student's t on the logarithms); 1 for less than two pairs."""
@@ -118,21 +118,14 @@ class PairedRatio:
         return PairedRatio(tuple(-log for log in self.logs))
 
     def smallest_visible(self, margin: float) -> float | None:
-        """The smallest slowdown that so many pairs, as noisy as these, call slower with a power of 80 %."""
+        """The smallest slowdown that as many pairs, with this noise, detect with a power of 80 %."""
         if self.error is None:
             return None
         return math.expm1(math.log1p(margin) + smallest_effect(self.sd or 0.0, self.pairs))
 
 
-def student_quantile(p: float, degrees: int) -> float:
-    """Of Student's t distribution."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, p))
-
-
 def smallest_effect(sd: float, pairs: int) -> float:
-    """The smallest change beyond a bound, on the logarithm's scale, that so many pairs see at 5 % with a power of 80 %.
+    """The smallest change beyond a bound, as a logarithm, that so many pairs detect at 5 % with a power of 80 %.
 
     In standard errors: the quantile that the test asks for and that of the power (an approximation of the noncentral t
     distribution by a shifted central one).
@@ -146,39 +139,31 @@ def pairs_needed(sd: float, effect: float) -> int | None:
 
     Both on the logarithm's scale, one-sided at 5 %, with a power of 80 %.
     """
-    if effect <= 0:
+    if effect <= 0 or smallest_effect(sd, MAX_PAIRS) > effect:
         return None
-    low, high = 2, MAX_PAIRS
-    if smallest_effect(sd, high) > effect:
-        return None
-    while low < high:  # it falls with every pair
-        middle = (low + high) // 2
-        if smallest_effect(sd, middle) <= effect:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return 2 + bisect_left(range(2, MAX_PAIRS), True, key=lambda pairs: smallest_effect(sd, pairs) <= effect)
 
 
 def flipped_signs_p(logs: Sequence[float], bound: float) -> float | None:
-    """Exact one-sided p of `symmetric about a ratio of at most bound`, over all ways to flip signs; None if too many.
+    """Exact one-sided p of `symmetric about a ratio of at most bound`, over all sign flips; None if too many pairs.
 
     Fisher, "The design of experiments", 1935, section 21.
     """
+    import numpy as np
+    from scipy.stats import permutation_test
+
     if not 2 <= len(logs) <= EXACT_PAIRS:
         return None
     shifted = [log - math.log(bound) for log in logs]
-    total = sum(shifted)
-    tolerance = 1e-12 * sum(map(abs, shifted))
-    as_large = sum(
-        sum(s * value for s, value in zip(signs, shifted, strict=True)) >= total - tolerance
-        for signs in product((1, -1), repeat=len(shifted))
+    return float(
+        permutation_test(
+            (shifted,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
+        ).pvalue
     )
-    return as_large / float(2 ** len(shifted))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Each p adjusted for all, so that the chance of any false alarm stays below alpha.
+    """Each p adjusted for all, so that the probability of any false alarm stays below alpha.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6, 1979.
     """
@@ -191,7 +176,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def is_suspect(screened: PairedRatio, rule: Rule) -> bool:
-    """Whether it deserves fresh pairs: it seems to differ, perhaps by more than the margin."""
+    """Whether fresh pairs are needed: it seems to differ, possibly by more than the margin."""
     leaning = screened if screened.ratio > 1 else screened.mirrored()
     interval = leaning.interval()
     if interval is None or leaning.ratio <= 1 + rule.suspect_change or leaning.p_above(1.0) >= rule.suspect_p:
@@ -200,10 +185,10 @@ def is_suspect(screened: PairedRatio, rule: Rule) -> bool:
 
 
 def confirmed(screened: Sequence[PairedRatio], fresh: Sequence[PairedRatio], rule: Rule) -> list[Verdict | None]:
-    """For each suspect, from its fresh pairs: `slower` or `faster` by more than the margin for certain, or None.
+    """For each suspect, from its fresh pairs: `slower` or `faster`, confirmed beyond the margin, or None.
 
-    It is asked the way that its screen leaned, and corrected for all suspects that leaned that way: the choice rests on
-    other pairs than the answer. Where there are few enough pairs, flipping signs must agree with Student's t.
+    The test is one-sided, in the direction of the screen, and corrected for all suspects of that direction: selection
+    and test use different pairs. Where there are few enough pairs, an exact sign-flip test must agree with Student's t.
     """
     found: list[Verdict | None] = [None] * len(fresh)
     bound = 1 + rule.margin
@@ -211,14 +196,13 @@ def confirmed(screened: Sequence[PairedRatio], fresh: Sequence[PairedRatio], rul
         family = [index for index, ratio in enumerate(screened) if sign * math.log(ratio.ratio) > 0]
         asked = [fresh[index] if sign > 0 else fresh[index].mirrored() for index in family]
         for index, ratio, p in zip(family, asked, holm([ratio.p_above(bound) for ratio in asked]), strict=True):
-            flipped = flipped_signs_p(ratio.logs, bound)
-            if p < rule.alpha and (flipped is None or flipped < rule.alpha):
+            if p < rule.alpha and (flipped_signs_p(ratio.logs, bound) or 0.0) < rule.alpha:
                 found[index] = verdict
     return found
 
 
 def unconfirmed(ratio: PairedRatio, margin: float) -> Verdict:
-    """What can be said without a confirmed difference: `slower-small`, `same` or `inconclusive`.
+    """The verdict without a confirmed difference: `slower-small`, `same` or `inconclusive`.
 
     `same` is the equivalence test: two one-sided tests at 5 %, which is the 90 % interval within the margin
     (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).

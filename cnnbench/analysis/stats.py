@@ -12,12 +12,12 @@ PERCENTILE_CONFIDENCE = 0.99
 NOISY_HALF_WIDTH = 0.05
 """A median whose interval is wider than 5 % to one side is called noisy."""
 SHAPE_VALUES = 10
-"""The fewest turns from which a trend or a second mode is told."""
+"""The fewest blocks in which a trend or a second mode is looked for."""
 TREND_P = 0.01
 MODE_GAP = 0.05
-"""Of the median: two modes that lie closer are not told apart."""
+"""Of the median: modes that lie closer count as one."""
 MODE_SPREADS = 3
-"""Two modes are as many times further apart than the values inside either."""
+"""Two modes are so many times further apart than the values inside either."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Estimate:
             return math.inf
         return max(self.high - self.value, self.value - self.low) / self.value
 
+    def scaled(self, factor: float) -> "Estimate":
+        """In another unit."""
+        low, high = (None if bound is None else bound * factor for bound in (self.low, self.high))
+        return Estimate(self.value * factor, low, high)
+
 
 @cache
 def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
@@ -44,14 +49,11 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
     k-th largest value enclose it with probability 1 - 2 P(B <= k - 1). None if even the extremes do not: n < 6 at 95 %.
     Conover, "Practical nonparametric statistics", 3rd ed., section 3.2.
     """
-    from scipy.special import bdtr
+    from scipy.special import bdtrik
 
-    best = None
-    for k in range(1, n // 2 + 1):
-        if 1 - 2 * float(bdtr(k - 1, n, 0.5)) < confidence:
-            break
-        best = (k - 1, n - k)
-    return best
+    quantile = float(bdtrik((1 - confidence) / 2, n, 0.5))
+    k = math.ceil(quantile) if quantile > 0 else 0
+    return (k - 1, n - k) if k else None
 
 
 def median_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -64,43 +66,40 @@ def median_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 
 def time_estimate(blocks: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
-    """Median over turns of each turn's median, with an interval that rests on the turns.
+    """Median over blocks of each block's median, with an interval that rests on the blocks.
 
-    Samples within a turn follow each other closely and share the machine's mood, so they are not independent; turns lie
-    seconds apart, with other workers' turns between them.
+    Samples within a block are autocorrelated (same clock frequency, cache state and neighbours); blocks lie seconds
+    apart, with other workers' blocks between them.
     """
     return median_estimate([median(block) for block in blocks], confidence)
 
 
-def ratio_estimate(
-    numerator: Sequence[Sequence[float]],
-    denominator: Sequence[Sequence[float]],
-    confidence: float = CONFIDENCE,
-) -> Estimate:
-    """Median of the round-by-round ratios of two contestants' turn medians.
-
-    Both were measured in the same rounds, so what slows a round down cancels.
-    """
-    pairs = zip(numerator, denominator, strict=True)
-    return median_estimate([median(above) / median(below) for above, below in pairs], confidence)
-
-
 def launch_estimate(launches: Sequence[Sequence[Sequence[float]]], confidence: float = CONFIDENCE) -> Estimate:
-    """Median over process launches of each launch's median over turns; launches without turns are left out.
+    """Median over process launches of each launch's median over blocks; launches without blocks are left out.
 
-    Processes of one program differ in memory layout and thread placement, and no number of turns inside one tells by
-    how much (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval holds:
+    Processes of one program differ in memory layout and thread placement, which no number of blocks inside one process
+    shows (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval is:
 
-    - of three launches or more, Student's t interval of the logarithms of the launches' medians, and the median of the
-      launches' lower and upper bounds, so that launches which agree by chance do not narrow it below what turns allow;
-    - of two, both launches' intervals: it encloses what either alone would say, but with two launches that differ by
-      more than their turns vary, not the true median as often as the confidence claims;
-    - of one, that launch's interval: launches are then not in it.
+    - of three launches or more, Student's t interval of the logarithms of the launches' medians, widened to the median
+      of the launches' own bounds, so that launches which agree by chance do not narrow it below what blocks allow;
+    - of two, the hull of both launches' intervals: with two launches that differ by more than their blocks vary, it
+      encloses the true median less often than the confidence claims;
+    - of one, that launch's interval, which contains no variation between launches.
 
     There is none where there are one or two launches and one has none of its own. Raises StatisticsError if there are
-    no turns at all.
+    no blocks at all.
     """
-    return _over_launches([time_estimate(blocks, confidence) for blocks in launches if blocks], confidence)
+    estimates = [time_estimate(blocks, confidence) for blocks in launches if blocks]
+    value = median(estimate.value for estimate in estimates)
+    lows = [estimate.low for estimate in estimates if estimate.low is not None]
+    highs = [estimate.high for estimate in estimates if estimate.high is not None]
+    if len(estimates) < 3:
+        return Estimate(value, min(lows), max(highs)) if len(lows) == len(estimates) else Estimate(value)
+    centre, half = student_interval([math.log(estimate.value) for estimate in estimates], confidence)
+    low, high = math.exp(centre - half), math.exp(centre + half)
+    if lows and highs:
+        low, high = min(low, median(lows)), max(high, median(highs))
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def launch_ratio_estimate(
@@ -108,11 +107,11 @@ def launch_ratio_estimate(
     denominator: Sequence[Sequence[Sequence[float]]],
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Median over launches of the median over rounds of the ratio of two contestants' turn medians.
+    """Median over launches of the median over rounds of the ratio of two participants' block medians.
 
-    Launches and their rounds are paired by position: a launch that is empty on either side is left out, and one with
-    more turns on one side counts as far as the shorter. The interval is that of `launch_estimate`. Raises ValueError if
-    the numbers of launches differ.
+    Both were measured in the same rounds, so what slows a round down cancels. Launches and their rounds are paired by
+    position: a launch that is empty on either side is left out, and surplus blocks of one side are ignored. The
+    interval is that of `launch_estimate`. Raises ValueError if the numbers of launches differ.
     """
     ratios = [
         [[median(above) / median(below)] for above, below in zip(*launch, strict=False)]
@@ -121,25 +120,17 @@ def launch_ratio_estimate(
     return launch_estimate(ratios, confidence)
 
 
-def _over_launches(estimates: Sequence[Estimate], confidence: float) -> Estimate:
-    value = median(estimate.value for estimate in estimates)
-    lows = [estimate.low for estimate in estimates if estimate.low is not None]
-    highs = [estimate.high for estimate in estimates if estimate.high is not None]
-    if len(estimates) < 3:
-        return Estimate(value, min(lows), max(highs)) if len(lows) == len(estimates) else Estimate(value)
-    low, high = _student_interval([estimate.value for estimate in estimates], confidence)
-    if lows and highs:
-        low, high = min(low, median(lows)), max(high, median(highs))
-    return Estimate(value, min(low, value), max(high, value))
-
-
-def _student_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Of the centre of log-normal values ("Student", "The probable error of a mean", Biometrika 6, 1908)."""
+def student_quantile(p: float, degrees: int) -> float:
+    """Of Student's t distribution."""
     from scipy.special import stdtrit
 
-    logs = [math.log(value) for value in values]
-    half = float(stdtrit(len(logs) - 1, (1 + confidence) / 2)) * stdev(logs) / math.sqrt(len(logs))
-    return math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+    return float(stdtrit(degrees, p))
+
+
+def student_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Mean, and half the width of its t interval ("Student", "The probable error of a mean", Biometrika 6, 1908)."""
+    half = student_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return fmean(values), half
 
 
 def independent_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
@@ -205,9 +196,9 @@ def ranks(estimates: Sequence[Estimate]) -> list[int]:
 
 
 def trend(*launches: Sequence[float]) -> float | None:
-    """Relative change from a launch's first turn to its last, where they rise or fall for certain, else None.
+    """Relative change from a launch's first block to its last, where the trend is significant, else None.
 
-    Turns are compared within each launch, and at least ten are needed in all. Certain: the sum over launches of
+    Blocks are compared within each launch, and at least ten are needed in all. Significant: the sum over launches of
     Kendall's S is further from 0 than chance has it in one of a hundred (Mann, "Nonparametric tests against trend",
     Econometrica 13, 1945; summed, and the slope: Hirsch, Slack and Smith, "Techniques of trend analysis for monthly
     water quality data", Water Resources Research 18, 1982). The change: the median slope of all pairs, of logarithms.
@@ -227,11 +218,11 @@ def trend(*launches: Sequence[float]) -> float | None:
 
 
 def two_modes(values: Sequence[float]) -> tuple[float, float] | None:
-    """Medians of two clearly separate groups of at least ten turns' medians, or None.
+    """Medians of the two groups that the medians of at least ten blocks form, or None if they form one.
 
     The values are cut at their widest gap that leaves a fifth of them on each side. They are two groups if that gap is
     wider than 5 % of the median, and than three times the spread of either group: its range without a fifth of its
-    values at each end, so that a wild turn hides nothing (Tukey, "Exploratory data analysis", 1977, on trimming).
+    values at each end, so that an outlier hides nothing (Tukey, "Exploratory data analysis", 1977, on trimming).
     The tests show the rate of false alarms.
     """
     if len(values) < SHAPE_VALUES:
@@ -252,7 +243,7 @@ def _inner_range(ordered: Sequence[float]) -> float:
 
 
 def min_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
-    """The least sample size that supports a percentile: 64 for p90, 130 for p95, 662 for p99.
+    """The smallest sample that supports a percentile: 64 for p90, 130 for p95, 662 for p99.
 
     With one exceedance left over, the chance that a sample of n has at most one value above the true percentile must be
     at most 1 - confidence (MLPerf Inference, LoadGen's early stopping).

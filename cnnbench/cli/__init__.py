@@ -1,8 +1,8 @@
 """The command line: parse, call, exit code; nothing else.
 
 Exit codes: 0 all well; 1 `gate` confirmed a regression, or `verify` found a disagreement; 2 bad input; 3 a case failed,
-is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 a
-fault of cnnbench; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
+is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 an
+internal error; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
 need them, so that `--help` answers at once.
 """
 
@@ -63,7 +63,7 @@ def _run() -> int:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        return _tell(f"this is a fault of cnnbench: {what}; {TRACEBACK}=1 shows where", EXIT_FAULT)
+        return _tell(f"internal error: {what}; {TRACEBACK}=1 prints the traceback", EXIT_FAULT)
     return 0
 
 

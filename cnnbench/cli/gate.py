@@ -16,7 +16,7 @@ from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_duration, parse_percent
 
 if TYPE_CHECKING:
-    from cnnbench.analysis.paired import Rule
+    from cnnbench.analysis.paired import Rule, Verdict
     from cnnbench.gate.arms import Arm
     from cnnbench.gate.calibration import Calibration
     from cnnbench.gate.run import GateReport, GateRequest
@@ -78,8 +78,9 @@ def gate(
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import check_margin
+    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.gate.run import measure_gate
-    from cnnbench.report.terminal import Ticker
+    from cnnbench.report.terminal import Progress
 
     if exact:
         _exact(suite, expect, update=update)
@@ -99,14 +100,17 @@ def gate(
         request = _request(suite, arms, only, budget, seed, out, slowdown)
         known = _calibration(request, calibration)
         if baseline is not None:
-            raise typer.Exit(_with_baseline(request, baseline, known, rule, strict=strict, allow_missing=allow_missing))
+            verdicts = _with_baseline(request, baseline, known, rule)
+            raise typer.Exit(exit_code_of(verdicts, strict=strict, allow_missing=allow_missing))
         if known:
             check_margin(known, request.comparisons, rule)
-        with Ticker(console()) as ticker:
-            gate_report = measure_gate(request, ticker, rule)
+        with Progress(console()) as progress:
+            gate_report = measure_gate(request, progress, rule)
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
-        raise typer.Exit(_injection_result(gate_report, slowdown))
+        detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
+        typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
+        raise typer.Exit(EXIT_OK if cases and detected == cases else EXIT_NOT_MEASURED)
     raise typer.Exit(gate_report.result.exit_code(strict=strict, allow_missing=allow_missing))
 
 
@@ -133,21 +137,21 @@ def calibrate(
     from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import detection_power_of, empty, file_of, session_of, write_calibration
     from cnnbench.gate.run import measure_all
-    from cnnbench.report.calibrated import lines, table_of
-    from cnnbench.report.terminal import Ticker, print_tables
+    from cnnbench.report.calibrated import lines, table_of_calibration
+    from cnnbench.report.terminal import Progress, print_tables
 
     rule = Rule(margin=checked(parse_percent, margin, "--margin"))
     with _interruptible(), open_arms(".", ".") as arms:
         request = _request(suite, arms, only, budget, seed, out, kind="calibrate")
         before = _calibration(request, calibration) or empty(request.environment)
-        with Ticker(console()) as ticker:
-            found, skipped = measure_all(request, ticker, ["base", "head"], pairs, Random(seed))
+        with Progress(console()) as progress:
+            found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
     sessions = {name: session_of(measured) for name, measured in found.items() if measured}
     after = before.with_sessions({name: session for name, session in sessions.items() if session.logs})
     file = calibration or file_of(request.environment)
     write_calibration(file, after)
     power = detection_power_of(after, request.comparisons, rule)
-    print_tables(console(), [table_of(after, power, rule)])
+    print_tables(console(), [table_of_calibration(after, power, rule)])
     for line in lines(power, found, skipped):
         typer.echo(line)
     typer.echo(f"kept in {file}")
@@ -189,30 +193,24 @@ def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | No
 
 
 def _with_baseline(
-    request: "GateRequest",
-    baseline: Path,
-    known: "Calibration | None",
-    rule: "Rule",
-    *,
-    strict: bool,
-    allow_missing: bool,
-) -> int:
-    """Measure head and compare it with a stored run; returns the exit code."""
+    request: "GateRequest", baseline: Path, known: "Calibration | None", rule: "Rule"
+) -> "list[Verdict]":
+    """Measure head and compare it with a stored run; returns the verdicts."""
     from random import Random
 
-    from cnnbench.gate.baseline import compare_with_baseline, exit_code, read_baseline
+    from cnnbench.gate.baseline import compare_with_baseline, read_baseline
     from cnnbench.gate.run import SUMMARY, measure_all
     from cnnbench.report import verdicts
-    from cnnbench.report.terminal import Ticker, print_tables
+    from cnnbench.report.terminal import Progress, print_tables
 
     run = read_baseline(baseline, request.environment)
-    with Ticker(console()) as ticker:
-        found, skipped = measure_all(request, ticker, ["head"], rule.screen_pairs, Random(request.seed))
+    with Progress(console()) as progress:
+        found, skipped = measure_all(request, progress, ["head"], rule.screen_pairs, Random(request.seed))
     results = compare_with_baseline(run, found, known, rule)
     table = verdicts.baseline_table(results, skipped, rule)
     print_tables(console(), [table])
     _write_summary(request.folder / SUMMARY, verdicts.baseline_summary(table, baseline))
-    return exit_code(results, strict=strict, allow_missing=allow_missing)
+    return [result.verdict for result in results]
 
 
 def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
@@ -255,7 +253,7 @@ def _show(gate_report: "GateReport", command: list[str]) -> None:
         case.comparison.name: shlex.join([*command, "--only", case.comparison.base.id])
         for case in gate_report.result.cases
     }
-    table = verdicts.table_of(gate_report)
+    table = verdicts.table_of_verdicts(gate_report)
     print_tables(console(), [table])
     for line in verdicts.facts(gate_report.result):
         typer.echo(line)
@@ -282,12 +280,3 @@ def _write_summary(file: Path, text: str) -> None:
             write(place, text)
         except OSError as error:
             typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
-
-
-def _injection_result(gate_report: "GateReport", slowdown: float) -> int:
-    """Whether the injected slowdown was detected; returns the exit code."""
-    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK
-
-    detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
-    typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
-    return EXIT_OK if cases and detected == cases else EXIT_NOT_MEASURED

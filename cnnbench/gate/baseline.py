@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm, student_quantile
-from cnnbench.analysis.stats import time_estimate
+from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm
+from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
-from cnnbench.gate.procedure import Paired, exit_code_of
+from cnnbench.gate.procedure import Paired
 from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run, read_run
@@ -106,8 +106,3 @@ def _tested(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Ru
         verdict = "same"
     visible = math.expm1(math.log1p(rule.margin) + half)
     return BaselineResult(name, verdict, f"a stored baseline: it could detect +{visible:.0%}", ratio, low, high, p)
-
-
-def exit_code(found: Sequence[BaselineResult], *, strict: bool, allow_missing: bool) -> int:
-    """The exit code of a gate."""
-    return exit_code_of([each.verdict for each in found], strict=strict, allow_missing=allow_missing)

@@ -1,32 +1,32 @@
 """A run's folder, written in another tool's format."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from pkgutil import resolve_name
 
 from cnnbench.errors import InputError, RunFolderError, unknown
+from cnnbench.integrations import exporters
 from cnnbench.integrations.exporters.converted import Converted
 from cnnbench.records import files
 from cnnbench.records.run_folder import Run, read_run
 
 FORMATS = {
-    "pytest-benchmark": "pytest_benchmark",
-    "github-action": "github_action",
-    "bencher": "bencher",
-    "pyperf": "pyperf",
-    "junit": "junit",
-    "csv": "csv",
-    "parquet": "parquet",
+    "pytest-benchmark": "pytest_benchmark:convert",
+    "github-action": "github_action:convert",
+    "bencher": "bencher:convert",
+    "pyperf": "pyperf:convert",
+    "junit": "junit:convert",
+    "csv": "frames:csv",
+    "parquet": "frames:parquet",
 }
-"""The module of each format, in `cnnbench.integrations.exporters`; imported when it is asked for."""
+"""The module and function of each format, in `cnnbench.integrations.exporters`; imported on demand."""
 
 
 def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[list[Path], list[str]]:
     """Write the run into `out`, or into its own folder under the format's name.
 
-    A format of one file is written to `out` itself; of several, their endings are put behind its name. Gives the files,
-    and what the format could not hold.
+    A format of one file is written to `out` itself; several get their endings appended to its name. Gives the files and
+    what the format cannot hold.
 
     Raises InputError for an unknown format or a file that cannot be written, RunFolderError for a run without records.
     """
@@ -34,9 +34,9 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
         raise InputError(f"--to: {unknown('format', format_name, FORMATS)}")
     run = read_run(folder)
     if not run.records:
-        raise RunFolderError(f"{folder}: expected a run with records; got none; go on with `cnnbench run --resume`")
-    module = importlib.import_module(f"cnnbench.integrations.exporters.{FORMATS[format_name]}")
-    converted = cast(Callable[[Run], Converted], module.convert)(run)
+        raise RunFolderError(f"{folder}: expected a run with records; got none; continue with `cnnbench run --resume`")
+    exporter: Callable[[Run], Converted] = resolve_name(f"{exporters.__name__}.{FORMATS[format_name]}")
+    converted = exporter(run)
     named = _names(out or folder / format_name, converted, exact=out is not None)
     try:
         for file, content in named.items():

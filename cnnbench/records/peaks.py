@@ -7,9 +7,9 @@ that was not measured is None, and never a default.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from cnnbench.errors import RunFolderError, first_fault
 from cnnbench.records import files
@@ -133,6 +133,13 @@ class PeaksFile(Frozen):
 
     schema_version: Literal[1] = 1
     peaks: list[Peaks]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, content: Any) -> Any:
+        """Files of before the key was renamed."""
+        is_old = isinstance(content, dict) and "ceilings" in content
+        return {("peaks" if key == "ceilings" else key): each for key, each in content.items()} if is_old else content
 
 
 def read_peaks(folder: Path) -> list[Peaks]:

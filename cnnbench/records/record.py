@@ -159,16 +159,17 @@ class StepFacts(Frozen):
 
 
 class Memory(Frozen):
-    """Resident memory of the worker process, in bytes, and on CUDA what torch's allocator held."""
+    """Resident memory of the worker process, in bytes, and on CUDA that of the device."""
 
     imported_bytes: int
     """After the runtime's libraries were imported, before the model was loaded."""
     loaded_bytes: int
     """After loading and the parity check, before timing."""
     peak_bytes: int
-    """The largest while warming up and being timed."""
+    """The largest while being timed, after the warm-up."""
     device_allocated_bytes: int | None = None
     device_reserved_bytes: int | None = None
+    """The most that torch's allocator held while being timed; None in other runtimes."""
     device_used_bytes: int | None = None
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 

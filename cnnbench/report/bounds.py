@@ -1,221 +1,181 @@
-"""What binds each case: tables of a run's ceilings, of its cases beside them, and of where each model's time goes."""
+"""What limits each case: tables of the machine's peaks, of cases beside them, and of each model's time by work."""
 
-import pandas as pd
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.explain import Explained, explain
-from cnnbench.analysis.roofline import Part, layer_parts
-from cnnbench.networks.units import GIGA
+from cnnbench.analysis.roofline import Part, Roofline
 from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
-from cnnbench.report.format import significant
+from cnnbench.report.columns import NONE, UNKNOWN, Column, figure, hidden, measure, words
+from cnnbench.report.format import in_giga, percent, significant
 from cnnbench.report.prose import name_of
-from cnnbench.report.tables import NONE, Table, figure_text, is_missing
+from cnnbench.report.table import Table, table_of
+from cnnbench.suite.case import Precision
 
-UNKNOWN = "unknown"
-MICRO = 1e-6
 SLOWEST = 3
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+R = TypeVar("R")
 
 
 def bound_tables(run: Run) -> list[Table]:
     """The tables, without those that would be empty."""
     explained = list(explain(run).values())
     tables = [_peaks(run.peaks), _cases(explained), _parts(explained), _layers(explained)]
-    return [table for table in tables if not table.cells.empty]
+    return [table for table in tables if table.rows]
 
 
-def cases_frame(explained: list[Explained]) -> pd.DataFrame:
-    """One row per measured case: what it achieved, the least time that the ceilings allow, and what binds it."""
+def _roofline_columns(of: Callable[[R], Roofline]) -> list[Column[R]]:
+    """A measured time beside its lower bound."""
+
+    def peak_share(row: R) -> float | None:
+        return of(row).compute_share if of(row).macs else None
+
+    def peak_text(row: R) -> str:
+        share = peak_share(row)
+        return percent(share) if share is not None else UNKNOWN if of(row).macs else NONE
+
+    def lower_bound_ms(row: R) -> float | None:
+        seconds = of(row).lower_bound_s
+        return None if seconds is None else 1e3 * seconds
+
+    return [
+        figure("ms", lambda r: 1e3 * of(r).seconds),
+        hidden("macs", lambda r: of(r).macs),
+        hidden("moved_bytes", lambda r: of(r).moved_bytes),
+        figure("GFLOP/s", lambda r: of(r).flops_per_s if of(r).macs else None, in_giga, "flops_per_s"),
+        Column("% of peak", peak_share, peak_text, "peak_share"),
+        measure("GB/s", lambda r: of(r).bytes_per_s, in_giga, "bytes_per_s"),
+        hidden("memory_share", lambda r: of(r).memory_share),
+        hidden("overhead_share", lambda r: of(r).overhead_share),
+        measure("lower bound ms", lower_bound_ms),
+        measure("of lower bound", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
+        words("bound by", lambda r: of(r).bound, axis=True),
+    ]
+
+
+def _cases(explained: Sequence[Explained]) -> Table:
+    has_datasheet = any(_datasheet_share(each) is not None for each in explained)
+    columns: list[Column[Explained]] = [
+        words("model", lambda r: r.case.label, axis=True),
+        words("workload", lambda r: r.case.workload, axis=True),
+        figure("batch", lambda r: r.case.batch, str, axis=True),
+        words("backend", lambda r: r.case.backend, axis=True),
+        *_roofline_columns(lambda r: r.roofline),
+        measure("% of datasheet" if has_datasheet else "", _datasheet_share, percent, "datasheet_share"),
+        hidden("id", lambda r: r.record.id),
+    ]
+    caption = (
+        "GFLOP/s: two for each MAC of the closed form, over the median time. % of peak: of the fastest measured kernel "
+        "on this device, in the case's precision and with its threads. GB/s: bytes that layers read and write if "
+        "nothing stays in a cache. Lower bound: sum over layers of launch overhead and the longer of arithmetic and "
+        "memory traffic at their peaks. Of lower bound: lower bound divided by measured time. Bound by: the limit of "
+        "the layers that make up most of the lower bound."
+    )
+    return table_of("bounds", "Cases against their lower bounds", caption, explained, columns)
+
+
+def _datasheet_share(each: Explained) -> float | None:
+    sheet = datasheet_of(each.peaks.device_name) if each.peaks else None
+    peak = sheet.flops_per_s(each.case.precision) if sheet else None
+    return each.roofline.flops_per_s / peak if peak else None
+
+
+def _peaks(peaks: Sequence[Peaks]) -> Table:
+    def depthwise(each: Peaks) -> float | None:
+        fastest = each.fastest("fp32", "depthwise convolution")
+        return fastest.flops_per_s if fastest else None
+
+    columns: list[Column[Peaks]] = [
+        words("hardware", lambda r: r.device_name),
+        words("device", lambda r: r.device, axis=True),
+        figure("threads", lambda r: r.threads, str),
+        *(column for precision in PRECISIONS for column in _rates(precision)),
+        measure("depthwise GFLOP/s", depthwise, in_giga, "depthwise_flops_per_s"),
+        measure("memory GB/s", lambda r: r.memory_bytes_per_s(), in_giga, "memory_bytes_per_s"),
+        hidden("datasheet_bytes_per_s", lambda r: s.bytes_per_s if (s := datasheet_of(r.device_name)) else None),
+        *_overheads("torch", "PyTorch"),
+        *_overheads("onnxruntime", "ONNX Runtime"),
+        Column("datasheet", _source, lambda r: datasheet_text(r.device_name), "datasheet", is_figure=False),
+    ]
+    caption = (
+        "Best of several repetitions with this number of CPU threads. GFLOP/s: of matrix products and convolutions in "
+        "PyTorch and ONNX Runtime; depthwise: of depthwise convolutions in float32. Memory: with a working set far "
+        "larger than any cache. Launch: a call of a function of one value / of a convolution of one value. Datasheet: "
+        "the vendor's dense figures."
+    )
+    return table_of("peaks", "Measured peaks of this machine", caption, peaks, columns)
+
+
+def _source(each: Peaks) -> str | None:
+    return sheet.source if (sheet := datasheet_of(each.device_name)) else None
+
+
+def _rates(precision: Precision) -> list[Column[Peaks]]:
+    def sheet_rate(each: Peaks) -> float | None:
+        return sheet.flops_per_s(precision) if (sheet := datasheet_of(each.device_name)) else None
+
+    key = f"{precision}_flops_per_s"
+    return [
+        measure(f"{precision} GFLOP/s", lambda r: r.flops_per_s(precision), in_giga, key),
+        hidden(f"{precision}_datasheet_flops_per_s", sheet_rate),
+    ]
+
+
+def _overheads(library: str, name: str) -> list[Column[Peaks]]:
+    def both(each: Peaks) -> str:
+        seconds = (each.call_s(library, "operator"), each.call_s(library, "convolution"))
+        return " / ".join(UNKNOWN if s is None else significant(s * 1e6, 2) for s in seconds)
+
+    return [
+        Column(f"{name} launch µs", lambda r: r.call_s(library, "operator"), both, f"{library}_call_s"),
+        hidden(f"{library}_convolution_call_s", lambda r: r.call_s(library, "convolution")),
+    ]
+
+
+def datasheet_text(device_name: str) -> str:
+    """`fp32 30,300, bf16 121,000, fp16 121,000 GFLOP/s, 300 GB/s`, or that there is none."""
+    sheet = datasheet_of(device_name)
+    if sheet is None:
+        return UNKNOWN
+    rates = {precision: sheet.flops_per_s(precision) for precision in PRECISIONS}
+    known = (f"{precision} {UNKNOWN if rate is None else in_giga(rate)}" for precision, rate in rates.items())
+    return f"{', '.join(known)} GFLOP/s, {in_giga(sheet.bytes_per_s)} GB/s"
+
+
+class _Row(NamedTuple):
+    """Part of a profiled model's call."""
+
+    of: Explained
+    part: Part
+
+
+def _part_columns(what: str) -> list[Column[_Row]]:
+    return [
+        words("model", lambda r: r.of.case.label, axis=True),
+        figure("batch", lambda r: r.of.case.batch, str, axis=True),
+        words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
+        words(what, lambda r: r.part.name),
+        figure("share", lambda r: r.part.share, percent),
+        *_roofline_columns(lambda r: r.part.roofline),
+    ]
+
+
+def _parts(explained: Sequence[Explained]) -> Table:
+    rows = [_Row(each, part) for each in explained for part in each.parts]
+    caption = (
+        "Operator times by the runtimes' own profilers, as shares of the call time measured without a profiler. "
+        "Framework overhead between operators is in no row. Other columns as above."
+    )
+    return table_of("parts", "Time by kind of work", caption, rows, _part_columns("work"))
+
+
+def _layers(explained: Sequence[Explained]) -> Table:
     rows = []
     for each in explained:
-        case, roofline = each.case, each.roofline
-        sheet = datasheet_of(each.peaks.device_name) if each.peaks else None
-        sheet_peak = sheet.flops_per_s(case.precision) if sheet else None
-        rows.append(
-            {
-                "model": case.label,
-                "workload": case.workload,
-                "batch": case.batch,
-                "runtime": case.backend,
-                "ms": 1e3 * each.seconds,
-                "macs": roofline.macs,
-                "moved_bytes": roofline.moved_bytes,
-                "flops_per_s": roofline.flops_per_s,
-                "peak_share": roofline.compute_share,
-                "bytes_per_s": roofline.bytes_per_s,
-                "memory_share": roofline.memory_share,
-                "calls_share": roofline.calls_share,
-                "lower_bound_ms": None if roofline.lower_bound_s is None else 1e3 * roofline.lower_bound_s,
-                "least_share": roofline.lower_bound_share,
-                "bound_by": roofline.bound,
-                "datasheet_share": roofline.flops_per_s / sheet_peak if sheet_peak else None,
-                "id": each.record.id,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _cases(explained: list[Explained]) -> Table:
-    data = cases_frame(explained)
-    cells = pd.DataFrame()
-    if not data.empty:
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "workload": data["workload"],
-                "batch": data["batch"].astype(str),
-                "runtime": data["runtime"],
-                "ms": [figure_text(value) for value in data["ms"]],
-                "GFLOP/s": [figure_text(value / GIGA) for value in data["flops_per_s"]],
-                "% of peak": [_percent(value) for value in data["peak_share"]],
-                "GB/s": [_known(value, GIGA) for value in data["bytes_per_s"]],
-                "least ms": [_known(value) for value in data["lower_bound_ms"]],
-                "least / ms": [_percent(value) for value in data["least_share"]],
-                "bound by": [value or UNKNOWN for value in data["bound_by"]],
-            }
-        )
-        if data["datasheet_share"].notna().any():
-            cells["% of datasheet"] = [_percent(value) for value in data["datasheet_share"]]
-    caption = (
-        "GFLOP/s: two for each MAC of the closed form, by the median time; peak: the most that a kernel reached "
-        "on this device, in the case's precision, with its threads. GB/s: what layers read and write if nothing stays "
-        "in a cache. Least: the time that the ceilings allow, the sum over layers of the longer of arithmetic and "
-        "memory traffic, and of the call; least / ms is the share of the measured time that it is. Bound by: the "
-        "ceiling under which most of the least time is spent."
-    )
-    return Table("bounds", "What binds each case", caption, cells, data, [])
-
-
-def _peaks(peaks: list[Peaks]) -> Table:
-    rows, cells = [], []
-    for each in peaks:
-        sheet = datasheet_of(each.device_name)
-        row: dict[str, object] = {"hardware": each.device_name, "device": each.device, "threads": each.threads}
-        for precision in ("fp32", "bf16", "fp16"):
-            fastest = each.fastest(precision)
-            row[f"{precision}_flops_per_s"] = fastest.flops_per_s if fastest else None
-            row[f"{precision}_datasheet_flops_per_s"] = sheet.flops_per_s(precision) if sheet else None
-        depthwise = each.fastest("fp32", "depthwise convolution")
-        row |= {
-            "depthwise_flops_per_s": depthwise.flops_per_s if depthwise else None,
-            "memory_bytes_per_s": each.memory_bytes_per_s(),
-            "datasheet_bytes_per_s": sheet.bytes_per_s if sheet else None,
-            "torch_call_s": each.call_s("torch", "operator"),
-            "torch_convolution_call_s": each.call_s("torch", "convolution"),
-            "onnxruntime_call_s": each.call_s("onnxruntime", "operator"),
-            "onnxruntime_convolution_call_s": each.call_s("onnxruntime", "convolution"),
-            "datasheet": sheet.source if sheet else None,
-        }
-        rows.append(row)
-    data = pd.DataFrame(rows)
-    for row in rows:
-        shown = {"hardware": row["hardware"], "device": row["device"], "threads": str(row["threads"])}
-        for precision in ("fp32", "bf16", "fp16"):
-            shown[f"{precision} GFLOP/s"] = _known(row[f"{precision}_flops_per_s"], GIGA)
-        shown["depthwise GFLOP/s"] = _known(row["depthwise_flops_per_s"], GIGA)
-        shown["memory GB/s"] = _known(row["memory_bytes_per_s"], GIGA)
-        for library, name in (("torch", "PyTorch"), ("onnxruntime", "ONNX Runtime")):
-            shown[f"{name} call µs"] = " / ".join(
-                _known(row[f"{library}{kind}_call_s"], MICRO, 2) for kind in ("", "_convolution")
-            )
-        shown["datasheet"] = _sheet(row)
-        cells.append(shown)
-    caption = (
-        "The best of several repetitions with so many CPU threads. GFLOP/s: matrix products, convolutions, in PyTorch "
-        "and ONNX Runtime; depthwise: of such convolutions in float32. Memory: with a working set far larger than any "
-        "cache. Call: a function of one value / a convolution of one value. Datasheet: dense, as the vendor names it."
-    )
-    return Table("ceilings", "What this machine can do", caption, pd.DataFrame(cells), data, [])
-
-
-def _sheet(row: dict[str, object]) -> str:
-    if row["datasheet"] is None:
-        return UNKNOWN
-    rates = [f"{p} {_known(row[f'{p}_datasheet_flops_per_s'], GIGA)}" for p in ("fp32", "bf16", "fp16")]
-    return f"{', '.join(rates)} GFLOP/s, {_known(row['datasheet_bytes_per_s'], GIGA)} GB/s"
-
-
-def _parts(explained: list[Explained]) -> Table:
-    """Where the time of each profiled model goes, by kind of work."""
-    rows = [_part_row(each, part) for each in explained for part in each.parts]
-    data = pd.DataFrame(rows)
-    caption = (
-        "The operators' times by the runtimes' own profilers, held against the measured time of the call; what passes "
-        "between operators is in no row. Columns as above, of the layers of one kind together."
-    )
-    return Table("parts", "Where the time goes, by kind of work", caption, _part_cells(data), data, [])
-
-
-def layers_frame(explained: list[Explained]) -> pd.DataFrame:
-    """The same layer by layer, one row for each layer that ran in a profiled model."""
-    return pd.DataFrame(
-        _part_row(each, part)
-        for each in explained
-        if each.parts and each.profile is not None
-        for part in layer_parts(each.profile, each.case, each.seconds, each.peaks)
-    )
-
-
-def _layers(explained: list[Explained]) -> Table:
-    data = layers_frame(explained)
-    if not data.empty:
-        place = data.groupby(["model", "runtime"], sort=False)["share"].rank(ascending=False, method="first")
-        data = data[place <= SLOWEST].reset_index(drop=True)
-    caption = f"The {SLOWEST} layers of each model that take longest. Columns as above."
-    return Table("layers", "The slowest layers", caption, _part_cells(data).rename(columns={"of": "layer"}), data, [])
-
-
-def _part_row(each: Explained, part: Part) -> dict[str, object]:
-    roofline = part.roofline
-    return {
-        "model": each.case.label,
-        "batch": each.case.batch,
-        "runtime": name_of(each.case.runtime),
-        "of": part.name,
-        "share": part.share,
-        "ms": 1e3 * roofline.seconds,
-        "macs": roofline.macs,
-        "moved_bytes": roofline.moved_bytes,
-        "flops_per_s": roofline.flops_per_s if roofline.macs else None,
-        "peak_share": roofline.compute_share if roofline.macs else None,
-        "bytes_per_s": roofline.bytes_per_s,
-        "lower_bound_ms": None if roofline.lower_bound_s is None else 1e3 * roofline.lower_bound_s,
-        "least_share": roofline.lower_bound_share,
-        "bound_by": roofline.bound,
-    }
-
-
-def _part_cells(data: pd.DataFrame) -> pd.DataFrame:
-    if data.empty:
-        return pd.DataFrame()
-    has_macs = data["macs"] > 0
-    return pd.DataFrame(
-        {
-            "model": data["model"],
-            "batch": data["batch"].astype(str),
-            "runtime": data["runtime"],
-            "of": data["of"],
-            "share": [_percent(value) for value in data["share"]],
-            "ms": [figure_text(value) for value in data["ms"]],
-            "GFLOP/s": [
-                _known(value, GIGA) if known else NONE
-                for value, known in zip(data["flops_per_s"], has_macs, strict=True)
-            ],
-            "% of peak": [
-                _percent(value) if known else NONE for value, known in zip(data["peak_share"], has_macs, strict=True)
-            ],
-            "GB/s": [_known(value, GIGA) for value in data["bytes_per_s"]],
-            "least ms": [_known(value) for value in data["lower_bound_ms"]],
-            "least / ms": [_percent(value) for value in data["least_share"]],
-            "bound by": [value or UNKNOWN for value in data["bound_by"]],
-        }
-    )
-
-
-def _known(value: object, unit: float = 1.0, digits: int = 3) -> str:
-    """In its unit, or that it is unknown."""
-    return significant(float(str(value)) / unit, digits) if not is_missing(value) else UNKNOWN
-
-
-def _percent(value: object) -> str:
-    return f"{significant(100 * float(str(value)), 2)} %" if not is_missing(value) else UNKNOWN
+        layers = list(enumerate(each.layers))
+        slowest = sorted(layers, key=lambda pair: -pair[1].share)[:SLOWEST]
+        rows += [_Row(each, part) for _, part in sorted(slowest, key=lambda pair: pair[0])]
+    caption = f"The {SLOWEST} layers of each model that take the most time. Columns as above."
+    return table_of("layers", "Slowest layers", caption, rows, _part_columns("layer"))

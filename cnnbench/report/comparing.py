@@ -1,280 +1,278 @@
 """Several runs side by side: tables of machines, times, means and rankings."""
 
-import pandas as pd
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from cnnbench.analysis.compare import Comparison, Key, Machine
+from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, Measured, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.analysis.frames import frame
 from cnnbench.analysis.stats import Estimate
-from cnnbench.networks.units import GIGA
-from cnnbench.report.format import significant
-from cnnbench.report.tables import NONE, Table, figure_text, interval_text, is_missing, ratio_text
-from cnnbench.suite.case import WORKLOADS
+from cnnbench.records.environment import Machine as Hardware
+from cnnbench.report.columns import (
+    NONE,
+    Column,
+    bounds,
+    estimate,
+    figure,
+    hidden,
+    interval_text,
+    measure,
+    ratio_text,
+    words,
+)
+from cnnbench.report.format import in_giga
+from cnnbench.report.table import Table, table_of
+from cnnbench.suite.case import WORKLOADS, Workload
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
 GIB = 2**30
 WIDE = 8
 """So many machines fit beside each other in a table; of more, each case has a row for each machine."""
-UNKNOWN = "unknown"
-AXES = ("model", "workload", "batch", "runtime", "precision", "layout", "seed")
-"""What a row says of its case, in order."""
+VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables, without those that would be empty."""
-    frame = cases_frame(comparison)
-    tables = [
-        _machines(comparison),
-        _means(comparison),
-        _cases(comparison, frame),
-        _rankings(comparison),
-        _left_out(comparison),
-    ]
-    return [table for table in tables if not table.cells.empty]
+    cases = _long(comparison) if len(comparison.machines) > WIDE else _wide(comparison)
+    tables = [_machines(comparison), _means(comparison), cases, _rankings(comparison), _left_out(comparison)]
+    return [table for table in tables if table.rows]
 
 
-def cases_frame(comparison: Comparison) -> pd.DataFrame:
-    """One row per case and machine that measured it."""
-    rows: list[dict[str, object]] = []
-    common = set(comparison.common)
-    for key in comparison.keys:
-        places = comparison.places(key)
-        for machine in comparison.machines:
-            measured = machine.cases.get(key)
-            if measured is None:
-                continue
-            ratio = comparison.ratio(machine, key)
-            rows.append(
-                {
-                    **_axes(key),
-                    "machine": machine.name,
-                    "ms": 1e3 * measured.seconds.value,
-                    "ms_low": _times_1000(measured.seconds.low),
-                    "ms_high": _times_1000(measured.seconds.high),
-                    "images_per_s": measured.images_per_s,
-                    "ratio": ratio.value if ratio else None,
-                    "ratio_low": ratio.low if ratio else None,
-                    "ratio_high": ratio.high if ratio else None,
-                    "rank": places[machine.name],
-                    "images_per_joule": machine.images_per_joule(measured),
-                    "images_per_currency": machine.images_per_currency(measured),
-                    "on_every_machine": key in common,
-                }
-            )
-    return pd.DataFrame(rows)
+def remarks(comparison: Comparison) -> list[str]:
+    """In what the runs differ beside the hardware, and which cases are compared."""
+    machines = comparison.machines
+
+    precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in machines}
+    threads = {m.name: str(m.threads) for m in machines if m.device == "cpu"}
+    suites = {m.name: m.run.suite for m in machines}
+    found = _difference("Suites differ", suites, " Only identical cases are compared.")
+    for name in VERSIONS:
+        versions = {m.name: str(m.run.software.get(name)) for m in machines}
+        found += _difference(f"{name} differs", versions, " It affects times as well as the machine does.")
+    found += _difference("CPU threads differ", threads, "")
+    found += _difference("Precisions differ", precisions, " Each is compared with itself only.")
+    if len(machines) > 1:
+        found.append(
+            f"{len(comparison.common)} of {len(comparison.keys)} cases were measured on every machine; means and "
+            "rankings are over these."
+        )
+    return found
+
+
+def _difference(what: str, by_machine: Mapping[str, str], consequence: str) -> list[str]:
+    by_value: dict[str, list[str]] = {}
+    for name, value in by_machine.items():
+        by_value.setdefault(value, []).append(name)
+    listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+    return [f"{what}: {listed}.{consequence}"] if len(by_value) > 1 else []
 
 
 def _machines(comparison: Comparison) -> Table:
-    data = pd.DataFrame(_machine_row(machine) for machine in comparison.machines)
-    cells = pd.DataFrame(
-        {
-            "machine": data["machine"],
-            "hardware": data["hardware"],
-            "threads": [UNKNOWN if is_missing(value) else f"{value:.0f}" for value in data["threads"]],
-            "memory GiB": [_known(value, GIB) for value in data["memory_bytes"]],
-            "fp32 GFLOP/s": [_known(value, GIGA) for value in data["fp32_flops_per_s"]],
-            "memory GB/s": [_known(value, GIGA) for value in data["memory_bytes_per_s"]],
-            "datasheet fp32 GFLOP/s": [_known(value, GIGA) for value in data["datasheet_fp32_flops_per_s"]],
-            "torch": data["torch"].fillna(NONE),
-            "onnxruntime": data["onnxruntime"].fillna(NONE),
-            "cases": [str(value) for value in data["cases"]],
-            "started": data["started"],
-        }
-    )
-    if data[["watts", "price_per_hour"]].notna().to_numpy().any():
-        cells["W"] = [figure_text(value) for value in data["watts"]]
-        cells[f"{comparison.currency} per hour"] = [figure_text(value) for value in data["price_per_hour"]]
+    def software(*names: str) -> Callable[[Machine], str]:
+        return lambda r: next((version for name in names if (version := r.run.software.get(name))), NONE)
+
+    def fact(of: Callable[[Hardware], T]) -> Callable[[Machine], T | None]:
+        return lambda r: of(r.run.environment.machine) if r.run.environment else None
+
+    def memory_rate(machine: Machine) -> float | None:
+        return machine.peaks.memory_bytes_per_s() if machine.peaks else None
+
+    def datasheet(machine: Machine) -> float | None:
+        return sheet.fp32 if (sheet := datasheet_of(machine.hardware)) else None
+
+    has_costs = any(machine.cost.watts or machine.cost.price_per_hour for machine in comparison.machines)
+    price = f"{comparison.currency} per hour" if has_costs else ""
+    columns: list[Column[Machine]] = [
+        words("machine", lambda r: r.name, axis=True),
+        words("hardware", lambda r: r.hardware),
+        hidden("device", lambda r: r.device),
+        measure("threads", lambda r: r.threads, str),
+        measure("memory GiB", fact(lambda m: m.memory_bytes / GIB)),
+        hidden("memory_bytes", fact(lambda m: m.memory_bytes)),
+        hidden("system", fact(lambda m: m.system)),
+        hidden("virtualised", fact(lambda m: m.virtualised)),
+        measure(
+            "fp32 GFLOP/s", lambda r: r.peaks.flops_per_s("fp32") if r.peaks else None, in_giga, "fp32_flops_per_s"
+        ),
+        hidden("bf16_flops_per_s", lambda r: r.peaks.flops_per_s("bf16") if r.peaks else None),
+        measure("memory GB/s", memory_rate, in_giga, "memory_bytes_per_s"),
+        measure("datasheet fp32 GFLOP/s", datasheet, in_giga, "datasheet_fp32_flops_per_s"),
+        hidden("cnnbench", software("cnnbench")),
+        hidden("python", software("python")),
+        words("torch", software("torch")),
+        words("onnxruntime", software("onnxruntime-gpu", "onnxruntime")),
+        hidden("suite", lambda r: r.run.suite),
+        figure("cases", lambda r: len(r.cases), str),
+        words("started", lambda r: r.run.started),
+        figure("W" if has_costs else "", lambda r: r.cost.watts, key="watts"),
+        figure(price, lambda r: r.cost.price_per_hour, key="price_per_hour"),
+    ]
     caption = (
-        "A machine is a run on one device with one number of CPU threads. GFLOP/s and GB/s: the most that kernels "
-        "reached there; the datasheet's are dense. Power and price as they were given."
+        "A machine is a run on one device with one number of CPU threads. GFLOP/s and GB/s: measured peaks; datasheet "
+        "figures are dense. Power and price are configured."
     )
-    return Table("machines", "Machines", caption, cells, data, comparison.remarks())
+    return table_of("machines", "Machines", caption, comparison.machines, columns, notes=remarks(comparison))
 
 
-def _machine_row(machine: Machine) -> dict[str, object]:
-    about, peaks = machine.run.environment, machine.peaks
-    software = about.software if about else {}
-    sheet = datasheet_of(machine.hardware)
-    return {
-        "machine": machine.name,
-        "hardware": machine.hardware,
-        "device": machine.device,
-        "threads": machine.threads,
-        "memory_bytes": about.machine.memory_bytes if about else None,
-        "system": about.machine.system if about else None,
-        "virtualised": about.machine.virtualised if about else None,
-        "fp32_flops_per_s": peaks.flops_per_s("fp32") if peaks else None,
-        "bf16_flops_per_s": peaks.flops_per_s("bf16") if peaks else None,
-        "memory_bytes_per_s": peaks.memory_bytes_per_s() if peaks else None,
-        "datasheet_fp32_flops_per_s": sheet.fp32 if sheet else None,
-        "cnnbench": software.get("cnnbench"),
-        "python": software.get("python"),
-        "torch": software.get("torch"),
-        "onnxruntime": software.get("onnxruntime-gpu") or software.get("onnxruntime"),
-        "suite": machine.run.suite,
-        "started": machine.run.started,
-        "cases": len(machine.cases),
-        "watts": machine.cost.watts,
-        "price_per_hour": machine.cost.price_per_hour,
-    }
+class _Mean(NamedTuple):
+    machine: Machine
+    workload: Workload
+    cases: int
+    ratio: Estimate | None
 
 
 def _means(comparison: Comparison) -> Table:
     """One row per machine and workload: the geometric mean over the common cases."""
-    rows = []
-    for machine in comparison.machines:
-        for workload in WORKLOADS:
-            count = sum(key.workload == workload for key in comparison.common)
-            mean = comparison.mean_ratio(machine, workload) if count else None
-            if count:
-                rows.append(
-                    {
-                        "machine": machine.name,
-                        "workload": workload,
-                        "cases": count,
-                        "mean_ratio": mean.value if mean else None,
-                        "mean_ratio_low": mean.low if mean else None,
-                        "mean_ratio_high": mean.high if mean else None,
-                    }
-                )
-    data = pd.DataFrame(rows)
-    cells = pd.DataFrame()
-    if len(comparison.machines) > 1 and not data.empty:
-        ratios = zip(data["mean_ratio"], data["mean_ratio_low"], data["mean_ratio_high"], strict=True)
-        cells = pd.DataFrame(
-            {
-                "machine": data["machine"],
-                "workload": data["workload"],
-                "cases": data["cases"].astype(str),
-                "mean time": ["1, the reference" if is_missing(r[0]) else ratio_text(*r) for r in ratios],
-            }
-        )
+    counts = {workload: sum(key.workload == workload for key in comparison.common) for workload in WORKLOADS}
+    rows = [
+        _Mean(machine, workload, count, comparison.mean_ratio(machine, workload))
+        for machine in comparison.machines
+        for workload, count in counts.items()
+        if count and len(comparison.machines) > 1
+    ]
+    columns: list[Column[_Mean]] = [
+        words("machine", lambda r: r.machine.name, axis=True),
+        words("workload", lambda r: r.workload, axis=True),
+        figure("cases", lambda r: r.cases, str),
+        estimate("mean time", lambda r: r.ratio, _mean_text, "mean_ratio"),
+        *bounds("mean_ratio", lambda r: r.ratio),
+    ]
     caption = (
-        f"Geometric mean of the times as multiples of those of {comparison.reference.name}, over the cases that every "
-        "machine has measured [95 % interval, of these cases]. A description, not a verdict: machines share no rounds."
+        f"Geometric mean of times as multiples of those on {comparison.reference.name}, over the cases that every "
+        "machine measured [95 % interval, of these cases]. A description, not a verdict: machines share no rounds."
     )
-    return Table("means", "Means over common cases", caption, cells, data, [])
+    return table_of("means", "Means over common cases", caption, rows, columns)
 
 
-def _cases(comparison: Comparison, frame: pd.DataFrame) -> Table:
-    if len(comparison.machines) > WIDE:
-        return _long(comparison, frame)
-    data = pd.DataFrame([_wide_row(comparison, key) for key in comparison.keys])
-    cells = pd.DataFrame(
-        {
-            "model": data["model"],
-            "workload": data["workload"],
-            "batch": data["batch"].astype(str),
-            "runtime": data["runtime"],
-        }
-    )
-    if data["precision"].nunique() > 1:
-        cells["precision"] = data["precision"]
+def _mean_text(ratio: Estimate | None) -> str:
+    return ratio_text(ratio) if ratio else "1, the reference"
+
+
+def _wide(comparison: Comparison) -> Table:
+    """One row per case, with columns for each machine."""
+    columns: list[Column[Key]] = [
+        words("model", lambda k: k.model, axis=True),
+        words("workload", lambda k: k.workload, axis=True),
+        figure("batch", lambda k: k.batch, str, axis=True),
+        words("runtime", lambda k: k.runtime, axis=True),
+    ]
+    if len({key.precision for key in comparison.keys}) > 1:
+        columns.append(words("precision", lambda k: k.precision, axis=True))
     for machine in comparison.machines:
-        estimates = [machine.cases[key].seconds if key in machine.cases else None for key in comparison.keys]
-        cells[f"{machine.name} ms"] = [_milliseconds(each) for each in estimates]
-        if machine is not comparison.reference:
-            ratios = [comparison.ratio(machine, key) for key in comparison.keys]
-            cells[f"{machine.name} ratio"] = [ratio_text(r.value, r.low, r.high) if r else NONE for r in ratios]
+        columns += _times(comparison, machine)
     for machine in comparison.machines:
-        for name, of in (("images/J", machine.images_per_joule), ("images/", machine.images_per_currency)):
-            values = [of(machine.cases[key]) if key in machine.cases else None for key in comparison.keys]
-            if any(value is not None for value in values):
-                unit = name if name == "images/J" else f"images/{comparison.currency}"
-                cells[f"{machine.name} {unit}"] = [figure_text(value) for value in values]
-    return Table("cases", "Times side by side", _times_caption(comparison), cells, frame_for(data, frame), [])
+        columns += _rate(comparison, machine, "J", machine.images_per_joule)
+        columns += _rate(comparison, machine, comparison.currency, machine.images_per_currency)
+    rows, caption = comparison.keys, _times_caption(comparison)
+    return table_of("cases", "Times side by side", caption, rows, columns, data=_wide_frame(comparison))
 
 
-def frame_for(wide: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of a wide table, one row per case, with a group of columns for each machine."""
-    columns = ["ms", "ms_low", "ms_high", "images_per_s", "ratio", "ratio_low", "ratio_high", "rank"]
-    columns += [name for name in ("images_per_joule", "images_per_currency") if frame[name].notna().any()]
-    keys = ["model", "workload", "batch", "runtime", "precision", "layout", "seed"]
-    for machine, rows in frame.groupby("machine", sort=False):
-        named = rows[keys + columns].rename(columns={column: f"{machine} {column}" for column in columns})
-        wide = wide.merge(named, on=keys, how="left")
+def _times(comparison: Comparison, machine: Machine) -> list[Column[Key]]:
+    def ms(key: Key) -> Estimate | None:
+        return machine.cases[key].seconds.scaled(1e3) if key in machine.cases else None
+
+    def ratio(key: Key) -> Estimate | None:
+        return comparison.ratio(machine, key)
+
+    times: list[Column[Key]] = [
+        estimate(f"{machine.name} ms", ms, interval_text),
+        estimate(f"{machine.name} ratio", ratio, ratio_text),
+    ]
+    return times[:1] if machine is comparison.reference else times
+
+
+def _rate(
+    comparison: Comparison, machine: Machine, unit: str, of: Callable[[Measured], float | None]
+) -> list[Column[Key]]:
+    """Images for a unit of energy or currency, where anything is known of it."""
+
+    def value(key: Key) -> float | None:
+        return of(machine.cases[key]) if key in machine.cases else None
+
+    known = any(value(key) is not None for key in comparison.keys)
+    return [figure(f"{machine.name} images/{unit}", value)] if known else []
+
+
+def _wide_frame(comparison: Comparison) -> "pd.DataFrame":
+    """One row per case, with a group of columns for each machine."""
+    long = frame(compared_rows(comparison), ComparedRow)
+    axes = [*(name for name in long.columns if name in Key._fields), "on_every_machine"]
+    wide = long[axes].drop_duplicates()
+    figures = [name for name in long.columns if name not in (*axes, "machine")]
+    figures = [name for name in figures if not name.startswith("images_per_") or long[name].notna().any()]
+    for machine, rows in long.groupby("machine", sort=False):
+        named = rows[[*axes, *figures]].rename(columns={name: f"{machine} {name}" for name in figures})
+        wide = wide.merge(named, on=axes, how="left")
     return wide
 
 
-def _axes(key: Key) -> dict[str, object]:
-    return {axis: getattr(key, axis) for axis in AXES}
-
-
-def _wide_row(comparison: Comparison, key: Key) -> dict[str, object]:
-    return {
-        **_axes(key),
-        "on_every_machine": all(key in machine.cases for machine in comparison.machines),
-    }
-
-
-def _long(comparison: Comparison, frame: pd.DataFrame) -> Table:
-    times = zip(frame["ms"], frame["ms_low"], frame["ms_high"], strict=True)
-    ratios = zip(frame["ratio"], frame["ratio_low"], frame["ratio_high"], strict=True)
-    cells = pd.DataFrame(
-        {
-            "model": frame["model"],
-            "workload": frame["workload"],
-            "batch": frame["batch"].astype(str),
-            "runtime": frame["runtime"],
-            "precision": frame["precision"],
-            "machine": frame["machine"],
-            "ms": [interval_text(*values) for values in times],
-            "ratio": [ratio_text(*values) for values in ratios],
-            "images/s": [figure_text(value) for value in frame["images_per_s"]],
-            "rank": frame["rank"].astype(str),
-            "images/J": [figure_text(value) for value in frame["images_per_joule"]],
-            f"images/{comparison.currency}": [figure_text(value) for value in frame["images_per_currency"]],
-        }
-    )
-    return Table("cases", "Times side by side", _times_caption(comparison), cells, frame, [])
+def _long(comparison: Comparison) -> Table:
+    """One row per case and machine."""
+    columns: list[Column[ComparedRow]] = [
+        words("model", lambda r: r.model, axis=True),
+        words("workload", lambda r: r.workload, axis=True),
+        figure("batch", lambda r: r.batch, str, axis=True),
+        words("runtime", lambda r: r.runtime, axis=True),
+        words("precision", lambda r: r.precision, axis=True),
+        words("machine", lambda r: r.machine, axis=True),
+        estimate("ms", lambda r: r.ms, interval_text),
+        estimate("ratio", lambda r: r.ratio, ratio_text),
+        figure("images/s", lambda r: r.images_per_s),
+        figure("rank", lambda r: r.rank, str),
+        figure("images/J", lambda r: r.images_per_joule),
+        figure(f"images/{comparison.currency}", lambda r: r.images_per_currency),
+    ]
+    rows, caption = compared_rows(comparison), _times_caption(comparison)
+    return table_of("cases", "Times side by side", caption, rows, columns, data=frame(rows, ComparedRow))
 
 
 def _times_caption(comparison: Comparison) -> str:
     return (
         "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
-        f"{comparison.reference.name} [95 % interval, of two independent medians]: below 1 is a shorter time. A "
-        "description, not a verdict."
+        f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
+        "not a verdict."
     )
+
+
+class _Ranked(NamedTuple):
+    setting: str
+    model: str
+    by_machine: Mapping[str, int]
 
 
 def _rankings(comparison: Comparison) -> Table:
     """One row per setting and model: its rank on each machine."""
+    names = [machine.name for machine in comparison.machines]
     rows = [
-        {"setting": setting, "model": model, **{name: places[model] for name, places in by_machine.items()}}
-        for setting, by_machine in comparison.rankings().items()
-        for model in next(iter(by_machine.values()))
+        _Ranked(setting, model, {name: places[model] for name, places in by_machine.items()})
+        for setting, by_machine in (comparison.rankings() if len(names) > 1 else {}).items()
+        for model in by_machine[names[0]]
     ]
-    data = pd.DataFrame(rows)
-    cells = pd.DataFrame()
-    if len(comparison.machines) > 1 and not data.empty:
-        names = [machine.name for machine in comparison.machines]
-        cells = data.astype(str)
-        changed = data[names].nunique(axis=1) > 1
-        cells["changes"] = ["yes" if each else "" for each in changed]
+
+    def rank(name: str) -> Column[_Ranked]:
+        return figure(name, lambda r: r.by_machine[name], str, name)
+
+    columns: list[Column[_Ranked]] = [
+        words("setting", lambda r: r.setting),
+        words("model", lambda r: r.model, axis=True),
+        *map(rank, names),
+        words("changes", lambda r: "yes" if len(set(r.by_machine.values())) > 1 else ""),
+    ]
     caption = (
-        "The rank of each model on each machine, among the models that every machine has measured so: 1 is the "
-        "shortest time; models whose intervals overlap share one."
+        "Rank among the models that every machine measured in this setting: 1 is the shortest time; models with "
+        "overlapping intervals share a rank."
     )
-    return Table("rankings", "How the ranking of models changes", caption, cells, data, [])
+    return table_of("rankings", "Ranking of models by machine", caption, rows, columns)
 
 
 def _left_out(comparison: Comparison) -> Table:
-    rows = [
-        {"model": key.model, "setting": key.setting, "machines without it": ", ".join(names)}
-        for key, names in comparison.left_out.items()
+    columns: list[Column[tuple[Key, Sequence[str]]]] = [
+        words("model", lambda r: r[0].model, axis=True),
+        words("setting", lambda r: r[0].setting),
+        words("machines without it", lambda r: ", ".join(r[1])),
     ]
-    data = pd.DataFrame(rows)
-    caption = "Cases that not every machine has measured: they are in no mean and no ranking."
-    return Table("left-out", "What was left out", caption, data.copy(), data, [])
-
-
-def _milliseconds(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return NONE
-    return interval_text(1e3 * estimate.value, _times_1000(estimate.low), _times_1000(estimate.high))
-
-
-def _times_1000(value: float | None) -> float | None:
-    return None if value is None else 1e3 * value
-
-
-def _known(value: object, unit: float) -> str:
-    return significant(float(str(value)) / unit) if not is_missing(value) else UNKNOWN
+    caption = "Cases that not every machine measured: they are in no mean and no ranking."
+    return table_of("left-out", "Cases left out", caption, list(comparison.left_out.items()), columns)

@@ -1,4 +1,4 @@
-"""What the witnesses of a model's counts say, side by side, in lines for people."""
+"""A model's counts by every counter, side by side, in lines for people."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ def lines(verdict: Verdict, progress: str) -> Iterator[str]:
     yield f"{verdict.model}: {'all agree' if verdict.agree else 'DISAGREE'}{reasons}  [{progress}]"
     for what, by_counter in (("parameters", verdict.params), ("MACs", verdict.macs), ("backward", verdict.backward)):
         if by_counter:
-            yield f"  {what:10} " + ", ".join(f"{name} {value:,}" for name, value in by_counter.items())
+            yield f"  {what}: " + ", ".join(f"{name} {value:,}" for name, value in by_counter.items())
     for source, figure in verdict.published.items():
         yield f"  {source}: {figure}"
     yield from (f"  = {line}" for line in verdict.explained)
     yield from (f"  ! {line}" for line in verdict.disagreements)
-    yield from (f"  ! {name} was silent: {why}" for name, why in verdict.failed.items())
+    yield from (f"  ! {name} failed: {why}" for name, why in verdict.failed.items())

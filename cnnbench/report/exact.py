@@ -1,4 +1,4 @@
-"""What the exact gate found, in lines for people."""
+"""The exact gate's report in lines for people."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,16 @@ from cnnbench.gate.exact import ExactReport
 
 
 def lines(report: ExactReport, command: str) -> Iterator[str]:
-    """Every difference, what other versions may have to do with it, and the lines that the file would need."""
+    """Every difference, the versions that may explain it, and the lines that the file would need."""
     models = len(report.found.models)
     if not report.differences:
-        yield f"{models} models are exactly as {report.file} says"
+        yield f"{models} models match {report.file} exactly"
     for difference in report.differences:
         yield str(difference)
     if report.versions:
-        yield f"the file was made with other versions: {'; '.join(report.versions)}"
+        yield f"the file was written with other versions: {'; '.join(report.versions)}"
         if report.differences:
-            yield "an exporter of another version may write other operators and sizes of the same network"
+            yield "another exporter version may write other operators and sizes for the same network"
     if report.differences:
         differing = len({difference.model for difference in report.differences})
         yield f"{len(report.differences)} figures of {differing} of {models} models differ from {report.file}"

@@ -6,8 +6,10 @@ tables/NAME.csv    every number of a table; NAME.parquet the same with its types
 charts/NAME.svg    each chart; NAME.png the same as a picture
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from tabulate import tabulate
 
 from cnnbench.errors import RunFolderError
 from cnnbench.records import files
@@ -15,32 +17,30 @@ from cnnbench.records.run_folder import Run
 from cnnbench.report import escape
 from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
-from cnnbench.report.tables import WORDS, Table
+from cnnbench.report.markdown import CHARTS, tables_markdown
+from cnnbench.report.table import Table
 
-PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
+PAGE, MARKDOWN, TABLES = "report.html", "report.md", "tables"
 
 
 def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
     """All files of a run's report; gives the page's path. Raises RunFolderError, OSError."""
-    write_tables(run.folder / TABLES, tables)
-    write_charts(run.folder / CHARTS, page.charts)
-    files.write(run.folder / MARKDOWN, markdown(run, tables, page.charts))
-    file = run.folder / PAGE
-    files.write(file, html(page))
-    return file
+    return _write_all(run.folder, tables, page, [run.suite, *_header(run)])
 
 
 def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
     """The same files for several runs side by side, in a folder of their own. Raises RunFolderError, OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _make(folder)
+    return _write_all(folder, tables, page, [page.title, page.subtitle])
+
+
+def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequence[str]) -> Path:
     write_tables(folder / TABLES, tables)
     write_charts(folder / CHARTS, page.charts)
-    text = [f"# {escape.markdown(page.title)}", escape.markdown(page.subtitle), *_tables_markdown(tables, page.charts)]
-    files.write(folder / MARKDOWN, ("\n\n".join(text) + "\n"))
-    file = folder / PAGE
-    files.write(file, html(page))
-    return file
+    files.write(folder / MARKDOWN, markdown(header, tables, page.charts))
+    files.write(folder / PAGE, html(page))
+    return folder / PAGE
 
 
 def write_tables(folder: Path, tables: Sequence[Table]) -> None:
@@ -61,60 +61,39 @@ def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
 
 
 def _make(folder: Path) -> None:
-    """The folder, in its place: a run's folder may be a stranger's, and a link in it may lead anywhere."""
+    """Make the folder; a link in its place may lead out of the run's folder."""
     if folder.is_symlink():
         raise RunFolderError(f"{folder}: expected a folder to write into; got a link to another place; remove it")
     folder.mkdir(exist_ok=True)
 
 
-def markdown(run: Run, tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
-    """The whole report as Markdown; charts by the names of their files."""
-    parts = [f"# {escape.markdown(run.suite)}", *map(escape.markdown, _header(run)), *_tables_markdown(tables, charts)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tables_markdown(tables: Sequence[Table], charts: Sequence[Chart]) -> list[str]:
-    parts: list[str] = []
-    for table in tables:
-        parts += [
-            f"## {table.title}",
-            table_markdown(table),
-            table.caption,
-            *map(escape.markdown, table.notes),
-        ]
-    for chart in charts:
-        parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
-    return parts
-
-
-def table_markdown(table: Table) -> str:
-    """One table; what stands in cells is data, so Markdown's own marks in it are escaped."""
-    cells = table.cells.map(escape.markdown)
-    return cells.to_markdown(index=False, disable_numparse=True)
+def markdown(header: Iterable[str], tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
+    """The whole report; `header` is its title and paragraphs."""
+    return "\n\n".join(["# " + "\n\n".join(map(escape.markdown, header)), *tables_markdown(tables, charts)]) + "\n"
 
 
 def table_latex(table: Table) -> str:
     """One table as a `tabular` of the package booktabs, with its caption and notes as comments above it."""
     comments = [f"% {' '.join(line.split())}" for line in (table.title, table.caption, *table.notes)]
-    columns = "".join("l" if column in WORDS else "r" for column in table.cells.columns)
-    tabular = table.cells.astype(str).to_latex(index=False, escape=True, column_format=columns)
-    return "\n".join([*comments, tabular])
+    tabular = tabulate(
+        [[" ".join(text.split()) for text in row] for row in table.texts],
+        headers=table.headings,
+        tablefmt="latex_booktabs",
+        colalign=["right" if column.is_figure else "left" for column in table.columns],
+        disable_numparse=True,
+    )
+    return "\n".join([*comments, tabular, ""])
 
 
 def _header(run: Run) -> list[str]:
     if run.environment is None:
         return [f"Started {run.started}."]
     facts, software = run.environment.machine, run.environment.software
-    versions = ", ".join(
-        f"{name} {software[name]}"
-        for name in ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
-        if name in software
-    )
-    memory_gib = facts.memory_bytes / 2**30
+    names = ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
+    versions = ", ".join(f"{name} {software[name]}" for name in names if name in software)
     lines = [
-        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {memory_gib:.0f} GiB, "
-        f"{facts.system}. "
-        f"{versions}. Started {run.started}."
+        f"{run.environment.label}; {facts.affinity_cores} cores allowed, {facts.memory_bytes / 2**30:.0f} GiB, "
+        f"{facts.system}. {versions}. Started {run.started}."
     ]
     if software.get("git_commit"):
         lines.append(f"Commit {software['git_commit']}.")

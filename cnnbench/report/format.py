@@ -1,4 +1,4 @@
-"""The way numbers with units are written.
+"""How numbers with units are written.
 
 *1 MAC (a multiplication and an addition) = 2 FLOP. GB = 1e9 bytes, GiB = 2**30 bytes.*
 """
@@ -18,6 +18,16 @@ def significant(value: float, digits: int = 3) -> str:
         return f"{value:g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+def in_giga(value: float) -> str:
+    """In units of 1e9, as of bytes and operations per second."""
+    return significant(value / 1e9)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share of one: 4.2 %."""
+    return f"{significant(100 * share, digits)} %"
 
 
 def format_count(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The time of each layer in each runtime, beside its work: a table, the slowest, and what is not in it."""
+"""The time of each layer in each runtime beside its work: a table, the slowest layers, and the rest of the call."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -6,19 +6,18 @@ from typing import Any
 from cnnbench.networks.layers import spelled
 from cnnbench.networks.units import MB
 from cnnbench.records.layer_profile import MIN_SHARE, ModelProfile, Row
-from cnnbench.report.format import significant
+from cnnbench.report.format import in_giga, significant
 from cnnbench.report.plain import lines_of
 from cnnbench.runner.tasks.layer_profile import NOTE
 
-GIGA = 1e9
 EMPTY = (
-    "An empty cell: the runtime ran no operator for that layer. Its work is part of another's, as batch normalisation, "
-    "activations and sums are of a convolution, or there is none."
+    "An empty cell: the runtime ran no operator for that layer. The layer has no work, or it is fused into another, as "
+    "batch normalisation, activations and sums are into a convolution."
 )
 
 
 def as_json(profile: ModelProfile) -> dict[str, Any]:
-    """All of it for programs: seconds of one call, work of the whole batch; null where there is nothing to tell."""
+    """All of it for programs: seconds of one call, work of the whole batch; null where there is none."""
     return {
         "model": profile.model,
         "input_shape": [profile.batch, *profile.input_shape],
@@ -82,12 +81,18 @@ def _cells(profile: ModelProfile, row: Row) -> dict[str, str]:
         "MB moved": significant(row.moved_bytes / MB) if row.moved_bytes else "",
     }
     for runtime in (*profile.times, *profile.failures):
-        known = runtime in row.seconds
-        rate = row.macs_per_s(runtime)
-        cells[f"{runtime} ms"] = _ms(row.seconds[runtime]) if known else ""
-        cells[f"{runtime} %"] = f"{100 * (profile.share(row, runtime) or 0.0):.1f}" if known else ""
-        cells[f"{runtime} GMAC/s"] = significant(rate / GIGA) if rate else ""
+        cells |= {f"{runtime} {unit}": cell for unit, cell in _speed(profile, row, runtime).items()}
     return cells
+
+
+def _speed(profile: ModelProfile, row: Row, runtime: str) -> dict[str, str]:
+    """Time, share of the call, and work per second; empty where the runtime ran nothing for the layer."""
+    seconds, share, rate = row.seconds.get(runtime), profile.share(row, runtime), row.macs_per_s(runtime)
+    return {
+        "ms": "" if seconds is None else _ms(seconds),
+        "%": "" if share is None else f"{100 * share:.1f}",
+        "GMAC/s": in_giga(rate) if rate else "",
+    }
 
 
 def _name(profile: ModelProfile, row: Row) -> str:
@@ -110,17 +115,17 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
         f"{part(sum(times.other.values()))} in operators of no known layer + {part(times.outside_s)} outside operators"
     )
     low, high = times.quartiles_s
-    interference = "; something disturbed them, so run it again" if times.has_interference else ""
+    interference = "; interference was detected, repeat the profile" if times.has_interference else ""
     yield f"  half of the calls took {_ms(low)} to {_ms(high)} ms{interference}"
-    yield f"  over all: {significant(macs / times.call_s / GIGA)} GMAC/s"
-    idle = sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs)
-    yield f"  layers without MACs: {part(idle)}"
+    yield f"  over all: {in_giga(macs / times.call_s)} GMAC/s"
+    yield f"  layers without MACs: {part(sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs))}"
     yield "  slowest"
     yield from _listed(profile, profile.slowest(runtime), runtime)
-    slow = profile.slow_for_work(runtime)
-    if slow:
-        least = f"{100 * MIN_SHARE:g} %"
-        yield f"  slow for their work: the fewest GMAC/s, of the layers with MACs and {least} of the time or more"
+    if slow := profile.slow_for_work(runtime):
+        yield (
+            f"  slow for their work: the fewest GMAC/s, of the layers with MACs and {100 * MIN_SHARE:g} % of the time "
+            "or more"
+        )
         yield from _listed(profile, slow, runtime)
     if times.other:
         other = ", ".join(f"{operator} {part(seconds)}" for operator, seconds in times.other.items())
@@ -128,18 +133,14 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
 
 
 def _listed(profile: ModelProfile, rows: Iterable[Row], runtime: str) -> Iterator[str]:
-    """Layers with their time, and their work by second."""
-    for line in lines_of([_speed(profile, row, runtime) for row in rows]):
-        yield f"  {line}"
-
-
-def _speed(profile: ModelProfile, row: Row, runtime: str) -> dict[str, str]:
-    rate, seconds = row.macs_per_s(runtime), row.seconds[runtime]
-    return {
-        "layer": _name(profile, row),
-        "kind": row.kind,
-        "ms": _ms(seconds),
-        "%": f"{100 * (profile.share(row, runtime) or 0.0):.1f}",
-        "GMAC/s": significant(rate / GIGA) if rate else "",
-        "GB/s": significant(row.moved_bytes / seconds / GIGA) if row.moved_bytes else "",
-    }
+    """Layers with their time and their work per second."""
+    cells = [
+        {
+            "layer": _name(profile, row),
+            "kind": row.kind,
+            **_speed(profile, row, runtime),
+            "GB/s": in_giga(row.moved_bytes / row.seconds[runtime]) if row.moved_bytes else "",
+        }
+        for row in rows
+    ]
+    yield from lines_of(cells, indent="    ")

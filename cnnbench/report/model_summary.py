@@ -1,9 +1,11 @@
-"""What a network is made of: every layer with its formulas, totals, what training needs, and what dominates."""
+"""Model summary: every layer with its formulas, totals, the cost of training, and the dominant layers."""
 
 import dataclasses
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, get_args
+
+from tabulate import tabulate
 
 from cnnbench.networks import training_cost as training
 from cnnbench.networks import training_memory as step_memory
@@ -15,7 +17,7 @@ from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
 
 DOMINANT = 5
-"""How many layers are named of those that have the most."""
+"""Layers named for each figure."""
 
 
 def stage_of(name: str) -> str:
@@ -25,23 +27,20 @@ def stage_of(name: str) -> str:
 
 
 def settings_of(op: Op) -> str:
-    """The layer's kind as it would be written, defaults and further inputs left out: `Conv(64, kernel=7, stride=2)`."""
+    """The layer as its constructor call, without defaults and further inputs: `Conv(64, kernel=7, stride=2)`."""
     words: list[str] = []
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
         value = getattr(op, field.name)
-        if value == field.default or isinstance(value, Value) or _are_values(value):
+        values = value if isinstance(value, tuple) else (value,)
+        if value == field.default or all(isinstance(each, Value) for each in values):
             continue
         shown = value if isinstance(value, str) else repr(value)
         words.append(shown if not words and field.default is dataclasses.MISSING else f"{field.name}={shown}")
     return f"{type(op).__name__}({', '.join(words)})" if words else type(op).__name__
 
 
-def _are_values(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(part, Value) for part in value)
-
-
 def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]:
-    """All of it for programs: counts for `batch` images, bytes in float32."""
+    """The summary for programs: counts for `batch` images, bytes in float32."""
     layers = [
         {
             **row,
@@ -78,10 +77,7 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
     work = training.work(network)
     saved = training.saved_by_layer(network, batch)
     return {
-        "forward_macs": work.forward * batch,
-        "input_gradient_macs": work.input_gradient * batch,
-        "first_input_gradient_macs": work.first_input_gradient * batch,
-        "weight_gradient_macs": work.weight_gradient * batch,
+        **{f"{name}_macs": macs * batch for name, macs in dataclasses.asdict(work).items()},
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
         "step_memory": {
@@ -102,7 +98,7 @@ def text(network: Network, batch: int, left_out: list[str]) -> Iterator[str]:
     for stage, layers in groupby(network.layers, key=lambda layer: stage_of(layer.name)):
         yield from _stage(network, stage, list(layers), batch)
     yield ""
-    yield from (f"{name:11} {value}" for name, value in _totals(network, batch))
+    yield tabulate(_totals(network, batch), tablefmt="plain", disable_numparse=True)
     yield ""
     yield from _dominant(network, batch)
     if left_out:
@@ -151,9 +147,9 @@ def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{network.params:,} ({network.weight_bytes / MB:,.1f} MB in float32)"
     yield (
         "forward",
-        (f"{macs:,} MACs = {FLOP_PER_MAC * macs / 1e9:,.3f} GFLOP, and {network.elementwise * batch:,} element-wise"),
+        f"{macs:,} MACs = {FLOP_PER_MAC * macs / 1e9:,.3f} GFLOP, and {network.elementwise * batch:,} element-wise",
     )
-    yield "activations", f"{network.activation_bytes * batch / MB:,.1f} MB put out by all layers"
+    yield "activations", f"{network.activation_bytes * batch / MB:,.1f} MB, the outputs of all layers"
     yield "traffic", f"{moved / MB:,.1f} MB if nothing stays in a cache, {significant(flops / moved)} FLOP/byte"
     if network.training_problem:
         yield "training", f"not at this size: {network.training_problem}"
@@ -163,12 +159,10 @@ def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
     giga = [FLOP_PER_MAC * part * batch / 1e9 for part in parts]
     yield (
         "training",
-        (
-            f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} gradients of values "
-            f"+ {giga[2]:,.3f} gradients of weights"
-        ),
+        f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} gradients of values "
+        f"+ {giga[2]:,.3f} gradients of weights",
     )
-    yield "saved", f"{training.saved_bytes(network, batch) / MB:,.1f} MB kept for the backward pass"
+    yield "saved", f"{training.saved_bytes(network, batch) / MB:,.1f} MB saved for the backward pass"
     peaks = (
         f"{step_memory.step_memory(network, batch, optimizer).peak / MB:,.1f} MB with {optimizer}"
         for optimizer in get_args(step_memory.Optimizer)
@@ -184,11 +178,11 @@ def _dominant(network: Network, batch: int) -> Iterator[str]:
     }
     if not network.training_problem:
         figures["saved bytes"] = training.saved_by_layer(network, batch)
-    yield "what dominates"
+    yield "dominant layers"
     for what, by_layer in figures.items():
         whole = sum(by_layer.values())
         most = sorted(by_layer.items(), key=lambda item: -item[1])[:DOMINANT]
-        yield f"  {what:12} " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
+        yield f"  {what}: " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
 
 
 def formula_of(architecture: Architecture) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows as aligned text, and JSON for programs; the standard library alone, so that commands answer at once."""
+"""Rows as aligned text, and JSON for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         print(line)
 
 
-def lines_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def lines_of(rows: Sequence[Mapping[str, object]], indent: str = "  ") -> list[str]:
     """The lines that rows make, headings first; no line for no rows."""
+    from tabulate import tabulate
+
     if not rows:
         return []
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    lines = tabulate(cells, headers=list(rows[0]), tablefmt="plain", disable_numparse=True).splitlines()
+    return [indent + line.rstrip() for line in lines]
 
 
 def _cell(value: object) -> str:

@@ -1,24 +1,24 @@
-"""Why a model is as fast as it is, in plain words made from measured numbers."""
+"""Why a model is as fast as it is: sentences made from measured numbers."""
 
 from collections.abc import Iterable
 
 from cnnbench.analysis.explain import Explained, explain, telling
-from cnnbench.analysis.roofline import Bound, Part, share_between
+from cnnbench.analysis.roofline import Bound, Part, framework_overhead
 from cnnbench.records.run_folder import Run
-from cnnbench.report.format import format_count, significant
+from cnnbench.report.format import format_count, percent, significant
 from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
 
 MIN_PART = 0.1
-"""Of a call's time: what takes less is not worth a word."""
+"""Of a call's time: smaller parts are left out."""
 MAX_PARTS = 2
 FAR_BELOW = 0.25
-"""Of the measured time: where the ceilings allow less than this, something else holds the work back."""
-EVEN = 0.1
-"""Ratios that differ by less than this are called the same."""
-BOUND_BY: dict[Bound, str] = {"compute": "by compute", "memory": "by memory", "calls": "by the cost of a call"}
-UNKNOWN_CEILINGS = (
-    "What this machine can do was not measured, so it is unknown what binds it; "
-    "`cnnbench doctor --peaks --into RUN` measures it."
+"""Where the lower bound is a smaller share of the measured time, the peaks do not explain that time."""
+EQUAL = 0.1
+"""Ratios that differ by less than this count as equal."""
+BOUND_BY: dict[Bound, str] = {"compute": "compute-bound", "memory": "memory-bound", "overhead": "overhead-bound"}
+UNKNOWN_PEAKS = (
+    "This machine's peaks were not measured, so what limits it is unknown; "
+    "`cnnbench doctor --peaks --into RUN` measures them."
 )
 
 
@@ -33,119 +33,97 @@ def paragraphs(run: Run) -> dict[str, str]:
     by_runtime: dict[str, dict[str, Explained]] = {}
     for each in chosen:
         by_runtime.setdefault(each.case.runtime, {})[each.case.label] = each
-    if not by_runtime:
-        return {}
     runtimes = sorted(by_runtime, key=lambda name: name != REFERENCE)
     found: dict[str, str] = {}
     for model in dict.fromkeys(each.case.label for each in chosen):
-        first, *others = [runtime for runtime in runtimes if model in by_runtime[runtime]]
-        text = [*_first(by_runtime[first][model], by_runtime[first].values())]
-        text += [sentence for runtime in others for sentence in _other(by_runtime[runtime][model])]
+        first, *others = [by_runtime[runtime] for runtime in runtimes if model in by_runtime[runtime]]
+        text = [_beside_heaviest(first[model], first.values()), *_time(first[model])]
+        for other in others:
+            text += [f"In {name_of(other[model].case.runtime)} it takes {_ms(other[model])}.", *_time(other[model])]
         found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
     return found
 
 
-def _first(each: Explained, beside: Iterable[Explained]) -> Iterable[str]:
+def name_of(runtime: str) -> str:
+    """A runtime's display name."""
+    name, variant = split(runtime)
+    return (runtime_kind(name).display_name or name) + (f" ({variant})" if variant else "")
+
+
+def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
     case = each.case
     heaviest = max(beside, key=lambda other: other.macs)
     where = f"{name_of(case.runtime)}, batch {case.batch}"
     if heaviest is each:
-        yield f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
-    else:
-        fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
-        yield (
-            f"{case.label} has {significant(fewer)} times fewer MACs than {heaviest.case.label} "
-            f"{_speed(fewer, faster)} here ({_ms(each)} against {_ms(heaviest)}; {where})."
-        )
-    yield from _where(each)
-    yield from _in_all(each)
-
-
-def _other(each: Explained) -> Iterable[str]:
-    yield f"In {name_of(each.case.runtime)} it takes {_ms(each)}."
-    yield from _where(each)
-    yield from _in_all(each)
-
-
-def name_of(runtime: str) -> str:
-    """A runtime as people call it."""
-    name, variant = split(runtime)
-    return (runtime_kind(name).display_name or name) + (f" ({variant})" if variant else "")
+        return f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
+    fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
+    return (
+        f"{case.label} has {significant(fewer)} times fewer MACs than {heaviest.case.label} "
+        f"{_speed(fewer, faster)} here ({_ms(each)} against {_ms(heaviest)}; {where})."
+    )
 
 
 def _speed(fewer: float, faster: float) -> str:
     if faster < 1:
         return f"but is {significant(1 / faster, 2)} times slower"
-    if faster < fewer * (1 - EVEN):
+    if faster < fewer * (1 - EQUAL):
         return f"but is only {significant(faster, 2)} times faster"
-    if faster > fewer * (1 + EVEN):
+    if faster > fewer * (1 + EQUAL):
         return f"and is even {significant(faster, 2)} times faster"
     return f"and is {significant(faster, 2)} times faster"
 
 
-def _where(each: Explained) -> Iterable[str]:
-    """Where the time goes: by the profile, else by the least times of the layers."""
-    told = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
-    if told:
-        yield "; ".join(_part(part, first=place == 0) for place, part in enumerate(told)) + "."
-        assert each.profile is not None
-        between = share_between(each.profile, each.case, each.seconds)
-        if between >= MIN_PART:
-            yield f"{_percent(between)} passes between the operators."
+def _time(each: Explained) -> Iterable[str]:
+    """Where the time goes, by the profile, else by the layers' lower bounds; then the whole call's lower bound."""
+    main = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
+    if main and each.profile is not None:
+        yield from map(_part, main)
+        overhead = framework_overhead(each.profile, each.case, each.seconds)
+        if overhead >= MIN_PART:
+            yield f"Framework overhead between operators takes {percent(overhead)}."
         if each.profile.times[split(each.case.runtime)[0]].has_interference:
-            yield "Something disturbed the profile, so these shares are rough."
-        return
-    lower_bound: dict[str, float] = {}
-    for layer in each.roofline.layers:
-        lower_bound[layer.work.kind] = lower_bound.get(layer.work.kind, 0.0) + (layer.total_s or 0.0)
-    if each.roofline.lower_bound_s:
-        kind, seconds = max(lower_bound.items(), key=lambda item: item[1])
-        share = _percent(seconds / each.roofline.lower_bound_s)
-        yield f"No layer was timed by itself; {share} of the least time that the ceilings allow is in {kind}."
+            yield "Interference was detected during profiling, so these shares are approximate."
+    elif each.roofline.lower_bound_s:
+        kinds: dict[str, float] = {}
+        for layer in each.roofline.layers:
+            kinds[layer.work.kind] = kinds.get(layer.work.kind, 0.0) + (layer.total_s or 0.0)
+        kind, seconds = max(kinds.items(), key=lambda item: item[1])
+        share = seconds / each.roofline.lower_bound_s
+        yield f"There is no layer profile; {percent(share)} of the lower bound is {kind}."
+    yield _whole(each)
 
 
-def _part(part: Part, *, first: bool) -> str:
-    start = (
-        f"{_percent(part.share)} of its time is in {part.name}" if first else f"{_percent(part.share)} in {part.name}"
-    )
-    plural = part.name.endswith("s")
-    share, bound = part.roofline.compute_share, part.roofline.bound
-    clauses = []
-    if not part.roofline.macs:
-        clauses.append("have no MACs" if plural else "has no MACs")
-    elif share is not None:
-        clauses.append(f"{'reach' if plural else 'reaches'} {_percent(share)} of the peak")
-    if bound is not None:
-        clauses.append(f"{'are' if plural else 'is'} bound {BOUND_BY[bound]}")
-    told = f", which {' and '.join(clauses)}" if clauses else ""
-    lower_bound = part.roofline.lower_bound_share
-    if lower_bound and lower_bound < FAR_BELOW:
-        told += (
-            f", though {'they take' if plural else 'it takes'} {significant(1 / lower_bound, 2)} times what that allows"
-        )
-    return start + told
+def _part(part: Part) -> str:
+    """Share, rate, limit, and the distance from the lower bound where that is large."""
+    roofline = part.roofline
+    facts = []
+    if not roofline.macs:
+        facts.append("no MACs")
+    elif roofline.compute_share is not None:
+        facts.append(f"{percent(roofline.compute_share)} of peak")
+    if roofline.bound is not None:
+        facts.append(BOUND_BY[roofline.bound])
+    share = roofline.lower_bound_share
+    if share and share < FAR_BELOW:
+        facts.append(f"{significant(1 / share, 2)} times slower than the lower bound")
+    verb = "take" if part.name.endswith("s") else "takes"
+    known = f" ({', '.join(facts)})" if facts else ""
+    return f"{part.name[0].upper()}{part.name[1:]} {verb} {percent(part.share)} of the time{known}."
 
 
-def _in_all(each: Explained) -> Iterable[str]:
+def _whole(each: Explained) -> str:
     roofline = each.roofline
-    if roofline.peak_flops_per_s is None:
-        yield UNKNOWN_CEILINGS
-        return
+    if roofline.peak_flops_per_s is None or roofline.compute_share is None:
+        return UNKNOWN_PEAKS
     peak = f"{format_count(roofline.peak_flops_per_s)}FLOP/s"
-    if roofline.lower_bound_s is None or roofline.bound is None:
-        yield f"In all it reaches {_percent(roofline.compute_share or 0.0)} of the peak of {peak}."
-        return
-    yield (
-        f"In all it reaches {_percent(roofline.compute_share or 0.0)} of the peak of {peak}; the ceilings allow "
-        f"{significant(1e3 * roofline.lower_bound_s, 2)} ms, {_percent(roofline.lower_bound_share or 0.0)} of what it "
-        "takes, "
-        f"bound most of all {BOUND_BY[roofline.bound]}."
+    reached = f"The call reaches {percent(roofline.compute_share)} of the peak of {peak}."
+    if roofline.lower_bound_s is None or roofline.lower_bound_share is None or roofline.bound is None:
+        return f"{reached} Its lower bound is unknown."
+    return (
+        f"{reached} Its lower bound is {significant(1e3 * roofline.lower_bound_s, 2)} ms, "
+        f"{percent(roofline.lower_bound_share)} of the measured time; it is mostly {BOUND_BY[roofline.bound]}."
     )
 
 
 def _ms(each: Explained) -> str:
     return f"{significant(1e3 * each.seconds)} ms"
-
-
-def _percent(share: float) -> str:
-    return f"{significant(100 * share, 2)} %"

@@ -1,62 +1,92 @@
-"""Every single measurement of a run in the order of time, so that a reader can judge the noise."""
+"""Every sample of a run in the order of time, so that a reader can judge the noise."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-from cnnbench.analysis.stats import launch_estimate
-from cnnbench.records.record import Launch, Record
+from cnnbench.analysis.stats import Estimate
+from cnnbench.analysis.times import call_time
+from cnnbench.records.record import Launch, Record, Status
 
-MOST = 4000
-"""Samples of one case that a page holds; of more, every second, third, ... of each turn is kept."""
+MAX_SAMPLES = 4000
+"""Samples of one case that a page holds; of more, every second, third, ... of each block is kept."""
 DIGITS = 4
 """Significant digits of a sample: far finer than a page can draw."""
+
+
+@dataclass(frozen=True)
+class BlockSamples:
+    """One block: whether and why it is left out of statistics, and its samples."""
+
+    out: bool
+    why: str
+    ms: list[float]
+    """Of one call."""
+
+
+@dataclass(frozen=True)
+class LaunchSamples:
+    """One launch, and the calls that each of its samples is made of."""
+
+    calls: int
+    blocks: list[BlockSamples]
+
+
+@dataclass(frozen=True)
+class CaseSamples:
+    """One case: its median and interval in ms, and its samples, of which every so many-th is kept."""
+
+    id: str
+    status: Status
+    count: int
+    every: int
+    ms: list[float | None]
+    launches: list[LaunchSamples]
 
 
 @dataclass(frozen=True)
 class Samples:
     """The raw samples of cases, to be looked at one case at a time."""
 
-    cases: list[dict[str, Any]]
-    """By case: its id and status, median and interval in ms, and its launches: of each turn, whether it was left out,
-    why, and its samples in ms per call."""
+    cases: Sequence[CaseSamples]
+
+    def content(self) -> list[dict[str, object]]:
+        """What the page's script reads."""
+        return [asdict(case) for case in self.cases]
 
 
 def samples(records: Iterable[Record]) -> Samples:
     """The samples of all records that have any."""
-    return Samples([_case(record) for record in records if record.measurement and any(record.measurement.times())])
+    return Samples([_case(record, time) for record in records if (time := call_time(record)) is not None])
 
 
-def _case(record: Record) -> dict[str, Any]:
-    assert record.measurement is not None
-    time = launch_estimate(record.measurement.times())
-    count = sum(len(block.totals_s()) for launch in record.measurement.launches for block in launch.blocks)
-    every = math.ceil(count / MOST)
-    return {
-        "id": record.id,
-        "status": record.status,
-        "count": count,
-        "every": every,
-        "ms": [_ms(value) for value in (time.value, time.low, time.high)],
-        "launches": [_launch(launch, every) for launch in record.measurement.launches],
-    }
+def _case(record: Record, time: Estimate) -> CaseSamples:
+    launches = record.measurement.launches if record.measurement else []
+    count = sum(len(block.totals_s()) for launch in launches for block in launch.blocks)
+    every = math.ceil(count / MAX_SAMPLES)
+    return CaseSamples(
+        id=record.id,
+        status=record.status,
+        count=count,
+        every=every,
+        ms=[None if value is None else _ms(value) for value in (time.value, time.low, time.high)],
+        launches=[_launch(launch, every) for launch in launches],
+    )
 
 
-def _launch(launch: Launch, every: int) -> dict[str, Any]:
+def _launch(launch: Launch, every: int) -> LaunchSamples:
     used = {block.round for block in launch.usable()}
-    return {
-        "calls": launch.calls_per_sample,
-        "blocks": [
-            {
-                "out": block.round not in used,
-                "why": "; ".join(block.interference),
-                "ms": [_ms(seconds / launch.calls_per_sample) for seconds in block.totals_s()[::every]],
-            }
-            for block in launch.blocks
-        ],
-    }
+    calls = launch.calls_per_sample
+    blocks = [
+        BlockSamples(
+            out=block.round not in used,
+            why="; ".join(block.interference),
+            ms=[_ms(seconds / calls) for seconds in block.totals_s()[::every]],
+        )
+        for block in launch.blocks
+    ]
+    return LaunchSamples(calls, blocks)
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else float(f"{seconds * 1e3:.{DIGITS}g}")
+def _ms(seconds: float) -> float:
+    return float(f"{seconds * 1e3:.{DIGITS}g}")

@@ -1,291 +1,229 @@
-"""Tables of numbers to tables of words: each figure with the digits that its interval supports, and its caption."""
+"""The tables of a run: each figure with the digits that its interval supports, and a caption."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from cnnbench.analysis.frames import (
-    batches_table,
-    cases_table,
-    counter_notes,
-    counters_table,
-    models_table,
-    start_table,
-)
-from cnnbench.records.record import MEASURED
+from cnnbench.analysis import counts
+from cnnbench.analysis.batches import Batches, batches
+from cnnbench.analysis.cases import CaseRow, case_rows
+from cnnbench.analysis.frames import frame
+from cnnbench.analysis.start import Start, starts
+from cnnbench.networks.units import MB
+from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.columns import NONE, Column, estimate, figure, hidden, interval_text, ratio_text, words
 from cnnbench.report.format import CONVENTION, format_count, significant
-from cnnbench.suite.case import PHASES, WORKLOADS
+from cnnbench.report.table import Table, table_of
+from cnnbench.suite.case import PHASES
 
-NONE = "–"
-WORDS = (
-    "model",
-    "workload",
-    "runtime",
-    "status",
-    "counts",
-    "input",
-    "case",
-    "run",
-    "machine",
-    "started",
-    "of",
-    "fact",
-    "value",
-    "bound by",
-    "layer",
-    "hardware",
-    "why",
-    "setting",
-    "machines without it",
-)
-"""Columns of words, set to the left; figures are set to the right."""
-NUMBERS = {
-    "parameters": "params",
-    "MACs": "macs",
-    "top-1 %": "top1_percent",
-    "ONNX MB": "onnx_mb",
-    "export s": "export_s",
-    "p90 ms": "p90_ms",
-    "images/s": "images_per_s",
-    "vs eager": "speedup",
-    "peak MiB": "peak_mib",
-    "parity error": "parity_error",
-    "forward ms": "forward_ms",
-    "backward ms": "backward_ms",
-    "optimizer ms": "optimizer_ms",
-    "best": "best_batch",
-    "of batch 1": "of_batch_1",
-    "MiB per image": "mib_per_image",
-    "memory ends at": "memory_ends_at",
-    "import s": "import_s",
-    "load ms": "load_s",
-    "first call ms": "first_call_ms",
-    "pays back after": "break_even_images",
-    "warm-up calls": "warmup_calls",
-    "GFLOP/s": "flops_per_s",
-    "% of peak": "peak_share",
-    "GB/s": "bytes_per_s",
-    "least ms": "lower_bound_ms",
-    "least / ms": "least_share",
-    "% of datasheet": "datasheet_share",
-}
-"""The column of the data that a column of figures is made from, where the two are not called alike."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table to be read: title, caption, words in cells, notes below. `data` has the numbers behind it."""
-
-    name: str
-    title: str
-    caption: str
-    cells: pd.DataFrame
-    data: pd.DataFrame
-    notes: list[str]
+whole = "{:,.0f}".format
+two_digits = partial(significant, digits=2)
 
 
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
     records = list(run.records.values())
-    tables = [_models(models_table(records)), _counters(counters_table(records), counter_notes(records))]
-    for workload in WORKLOADS:
-        data = cases_table(records, workload)
-        if not data.empty:
-            tables.append(_inference(data) if workload == "inference" else _training(data))
-    tables += [_batches(batches_table(records)), _start(start_table(records))]
-    return [table for table in tables if not table.cells.empty]
+    cases = case_rows(records)
+    tables = [
+        _models(records),
+        _counters(records),
+        _inference([row for row in cases if row.workload == "inference"]),
+        _training([row for row in cases if row.workload == "training"]),
+        _batches(batches(records)),
+        _start(starts(records)),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _models(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "input": data["input"],
-                "parameters": [f"{n:,}" for n in data["params"]],
-                "MACs": [format_count(n) for n in data["macs"]],
-                "counts": [f"{word} ({n})" for word, n in zip(data["counts"], data["counters"], strict=True)],
-                "top-1 %": [NONE if is_missing(value) else f"{value:.1f}" for value in data["top1_percent"]],
-                "ONNX MB": [figure_text(value) for value in data["onnx_mb"]],
-                "export s": [figure_text(value, 2) for value in data["export_s"]],
-            }
-        )
+class _Model(NamedTuple):
+    label: str
+    counts: CountsSummary
+    facts: ArtifactFacts
+
+    @property
+    def cross_check(self) -> str:
+        return "DISAGREE" if self.counts.disagreements else "agree"
+
+
+def _models(records: Sequence[Record]) -> Table:
+    """One row per model."""
+    rows = {
+        r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
+    }
+    columns: list[Column[_Model]] = [
+        words("model", lambda r: r.label, axis=True),
+        words("input", lambda r: "x".join(map(str, r.facts.input_shape))),
+        figure("parameters", lambda r: r.counts.params, whole, "params"),
+        figure("MACs", lambda r: r.counts.macs, format_count, "macs"),
+        Column(
+            "cross-check",
+            lambda r: r.cross_check,
+            lambda r: f"{len(r.counts.counters)} {r.cross_check}",
+            "cross_check",
+            False,
+        ),
+        hidden("counters", lambda r: len(r.counts.counters)),
+        hidden("closed_form", lambda r: r.counts.closed_form),
+        figure("top-1 %", lambda r: r.counts.top1_percent, "{:.1f}".format, "top1_percent"),
+        hidden("weights_mb", lambda r: r.facts.weight_bytes / MB),
+        figure("ONNX MB", lambda r: r.facts.onnx_bytes / MB if r.facts.onnx_bytes else None, key="onnx_mb"),
+        figure("export s", lambda r: r.facts.seconds.get("export"), two_digits),
+    ]
     caption = (
-        f"{CONVENTION}; MACs for one image. Counts: how many witnesses (closed form, module, torch's counter "
-        "forwards and backwards, fvcore, ONNX graph, published figures) were heard, and whether they agree to the last "
-        "integer, layer by layer. "
-        "top-1: ImageNet accuracy published by torchvision for its pretrained weights; timed weights are random."
+        f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
+        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
+        "timed weights are random."
     )
-    return Table("models", "Models", caption, cells, data, [])
+    return table_of("models", "Models", caption, list(rows.values()), columns)
 
 
-def _counters(data: pd.DataFrame, notes: list[str]) -> Table:
-    cells = data.map(lambda value: NONE if pd.isna(value) else f"{value:,}" if isinstance(value, int) else value)
+class _Counted(NamedTuple):
+    model: str
+    figure: str
+    by_counter: Mapping[str, int]
+
+
+def _counters(records: Sequence[Record]) -> Table:
+    """Parameters, MACs and MACs of the backward pass of each model, as far as anything counted them."""
+    rows: dict[tuple[str, str], _Counted] = {}
+    notes: dict[str, None] = {}
+    for record in records:
+        if record.artifact is None:
+            continue
+        spec, counters = record.case.spec, record.artifact.counters
+        found = counts.totals_by_counter(spec, counters)
+        for name, counted in (("parameters", found.params), ("MACs", found.macs), ("backward MACs", found.backward)):
+            if counted:
+                rows[spec.label, name] = _Counted(spec.label, name, counted)
+        notes |= dict.fromkeys(f"{spec.label}: {line}" for line in counts.notes(spec, counters))
+
+    def counter(name: str) -> Column[_Counted]:
+        return figure(name, lambda r: r.by_counter.get(name), whole)
+
+    columns: list[Column[_Counted]] = [
+        words("model", lambda r: r.model, axis=True),
+        words("figure", lambda r: r.figure),
+        *map(counter, (*counts.SPEAKS_OF, "published")),
+    ]
     caption = (
-        "Who counted what, to the last integer: the closed form; torch's module; a counter of what torch dispatched, "
-        "forwards and backwards; fvcore; the exported graph, which holds what inference needs; and torchvision, whose "
-        "MACs are rounded to a million. All for one image."
+        "Counts for one image: by the closed form; of torch's module; of operators that torch dispatches, forward and "
+        "backward; by fvcore; of the exported inference graph; as torchvision publishes them, with MACs in millions."
     )
-    return Table("counters", "Witnesses", caption, cells, data, notes)
+    return table_of("counters", "Cross-checks", caption, list(rows.values()), columns, notes=list(notes))
 
 
-def _inference(data: pd.DataFrame) -> Table:
-    cells, notes = _case_cells(data)
-    cells["parity error"] = [NONE if is_missing(value) else f"{value:.0e}" for value in data["parity_error"]]
-    _last(cells, "status")
+CASES: list[Column[CaseRow]] = [
+    words("model", lambda r: r.model, axis=True),
+    figure("batch", lambda r: r.batch, str, axis=True),
+    words("backend", lambda r: r.backend, axis=True),
+    estimate("ms", lambda r: r.ms, interval_text),
+    figure("p90 ms", lambda r: r.p90_ms),
+    figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
+]
+RATIOS: list[Column[CaseRow]] = [
+    estimate("vs eager", lambda r: r.speedup, ratio_text),
+    Column("rank", lambda r: r.rank, lambda r: f"{r.rank}{'=' if r.tied else ''}" if r.rank else NONE),
+]
+RESOURCES: list[Column[CaseRow]] = [
+    figure("launches", lambda r: r.launches, whole),
+    figure("peak MiB", lambda r: r.peak_mib, whole),
+]
+
+
+def _inference(rows: Sequence[CaseRow]) -> Table:
+    columns = [*CASES, *RATIOS, *RESOURCES, figure("parity error", lambda r: r.parity_error, "{:.0e}".format)]
     caption = (
-        "ms: median time of one call of the whole batch [95 % interval over launches and turns]. p90: where at least "
-        "64 single calls were timed. vs eager: how many times as fast as PyTorch eager, from the same rounds. rank: of "
-        "those set side by side, the fastest first; overlapping intervals share one, marked =. Peak MiB: resident "
-        "memory of the worker process, libraries included (CUDA: torch's allocator). Parity error: largest difference "
-        "from float64, relative to the part of the output that depends on the image."
+        "ms: median time of one call of the whole batch [95 % interval over launches and blocks]. p90: of at least 64 "
+        "single calls. vs eager: speed as a multiple of PyTorch eager's in shared rounds. rank: in the comparison "
+        "group; cases with overlapping intervals share one, marked =. peak MiB: resident memory of the process with "
+        "its libraries (CUDA: torch's allocator). parity error: largest difference from float64, relative to the part "
+        "of the output that depends on the image."
     )
-    return Table("inference", "Inference", caption, cells, data, notes)
+    data = frame(rows, CaseRow).drop(columns=[f"{phase}_ms" for phase in PHASES["training"]])
+    return _case_table("Inference", caption, rows, columns, data)
 
 
-def _training(data: pd.DataFrame) -> Table:
-    cells, notes = _case_cells(data)
-    for phase in PHASES["training"]:
-        cells[f"{phase} ms"] = [figure_text(value) for value in data[f"{phase}_ms"]]
-    if data["speedup"].isna().all():
-        cells = cells.drop(columns=["vs eager", "rank"])
-    _last(cells, "status")
+def _training(rows: Sequence[CaseRow]) -> Table:
+    ratios = RATIOS if any(row.speedup for row in rows) else []
+    phases: list[Column[CaseRow]] = [
+        figure("forward ms", lambda r: r.forward_ms),
+        figure("backward ms", lambda r: r.backward_ms),
+        figure("optimizer ms", lambda r: r.optimizer_ms),
+    ]
     caption = (
         "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
-        "whole batch [95 % interval over launches and turns], and the medians of its three parts."
+        "whole batch [95 % interval over launches and blocks]; then the medians of its three phases."
     )
-    return Table("training", "Training", caption, cells, data, notes)
+    data = frame(rows, CaseRow).drop(columns="parity_error")
+    return _case_table("Training", caption, rows, [*CASES, *ratios, *RESOURCES, *phases], data)
 
 
-def _batches(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "workload": data["workload"],
-                "runtime": data["how"],
-                "batches": data["batches"],
-                "best": [f"{batch:,}" for batch in data["best_batch"]],
-                "images/s": [figure_text(value) for value in data["images_per_s"]],
-                "of batch 1": [NONE if is_missing(value) else f"×{value:.2f}" for value in data["of_batch_1"]],
-                "MiB per image": [figure_text(value) for value in data["mib_per_image"]],
-                "memory ends at": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["memory_ends_at"]],
-            }
-        )
-    caption = (
-        "Throughput by batch: the best of those measured, what it gains over single images, how much each image more "
-        "adds to the peak of memory, and the batch at which a straight line through the peaks meets the machine's "
-        "memory: an extrapolation."
-    )
-    return Table("batches", "Best batch", caption, cells, data, [])
+def _case_table(
+    title: str, caption: str, rows: Sequence[CaseRow], columns: Sequence[Column[CaseRow]], data: "pd.DataFrame"
+) -> Table:
+    """The cases of one workload, with a numbered note for each status that has a reason."""
+    pairs = dict.fromkeys((row.status, row.reason) for row in rows if row.reason)
+    numbers = {pair: number for number, pair in enumerate(pairs, start=1)}
 
+    def status(row: CaseRow) -> str:
+        number = numbers.get((row.status, row.reason))
+        return f"{row.status} [{number}]" if number else row.status
 
-def _start(data: pd.DataFrame) -> Table:
-    cells = pd.DataFrame()
-    if not data.empty:
-        order = {model: place for place, model in enumerate(data["model"].unique())}
-        data = data.sort_values(["model", "workload"], key=lambda c: c.map(order) if c.name == "model" else c)
-        cells = pd.DataFrame(
-            {
-                "model": data["model"],
-                "workload": data["workload"],
-                "runtime": list(data["how"]),
-                "export s": [figure_text(value) for value in data["export_s"]],
-                "import s": [figure_text(value, 2) for value in data["import_s"]],
-                "load ms": [figure_text(value * 1e3, 2) for value in data["load_s"]],
-                "first call ms": [figure_text(value, 2) for value in data["first_call_ms"]],
-                "pays back after": [_images(value) for value in data["break_even_images"]],
-                "warm-up calls": [f"{n:,}" for n in data["warmup_calls"]],
-                "converged": ["yes" if converged else "no" for converged in data["converged"]],
-            }
-        )
-    caption = (
-        "What comes before the steady state, each measured once: export to ONNX (when the artifact was built), import "
-        "of the libraries (all workers of a race at once), weights or graph into a session, the first call on one "
-        "image (of the whole batch where it is compiled for it). Pays back after: so many images later than eager's "
-        "start, a slower start is made up for by faster calls. Steady: whether the warm-up ended because the times "
-        "were."
-    )
-    return Table("start", "Cold start", caption, cells, data, [])
-
-
-def _case_cells(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    numbers: dict[tuple[str, str], int] = {}
-    statuses = []
-    for status, reason in zip(data["status"], data["reason"], strict=True):
-        if reason:
-            note = numbers.setdefault((status, reason), len(numbers) + 1)
-            statuses.append(f"{status} [{note}]")
-        else:
-            statuses.append(status)
+    columns = [*columns, words("status", status)]
     notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
-    intervals = zip(data["ms"], data["ms_low"], data["ms_high"], strict=True)
-    ratios = zip(data["speedup"], data["speedup_low"], data["speedup_high"], strict=True)
-    cells = pd.DataFrame(
-        {
-            "model": data["model"],
-            "batch": data["batch"].astype(str),
-            "runtime": list(data["how"]),
-            "ms": [interval_text(*values) for values in intervals],
-            "p90 ms": [figure_text(value) for value in data["p90_ms"]],
-            "images/s": [figure_text(value) for value in data["images_per_s"]],
-            "vs eager": [ratio_text(*values) for values in ratios],
-            "rank": [_rank(*values) for values in zip(data["rank"], data["tied"], strict=True)],
-            "launches": [NONE if is_missing(value) else f"{value:.0f}" for value in data["launches"]],
-            "peak MiB": [NONE if is_missing(value) else f"{value:,.0f}" for value in data["peak_mib"]],
-            "status": statuses,
-        }
+    return table_of(title.lower(), title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)
+
+
+def _batches(rows: Sequence[Batches]) -> Table:
+    columns: list[Column[Batches]] = [
+        words("model", lambda r: r.case.label, axis=True),
+        words("workload", lambda r: r.case.workload, axis=True),
+        words("backend", lambda r: r.case.backend, axis=True),
+        words("batches", lambda r: ", ".join(map(str, sorted(r.rates)))),
+        figure("best batch", lambda r: r.best, whole),
+        figure("images/s", lambda r: r.rates[r.best], key="images_per_s"),
+        figure("vs batch 1", lambda r: r.rates[r.best] / r.rates[1] if 1 in r.rates else None, "×{:.2f}".format),
+        figure("MiB per image", lambda r: r.mib_per_image, key="mib_per_image"),
+        figure("memory full at", lambda r: r.memory_full_at, whole),
+    ]
+    caption = (
+        "Best batch: the measured batch with the highest throughput. MiB per image: slope of a straight line through "
+        "the peaks of memory. Memory full at: where this line reaches the machine's memory, an extrapolation."
     )
-    struck = ~data["status"].isin(MEASURED) & data["ms"].notna()
-    cells.loc[struck, "images/s"] = NONE
-    return cells, notes
+    return table_of("batches", "Best batch", caption, rows, columns)
 
 
-def _rank(value: float | None, tied: bool) -> str:
-    """`1`, or `1=` where others share it."""
-    return NONE if value is None or is_missing(value) else f"{value:.0f}{'=' if tied else ''}"
+def _start(found: Sequence[Start]) -> Table:
+    order = list(dict.fromkeys(start.case.label for start in found))
+    rows = sorted(found, key=lambda start: (order.index(start.case.label), start.case.workload))
+    columns: list[Column[Start]] = [
+        words("model", lambda r: r.case.label, axis=True),
+        words("workload", lambda r: r.case.workload, axis=True),
+        hidden("runtime", lambda r: r.case.runtime),
+        hidden("device", lambda r: r.case.device),
+        words("backend", lambda r: r.case.backend, axis=True),
+        figure("export s", lambda r: r.export_s),
+        figure("import s", lambda r: r.launch.import_s, two_digits),
+        Column("load ms", lambda r: r.launch.load_s, lambda r: two_digits(r.launch.load_s * 1e3), "load_s"),
+        figure("first call ms", lambda r: r.launch.first_call_s * 1e3, two_digits),
+        figure("break-even", lambda r: r.break_even_images, _images, "break_even_images"),
+        figure("warm-up calls", lambda r: r.launch.warmup_calls, whole, "warmup_calls"),
+        Column("converged", lambda r: r.launch.converged, lambda r: "yes" if r.launch.converged else "no", "converged"),
+    ]
+    caption = (
+        "Stages before the first output, each measured once: export to ONNX when the artifact was built; import of the "
+        "libraries, in all workers of a comparison group in parallel; load of weights or graph into a session; first "
+        "call on one image, on the whole batch where the runtime compiles for it. Break-even: images after which a "
+        "slower start-up than eager's is amortised by faster calls. Converged: the warm-up ended because times had "
+        "settled, not at its limit."
+    )
+    return table_of("start", "Cold start", caption, rows, columns)
 
 
-def _images(value: float | None) -> str:
-    if value is None or is_missing(value):
-        return NONE
+def _images(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:,.0f} images"
-
-
-def _last(cells: pd.DataFrame, column: str) -> None:
-    cells[column] = cells.pop(column)
-
-
-def is_missing(value: object) -> bool:
-    """Whether a cell of a data frame holds nothing."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def figure_text(value: float | None, digits: int = 3) -> str:
-    """So many significant digits, or that there is none."""
-    return NONE if value is None or is_missing(value) else significant(value, digits)
-
-
-def interval_text(value: float | None, low: float | None, high: float | None) -> str:
-    """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
-    if value is None or is_missing(value):
-        return NONE
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return f"{significant(value, 2)} [?]"
-    width = high - low
-    digits = 4 if width <= 0 else math.ceil(math.log10(value / width)) + 1
-    decimals = min(max(digits, 2), 4) - 1 - math.floor(math.log10(value))
-    return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (value, low, high)))
-
-
-def ratio_text(value: float | None, low: float | None, high: float | None) -> str:
-    """`×1.83 [1.79, 1.90]`."""
-    if value is None or is_missing(value):
-        return NONE
-    if low is None or high is None or is_missing(low) or is_missing(high):
-        return f"×{value:.1f} [?]"
-    return f"×{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -35,7 +35,7 @@ class SystemCounters:
 
     clock_s: float
     busy_s: float | None = None
-    """CPU time of everybody, over all CPUs; what the host took is not in it."""
+    """CPU time of everybody, over the CPUs that this process may use; what the host took is not in it."""
     steal_s: float | None = None
     """Time that the host gave to others while this machine had work."""
     own_s: float | None = None
@@ -64,7 +64,7 @@ class SystemCounters:
             busy_s, own_s = _psutil_times(pid)
             return cls(clock_s, busy_s=busy_s, own_s=own_s)
         ticks_per_s = os.sysconf("SC_CLK_TCK")
-        user, nice, system, _idle, _iowait, irq, softirq, *later = map(int, stat.partition(b"\n")[0].split()[1:])
+        user, nice, system, _idle, _iowait, irq, softirq, *later = _ticks(stat)
         own_s = _own_s(root, pid, set(threads), ticks_per_s)  # at once, for it is compared with the line above
         memory = _read(f"{root}/proc/vmstat")
         return cls(
@@ -115,8 +115,20 @@ class Window:
         return share > least_share and round(share * self.cpus * self.seconds / TICK_S) >= min_ticks
 
 
+def _ticks(stat: bytes) -> list[int]:
+    """Of all CPUs that this process may use, which are those of the measured one too; of all where they are not shown.
+
+    What others do elsewhere on a large machine takes no time from a process that is confined to a few CPUs.
+    """
+    every, *single = (line.split() for line in stat.splitlines() if line.startswith(b"cpu"))
+    allowed = {b"cpu%d" % cpu for cpu in os.sched_getaffinity(0)}
+    own = [list(map(int, ticks)) for name, *ticks in single if name in allowed]
+    is_whole = len(own) == len(allowed) and all(len(ticks) == len(every) - 1 for ticks in own)
+    return [sum(column) for column in zip(*own, strict=True)] if is_whole else list(map(int, every[1:]))
+
+
 def between(before: SystemCounters, after: SystemCounters, cpus: int) -> Window:
-    """What happened from one reading to the next; `cpus` are all those of the machine.
+    """What happened from one reading to the next; `cpus` are those that this process may use.
 
     A counter that went back, as when a thread ended and took its count along, did not move.
     """

@@ -4,7 +4,6 @@ Whatever slows the machine down for a while then affects all of them equally. Al
 suspended, so that their idle threads take no time from it.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity
 from cnnbench.runner.interference import SystemCounters, between
+from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
@@ -120,7 +120,7 @@ def measure_interleaved(
     after exactly so many. A participant that raises is left out from then on. `counters` reads the system's for a
     participant by its place, before and after its block.
     """
-    cpus = os.cpu_count() or 1
+    cpus = affinity_cores()
     results = [Blocks() for _ in participants]
     start = clock_s()
     for number in range(10**6):

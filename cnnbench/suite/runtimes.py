@@ -24,6 +24,8 @@ ALL_PRECISIONS = ("fp32", "bf16", "fp16")
 ONLY_NCHW = ("nchw",)
 ALL_LAYOUTS = ("nchw", "channels_last")
 WORKLOADS = ("inference", "training")
+Library = Literal["torch", "onnxruntime"]
+"""Whose arithmetic and launch overhead are measured as peaks."""
 FUSED: tuple[type[Op], ...] = (BatchNorm, Activation, Add)
 
 
@@ -50,7 +52,7 @@ class RuntimeKind:
     is_plugin: bool = False
     runs_exported_graph: bool = False
     """Whether it executes the artifact's ONNX graph rather than its module."""
-    call_library: Literal["torch", "onnxruntime"] | None = None
+    call_library: Library | None = None
     """The library whose measured launch overhead each layer pays; None where that is not known."""
     fuses: tuple[type[Op], ...] = FUSED
     """Layers that may become part of the convolution before them: they then move nothing and are not called."""

@@ -1,4 +1,4 @@
-"""A model made into an artifact: weights, golden data and graph in one folder."""
+"""A model made into an artifact: weights, reference inputs and outputs, and graph in one folder."""
 
 import json
 import os
@@ -24,9 +24,9 @@ from cnnbench.worker.reference.parity import MAX_LIMIT, compare, limit_for, outp
 
 
 def build_artifact(request: Build) -> ArtifactFacts:
-    """Build the model, count it, condition its weights, compute its reference, export it and have the graph checked.
+    """Build the model, count it, randomise degenerate parameters, compute its reference, export and check its graph.
 
-    The folder appears at once and whole. A graph that cannot be exported is told in the facts; the rest is of use
+    The folder appears at once, complete. Why a graph cannot be exported is in the facts; the rest is of use
     without it. Raises ModelError for a model that cannot be built or run.
     """
     folder = Path(request.folder)
@@ -57,7 +57,7 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
         classes = models.try_out(module, image, spec)
     with stage("count"):
         collected = counters.collect(module, image, spec)
-    with stage("condition"):
+    with stage("randomise"):
         if request.weights is None or not _take(module, load_file(request.weights)):
             reference_inputs.randomise_degenerate(module, image, spec.seed)
     with stage("reference"):

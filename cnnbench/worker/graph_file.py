@@ -2,23 +2,22 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import onnx
 
-from cnnbench.records.messages import Described
+from cnnbench.records.messages import Describe, Described
 
 UNBOUND = ("doc_string", "metadata_props")
 """Fields for people and tools: torch's exporter writes the paths of source files into them."""
 
 
-def describe(file: Path) -> Described:
-    """Operators by type, and the size without what names the place that it was written at.
+def describe(request: Describe) -> Described:
+    """Operators by type, and the size without what names where it was written.
 
     Weights in a second file count by their length. The producer's version is left out too, because builds of one
     release for other devices have longer ones.
     """
-    model = onnx.load(str(file), load_external_data=False)
+    model = onnx.load(request.file, load_external_data=False)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
     graph = model.graph

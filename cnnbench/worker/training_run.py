@@ -60,7 +60,7 @@ class TrainingRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches; what is left over of the images is left out, others in each epoch."""
+        """Complete batches; the images left over, others in each epoch, are left out."""
         return len(self.images["train"]) // self.request.batch
 
     def started(self) -> TrainingStarted:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import psutil
 
-from cnnbench.analysis.stats import median_estimate, ratio_estimate
+from cnnbench.analysis.stats import launch_ratio_estimate, median_estimate
 from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
@@ -153,7 +153,7 @@ def compare(model: str, rounds: int) -> None:
                 turn_s = 0.25
                 results = measure_interleaved(participants, turn_s * PLANNED_ROUNDS, random.Random(0), rounds=rounds)
             ours, theirs = ([block.totals_s() for block in result.blocks] for result in results)
-            ratio = ratio_estimate(ours, theirs)
+            ratio = launch_ratio_estimate([ours], [theirs])
             both = [median_estimate([median(block) for block in blocks]).value * 1e3 for blocks in (ours, theirs)]
             print(
                 f"{case.id}: cnnbench {both[0]:.4g} ms, {other} {both[1]:.4g} ms, "

@@ -13,8 +13,8 @@ import sys
 import time
 
 BY_FORMULA = """
-from cnnbench.networks.registry import TORCHVISIONS
-networks = [arch.network() for arch in TORCHVISIONS]
+from cnnbench.networks.registry import ARCHITECTURES
+networks = [each.network() for each in ARCHITECTURES.values() if each.from_torchvision]
 print(len(networks), sum(network.params for network in networks), sum(network.macs for network in networks))
 """
 
@@ -22,16 +22,17 @@ BUILD = """
 import time, warnings
 warnings.simplefilter("ignore")
 import torch
-from cnnbench.networks.registry import TORCHVISIONS
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import fvcore
 params = macs = 0
-for arch in TORCHVISIONS:
-    module, image = models.build(ModelSpec(model=arch.name))
+names = [name for name, each in ARCHITECTURES.items() if each.from_torchvision]
+for name in names:
+    module, image = models.build(ModelSpec(model=name))
     params += sum(p.numel() for p in module.parameters())
     {count}
-print(len(TORCHVISIONS), params, macs)
+print(len(names), params, macs)
 """
 
 WITH_FVCORE = "macs += sum(pair[1] for pair in fvcore.count(module.eval(), torch.zeros(1, *image)).values())"

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from math import exp, log
 from pathlib import Path
 
-from cnnbench.analysis.stats import launch_ratio_estimate, ratio_estimate, time_estimate
+from cnnbench.analysis.stats import launch_ratio_estimate, time_estimate
 from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.record import Launch
@@ -109,9 +109,8 @@ def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
         random.Random(repeat).shuffle(order)
         for way in order:
             if way == "raced":
-                ratio = ratio_estimate(
-                    *same_rounds(*group_measured([eager, ort], folder, logs, budget_s, repeat))
-                ).value
+                own, other = same_rounds(*group_measured([eager, ort], folder, logs, budget_s, repeat))
+                ratio = launch_ratio_estimate([own], [other]).value
             else:
                 alone = [group_measured([case], folder, logs, budget_s, repeat)[0] for case in (eager, ort)]
                 first, second = (time_estimate(launch.call_blocks()).value for launch in alone)
@@ -150,7 +149,7 @@ def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
             pair = [warm_participant(worker, case, folder, stack) for worker in (forked_worker, fresh_worker)]
             results = measure_interleaved(pair, budget_s, random.Random(repeat))
             own, other = ([block.totals_s() for block in result.blocks] for result in results)
-            estimate = ratio_estimate(own, other)
+            estimate = launch_ratio_estimate([own], [other])
         ratios.append(estimate.value)
         print(f"{repeat + 1} of {repeats}: {estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]", flush=True)
     logs_of = [log(ratio) for ratio in ratios]

@@ -1,1 +1,1 @@
-"""A run in the formats of other tools: one file per format, each with a function `convert(run) -> Converted`."""
+"""A run in the formats of other tools: functions that take a run and give `Converted`."""

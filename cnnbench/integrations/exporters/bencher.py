@@ -16,17 +16,17 @@ def convert(run: Run) -> Converted:
     """The run's medians with their intervals."""
     metrics = {
         each.record.id: {
-            "latency": _metric(each.call_s, NANOSECONDS),
-            "throughput": _metric(each.images_per_s, 1.0),
+            "latency": _metric(each.call_s.scaled(NANOSECONDS)),
+            "throughput": _metric(each.images_per_s),
         }
         for each in measured(run)
     }
-    lost = ["machine, versions, status, samples and memory have no place; only medians and their intervals"]
+    lost = ["machine, versions, status, samples and memory are left out; only medians and their intervals are in it"]
     return Converted({".json": strict_json(metrics, 2).encode()}, [*lost, *left_out(run)])
 
 
-def _metric(estimate: Estimate, scale: float) -> dict[str, float]:
-    metric = {"value": estimate.value * scale}
+def _metric(estimate: Estimate) -> dict[str, float]:
+    metric = {"value": estimate.value}
     if estimate.low is not None and estimate.high is not None:
-        metric |= {"lower_value": estimate.low * scale, "upper_value": estimate.high * scale}
+        metric |= {"lower_value": estimate.low, "upper_value": estimate.high}
     return metric

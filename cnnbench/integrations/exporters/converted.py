@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
-from cnnbench.records.record import MEASURED, Record
+from cnnbench.analysis.times import comparable_time
+from cnnbench.records.record import Launch, Record
 from cnnbench.records.run_folder import Run
+
+START = {"group", "warmup_calls", "import_s", "load_s", "first_call_s"}
+"""The fields of a launch that tell how it started."""
+UNRECORDED = "no record: the run was stopped before it, or told to leave it out"
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Converted:
     files: Mapping[str, bytes]
     """Contents, by the end of the file's name: `.json`; `.latency.json` and `.throughput.json` where there are two."""
     lost: list[str] = field(default_factory=list)
-    """What is in the run and could not be said in this format, a sentence each."""
+    """What the format cannot hold, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -30,31 +35,30 @@ class Measured:
     def images_per_s(self) -> Estimate:
         """Throughput: the batch over the seconds of a call."""
         batch, time = self.record.case.batch, self.call_s
-        return Estimate(batch / time.value, _over(batch, time.high), _over(batch, time.low))
+        low, high = (None if bound is None else batch / bound for bound in (time.high, time.low))
+        return Estimate(batch / time.value, low, high)
 
     @property
-    def samples_s(self) -> list[list[float]]:
-        """Seconds per call of each sample of each turn that nothing disturbed, by launch."""
-        assert self.record.measurement is not None
-        return [[sample for block in blocks for sample in block] for blocks in self.record.measurement.times()]
+    def launches(self) -> list[tuple[Launch, list[list[float]]]]:
+        """Each launch that has blocks, with the seconds per call of each sample by usable block."""
+        launches = self.record.measurement.launches if self.record.measurement else []
+        return [(launch, blocks) for launch in launches if (blocks := launch.call_blocks())]
+
+    @property
+    def samples_s(self) -> list[float]:
+        """All of these samples in one pool."""
+        return [sample for _, blocks in self.launches for block in blocks for sample in block]
 
 
-def _over(batch: int, seconds: float | None) -> float | None:
-    return None if seconds is None else batch / seconds
-
-
-def has_number(record: Record) -> bool:
-    """Whether it was measured, and its times may be compared."""
-    return record.status in MEASURED and record.measurement is not None and any(record.measurement.times())
+def measured_of(record: Record) -> Measured | None:
+    """None if its times may not be compared."""
+    time = comparable_time(record)
+    return None if time is None else Measured(record, time)
 
 
 def measured(run: Run) -> list[Measured]:
-    """The records of a run that have a number to convert, in the suite's order."""
-    return [
-        Measured(record, launch_estimate(record.measurement.times()))
-        for record in run.records.values()
-        if record.measurement is not None and has_number(record)
-    ]
+    """The records of a run whose times may be compared, in the suite's order."""
+    return [each for record in run.records.values() if (each := measured_of(record)) is not None]
 
 
 def left_out(run: Run) -> list[str]:
@@ -66,9 +70,6 @@ def left_out(run: Run) -> list[str]:
         if record.id not in have
     ]
     return lines + unrecorded_lines(run)
-
-
-UNRECORDED = "no record: the run was stopped before it, or told to leave it out"
 
 
 def unrecorded(run: Run) -> list[str]:
@@ -83,23 +84,13 @@ def unrecorded_lines(run: Run) -> list[str]:
 
 def params_of(record: Record) -> dict[str, str | int]:
     """The axes of a case, flat: what a tool may group by."""
-    case = record.case
-    return {
-        "model": case.spec.label,
-        "workload": case.workload,
-        "runtime": case.runtime,
-        "device": case.device,
-        "precision": case.precision,
-        "layout": case.layout,
-        "batch": case.batch,
-    }
+    axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
+    return {"model": record.case.spec.label, **record.case.model_dump(include=axes)}
 
 
-def extra_info(record: Record) -> dict[str, object]:
-    """What a pool of samples does not tell of a measured record: status, interval, launches, counts, parity."""
-    assert record.measurement is not None
-    launches = record.measurement.launches
-    time = launch_estimate(record.measurement.times())
+def extra_info(each: Measured) -> dict[str, object]:
+    """What a pool of samples does not hold of a measured record: status, interval, launches, counts, parity."""
+    record, time = each.record, each.call_s
     return {
         "status": record.status,
         "reasons": record.reasons,
@@ -113,19 +104,15 @@ def extra_info(record: Record) -> dict[str, object]:
         "parity_error": max((each.error for each in record.parity if each.error is not None), default=None),
         "launches": [
             {
-                "group": launch.group,
                 "samples": sum(map(len, blocks)),
                 "blocks": len(blocks),
                 "blocks_with_interference": sum(bool(block.interference) for block in launch.blocks),
-                "median_s": launch_estimate([blocks]).value if blocks else None,
+                "median_s": launch_estimate([blocks]).value,
                 "calls_per_sample": launch.calls_per_sample,
-                "warmup_calls": launch.warmup_calls,
-                "import_s": launch.import_s,
-                "load_s": launch.load_s,
-                "first_call_s": launch.first_call_s,
                 "peak_bytes": launch.memory.peak_bytes,
+                **launch.model_dump(include=START),
             }
-            for launch, blocks in zip(launches, record.measurement.times(), strict=True)
+            for launch, blocks in each.launches
         ],
     }
 

@@ -16,7 +16,7 @@ from cnnbench.report.format import significant
 
 def convert(run: Run) -> Converted:
     """The run as two arrays: milliseconds of a call, and images per second."""
-    latency = [_entry(run, each, "ms", _milli(each.call_s)) for each in measured(run)]
+    latency = [_entry(run, each, "ms", each.call_s.scaled(1e3)) for each in measured(run)]
     throughput = [_entry(run, each, "images/s", each.images_per_s) for each in measured(run)]
     return Converted(
         {".latency.json": _text(latency), ".throughput.json": _text(throughput)},
@@ -26,19 +26,13 @@ def convert(run: Run) -> Converted:
 
 def _entry(run: Run, each: Measured, unit: str, estimate: Estimate) -> dict[str, Any]:
     record = each.record
-    assert record.measurement is not None
-    lines = [f"status: {record.status}", *record.reasons, f"launches: {len(record.measurement.launches)}"]
+    lines = [f"status: {record.status}", *record.reasons, f"launches: {len(each.launches)}"]
     entry: dict[str, Any] = {"name": record.id, "unit": unit, "value": estimate.value}
     if estimate.low is not None and estimate.high is not None:
         entry["range"] = f"± {significant(estimate.half_width * estimate.value).replace(',', '')}"
         lines.append(f"{CONFIDENCE:.0%} interval: {significant(estimate.low)} to {significant(estimate.high)} {unit}")
     entry["extra"] = "\n".join([*lines, f"machine: {machine_of(run)}"])
     return entry
-
-
-def _milli(seconds: Estimate) -> Estimate:
-    bounds = (None if bound is None else bound * 1e3 for bound in (seconds.low, seconds.high))
-    return Estimate(seconds.value * 1e3, *bounds)
 
 
 def _text(entries: list[dict[str, Any]]) -> bytes:

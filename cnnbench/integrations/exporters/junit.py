@@ -37,17 +37,8 @@ def convert(run: Run) -> Converted:
         "errors": str(outcomes["error"]),
     }
     root = ElementTree.Element("testsuites", {"name": "cnnbench", **counts, "time": f"{total_s:.3f}"})
-    suite = ElementTree.SubElement(
-        root,
-        "testsuite",
-        {
-            "name": run.suite,
-            **counts,
-            "skipped": str(outcomes["skipped"] + len(missing)),
-            "time": f"{total_s:.3f}",
-            "timestamp": _timestamp(run.started),
-        },
-    )
+    about = {"name": run.suite, "skipped": str(outcomes["skipped"] + len(missing)), "time": f"{total_s:.3f}"}
+    suite = ElementTree.SubElement(root, "testsuite", {**about, **counts, "timestamp": _timestamp(run.started)})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in {"machine": machine_of(run), **run.software}.items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": str(value)})
@@ -65,9 +56,8 @@ def convert(run: Run) -> Converted:
         ElementTree.SubElement(test, "skipped", {"type": "unrecorded", "message": UNRECORDED})
     ElementTree.indent(root)
     text = _NOT_XML.sub("", ElementTree.tostring(root, encoding="unicode"))
-    return Converted(
-        {".xml": f"{DECLARATION}{text}".encode()}, ["figures are text in system-out; samples are not in it"]
-    )
+    lost = ["figures are text in system-out; samples are not in it"]
+    return Converted({".xml": f"{DECLARATION}{text}".encode()}, lost)
 
 
 def _test(suite: ElementTree.Element, id_: str, model: str, seconds: float) -> ElementTree.Element:
@@ -81,7 +71,7 @@ def _figures(record: Record, each: Measured) -> str:
     if time.low is not None and time.high is not None:
         lines.append(f"interval_s ({CONFIDENCE:.0%}): {time.low:.6g} to {time.high:.6g}")
     lines.append(f"images_per_s: {rate.value:.6g}")
-    lines.append(f"launches: {len(each.samples_s)}")
+    lines.append(f"launches: {len(each.launches)}")
     return "\n".join(lines)
 
 
@@ -90,9 +80,9 @@ def _timed_s(record: Record) -> float:
 
 
 def _timestamp(started: str) -> str:
-    """ISO 8601 to the second, without an offset, as the schema wants it; in UTC."""
+    """ISO 8601 to the second, without an offset, as the schema requires; in UTC."""
     try:
         moment = datetime.fromisoformat(started)
-    except ValueError:  # a run's folder that does not tell
+    except ValueError:  # a run's folder that does not record it
         moment = datetime.fromtimestamp(0, tz=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")

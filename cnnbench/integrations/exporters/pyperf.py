@@ -1,8 +1,8 @@
 """pyperf's JSON, for `python -m pyperf stats|hist|dump|metadata|compare_to`: the one format that knows processes.
 
 A run is a launch. pyperf compares pools of values, and calls two benchmarks with different numbers of values
-significantly different whatever the values are (`_compare.py` in pyperf 2.10). So every launch gives the same number:
-its turns, in six consecutive groups as equal as they can be, and of each group the median.
+significantly different whatever the values are (`_compare.py` in pyperf 2.10). So every launch gives the same number of
+values: the medians of six consecutive groups of its blocks, as equal in size as possible.
 """
 
 from datetime import datetime
@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from cnnbench.integrations.exporters.converted import Converted, Measured, left_out, measured, params_of
+from cnnbench.integrations.exporters.converted import START, Converted, Measured, left_out, measured, params_of
 from cnnbench.records.record import MIN_TURNS, Launch
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
@@ -27,37 +27,32 @@ def convert(run: Run) -> Converted:
         "benchmarks": [_benchmark(each) for each in have],
     }
     lost = [
-        f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive turns; intervals and single samples are "
+        f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive blocks; intervals and single samples are "
         "not in it, and pyperf computes its own from the pool",
         *left_out(run),
     ]
     sizes = {sum(len(values) for values in _values(each)) for each in have}
     if len(sizes) > 1:
-        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` takes for significant")
+        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` reports as significant")
     return Converted({".json": strict_json(content, 1).encode()}, lost)
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
     record = each.record
-    assert record.measurement is not None
     common = {"name": record.id, "unit": "second", "status": record.status, **params_of(record)}
-    launches = [launch for launch in record.measurement.launches if launch.blocks]
-    return {
-        "metadata": _filled(common),
-        "runs": [
-            {"metadata": _run(launch, record.started), "values": values}
-            for launch, values in zip(launches, _values(each), strict=True)
-        ],
-    }
+    runs = [
+        {"metadata": _run(launch, record.started), "values": values}
+        for (launch, _), values in zip(each.launches, _values(each), strict=True)
+    ]
+    return {"metadata": _filled(common), "runs": runs}
 
 
 def _values(each: Measured) -> list[list[float]]:
-    assert each.record.measurement is not None
-    return [grouped([median(block) for block in blocks]) for blocks in each.record.measurement.times() if blocks]
+    return [grouped([median(block) for block in blocks]) for _, blocks in each.launches]
 
 
 def grouped(values: list[float]) -> list[float]:
-    """Medians of six consecutive groups of values, as equal as they can be; fewer than six values stay as they are."""
+    """Medians of six consecutive groups of values, as equal in size as possible; fewer than six stay as they are."""
     groups = min(VALUES_PER_LAUNCH, len(values))
     bounds = [round(place * len(values) / groups) for place in range(groups + 1)]
     return [median(values[low:high]) for low, high in pairwise(bounds)]
@@ -70,11 +65,7 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
             "loops": launch.calls_per_sample,
             "mem_max_rss": launch.memory.peak_bytes,
             "duration": sum(sum(block.totals_s()) for block in launch.blocks),
-            "group": launch.group,
-            "warmup_calls": launch.warmup_calls,
-            "import_s": launch.import_s,
-            "load_s": launch.load_s,
-            "first_call_s": launch.first_call_s,
+            **launch.model_dump(include=START),
         }
     )
 
@@ -87,7 +78,7 @@ def _machine(run: Run) -> dict[str, Any]:
         "platform": facts.system if facts else None,
         "python_version": software.get("python"),
         "git_commit": software.get("git_commit"),
-        **{f"{name}_version": said for name, said in software.items() if name not in ("python", "git_commit")},
+        **{f"{name}_version": version for name, version in software.items() if name not in ("python", "git_commit")},
     }
 
 

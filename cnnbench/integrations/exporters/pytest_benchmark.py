@@ -1,8 +1,7 @@
-"""pytest-benchmark's storage file, for `pytest-benchmark compare` and what reads it (Bencher, github-action-benchmark).
+"""pytest-benchmark's storage file, for `pytest-benchmark compare` and its readers (Bencher, github-action-benchmark).
 
-Fields as in pytest-benchmark 5.3 (`plugin.py`, `stats.py`): seconds per call, samples of all launches in one pool; what
-the pool does not tell stands in `extra_info`. A benchmark is known by its `fullname`, here the case's id, as in the
-pytest plugin.
+Fields as in pytest-benchmark 5.3 (`plugin.py`, `stats.py`): seconds per call, samples of all launches in one pool; the
+rest is in `extra_info`. A benchmark is identified by its `fullname`, the case's id, as in the pytest plugin.
 """
 
 from typing import Any
@@ -37,7 +36,7 @@ def _benchmark(each: Measured) -> dict[str, Any]:
     from pytest_benchmark.stats import Stats
 
     record, stats = each.record, Stats()
-    for sample in (sample for launch in each.samples_s for sample in launch):
+    for sample in each.samples_s:
         stats.update(sample)
     return {
         "group": record.case.label,
@@ -45,14 +44,14 @@ def _benchmark(each: Measured) -> dict[str, Any]:
         "fullname": record.id,
         "params": params_of(record),
         "param": record.id,
-        "extra_info": extra_info(record),
+        "extra_info": extra_info(each),
         "options": {"timer": "cnnbench", "disable_gc": True},
         "stats": {**stats.as_dict(), "data": stats.data, "iterations": 1},
     }
 
 
 def _machine_info(run: Run) -> dict[str, Any]:
-    """In pytest-benchmark's words; `node` is the machine in a few words, because runs do not record host names."""
+    """In pytest-benchmark's fields; `node` is the CPU's name, because runs do not record host names."""
     facts = run.environment.machine if run.environment else None
     cpu, architecture = (facts.cpu, facts.architecture or "") if facts else ("", "")
     system, _, release = facts.system.partition(" ") if facts else ("", "", "")
@@ -64,11 +63,7 @@ def _machine_info(run: Run) -> dict[str, Any]:
         "python_version": run.software.get("python", ""),
         "release": release,
         "system": system,
-        "cpu": {
-            "brand_raw": cpu,
-            "arch": architecture,
-            "count": facts.logical_cores if facts else None,
-        },
+        "cpu": {"brand_raw": cpu, "arch": architecture, "count": facts.logical_cores if facts else None},
         "software": run.software,
     }
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import CnnbenchError
-from cnnbench.integrations.exporters.converted import has_number
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import read_run
 from cnnbench.runner.run import Watch, run
@@ -51,7 +51,7 @@ def end_test_without_number(case: Case, record: Record | None) -> None:
     """Skip the test of a case that this machine cannot run; fail that of one that failed or is invalid."""
     if record is None:
         pytest.fail(f"{case.id}: not reached within the budget; increase it", pytrace=False)
-    if not has_number(record):
+    if comparable_time(record) is None:
         why = f"{record.id}: {record.status}: {'; '.join(record.reasons)}"
         if record.status == "unavailable":
             pytest.skip(why)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.integrations.exporters.converted import extra_info, has_number, params_of
+from cnnbench.integrations.exporters.converted import extra_info, measured_of, params_of
 from cnnbench.integrations.pytest_plugin.measuring import end_test_without_number, measure
 from cnnbench.records.record import Record
 from cnnbench.suite.case import Case
@@ -123,14 +123,15 @@ class CaseTest(pytest.Function):
 
 
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:
-    if record is None or record.measurement is None or not has_number(record):
+    measured = measured_of(record) if record else None
+    if record is None or measured is None:
         benchmark.disabled = True  # nothing is saved
         benchmark.pedantic(_nothing)
         end_test_without_number(case, record)
         return
-    samples = [sample for launch in record.measurement.times() for block in launch for sample in block]
+    samples = measured.samples_s
     benchmark.fullname, benchmark.params, benchmark.param = record.id, params_of(record), record.id
-    benchmark.extra_info.update(extra_info(record))
+    benchmark.extra_info.update(extra_info(measured))
     clock.load(samples)
     benchmark.pedantic(_nothing, rounds=len(samples))
 

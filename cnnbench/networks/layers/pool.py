@@ -25,6 +25,10 @@ class _WindowPool(Op):
         """(C, P, Q)."""
         return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
 
+    def saved(self, x: Shape) -> Saved:
+        """Its input, though an average only needs its shape."""
+        return Saved(input=True)
+
     def window(self, x: Shape) -> int:
         """Values in a window: R * S."""
         return math.prod(per_axis(self.kernel, len(x) - 1))
@@ -56,10 +60,6 @@ class AvgPool(_WindowPool):
     def elementwise(self, x: Shape) -> int:
         """C * P * Q * R * S: additions and a division."""
         return math.prod(self.output_shape(x)) * self.window(x)
-
-    def saved(self, x: Shape) -> Saved:
-        """Its input, though only its shape would be needed."""
-        return Saved(input=True)
 
 
 @final

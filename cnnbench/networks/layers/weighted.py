@@ -19,9 +19,23 @@ from cnnbench.networks.layers.op import (
 )
 
 
+class _Weighted(Op):
+    """A layer with weights and, if set, a bias."""
+
+    bias: bool
+
+    def elementwise(self, x: Shape) -> int:
+        """One addition per output value for the bias."""
+        return math.prod(self.output_shape(x)) if self.bias else 0
+
+    def saved(self, x: Shape) -> Saved:
+        """Its input, for the weights' gradient."""
+        return Saved(input=True)
+
+
 @final
 @dataclass(frozen=True)
-class Conv(Op):
+class Conv(_Weighted):
     """Convolution over any number of spatial axes (torch.nn.Conv1d, Conv2d)."""
 
     out_channels: int
@@ -54,14 +68,6 @@ class Conv(Op):
         channels, *sizes = self.output_shape(x)
         return ((*sizes, channels, *self._kernel_elements(x)),)
 
-    def elementwise(self, x: Shape) -> int:
-        """P * Q * K additions of the bias."""
-        return math.prod(self.output_shape(x)) if self.bias else 0
-
-    def saved(self, x: Shape) -> Saved:
-        """Its input, for the weights' gradient."""
-        return Saved(input=True)
-
     def _kernel_elements(self, x: Shape) -> tuple[int, ...]:
         """R, S, C / groups: the extent of one output value's dot product."""
         return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
@@ -69,7 +75,7 @@ class Conv(Op):
 
 @final
 @dataclass(frozen=True)
-class Linear(Op):
+class Linear(_Weighted):
     """Fully connected layer (torch.nn.Linear), on the last axis."""
 
     out_features: int
@@ -87,14 +93,6 @@ class Linear(Op):
     def mac_terms(self, x: Shape) -> Terms:
         """F * K, for each position of the other axes."""
         return ((*x, self.out_features),)
-
-    def elementwise(self, x: Shape) -> int:
-        """K additions of the bias, for each position of the other axes."""
-        return math.prod(self.output_shape(x)) if self.bias else 0
-
-    def saved(self, x: Shape) -> Saved:
-        """Its input, for the weights' gradient."""
-        return Saved(input=True)
 
 
 @final

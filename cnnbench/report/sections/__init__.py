@@ -1,4 +1,4 @@
-"""The sections of a run's page, one file each: from what was measured to what it says."""
+"""The sections of a run's page: one file each, but for those that only list tables."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,53 +6,75 @@ from datetime import datetime
 
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
+from cnnbench.report.samples import samples
 from cnnbench.report.sections import (
     accuracy,
     batches,
-    counts,
-    headline,
+    limits,
     memory,
-    quiet,
-    raw,
+    noise,
     runtimes,
     start,
     training,
-    why,
 )
 from cnnbench.report.sections.sources import Sources
-from cnnbench.report.tables import Table
+from cnnbench.report.table import Table
+
+
+def times(sources: Sources) -> Section:
+    """Every case, in the tables that stand in the terminal too."""
+    prose = [
+        "Click a heading to sort. Backends that share a rank, marked =, do not differ significantly. Struck-out rows "
+        "were measured but are invalid: the note gives the reason, and they enter no comparison."
+    ]
+    return Section("times", "Latency and throughput", prose, sources.table("inference", "training"))
+
+
+def counts(sources: Sources) -> Section:
+    """Parameters and MACs by every counter."""
+    return Section("counts", "Counts and cross-checks", parts=sources.table("models", "counters"))
+
+
+def raw_samples(sources: Sources) -> Section:
+    """Every sample of any case in the order of time."""
+    found = samples(sources.records)
+    prose = [
+        "All figures above are computed from these. Steps and drifts are interference, not properties of the model."
+    ]
+    return Section("samples", "Raw samples", prose, [found] if found.cases else [])
+
 
 SECTIONS = (
-    quiet.section,
-    headline.section,
+    noise.section,
+    times,
     accuracy.section,
     runtimes.section,
-    why.section,
+    limits.section,
     batches.section,
     training.section,
     memory.section,
-    counts.section,
+    counts,
     start.section,
-    raw.section,
+    raw_samples,
 )
-"""In the order of the page; one that has nothing to say of a run is left out."""
+"""In the order of the page."""
 
 
 def run_page(run: Run, tables: Sequence[Table]) -> Page:
-    """The page of a run, from its records and its tables."""
+    """The page of a run, from its records and its tables; sections that would be empty are left out."""
     sources = Sources(run, tables)
-    found: list[Section | None] = [section(sources) for section in SECTIONS]
+    found = [section(sources) for section in SECTIONS]
     where = run.environment.label if run.environment else "an unknown machine"
     return Page(
         title=run.suite,
         subtitle=f"Convolutional networks, measured on {where}. Started {_when(run.started)}.",
-        sections=[section for section in found if section is not None],
+        sections=[section for section in found if section.parts or section.id == "machine"],
         warnings=run.unreadable,
     )
 
 
 def _when(started: str) -> str:
-    """A time to read, from ISO 8601; what is none stays as it is."""
+    """A time to read, from ISO 8601; anything else is kept."""
     with suppress(ValueError):
         return f"{datetime.fromisoformat(started):%Y-%m-%d, %H:%M %Z}"
     return started

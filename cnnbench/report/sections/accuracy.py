@@ -1,37 +1,49 @@
-"""What accuracy costs: published accuracy against measured latency, and who is on the front."""
+"""Published accuracy beside measured latency, with the Pareto front."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import altair as alt
-import pandas as pd
 
+from cnnbench.analysis.cases import CaseRow
+from cnnbench.analysis.stats import Estimate
 from cnnbench.networks import registry
 from cnnbench.records.record import Record
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours
 from cnnbench.report.html import Section
-from cnnbench.report.sections.sources import Sources, shown_legend
+from cnnbench.report.sections.drawing import data, legend_of
+from cnnbench.report.sections.sources import Sources, described
 
 
-def section(sources: Sources) -> Section | None:
-    """A chart per device: top-1 accuracy over the latency of the smallest batch, with the Pareto front."""
+class Point(NamedTuple):
+    """A case whose model has a published accuracy."""
+
+    row: CaseRow
+    top1: float
+    """ImageNet accuracy in percent."""
+    ms: Estimate
+
+
+def section(sources: Sources) -> Section:
+    """A chart per device: top-1 accuracy over the latency of the smallest batch."""
     accuracies = {record.id: top1 for record in sources.records if (top1 := published_top1(record)) is not None}
-    frame = sources.measured
-    if frame.empty or not accuracies:
-        return None
-    frame = frame[frame["id"].isin(accuracies) & (frame["workload"] == "inference") & (frame["precision"] == "fp32")]
-    frame = frame.assign(top1=frame["id"].map(accuracies))
-    found = [chart for device in frame["device"].unique() if (chart := _chart(frame, str(device), sources.hows))]
-    if not found:
-        return None
-    return Section(
-        id="accuracy",
-        heading="What accuracy costs",
-        prose=[
-            "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the image size and "
-            "classes that were timed; the timed weights are random, which changes no time."
-        ],
-        parts=found,
-    )
+    points = [
+        Point(row, accuracies[row.id], row.ms)
+        for row in sources.measured
+        if row.id in accuracies and row.ms and (row.workload, row.precision) == ("inference", "fp32")
+    ]
+    charts = []
+    for device in dict.fromkeys(point.row.device for point in points):
+        shown = [point for point in points if point.row.device == device]
+        batch = min(point.row.batch for point in shown)
+        shown = [point for point in shown if point.row.batch == batch]
+        if len({point.row.model for point in shown}) > 1:
+            charts.append(_chart(shown, device, batch, sources.backends))
+    prose = [
+        "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
+        "number of classes. The timed weights are random, which does not affect times."
+    ]
+    return Section("accuracy", "Accuracy and latency", prose, charts)
 
 
 def published_top1(record: Record) -> float | None:
@@ -46,63 +58,65 @@ def published_top1(record: Record) -> float | None:
     return published.top1_percent if same_size and same_classes else None
 
 
-def front(frame: pd.DataFrame) -> pd.DataFrame:
-    """Two columns more: `front`, whether no other is at least as accurate and faster by the medians; `beaten`, whether
-    another is so for certain, its whole interval below this one's.
-
-    Of rows with `top1` in percent and `ms`, `ms_low`, `ms_high`.
-    """
-    rows = list(frame[["top1", "ms", "ms_low", "ms_high"]].itertuples(index=False, name=None))
-
-    def others(row: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
-        return (other for other in rows if other is not row and other[0] >= row[0])
-
-    on_front = [not any(other[1] < row[1] for other in others(row)) for row in rows]
-    beaten = [any(other[3] < row[2] for other in others(row)) for row in rows]
-    return frame.assign(front=on_front, beaten=beaten)
+def is_on_front(point: Point, points: Sequence[Point]) -> bool:
+    """Whether no other point is at least as accurate and faster, by the medians."""
+    return not any(other.top1 >= point.top1 and other.ms.value < point.ms.value for other in points)
 
 
-def _chart(frame: pd.DataFrame, device: str, hows: list[str]) -> Chart | None:
-    shown = frame[frame["device"] == device]
-    batch = shown["batch"].min()
-    shown = front(shown[shown["batch"] == batch])
-    if shown["model"].nunique() < 2:
-        return None
-    shown = shown.assign(
-        what=[f"{what}; top-1 {top1:.1f} %" for what, top1 in zip(shown["what"], shown["top1"], strict=True)],
+def is_dominated(point: Point, points: Sequence[Point]) -> bool:
+    """Whether another point is at least as accurate, and faster by its whole interval."""
+    return any(
+        other.top1 >= point.top1
+        and other.ms.high is not None
+        and point.ms.low is not None
+        and other.ms.high < point.ms.low
+        for other in points
     )
-    x = alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=45), title=f"ms per call, batch {batch}")
-    y = alt.Y("top1:Q", scale=alt.Scale(zero=False, padding=16), title="top-1 %, published")
-    colour = colours(hows)
-    line = alt.Chart(shown[shown["front"]]).mark_line(color=FAINT, strokeDash=[5, 3], strokeWidth=1.2)
-    bars = (
-        alt.Chart(shown)
-        .mark_rule(strokeWidth=1.6)
-        .encode(
-            x="ms_low:Q",
-            x2="ms_high:Q",
-            y=y,
-            color=alt.Color("how:N", scale=colour, title=None, legend=shown_legend(shown)),
-        )
+
+
+def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
+    fastest = {
+        point.row.model: point for point in sorted(points, key=lambda point: point.ms.value, reverse=True)
+    }.values()
+    rows = [
+        {
+            "model": point.row.model,
+            "backend": point.row.backend,
+            "top1": point.top1,
+            "ms": point.ms.value,
+            "low": point.ms.low,
+            "high": point.ms.high,
+            "front": is_on_front(point, points),
+            "dominated": is_dominated(point, points),
+            "label": point.row.model if point in fastest else None,
+            "what": f"{described(point.row)}; top-1 {point.top1:.1f} %",
+        }
+        for point in points
+    ]
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=45), title=f"ms per call, batch {batch}"),
+        y=alt.Y("top1:Q", scale=alt.Scale(zero=False, padding=16), title="top-1 %, published"),
     )
-    points = (
-        alt.Chart(shown)
-        .mark_point()
-        .encode(
-            x=x,
-            y=y,
-            stroke=alt.Stroke("how:N", scale=colour, legend=None),
-            fill=alt.condition("datum.beaten", alt.value(PAPER), alt.Fill("how:N", scale=colour, legend=None)),
-            description="what:N",
-        )
+    colour = colours(backends)
+    legend = legend_of(point.row.backend for point in points)
+    front = alt.Chart(data(row for row in rows if row["front"])).mark_line(
+        color=FAINT, strokeDash=[5, 3], strokeWidth=1.2
     )
-    fastest = shown[shown["ms"] == shown.groupby("model")["ms"].transform("min")]
-    names = alt.Chart(fastest).mark_text(align="left", dx=7, dy=10, color=INK).encode(x=x, y=y, text="model:N")
+    bars = base.mark_rule(strokeWidth=1.6).encode(
+        x="low:Q", x2="high:Q", color=alt.Color("backend:N", scale=colour, title=None, legend=legend)
+    )
+    marks = base.mark_point().encode(
+        stroke=alt.Stroke("backend:N", scale=colour, legend=None),
+        fill=alt.condition("datum.dominated", alt.value(PAPER), alt.Fill("backend:N", scale=colour, legend=None)),
+        description="what:N",
+    )
+    names = base.mark_text(align="left", dx=7, dy=10, color=INK).encode(text="label:N")
+    line = front.encode(x="ms:Q", y="top1:Q", order="ms:Q")
     return Chart(
         f"accuracy-{device}",
         f"Published accuracy against latency, {device}",
         "Up and to the left is better. The dashed line is the Pareto front by the medians. Hollow: another model or "
-        "runtime is at least as accurate, and faster for certain. Bars are 95 % intervals; each model is named at its "
+        "backend is at least as accurate and significantly faster. Bars are 95 % intervals; each model is named at its "
         "fastest.",
-        alt.layer(line.encode(x=x, y=y, order="ms:Q"), bars, points, names).properties(width=WIDTH, height=300),
+        alt.layer(line, bars, marks, names).properties(width=WIDTH, height=300),
     )

@@ -46,7 +46,7 @@ for (const box of document.querySelectorAll(".table")) {
 
   const missing = rows.filter((row) => row.classList.contains("absent")).length;
   absent.hidden = missing === 0;
-  absent.lastElementChild.textContent = `show ${missing} that could not run here`;
+  absent.lastElementChild.textContent = `show ${missing} that cannot run here`;
   absent.firstElementChild.checked = missing === rows.length;
   form.hidden = rows.length < 4 || !choices.length;
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -74,7 +74,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   chart.addEventListener("pointerleave", () => { tip.hidden = true; });
 }
 
-// Raw samples: one case at a time, in the order of time; a stripe is a turn, a line parts two launches.
+// Raw samples: one case at a time, in the order of time; a stripe is a block, a vertical line starts a launch.
 for (const box of document.querySelectorAll(".samples")) {
   const cases = JSON.parse(box.querySelector("script").textContent);
   const form = box.querySelector("form"), choice = form.querySelector("select");
@@ -91,7 +91,7 @@ for (const box of document.querySelectorAll(".samples")) {
   function draw() {
     const chosen = cases[choice.value];
     if (!chosen) return;
-    const turns = chosen.launches.flatMap((launch) => launch.turns), all = turns.flatMap((turn) => turn.ms);
+    const blocks = chosen.launches.flatMap((launch) => launch.blocks), all = blocks.flatMap((block) => block.ms);
     const ordered = [...all].sort((a, b) => a - b), slowest = ordered[ordered.length - 1];
     const lowest = fromZero.checked ? 0 : ordered[0] * 0.98;
     const usual = lowest + 1.5 * (ordered[Math.floor(0.97 * (ordered.length - 1))] - lowest);
@@ -101,10 +101,10 @@ for (const box of document.querySelectorAll(".samples")) {
     const [median, low, high] = chosen.ms;
     svg.replaceChildren();
     let place = 0;
-    turns.forEach((turn, number) => {
-      if (number % 2) add("rect", {class: "turn", x: x(place - 0.5), width: x(place + turn.ms.length) - x(place),
+    blocks.forEach((block, number) => {
+      if (number % 2) add("rect", {class: "block", x: x(place - 0.5), width: x(place + block.ms.length) - x(place),
         y: top, height: bottom - top});
-      place += turn.ms.length;
+      place += block.ms.length;
     });
     for (const tick of ticks(lowest, highest)) {
       add("line", {class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick)});
@@ -116,30 +116,30 @@ for (const box of document.querySelectorAll(".samples")) {
     place = 0;
     for (const launch of chosen.launches) {
       if (place) add("line", {class: "launch", x1: x(place - 0.5), x2: x(place - 0.5), y1: top, y2: bottom});
-      for (const turn of launch.turns) {
-        for (const ms of turn.ms) {
-          const kind = ["dot", turn.out && "out", ms > highest && "beyond"].filter(Boolean).join(" ");
+      for (const block of launch.blocks) {
+        for (const ms of block.ms) {
+          const kind = ["dot", block.out && "out", ms > highest && "beyond"].filter(Boolean).join(" ");
           add("circle", {class: kind, cx: x(place++), cy: y(ms), r: 2});
         }
       }
     }
     add("text", {x: left - 8, y: top, "text-anchor": "end"}, "ms");
     add("text", {x: (left + right) / 2, y: 292, "text-anchor": "middle"}, "samples in the order of time");
-    told.textContent = describe(chosen, turns, all.length, ordered.filter((ms) => ms > highest));
+    told.textContent = describe(chosen, blocks, all.length, ordered.filter((ms) => ms > highest));
   }
 
-  function describe(chosen, turns, drawn, beyond) {
-    const out = turns.filter((turn) => turn.out), reasons = [...new Set(out.map((turn) => turn.why))];
+  function describe(chosen, blocks, drawn, beyond) {
+    const out = blocks.filter((block) => block.out), reasons = [...new Set(out.map((block) => block.why))];
     const calls = chosen.launches[0].calls;
-    const words = [`${chosen.status}; ${chosen.count} samples in ${turns.length} turns (stripes) of ` +
+    const words = [`${chosen.status}; ${chosen.count} samples in ${blocks.length} blocks (stripes) of ` +
       `${many(chosen.launches.length, "launch", "launches")}, ${calls > 1 ? `${calls} calls each` : "single calls"}.`];
-    if (drawn < chosen.count) words.push(`Every ${chosen.every}th sample of a turn is drawn.`);
+    if (drawn < chosen.count) words.push(`Every ${chosen.every}th sample of a block is drawn.`);
     if (beyond.length) {
       words.push(`Hollow, at the upper edge: ${many(beyond.length, "slower sample", "slower samples")}, ` +
         `up to ${Number(beyond[beyond.length - 1].toPrecision(3))} ms.`);
     }
     words.push("Line and band: the median and its 95 % interval.");
-    if (out.length) words.push(`Red: ${many(out.length, "turn", "turns")} left out: ${reasons.join("; ")}.`);
+    if (out.length) words.push(`Red: ${many(out.length, "block", "blocks")} left out: ${reasons.join("; ")}.`);
     return words.join(" ");
   }
 

@@ -1,4 +1,4 @@
-"""Images, weights that carry signal, and float64 reference outputs."""
+"""Reference inputs, weights whose outputs depend on them, and float64 reference outputs."""
 
 import copy
 
@@ -9,8 +9,8 @@ from cnnbench.worker.hooks import hooked, is_leaf
 
 GOLDEN_IMAGES = 6
 """Read as batches of 1, 2 and 3: the export's batch is 2, so two of the three differ from it."""
-CONDITIONING_PASSES = 3
-CONDITIONING_BATCH = 4
+NORM_PASSES = 3
+NORM_BATCH = 4
 COARSE_SIDE = 4
 
 
@@ -32,11 +32,11 @@ def images(count: int, image: tuple[int, ...], seed: int) -> Tensor:
 
 
 def randomise_degenerate(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
-    """Give random weights that carry signal, in place, so that a wrong graph shows.
+    """Change degenerate parameters, in place, so that a wrong graph has wrong outputs.
 
     Two things hide errors in a fresh network. Constant parameters (a scale of one, a shift of zero, a layer scale of
     1e-6) could be dropped from a graph unseen: they get random values. And running statistics of mean 0 and variance 1
-    let the signal fade to 1e-14 in deep networks: they are set from a few batches, as training would.
+    let outputs shrink to 1e-14 in deep networks: they are set from a few batches, as training would.
     """
     generator = torch.Generator().manual_seed(seed + 1)
     for name, parameter in module.named_parameters():
@@ -57,8 +57,8 @@ def randomise_degenerate(module: nn.Module, image: tuple[int, ...], seed: int) -
         norm.momentum = None  # a plain average over the passes
         norm.train()
     with torch.no_grad():
-        for index in range(CONDITIONING_PASSES):
-            module(images(CONDITIONING_BATCH, image, seed + 2 + index))
+        for index in range(NORM_PASSES):
+            module(images(NORM_BATCH, image, seed + 2 + index))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()

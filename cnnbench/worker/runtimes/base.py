@@ -14,7 +14,7 @@ from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
 
 
 class Runtime(ABC):
-    """A session that can be called: made by `open`, timed through `phases`.
+    """A loaded model that can be called, timed through `phases`.
 
     An input that stays where it is, is bound to the session before timing; what a step puts out stays on the device.
     """
@@ -39,14 +39,11 @@ class Runtime(ABC):
         return device
 
     def first_call(self, reference_inputs: Array) -> None:
-        """The first call, timed as such: of one golden image (N, C, H, W), or of as many as it is compiled for."""
+        """The first call, timed as such: of one reference input (N, C, H, W), or of as many as it is compiled for."""
         self.predict(reference_inputs[:1] if self.takes_any_batch else reference_inputs)
 
     def own_proof(self, reference_inputs: Array) -> list[Parity] | None:
-        """How far it is from the reference on golden images (N, C, H, W), where that cannot be told from logits.
-
-        None where logits tell.
-        """
+        """How far it is from the reference on reference inputs (N, C, H, W); None where logits are compared instead."""
         return None
 
     @abstractmethod

@@ -118,7 +118,7 @@ class Eager(Runtime):
 class EagerInference(Eager):
     """Timed: the module's forward under inference mode, images and logits staying on the device.
 
-    Each call ends when its output is there, as in every other runtime, so the host's clock tells.
+    Each call ends when its output is there, as in every other runtime, so the host's clock times it.
     """
 
     def phases(self) -> Phases:

@@ -1,4 +1,4 @@
-"""The timed region: the loop, its warm-up, and when it is steady."""
+"""The timed region: the loop, its warm-up, and when that has converged."""
 
 import gc
 import math
@@ -15,21 +15,21 @@ Phases = Mapping[str, Callable[[], None]]
 MIN_SAMPLE_S = 1e-3
 """A sample is one call, or a block of calls at least so long: two readings of the clock cost about 1e-7 s."""
 WINDOW = 5
-"""Calls in each of the two windows that are compared to find the steady state."""
+"""Calls in each of the two windows that are compared to find convergence."""
 SAME_WITHIN = 0.01
 MIN_WARMUP_S = 0.5
 MIN_WARMUP_CALLS = 6
 """However slow: over the first three of EfficientNet-B0's training steps eager PyTorch took 1.3 times as long as from
-the sixth on, ONNX Runtime as long as ever (batch 8, five launches), so that fewer flatter what settles sooner."""
+the sixth on, ONNX Runtime no longer (batch 8, five launches), so that fewer favour what converges sooner."""
 WAKE_BELOW_S = 0.1
-"""Shorter calls are made once, uncounted, at the start of a turn: a worker that was stopped finds its caches filled by
-others, and filling them again takes a few milliseconds."""
+"""Shorter calls are made once, uncounted, at the start of a block: a worker that was suspended finds the caches filled
+by others, and filling them again takes a few milliseconds."""
 
 
 def slowed(phases: Phases, slowdown: float) -> Phases:
-    """The same phases, each of whose calls takes so much longer, as a share of its own time, by the host's clock.
+    """The same phases, each call longer by a share of its own time, to try out whether a slowdown is detected.
 
-    It is for trying out whether a slowdown is seen; work that a device goes on with meanwhile is not slowed.
+    By the host's clock: work that a device goes on with meanwhile is not slowed.
     """
 
     def slow(phase: Callable[[], None]) -> Callable[[], None]:
@@ -104,12 +104,12 @@ def warm_up(
     *,
     min_calls: int = 0,
 ) -> WarmUp:
-    """Call until the times are steady and half a second has gone by, or until the limit; six calls at least.
+    """Call until the times have converged and half a second has gone by, or until the limit; six calls at least.
 
-    Where `least_calls` are asked for, to make as many as others, these are enough, without the half second.
+    Where `min_calls` are asked for, to equalise warm-up with others, these are enough, without the half second.
     """
     gc.collect()
-    gc.freeze()  # what lives now is looked at no more, so that collecting between turns takes no time
+    gc.freeze()  # so that collecting between blocks takes no time
     start = clock_s()
     seconds: list[float] = []
     while True:

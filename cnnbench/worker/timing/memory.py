@@ -16,7 +16,7 @@ def resident_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let the peak begin anew. Only Linux can; elsewhere the peak is the process's whole life's."""
+    """Let the peak begin anew. Only Linux can; elsewhere it is that of the process's life."""
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in the graph: its name, and its shape with None for the batch."""
+    """A tensor in the graph; None in its shape is the batch."""
 
     name: str
     shape: tuple[Size, ...]
@@ -50,7 +51,7 @@ class Tensor:
 class Graph:
     """Nodes, constants, inputs and outputs, in the order in which they were written.
 
-    A node is named by the place that `scope` names, so that a profile of the graph can be read.
+    `scope` begins the name of each node, so that a profile of the graph can be read.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -68,22 +69,22 @@ class Graph:
     _batch_size: Tensor | None = None
     _count: int = 0
 
-    def __call__(self, operator: str, *inputs: Tensor | str, shape: Sequence[Size], **attributes: Any) -> Tensor:
-        """Append a node with one output, of the given shape."""
-        return self.several(operator, *inputs, shapes=[shape], **attributes)[0]
+    def __call__(
+        self, operator: str, x: Tensor, *others: Tensor, shape: Sequence[Size] | None = None, **attributes: Any
+    ) -> Tensor:
+        """Append a node with one output, of x's shape if none is given."""
+        return self.several(operator, x, *others, shapes=[x.shape if shape is None else shape], **attributes)[0]
 
     def several(
-        self, operator: str, *inputs: Tensor | str, shapes: Sequence[Sequence[Size]], **attributes: Any
+        self, operator: str, *inputs: Tensor, shapes: Sequence[Sequence[Size]], **attributes: Any
     ) -> list[Tensor]:
         """Append a node with as many outputs as shapes."""
         self._count += 1
         name = f"{self.scope or 'step'}/{operator}_{self._count}"
         outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
         self._made |= {output.name for output in outputs}
-        names = [value if isinstance(value, str) else value.name for value in inputs]
-        self.nodes.append(
-            helper.make_node(operator, names, [output.name for output in outputs], name=name, **attributes)
-        )
+        read, written = ([value.name for value in values] for values in (inputs, outputs))
+        self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
     def input(self, name: str, shape: Sequence[Size], dtype: str = "float32") -> Tensor:
@@ -128,31 +129,20 @@ class Graph:
 
     # What several gradients need, by the names of their ONNX operators.
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """Elementwise sum."""
-        return self._elementwise("Add", a, b)
-
-    def sub(self, a: Tensor, b: Tensor) -> Tensor:
-        """Elementwise difference."""
-        return self._elementwise("Sub", a, b)
-
-    def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
-        """Elementwise product; a number is a constant factor."""
-        b = self.constant(float(b)) if isinstance(b, (int, float)) else b
-        return self._elementwise("Mul", a, b)
-
-    def div(self, a: Tensor, b: Tensor) -> Tensor:
-        """Elementwise quotient."""
-        return self._elementwise("Div", a, b)
-
-    def _elementwise(self, operator: str, a: Tensor, b: Tensor) -> Tensor:
-        """A scalar gets as many axes as the other tensor, where that ends with axes of 1.
+    def _elementwise(self, operator: str, a: Tensor, b: Tensor | float) -> Tensor:
+        """Broadcast; a number is a constant. A scalar gets as many axes as a tensor that ends with axes of 1.
 
         Else ONNX Runtime goes from value to value there: a weight of (2048, 1024, 1, 1) times a scalar took 28 ms for
         0.3 (two threads, ONNX Runtime 1.31).
         """
+        b = b if isinstance(b, Tensor) else self.constant(float(b))
         first, second = self._axes_as(a, b), self._axes_as(b, a)
-        return self(operator, first, second, shape=broadcast(a, b))
+        return self(operator, first, second, shape=broadcast(a.shape, b.shape))
+
+    add = partialmethod(_elementwise, "Add")
+    sub = partialmethod(_elementwise, "Sub")
+    mul = partialmethod(_elementwise, "Mul")
+    div = partialmethod(_elementwise, "Div")
 
     def _axes_as(self, scalar: Tensor, other: Tensor) -> Tensor:
         if scalar.ndim or not other.ndim or other.shape[-1] != 1:
@@ -162,17 +152,13 @@ class Graph:
             self._with_axes[key] = self.reshape(scalar, (1,) * other.ndim)
         return self._with_axes[key]
 
-    def sum(self, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
-        """Sum over axes."""
-        return self._reduce("ReduceSum", x, axes, keep)
-
-    def mean(self, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
-        """Mean over axes."""
-        return self._reduce("ReduceMean", x, axes, keep)
-
-    def _reduce(self, operator: str, x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+    def _reduce(self, operator: str, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
+        """Over axes, which stay as axes of 1 if they are kept."""
         shape = [1 if i in axes else size for i, size in enumerate(x.shape) if keep or i not in axes]
         return self(operator, x, self.integers(axes), shape=shape, keepdims=int(keep))
+
+    sum = partialmethod(_reduce, "ReduceSum")
+    mean = partialmethod(_reduce, "ReduceMean")
 
     def reshape(self, x: Tensor, shape: Sequence[Size]) -> Tensor:
         """The same values in another shape, with at most one None, for the batch or what it is merged with."""
@@ -190,7 +176,7 @@ class Graph:
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """Matrix product of the last two axes; the others broadcast."""
-        batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        batch = broadcast(a.shape[:-2], b.shape[:-2])
         return self("MatMul", a, b, shape=(*batch, a.shape[-2], b.shape[-1]))
 
     def slice(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
@@ -225,10 +211,10 @@ class Graph:
         shape[axis] = sum(part.known(axis) for part in parts)
         return self("Concat", *parts, shape=shape, axis=axis)
 
-    def where(self, randomise_degenerate: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
+    def where(self, condition: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
         """x where the condition (of x's shape) holds."""
-        other = self.constant(otherwise) if isinstance(otherwise, (int, float)) else otherwise
-        return self("Where", randomise_degenerate, x, other, shape=x.shape)
+        other = otherwise if isinstance(otherwise, Tensor) else self.constant(otherwise)
+        return self("Where", condition, x, other, shape=x.shape)
 
     def batch_size(self, x: Tensor) -> Tensor:
         """The number of images () float32, from a tensor whose first axis they are; written once."""
@@ -239,13 +225,8 @@ class Graph:
         return self._batch_size
 
 
-def broadcast(a: Tensor, b: Tensor) -> tuple[Size, ...]:
-    """The shape of an elementwise operation."""
-    return broadcast_shapes(a.shape, b.shape)
-
-
-def broadcast_shapes(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
-    """As numpy's, with None for the batch."""
+def broadcast(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
+    """The shape of an elementwise operation: as numpy's, with None for the batch."""
     length = max(len(a), len(b))
     pairs = zip((1,) * (length - len(a)) + tuple(a), (1,) * (length - len(b)) + tuple(b), strict=True)
     shape = []

@@ -27,7 +27,7 @@ from cnnbench.worker.trainers import EagerTrainer, Images, Labels, OrtTrainer, T
 
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
-second step amplifies the first update's rounding errors, in float32 everywhere, until gradients tell nothing."""
+second step amplifies the first update's rounding errors, in float32 everywhere, until gradients mean nothing."""
 MIN_TYPICAL_LIMIT, MIN_WORST_LIMIT = 2e-3, 2e-2
 """Of a tensor's change: the median of all tensors, and the worst of them. Where rounding moves the input of a rectifier
 across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up to 1.6 %
@@ -50,8 +50,8 @@ class Trained:
 def build_step(request: BuildStep) -> StepFacts:
     """Export the step with the artifact's weights, have onnx check it, prove it, and write it to `out`.
 
-    A step that cannot be exported, or is wrong, is told in the facts; they are written beside the graph where that is
-    the artifact's own.
+    That a step cannot be exported, or is wrong, is in the facts; they are written beside the graph where that is the
+    artifact's own.
     """
     folder, out = Path(request.folder), Path(request.out)
     known = read_facts(folder)

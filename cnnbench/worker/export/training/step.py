@@ -1,7 +1,7 @@
 """The training step as one graph: forward, loss, backward and the optimizer's update, with a dynamic batch.
 
-The module is traced in training mode into ATen operators; each has a rule (gradients/) that writes its ONNX nodes and
-knows how gradients go back through it. Nothing of the result is particular to ONNX Runtime.
+The module is traced in training mode into ATen operators; each has a rule (rules/) that writes its ONNX nodes and
+computes its vector-Jacobian product. Nothing of the result is particular to ONNX Runtime.
 """
 
 import copy
@@ -9,7 +9,7 @@ import json
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,64 +105,61 @@ class _Step:
     graph: Graph = field(default_factory=Graph)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """What stands for each traced node: a tensor, a list of tensors, or a number."""
-    parameters: dict[str, fx.Node] = field(default_factory=dict)
-    names: dict[fx.Node, str] = field(default_factory=dict)
-    """Of the parameters."""
-    buffers: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[fx.Node, str] = field(default_factory=dict)
+    buffers: list[str] = field(default_factory=list)
     gradients: dict[Place, Tensor | ScaledGradient] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
     """By the name of an input that lasts: its value after the step."""
-    rate: Tensor = field(default_factory=lambda: Tensor(LEARNING_RATE, ()))
-    step: Tensor | None = None
 
     def write(self, program: torch.export.ExportedProgram) -> onnx.ModelProto:
         """The whole model."""
-        g = self.graph
-        self._inputs(program)
-        written: list[tuple[fx.Node, OpResult, list[Place]]] = []
-        for node in program.graph.nodes:
-            if node.op == "call_function" and (entry := self._forward(node)):
-                written.append(entry)
-        loss = self._outputs(program)
+        g, nodes = self.graph, {node.name: node for node in program.graph.nodes}
+        self._inputs(program, nodes)
+        calls = [node for node in nodes.values() if node.op == "call_function"]
+        written = [entry for node in calls if (entry := self._forward(node))]
+        loss = self._outputs(program, nodes)
         g.scope = "loss"
         self.gradients[self._place(loss)] = g.constant(1.0)
-        self._begin_updates()
+        rate, step = g.input(LEARNING_RATE, ()), None
+        if self.optimizer.counts_steps:
+            g.scope = STEP_COUNT
+            step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), 1.0)
         uses = Counter(place for _, _, places in written for place in places)
         for node, op_result, places in reversed(written):
             self._backward(node, op_result, places)
             for place in places:
                 uses[place] -= 1
-                if not uses[place] and place[0] in self.names:
-                    self._update(self.names[place[0]])  # while parameter and gradient are in the caches
-        for name in self.names.values():
+                if not uses[place] and place[0] in self.parameters:
+                    self._update(place[0], rate, step)  # while parameter and gradient are in the caches
+        for node, name in self.parameters.items():
             if name not in self.after:
-                self._update(name)
+                self._update(node, rate, step)
         g.scope = ""
         g.output(self.values[loss], LOSS)
         for name, tensor in self.after.items():
             g.output(tensor, name + NEW)
         return g.model("training step", {METADATA: json.dumps(self._described())})
 
-    def _inputs(self, program: torch.export.ExportedProgram) -> None:
-        nodes = {node.name: node for node in program.graph.nodes}
+    def _inputs(self, program: torch.export.ExportedProgram, nodes: Mapping[str, fx.Node]) -> None:
         users = iter((IMAGES, LABELS))
         for spec in program.graph_signature.input_specs:
             if isinstance(spec.arg, ConstantArgument):
                 continue
-            node = nodes[spec.arg.name]
-            shape, dtype = _shape(node.meta["val"]), _dtype(node.meta["val"])
-            name = (spec.target or "").removeprefix("module.")
-            if spec.kind is InputKind.PARAMETER:
-                self.parameters[name], self.names[node] = node, name
-                self.values[node] = replace(self.graph.input(name, shape, dtype), varies=True)
-            elif spec.kind is InputKind.BUFFER:
-                self.values[node] = self.buffers[name] = self.graph.input(name, shape, dtype)
-            elif spec.kind is InputKind.USER_INPUT:
-                self.values[node] = self.graph.input(next(users), shape, dtype)
-            elif spec.kind is InputKind.CONSTANT_TENSOR and spec.target:
+            node, name = nodes[spec.arg.name], _name(spec.target)
+            traced = node.meta["val"]
+            if spec.kind is InputKind.CONSTANT_TENSOR and spec.target:
                 constant = program.constants[spec.target]
                 assert isinstance(constant, Torch)
                 self.values[node] = self.graph.constant(constant.numpy())
+                continue
+            if spec.kind is InputKind.PARAMETER:
+                self.parameters[node] = name
+            elif spec.kind is InputKind.BUFFER:
+                self.buffers.append(name)
+            else:
+                name = next(users)
+            value = self.graph.input(name, _shape(traced), str(traced.dtype).removeprefix("torch."))
+            self.values[node] = replace(value, varies=spec.kind is InputKind.PARAMETER)
 
     def _forward(self, node: fx.Node) -> tuple[fx.Node, OpResult, list[Place]] | None:
         """Write a traced operator; None for what only picks or asks for a size."""
@@ -178,10 +175,13 @@ class _Step:
         name = str(node.target)
         if name not in RULES:
             raise CannotExport(f"no gradient rule for {name}{_where(node)}")
-        parts: Any = value if isinstance(value, (tuple, list)) else [value]
+        several = isinstance(value, (tuple, list))
+        parts: Any = value if several else [value]
         shapes = [_shape(part) for part in parts]
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
-        places = [self._place(n) for n in _nodes((node.args, node.kwargs)) if isinstance(self.values[n], Tensor)]
+        inputs: list[fx.Node] = []  # in order, those in lists included, each as often as it stands there
+        fx.map_arg((node.args, node.kwargs), lambda n: inputs.append(n))
+        places = [self._place(n) for n in inputs if isinstance(self.values[n], Tensor)]
         try:
             op_result = RULES[name](self.graph, shapes, *args, **kwargs)
         except (NoRule, AssertionError, TypeError) as error:
@@ -190,20 +190,17 @@ class _Step:
             ) from error
         varies = any(self._tensor(place).varies for place in places)
         outputs = [replace(output, varies=varies) for output in op_result.outputs]
-        self.values[node] = outputs if isinstance(value, (tuple, list)) else outputs[0]
+        self.values[node] = outputs if several else outputs[0]
         return node, op_result, places
 
-    def _outputs(self, program: torch.export.ExportedProgram) -> fx.Node:
+    def _outputs(self, program: torch.export.ExportedProgram, nodes: Mapping[str, fx.Node]) -> fx.Node:
         """Note what buffers become; the loss's node."""
-        nodes = {node.name: node for node in program.graph.nodes}
-        loss: fx.Node | None = None
         for spec in program.graph_signature.output_specs:
             assert isinstance(spec.arg, TensorArgument)
             if spec.kind is OutputKind.BUFFER_MUTATION:
-                self.after[(spec.target or "").removeprefix("module.")] = self.values[nodes[spec.arg.name]]
+                self.after[_name(spec.target)] = self.values[nodes[spec.arg.name]]
             else:
                 loss = nodes[spec.arg.name]
-        assert loss is not None
         return loss
 
     def _backward(self, node: fx.Node, op_result: OpResult, arguments: list[Place]) -> None:
@@ -217,50 +214,46 @@ class _Step:
             if op_result.vjp_scaled and isinstance(first, ScaledGradient):
                 found = op_result.vjp_scaled(first)
             else:
-                found = op_result.vjp([self._whole(place) for place in places])
+                found = op_result.vjp([self._gradient(place) for place in places])
         except (NoRule, AssertionError) as error:
             raise CannotExport(f"the gradient of {node.target}{_where(node)}: {error}") from error
         for place, gradient in zip(arguments, found, strict=False):
             if gradient is not None and self._tensor(place).varies:
-                earlier = self._whole(place)
+                earlier = self._gradient(place)
                 self.gradients[place] = gradient if earlier is None else g.add(earlier, materialise(g, gradient))
 
-    def _whole(self, place: Place) -> Tensor | None:
+    def _gradient(self, place: Place) -> Tensor | None:
         """The gradient of an output, as far as it is known."""
         gradient = self.gradients.get(place)
         return None if gradient is None else materialise(self.graph, gradient)
 
-    def _begin_updates(self) -> None:
-        """Declare what the optimizer needs for all parameters."""
-        g = self.graph
-        self.rate = g.input(LEARNING_RATE, ())
-        if self.optimizer.counts_steps:
-            g.scope = STEP_COUNT
-            self.step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), g.constant(1.0))
-
-    def _update(self, name: str) -> None:
+    def _update(self, node: fx.Node, rate: Tensor, step: Tensor | None) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete."""
-        g, optimizer, node = self.graph, self.optimizer, self.parameters[name]
-        parameter, gradient = self.values[node], self._whole((node, 0))
-        states = [f"{name}.{state}" for state in optimizer.states]
-        inputs = [g.input(state, parameter.shape) for state in states]
+        g, name = self.graph, self.parameters[node]
+        parameter, gradient = self.values[node], self._gradient((node, 0))
+        names = [f"{name}.{state}" for state in self.optimizer.states]
+        states: Sequence[Tensor] = [g.input(state, parameter.shape) for state in names]
         g.scope = f"{name}/update"
-        new, became = parameter, inputs
         if gradient is not None:  # torch leaves a parameter alone that the loss does not depend on
-            new, became = update(g, optimizer, parameter, gradient, inputs, self.rate, self.step)
-        self.after |= {name: new, **dict(zip(states, became, strict=True))}
+            parameter, states = update(g, self.optimizer, parameter, gradient, states, rate, step)
+        self.after |= {name: parameter, **dict(zip(names, states, strict=True))}
 
     def _described(self) -> Mapping[str, Any]:
-        states = {f"{name}.{state}": name for name in self.parameters for state in self.optimizer.states}
+        names = list(self.parameters.values())
         roles = {
             IMAGES: "images",
             LABELS: "labels: class numbers",
             LEARNING_RATE: "learning rate",
             STEP_COUNT: "steps made",
+            DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none",
+            **dict.fromkeys(names, "parameter"),
+            **dict.fromkeys(self.buffers, "buffer"),
         }
-        roles |= {DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none"}
-        roles |= dict.fromkeys(self.parameters, "parameter") | dict.fromkeys(self.buffers, "buffer")
-        roles |= {state: f"optimizer's state of {name}; begins as zeros" for state, name in states.items()}
+        roles |= {
+            f"{name}.{state}": f"optimizer's state of {name}; begins as zeros"
+            for name in names
+            for state in self.optimizer.states
+        }
         return {
             "inputs": {value.name: roles[value.name] for value in self.graph.inputs},
             "outputs": {LOSS: "mean over the images, before the update"}
@@ -285,20 +278,14 @@ class _Step:
         return tensor
 
 
-def _nodes(arguments: Any) -> Iterator[fx.Node]:
-    """The nodes among arguments, in order, those in lists included."""
-    found: list[fx.Node] = []
-    fx.map_arg(arguments, lambda node: found.append(node))
-    return iter(found)
-
-
 def _shape(value: Torch) -> Shape:
     """With None for the batch."""
     return tuple(None if isinstance(size, torch.SymInt) else int(size) for size in value.shape)
 
 
-def _dtype(value: Torch) -> str:
-    return str(value.dtype).removeprefix("torch.")
+def _name(target: str | None) -> str:
+    """A parameter's or a buffer's, without that of the module that adds the loss."""
+    return (target or "").removeprefix("module.")
 
 
 def _module_of(node: fx.Node) -> str:

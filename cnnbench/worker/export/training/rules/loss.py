@@ -31,14 +31,13 @@ def cross_entropy(
     target = g("OneHot", labels, depth, g.constant([0.0, 1.0]), shape=logits.shape, axis=1)
     if label_smoothing:
         target = g.add(g.mul(target, 1 - label_smoothing), g.constant(label_smoothing / classes))
-    log_p = g("LogSoftmax", logits, shape=logits.shape, axis=1)
-    share = g("Reciprocal", g.batch_size(logits), shape=())
+    log_p = g("LogSoftmax", logits, axis=1)
+    share = g("Reciprocal", g.batch_size(logits))
     total = g.sum(g.mul(target, log_p), [0, 1])
-    loss = g("Neg", g.mul(total, share), shape=())
+    loss = g("Neg", g.mul(total, share))
 
     def vjp(dy: Tensor) -> Gradients:
-        p = g("Exp", log_p, shape=logits.shape)
-        return [g.mul(g.sub(p, target), g.mul(dy, share)), None]
+        return [g.mul(g.sub(g("Exp", log_p), target), g.mul(dy, share)), None]
 
     return op_result(loss, vjp)
 
@@ -49,18 +48,12 @@ def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) ->
     Outputs y and which values were kept.
     """
     if not train or p == 0:
-        return OpResult([x, x], lambda gradients: [gradients[0]])
+        return op_result(x, lambda dy: [dy], x)
     if not any(value.name == DROP for value in g.inputs):
         g.input(DROP, ())
     rate = g.mul(Tensor(DROP, ()), p)
-    random = g("RandomUniformLike", x, shape=x.shape)
-    kept = g("GreaterOrEqual", random, rate, shape=x.shape)
-    factor = g("Reciprocal", g.sub(g.constant(1.0), rate), shape=())
-    mask = g.mul(g("Cast", kept, shape=x.shape, to=TensorProto.FLOAT), factor)
-
-    def vjp(gradients: Gradients) -> Gradients:
-        dy = gradients[0]
-        assert dy is not None
-        return [g.mul(dy, mask)]
-
-    return OpResult([g.mul(x, mask), kept], vjp)
+    random = g("RandomUniformLike", x)
+    kept = g("GreaterOrEqual", random, rate)
+    factor = g("Reciprocal", g.sub(g.constant(1.0), rate))
+    mask = g.mul(g("Cast", kept, to=TensorProto.FLOAT), factor)
+    return op_result(g.mul(x, mask), lambda dy: [g.mul(dy, mask)], kept)

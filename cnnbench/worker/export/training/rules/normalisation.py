@@ -42,16 +42,14 @@ def batch_norm(
     y = g.mul(centred, scale)
     if b is not None:
         y = g.add(y, g.reshape(b, per_channel))
-    unbiased = g.mul(variance, g.div(values, g.sub(values, g.constant(1.0))))
+    unbiased = g.mul(variance, g.div(values, g.sub(values, 1.0)))
     running = [
         g.add(g.mul(old, 1 - momentum), g.mul(g.reshape(new, (channels,)), momentum))
         for old, new in ((running_mean, mean), (running_var, unbiased))
     ]
 
-    def vjp(gradients: Gradients) -> VjpResult:
+    def vjp(dy: Tensor) -> VjpResult:
         """With s = scale and means over the axes: dx = s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
-        dy = gradients[0]
-        assert dy is not None
         total = g.sum(dy, axes, keep=True)
         along = g.sum(g.mul(dy, centred), axes, keep=True)
         dx = None
@@ -65,7 +63,7 @@ def batch_norm(
             found.append(g.reshape(total, (channels,)) if b.varies else None)
         return [*found, None, None]
 
-    return OpResult([y, mean, inverse, *running], vjp)
+    return op_result(y, vjp, mean, inverse, *running)
 
 
 def layer_norm(
@@ -129,15 +127,15 @@ def instance_norm(
 def _normalised(
     g: Graph, x: Tensor, axes: list[int], w: Tensor | None, b: Tensor | None, affine: tuple[Size, ...], eps: float
 ) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
-    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; and its pull."""
+    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; and its vjp."""
     centred = g.sub(x, g.mean(x, axes, keep=True))
     inverse = _inverse_deviation(g, g.mean(g.mul(centred, centred), axes, keep=True), eps)
     unit = g.mul(centred, inverse)
     y = unit if w is None else g.mul(unit, g.reshape(w, affine))
     if b is not None:
         y = g.add(y, g.reshape(b, affine))
-    copies = [axis for axis in range(x.ndim) if (1,) * (x.ndim - len(affine)) + tuple(affine) != x.shape]
-    copies = [axis for axis in copies if ((1,) * (x.ndim - len(affine)) + tuple(affine))[axis] == 1]
+    along_all = (1,) * (x.ndim - len(affine)) + tuple(affine)
+    copies = [axis for axis, size in enumerate(along_all) if size == 1 and along_all != x.shape]
 
     def vjp(dy: Tensor) -> Gradients:
         found: list[Tensor | None] = [None]
@@ -156,5 +154,4 @@ def _normalised(
 
 
 def _inverse_deviation(g: Graph, variance: Tensor, eps: float) -> Tensor:
-    deviation = g("Sqrt", g.add(variance, g.constant(eps)), shape=variance.shape)
-    return g("Reciprocal", deviation, shape=variance.shape)
+    return g("Reciprocal", g("Sqrt", g.add(variance, eps)))

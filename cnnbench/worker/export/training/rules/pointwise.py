@@ -50,7 +50,7 @@ def div(g: Graph, _: Any, x: Tensor, y: Tensor | float) -> OpResult:
 
     def vjp(dy: Tensor) -> Gradients:
         dx = g.div(dy, y)
-        negative = g("Neg", g.mul(dx, quotient), shape=quotient.shape)
+        negative = g("Neg", g.mul(dx, quotient))
         return [unbroadcast(g, dx, x) if x.varies else None, unbroadcast(g, negative, y) if y.varies else None]
 
     return op_result(quotient, vjp)
@@ -62,48 +62,41 @@ STEEP = 3e38
 
 def relu(g: Graph, _: Any, x: Tensor) -> OpResult:
     """max(x, 0); the gradient at 0 is 0."""
-    y = g("Relu", x, shape=x.shape)
+    y = g("Relu", x)
     return op_result(y, lambda dy: [g.mul(dy, _positive(g, y))])
 
 
 def _positive(g: Graph, x: Tensor) -> Tensor:
     """1.0 where x > 0, else 0.0: a steep line within [0, 1], for which one pass suffices."""
-    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=0.0)
+    return g("HardSigmoid", x, alpha=STEEP, beta=0.0)
 
 
 def not_negative(g: Graph, x: Tensor) -> Tensor:
     """1.0 where x >= 0, else 0.0, likewise."""
-    return g("HardSigmoid", x, shape=x.shape, alpha=STEEP, beta=1.0)
+    return g("HardSigmoid", x, alpha=STEEP, beta=1.0)
 
 
 def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) -> OpResult:
     """x within its bounds, such as ReLU6; the gradient at a bound is 0."""
-    y = g("Clip", x, g.constant(float(low)), g.constant(float(high)), shape=x.shape)
+    y = g("Clip", x, g.constant(float(low)), g.constant(float(high)))
 
     def vjp(dy: Tensor) -> Gradients:
-        above = g.sub(y, g.constant(float(low))) if low else y
+        above = g.sub(y, float(low)) if low else y
         below = g.sub(g.constant(float(high)), y)
         return [g.mul(dy, _positive(g, g.mul(above, below)))]
 
     return op_result(y, vjp)
 
 
-def _inside(g: Graph, x: Tensor, low: float, high: float) -> Tensor:
-    """Whether low < x < high."""
-    above = g("Greater", x, g.constant(float(low)), shape=x.shape)
-    below = g("Less", x, g.constant(float(high)), shape=x.shape)
-    return g("And", above, below, shape=x.shape)
-
-
 def sigmoid(g: Graph, _: Any, x: Tensor) -> OpResult:
     """1 / (1 + exp(-x))."""
-    y = g("Sigmoid", x, shape=x.shape)
+    y = g("Sigmoid", x)
     return op_result(y, lambda dy: [g.mul(dy, g.sub(y, g.mul(y, y)))])
 
 
 def silu(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x s(x) with s the sigmoid; its derivative is s + y (1 - s)."""
-    s = g("Sigmoid", x, shape=x.shape)
+    s = g("Sigmoid", x)
     y = g.mul(x, s)
 
     def vjp(dy: Tensor) -> Gradients:
@@ -114,24 +107,29 @@ def silu(g: Graph, _: Any, x: Tensor) -> OpResult:
 
 def tanh(g: Graph, _: Any, x: Tensor) -> OpResult:
     """The hyperbolic tangent."""
-    y = g("Tanh", x, shape=x.shape)
+    y = g("Tanh", x)
     return op_result(y, lambda dy: [g.sub(dy, g.mul(dy, g.mul(y, y)))])
 
 
 def hardsigmoid(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x / 6 + 1 / 2 within [0, 1]."""
-    y = g("HardSigmoid", x, shape=x.shape, alpha=1 / 6, beta=0.5)
-    return op_result(y, lambda dy: [g.where(_inside(g, x, -3.0, 3.0), g.mul(dy, 1 / 6), 0.0)])
+    y = g("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+
+    def vjp(dy: Tensor) -> Gradients:
+        inside = g("And", g("Greater", x, g.constant(-3.0)), g("Less", x, g.constant(3.0)))
+        return [g.where(inside, g.mul(dy, 1 / 6), 0.0)]
+
+    return op_result(y, vjp)
 
 
 def hardswish(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x hardsigmoid(x); its derivative is 0 up to -3, x / 3 + 1 / 2 between, and 1 from 3 on."""
-    y = g("HardSwish", x, shape=x.shape)
+    y = g("HardSwish", x)
 
     def vjp(dy: Tensor) -> Gradients:
-        slope = g.add(g.mul(x, 1 / 3), g.constant(0.5))
-        between = g.where(g("Greater", x, g.constant(-3.0), shape=x.shape), slope, 0.0)
-        below = g("Less", x, g.constant(3.0), shape=x.shape)
+        slope = g.add(g.mul(x, 1 / 3), 0.5)
+        between = g.where(g("Greater", x, g.constant(-3.0)), slope, 0.0)
+        below = g("Less", x, g.constant(3.0))
         return [g.mul(dy, g.where(below, between, 1.0))]
 
     return op_result(y, vjp)
@@ -141,12 +139,10 @@ def gelu(g: Graph, _: Any, x: Tensor, *, approximate: str = "none") -> OpResult:
     """x P(x) with P the normal distribution; its derivative is P + x p with p the normal density."""
     if approximate != "none":
         raise NoRule(f"gelu with approximate={approximate!r}")
-    erf = g("Erf", g.mul(x, math.sqrt(0.5)), shape=x.shape)
-    distribution = g.add(g.mul(erf, 0.5), g.constant(0.5))
+    distribution = g.add(g.mul(g("Erf", g.mul(x, math.sqrt(0.5))), 0.5), 0.5)
 
     def vjp(dy: Tensor) -> Gradients:
-        exponent = g("Exp", g.mul(g.mul(x, x), -0.5), shape=x.shape)
-        density = g.mul(exponent, 1 / math.sqrt(2 * math.pi))
+        density = g.mul(g("Exp", g.mul(g.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
         return [g.mul(dy, g.add(distribution, g.mul(x, density)))]
 
     return op_result(g.mul(x, distribution), vjp)

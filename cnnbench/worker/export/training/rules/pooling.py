@@ -1,4 +1,4 @@
-"""Pooling: largest values, whose gradient goes to where they were, and averages, which are matrix products."""
+"""Pooling: maxima, whose gradient goes to their positions, and averages, which are matrix products."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def max_pool(
     after = [max(0, (o - 1) * s + d * (k - 1) + 1 - n - p) for n, o, k, s, d, p in dims]
     if kernel == stride == [2, 2] and dilation == [1, 1] and not any((*before, *after)):
         return _max_of_pairs(g, out[0], x)
-    y, output_positions = g.several(
+    y, positions = g.several(
         "MaxPool",
         x,
         shapes=[out[0], out[0]],
@@ -47,8 +47,7 @@ def max_pool(
         flat = g.integers([-1])
         count = g("Size", x, shape=(1,))
         zeros = g("ConstantOfShape", g("Reshape", count, g.integers([1]), shape=(1,)), shape=(None,))
-        to = g("Reshape", output_positions, flat, shape=(None,))
-        values = g("Reshape", dy, flat, shape=(None,))
+        to, values = (g("Reshape", each, flat, shape=(None,)) for each in (positions, dy))
         scattered = g("ScatterElements", zeros, to, values, shape=(None,), axis=0, reduction="add")
         return [g.reshape(scattered, x.shape)]
 
@@ -56,7 +55,7 @@ def max_pool(
 
 
 def _max_of_pairs(g: Graph, shape: Shape, x: Tensor) -> OpResult:
-    """Windows of 2x2 side by side: the larger of two columns, then of two rows, whose gradients need no places.
+    """Windows of 2x2 side by side: the larger of two columns, then of two rows, whose gradients need no positions.
 
     Of two equal values the left and the upper one has the gradient, so that it is the first of the four.
     """
@@ -119,7 +118,7 @@ def adaptive_avg_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int
 
 
 def _averaged(g: Graph, shape: Shape, x: Tensor, window: Callable[[int, int], tuple[int, int, int]]) -> OpResult:
-    """Averages over windows (first, end, divisor), for each side and place: products with one matrix for each side."""
+    """Averages over windows (first, end, divisor), by side and position: a product with a matrix for each side."""
     sizes = [size or 0 for size in shape[2:]]
     if set(sizes) == {1} and all(window(side, 0) == (0, n, n) for side, n in enumerate(x.spatial())):
         return _global_average(g, x)

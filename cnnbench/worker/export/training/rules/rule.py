@@ -1,16 +1,15 @@
-"""What a gradient rule is: an operator's ONNX nodes, and how to pull gradients back through them."""
+"""What a gradient rule is: an operator's ONNX nodes, and its vector-Jacobian product (vjp)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
 
+Shape = tuple[Size, ...]
+
 
 class NoRule(Exception):
     """An operator with settings that its rule does not know; the message names them."""
-
-
-Shape = tuple[Size, ...]
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,14 @@ Rule = Callable[..., OpResult]
 with a `Tensor` for each tensor."""
 
 
-def op_result(y: Tensor, vjp: Callable[[Tensor], Gradients]) -> OpResult:
-    """An operator with one output."""
+def op_result(y: Tensor, vjp: Callable[[Tensor], VjpResult], *others: Tensor) -> OpResult:
+    """An operator whose gradients come from its first output alone."""
 
-    def vjp_one(gradients: Gradients) -> Gradients:
+    def vjp_one(gradients: Gradients) -> VjpResult:
         assert gradients[0] is not None
         return vjp(gradients[0])
 
-    return OpResult([y], vjp_one)
+    return OpResult([y, *others], vjp_one)
 
 
 def unbroadcast(g: Graph, gradient: Tensor, x: Tensor) -> Tensor:

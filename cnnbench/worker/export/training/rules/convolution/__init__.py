@@ -17,8 +17,8 @@ from cnnbench.worker.export.training.rules.convolution.settings import settings_
 from cnnbench.worker.export.training.rules.rule import Gradients, OpResult, ScaledGradient, op_result
 
 LIGHT = 4
-"""At most this many entries of a kernel for each place of an output: multiplying the weight and its gradient then costs
-less than multiplying the output's gradient, of eight images."""
+"""At most this many kernel elements for each output position: scaling the weight and its gradient then costs less than
+scaling the output's gradient, of eight images."""
 
 
 def convolution(
@@ -36,26 +36,23 @@ def convolution(
     s = settings_of(w, stride, padding, dilation, groups)
     y = forward.fastest(g, x, w, b, s)
 
+    def of_bias(dy: Tensor) -> Tensor | None:
+        return g.sum(dy, [0, *range(2, dy.ndim)]) if b is not None and b.varies else None
+
     def vjp(dy: Tensor) -> Gradients:
-        found: list[Tensor | None] = [
-            input_gradient.fastest(g, dy, x, w, s) if x.varies else None,
-            weight_gradient.fastest(g, dy, x, w, s) if w.varies else None,
-        ]
-        if b is not None:
-            found.append(g.sum(dy, [0, *range(2, dy.ndim)]) if b.varies else None)
-        return found
+        dx = input_gradient.fastest(g, dy, x, w, s) if x.varies else None
+        dw = weight_gradient.fastest(g, dy, x, w, s) if w.varies else None
+        return [dx, dw] if b is None else [dx, dw, of_bias(dy)]
 
     def vjp_scaled(dy: ScaledGradient) -> Gradients:
-        """The factor multiplies the weight and its gradient, which are smaller than dy."""
-        of_kernels = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
-        found: list[Tensor | None] = [
-            input_gradient.fastest(g, dy.rest, x, g.mul(w, of_kernels), s) if x.varies else None,
-            g.mul(weight_gradient.fastest(g, dy.rest, x, w, s), of_kernels) if w.varies else None,
-        ]
-        if b is not None:
-            total = g.mul(g.sum(dy.rest, [0, *range(2, y.ndim)]), g.reshape(dy.factor, b.shape))
-            found.append(total if b.varies else None)
-        return found
+        """The factor scales the weight and its gradient, which are smaller than dy."""
+        scale = g.reshape(dy.factor, (w.known(0), *(1 for _ in w.shape[1:])))
+        dx = input_gradient.fastest(g, dy.rest, x, g.mul(w, scale), s) if x.varies else None
+        dw = g.mul(weight_gradient.fastest(g, dy.rest, x, w, s), scale) if w.varies else None
+        if b is None:
+            return [dx, dw]
+        db = of_bias(dy.rest)
+        return [dx, dw, db and g.mul(db, g.reshape(dy.factor, b.shape))]
 
     is_light = math.prod(map(w.known, range(1, w.ndim))) <= LIGHT * math.prod(y.spatial())
     return replace(op_result(y, vjp), vjp_scaled=vjp_scaled if is_light else None)

@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution.settings import (
-    MANY_PLACES,
+    MANY_POSITIONS,
     Settings,
     channels_first,
     is_depthwise,
@@ -14,16 +14,16 @@ from cnnbench.worker.export.training.rules.convolution.settings import (
 )
 
 HEAVY = 2**18
-"""Entries of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
+"""Values of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
 BAND = 6
-"""A depthwise image of at most so many times its kernel's height is faster with band matrices, mostly zeros though."""
+"""A depthwise image of at most so many times its kernel's height is faster by banded matrices, mostly zeros though."""
 
 
 def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
     if is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and x.spatial()[0] <= BAND * s.kernel[0]:
         return banded(g, x, w, b, s)
-    is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_PLACES
+    is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_POSITIONS
     if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1 and is_heavy:
         return as_one_image(g, x, w, b, s)
     return by_images(g, x, w, b, s)
@@ -36,7 +36,7 @@ def by_images(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> 
 
 
 def as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
-    """Of one group: the images as one more spatial axis, so that one matrix product meets the whole weight once."""
+    """Of one group: the images as one more spatial axis, so that one matrix product reads the weight once."""
     image = g.reshape(channels_first(g, x), (1, w.known(1), None, *x.spatial()))
     kernel = g.reshape(w, (w.known(0), w.known(1), 1, *s.kernel))
     among = Settings((1, *s.kernel), (1, *s.stride), (0, *s.padding), (1, *s.dilation), 1)
@@ -47,10 +47,10 @@ def as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) 
 
 
 def banded(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
-    """Depthwise: rows take the channels' place, so that what was a vector times a matrix is a matrix product.
+    """Depthwise by banded (Toeplitz) matrices: rows become channels, so that vector times matrix is a matrix product.
 
-    For each channel and column j of the taps, output rows (P) are input rows (H) times a band matrix (P, H) of that
-    column's taps. So it is a convolution along the columns, of C groups with H inputs and P outputs each.
+    For each channel and column j of the kernel, output rows (P) are input rows (H) times a banded matrix (P, H) of that
+    column's elements. So it is a convolution along the columns, of C groups with H inputs and P outputs each.
     """
     channels, (height, width), (rows, columns) = w.known(0), x.spatial(), s.out(x.spatial())
     padded = joined_rows(rows, height + 2 * s.padding[0], s).reshape(rows, -1, s.kernel[1], math.prod(s.kernel))

@@ -18,9 +18,9 @@ def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
 
 
 def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """For strides of 1, and one group or as many as channels: a convolution with the weight turned around."""
+    """For strides of 1, and one group or as many as channels: a convolution with the flipped weight."""
     exchanged = g.transpose(w, [1, 0, *range(2, w.ndim)]) if s.groups == 1 else w
-    margins = [dilated_extent - pad for dilated_extent, pad in zip(s.dilated_extent(), s.padding, strict=True)]
+    margins = [extent - pad for extent, pad in zip(s.dilated_extent(), s.padding, strict=True)]
     around = [max(margin, 0) for margin in margins]
     backwards = Settings(s.kernel, (1,) * s.sides, tuple(around), s.dilation, s.groups)
     wide = forward.fastest(g, dy, flipped(g, exchanged), None, backwards)
@@ -29,18 +29,16 @@ def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> T
 
 
 def flipped(g: Graph, w: Tensor) -> Tensor:
-    """A weight with its taps in reverse order along every axis: a product, which is faster than slicing backwards."""
-    kernel_elements = math.prod(w.spatial())
-    if kernel_elements == 1:
+    """A weight reversed along every spatial axis: a product, which is faster than slicing backwards."""
+    elements = math.prod(w.spatial())
+    if elements == 1:
         return w
-    rows = g.reshape(w, (w.known(0) * w.known(1), kernel_elements))
-    return g.reshape(g.matmul(rows, g.constant(np.eye(kernel_elements, dtype=np.float32)[::-1].copy())), w.shape)
+    rows = g.reshape(w, (w.known(0) * w.known(1), elements))
+    return g.reshape(g.matmul(rows, g.constant(np.eye(elements, dtype=np.float32)[::-1].copy())), w.shape)
 
 
 def by_transposed_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """ONNX's ConvTranspose, with what the strides leave over at the end put out too."""
     sizes = zip(x.spatial(), dy.spatial(), s.padding, s.dilated_extent(), s.stride, strict=True)
-    left_over = [
-        size + 2 * pad - dilated_extent - 1 - (out - 1) * step for size, out, pad, dilated_extent, step in sizes
-    ]
+    left_over = [size + 2 * pad - extent - 1 - (out - 1) * step for size, out, pad, extent, step in sizes]
     return g("ConvTranspose", dy, w, shape=x.shape, output_padding=left_over, **s.attributes())

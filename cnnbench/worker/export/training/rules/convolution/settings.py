@@ -13,7 +13,7 @@ from cnnbench.worker.export.training.rules.rule import NoRule
 
 FEW_CHANNELS = 8
 """With fewer input channels a convolution's matrix product has too few rows, and rows of channels are copied slowly."""
-MANY_PLACES = 400
+MANY_POSITIONS = 400
 """Of an output, for which a product of its own for each image costs less than putting channels before images."""
 
 
@@ -43,20 +43,17 @@ class Settings:
         }
 
     def dilated_extent(self) -> tuple[int, ...]:
-        """How far the last tap of a window lies from its first."""
+        """How far a window's last kernel element lies from its first."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
 
     def out(self, sizes: Iterable[int]) -> tuple[int, ...]:
         """The output's spatial sizes, of an input's."""
         each = zip(sizes, self.padding, self.dilated_extent(), self.stride, strict=True)
-        return tuple((size + 2 * pad - dilated_extent - 1) // step + 1 for size, pad, dilated_extent, step in each)
+        return tuple((size + 2 * pad - extent - 1) // step + 1 for size, pad, extent, step in each)
 
     def kernel_elements(self) -> list[tuple[int, ...]]:
-        """Where each tap of the first window lies in the padded input, in the weight's order."""
-        return [
-            tuple(index * d for index, d in zip(kernel_element, self.dilation, strict=True))
-            for kernel_element in itertools.product(*map(range, self.kernel))
-        ]
+        """Where each kernel element of the first window lies in the padded input, in the weight's order."""
+        return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
 
 
 def settings_of(
@@ -89,7 +86,7 @@ def channels_first(g: Graph, x: Tensor) -> Tensor:
 
 
 def joined_rows(height: int, rows: int, s: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(height x rows x columns of taps, taps) float32: 1 where a row of the output meets a row of x in this tap."""
+    """(height * rows * kernel columns, kernel elements) float32: 1 where it joins an output row and one of x."""
     found = np.zeros((height, rows, s.kernel[1], *s.kernel), np.float32)
     out = np.arange(height)
     for i, j in itertools.product(*map(range, s.kernel)):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution.settings import (
     FEW_CHANNELS,
-    MANY_PLACES,
+    MANY_POSITIONS,
     Settings,
     channels_first,
     is_depthwise,
@@ -19,27 +19,27 @@ MAX_ROWS = 64
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
-    if all(
-        pad <= dilated_extent for pad, dilated_extent in zip(s.padding, s.dilated_extent(), strict=True)
-    ):  # every window meets the input
+    overlaps = all(pad <= extent for pad, extent in zip(s.padding, s.dilated_extent(), strict=True))
+    if overlaps:  # every window contains some of the input
         if is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MAX_ROWS:
             return by_rows(g, dy, x, w, s)
         if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1:
             place = 0 if w.known(1) < FEW_CHANNELS else s.sides
             return by_convolution(g, dy, x, w, s, place)
-        if s.groups == 1 and math.prod(s.kernel) == 1 and math.prod(dy.spatial()) >= MANY_PLACES:
+        if s.groups == 1 and math.prod(s.kernel) == 1 and math.prod(dy.spatial()) >= MANY_POSITIONS:
             return by_images(g, dy, x, w, s)
     return by_products(g, dy, x, w, s)
 
 
 def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings, place: int) -> Tensor:
-    """Of one group: x convolved with dy, the images taking the channels' place and the strides that of dilations.
+    """Of one group: x convolved with dy; images become channels, strides dilations and dilations strides.
 
     The channels of x become one more spatial axis, with a kernel of 1, before those of the image (`place` 0) or behind
-    them, where whole rows of channels are copied. So it is one convolution of one image with C x taps places; its inner
-    matrix product is as large as the forward one's, and its windows are gathered in the caches.
+    them, where whole rows of channels are copied. So it is one convolution of one image with as many output positions
+    as C times the kernel elements; its inner matrix product is as large as the forward one's, and its windows are
+    gathered in the caches.
     """
-    x, after = _met(g, x, dy, s, list(range(s.sides)))
+    x, after = _covered(g, x, dy, s, list(range(s.sides)))
     order = [0, *_inserted(range(2, x.ndim), place, 1)]
     image = g.reshape(g.transpose(x, order), (1, None, *_inserted(x.spatial(), place, w.known(1))))
     kernel = g.reshape(channels_first(g, dy), (w.known(0), None, *_inserted(dy.spatial(), place, 1)))
@@ -63,28 +63,27 @@ def _inserted(values: Iterable[int], place: int, value: int) -> tuple[int, ...]:
     return (*given[:place], value, *given[place:])
 
 
-def _met(g: Graph, x: Tensor, dy: Tensor, s: Settings, sides: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """x without the ends that no window reaches along some of its sides, and the zeros that follow it there."""
-    last = [
-        s.dilated_extent()[side] + (dy.spatial()[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides
-    ]
-    sizes = [min(end, x.spatial()[side]) for end, side in zip(last, sides, strict=True)]
-    met = g.window(x, [2 + side for side in sides], [0] * len(sides), sizes, [1] * len(sides))
-    return met, [end - size for end, size in zip(last, sizes, strict=True)]
+def _covered(g: Graph, x: Tensor, dy: Tensor, s: Settings, sides: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """x without the ends that no window covers along some of its sides, and the zeros that follow it there."""
+    extent, positions = s.dilated_extent(), dy.spatial()
+    ends = [extent[side] + (positions[side] - 1) * s.stride[side] + 1 - s.padding[side] for side in sides]
+    sizes = [min(end, x.spatial()[side]) for end, side in zip(ends, sides, strict=True)]
+    covered = g.window(x, [2 + side for side in sides], [0] * len(sides), sizes, [1] * len(sides))
+    return covered, [end - size for end, size in zip(ends, sizes, strict=True)]
 
 
 def by_images(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Of one tap and one group: for each image dy (K, P) times its inputs (P, C), and the sum of these."""
+    """Of a 1x1 kernel and one group: for each image dy (K, P) times its inputs (P, C), and the sum of these."""
     axes = list(range(2, x.ndim))
     inputs = g.window(g.pad(x, s.padding, s.padding), axes, [0] * s.sides, dy.spatial(), s.stride)
-    output_positions = math.prod(dy.spatial())
-    columns = g.transpose(g.reshape(inputs, (None, w.known(1), output_positions)), [0, 2, 1])
-    products = g.matmul(g.reshape(dy, (None, w.known(0), output_positions)), columns)
+    positions = math.prod(dy.spatial())
+    columns = g.transpose(g.reshape(inputs, (None, w.known(1), positions)), [0, 2, 1])
+    products = g.matmul(g.reshape(dy, (None, w.known(0), positions)), columns)
     return g.reshape(g.sum(products, [0]), w.shape)
 
 
 def by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """One matrix product for each tap, over all images and pixels: dy (K, N P) times the tap's inputs (N P, C)."""
+    """A matrix product for each kernel element, over images and pixels: dy (K, N P) times its inputs (N P, C)."""
     first = channels_first(g, dy)
     rows = g.reshape(first, (s.groups, w.known(0) // s.groups, None))
     inputs = channels_first(g, g.pad(x, s.padding, s.padding))
@@ -97,34 +96,32 @@ def by_products(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tens
 
 
 def _windows(g: Graph, inputs: Tensor, sizes: Sequence[int], s: Settings) -> list[Tensor]:
-    """For each tap, in the weight's order, what it meets of padded inputs (C, N, ...).
+    """For each kernel element, in the weight's order, what it multiplies of padded inputs (C, N, ...).
 
-    With a stride they are cut along the last axis first, once for each column of taps: picking single values is slow,
+    With a stride they are cut along the last axis first, once for each kernel column: picking single values is slow,
     and the cuts along the other axes then copy whole rows.
     """
     last = inputs.ndim - 1
     if s.stride[-1] == 1:
-        return [
-            g.window(inputs, list(range(2, last + 1)), kernel_element, sizes, s.stride)
-            for kernel_element in s.kernel_elements()
-        ]
+        axes = list(range(2, last + 1))
+        return [g.window(inputs, axes, element, sizes, s.stride) for element in s.kernel_elements()]
     columns = [g.window(inputs, [last], [j * s.dilation[-1]], [sizes[-1]], [s.stride[-1]]) for j in range(s.kernel[-1])]
     others = list(range(2, last))
     return [
-        g.window(columns[kernel_element[-1] // s.dilation[-1]], others, kernel_element[:-1], sizes[:-1], s.stride[:-1])
-        for kernel_element in s.kernel_elements()
+        g.window(columns[element[-1] // s.dilation[-1]], others, element[:-1], sizes[:-1], s.stride[:-1])
+        for element in s.kernel_elements()
     ]
 
 
 def by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Of a depthwise convolution: all rows of dy with all rows of x, of which those that a window joins count.
+    """Depthwise: all rows of dy with all rows of x, of which those that a window joins count.
 
-    For each column j of the taps, G[c, h, p, j] is the sum over n, w of dy[n, c, h, w] times x[n, c, p, w stride + j
+    For each kernel column j, G[c, h, p, j] is the sum over n, w of dy[n, c, h, w] times x[n, c, p, w stride + j
     dilation]: for each channel a convolution along the columns, of a single image that has N channels, with H kernels.
-    The gradient of tap (i, j) is the sum of G[c, h, h stride + i dilation, j] over h.
+    The gradient of element (i, j) is the sum of G[c, h, h stride + i dilation, j] over h.
     """
     channels, (height, width) = w.known(0), dy.spatial()
-    x, (after,) = _met(g, x, dy, s, [1])
+    x, (after,) = _covered(g, x, dy, s, [1])
     rows = x.spatial()[0] + 2 * s.padding[0]
     image = g.reshape(channels_first(g, x), (1, None, *x.spatial()))
     kernels = g.reshape(g.transpose(dy, [1, 2, 0, 3]), (channels * height, None, 1, width))

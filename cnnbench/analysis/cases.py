@@ -1,0 +1,150 @@
+"""Every case of a run as a row of numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
+from cnnbench.analysis.times import call_time, comparable_time, speedup
+from cnnbench.networks.units import MIB
+from cnnbench.records.record import MEASURED, Record, Status
+from cnnbench.suite.case import PHASES, WORKLOADS, Device, Layout, Precision, Workload
+
+MS = 1e3
+"""Milliseconds in a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseRow:
+    """One case, measured or not. Times are of one call of the whole batch.
+
+    Those of invalid and failed cases are shown and compared with nothing: they have no speedup and no rank.
+    """
+
+    model: str
+    workload: Workload
+    batch: int
+    device: Device
+    runtime: str
+    precision: Precision
+    layout: Layout
+    backend: str
+    status: Status
+    ms: Estimate | None = None
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    images_per_s: float | None = None
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    optimizer_ms: float | None = None
+    """The medians of a training step's phases, where the runtime separates them."""
+    speedup: Estimate | None = None
+    """How many times as fast as the reference runtime in the same rounds."""
+    peak_mib: float | None = None
+    parity_error: float | None = None
+    millijoules_per_image: float | None = None
+    launches: int | None = None
+    samples: int | None = None
+    blocks: int | None = None
+    blocks_with_interference: int | None = None
+    stopped: str = ""
+    reason: str = ""
+    id: str
+    rank: int | None = None
+    """In its comparison group, 1 the fastest; overlapping intervals share one. None for a case alone."""
+    tied: bool = False
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it was measured and its time may be compared."""
+        return self.status in MEASURED and self.ms is not None
+
+    @property
+    def phases_ms(self) -> dict[str, float]:
+        """The phases of a training step; none where it was not measured in phases."""
+        phases = dict(zip(PHASES["training"], (self.forward_ms, self.backward_ms, self.optimizer_ms), strict=True))
+        return {phase: ms for phase, ms in phases.items() if ms is not None}
+
+
+def case_rows(records: Sequence[Record]) -> list[CaseRow]:
+    """One row per case, inference first."""
+    references = {record.case.group_key: record for record in records if record.case.is_reference}
+    places = _places(records)
+    return [
+        _case_row(record, references.get(record.case.group_key), places.get(record.id))
+        for workload in WORKLOADS
+        for record in records
+        if record.case.workload == workload
+    ]
+
+
+def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
+    """By id, each record's rank in its comparison group, and whether others share it."""
+    groups: dict[tuple[object, ...], dict[str, Estimate]] = {}
+    for record in records:
+        if (time := comparable_time(record)) is not None:
+            groups.setdefault((record.group, record.case.group_key), {})[record.id] = time
+    found: dict[str, tuple[int, bool]] = {}
+    for times in groups.values():
+        if len(times) > 1:
+            places = ranks(list(times.values()))
+            found |= {id_: (rank, places.count(rank) > 1) for id_, rank in zip(times, places, strict=True)}
+    return found
+
+
+def _case_row(record: Record, reference: Record | None, place: tuple[int, bool] | None) -> CaseRow:
+    case = record.case
+    rank, tied = place or (None, False)
+    return CaseRow(
+        model=case.label,
+        workload=case.workload,
+        batch=case.batch,
+        device=case.device,
+        runtime=case.runtime,
+        precision=case.precision,
+        layout=case.layout,
+        backend=case.backend,
+        status=record.status,
+        parity_error=max((p.error for p in record.parity if p.error is not None), default=None),
+        reason="; ".join(record.reasons),
+        id=record.id,
+        rank=rank,
+        tied=tied,
+        speedup=speedup(record, reference) if reference else None,
+        **_measured(record),
+    )
+
+
+def _measured(record: Record) -> dict[str, Any]:
+    """The fields of a row that come from raw samples."""
+    case, measurement, time = record.case, record.measurement, call_time(record)
+    if measurement is None or time is None:
+        return {}
+    launches = measurement.launches
+    samples = [sample for blocks in measurement.times() for block in blocks for sample in block]
+    single_calls = all(launch.calls_per_sample == 1 for launch in launches)
+    percentiles = {p: percentile(samples, p) if single_calls else None for p in (90, 95, 99)}
+    joules = measurement.joules_per_image(case.batch)
+    phases = case.phases if case.phases == PHASES["training"] else ()
+    return {
+        "ms": time.scaled(MS),
+        **{f"p{p}_ms": None if value is None else value * MS for p, value in percentiles.items()},
+        "images_per_s": case.batch / time.value,
+        **{f"{phase}_ms": launch_estimate(measurement.times(phase)).value * MS for phase in phases},
+        "peak_mib": peak_mib(record),
+        "millijoules_per_image": None if joules is None else 1e3 * joules,
+        "launches": len(launches),
+        "samples": len(samples),
+        "blocks": measurement.all_blocks,
+        "blocks_with_interference": measurement.blocks_with_interference,
+        "stopped": launches[-1].stopped,
+    }
+
+
+def peak_mib(record: Record) -> float | None:
+    """Of the worker process's resident memory; on CUDA of torch's allocator."""
+    memories = [launch.memory for launch in (record.measurement.launches if record.measurement else [])]
+    on_cpu = record.case.device == "cpu"
+    peaks = [memory.peak_bytes if on_cpu else memory.device_allocated_bytes for memory in memories]
+    return max((peak / MIB for peak in peaks if peak is not None), default=None)

@@ -1,0 +1,117 @@
+"""The machine, and the noise of the measurements on it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import altair as alt
+
+from cnnbench.analysis.stats import NOISY_HALF_WIDTH
+from cnnbench.report.charts import ROW, WIDTH, Chart, colours
+from cnnbench.report.columns import Column, words
+from cnnbench.report.html import Part, Section
+from cnnbench.report.sections.drawing import data
+from cnnbench.report.sections.sources import Sources, described
+from cnnbench.report.table import Table, table_of
+
+GIB = 2**30
+LIBRARIES = ("torch", "onnxruntime")
+
+
+def section(sources: Sources) -> Section:
+    """Hardware and software, interference, and the widths of the intervals."""
+    parts: list[Part] = [*_facts(sources), *_widths(sources)]
+    return Section("machine", "Machine and noise", [" ".join(_noise(sources))], parts)
+
+
+def _facts(sources: Sources) -> list[Table]:
+    environment = sources.run.environment
+    if environment is None:
+        return []
+    facts, software, load = environment.machine, environment.software, environment.state.load_average
+    rows = {
+        "CPU": facts.cpu,
+        "cores": f"{facts.physical_cores or '?'} physical, {facts.affinity_cores} logical allowed",
+        "threads": " or ".join(map(str, environment.threads.used)),
+        "memory": f"{facts.memory_bytes / GIB:.1f} GiB",
+        "accelerators": ", ".join(sorted(set(environment.accelerators.values()))),
+        "system": facts.system,
+        "virtual machine": None if facts.virtualised is None else "yes" if facts.virtualised else "no",
+        "load average at start": f"{load[0]:.2f} over one minute" if load else None,
+        "libraries": ", ".join(f"{name} {version}" for name, version in software.items() if name.startswith(LIBRARIES)),
+        "software": ", ".join(f"{name} {software[name]}" for name in ("cnnbench", "python") if name in software),
+        "commit": software.get("git_commit"),
+    }
+    known = [(name, value) for name, value in rows.items() if value]
+    columns: list[Column[tuple[str, str]]] = [words("fact", lambda row: row[0]), words("value", lambda row: row[1])]
+    title, caption = "Hardware and software", "State at the start of the run."
+    return [table_of("machine", title, caption, known, columns)]
+
+
+def _noise(sources: Sources) -> Iterator[str]:
+    """Cases by status, and the interference beside them, in sentences."""
+    statuses = Counter(record.status for record in sources.records)
+    listed = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    number = len(sources.records)
+    yield f"{number} case{'s' * (number != 1)}: {listed}."
+    launches = [each for record in sources.records if record.measurement for each in record.measurement.launches]
+    blocks = [block for launch in launches for block in launch.blocks]
+    interference = [block for block in blocks if block.interference]
+    if not interference:
+        if blocks:
+            yield f"The system's counters show no interference in any of {len(blocks):,} blocks."
+        return
+    kinds = Counter(kind for block in interference for kind in {_kind(reason) for reason in block.interference})
+    yield (
+        f"The system's counters show interference in {len(interference):,} of {len(blocks):,} blocks "
+        f"({100 * len(interference) / len(blocks):.1f} %): "
+        f"{', '.join(f'{kind} ({count:,})' for kind, count in kinds.most_common())}. "
+        "These are left out where enough others remain."
+    )
+
+
+def _kind(reason: str) -> str:
+    """A reason without its figures: `others used 48 % of the CPUs` -> `others used the CPUs`."""
+    return re.sub(
+        r"\s+", " ", re.sub(r"[\d.]+ %( of)?|for [\d.]+ of [\d.]+ s|\d+ (times|pages?)|once", "", reason)
+    ).strip()
+
+
+def _widths(sources: Sources) -> list[Chart]:
+    """How wide the intervals are, a mark per case."""
+    rows = [(row, row.ms) for row in sources.measured if row.ms and row.ms.low is not None]
+    if not rows:
+        return []
+    shown = data(
+        {
+            "percent": max(100 * time.half_width, 0.01),
+            "line": f"{row.workload}, {row.backend}",
+            "backend": row.backend,
+            "what": described(row),
+        }
+        for row, time in rows
+    )
+    x = alt.X(
+        "percent:Q",
+        scale=alt.Scale(type="log", nice=False, padding=10),
+        title="larger side of the interval, % of the median",
+    )
+    ticks = (
+        alt.Chart(shown)
+        .mark_tick(thickness=2, size=ROW - 5)
+        .encode(
+            x=x,
+            y=alt.Y("line:N", sort=None, title=None),
+            color=alt.Color("backend:N", scale=colours(sources.backends), legend=None),
+            description="what:N",
+        )
+    )
+    limit = alt.Chart(data([{"percent": 100 * NOISY_HALF_WIDTH}])).mark_rule(strokeDash=[4, 3]).encode(x=x)
+    return [
+        Chart(
+            "interval-widths",
+            "Width of the intervals",
+            "One mark per case: the larger side of its 95 % interval. Right of the dashed line a case is noisy.",
+            (ticks + limit).properties(width=WIDTH, height=alt.Step(ROW)),
+        )
+    ]
