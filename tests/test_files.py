@@ -103,7 +103,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 
     monkeypatch.setattr(Path, "write_bytes", failing(Path.write_bytes))
     for name in ("open", "fsync", "replace"):
-        monkeypatch.setattr(files.os, name, failing(getattr(os, name)))
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
 
 
 @pytest.mark.parametrize("nth", range(1, 8))
@@ -116,7 +116,8 @@ def test_whatever_fails_the_files_are_as_before_or_as_asked(
     with monkeypatch.context() as patch:
         _fail_at(patch, nth)
         named = []
-        for act in (lambda: files.write(whole, "new"), lambda: files.append(lines, "new")):
+        acts: list[Callable[[], None]] = [lambda: files.write(whole, "new"), lambda: files.append(lines, "new")]
+        for act in acts:
             try:
                 act()
             except OSError as error:

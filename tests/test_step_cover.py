@@ -25,6 +25,7 @@ from cnnbench.worker.export.training import step as training
 from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.reference import inputs
 from cnnbench.worker.reference.labels import labels_for
+from cnnbench.worker.runtimes.step_session import StepSession
 from tests.test_training_step import GENTLE, MOMENTUM, failed
 
 pytestmark = pytest.mark.xdist_group("step cover")  # they share exports
@@ -143,7 +144,7 @@ def export(name: str) -> Exported:
 def test_a_small_member_agrees_with_torch(name: str, tmp_path: Path) -> None:
     member, labels = export(name), labels_for(IMAGES, CLASSES, 0)
     onnx.save(member.graph, str(tmp_path / "step.onnx"))
-    session = step.session_of(tmp_path / "step.onnx")
+    session = StepSession.of(str(tmp_path / "step.onnx"), torch.get_num_threads())
     for steps, rate in ((1, TIMED_LEARNING_RATE), (5, GENTLE)):
         draws = (inputs.images(IMAGES, member.image, seed).numpy() for seed in range(3))
         proofs = (step.prove(member.module, session, x, labels, MOMENTUM, steps, rate) for x in draws)

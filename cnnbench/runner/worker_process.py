@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, TypeVar
 
 import psutil
@@ -243,3 +244,10 @@ def thread_environment(threads: int) -> dict[str, str]:
     OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
     """
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def one_worker(name: str, threads: int, limit_s: float) -> Iterator[Worker]:
+    """A worker for one task, whose log is kept only as long as it takes."""
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Worker(Path(logs) / f"{name}.log", threads, limit_s) as worker:
+        yield worker
