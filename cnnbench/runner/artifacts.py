@@ -112,11 +112,11 @@ class Artifacts:
 
     def __init__(self, logs: Path | None = None, limit_s: float = LIMIT_S) -> None:
         """Builders log into `logs`, or a folder that is gone at the end; none may take longer than `limit_s`."""
-        self._scratch = None if logs else TemporaryDirectory(prefix="cnnbench-")
-        self.logs, self._limit_s = logs or Path(self._scratch.name), limit_s  # type: ignore[union-attr]
+        self._held = contextlib.ExitStack()
+        self.logs = logs or Path(self._held.enter_context(TemporaryDirectory(prefix="cnnbench-")))
+        self._limit_s = limit_s
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
-        self._own: set[Path] = set()
 
     def wanted(self, spec: ModelSpec, *, with_step: bool = False) -> Wanted:
         """A model as this interpreter builds it."""
@@ -195,7 +195,7 @@ class Artifacts:
         request = self.missing(wanted)[0]
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.is_users_own:
-            self._own.add(wanted.folder)
+            self._held.callback(shutil.rmtree, wanted.folder, ignore_errors=True)
         try:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
         except CnnbenchError as error:
@@ -237,10 +237,7 @@ class Artifacts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for folder in self._own:
-            shutil.rmtree(folder, ignore_errors=True)
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self._held.close()
 
 
 def _what(request: Build | BuildStep) -> str:

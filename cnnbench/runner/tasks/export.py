@@ -21,29 +21,29 @@ MAX_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
-class Exported(Frozen):
-    """What was written and how it was proved."""
-
+class _Written(Frozen):
     model: str
     file: str
     onnx_bytes: int
-    opset: int | None
     seconds: dict[str, float]
+    """Of each stage."""
     parity: list[Parity]
+    """How it was proved."""
 
 
-class ExportedStep(Frozen):
-    """A training step that was written, and how it was proved."""
+class Exported(_Written):
+    """An inference graph that was written."""
 
-    model: str
-    file: str
+    opset: int | None
+
+
+class ExportedStep(_Written):
+    """A training step that was written."""
+
     weights: str
     """The file of what parameters and buffers begin with, by their names."""
     weight_bytes: int
-    onnx_bytes: int
     nodes: int
-    seconds: dict[str, float]
-    parity: list[Parity]
 
 
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
