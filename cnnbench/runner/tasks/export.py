@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cnnbench.errors import InputError, WorkerError
 from cnnbench.records import artifact, files
@@ -22,29 +21,29 @@ MAX_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
-class Exported(Frozen):
-    """What was written and how it was proved."""
-
+class _Written(Frozen):
     model: str
     file: str
     onnx_bytes: int
-    opset: int | None
     seconds: dict[str, float]
+    """Of each stage."""
     parity: list[Parity]
+    """How it was proved."""
 
 
-class ExportedStep(Frozen):
-    """A training step that was written, and how it was proved."""
+class Exported(_Written):
+    """An inference graph that was written."""
 
-    model: str
-    file: str
+    opset: int | None
+
+
+class ExportedStep(_Written):
+    """A training step that was written."""
+
     weights: str
     """The file of what parameters and buffers begin with, by their names."""
     weight_bytes: int
-    onnx_bytes: int
     nodes: int
-    seconds: dict[str, float]
-    parity: list[Parity]
 
 
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
@@ -56,10 +55,10 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
     if weights == out:
         raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
     _check_place(out, weights)
-    with TemporaryDirectory(prefix="cnnbench-") as scratch, Artifacts(Path(scratch)) as artifacts:
+    with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
-        with Worker(Path(scratch) / "step.log", machine.usable_threads(), LIMIT_S) as worker:
+        folder, made = artifact.folder_of(spec, facts.key), artifacts.logs / "step.onnx"
+        with Worker(artifacts.logs / "step.log", machine.usable_threads(), LIMIT_S) as worker:
             request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer)
             step = worker.ask(request, StepFacts)
         if step.error is not None or step.onnx_bytes is None or step.nodes is None:
@@ -86,12 +85,12 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     one that cannot be exported or whose graph computes something else.
     """
     _check_place(out, out.parent / DATA)
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+    with Artifacts() as artifacts:
         facts = artifacts.get(spec)
         if facts.onnx_error is not None or facts.onnx_bytes is None:
             raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
         folder = artifact.folder_of(spec, facts.key)
-        parity = prove_graph(spec, folder, Path(logs) / "prove.log")
+        parity = prove_graph(spec, folder, artifacts.logs / "prove.log")
         for each in parity:
             _check(spec, each, "of the signal")
         graph = folder / artifact.GRAPH
