@@ -51,10 +51,11 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
     The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
     """
-    weights = out.parent / f"{out.stem}.safetensors"
+    _check_place(out)
+    weights = out.with_suffix(".safetensors")
     if weights == out:
         raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
-    _check_place(out, weights)
+    _check_beside(out, weights)
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
         folder, made = artifact.folder_of(spec, facts.key), artifacts.logs / "step.onnx"
@@ -84,7 +85,8 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
     """
-    _check_place(out, out.parent / DATA)
+    _check_place(out)
+    _check_beside(out, out.with_name(DATA))
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
         if facts.onnx_error is not None or facts.onnx_bytes is None:
@@ -120,12 +122,16 @@ def describe_graph(file: Path, log: Path) -> Described:
         return worker.ask(Describe(file=str(file)), Described)
 
 
-def _check_place(out: Path, beside: Path) -> None:
-    """Raises InputError where `out` cannot be written, or a file beside it is overwritten that is not its own."""
+def _check_place(out: Path) -> None:
+    """Raises InputError where `out` cannot be written."""
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a file; got a folder")
+
+
+def _check_beside(out: Path, beside: Path) -> None:
+    """Raises InputError where a file beside `out` would be overwritten that is not its own."""
     if beside.exists() and not out.exists():
         raise InputError(f"{out}: its weights would overwrite {beside}, which is another's; give another name")
 
