@@ -107,7 +107,8 @@ def warm_up(
 ) -> WarmUp:
     """Call until the times have converged and half a second has gone by, or until the limit; six calls at least.
 
-    After the hard limit it ends with however few calls. Where `min_calls` are asked for, to equalise warm-up with others, these are enough, without the half second.
+    After the hard limit it ends with however few calls. Where `min_calls` are requested, to equalise warm-up with
+    others, these are enough, without the half second.
     """
     gc.collect()
     gc.freeze()  # so that collecting between blocks takes no time
