@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
 from tests.alone import hold
+
+if TYPE_CHECKING:
+    from cnnbench.suite.case import ModelSpec
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,6 +40,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if several and not asked:
         option.numprocesses = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         option.dist = "loadgroup" if option.dist == "no" else option.dist
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves tests that share a fixture of their module to one process, which makes it once."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            definitions = item._fixtureinfo.name2fixturedefs.values()
+            if any(each.scope == "module" for same in definitions for each in same):
+                item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,10 +91,21 @@ def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def once(cache: Path) -> Callable[[str], FileLock]:
-    """`with once(name):` holds a lock that all processes of this run share: the first builds, the others find it."""
+def artifact_of(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> "Callable[[ModelSpec], Path]":
+    """`artifact_of(spec)` is the folder of a model's artifact, which the first process that asks for it builds."""
+    from cnnbench.records import artifact
+    from cnnbench.runner.artifacts import Artifacts
+
     cache.mkdir(exist_ok=True)
-    return lambda name: FileLock(cache / f"{name}.lock")
+
+    def call(spec: "ModelSpec") -> Path:
+        lock = FileLock(cache / f"{artifact.file_name(spec.label)}.lock")
+        with lock, Artifacts(tmp_path_factory.mktemp("logs")) as artifacts:
+            facts = artifacts.get(spec)
+        assert facts.onnx_error is None
+        return artifact.folder_of(spec, facts.key)
+
+    return call
 
 
 @pytest.fixture

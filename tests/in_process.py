@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel
 
@@ -21,10 +20,10 @@ GOOD: Mapping[str, BaseModel] = {
     "load": Loaded(import_s=0.1),
     "open": Opened(load_s=0.1, first_call_s=0.01, parity=[]),
     "warm": Warmed(calls=10, seconds=0.1, converged=True, calls_per_sample=1, call_s=0.01),
-    "sample": Sampled(seconds={"forward": [0.01, 0.01]}),
+    "sample": Sampled(seconds={"forward": [0.01]}),
     "close": Closed(parity=[], memory=MEMORY, ran=RAN, faults=[]),
 }
-"""What a worker answers to each request when all is well."""
+"""What a worker answers to each request when all is well; no two samples are alike."""
 
 Answer = BaseModel | str | int | Callable[[], None]
 """A reply; a line as it is, nothing if empty; the exit code of a process that dies instead; or something to do before
@@ -37,11 +36,11 @@ class ScriptedProcess:
     def __init__(self, script: Mapping[str, Answer], log: list[str], name: str) -> None:
         read, write = os.pipe()
         self.pid = NOBODY
-        self.stdout: IO[str] = os.fdopen(read)
-        self.stdin = self
+        self.stdin, self.stdout = self, os.fdopen(read)
         self._replies = os.fdopen(write, "w")
         self._script, self._log, self._name = script, log, name
         self._code: int | None = None
+        self._samples = 0
 
     def write(self, text: str) -> int:
         op = json.loads(text)["op"]
@@ -50,6 +49,9 @@ class ScriptedProcess:
         if callable(answer):
             answer()
             answer = GOOD[op]
+        if answer is GOOD["sample"]:
+            self._samples += 1
+            answer = Sampled(seconds={"forward": [0.01 * (1 + self._samples % 5)]})
         if isinstance(answer, int):
             self._end(answer)
         else:

@@ -10,8 +10,9 @@ from cnnbench.errors import RunFolderError
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.report import peaks_text
 from cnnbench.runner.machine import last_level_cache_bytes
+from cnnbench.runner.tasks import peaks as tasks
 from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for
-from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.case import Case, Device, ModelSpec
 from cnnbench.worker.peaks.kernels import grown, repeat, set_sizes
 from tests.conftest import Cli
 from tests.peaks import KIB, peaks
@@ -181,3 +182,30 @@ def test_ceilings_go_into_no_run_of_another_machine(home: Path, cli: Cli) -> Non
     done = cli("doctor", "--peaks", "--into", "run")
     assert done.returncode == 2
     assert "expected a run of this machine; got another's: cpu: " in done.stderr
+
+
+def test_peaks_are_kept_until_the_machine_changes_or_somebody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNBENCH_CACHE", str(tmp_path))
+    measured: list[tuple[Device, int]] = []
+
+    def measure(device: Device, threads: int, logs: Path | None) -> Peaks:
+        measured.append((device, threads))
+        return peaks(device, threads, "NVIDIA L4")
+
+    monkeypatch.setattr(tasks, "measure_peaks", measure)
+    assert tasks.peaks_of("cpu", 2, ENVIRONMENT) == tasks.peaks_of("cpu", 2, ENVIRONMENT)
+    assert measured == [("cpu", 2)]
+    tasks.peaks_of("cpu", 1, ENVIRONMENT)
+    tasks.peaks_of("cpu", 2, ENVIRONMENT, anew=True)
+    machine = ENVIRONMENT.machine.model_copy(update={"cpu": "Another CPU"})
+    tasks.peaks_of("cpu", 2, ENVIRONMENT.model_copy(update={"machine": machine}))
+    assert measured[1:] == [("cpu", 1), ("cpu", 2), ("cpu", 2)]
+    for name in ("NVIDIA L4", "NVIDIA L4", "NVIDIA T4"):
+        tasks.peaks_of("cuda", 2, ENVIRONMENT.model_copy(update={"accelerators": {"cuda": name}}))
+    assert measured[4:] == [("cuda", 2), ("cuda", 2)], "another accelerator is measured anew"
+    for file in tmp_path.rglob(PEAKS):
+        file.write_text("{")
+    tasks.peaks_of("cpu", 2, ENVIRONMENT)
+    assert measured[6:] == [("cpu", 2)], "a damaged file too"

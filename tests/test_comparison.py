@@ -165,12 +165,12 @@ def prices(folder: Path, text: str) -> Path:
 def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparison) -> None:
     file = prices(tmp_path, "currency: EUR\nmachines:\n  a: {watts: 200, price_per_hour: 0.8}\n  b: {watts: 50}\n")
     compared = compare_runs([machine.run for machine in two.machines], prices=file)
-    a, b = (next(row for row in compared_rows(compared) if row.machine == name) for name in ("a", "b"))
-    assert a.images_per_s == pytest.approx(800)  # 8 images in 10 ms
-    assert a.images_per_joule == pytest.approx(800 / 200)
-    assert a.images_per_currency == pytest.approx(800 * 3600 / 0.8)
-    assert b.images_per_joule == pytest.approx(400 / 50)
-    assert b.images_per_currency is None
+    a, b = (next(row for row in compared_rows(compared) if row.machine.name == name) for name in ("a", "b"))
+    assert a.measured.images_per_s == pytest.approx(800)  # 8 images in 10 ms
+    assert a.machine.images_per_joule(a.measured) == pytest.approx(800 / 200)
+    assert a.machine.images_per_currency(a.measured) == pytest.approx(800 * 3600 / 0.8)
+    assert b.machine.images_per_joule(b.measured) == pytest.approx(400 / 50)
+    assert b.machine.images_per_currency(b.measured) is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
     measurement = measured.measurement.model_copy(update={"launches": [launch.model_copy(update={"blocks": blocks})]})
     one = run("a", measured.model_copy(update={"measurement": measurement}))
     compared = compare_runs([one], prices=prices(tmp_path, "machines: {a: {watts: 1}}"))
-    assert [row.images_per_joule for row in compared_rows(compared)] == [pytest.approx(20.0)]
+    assert [row.machine.images_per_joule(row.measured) for row in compared_rows(compared)] == [pytest.approx(20.0)]
 
 
 def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:

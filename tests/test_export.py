@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import InputError
-from cnnbench.runner.tasks.export import DATA, _check_place, _copy, export_training_step
+from cnnbench.runner.tasks.export import DATA, _check_beside, _copy, export_training_step
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 
@@ -13,9 +13,9 @@ from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 def test_the_weights_of_another_graph_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / DATA).write_text("another graph's")
     with pytest.raises(InputError, match=r"would overwrite .*another's"):
-        _check_place(tmp_path / "b.onnx", tmp_path / DATA)
+        _check_beside(tmp_path / "b.onnx", tmp_path / DATA)
     (tmp_path / "b.onnx").write_text("its own graph")
-    _check_place(tmp_path / "b.onnx", tmp_path / DATA)
+    _check_beside(tmp_path / "b.onnx", tmp_path / DATA)
 
 
 def test_a_step_and_its_weights_cannot_be_one_file(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_heavy_import_would_be_seen() -> None:
 
 def test_what_reports_need_is_imported_only_for_reports() -> None:
     assert _heavy_after("import cnnbench.cli, cnnbench.api", FOR_REPORTS) == ""
-    assert _heavy_after("import cnnbench.report.sections", FOR_REPORTS) == "altair jinja2 pandas"
+    assert _heavy_after("import cnnbench.report.sections", FOR_REPORTS) == "altair jinja2"
 
 
 def _heavy_after(code: str, heavy: set[str] = HEAVY) -> str:

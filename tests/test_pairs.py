@@ -2,15 +2,22 @@
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cnnbench.gate.pairs import Pair, Rounds
+from cnnbench.gate.arms import Arm
+from cnnbench.gate.pairs import Pair, Pairs, Rounds
+from cnnbench.gate.procedure import ArmComparison, Paired
 from cnnbench.records.reason import Interference
 from cnnbench.records.record import Launch
+from cnnbench.runner.fork_server import ForkServers
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case
 from cnnbench.worker.timing import measure
-from tests.records import measurement
+from tests.in_process import ScriptedWorker
+from tests.records import case, facts, measurement
 
 
 def launch(times: list[float], interference: tuple[int, ...] = (), samples: int = 2, **changes: Any) -> Launch:
@@ -100,3 +107,42 @@ def test_a_slowdown_that_is_made_on_purpose_is_that_share_of_each_calls_time(mon
     phases = measure.slowed({"forward": work}, 0.5)
     phases["forward"]()
     assert now == pytest.approx(15.0, abs=0.01)
+
+
+class Gate:
+    """A gate of one environment against itself, with workers in this process."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.folder, self.kept = folder, list[Pair]()
+        monkeypatch.setenv("CNNBENCH_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(ForkServers, "start", lambda servers, lineage, log: self._start(log))
+        monkeypatch.setattr(ForkServers, "fork", lambda servers, lineage, log: self._start(log, "fork "))
+
+    def _start(self, log: Path, how: str = "") -> Worker:
+        self.asked.append(f"{how}{log.stem}")
+        return ScriptedWorker({"build": facts()}, [], log.stem)
+
+    def measure(self, *cases: Case) -> list[Paired]:
+        base = Arm("base", ".")
+        comparisons = [ArmComparison(each, each, 0.001) for each in cases]
+        with Pairs(base, base, self.folder, 10.0, random.Random(0), self.kept.append) as pairs:
+            pairs.build(comparisons, lambda what: None)
+            return [pairs.measure(each, "screen", ["base", "head"], 0, 1.0) for each in comparisons]
+
+
+def test_a_gate_builds_everything_before_it_measures_and_onnx_runtime_needs_no_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(tmp_path, monkeypatch)
+    found = gate.measure(case("ort"), case("ort", model="simple_cnn"))
+    assert [len(pair.logs) for pair in found] == [1, 1]
+    assert [pair.comparison for pair in gate.kept] == [case("ort").id, case("ort", model="simple_cnn").id]
+    starts = [line.split("-")[0] for line in gate.asked]
+    assert starts == ["fork build", "fork build", "base", "head", "base", "head"]
+
+
+def test_arms_of_pytorch_are_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(tmp_path, monkeypatch)
+    gate.measure(case("eager"))
+    assert [line.split("-")[0] for line in gate.asked] == ["build", "fork base", "fork head"]

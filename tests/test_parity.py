@@ -9,10 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from cnnbench.records import artifact
 from cnnbench.records.artifact import GRAPH
-from cnnbench.records.messages import Build, Load, Loaded, Open, Opened
-from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.messages import Load, Loaded, Open, Opened
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec, Precision
 from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, tiled
@@ -22,13 +20,9 @@ CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that 
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(artifact_of: Callable[[ModelSpec], Path]) -> Path:
     """The artifact of a MobileNetV2 for small images: depthwise layers, batch norms, ReLU6, residuals."""
-    folder = artifact.folder_of(SPEC, "parity")
-    with Worker(tmp_path_factory.mktemp("logs") / "build.log", 2, 300) as worker:
-        facts = worker.ask(Build(spec=SPEC, key="parity", folder=str(folder)), ArtifactFacts)
-    assert facts.onnx_error is None
-    return folder
+    return artifact_of(SPEC)
 
 
 @pytest.fixture(scope="module")

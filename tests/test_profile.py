@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +20,16 @@ from torch import nn
 from cnnbench.analysis.layer_join import join, owner, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
 from cnnbench.report import layer_times
-from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.profilers.eager import ranges
 from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES, origins
 from tests.conftest import Cli
 
-MOBILENET = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=1000)
+MOBILENET = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CALLS, BATCH = 3, 2
 
 OWN = '''
@@ -78,10 +77,11 @@ def ask(spec: ModelSpec, runtime: str, folder: Path, scratch: Path, calls: int =
 
 
 @pytest.fixture(scope="module")
-def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Profiled]:
+def mobilenet(
+    artifact_of: Callable[[ModelSpec], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Profiled]:
     scratch = tmp_path_factory.mktemp("profile")
-    with Artifacts(scratch) as artifacts:
-        folder = artifact.folder_of(MOBILENET, artifacts.get(MOBILENET).key)
+    folder = artifact_of(MOBILENET)
     return {runtime: ask(MOBILENET, runtime, folder, scratch) for runtime in ("eager", "ort")}
 
 
@@ -97,14 +97,14 @@ def test_every_call_is_seen_and_its_operators_do_not_exceed_it(mobilenet: dict[s
 
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_layers_run_in_the_order_of_the_network_under_its_names(mobilenet: dict[str, Profiled], runtime: str) -> None:
-    network = ARCHITECTURES["mobilenet_v2"].network((64, 64))
+    network = ARCHITECTURES["mobilenet_v2"].network((64, 64), 10)
     with_macs = [layer.name for layer in network.inference if layer.macs]
     assert [each.name for each in mobilenet[runtime].layers if each.name in with_macs] == with_macs
     assert all(sum(each.seconds) > 0 for each in mobilenet[runtime].layers if each.name in with_macs)
 
 
 def test_a_table_has_all_the_work_and_no_time_for_what_was_folded_away(mobilenet: dict[str, Profiled]) -> None:
-    network = ARCHITECTURES["mobilenet_v2"].network((64, 64))
+    network = ARCHITECTURES["mobilenet_v2"].network((64, 64), 10)
     rows = join(network, BATCH, mobilenet)
     assert sum(row.macs or 0 for row in rows) == BATCH * network.macs
     assert sum(row.moved_bytes or 0 for row in rows) == network.moved_bytes(BATCH)

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,8 +48,8 @@ def build(spec: ModelSpec, logs: Path) -> tuple[Path, ArtifactFacts]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(SMALL, tmp_path_factory.mktemp("logs"))[0]
+def small(artifact_of: Callable[[ModelSpec], Path]) -> Path:
+    return artifact_of(SMALL)
 
 
 def launch(case: Case, folder: Path, logs: Path) -> tuple[Opened, Closed]:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,8 +13,7 @@ import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records import artifact
-from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
-from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.runner.fork_server import CAN_FORK, ForkServer, ForkServers, Lineage
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -31,11 +30,8 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
 
 
 @pytest.fixture(scope="module")
-def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = artifact.folder_of(LENET, "template-tests")
-    with Worker(tmp_path_factory.mktemp("logs") / "build.log", 2, 120) as worker:
-        worker.ask(Build(spec=LENET, key="template-tests", folder=str(folder)), ArtifactFacts)
-    return folder
+def lenet(artifact_of: Callable[[ModelSpec], Path]) -> Path:
+    return artifact_of(LENET)
 
 
 def whole_launch(worker: Worker, folder: Path) -> tuple[Loaded, Closed]:

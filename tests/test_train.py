@@ -66,6 +66,34 @@ def test_a_missing_data_set_is_told_with_the_way_to_get_it(tmp_path: Path, cli: 
     assert "train-labels-idx1-ubyte[.gz] is missing" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("sizes-that-overflow", bytes([0, 0, 8, 3]) + (2**31).to_bytes(4, "big") * 3 + b"x" * 64, "expected 9,9"),
+        ("header-cut-short", bytes([0, 0, 8, 3, 0, 0]), "bytes of values"),
+        ("too-large", bytes([0, 0, 8, 1]) + (5000).to_bytes(4, "big") + bytes(5000), "expected at most 1,000 bytes"),
+        ("too-large.gz", gzip.compress(bytes([0, 0, 8, 1]) + bytes(5000)), "expected at most 1,000 bytes"),
+        ("damaged.gz", gzip.compress(b"x" * 100)[:-20], "cannot be read"),
+    ],
+)
+def test_a_file_that_lies_is_told_and_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr("cnnbench.worker.dataset_files.MAX_BYTES", 1000)
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_idx(str(file))
+
+
+def test_labels_that_the_model_has_no_class_for_are_told(stripes: Path, cli: Cli) -> None:
+    file = stripes / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    file.write_bytes(idx(np.full(200, 250, np.uint8)))
+    done = cli("train", "lenet5", "--data", str(stripes), "--out", str(stripes / "w.safetensors"))
+    assert done.returncode == 2
+    assert "expected labels below the model's 10 classes; got 250" in done.stderr
+
+
 def test_a_damaged_file_is_told(stripes: Path, cli: Cli) -> None:
     file = stripes / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
     file.write_bytes(b"<html>not found</html>")

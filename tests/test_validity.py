@@ -30,11 +30,12 @@ def test_disturbed_turns_are_left_out_whatever_their_times() -> None:
     assert launch(wild, interference=3).call_blocks() == launch(QUIET).call_blocks()
 
 
-def test_too_few_undisturbed_turns_are_said_and_all_are_used() -> None:
+def test_too_few_blocks_without_interference_are_reported_and_all_are_used() -> None:
     status, reasons = status_of([launch(QUIET, interference=7)])
     assert status == "noisy"
     assert reasons == [
-        "only 3 of 10 turns were undisturbed, and 6 are needed; in the first that was: others used 43 % of the CPUs"
+        "only 3 of 10 blocks were free of interference, and 6 are needed; "
+        "in the first that was: others used 43 % of the CPUs"
     ]
     assert len(launch(QUIET, interference=7).call_blocks()) == 10
 

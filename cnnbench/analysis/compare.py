@@ -39,6 +39,11 @@ class Key(NamedTuple):
         seed = [f"seed {self.seed}"] if self.seed else []
         return ", ".join([self.workload, self.runtime, self.precision, *unusual, f"batch {self.batch}", *seed])
 
+    @property
+    def text(self) -> str:
+        """`resnet18, inference, eager, fp32, batch 8`."""
+        return f"{self.model}, {self.setting}"
+
 
 def key_of(case: Case) -> Key:
     """The key of a case."""
@@ -167,49 +172,29 @@ class Comparison:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparedRow:
+class ComparedRow(NamedTuple):
     """One case on one machine that measured it."""
 
-    model: str
-    workload: Workload
-    batch: int
-    runtime: str
-    precision: str
-    layout: str
-    seed: int
-    machine: str
-    ms: Estimate
-    images_per_s: float
+    key: Key
+    machine: Machine
+    measured: Measured
     ratio: Estimate | None
+    """To the reference's time."""
     rank: int
-    images_per_joule: float | None
-    images_per_currency: float | None
-    on_every_machine: bool
+    is_common: bool
+    """Whether every machine measured the case."""
 
 
 def compared_rows(comparison: Comparison) -> list[ComparedRow]:
     """One row per case and machine that measured it."""
-    rows = []
     common = set(comparison.common)
-    for key in comparison.keys:
-        places = comparison.places(key)
-        for machine in comparison.machines:
-            if (measured := machine.cases.get(key)) is not None:
-                rows.append(
-                    ComparedRow(
-                        **key._asdict(),
-                        machine=machine.name,
-                        ms=measured.seconds.scaled(1e3),
-                        images_per_s=measured.images_per_s,
-                        ratio=comparison.ratio(machine, key),
-                        rank=places[machine.name],
-                        images_per_joule=machine.images_per_joule(measured),
-                        images_per_currency=machine.images_per_currency(measured),
-                        on_every_machine=key in common,
-                    )
-                )
-    return rows
+    return [
+        ComparedRow(key, machine, measured, comparison.ratio(machine, key), places[machine.name], key in common)
+        for key in comparison.keys
+        for places in [comparison.places(key)]
+        for machine in comparison.machines
+        if (measured := machine.cases.get(key)) is not None
+    ]
 
 
 def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None = None) -> Comparison:

@@ -48,7 +48,7 @@ class Totals:
 
 
 def totals_by_counter(spec: ModelSpec, counters: CounterResults) -> Totals:
-    """All layers together, of the closed form, every counter, and torchvision's published figures."""
+    """All layers together, of the closed form and every counter."""
     counted = dict(counters.counted)
     if counters.closed_form is not None:
         counted = {"closed form": counters.closed_form, **counted}
@@ -56,15 +56,13 @@ def totals_by_counter(spec: ModelSpec, counters: CounterResults) -> Totals:
         {name: total(each, figure) for name, each in counted.items() if figure in SPEAKS_OF.get(name, ())}
         for figure in (PARAMS, MACS)
     )
-    backward = {"backward": total(counted["backward"], MACS)} if "backward" in counted else {}
-    if backward and registry.find(spec.model) is not None:
+    backward = {}
+    if registry.find(spec.model) is not None:
         with suppress(CnnbenchError):  # another version's model, at a size that this one refuses
             network = registry.get(spec.model).network(spec.image_size, spec.classes)
             backward["closed form"] = sum(map(backward_macs, network.layers))
-    if (published := counters.published) is not None:
-        params["published"] = published.params
-        if published.giga_macs is not None:
-            macs["published"] = round(published.giga_macs * GIGA)
+    if "backward" in counted:
+        backward["backward"] = total(counted["backward"], MACS)
     return Totals(params, macs, backward)
 
 

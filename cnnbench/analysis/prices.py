@@ -39,7 +39,7 @@ def read_prices(path: Path, machines: Collection[str]) -> Prices:
     """Read and check. Raises InputError, with file and line, for a mistake or a machine that is not compared."""
     source = read_yaml(path)
     try:
-        prices = Prices.model_validate(source.data or {})
+        prices = Prices.model_validate({} if source.data is None else source.data)
     except ValidationError as error:
         first = error.errors()[0]
         where = tuple(part for part in first["loc"])

@@ -8,7 +8,7 @@ from cnnbench.analysis.stats import NOISY_HALF_WIDTH, launch_estimate, trend, tw
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import (
     MEASURED,
-    MIN_TURNS,
+    MIN_BLOCKS,
     STATUSES,
     ArtifactFacts,
     Launch,
@@ -93,7 +93,7 @@ def _has_interference(launch: Launch) -> bool:
 def _interference(launch: Launch) -> Reason:
     clean = sum(not block.interference for block in launch.blocks)
     first = next(found for block in launch.blocks for found in block.interference)
-    detail = f"{clean} of {len(launch.blocks)}, and {MIN_TURNS} are needed; in the first that was not: {first}"
+    detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"
     return Reason(code="interference", detail=detail)
 
 

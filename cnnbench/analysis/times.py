@@ -1,7 +1,7 @@
 """The time of a record's call, and how many times as fast one record is as another."""
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, launch_ratio_estimate
-from cnnbench.records.record import MEASURED, MIN_TURNS, Launch, Record
+from cnnbench.records.record import MEASURED, MIN_BLOCKS, Launch, Record
 
 
 def call_time(record: Record) -> Estimate | None:
@@ -37,7 +37,7 @@ def _shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[
         blocks = [{block.round: block for block in launch.blocks} for launch in launches]
         shared = [number for number in blocks[0] if number in blocks[1]]
         clean = [number for number in shared if not any(each[number].interference for each in blocks)]
-        chosen = clean if len(clean) >= MIN_TURNS else shared
+        chosen = clean if len(clean) >= MIN_BLOCKS else shared
         for launch, each, into in zip(launches, blocks, times, strict=True):
             into.append([[total / launch.calls_per_sample for total in each[n].totals_s()] for n in chosen])
     return times

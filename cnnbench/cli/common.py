@@ -1,5 +1,6 @@
 """Options that several commands have, and the objects that they name."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,12 +19,21 @@ ImageSize = Annotated[
     str | None,
     typer.Option(metavar="N|HxW", help="Image size, such as 224 or 480x640; the model's default if not given."),
 ]
-Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes; the model's default if not given.")]
+Classes = Annotated[
+    int | None, typer.Option(min=1, max=2**31 - 1, help="Number of classes; the model's default if not given.")
+]
 WhatIf = Annotated[
     str | None,
     typer.Option(metavar="NAME=VALUE,...", help="Settings of the family, such as width=0.75,depth=1.2,resolution=192."),
 ]
-WeightSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random weights.")]
+WeightSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the random weights.")]
+
+
+def finite(value: float) -> float:
+    """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number; got {value}")
+    return value
 
 
 def size_of(image_size: str | None) -> tuple[int, ...] | None:

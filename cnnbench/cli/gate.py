@@ -28,7 +28,7 @@ Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to t
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="This machine's file; in the cache if not given.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the order of launches.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order of launches.")]
 Out = Annotated[Path | None, typer.Option(help="The folder to write; runs/gate-<suite>-<time> if not given.")]
 
 

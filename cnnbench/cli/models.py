@@ -28,7 +28,7 @@ from cnnbench.suite.parse import checked
 
 app = typer.Typer()
 
-Batch = Annotated[int, typer.Option(min=1, help="Images; work and output shapes are for all of them.")]
+Batch = Annotated[int, typer.Option(min=1, max=2**40, help="Images; work and output shapes are for all of them.")]
 
 
 @app.command()
@@ -188,7 +188,7 @@ def profile(
     model: AnyModel,
     image_size: ImageSize = None,
     classes: Classes = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=2**40, help="Images per call.")] = 1,
     calls: Annotated[int, typer.Option(min=1, help="Profiled calls, after a few warm-up calls.")] = 20,
     as_json: Json = False,
 ) -> None:

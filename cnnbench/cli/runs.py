@@ -20,7 +20,7 @@ app = typer.Typer()
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
-SuiteName = Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled suite.")]
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A YAML file, or the name of a bundled suite.")]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only cases whose id matches, such as 'resnet*/inference/*'."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cnnbench.cli.common import Classes, Json, console, spec
+from cnnbench.cli.common import Classes, Json, console, finite, spec
 from cnnbench.report.plain import print_json
 
 if TYPE_CHECKING:
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 OptimizerName = Annotated[Literal["sgd", "adam"], typer.Option("--optimizer", help="torch.optim's SGD or Adam.")]
-Momentum = Annotated[float, typer.Option(min=0.0, max=0.999, help="Momentum of SGD; Adam has its own.")]
-WeightDecay = Annotated[float, typer.Option(min=0.0, help="Weight decay of either, added to the gradient.")]
+Momentum = Annotated[
+    float, typer.Option(min=0.0, max=0.999, callback=finite, help="Momentum of SGD; Adam has its own.")
+]
+WeightDecay = Annotated[
+    float, typer.Option(min=0.0, callback=finite, help="Weight decay of either, added to the gradient.")
+]
 
 
 def optimizer_of(name: Literal["sgd", "adam"], momentum: float, weight_decay: float) -> "Optimizer":
@@ -34,12 +38,14 @@ def train(
     ] = "ort",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 3,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
-    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate.")] = 0.01,
+    lr: Annotated[float, typer.Option(min=0.0, callback=finite, help="Learning rate.")] = 0.01,
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
     classes: Classes = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights and the images' order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="The weights' file; MODEL-RUNTIME.safetensors if not given.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,6 @@ only its class is compared.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import yaml
@@ -124,8 +123,8 @@ def expectation_file(suite: Suite) -> Path:
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
     """Compare the figures of all models of a suite with the file's.
 
-    `on_model` is told what is done with which model. Raises ExpectationError, before anything is built, for a file that
-    is missing or cannot be read; ModelError and WorkerError for a model that cannot be built.
+    `on_model` receives progress messages. Raises ExpectationError, before anything is built, for a file that is missing
+    or invalid; ModelError and WorkerError for a model that cannot be built.
     """
     expected = read_expectation(file, suite.name)
     found = find_figures(suite, on_model)
@@ -173,7 +172,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         return True
 
     models = {}
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+    with Artifacts() as artifacts:
         wanted = {
             spec: artifacts.wanted(spec, with_step=any(case.is_exported_step for case in cases))
             for spec, cases in by_model.items()
@@ -181,7 +180,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         artifacts.build(list(wanted.values()), watch)
         for spec, cases in by_model.items():
             on_model(f"{_name(spec)}: proving")
-            models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), Path(logs))
+            models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), artifacts.logs)
     return Expectation(versions=_versions(), models=models)
 
 

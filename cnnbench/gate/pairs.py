@@ -1,4 +1,4 @@
-"""Pairs of launches, measured with real workers: both arms alive and in turn, each launch a process of its own."""
+"""Pairs of launches, measured with real workers: both arms alive and interleaved, each launch a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from cnnbench.gate.arms import Arm
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import MIN_TURNS, Launch, Ran
+from cnnbench.records.record import MIN_BLOCKS, Launch, Ran
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
@@ -39,7 +39,7 @@ class Pair(Frozen):
     wrong: str = ""
 
     def paired(self) -> Paired:
-        """What a judge needs of it."""
+        """The result that verdicts are computed from."""
         times = {arm: time_estimate(launch.call_blocks()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
         rounds: dict[ArmName, Rounds] = {}
@@ -59,25 +59,25 @@ class Pair(Frozen):
 
 @dataclass(frozen=True)
 class Rounds:
-    """Two launches that were measured in turn, round by round."""
+    """Two launches measured in interleaved rounds."""
 
     ratios: tuple[float, ...]
-    """Head's time over base's, of each round's turns; what slows a round down cancels."""
+    """Head's time over base's in each round; what slows a round down cancels."""
     interference: bool
-    """Whether counters saw something beside so many rounds that they were taken all the same."""
+    """Whether too few rounds were free of interference, so that all are used."""
 
     @classmethod
     def of(cls, base: Launch, head: Launch) -> "Rounds":
-        """Of the rounds that nothing disturbed in either, or of all where there are fewer than six of them."""
+        """Over rounds without interference in either launch, or over all if those are fewer than six."""
         of_base = {block.round: block for block in base.blocks}
         both = [(of_base[block.round], block) for block in head.blocks if block.round in of_base]
         clean = [(below, above) for below, above in both if not below.interference and not above.interference]
-        chosen = clean if len(clean) >= MIN_TURNS else both
+        chosen = clean if len(clean) >= MIN_BLOCKS else both
         ratios = tuple(
             median(above.totals_s()) / head.calls_per_sample / (median(below.totals_s()) / base.calls_per_sample)
             for below, above in chosen
         )
-        return cls(ratios, interference=len(clean) < MIN_TURNS)
+        return cls(ratios, interference=len(clean) < MIN_BLOCKS)
 
     @property
     def log_ratio(self) -> float:

@@ -33,6 +33,8 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
     """
     if format_name not in FORMATS:
         raise InputError(f"--to: {unknown('format', format_name, FORMATS)}")
+    if out is not None and out.exists() and not out.is_file():
+        raise InputError(f"--out: expected the name of a file; got {out}, which is a folder or a device")
     run = rechecked(read_run(folder))
     if not run.records:
         raise RunFolderError(f"{folder}: expected a run with records; got none; continue with `cnnbench run --resume`")

@@ -11,7 +11,7 @@ from cnnbench.networks.layers import Shape, Value, spelled
 from cnnbench.networks.network import Describe, Net, Network
 
 MAX_SIZE_TRIED = 1024
-MAX_SETTING = 10**6
+MAX_SETTING, MAX_OF_SEVERAL, MAX_VALUES = 10**6, 10**4, 16
 INPUT_SETTINGS = ("resolution", "channels", "classes")
 """Settings of every network, besides its family's."""
 
@@ -146,9 +146,10 @@ def _number(name: str, text: str, kind: type[Any] | None) -> Any:
         values = [int(part) for part in text.split("-")] if kind is tuple else [(kind or float)(text)]
     except ValueError:
         values = []
-    if not values or not all(math.isfinite(value) and value > 0 for value in values):
+    if not 0 < len(values) <= MAX_VALUES or not all(math.isfinite(value) and value > 0 for value in values):
         shape = {int: "a whole number", float: "a number", tuple: "whole numbers such as 3-4-6-3"}[kind or float]
         raise InputError(f"{name}: expected {shape} above zero; got {text!r}")
-    if max(values) > MAX_SETTING:
-        raise InputError(f"{name}: expected {MAX_SETTING:,} at most; got {text!r}")
+    most = MAX_OF_SEVERAL if kind is tuple else MAX_SETTING
+    if max(values) > most:
+        raise InputError(f"{name}: expected {most:,} at most; got {text!r}")
     return tuple(values) if kind is tuple else values[0]

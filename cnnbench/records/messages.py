@@ -187,6 +187,8 @@ class Warm(Frozen):
 
     op: Literal["warm"] = "warm"
     limit_s: float
+    hard_limit_s: float | None = None
+    """End then, with fewer calls than a warm-up should have."""
     min_calls: int = 0
     """Not steady before so many calls."""
 

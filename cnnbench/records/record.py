@@ -39,7 +39,7 @@ failed       its process crashed, hung, or ran out of memory
 unavailable  this machine, or this version, cannot run it
 """
 
-MIN_TURNS = 6
+MIN_BLOCKS = 6
 """The fewest turns whose medians give an interval at 95 %."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -227,7 +227,7 @@ class Launch(Recorded):
     def usable(self) -> list[Block]:
         """The turns that statistics rest on: those that nothing disturbed, or all where those are too few."""
         clean = [block for block in self.blocks if not block.interference]
-        return clean if len(clean) >= MIN_TURNS else self.blocks
+        return clean if len(clean) >= MIN_BLOCKS else self.blocks
 
     def call_blocks(self, phase: str | None = None) -> list[list[float]]:
         """Seconds per call of each sample of each usable turn: of one phase, or of all."""

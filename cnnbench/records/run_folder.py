@@ -151,6 +151,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from None
+        had_lock = (folder / LOCK).exists()
         self._lock = FileLock(folder / LOCK)
         try:
             self._lock.acquire(timeout=0)
@@ -161,6 +162,8 @@ class Store:
         try:
             self._begin(suite, environment, resume)
         except BaseException:
+            if not had_lock:  # nothing is left in somebody else's folder
+                (folder / LOCK).unlink(missing_ok=True)
             self._lock.release()
             raise
 

@@ -11,23 +11,14 @@ if TYPE_CHECKING:
 
 PAPER, INK, FAINT, GRID = "#ffffff", "#1c2430", "#5b6675", "#e3e7ec"
 SERIES = ("#d9601a", "#2b6cb0", "#23866f", "#8457b3", "#b8860b", "#c2385b", "#4a8fc7", "#7a8a3c")
-"""Colours of what is set side by side, in order; told apart also by the colour-blind, the first four by all."""
-DARK = {
-    PAPER: "#14181d",
-    INK: "#e4e8ee",
-    FAINT: "#9aa5b3",
-    GRID: "#2b323b",
-    **dict(
-        zip(
-            SERIES,
-            ("#f08a4b", "#6aa9e9", "#4fb89d", "#b08ad9", "#dcae3c", "#e8708e", "#86bfe8", "#a9ba66"),
-            strict=True,
-        )
-    ),
-}
+"""Colours of series, in order; distinguishable with colour-blindness, the first four with every kind of it."""
+_DARK_SERIES = ("#f08a4b", "#6aa9e9", "#4fb89d", "#b08ad9", "#dcae3c", "#e8708e", "#86bfe8", "#a9ba66")
+DARK = dict(
+    zip((PAPER, INK, FAINT, GRID, *SERIES), ("#14181d", "#e4e8ee", "#9aa5b3", "#2b323b", *_DARK_SERIES), strict=True)
+)
 """What each colour becomes on a dark page."""
 PARTS = SERIES[2:]
-"""Colours of the parts of a whole, so that none is taken for a runtime's."""
+"""Colours of the parts of a whole, different from those of the first backends."""
 FONT = "'Liberation Sans', Arial, Helvetica, sans-serif"
 """All of one width, so that labels fit whoever draws them."""
 WIDTH = 410

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, Measured, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
-from cnnbench.analysis.frames import frame
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.environment import Machine as Hardware
 from cnnbench.report.columns import (
@@ -36,8 +35,13 @@ VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "on
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables, without those that would be empty."""
-    cases = _long(comparison) if len(comparison.machines) > WIDE else _wide(comparison)
-    tables = [_machines(comparison), _means(comparison), cases, _rankings(comparison), _left_out(comparison)]
+    tables = [
+        _machines(comparison),
+        _means(comparison),
+        _cases(comparison),
+        _rankings(comparison),
+        _left_out(comparison),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -151,8 +155,17 @@ def _mean_text(ratio: Estimate | None) -> str:
     return ratio_text(ratio) if ratio else "1, the reference"
 
 
-def _wide(comparison: Comparison) -> Table:
-    """One row per case, with columns for each machine."""
+def _cases(comparison: Comparison) -> Table:
+    """One row per case, with columns for each machine; of many machines, one row per case and machine."""
+    title, rows = "Times side by side", compared_rows(comparison)
+    caption = (
+        "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
+        f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
+        "not a verdict."
+    )
+    long = table_of("cases", title, caption, rows, _row_columns(comparison))
+    if len(comparison.machines) > WIDE:
+        return long
     columns: list[Column[Key]] = [
         words("model", lambda k: k.model, axis=True),
         words("workload", lambda k: k.workload, axis=True),
@@ -166,8 +179,45 @@ def _wide(comparison: Comparison) -> Table:
     for machine in comparison.machines:
         columns += _rate(comparison, machine, "J", machine.images_per_joule)
         columns += _rate(comparison, machine, comparison.currency, machine.images_per_currency)
-    rows, caption = comparison.keys, _times_caption(comparison)
-    return table_of("cases", "Times side by side", caption, rows, columns, data=_wide_frame(comparison))
+    return table_of("cases", title, caption, comparison.keys, columns, data=_widened(long.data))
+
+
+def _row_columns(comparison: Comparison) -> list[Column[ComparedRow]]:
+    return [
+        words("model", lambda r: r.key.model, axis=True),
+        words("workload", lambda r: r.key.workload, axis=True),
+        figure("batch", lambda r: r.key.batch, str, axis=True),
+        words("runtime", lambda r: r.key.runtime, axis=True),
+        words("precision", lambda r: r.key.precision, axis=True),
+        hidden("layout", lambda r: r.key.layout),
+        hidden("seed", lambda r: r.key.seed),
+        words("machine", lambda r: r.machine.name, axis=True),
+        estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms"),
+        *bounds("ms", lambda r: r.measured.seconds.scaled(1e3)),
+        figure("images/s", lambda r: r.measured.images_per_s, key="images_per_s"),
+        estimate("ratio", lambda r: r.ratio, ratio_text, "ratio"),
+        *bounds("ratio", lambda r: r.ratio),
+        figure("rank", lambda r: r.rank, str),
+        figure("images/J", lambda r: r.machine.images_per_joule(r.measured), key="images_per_joule"),
+        figure(
+            f"images/{comparison.currency}",
+            lambda r: r.machine.images_per_currency(r.measured),
+            key="images_per_currency",
+        ),
+        hidden("on_every_machine", lambda r: r.is_common),
+    ]
+
+
+def _widened(long: "pd.DataFrame") -> "pd.DataFrame":
+    """One row per case, with a group of columns for each machine."""
+    axes = [*(name for name in long.columns if name in Key._fields), "on_every_machine"]
+    wide = long[axes].drop_duplicates()
+    figures = [name for name in long.columns if name not in (*axes, "machine")]
+    figures = [name for name in figures if not name.startswith("images_per_") or long[name].notna().any()]
+    for machine, rows in long.groupby("machine", sort=False):
+        named = rows[[*axes, *figures]].rename(columns={name: f"{machine} {name}" for name in figures})
+        wide = wide.merge(named, on=axes, how="left")
+    return wide
 
 
 def _times(comparison: Comparison, machine: Machine) -> list[Column[Key]]:
@@ -194,47 +244,6 @@ def _rate(
 
     known = any(value(key) is not None for key in comparison.keys)
     return [figure(f"{machine.name} images/{unit}", value)] if known else []
-
-
-def _wide_frame(comparison: Comparison) -> "pd.DataFrame":
-    """One row per case, with a group of columns for each machine."""
-    long = frame(compared_rows(comparison), ComparedRow)
-    axes = [*(name for name in long.columns if name in Key._fields), "on_every_machine"]
-    wide = long[axes].drop_duplicates()
-    figures = [name for name in long.columns if name not in (*axes, "machine")]
-    figures = [name for name in figures if not name.startswith("images_per_") or long[name].notna().any()]
-    for machine, rows in long.groupby("machine", sort=False):
-        named = rows[[*axes, *figures]].rename(columns={name: f"{machine} {name}" for name in figures})
-        wide = wide.merge(named, on=axes, how="left")
-    return wide
-
-
-def _long(comparison: Comparison) -> Table:
-    """One row per case and machine."""
-    columns: list[Column[ComparedRow]] = [
-        words("model", lambda r: r.model, axis=True),
-        words("workload", lambda r: r.workload, axis=True),
-        figure("batch", lambda r: r.batch, str, axis=True),
-        words("runtime", lambda r: r.runtime, axis=True),
-        words("precision", lambda r: r.precision, axis=True),
-        words("machine", lambda r: r.machine, axis=True),
-        estimate("ms", lambda r: r.ms, interval_text),
-        estimate("ratio", lambda r: r.ratio, ratio_text),
-        figure("images/s", lambda r: r.images_per_s),
-        figure("rank", lambda r: r.rank, str),
-        figure("images/J", lambda r: r.images_per_joule),
-        figure(f"images/{comparison.currency}", lambda r: r.images_per_currency),
-    ]
-    rows, caption = compared_rows(comparison), _times_caption(comparison)
-    return table_of("cases", "Times side by side", caption, rows, columns, data=frame(rows, ComparedRow))
-
-
-def _times_caption(comparison: Comparison) -> str:
-    return (
-        "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
-        f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
-        "not a verdict."
-    )
 
 
 class _Ranked(NamedTuple):

@@ -11,7 +11,7 @@ from cnnbench.analysis.batches import Batches, batches
 from cnnbench.analysis.cases import CaseRow, case_rows
 from cnnbench.analysis.frames import frame
 from cnnbench.analysis.start import Start, starts
-from cnnbench.networks.units import MB
+from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.columns import NONE, Column, estimate, figure, hidden, interval_text, ratio_text, words
@@ -98,8 +98,14 @@ def _counters(records: Sequence[Record]) -> Table:
         if record.artifact is None:
             continue
         spec, counters = record.case.spec, record.artifact.counters
-        found = counts.totals_by_counter(spec, counters)
-        for name, counted in (("parameters", found.params), ("MACs", found.macs), ("backward MACs", found.backward)):
+        found, published = counts.totals_by_counter(spec, counters), counters.published
+        params, macs = dict(found.params), dict(found.macs)
+        if published is not None:
+            params["published"] = published.params
+            if published.giga_macs is not None:
+                macs["published"] = round(published.giga_macs * GIGA)
+        backward = found.backward if "backward" in found.backward else {}
+        for name, counted in (("parameters", params), ("MACs", macs), ("backward MACs", backward)):
             if counted:
                 rows[spec.label, name] = _Counted(spec.label, name, counted)
         notes |= dict.fromkeys(f"{spec.label}: {line}" for line in counts.notes(spec, counters))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 from uuid import uuid4
 
@@ -110,12 +111,13 @@ class Artifacts:
     sees, so nobody else can use them.
     """
 
-    def __init__(self, logs: Path, limit_s: float = LIMIT_S) -> None:
-        """Builders log into `logs`; none may take longer than `limit_s` for one thing."""
-        self._logs, self._limit_s = logs, limit_s
+    def __init__(self, logs: Path | None = None, limit_s: float = LIMIT_S) -> None:
+        """Builders log into `logs`, or a folder that is gone at the end; none may take longer than `limit_s`."""
+        self._held = contextlib.ExitStack()
+        self.logs = logs or Path(self._held.enter_context(TemporaryDirectory(prefix="cnnbench-")))
+        self._limit_s = limit_s
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
-        self._own: set[Path] = set()
 
     def wanted(self, spec: ModelSpec, *, with_step: bool = False) -> Wanted:
         """A model as this interpreter builds it."""
@@ -168,7 +170,7 @@ class Artifacts:
         alone = len(self.to_build(waiting)) == 1  # a fork server would import more than it needs
         most = min(machine.usable_threads(), 1 + psutil.virtual_memory().available // BUILDER_BYTES)
         running: list[_Job] = []
-        with ForkServers(self._logs, self._limit_s) as servers:
+        with ForkServers(self.logs, self._limit_s) as servers:
             try:
                 while waiting or running:
                     if waiting and len(running) < most:
@@ -192,9 +194,9 @@ class Artifacts:
 
     def _begin(self, wanted: Wanted, start: Callable[[Lineage, Path], Worker], running: list[_Job]) -> None:
         request = self.missing(wanted)[0]
-        log = self._logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
+        log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.is_users_own:
-            self._own.add(wanted.folder)
+            self._held.callback(shutil.rmtree, wanted.folder, ignore_errors=True)
         try:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
         except CnnbenchError as error:
@@ -236,8 +238,7 @@ class Artifacts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for folder in self._own:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._held.close()
 
 
 def _what(request: Build | BuildStep) -> str:

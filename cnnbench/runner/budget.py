@@ -100,12 +100,10 @@ class Budget:
             self._share = 1.0
             return Allowance(sampling_s, whole_s=max(self.left_s, 0.0))
         self._share = share = self._fair_share()
-        others_s = self._sum_s([other for other in self.first if other != group], share)
-        return Allowance(
-            share * sampling_s,
-            max(MIN_WARMUP_S, share * WARMUP_LIMIT_S),
-            max(self._group_s(group, share), self.left_s - others_s),
-        )
+        own_s, others_s = self._group_s(group, share), self._sum_s([g for g in self.first if g != group], share)
+        left_s = max(self.left_s, 0.0)
+        whole_s = max(left_s - others_s, own_s * min(1.0, left_s / (own_s + others_s)))
+        return Allowance(share * sampling_s, max(MIN_WARMUP_S, share * WARMUP_LIMIT_S), whole_s)
 
     def measured(self, group: Group, outcomes: Sequence[Outcome], half_width: float | None) -> None:
         """A launch of a group, begun with its allowance, has ended; `half_width` is None if it failed."""
@@ -146,7 +144,8 @@ class Budget:
             needed_s -= done_s if self._current in self.first else 0.0
             again_s -= done_s if self._current not in self.first else 0.0
         unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
-        return needed_s + max(0.0, min(again_s, self.left_s - needed_s - unused_s))
+        remaining_s = needed_s + max(0.0, min(again_s, self.left_s - needed_s - unused_s))
+        return max(0.0, min(remaining_s, self.left_s + OVERDRAFT * self.budget_s))
 
     @property
     def _builds_s(self) -> float:

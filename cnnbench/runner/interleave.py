@@ -18,13 +18,13 @@ from cnnbench.analysis.stats import time_estimate
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason, reason_for
-from cnnbench.records.record import MIN_TURNS, Block, Launch, Parity
+from cnnbench.records.record import MIN_BLOCKS, Block, Launch, Parity
 from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
 
-MIN_ROUNDS = MIN_TURNS
+MIN_ROUNDS = MIN_BLOCKS
 PLANNED_ROUNDS = 20
 """A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 WARMUP_LIMIT_S = 3.0
@@ -32,6 +32,8 @@ EQUALISE_SHARE = 1 / 3
 """Of a warm-up's limit: the longest that a worker warms up once more, to have made as many calls as the others."""
 NARROW_HALF_WIDTH = 0.01
 """Sampling may end early when the interval of every participant's median is within 1 % to each side."""
+WARMUP_SHARE = 0.5
+"""Of the time for a group: the longest that all its warm-ups may take, even if that is for fewer than six calls."""
 MIN_SAMPLING_S = 0.5
 """Of each participant, however late the group is."""
 
@@ -193,9 +195,10 @@ def measure_group(
             participant.attempt(lambda p: p.start(stack))
         for participant in participants:
             participant.attempt(WorkerParticipant.load)
+        hard_limit_s = allowance.whole_s and WARMUP_SHARE * allowance.whole_s / len(members)
         for participant in participants:  # cold-start figures are measured, so one at a time
             on_progress(f"opening {participant.member.case.runtime}")
-            participant.attempt(lambda p: p.open(allowance.warmup_s))
+            participant.attempt(lambda p: p.open(allowance.warmup_s, hard_limit_s))
         most = max((p.warmed.calls for p in participants if p.warmed), default=0)
         for participant in participants:
             participant.attempt(lambda p: p.equalise_warmup(most, EQUALISE_SHARE * allowance.warmup_s))
@@ -261,14 +264,14 @@ class WorkerParticipant:
         self.loaded = self.worker.receive(Loaded)
         self.suspend()
 
-    def open(self, warmup_s: float) -> None:
+    def open(self, warmup_s: float, hard_limit_s: float | None = None) -> None:
         """Load, prove and warm; a case whose outputs are wrong is not timed."""
         case, folder = self.member.case, str(self.member.folder)
         self.resume()
         self.opened = self.worker.ask(Open(case=case, folder=folder, slowdown=self.member.slowdown), Opened)
         self.parity += self.opened.parity
         if all(parity.passed for parity in self.opened.parity):
-            self.warmed = self.worker.ask(Warm(limit_s=warmup_s), Warmed)
+            self.warmed = self.worker.ask(Warm(limit_s=warmup_s, hard_limit_s=hard_limit_s), Warmed)
         self.suspend()
 
     def equalise_warmup(self, calls: int, limit_s: float) -> None:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol, Self, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, Self, TypeVar
 
 import psutil
 from pydantic import BaseModel, ValidationError
@@ -59,30 +60,12 @@ HERE = Interpreter()
 """The Python that this runs in."""
 
 
-class Writer(Protocol):
-    """Where requests are written to, line by line."""
-
-    def write(self, text: str, /) -> int:
-        """Send a line."""
-
-    def close(self) -> None:
-        """There is no more."""
-
-
 class Process(Protocol):
-    """A running child, as `subprocess.Popen` shows one."""
+    """A running child as `subprocess.Popen` shows one, whose `stdin` sends each line at once."""
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-
-    @property
-    def stdin(self) -> Writer | None:
-        """Where requests go."""
-
-    @property
-    def stdout(self) -> IO[str] | None:
-        """Where answers come from."""
+    pid: int
+    stdin: Any
+    stdout: Any
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
@@ -108,7 +91,7 @@ class Worker:
         """
         self.log = log
         self.limit_s = limit_s
-        self._log_begins = log.stat().st_size if log.exists() else 0
+        self._log_begins = log.stat().st_size if log.exists() else 0  # launches of one case share it
         self._process = process or _start(log, threads, interpreter)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._due_s = 0.0
@@ -131,7 +114,6 @@ class Worker:
 
     def send(self, request: Request) -> None:
         """Send a request whose answer is received later, so that several workers can be busy at once."""
-        assert self._process.stdin is not None
         self._due_s = time.monotonic() + self.limit_s
         try:
             self._process.stdin.write(request.model_dump_json() + "\n")
@@ -194,22 +176,20 @@ class Worker:
         if self._listener.is_alive():  # somebody still holds the other end: closing would wait for it
             return
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what could not be sent any more
-                    pipe.close()
+            with contextlib.suppress(OSError):  # what could not be sent any more
+                pipe.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and not self._suspended and not self._ended and self._process.stdin is not None:
+        if kind is None and not self._suspended and not self._ended:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self._process.stdin.close()  # it ends when its input does
                 self._process.wait(timeout=GRACE_S)
         self.kill()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
         with contextlib.suppress(OSError, ValueError):  # the other side of a socket died, or what it sent is no text
             for line in self._process.stdout:
                 self._answers.put(line)
@@ -234,18 +214,11 @@ class Worker:
             how = f"the worker was killed by {name}"
         else:
             how = f"the worker exited with code {code}"
-        words = self._last_words()
+        words: list[str] = []
+        with contextlib.suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(self._log_begins, self.log.stat().st_size - LAST_WORDS_BYTES))
+            words = stream.read().decode(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
         return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
-
-    def _last_words(self) -> list[str]:
-        """Of the part of the log that this process wrote: launches of one case share a file."""
-        try:
-            with self.log.open("rb") as stream:
-                size = stream.seek(0, os.SEEK_END)
-                stream.seek(max(self._log_begins, size - LAST_WORDS_BYTES))
-                return stream.read().decode(errors="replace").strip().splitlines()[-LAST_WORDS_LINES:]
-        except OSError:
-            return []
 
 
 def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
@@ -273,3 +246,10 @@ def thread_environment(threads: int) -> dict[str, str]:
     OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
     """
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def one_worker(name: str, threads: int, limit_s: float) -> Iterator[Worker]:
+    """A worker for one task, whose log is kept only as long as it takes."""
+    with TemporaryDirectory(prefix="cnnbench-") as logs, Worker(Path(logs) / f"{name}.log", threads, limit_s) as worker:
+        yield worker

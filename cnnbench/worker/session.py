@@ -58,7 +58,13 @@ class Session:
         The peak of memory begins anew afterwards: the first calls also hold what libraries try out, such as the
         workspaces of cuDNN's search for the fastest algorithm, which are freed.
         """
-        done = measure.warm_up(self.phases, self.runtime.stopwatch, request.limit_s, min_calls=request.min_calls)
+        done = measure.warm_up(
+            self.phases,
+            self.runtime.stopwatch,
+            request.limit_s,
+            hard_limit_s=request.hard_limit_s or math.inf,
+            min_calls=request.min_calls,
+        )
         self.runtime.reset_peak()
         self.calls_per_sample = measure.calls_per_sample(done.call_s)
         self.wake = done.call_s < measure.WAKE_BELOW_S

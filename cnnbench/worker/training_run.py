@@ -40,15 +40,23 @@ class TrainingRun:
         self.images = {part: prepared(pixels, mean, deviation, image) for part, pixels in raw.items()}
         labels = {"train": read_idx(data.train_labels), "test": read_idx(data.test_labels)}
         self.labels = {part: each.astype(np.int64) for part, each in labels.items()}
-        if request.batch > len(self.images["train"]):
-            raise InputError(
-                f"--batch: expected at most the {len(self.images['train']):,} training images; got {request.batch:,}"
-            )
+        self._check_fit(models.try_out(self.module, image, request.spec))
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
         self.folder = Path(self._folder.name)
         self.trainer = self._trainer()
         self.random = np.random.default_rng(request.spec.seed)
         self._steps = self._epoch()
+
+    def _check_fit(self, classes: int) -> None:
+        """Raises InputError for labels that are no classes of the model's, or fewer images than a batch."""
+        for part, labels in self.labels.items():
+            if len(labels) != len(self.images[part]):
+                raise InputError(f"expected a label for each image; got {len(labels):,} for {len(self.images[part]):,}")
+            if labels.max(initial=0) >= classes:
+                raise InputError(f"expected labels below the model's {classes} classes; got {labels.max()}")
+        if self.request.batch > len(self.images["train"]):
+            count = len(self.images["train"])
+            raise InputError(f"--batch: expected at most the {count:,} training images; got {self.request.batch:,}")
 
     def _trainer(self) -> Trainer:
         request, module = self.request, self.module

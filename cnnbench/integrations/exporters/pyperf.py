@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any
 
 from cnnbench.integrations.exporters.converted import START, Converted, Measured, left_out, measured, params_of
-from cnnbench.records.record import MIN_TURNS, Launch
+from cnnbench.records.record import MIN_BLOCKS, Launch
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
 
-VALUES_PER_LAUNCH = MIN_TURNS
+VALUES_PER_LAUNCH = MIN_BLOCKS
 
 
 def convert(run: Run) -> Converted:

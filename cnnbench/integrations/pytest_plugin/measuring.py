@@ -17,18 +17,18 @@ from cnnbench.suite.load import Suite, suite_of
 from cnnbench.suite.parse import parse_duration
 
 
-class Silent:
-    """Nobody watches."""
+class NoProgress:
+    """Progress is not shown."""
 
     def doing(self, what: str, left_s: float) -> None:
-        """Something begins."""
+        """A step begins."""
 
     def done(self, record: Record) -> None:
         """A case is finished."""
 
 
 def measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, watch: Watch) -> dict[str, Record]:
-    """Run cases of a suite as `cnnbench run` does, into a new folder; the records by id. Raises CnnbenchError."""
+    """Run cases of a suite into a new folder, as `cnnbench run` does; returns records by id. Raises CnnbenchError."""
     if run(suite, cases, folder, budget_s=budget_s, resume=False, watch=watch).interrupted:
         raise KeyboardInterrupt
     return read_run(folder).records
@@ -39,7 +39,7 @@ def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) ->
     try:
         case_budget_s = parse_duration(budget)
         suite = suite_of([Case.from_id(id_) for id_ in ids], case_budget_s, launches)
-        records = measure(suite, suite.cases, folder, suite.budget_s, lambda total, finished: nullcontext(Silent()))
+        records = measure(suite, suite.cases, folder, suite.budget_s, lambda total, finished: nullcontext(NoProgress()))
     except (CnnbenchError, ValueError) as error:
         pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
     found = [records.get(case.id) for case in suite.cases]

@@ -27,7 +27,8 @@ def times(sources: Sources) -> Section:
         "Click a heading to sort. Backends that share a rank, marked =, do not differ significantly. Struck-out rows "
         "were measured but are invalid: the note gives the reason, and they enter no comparison."
     ]
-    return Section("times", "Latency and throughput", prose, sources.table("inference", "training"))
+    tables = sources.table("inference", "training")
+    return Section("times", "Latency and throughput", prose if tables else (), tables)
 
 
 def counts(sources: Sources) -> Section:
@@ -41,7 +42,7 @@ def raw_samples(sources: Sources) -> Section:
     prose = [
         "All figures above are computed from these. Steps and drifts are interference, not properties of the model."
     ]
-    return Section("samples", "Raw samples", prose, [found] if found.cases else [])
+    return Section("samples", "Raw samples", prose, [found]) if found.cases else Section("samples", "Raw samples")
 
 
 SECTIONS = (
@@ -68,7 +69,7 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
     return Page(
         title=run.suite,
         subtitle=f"Convolutional networks, measured on {where}. Started {_when(run.started)}.",
-        sections=[section for section in found if section.parts or section.id == "machine"],
+        sections=[section for section in found if section.prose or section.parts],
         warnings=run.unreadable,
     )
 

@@ -43,7 +43,7 @@ def section(sources: Sources) -> Section:
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
     ]
-    return Section("accuracy", "Accuracy and latency", prose, charts)
+    return Section("accuracy", "Accuracy and latency", prose if charts else (), charts)
 
 
 def published_top1(record: Record) -> float | None:

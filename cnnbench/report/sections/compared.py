@@ -43,14 +43,14 @@ def _ratios(comparison: Comparison) -> list[Chart]:
     """Times as multiples of the reference's, with their intervals, for each machine."""
     marks = [
         Mark(
-            f"{row.model}, {row.workload}, {row.runtime}, {row.batch}",
-            row.machine,
+            f"{row.key.model}, {row.key.workload}, {row.key.runtime}, {row.key.batch}",
+            row.machine.name,
             row.ratio,
-            f"{row.model}, {row.workload}, {row.runtime}, batch {row.batch} on {row.machine}: "
-            f"{interval_text(row.ms)} ms, {ratio_text(row.ratio)}",
+            f"{row.key.text} on {row.machine.name}: "
+            f"{interval_text(row.measured.seconds.scaled(1e3))} ms, {ratio_text(row.ratio)}",
         )
         for row in compared_rows(comparison)
-        if row.ratio and row.on_every_machine
+        if row.ratio and row.is_common
     ]
     others = [machine.name for machine in comparison.machines if machine is not comparison.reference]
     if not marks or len(comparison.machines) > MAX_SERIES:

@@ -33,7 +33,7 @@ def section(sources: Sources) -> Section:
         if each
     ]
     prose = ["The tables above have every case's peak; the charts split that of each model's largest batch."]
-    return Section("memory", "Memory", prose, charts)
+    return Section("memory", "Memory", prose if charts else (), charts)
 
 
 def _bars(record: Record) -> list[Bar]:

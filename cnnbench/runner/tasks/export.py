@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cnnbench.errors import InputError, WorkerError
 from cnnbench.records import artifact, files
@@ -22,29 +21,29 @@ MAX_BATCH = 3
 """Of those that a graph is proved at; `Open` goes up to the case's own."""
 
 
-class Exported(Frozen):
-    """What was written and how it was proved."""
-
+class _Written(Frozen):
     model: str
     file: str
     onnx_bytes: int
-    opset: int | None
     seconds: dict[str, float]
+    """Of each stage."""
     parity: list[Parity]
+    """How it was proved."""
 
 
-class ExportedStep(Frozen):
-    """A training step that was written, and how it was proved."""
+class Exported(_Written):
+    """An inference graph that was written."""
 
-    model: str
-    file: str
+    opset: int | None
+
+
+class ExportedStep(_Written):
+    """A training step that was written."""
+
     weights: str
     """The file of what parameters and buffers begin with, by their names."""
     weight_bytes: int
-    onnx_bytes: int
     nodes: int
-    seconds: dict[str, float]
-    parity: list[Parity]
 
 
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
@@ -52,14 +51,15 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
     The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
     """
+    _check_place(out)
     weights = out.with_suffix(".safetensors")
     if weights == out:
         raise InputError(f"{out}: expected another ending than .safetensors, which the file of the weights has")
-    _check_place(out, weights)
-    with TemporaryDirectory(prefix="cnnbench-") as scratch, Artifacts(Path(scratch)) as artifacts:
+    _check_beside(out, weights)
+    with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        folder, made = artifact.folder_of(spec, facts.key), Path(scratch) / "step.onnx"
-        with Worker(Path(scratch) / "step.log", machine.usable_threads(), LIMIT_S) as worker:
+        folder, made = artifact.folder_of(spec, facts.key), artifacts.logs / "step.onnx"
+        with Worker(artifacts.logs / "step.log", machine.usable_threads(), LIMIT_S) as worker:
             request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer)
             step = worker.ask(request, StepFacts)
         if step.error is not None or step.onnx_bytes is None or step.nodes is None:
@@ -85,17 +85,18 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
     """
-    _check_place(out, out.with_name(DATA))
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Artifacts(Path(logs)) as artifacts:
+    _check_place(out)
+    _check_beside(out, out.with_name(DATA))
+    with Artifacts() as artifacts:
         facts = artifacts.get(spec)
         if facts.onnx_error is not None or facts.onnx_bytes is None:
             raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
         folder = artifact.folder_of(spec, facts.key)
-        parity = prove_graph(spec, folder, Path(logs) / "prove.log")
+        parity = prove_graph(spec, folder, artifacts.logs / "prove.log")
         for each in parity:
             _check(spec, each, "of the signal")
         graph = folder / artifact.GRAPH
-        _copy({graph: out, **({folder / DATA: out.with_name(DATA)} if (folder / DATA).exists() else {})})
+        _copy({graph: out, **({folder / DATA: out.parent / DATA} if (folder / DATA).exists() else {})})
     return Exported(
         model=spec.label,
         file=str(out),
@@ -121,12 +122,16 @@ def describe_graph(file: Path, log: Path) -> Described:
         return worker.ask(Describe(file=str(file)), Described)
 
 
-def _check_place(out: Path, beside: Path) -> None:
-    """Raises InputError where `out` cannot be written, or a file beside it is overwritten that is not its own."""
+def _check_place(out: Path) -> None:
+    """Raises InputError where `out` cannot be written."""
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a file; got a folder")
+
+
+def _check_beside(out: Path, beside: Path) -> None:
+    """Raises InputError where a file beside `out` would be overwritten that is not its own."""
     if beside.exists() and not out.exists():
         raise InputError(f"{out}: its weights would overwrite {beside}, which is another's; give another name")
 

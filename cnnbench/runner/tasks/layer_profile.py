@@ -1,7 +1,6 @@
 """A model's layers with the time of each, from the runtimes' own profilers, joined by name to what each has to do."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,18 +34,8 @@ def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
 
     Raises ModelError for a model that cannot be built, WorkerError if PyTorch cannot be profiled.
     """
-    with _tools() as (artifacts, servers):
+    with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
-
-
-@contextmanager
-def _tools() -> Iterator[tuple[Artifacts, ForkServers]]:
-    with (
-        TemporaryDirectory(prefix="cnnbench-") as logs,
-        Artifacts(Path(logs)) as artifacts,
-        ForkServers(Path(logs), LIMIT_S) as servers,
-    ):
-        yield artifacts, servers
 
 
 def profile_artifact(
@@ -140,7 +129,7 @@ def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
         watch(model, number, count)
         return True
 
-    with _tools() as (artifacts, servers):
+    with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return profile_models(run.folder, call_s, artifacts, servers, go_on)
 
 

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cnnbench.errors import InputError
 from cnnbench.records.messages import Advance, Epoch, Evaluate, Evaluated, StartTraining, TrainingStarted
-from cnnbench.runner.worker_process import Worker
+from cnnbench.runner.worker_process import one_worker
 from cnnbench.suite.case import Frozen
 
 LIMIT_S = 600.0
@@ -39,10 +38,7 @@ def train(plan: StartTraining, epochs: int, out: Path) -> Iterator[Report]:
     """
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
-    with (
-        TemporaryDirectory(prefix="cnnbench-") as logs,
-        Worker(Path(logs) / "train.log", plan.threads, LIMIT_S) as worker,
-    ):
+    with one_worker("train", plan.threads, LIMIT_S) as worker:
         steps = worker.ask(plan, TrainingStarted).steps_per_epoch
         for epoch in range(1, epochs + 1):
             step, over, total = 0, False, 0.0

@@ -1,14 +1,12 @@
 """Every counter of a model's parameters and MACs, asked in one child process."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cnnbench.analysis.cross_checks import Verdict, judge
 from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults
 from cnnbench.runner import machine
-from cnnbench.runner.worker_process import Worker
+from cnnbench.runner.worker_process import one_worker
 from cnnbench.suite.case import ModelSpec
 
 LIMIT_S = 300.0
@@ -16,9 +14,6 @@ LIMIT_S = 300.0
 
 def verify(specs: Sequence[ModelSpec]) -> Iterator[Verdict]:
     """One verdict per model, as it is found, from one child process. Raises ModelError, WorkerError."""
-    with (
-        TemporaryDirectory(prefix="cnnbench-") as logs,
-        Worker(Path(logs) / "verify.log", machine.usable_threads(), LIMIT_S) as worker,
-    ):
+    with one_worker("verify", machine.usable_threads(), LIMIT_S) as worker:
         for spec in specs:
             yield judge(spec, worker.ask(Count(spec=spec), CounterResults))

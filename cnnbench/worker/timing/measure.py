@@ -102,11 +102,13 @@ def warm_up(
     limit_s: float,
     clock_s: Callable[[], float] = time.perf_counter,
     *,
+    hard_limit_s: float = math.inf,
     min_calls: int = 0,
 ) -> WarmUp:
     """Call until the times have converged and half a second has gone by, or until the limit; six calls at least.
 
-    Where `min_calls` are asked for, to equalise warm-up with others, these are enough, without the half second.
+    After the hard limit it ends with however few calls. Where `min_calls` are requested, to equalise warm-up with
+    others, these are enough, without the half second.
     """
     gc.collect()
     gc.freeze()  # so that collecting between blocks takes no time
@@ -120,7 +122,7 @@ def warm_up(
         else:
             converged = elapsed >= min(MIN_WARMUP_S, limit_s) and has_converged(seconds)
         enough = len(seconds) >= min(MIN_WARMUP_CALLS, min_calls or MIN_WARMUP_CALLS)
-        if enough and (converged or elapsed >= limit_s):
+        if (enough and (converged or elapsed >= limit_s)) or elapsed >= hard_limit_s:
             break
     return WarmUp(
         calls=len(seconds), seconds=elapsed, converged=converged, call_s=statistics.median(seconds[-2 * WINDOW :])
