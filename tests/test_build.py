@@ -8,6 +8,7 @@ import pytest
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.records import artifact
 from cnnbench.records.messages import Failure
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Wanted
@@ -68,14 +69,14 @@ def test_as_many_are_built_at_once_as_there_are_cores_and_each_step_after_its_ar
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "reason"),
+    ("answer", "kind", "code", "reason"),
     [
-        (Failure(failure="no such model", is_user_error=True), ModelError, "no such model"),
-        (-9, WorkerError, "killed by SIGKILL"),
+        (Failure(failure="no such model", is_user_error=True), ModelError, "model", "no such model"),
+        (-9, WorkerError, "crashed", "killed by SIGKILL"),
     ],
 )
 def test_a_build_that_fails_fails_its_own_cases_and_is_not_tried_again(
-    builders: Builders, tmp_path: Path, answer: Answer, kind: type[Exception], reason: str
+    builders: Builders, tmp_path: Path, answer: Answer, kind: type[Exception], code: str, reason: str
 ) -> None:
     builders.script["build"] = answer
     with Artifacts(tmp_path) as artifacts:
@@ -85,16 +86,16 @@ def test_a_build_that_fails_fails_its_own_cases_and_is_not_tried_again(
         problem = artifacts.find(artifacts.wanted(LENET)).problem(INFERENCE)
     assert builders.asked == ["build lenet5"]
     assert problem is not None
-    assert problem.status == "failed"
-    assert reason in problem.reason
+    assert (problem.status, problem.reason.code) == ("failed", code)
+    assert reason in problem.reason.detail
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
-        (StepFacts(error="no gradient rule for aten.softplus"), "unavailable", "cannot be exported: no gradient rule"),
-        (-9, "failed", "could not be built: the worker was killed by SIGKILL"),
-        (Failure(failure="No space left on device", is_user_error=False), "failed", "No space left on device"),
+        (StepFacts(error="no gradient rule for aten.softplus"), "unavailable", "not-exportable: no gradient rule"),
+        (-9, "failed", "crashed: the worker was killed by SIGKILL"),
+        (Failure(failure="No space left on device", is_user_error=False), "failed", "error: No space left on device"),
     ],
 )
 def test_a_step_that_cannot_be_exported_is_unavailable_and_one_whose_build_crashed_failed(
@@ -109,7 +110,7 @@ def test_a_step_that_cannot_be_exported_is_unavailable_and_one_whose_build_crash
     problem = built.problem(STEP)
     assert problem is not None
     assert problem.status == status
-    assert reason in problem.reason
+    assert reason in str(problem.reason)
 
 
 def test_a_graph_that_could_not_be_exported_fails_what_runs_it_alone(builders: Builders, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_graph_that_could_not_be_exported_fails_what_runs_it_alone(builders: B
         artifacts.get(LENET)
         built = artifacts.find(artifacts.wanted(LENET))
     assert built.problem(INFERENCE.model_copy(update={"runtime": "eager"})) is None
-    assert built.problem(INFERENCE) == ("failed", "ONNX export failed: no space left")
+    assert built.problem(INFERENCE) == ("failed", Reason(code="export-failed", detail="no space left"))
 
 
 def test_what_hangs_is_ended_after_the_limit(builders: Builders, tmp_path: Path) -> None:

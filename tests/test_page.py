@@ -14,6 +14,7 @@ from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.stats import Estimate
 from cnnbench.errors import RunFolderError
 from cnnbench.records.environment import Threads
+from cnnbench.records.reason import Reason
 from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.charts import DARK, Chart
@@ -224,7 +225,7 @@ def test_the_page_has_its_sections_in_order(page: Page) -> None:
 
 
 def test_a_run_of_nothing_but_absent_devices_has_a_page(tmp_path: Path) -> None:
-    absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
+    absent = record(case("eager", device="cuda"), status="unavailable", reasons=[Reason(code="no-device")])
     page = page_of(Run(tmp_path, "absent", "?", None, {absent.id: absent}))
     assert [section.id for section in page.sections] == ["machine", "times"]
     assert "1 case: 1 unavailable." in html(page)
@@ -261,13 +262,17 @@ def _named_evil(run: Run) -> Run:
 
 
 def test_latex_says_what_the_records_say(tmp_path: Path) -> None:
-    bad = record(case("eager", model="100%_$&{x}\n\\input{y}"), status="failed", reasons=["line\n\\end"])
+    bad = record(
+        case("eager", model="100%_$&{x}\n\\input{y}"),
+        status="failed",
+        reasons=[Reason(code="crashed", detail="line\n\\end")],
+    )
     (table,) = run_tables(Run(tmp_path, "t", "?", None, {bad.id: bad}))
     text = table_latex(table)
     assert r"100\%\_\$\&\{x\}" in text
     assert r"\input{" not in text
     assert [line for line in text.splitlines() if r"\end" in line] == [
-        "% [1] failed: line \\end",
+        "% [1] failed: the process crashed: line \\end",
         r"\end{tabular}",
     ]
 

@@ -7,6 +7,7 @@ import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records.messages import Failure, Opened
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.runner.interleave import (
     MIN_ROUNDS,
@@ -176,7 +177,9 @@ def test_a_worker_that_cannot_be_started_is_a_failed_case(tmp_path: Path) -> Non
 
     member = GroupMember(case(), tmp_path, 1, start, tmp_path / "log")
     (outcome,) = measure_group([member], Allowance(0.1), seed=0)
-    assert outcome.error == "a worker could not be started: Resource temporarily unavailable"
+    assert outcome.error == Reason(
+        code="error", detail="a worker could not be started: Resource temporarily unavailable"
+    )
 
 
 def test_a_case_whose_outputs_are_wrong_is_not_timed() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from cnnbench.analysis.stats import Estimate
+from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.columns import interval_text
@@ -34,7 +35,9 @@ def tiny(tmp_path: Path) -> Run:
         tmp_path,
         record(case("eager"), EAGER, samples=10),
         record(case("ort"), ORT),
-        record(case("eager", device="cuda"), status="unavailable", reasons=["no cuda device: no driver"]),
+        record(
+            case("eager", device="cuda"), status="unavailable", reasons=[Reason(code="no-device", detail="no driver")]
+        ),
         record(case("eager", "training"), [0.03] * 6),
     )
 
@@ -134,7 +137,7 @@ def test_invalid_records_are_shown_and_not_compared(tmp_path: Path, status: str)
 
 
 def test_a_run_of_nothing_but_absent_devices_still_has_its_rows(tmp_path: Path) -> None:
-    absent = record(case("eager", device="cuda"), status="unavailable", reasons=["none"])
+    absent = record(case("eager", device="cuda"), status="unavailable", reasons=[Reason(code="no-device")])
     (only,) = run_tables(run(tmp_path, absent))
     assert only.cells["status"].tolist() == ["unavailable [1]"]
 
@@ -153,7 +156,11 @@ def test_the_files_hold_every_table_and_its_numbers(tiny: Run) -> None:
 
 
 def test_names_from_records_are_data_in_markdown_and_in_the_terminal(tmp_path: Path) -> None:
-    evil = record(case("eager", device="cuda", model="<b>|[red]:x"), status="unavailable", reasons=["[bold]<script>"])
+    evil = record(
+        case("eager", device="cuda", model="<b>|[red]:x"),
+        status="unavailable",
+        reasons=[Reason(code="no-device", detail="[bold]<script>")],
+    )
     tables = run_tables(run(tmp_path, evil))
     assert "&lt;b&gt;&#124;[red&#93;:x" in table_markdown(tables[0])
     console = Console(file=StringIO(), width=160)
@@ -187,7 +194,13 @@ def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> No
         progress.doing("lenet5/inference: starting", 75)
         progress.doing("lenet5/inference: round 1", 70)
         progress.done(record(case("eager"), EAGER))
-        progress.done(record(case("eager", device="cuda"), status="unavailable", reasons=["no driver"]))
+        progress.done(
+            record(
+                case("eager", device="cuda"),
+                status="unavailable",
+                reasons=[Reason(code="no-device", detail="no driver")],
+            )
+        )
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
         "[1/3] lenet5/inference: starting, about 1 min 15 s left",
         "[2/3] lenet5/inference/eager/cpu/fp32/b8: ok, 10.0 ms ± 2.0%, 800 images/s",
@@ -238,8 +251,8 @@ def test_integers_stay_integers_where_some_are_missing(tiny: Run) -> None:
 
 
 def test_a_failed_case_says_why_in_its_line() -> None:
-    assert line_of(record(case("ort"), status="failed", reasons=["killed"])) == (
-        "lenet5/inference/ort/cpu/fp32/b8: failed (killed)"
+    assert line_of(record(case("ort"), status="failed", reasons=[Reason(code="crashed", detail="by SIGKILL")])) == (
+        "lenet5/inference/ort/cpu/fp32/b8: failed (the process crashed: by SIGKILL)"
     )
 
 

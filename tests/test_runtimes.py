@@ -92,7 +92,7 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
     nodes = {}
     for runtime in ("ort:disabled", "ort"):
         _, closed = launch(case_of(runtime=runtime), small, tmp_path)
-        nodes[runtime] = sum(closed.ran.facts["operators"].values())
+        nodes[runtime] = sum(closed.ran.operators.values())
     assert nodes["ort"] < nodes["ort:disabled"]
 
 
@@ -106,8 +106,9 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
         assert [parity.what for parity in opened.parity] == ["compile b2"]  # each batch would be compiled anew
         assert all(parity.passed for parity in [*opened.parity, *closed.parity])
         assert closed.faults == []
-        found.append({key: closed.ran.facts[key] for key in ("graphs", "graph_breaks", "compile_cache")})
-        assert (closed.ran.facts["kernels"] or 0) > 0 if len(found) == 1 else closed.ran.facts["kernels"] is None
+        facts = {key: closed.ran.facts[key] for key in ("graphs", "compile_cache")}
+        found.append({**facts, "graph_breaks": closed.ran.graph_breaks})
+        assert int(closed.ran.facts["kernels"] or 0) > 0 if len(found) == 1 else closed.ran.facts["kernels"] is None
     assert found == [
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "cold"},
         {"graphs": 1, "graph_breaks": {}, "compile_cache": "warm"},
@@ -117,8 +118,12 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("model", "settings", "fault"),
     [
-        pytest.param("Breaks", {"runtime": "compile"}, "1 graph breaks, the first: ", marks=pytest.mark.slow),
-        ("Relays", {"runtime": "eager", "layout": "channels_last"}, "layout channels_last was lost before 1 of 2 conv"),
+        pytest.param("Breaks", {"runtime": "compile"}, "graph-breaks: 1, the first: ", marks=pytest.mark.slow),
+        (
+            "Relays",
+            {"runtime": "eager", "layout": "channels_last"},
+            "layout: channels_last was lost before 1 of 2 conv",
+        ),
     ],
 )
 def test_what_did_not_run_as_asked_is_a_fault(
@@ -128,7 +133,7 @@ def test_what_did_not_run_as_asked_is_a_fault(
     folder, _ = build(spec, tmp_path)
     _, closed = launch(case_of(spec, **settings), folder, tmp_path)
     assert len(closed.faults) == 1
-    assert fault in closed.faults[0]
+    assert fault in str(closed.faults[0])
 
 
 def test_denormal_activations_are_noticed_when_the_artifact_is_built(home: Path, small: Path, tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ def test_denormal_activations_are_noticed_when_the_artifact_is_built(home: Path,
 def test_a_debugger_is_noticed(tmp_path: Path) -> None:
     script = "import sys; sys.settrace(lambda *_: None); from cnnbench.worker.probes import watchers; print(watchers())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "a debugger or coverage tool traces this process" in done.stdout
+    assert "sys.settrace, as by a debugger or coverage tool" in done.stdout
     quiet = script.replace("sys.settrace(lambda *_: None); ", "")
     assert subprocess.run([sys.executable, "-c", quiet], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -122,7 +122,7 @@ def test_a_worker_that_cannot_be_started_is_a_failed_case(story: Story) -> None:
     ended = story.run()
     failed = story.records["simple_cnn/inference/ort/cpu/fp32/b1"]
     assert (failed.status, failed.measurement) == ("failed", None)
-    assert "Resource temporarily unavailable" in failed.reasons[0]
+    assert "Resource temporarily unavailable" in failed.reasons[0].detail
     assert story.records["simple_cnn/inference/eager/cpu/fp32/b1"].status in ("ok", "noisy")
     assert ended.left == [failed.id]
 
@@ -143,7 +143,8 @@ def test_a_later_launch_that_crashes_leaves_the_earlier_one_standing(story: Stor
     assert record.status == "noisy"
     assert record.measurement is not None
     assert len(record.measurement.launches) == 1
-    assert record.reasons[0].startswith("a launch failed: ")
+    assert record.reasons[0].code == "crashed"
+    assert record.reasons[0].detail.startswith("in another launch: ")
 
 
 def test_a_spent_budget_leaves_groups_for_later_and_resuming_measures_the_rest(story: Story) -> None:

@@ -3,9 +3,11 @@
 import pytest
 
 from cnnbench.analysis.status import status_of
+from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import Block, Launch, Parity
 from tests.records import facts, measurement
 
+TF32, KILLED = Reason(code="tf32", detail="for matrix products"), Reason(code="crashed", detail="by SIGKILL")
 QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]
 
 
@@ -13,7 +15,9 @@ def launch(call_s: list[float], interference: int = 0) -> Launch:
     """A launch with a turn per value, of which the first so many were disturbed."""
     (launch,) = measurement(call_s).launches
     blocks = [
-        block.model_copy(update={"interference": ["others used 43 % of the CPUs"]}) if number < interference else block
+        block.model_copy(update={"interference": [Interference(kind="other-processes", amount=0.43)]})
+        if number < interference
+        else block
         for number, block in enumerate(launch.blocks)
     ]
     return launch.model_copy(update={"blocks": blocks})
@@ -34,8 +38,10 @@ def test_too_few_blocks_without_interference_are_reported_and_all_are_used() -> 
     status, reasons = status_of([launch(QUIET, interference=7)])
     assert status == "noisy"
     assert reasons == [
-        "only 3 of 10 blocks were free of interference, and 6 are needed; "
-        "in the first that was: others used 43 % of the CPUs"
+        Reason(
+            code="interference",
+            detail="3 of 10, and 6 are needed; in the first that was not: other-processes 43 %",
+        )
     ]
     assert len(launch(QUIET, interference=7).call_blocks()) == 10
 
@@ -43,44 +49,47 @@ def test_too_few_blocks_without_interference_are_reported_and_all_are_used() -> 
 @pytest.mark.parametrize(
     ("call_s", "reason"),
     [
-        ([0.01, 0.02] * 5, "the interval of the median is wider than 5% to one side"),
-        ([0.010 * 1.02**n for n in range(12)], "the times rose by 24% from the first turn to the last"),
-        ([0.010 * 0.98**n for n in range(12)], "the times fell by 20% from the first turn to the last"),
-        ([0.010, 0.0101, 0.013, 0.0131, 0.0099, 0.010, 0.0129, 0.010, 0.0132, 0.0101], "the times have two modes"),
+        ([0.01, 0.02] * 5, "wide-interval"),
+        ([0.010 * 1.02**n for n in range(12)], "drift: +24 %"),
+        ([0.010 * 0.98**n for n in range(12)], "drift: -20 %"),
+        ([0.010, 0.0101, 0.013, 0.0131, 0.0099, 0.010, 0.0129, 0.010, 0.0132, 0.0101], "two-modes: "),
     ],
 )
 def test_what_the_times_say_of_themselves(call_s: list[float], reason: str) -> None:
     status, reasons = status_of([launch(call_s)])
     assert status == "noisy"
-    assert any(reason in each for each in reasons), reasons
+    assert any(reason in str(each) for each in reasons), reasons
 
 
 def test_short_launches_that_all_slow_down_have_a_trend() -> None:
     slowing = [0.010 * 1.05**n for n in range(6)]
     _, reasons = status_of([launch(slowing), launch(slowing), launch(slowing)])
-    assert "the times rose by 28% from the first turn to the last" in reasons
-    assert not any("the times rose" in each for each in status_of([launch(slowing)])[1])
+    assert Reason(code="drift", detail="+28 %") in reasons
+    assert not any(each.code == "drift" for each in status_of([launch(slowing)])[1])
 
 
 def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
     wrong = Parity(what="ort b3", error=0.5, limit=1e-5)
     assert status_of([launch(QUIET)], parity=[wrong, wrong]) == (
         "invalid",
-        ["parity of ort b3: error 5.0e-01, limit 1.0e-05 of the signal"],
+        [Reason(code="parity", detail="ort b3, error 5.0e-01, limit 1.0e-05 of the signal")],
     )
     unknown = Parity(what="ort b3", error=None, limit=1e-5)
-    assert "the output is not finite or misshapen" in status_of([launch(QUIET)], parity=[unknown])[1][0]
-    assert status_of([launch(QUIET)], faults=["TF32 is on"]) == ("invalid", ["TF32 is on"])
+    assert "not finite or misshapen" in status_of([launch(QUIET)], parity=[unknown])[1][0].detail
+    assert status_of([launch(QUIET)], faults=[TF32]) == ("invalid", [TF32])
     slow = facts().model_copy(update={"denormal_share": 0.25})
     assert status_of([launch(QUIET)], facts=slow) == (
         "invalid",
-        ["25.0% of a layer's activations are denormal numbers"],
+        [Reason(code="denormals", detail="25.0%")],
     )
 
 
 def test_a_launch_that_fails_alone_is_failed_and_beside_others_takes_nothing_from_them() -> None:
-    assert status_of([], errors=["killed"]) == ("failed", ["killed"])
-    assert status_of([launch(QUIET)], errors=["killed"]) == ("noisy", ["a launch failed: killed"])
+    assert status_of([], errors=[KILLED]) == ("failed", [KILLED])
+    assert status_of([launch(QUIET)], errors=[KILLED]) == (
+        "noisy",
+        [Reason(code="crashed", detail="in another launch: by SIGKILL")],
+    )
 
 
 def test_a_median_over_launches_is_wider_than_within_one() -> None:
