@@ -252,13 +252,13 @@ def test_names_and_reasons_from_records_are_text_everywhere(sample: Run, page: P
 def _named_evil(run: Run) -> Run:
     """The same run with its models named so that they would leave an attribute and a tag."""
     name = f'"/>{EVIL}'
-    records = {
-        each.id: each.model_copy(
+    renamed = [
+        each.model_copy(
             update={"case": each.case.model_copy(update={"spec": each.case.spec.model_copy(update={"model": name})})}
         )
         for each in run.records.values()
-    }
-    return Run(run.folder, run.suite, run.started, run.environment, records)
+    ]
+    return Run(run.folder, run.suite, run.started, run.environment, {each.id: each for each in renamed})
 
 
 def test_latex_says_what_the_records_say(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_samples_are_thinned_and_blocks_with_interference_marked(sample: Run) ->
     assert sum(len(block.ms) for block in shown.launches[0].blocks) <= MAX_SAMPLES + 6
     first = samples(sample.records.values()).cases[0]
     assert [block.out for block in first.launches[0].blocks] == [False, True, *[False] * 6]
-    assert first.launches[0].blocks[1].why == "others used 48 % of the CPUs"
+    assert first.launches[0].blocks[1].why == "other processes used 48 % of the CPUs"
 
 
 def test_the_script_reads_the_keys_that_the_samples_have(sample: Run) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import CounterResults, Record
+from cnnbench.records.record import CounterResults, Measurement, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.columns import interval_text
 from cnnbench.report.files import write_report
@@ -23,6 +23,7 @@ from tests.records import ENVIRONMENT, case, record
 
 EAGER = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010]
 ORT = [time / 2 for time in EAGER]
+NO_DRIVER = Reason(code="no-device", detail="no driver")
 
 
 def run(folder: Path, *records: Record) -> Run:
@@ -35,9 +36,7 @@ def tiny(tmp_path: Path) -> Run:
         tmp_path,
         record(case("eager"), EAGER, samples=10),
         record(case("ort"), ORT),
-        record(
-            case("eager", device="cuda"), status="unavailable", reasons=[Reason(code="no-device", detail="no driver")]
-        ),
+        record(case("eager", device="cuda"), status="unavailable", reasons=[NO_DRIVER]),
         record(case("eager", "training"), [0.03] * 6),
     )
 
@@ -92,7 +91,7 @@ def test_the_inference_table(tiny: Run) -> None:
         ),
         ("lenet5", "8", "eager/cuda", *"–" * 8, "unavailable [1]"),
     ]
-    assert inference.notes == ["[1] unavailable: no cuda device: no driver"]
+    assert inference.notes == ["[1] unavailable: there is no such device: no driver"]
 
 
 def test_the_training_table_has_the_steps_phases(tiny: Run) -> None:
@@ -114,7 +113,11 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
 
 
 def test_records_of_two_comparison_groups_are_not_compared(tmp_path: Path) -> None:
-    later = record(case("ort"), ORT).model_copy(update={"group": "another"})
+    later = record(case("ort"), ORT)
+    assert later.measurement is not None
+    (launch,) = later.measurement.launches
+    another = Measurement(launches=[launch.model_copy(update={"group": "another"})])
+    later = later.model_copy(update={"measurement": another})
     cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), later)), "inference").cells
     assert cells["status"].tolist() == ["ok", "ok"]
     assert cells["vs eager"].tolist() == ["–", "–"]
@@ -129,7 +132,7 @@ def test_rows_that_differ_in_threads_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["invalid", "failed"])
 def test_invalid_records_are_shown_and_not_compared(tmp_path: Path, status: str) -> None:
-    bad = record(case("ort"), ORT).model_copy(update={"status": status, "reasons": ["parity"]})
+    bad = record(case("ort"), ORT).model_copy(update={"status": status, "reasons": [Reason(code="parity")]})
     cells = table(run_tables(run(tmp_path, record(case("eager"), EAGER), bad)), "inference").cells
     assert cells["status"].tolist() == ["ok", f"{status} [1]"]
     assert cells["ms"].tolist()[1] != "–"
@@ -198,7 +201,7 @@ def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> No
             record(
                 case("eager", device="cuda"),
                 status="unavailable",
-                reasons=[Reason(code="no-device", detail="no driver")],
+                reasons=[NO_DRIVER],
             )
         )
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
