@@ -1,6 +1,7 @@
 """The pytest plugin, in sessions of pytest of its own, whose workers follow a script; one session has real ones."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -49,6 +50,7 @@ def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, "-W", "error", "-p", "no:cacheprovider", *words],
         cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
         capture_output=True,
         text=True,
         timeout=300,
@@ -94,7 +96,7 @@ def test_what_this_machine_cannot_run_is_skipped_with_the_reason(
     if "lenet5/inference/eager/cuda/fp32/b1 PASSED" in done.stdout:
         pytest.skip("there is a CUDA device here")
     assert "suite.yaml::lenet5/inference/eager/cuda/fp32/b1 SKIPPED" in done.stdout
-    assert "unavailable: eager: no cuda device" in done.stdout
+    assert "unavailable: there is no such device: eager on cuda: there is none" in done.stdout
 
 
 def test_pytest_benchmark_saves_the_very_samples_of_the_records(
