@@ -1,6 +1,7 @@
 """The pytest plugin, in sessions of pytest of its own, whose workers follow a script; one session has real ones."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -48,6 +49,7 @@ def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, "-W", "error", "-p", "no:cacheprovider", *words],
         cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
         capture_output=True,
         text=True,
         timeout=300,

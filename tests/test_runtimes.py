@@ -215,7 +215,7 @@ def documented_runtime() -> str:
 
 
 def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
-    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+    program: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "my_runtime.py").write_text(documented_runtime())
     install(home, monkeypatch, "[cnnbench.runtimes]\nexported = my_runtime:Exported\n")
@@ -224,8 +224,8 @@ def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
         "name: mine\nlaunches: 1\ndefaults: {workloads: [inference], runtimes: [exported, ort], batches: [2],"
         " case_budget: 0.1s}\nmodels: [lenet5]\n",
     )
-    assert "my-package" in cli("list", "runtimes").stdout
-    done = cli("run", suite, "--out", "out")
+    assert "my-package" in program("list", "runtimes").stdout
+    done = program("run", suite, "--out", "out")
     assert done.returncode == 0, done.stderr + done.stdout
     assert '"lenet5/inference/exported/cpu/fp32/b2"' in (home / "out" / "records.jsonl").read_text()
 
