@@ -138,7 +138,7 @@ def test_ceilings_as_text_name_the_best_of_each() -> None:
     lines = list(peaks_text.lines(peaks("cuda", name="NVIDIA L4")))
     assert any(line.split()[:6] == ["torch", "matrix", "product", "fp32", "100", "small"] for line in lines)
     assert any(line.startswith("datasheet, dense: fp32 30,300, bf16 121,000") and "L4" in line for line in lines)
-    assert "datasheet: unknown" in list(peaks_text.lines(peaks("cuda", name="NVIDIA X1")))
+    assert "datasheet, dense: unknown" in list(peaks_text.lines(peaks("cuda", name="NVIDIA X1")))
 
 
 @pytest.fixture(scope="module")

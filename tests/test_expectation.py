@@ -93,7 +93,7 @@ def test_a_change_is_told_with_the_lines_that_the_file_would_need(suite: Path, c
     assert "lenet5: inference.operators.Conv: expected 1, found 2 (+100.00%)" in done.stdout
     assert "lenet5: inference.operators.Sigmoid: expected 4, found none" in done.stdout
     assert "torch 1.0 then, " in done.stdout
-    assert "an exporter of another version may write other operators" in done.stdout
+    assert "another exporter version may write other operators" in done.stdout
     assert "3 figures of 1 of 2 models differ" in done.stdout
     assert "--exact --update" in done.stdout
     lines = done.stdout.partition("its lines would be:\n")[2].partition("if this is meant")[0]
@@ -106,8 +106,8 @@ def test_a_change_is_told_with_the_lines_that_the_file_would_need(suite: Path, c
     [
         (None, "there is no such file"),
         ("models: {}", "versions: Field required"),
-        ("models: {", "expected YAML"),
-        ("", "its content"),
+        ("models: {", "cannot be read as YAML"),
+        ("", "the content"),
     ],
 )
 def test_a_file_that_is_missing_or_unreadable_is_no_pass(home: Path, cli: Cli, text: str | None, message: str) -> None:

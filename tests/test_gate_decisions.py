@@ -73,14 +73,14 @@ def test_a_slowdown_that_is_asked_for_is_heads_alone(gate: Gates, home: Path) ->
     code, said = gate("--inject 60% --only */b4", Says("sample", SLOW, slowdown=0.6))
     assert code == 0, said  # it was seen, as it should be
     assert verdicts(home) == {"b4": "slower"}
-    assert "seen in 1 of 1 cases" in said
+    assert "detected in 1 of 1 cases" in said
 
 
 def test_a_slowdown_that_is_asked_for_and_not_seen_fails(gate: Gates, home: Path) -> None:
     code, said = gate("--inject 60% --only */b4")
     assert code != 0
     assert verdicts(home) == {"b4": "same"}
-    assert "seen in 0 of 1 cases" in said
+    assert "detected in 0 of 1 cases" in said
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository
     assert "::error title=cnnbench wrong::gate_nets:build" in done.stdout
     assert summary.read_text().startswith("# 1 wrong; ")
     (written,) = (repository / "runs").glob("gate-tiny-*/summary.md")
-    assert written.read_text() == summary.read_text()
+    assert written.read_text().rstrip() == summary.read_text().rstrip()
 
 
 @pytest.mark.slow

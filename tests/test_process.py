@@ -20,6 +20,8 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int
     app.command()(lambda: act())
     monkeypatch.setattr(cli, "app", app)
     monkeypatch.setattr(sys, "argv", ["cnnbench"])
+    for number in (signal.SIGHUP, signal.SIGTERM):  # as in a terminal, whatever started these tests
+        signal.signal(number, signal.SIG_DFL)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert isinstance(end.value.code, int)
