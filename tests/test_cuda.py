@@ -1,11 +1,12 @@
 """What needs a CUDA device that works."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
+from cnnbench.records.record import Ran, Record
+from cnnbench.records.run_folder import read_run
 from cnnbench.runner.tasks.peaks import measure_peaks
 from cnnbench.runner.tasks.probe import probe_all
 from tests.conftest import Cli, write_suite
@@ -24,6 +25,13 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> str:
     return found.name
 
 
+def ran_of(record: Record) -> Ran:
+    assert record.measurement is not None
+    ran = record.measurement.launches[-1].ran
+    assert ran is not None
+    return ran
+
+
 @pytest.mark.parametrize("runtime", ["eager", "ort"])
 def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runtime: str) -> None:
     suite = write_suite(
@@ -32,11 +40,10 @@ def test_inference_runs_on_the_device_in_ieee_float32(home: Path, cli: Cli, runt
         f"defaults: {{workloads: [inference], runtimes: [{runtime}], devices: [cuda]}}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    for line in (home / "out" / "records.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        assert record["status"] in ("ok", "noisy"), record["reasons"]
-        assert record["ran"]["device"] == "cuda"
-        assert all(parity["error"] < parity["limit"] for parity in record["parity"])
+    for record in read_run(home / "out").records.values():
+        assert record.status in ("ok", "noisy"), record.reasons
+        assert ran_of(record).device == "cuda"
+        assert all(parity.passed for parity in record.parity)
 
 
 def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) -> None:
@@ -44,11 +51,17 @@ def test_training_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli) 
         home, "launches: 1\nmodels: [resnet18]\ndefaults: {workloads: [training], devices: [cuda], case_budget: 0.5s}"
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
-    memory = record["measurement"]["launches"][0]["memory"]
-    assert memory["device_reserved_bytes"] >= memory["device_allocated_bytes"] > 4 * 11_689_512
+    (record, *_) = read_run(home / "out").records.values()
+    assert record.measurement is not None
+    memory = record.measurement.launches[0].memory
+    allocated, reserved, used = (
+        memory.device_allocated_bytes or 0,
+        memory.device_reserved_bytes or 0,
+        memory.device_used_bytes or 0,
+    )
+    assert reserved >= allocated > 4 * 11_689_512
     # The peak is that of the timed steps, so nothing of it was returned: cuDNN's search for algorithms came before.
-    assert memory["device_used_bytes"] >= memory["device_reserved_bytes"]
+    assert used >= reserved
 
 
 def test_the_exported_training_step_runs_on_the_device_and_tells_its_memory(home: Path, cli: Cli, device: str) -> None:
@@ -58,11 +71,12 @@ def test_the_exported_training_step_runs_on_the_device_and_tells_its_memory(home
         "defaults: {workloads: [training], runtimes: [ort], devices: [cuda], case_budget: 0.5s}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    record = json.loads((home / "out" / "records.jsonl").read_text().splitlines()[0])
-    assert record["status"] in ("ok", "noisy"), record["reasons"]
-    assert (record["ran"]["device"], record["ran"]["device_name"]) == ("cuda", device)
-    assert record["measurement"]["launches"][0]["memory"]["device_used_bytes"] > 4 * 11_689_512
-    assert all(parity["error"] <= parity["limit"] for parity in record["parity"])
+    (record, *_) = read_run(home / "out").records.values()
+    assert record.status in ("ok", "noisy"), record.reasons
+    assert (ran_of(record).device, ran_of(record).device_name) == ("cuda", device)
+    assert record.measurement is not None
+    assert (record.measurement.launches[0].memory.device_used_bytes or 0) > 4 * 11_689_512
+    assert all(parity.passed for parity in record.parity)
 
 
 def test_what_the_device_can_do_is_measured_in_every_precision(device: str) -> None:

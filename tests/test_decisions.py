@@ -9,22 +9,20 @@ import pytest
 
 from cnnbench import api
 from cnnbench.records import messages
-from cnnbench.records.record import Memory, Parity, Ran, StepFacts
-from cnnbench.records.run_folder import Store
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
+from cnnbench.records.run_folder import Store, read_run
 from tests import scripted
 from tests.conftest import Cli, write_suite
 from tests.scripted import Dies, Hangs, Says, Slowly, lenet
 
-Runs = Callable[..., tuple[int, str, dict[str, dict[str, Any]]]]
+Runs = Callable[..., tuple[int, str, dict[str, Record]]]
 
 INFERENCE = "defaults: {workloads: [inference], batches: [1, 4], case_budget: 0.1s}"
 TRAINING = "defaults: {workloads: [training], runtimes: [eager, ort], batches: [4], case_budget: 0.1s}"
 EAGER, ORT = (f"lenet5/inference/{runtime}/cpu/fp32/b4" for runtime in ("eager", "ort"))
+NO_MEMORY = messages.Failure(failure="out of memory: 1 PB", is_user_error=False, out_of_memory=True)
 WRONG = [Parity(what="ort b1", error=0.5, limit=1e-5)]
-
-
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {record["id"]: record for record in map(json.loads, (folder / "records.jsonl").read_text().splitlines())}
 
 
 @pytest.fixture
@@ -45,7 +43,7 @@ def run(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
         done = cli("run", suite, "--out", "out", *options.split())
         assert "Traceback" not in done.stderr
         assert not done.stderr.startswith("error: "), done.stderr
-        return done.returncode, done.stdout + done.stderr, records(home / "out")
+        return done.returncode, done.stdout + done.stderr, read_run(home / "out").records
 
     return call
 
@@ -54,29 +52,34 @@ def test_workers_that_do_well_give_records_of_all_cases(run: Runs) -> None:
     code, said, found = run(INFERENCE)
     assert code == 0, said
     assert len(found) == 4
-    assert {record["status"] for record in found.values()} <= {"ok", "noisy"}
-    assert found[EAGER]["group"] == found[ORT]["group"]
-    assert found[EAGER]["group"] != found[EAGER.replace("b4", "b1")]["group"]
+    assert {record.status for record in found.values()} <= {"ok", "noisy"}
+    assert found[EAGER].group == found[ORT].group
+    assert found[EAGER].group != found[EAGER.replace("b4", "b1")].group
 
 
 @pytest.mark.parametrize("op", ["load", "open", "warm", "sample", "close"])
 @pytest.mark.parametrize(
-    ("fate", "reason", "limit"),
+    ("fate", "why", "reason", "limit"),
     [
-        (Dies("SIGKILL"), "killed by SIGKILL, as the system does when memory runs out", "1m"),
-        (Hangs(), "no answer within 3 s", "3s"),
-        (messages.Failure(failure="out of memory: 1 PB", is_user_error=False), "out of memory: 1 PB", "1m"),
+        (Dies("SIGKILL"), "crashed", "killed by SIGKILL, as the system does when memory runs out", "1m"),
+        (Hangs(), "hung", "no answer within 3 s", "3s"),
+        (
+            NO_MEMORY,
+            "out-of-memory",
+            "out of memory: 1 PB",
+            "1m",
+        ),
     ],
     ids=["dies", "hangs", "fails"],
 )
 def test_a_worker_that_fails_at_any_moment_fails_its_case_alone(
-    run: Runs, op: str, fate: Any, reason: str, limit: str
+    run: Runs, op: str, fate: Any, why: str, reason: str, limit: str
 ) -> None:
     code, _, found = run(INFERENCE, Says(op, fate, runtime="ort", batch=4), limit=limit)
     assert code == 3
-    assert reason in found[ORT]["reasons"][0]
-    assert found[ORT]["status"] == "failed"
-    others = {record["status"] for id_, record in found.items() if id_ != ORT}
+    assert reason in found[ORT].reasons[0].detail
+    assert (found[ORT].status, found[ORT].reasons[0].code) == ("failed", why)
+    others = {record.status for id_, record in found.items() if id_ != ORT}
     assert len(found) == 4
     assert others <= {"ok", "noisy"}
 
@@ -85,10 +88,10 @@ def test_a_model_that_cannot_be_built_fails_its_cases_and_no_others(run: Runs) -
     models = "[{model: lenet5, seed: 1}, lenet5]"
     code, _, found = run(INFERENCE, Says("build", Dies("SIGSEGV"), seed=1), models=models)
     assert code == 3
-    failed = {id_ for id_, record in found.items() if record["status"] == "failed"}
+    failed = {id_ for id_, record in found.items() if record.status == "failed"}
     assert failed == {id_ for id_ in found if id_.endswith("/s1")}
     assert len(failed) == 4
-    assert all("SIGSEGV" in found[id_]["reasons"][0] for id_ in failed)
+    assert all("SIGSEGV" in found[id_].reasons[0].detail for id_ in failed)
 
 
 def test_wrong_outputs_are_invalid_and_not_timed(run: Runs) -> None:
@@ -97,43 +100,44 @@ def test_wrong_outputs_are_invalid_and_not_timed(run: Runs) -> None:
     script = [Says("open", opened, runtime="ort", batch=4), Says("warm", Dies("SIGTERM"), runtime="ort", batch=4)]
     code, _, found = run(INFERENCE, *script)
     assert code == 3
-    assert (found[ORT]["status"], found[ORT]["measurement"]) == ("invalid", None)
-    assert found[ORT]["reasons"] == ["parity of ort b1: error 5.0e-01, limit 1.0e-05 of the signal"]
-    assert found[EAGER]["status"] in ("ok", "noisy")
+    assert (found[ORT].status, found[ORT].measurement) == ("invalid", None)
+    assert found[ORT].reasons == [Reason(code="parity", detail="ort b1, error 5.0e-01, limit 1.0e-05 of the signal")]
+    assert found[EAGER].status in ("ok", "noisy")
 
 
 @pytest.mark.parametrize(
     ("parity", "faults", "reason"),
-    [(WRONG, [], "parity of ort b1"), ([], ["layout channels_last was lost"], "layout channels_last was lost")],
+    [
+        (WRONG, [], "parity: ort b1"),
+        ([], [Reason(code="layout", detail="channels_last was lost")], "layout: channels_last was lost"),
+    ],
 )
 def test_what_is_found_wrong_after_timing_makes_it_invalid(
-    run: Runs, parity: list[Parity], faults: list[str], reason: str
+    run: Runs, parity: list[Parity], faults: list[Reason], reason: str
 ) -> None:
     memory = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3)
     ran = Ran(device="cpu", device_name="CPU", threads=2, precision="fp32")
     closed = messages.Closed(parity=parity, memory=memory, ran=ran, faults=faults)
     code, _, found = run(INFERENCE, Says("close", closed, runtime="ort"))
     assert code == 3
-    assert found[ORT]["status"] == "invalid"
-    assert found[ORT]["reasons"][0].startswith(reason)
-    assert found[EAGER]["status"] in ("ok", "noisy")
+    assert found[ORT].status == "invalid"
+    assert str(found[ORT].reasons[0]).startswith(reason)
+    assert found[EAGER].status in ("ok", "noisy")
 
 
 def test_a_graph_that_cannot_be_exported_fails_onnx_runtime_alone(run: Runs) -> None:
     code, _, found = run(INFERENCE, *lenet(onnx_error="aten.odd is unknown", onnx_bytes=None))
     assert code == 3
-    assert found[ORT]["reasons"] == ["ONNX export failed: aten.odd is unknown"]
-    assert {found[id_]["status"] for id_ in found if "/eager/" in id_} <= {"ok", "noisy"}
+    assert found[ORT].reasons == [Reason(code="export-failed", detail="aten.odd is unknown")]
+    assert {found[id_].status for id_ in found if "/eager/" in id_} <= {"ok", "noisy"}
 
 
 def test_counters_that_disagree_make_every_case_invalid(run: Runs) -> None:
-    from cnnbench.records.record import CounterResults
-
     wrong = CounterResults(closed_form={"conv1": (156, 9)}, counted={"module": {"conv1": (157, 0)}})
     code, _, found = run(INFERENCE, *lenet(counters=wrong))
     assert code == 3
-    assert {record["status"] for record in found.values()} == {"invalid"}
-    assert "counts disagree: " in found[EAGER]["reasons"][0]
+    assert {record.status for record in found.values()} == {"invalid"}
+    assert found[EAGER].reasons[0].code == "counts"
 
 
 def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(run: Runs) -> None:
@@ -141,9 +145,9 @@ def test_a_step_that_cannot_be_exported_is_unavailable_and_names_the_operator(ru
     code, said, found = run(TRAINING, Says("build_step", step))
     assert code == 0, said  # no case failed: there is nothing here that could run it
     eager, ort = (found[f"lenet5/training/{runtime}/cpu/fp32/b4"] for runtime in ("eager", "ort"))
-    assert eager["status"] in ("ok", "noisy")
-    assert ort["status"] == "unavailable"
-    assert "no gradient rule for aten.odd.default in conv1" in ort["reasons"][0]
+    assert eager.status in ("ok", "noisy")
+    assert ort.status == "unavailable"
+    assert ort.reasons == [Reason(code="not-exportable", detail="no gradient rule for aten.odd.default in conv1")]
 
 
 def test_a_wrong_step_is_invalid_and_not_timed(run: Runs) -> None:
@@ -152,9 +156,10 @@ def test_a_wrong_step_is_invalid_and_not_timed(run: Runs) -> None:
     script = [Says("open", opened, runtime="ort"), Says("warm", Dies("SIGTERM"), runtime="ort")]
     code, _, found = run(TRAINING, *script)
     record = found["lenet5/training/ort/cpu/fp32/b4"]
-    assert (code, record["status"], record["measurement"]) == (3, "invalid", None)
-    assert "parity of ort losses" in record["reasons"][0]
-    assert record["step"]["losses"]
+    assert (code, record.status, record.measurement) == (3, "invalid", None)
+    assert str(record.reasons[0]).startswith("parity: ort losses")
+    assert record.step is not None
+    assert record.step.losses
 
 
 def test_a_device_that_does_not_work_is_told_in_records_and_fails_nothing(run: Runs) -> None:
@@ -162,15 +167,15 @@ def test_a_device_that_does_not_work_is_told_in_records_and_fails_nothing(run: R
     code, said, found = run(devices, Says("probe", messages.Probed(works=False, reason="no driver")))
     assert code == 0, said
     absent = [record for id_, record in found.items() if "/cuda/" in id_]
-    assert [record["status"] for record in absent] == ["unavailable"] * 4
-    assert all("no cuda device that it can use: no driver" in record["reasons"][0] for record in absent)
+    assert [(record.status, record.reasons[0].code) for record in absent] == [("unavailable", "no-device")] * 4
+    assert all(str(record.reasons[0]).endswith("on cuda: no driver") for record in absent)
 
 
 def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measured(run: Runs, home: Path) -> None:
     devices = INFERENCE.replace("case_budget", "devices: [cuda], case_budget")
     code, said, found = run(devices, Says("probe", messages.Probed(works=True, name="NVIDIA Test")))
     assert code == 0, said
-    assert {record["status"] for record in found.values()} <= {"ok", "noisy"}
+    assert {record.status for record in found.values()} <= {"ok", "noisy"}
     environment = json.loads((home / "out" / "environment.json").read_text())
     assert environment["accelerators"] == {"cuda": "NVIDIA Test"}
 
@@ -229,11 +234,12 @@ def test_what_is_left_of_the_budget_goes_to_further_launches_of_the_groups_that_
     times = [messages.Sampled(seconds={"forward": [0.01 * (1 + wide * (number % 7))]}) for number in range(100)]
     code, said, found = run(INFERENCE, Says("sample", *times, batch=4), launches=launches)
     assert code == 0, said
-    made = {id_: record["measurement"]["launches"] for id_, record in found.items()}
+    made = {id_: record.measurement.launches for id_, record in found.items() if record.measurement}
+    assert len(made) == 4
     assert {id_: len(each) for id_, each in made.items()} == {
         id_: launches if wide and id_ in (EAGER, ORT) else 1 for id_ in made
     }
-    groups = [[launch["group"] for launch in made[id_]] for id_ in (EAGER, ORT)]
+    groups = [[launch.group for launch in made[id_]] for id_ in (EAGER, ORT)]
     assert groups[0] == groups[1]  # measured together, each time
     assert len(set(groups[0])) == len(groups[0])
     lines = (home / "out" / "records.jsonl").read_text().splitlines()
