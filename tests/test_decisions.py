@@ -173,7 +173,11 @@ def test_a_device_that_does_not_work_is_told_in_records_and_fails_nothing(run: R
 
 def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measured(run: Runs, home: Path) -> None:
     devices = INFERENCE.replace("case_budget", "devices: [cuda], case_budget")
-    code, said, found = run(devices, Says("probe", messages.Probed(works=True, name="NVIDIA Test")))
+    ran = Ran(device="cuda", device_name="NVIDIA Test", threads=2, precision="fp32")
+    memory = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3)
+    closed = messages.Closed(parity=[], memory=memory, ran=ran, faults=[])
+    script = [Says("probe", messages.Probed(works=True, name="NVIDIA Test")), Says("close", closed)]
+    code, said, found = run(devices, *script)
     assert code == 0, said
     assert {record.status for record in found.values()} <= {"ok", "noisy"}
     environment = json.loads((home / "out" / "environment.json").read_text())
