@@ -86,7 +86,7 @@ def test_a_slowdown_that_is_asked_for_and_not_seen_fails(gate: Gates, home: Path
 @pytest.mark.parametrize(
     ("line", "verdict", "reason"),
     [
-        (Says("open", Dies("SIGKILL"), threads=1), "missing", "head: the worker was killed by SIGKILL"),
+        (Says("open", Dies("SIGKILL"), threads=1), "missing", "head: crashed: the worker was killed by SIGKILL"),
         (Says("build", messages.Failure(failure="no such weights", is_user_error=True)), "missing", "no such weights"),
         (
             Says(
@@ -95,7 +95,7 @@ def test_a_slowdown_that_is_asked_for_and_not_seen_fails(gate: Gates, home: Path
                 threads=1,
             ),
             "wrong",
-            "head: parity of ort b1",
+            "head: parity: ort b1",
         ),
     ],
     ids=["crashes", "cannot be built", "computes something else"],
