@@ -126,3 +126,15 @@ def test_whatever_fails_the_files_are_as_before_or_as_asked(
     assert files.read(whole) == (b"old" if nth <= 3 else b"new")
     assert list(files.read_lines(lines)) == ([b"old"] if nth in (4, 5) else [b"old", b"new"])
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "lines"}
+
+
+def test_an_interrupt_while_a_line_reaches_the_disk_does_not_take_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.append(tmp_path / "lines", "measured")
+    assert list(files.read_lines(tmp_path / "lines")) == [b"measured"]

@@ -136,6 +136,7 @@ def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> None:
     loaded = load_suite(str(suite_of(tmp_path)))
     with open_arms("runtime=ort", "runtime=eager") as (base, head):
@@ -150,6 +151,7 @@ def test_why_a_case_is_slower_is_told_by_settings_and_layers(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_calibration_is_kept_and_a_later_gate_heeds_it(tmp_path: Path) -> None:
     suite, kept = suite_of(tmp_path), tmp_path / "noise.json"
 
@@ -174,6 +176,7 @@ def test_a_calibration_is_kept_and_a_later_gate_heeds_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_another_interpreter_runs_the_same_measuring_code_and_a_revision_its_own_model(
     tmp_path: Path, repository: Path
 ) -> None:
@@ -220,6 +223,7 @@ def test_an_arm_that_cannot_be_is_one_message(arm: str, message: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
 @pytest.mark.slow
+@pytest.mark.alone
 def test_an_interrupted_gate_keeps_its_pairs_and_exits_with_130(tmp_path: Path) -> None:
     suite, out = suite_of(tmp_path), tmp_path / "out"
     command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", ".", "--out", str(out)]

@@ -65,7 +65,7 @@ def append(file: Path, line: str | bytes) -> None:
                 while content:
                     content = content[stream.write(content) :]
                 os.fsync(descriptor)
-            except BaseException:
+            except OSError:  # an interrupt keeps what is written; the next line ends it if it is cut short
                 with contextlib.suppress(OSError):
                     stream.truncate(size)
                 raise
