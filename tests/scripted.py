@@ -105,7 +105,7 @@ def worker(folder: Path, *script: Says, limit_s: float = 30.0) -> "Worker":
 def lenet(**figures: Any) -> list[Says]:
     """What a worker says when all is well, of LeNet-5 or a user's own model; `figures` are the artifact's."""
     from cnnbench.networks.registry import ARCHITECTURES
-    from cnnbench.records import messages
+    from cnnbench.records import messages, task_messages
     from cnnbench.records.record import CounterResults, Memory, Parity, Ran, StepFacts
     from tests.records import facts
 
@@ -126,7 +126,7 @@ def lenet(**figures: Any) -> list[Says]:
     ]
     return [
         Says("preload", messages.Failure(failure="nothing is forked here", is_user_error=False)),
-        Says("probe", messages.Probed(works=False, reason="there is none")),
+        Says("probe", task_messages.Probed(works=False, reason="there is none")),
         Says("resolve", messages.Resolved(input_shape=(1, 28, 28), classes=10)),
         Says("build", facts().model_copy(update={"counters": known, **figures}), model="lenet5"),
         Says("build", facts().model_copy(update={"counters": unknown, **figures})),

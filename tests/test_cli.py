@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.records import messages
+from cnnbench.records import task_messages
 from tests import scripted
 from tests.conftest import Cli
 from tests.scripted import Says
@@ -159,7 +159,10 @@ def test_lists(cli: Cli) -> None:
 
 
 def test_devices_are_listed_as_they_were_found(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    works, broken = messages.Probed(works=True, name="Testing CPU"), messages.Probed(works=False, reason="no driver")
+    works, broken = (
+        task_messages.Probed(works=True, name="Testing CPU"),
+        task_messages.Probed(works=False, reason="no driver"),
+    )
     scripted.use(monkeypatch, home, Says("probe", works, device="cpu"), Says("probe", broken))
     devices = json.loads(cli("list", "devices", "--json").stdout)
     assert [(row["works"], row["why"]) for row in devices if row["device"] == "cuda"] == [("no", "no driver")] * 4
@@ -222,7 +225,7 @@ def test_export_writes_a_graph_that_onnx_accepts_with_a_dynamic_batch(cli: Cli, 
 def test_doctor_names_the_machine_its_devices_and_interference(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted.use(monkeypatch, home, Says("probe", messages.Probed(works=True, name="Testing device")))
+    scripted.use(monkeypatch, home, Says("probe", task_messages.Probed(works=True, name="Testing device")))
     report = json.loads(cli("doctor", "--json").stdout)
     assert report["machine"]["cpu"]
     assert isinstance(report["interference"], list)

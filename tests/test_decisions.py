@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cnnbench import api
-from cnnbench.records import messages
+from cnnbench.records import messages, task_messages
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
 from cnnbench.records.run_folder import Store, read_run
@@ -164,7 +164,7 @@ def test_a_wrong_step_is_invalid_and_not_timed(run: Runs) -> None:
 
 def test_a_device_that_does_not_work_is_told_in_records_and_fails_nothing(run: Runs) -> None:
     devices = INFERENCE.replace("case_budget", "devices: [cpu, cuda], case_budget")
-    code, said, found = run(devices, Says("probe", messages.Probed(works=False, reason="no driver")))
+    code, said, found = run(devices, Says("probe", task_messages.Probed(works=False, reason="no driver")))
     assert code == 0, said
     absent = [record for id_, record in found.items() if "/cuda/" in id_]
     assert [(record.status, record.reasons[0].code) for record in absent] == [("unavailable", "no-device")] * 4
@@ -176,7 +176,7 @@ def test_a_device_that_works_is_named_in_the_environment_and_its_cases_are_measu
     ran = Ran(device="cuda", device_name="NVIDIA Test", threads=2, precision="fp32")
     memory = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3)
     closed = messages.Closed(parity=[], memory=memory, ran=ran, faults=[])
-    script = [Says("probe", messages.Probed(works=True, name="NVIDIA Test")), Says("close", closed)]
+    script = [Says("probe", task_messages.Probed(works=True, name="NVIDIA Test")), Says("close", closed)]
     code, said, found = run(devices, *script)
     assert code == 0, said
     assert {record.status for record in found.values()} <= {"ok", "noisy"}

@@ -21,7 +21,8 @@ from cnnbench.analysis.layer_join import join, owner, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
-from cnnbench.records.messages import LayerTimes, Load, Loaded, Profile, Profiled
+from cnnbench.records.messages import Load, Loaded
+from cnnbench.records.task_messages import LayerTimes, Profile, Profiled
 from cnnbench.report import layer_times
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec

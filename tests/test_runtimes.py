@@ -13,22 +13,9 @@ from safetensors.numpy import load_file, save_file
 from cnnbench.analysis.roofline import Work, lower_bound
 from cnnbench.errors import InputError
 from cnnbench.records import artifact
-from cnnbench.records.messages import (
-    Build,
-    Close,
-    Closed,
-    Load,
-    Loaded,
-    Open,
-    Opened,
-    Probe,
-    Probed,
-    Sample,
-    Sampled,
-    Warm,
-    Warmed,
-)
+from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.report.prose import name_of
 from cnnbench.runner.fork_server import ForkServers
 from cnnbench.runner.tasks.layer_profile import profile_artifact

@@ -23,8 +23,6 @@ from cnnbench.records.messages import (
     Loaded,
     Open,
     Opened,
-    Probe,
-    Probed,
     Request,
     Resolve,
     Resolved,
@@ -34,6 +32,7 @@ from cnnbench.records.messages import (
     Warmed,
 )
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.loop import HANDLERS

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.work import kind_of
 from cnnbench.records.layer_profile import Row, Times
-from cnnbench.records.messages import LayerTimes, Profiled
+from cnnbench.records.task_messages import LayerTimes, Profiled
 from cnnbench.suite.runtimes import REFERENCE
 
 _NUMBER = re.compile(r"_?\d+$")

@@ -54,7 +54,7 @@ def train(
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     """
     from cnnbench.records import dataset
-    from cnnbench.records.messages import StartTraining
+    from cnnbench.records.task_messages import StartTraining
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 

@@ -11,8 +11,9 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName
-from cnnbench.records.messages import Load, Loaded, Profile, Profiled
+from cnnbench.records.messages import Load, Loaded
 from cnnbench.records.record import Ran
+from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.runtimes import profiled_runtimes, runtime_kind

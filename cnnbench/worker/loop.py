@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pydantic import ValidationError
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
-from cnnbench.records import messages
+from cnnbench.records import messages, task_messages
 from cnnbench.worker import forking
 from cnnbench.worker.runtimes.registry import import_libraries, preload
 from cnnbench.worker.session import Session, profile
@@ -108,7 +108,7 @@ class Process:
         self._session = Session(request, self.threads, self.imported_bytes)
         return self._session.open()
 
-    def start_training(self, request: messages.StartTraining) -> messages.TrainingStarted:
+    def start_training(self, request: task_messages.StartTraining) -> task_messages.TrainingStarted:
         """Begin a training run."""
         from cnnbench.worker.training_run import TrainingRun
 
@@ -125,8 +125,8 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
         messages.Build: "artifact:build_artifact",
         messages.BuildStep: "export.training.prove:build_step",
         messages.Describe: "graph_file:describe",
-        messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
-        messages.Probe: "probes:probe",
+        task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
+        task_messages.Probe: "probes:probe",
         messages.Preload: Process.preload,
         messages.Fork: lambda process, request: forking.fork(request, serve),
         messages.Reap: lambda process, request: forking.reap(request),
@@ -135,10 +135,10 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
         messages.Warm: lambda process, request: process.session.warm(request),
         messages.Sample: lambda process, request: process.session.sample(request),
         messages.Close: lambda process, request: process.session.close(),
-        messages.Profile: lambda process, request: profile(request, process.threads),
-        messages.StartTraining: Process.start_training,
-        messages.Advance: lambda process, request: process.training.advance(request.seconds),
-        messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
+        task_messages.Profile: lambda process, request: profile(request, process.threads),
+        task_messages.StartTraining: Process.start_training,
+        task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
+        task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
     }
 )
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from cnnbench.records.messages import Probe, Probed
 from cnnbench.records.reason import Reason
+from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.runtimes.registry import class_of
 

@@ -9,9 +9,10 @@ from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
-from cnnbench.records.messages import Closed, Open, Opened, Profile, Profiled, Sample, Sampled, Warm, Warmed
+from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
 from cnnbench.worker import probes
 from cnnbench.worker.reference.labels import PROOF_IMAGES

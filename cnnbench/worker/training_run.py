@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from cnnbench.errors import InputError
 from cnnbench.records import files
-from cnnbench.records.messages import Epoch, Evaluated, StartTraining, TrainingStarted
+from cnnbench.records.task_messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.worker import models
 from cnnbench.worker.dataset_files import prepared, read_idx
 from cnnbench.worker.export import inference

@@ -11,9 +11,10 @@ from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, append_profiles
-from cnnbench.records.messages import Load, Loaded, Profile, Profiled
+from cnnbench.records.messages import Load, Loaded
 from cnnbench.records.record import MEASURED, ArtifactFacts
 from cnnbench.records.run_folder import Run
+from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.fork_server import ForkServers, Lineage

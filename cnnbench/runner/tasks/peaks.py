@@ -11,9 +11,9 @@ from typing import get_args
 from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records.artifact import cache_folder, library_versions
 from cnnbench.records.environment import Environment
-from cnnbench.records.messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
+from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device

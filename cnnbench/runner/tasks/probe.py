@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.artifact import file_name
-from cnnbench.records.messages import Probe, Probed
 from cnnbench.records.reason import Code, Reason
+from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
 from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench.errors import InputError
-from cnnbench.records.messages import Advance, Epoch, Evaluate, Evaluated, StartTraining, TrainingStarted
+from cnnbench.records.task_messages import Advance, Epoch, Evaluate, Evaluated, StartTraining, TrainingStarted
 from cnnbench.runner.worker_process import one_worker
 from cnnbench.suite.case import Frozen
 

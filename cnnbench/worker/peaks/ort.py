@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import CallCost
+from cnnbench.records.task_messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.suite.case import Device
 from cnnbench.worker.peaks.kernels import CALLS, Call, ConvShape, convolutions, matrix_products, repeat
 from cnnbench.worker.runtimes.ort import make_session, placed

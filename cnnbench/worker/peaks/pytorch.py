@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from cnnbench.networks.units import FLOAT_BYTES
-from cnnbench.records.messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.records.peaks import Bandwidth, CallCost, Pattern, Throughput
+from cnnbench.records.task_messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.suite.case import Device, Precision
 from cnnbench.worker.peaks.kernels import (
     CALLS,

@@ -10,8 +10,8 @@ from torch.autograd.profiler import record_function
 from torch.autograd.profiler_util import FunctionEvent
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.messages import Profile, Profiled
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.hooks import hooked
 from cnnbench.worker.profilers.tally import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.reference.parity import Array

@@ -10,8 +10,8 @@ import onnxruntime as ort
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH, WEIGHTS
-from cnnbench.records.messages import Profile, Profiled
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.profilers.onnx_origin import origins
 from cnnbench.worker.profilers.tally import WARMUP_CALLS, Tally, timed_calls
 from cnnbench.worker.reference.parity import Array

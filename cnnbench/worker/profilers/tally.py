@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable
 
-from cnnbench.records.messages import LayerTimes
+from cnnbench.records.task_messages import LayerTimes
 
 WARMUP_CALLS = 5
 """Calls that are profiled first and not counted: what a library or its profiler prepares is prepared then."""

@@ -1,0 +1,134 @@
+"""Messages of tasks, for each of which a worker of its own is started: probes, peaks, layer profiles, training."""
+
+from typing import Literal
+
+from cnnbench.records.dataset import DataSet
+from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
+from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.suite.optimizer import Optimizer
+
+
+class Probe(Frozen):
+    """Try a device in a runtime, by running something on it."""
+
+    op: Literal["probe"] = "probe"
+    runtime: RuntimeName
+    device: Device
+
+
+class Probed(Frozen):
+    """Whether it works, and its name or the reason why not."""
+
+    works: bool
+    name: str = ""
+    reason: str = ""
+
+
+Library = Literal["torch", "onnxruntime"]
+
+
+class MeasurePeaks(Frozen):
+    """Measure what a device can do at best, through one library."""
+
+    op: Literal["measure_peaks"] = "measure_peaks"
+    library: Library
+    device: Device
+    threads: int
+    kernel_s: float
+    """About how long each kernel is repeated."""
+    largest_set_bytes: int
+    """Of the working sets that memory is measured with."""
+
+
+class MeasuredPeaks(Frozen):
+    """What it could do: repetitions, and what could not be measured, with the reason."""
+
+    device_name: str
+    throughputs: list[Throughput]
+    bandwidths: list[Bandwidth]
+    calls: list[CallCost]
+    failures: dict[str, str]
+
+
+class Profile(Frozen):
+    """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
+
+    op: Literal["profile"] = "profile"
+    case: Case
+    folder: str
+    scratch: str
+    """A folder that exists, for files that nobody needs afterwards."""
+    calls: int
+
+
+class LayerTimes(Frozen):
+    """What ran under one name."""
+
+    name: str
+    operators: list[str]
+    """In the runtime's own words."""
+    seconds: list[float]
+    """Of each call."""
+
+
+class Profiled(Frozen):
+    """What the profiler saw: operators by module, and those that belong to no module that is known."""
+
+    modules: list[str]
+    """That were called, in order, where the runtime has modules; a module contains those whose names go on from its."""
+    layers: list[LayerTimes]
+    """By the innermost module, in the order in which they first ran."""
+    other: list[LayerTimes]
+    """By operator."""
+    call_s: list[float]
+    """Of each whole call, by the host's clock."""
+
+
+class StartTraining(Frozen):
+    """Read a data set, build a model with random weights from its seed, and be ready to train it."""
+
+    op: Literal["start_training"] = "start_training"
+    spec: ModelSpec
+    runtime: Literal["eager", "ort"]
+    data: DataSet
+    batch: int
+    optimizer: Optimizer
+    rate: float
+    threads: int
+
+
+class TrainingStarted(Frozen):
+    """Ready."""
+
+    train_images: int
+    test_images: int
+    steps_per_epoch: int
+
+
+class Advance(Frozen):
+    """Train for about so long, or until the epoch is over."""
+
+    op: Literal["advance"] = "advance"
+    seconds: float
+
+
+class Epoch(Frozen):
+    """How far it came."""
+
+    steps: int
+    loss: float | None
+    """Mean over these steps; None where there was none, or it is not finite."""
+    over: bool
+
+
+class Evaluate(Frozen):
+    """Save the weights and try them on the test images, in every runtime."""
+
+    op: Literal["evaluate"] = "evaluate"
+    out: str
+
+
+class Evaluated(Frozen):
+    """The share of test images in the right class, by runtime."""
+
+    accuracy: dict[str, float]
