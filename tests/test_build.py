@@ -1,15 +1,17 @@
 """Artifacts and training steps: built once, on all cores, by scripted and by real children."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.records import artifact
-from cnnbench.records.messages import Failure
+from cnnbench.records.messages import Build, Failure
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import StepFacts
+from cnnbench.records.record import ArtifactFacts, StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Wanted
 from cnnbench.runner.fork_server import CAN_FORK, ForkServers, Lineage
@@ -174,3 +176,24 @@ def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_pat
     assert first.model_copy(update=same) == second.model_copy(update=same)
     for name in (artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN):
         assert (forked.folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
+
+
+def test_an_artifact_that_another_process_has_built_meanwhile_is_taken(
+    artifact_of: Callable[[ModelSpec], Path], tmp_path: Path
+) -> None:
+    """Two cold runs once deleted each other's artifacts."""
+    folder = artifact_of(LENET)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    key = artifact.key_of(LENET, "")
+    with Worker(tmp_path / "log", 1, 120.0) as worker:
+        built = worker.ask(Build(spec=LENET, key=key, folder=str(folder)), ArtifactFacts)
+    assert built == artifact.read_facts(folder)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+def test_one_process_builds_in_a_folder_at_a_time(tmp_path: Path) -> None:
+    with artifact.locked(tmp_path / "artifacts" / "lenet5-key"):
+        (lock,) = (tmp_path / "artifacts" / artifact.LOCKS).iterdir()
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+    FileLock(lock).acquire(timeout=0).lock.release()

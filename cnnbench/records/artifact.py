@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import platformdirs
+from filelock import FileLock
 
 from cnnbench.errors import InputError
 from cnnbench.records import files
@@ -39,6 +41,8 @@ DROP = "drop"
 """Scales every rate of dropping: 1 as the model says, 0 for none."""
 NEW = ".new"
 """Behind an input's name, the output that is its value after the step."""
+LOCKS = ".locks"
+"""Beside the artifacts, a lock for each; an empty file."""
 BUILDING = ".building-"
 """Begins the name of a folder that is being filled; the builder's process id follows."""
 
@@ -156,6 +160,15 @@ def folder_of(spec: ModelSpec, key: str) -> Path:
     if not is_usable:
         raise InputError(f"{place}: the cache cannot be written: {why}; set CNNBENCH_CACHE to a folder that can")
     return place / f"{file_name(spec.label)}-{key}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an artifact's folder, so that no other process builds in it; the lock ends with its holder."""
+    locks = folder.parent / LOCKS
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{folder.name}.lock"):
+        yield
 
 
 def remove(spec: ModelSpec, key: str) -> None:

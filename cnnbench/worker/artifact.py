@@ -13,7 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cnnbench.errors import ModelError
-from cnnbench.records.artifact import BUILDING, FACTS, GOLDEN, GRAPH, WEIGHTS, library_versions
+from cnnbench.records.artifact import (
+    BUILDING,
+    FACTS,
+    GOLDEN,
+    GRAPH,
+    WEIGHTS,
+    library_versions,
+    locked,
+    read_facts,
+)
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.worker import models
@@ -27,10 +36,16 @@ def build_artifact(request: Build) -> ArtifactFacts:
     """Build the model, count it, randomise degenerate parameters, compute its reference, export and check its graph.
 
     The folder appears at once, complete. Why a graph cannot be exported is in the facts; the rest is of use
-    without it. Raises ModelError for a model that cannot be built or run.
+    without it. One process builds an artifact; others that want it meanwhile wait, and take it. Raises ModelError for a
+    model that cannot be built or run.
     """
     folder = Path(request.folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        known = read_facts(folder)
+        return known if known is not None and known.onnx_error is None else _build(request, folder)
+
+
+def _build(request: Build, folder: Path) -> ArtifactFacts:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{BUILDING}{os.getpid()}-"))
     try:
         facts = _fill(request, temporary)

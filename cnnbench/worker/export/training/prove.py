@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, read_facts
+from cnnbench.records import files
+from cnnbench.records.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, locked, read_facts, read_step
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
@@ -51,9 +52,21 @@ def build_step(request: BuildStep) -> StepFacts:
     """Export the step with the artifact's weights, have onnx check it, prove it, and write it to `out`.
 
     That a step cannot be exported, or is wrong, is in the facts; they are written beside the graph where that is the
-    artifact's own.
+    artifact's own. One process builds an artifact's step; others that want it meanwhile wait, and take it.
     """
     folder, out = Path(request.folder), Path(request.out)
+    if out != folder / STEP:
+        return _build(request, folder, out)
+    with locked(folder):
+        known = read_step(folder)
+        if known is not None and known.error is None:
+            return known
+        facts = _build(request, folder, out)
+        files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
+    return facts
+
+
+def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
     known = read_facts(folder)
     if known is None:
         raise WorkerError(f"no finished artifact in {folder}")
@@ -65,23 +78,27 @@ def build_step(request: BuildStep) -> StepFacts:
     try:
         model = export_step(module, torch.from_numpy(reference_inputs[:2]), request.optimizer)
         seconds["export"] = time.perf_counter() - start
-        onnx.save(model, str(out))
-        start = time.perf_counter()
-        labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
-        session = StepSession.of(str(out), torch.get_num_threads())
-        facts = first_that_passes(
-            prove(
-                module, session, proof_images(reference_inputs, first), labels, request.optimizer, further=FURTHER_STEPS
-            ).model_copy(update={"first_image": first})
-            for first in range(len(reference_inputs) - PROOF_IMAGES + 1)
-        )
+        with files.replacing(out) as file:
+            onnx.save(model, str(file))
+            start = time.perf_counter()
+            labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
+            session = StepSession.of(str(file), torch.get_num_threads())
+            facts = first_that_passes(
+                prove(
+                    module,
+                    session,
+                    proof_images(reference_inputs, first),
+                    labels,
+                    request.optimizer,
+                    further=FURTHER_STEPS,
+                ).model_copy(update={"first_image": first})
+                for first in range(len(reference_inputs) - PROOF_IMAGES + 1)
+            )
         seconds["prove"] = time.perf_counter() - start
         size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
         facts = facts.model_copy(update={**size, "seconds": seconds})
     except CannotExport as error:
         facts = StepFacts(error=str(error), seconds=seconds)
-    if out == folder / STEP:
-        (folder / STEP_FACTS).write_text(facts.model_dump_json(indent=1))
     return facts
 
 
