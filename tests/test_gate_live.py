@@ -107,7 +107,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     ("head", "verdict", "reason"),
     [
         ("doubled", "wrong", "head's outputs differ from base's by"),
-        ("gone", "missing", "head: model 'gate_nets:build'"),
+        ("gone", "missing", "head: model: model 'gate_nets:build'"),
     ],
 )
 @pytest.mark.slow
