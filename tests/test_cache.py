@@ -124,6 +124,13 @@ def test_a_shared_cache_is_its_groups_and_believes_what_is_whole(monkeypatch: py
     assert fault_of(folder) == "may be written by everybody"
 
 
+def test_compiled_code_is_its_users_alone_in_a_shared_cache_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.SHARED, "1")
+    folder = cache.private_folder("inductor")
+    assert folder.parent == place
+    assert oct(folder.stat().st_mode)[-3:] == "700"
+
+
 def test_a_cache_that_is_not_shared_is_its_owners_alone(place: Path) -> None:
     assert oct((place / "artifacts").stat().st_mode)[-3:] == "700"
     assert (place / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")

@@ -5,6 +5,7 @@ artifacts/<label>-<key>/        a finished artifact, sealed with digests of its 
 artifacts/.building-<entry>/    one that is being filled, by the holder of its lock
 artifacts/.locks/<entry>.lock
 peaks/  calibrations/           small files, by the machine's identity
+inductor-<user>/                what torch.compile keeps: code and pickles, of the user alone
 """
 
 import contextlib
@@ -86,6 +87,15 @@ def prepare() -> None:
         is_usable, why = False, str(error.strerror)
     if not is_usable:
         raise InputError(f"{place}: the cache cannot be written: {why}; set {PLACE} to a folder that can")
+
+
+def private_folder(name: str) -> Path:
+    """A folder of the cache that is this user's alone, in a shared cache too. Raises OSError."""
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    folder = cache_folder() / f"{name}-{user}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # which its owner alone can do
+    return folder
 
 
 def owner_fault(folder: Path) -> str | None:
