@@ -4,11 +4,11 @@
     python -m tests.benchmarks.gate seen [--gates 8] [--only GLOB] [--out runs/gate-seen]
     python -m tests.benchmarks.gate kept
 
-Every gate is added to reports/gates.jsonl; `kept` prints the table of docs/gate.md from that file. `aa` runs whole gates
-of `suites/gate.yaml` with this environment as base and as head. `seen` runs gates of one case each, whose head is slowed
-down by 3, 5 and 10 %, call by call. Both judge the same pairs as other tools do, side by side: a mean more than 5 % above
-the other's, one launch each; Mann-Whitney on all samples together; intervals of the means of all samples together that
-do not overlap.
+Every gate is added to reports/gates.jsonl; `kept` prints the table of docs/gate.md from that file. `aa` runs whole
+gates of `suites/gate.yaml` with this environment as base and as head. `seen` runs gates of one case each, whose head
+is slowed down by 3, 5 and 10 %, call by call. Both judge the same pairs as other tools do, side by side: a mean more
+than 5 % above the other's, one launch each; Mann-Whitney on all samples together; intervals of the means of all
+samples together that do not overlap.
 """
 
 import argparse
