@@ -33,18 +33,19 @@ class Batches(NamedTuple):
 
 def batches(records: Iterable[Record]) -> list[Batches]:
     """One per model, workload and backend of which at least three batches were measured."""
-    groups: dict[tuple[str, str, str], dict[int, Record]] = {}
+    groups: dict[tuple[str, str, str], dict[int, tuple[Record, float]]] = {}
     for record in records:
-        if comparable_time(record) is not None:
+        if time := comparable_time(record):
             case = record.case
-            groups.setdefault((case.label, case.workload, case.backend), {})[case.batch] = record
+            group = groups.setdefault((case.label, case.workload, case.backend), {})
+            group[case.batch] = record, case.batch / time.value
     return [_batches(members) for members in groups.values() if len(members) >= MIN_BATCHES]
 
 
-def _batches(members: dict[int, Record]) -> Batches:
-    rates = {batch: batch / time.value for batch, record in members.items() if (time := comparable_time(record))}
-    peaks = {batch: peak for batch, record in members.items() if (peak := peak_mib(record))}
-    some = next(iter(members.values()))
+def _batches(members: dict[int, tuple[Record, float]]) -> Batches:
+    rates = {batch: rate for batch, (_, rate) in members.items()}
+    peaks = {batch: peak for batch, (record, _) in members.items() if (peak := peak_mib(record))}
+    some, _ = next(iter(members.values()))
     if len(peaks) < 2:
         return Batches(some.case, rates, None, None)
     line = linear_regression(list(peaks), list(peaks.values()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
 from cnnbench.analysis.times import call_time, comparable_time, speedup
@@ -10,8 +10,13 @@ from cnnbench.networks.units import MIB
 from cnnbench.records.record import MEASURED, Record, Status
 from cnnbench.suite.case import PHASES, WORKLOADS, Device, Layout, Precision, Workload
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MS = 1e3
 """Milliseconds in a second."""
+CASE_FIELDS = ("workload", "batch", "device", "runtime", "precision", "layout", "backend")
+"""Fields of a row that are its case's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,26 @@ def case_rows(records: Sequence[Record]) -> list[CaseRow]:
     ]
 
 
+def case_frame(rows: Sequence[CaseRow]) -> "pd.DataFrame":
+    """A data frame of rows, a column for each field; an `Estimate` becomes value, `_low` and `_high`.
+
+    Integers stay integers where some are missing.
+    """
+    import pandas as pd
+
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, hint in get_type_hints(CaseRow).items():
+        values = [getattr(row, name) for row in rows]
+        types = set(get_args(hint) or [hint])
+        if Estimate in types:
+            for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
+                columns[name + end] = pd.Series([getattr(value, part, None) for value in values], dtype="float64")
+        else:
+            dtype = "float64" if float in types else "Int64" if types == {int, type(None)} else None
+            columns[name] = pd.Series(values, dtype=dtype)
+    return pd.DataFrame(columns)
+
+
 def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
     """By id, each record's rank in its comparison group, and whether others share it."""
     groups: dict[tuple[object, ...], dict[str, Estimate]] = {}
@@ -100,13 +125,7 @@ def _case_row(record: Record, reference: Record | None, place: tuple[int, bool] 
     rank, tied = place or (None, False)
     return CaseRow(
         model=case.label,
-        workload=case.workload,
-        batch=case.batch,
-        device=case.device,
-        runtime=case.runtime,
-        precision=case.precision,
-        layout=case.layout,
-        backend=case.backend,
+        **{name: getattr(case, name) for name in CASE_FIELDS},
         status=record.status,
         parity_error=max((p.error for p in record.parity if p.error is not None), default=None),
         codes="; ".join(reason.code for reason in record.reasons),

@@ -19,30 +19,28 @@ def speedup(record: Record, reference: Record) -> Estimate | None:
     """How many times as fast a record is as another, from the rounds that both took part in; None if there are none."""
     if record.id == reference.id or record.status not in MEASURED or reference.status not in MEASURED:
         return None
-    theirs, ours = _shared_rounds(reference, record)
-    return launch_ratio_estimate(theirs, ours) if any(theirs) else None
+    ours, theirs = _by_group(record), _by_group(reference)
+    rounds = [_shared_rounds(launch, ours[group]) for group, launch in theirs.items() if group in ours]
+    numerator, denominator = [above for above, _ in rounds], [below for _, below in rounds]
+    return launch_ratio_estimate(numerator, denominator) if any(numerator) else None
 
 
-def _shared_rounds(a: Record, b: Record) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
-    """Seconds per call of two records in the comparison groups that both were in, by group and round.
+def _by_group(record: Record) -> dict[str, Launch]:
+    """Launches by comparison group; records of the first schema have one for all."""
+    launches = record.measurement.launches if record.measurement else []
+    return {launch.group or record.group or record.id: launch for launch in launches}
+
+
+def _shared_rounds(*launches: Launch) -> list[list[list[float]]]:
+    """Seconds per call of each of two launches, by the rounds that both were in.
 
     Rounds with interference in either are left out, unless too few others remain.
     """
-    times: tuple[list[list[list[float]]], list[list[list[float]]]] = ([], [])
-    launches_a, launches_b = (
-        {_group_of(launch, each): launch for launch in (each.measurement.launches if each.measurement else [])}
-        for each in (a, b)
-    )
-    for launches in ((launches_a[group], launches_b[group]) for group in launches_a if group in launches_b):
-        blocks = [{block.round: block for block in launch.blocks} for launch in launches]
-        shared = [number for number in blocks[0] if number in blocks[1]]
-        clean = [number for number in shared if not any(each[number].interference for each in blocks)]
-        chosen = clean if len(clean) >= MIN_BLOCKS else shared
-        for launch, each, into in zip(launches, blocks, times, strict=True):
-            into.append([[total / launch.calls_per_sample for total in each[n].totals_s()] for n in chosen])
-    return times
-
-
-def _group_of(launch: Launch, record: Record) -> str:
-    """A launch's comparison group; records of the first schema have one for all launches."""
-    return launch.group or record.group or record.id
+    blocks = [{block.round: block for block in launch.blocks} for launch in launches]
+    shared = [number for number in blocks[0] if number in blocks[1]]
+    clean = [number for number in shared if not any(each[number].interference for each in blocks)]
+    chosen = clean if len(clean) >= MIN_BLOCKS else shared
+    return [
+        [[total / launch.calls_per_sample for total in each[number].totals_s()] for number in chosen]
+        for launch, each in zip(launches, blocks, strict=True)
+    ]
