@@ -4,9 +4,9 @@ import pytest
 
 from cnnbench.analysis.roofline import ProfiledCall, Work, case_roofline, lower_bound, works
 from cnnbench.networks import registry
+from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer
 from cnnbench.networks.training import work as training_work
-from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks
 from cnnbench.suite.case import Case, ModelSpec
@@ -133,7 +133,7 @@ def test_in_sixteen_bits_half_as_much_moves_at_least() -> None:
     ],
 )
 def test_layers_are_called_by_the_kind_of_their_work(model: str, name: str, kind: str) -> None:
-    assert kind_of(layer(model, name)) == kind
+    assert layer(model, name).work == kind
 
 
 def profile() -> ModelProfile:

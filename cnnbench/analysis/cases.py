@@ -78,12 +78,8 @@ def case_rows(records: Sequence[Record]) -> list[CaseRow]:
     """One row per case, inference first."""
     references = {record.case.group_key: record for record in records if record.case.is_reference}
     places = _places(records)
-    return [
-        _case_row(record, references.get(record.case.group_key), places.get(record.id))
-        for workload in WORKLOADS
-        for record in records
-        if record.case.workload == workload
-    ]
+    ordered = sorted(records, key=lambda record: WORKLOADS.index(record.case.workload))
+    return [_case_row(record, references.get(record.case.group_key), *places.get(record.id, ())) for record in ordered]
 
 
 def case_frame(rows: Sequence[CaseRow]) -> "pd.DataFrame":
@@ -120,12 +116,10 @@ def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
     return found
 
 
-def _case_row(record: Record, reference: Record | None, place: tuple[int, bool] | None) -> CaseRow:
-    case = record.case
-    rank, tied = place or (None, False)
+def _case_row(record: Record, reference: Record | None, rank: int | None = None, tied: bool = False) -> CaseRow:
     return CaseRow(
-        model=case.label,
-        **{name: getattr(case, name) for name in CASE_FIELDS},
+        model=record.case.label,
+        **{name: getattr(record.case, name) for name in CASE_FIELDS},
         status=record.status,
         parity_error=max((p.error for p in record.parity if p.error is not None), default=None),
         codes="; ".join(reason.code for reason in record.reasons),

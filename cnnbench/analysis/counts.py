@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry
@@ -38,8 +39,7 @@ class Findings:
     """Differences with a known reason, and that reason."""
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(NamedTuple):
     """Figures of a model for one image, each by counter."""
 
     params: dict[str, int]

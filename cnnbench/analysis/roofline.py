@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training import backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
-from cnnbench.networks.work import WorkKind, kind_of
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
@@ -38,7 +38,6 @@ class Work:
     macs: int
     moved_bytes: int
     """If nothing stays in a cache from one layer to the next."""
-    calls: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +172,7 @@ def _forward(layers: Iterable[Layer], batch: int) -> Iterator[Work]:
     for layer in layers:
         moved_bytes = layer.moved_bytes(batch)
         if layer.macs or moved_bytes:
-            yield Work(name=layer.name, kind=kind_of(layer), macs=layer.macs * batch, moved_bytes=moved_bytes)
+            yield Work(name=layer.name, kind=layer.work, macs=layer.macs * batch, moved_bytes=moved_bytes)
 
 
 def _backward(layers: Sequence[Layer], batch: int) -> Iterator[Work]:
@@ -198,7 +197,7 @@ def _backward(layers: Sequence[Layer], batch: int) -> Iterator[Work]:
         )
         yield Work(
             name=f"{layer.name} backward",
-            kind=kind_of(layer),
+            kind=layer.work,
             macs=backward_macs(layer) * batch,
             moved_bytes=per_image * batch + 2 * layer.weight_bytes,
         )
@@ -211,11 +210,13 @@ def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     library = runtime_kind(case.runtime).call_library
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
     call_s = peaks.call_s(library, smallest) if peaks and library else None
+    if call_s is not None and not (work.macs or work.moved_bytes):
+        call_s = 0.0  # nothing is called
     return LowerBound(
         work=work,
         compute_s=FLOP_PER_MAC * work.macs / peak if peak else None,
         memory_s=work.moved_bytes / rate if rate else None,
-        overhead_s=None if call_s is None else work.calls * call_s,
+        overhead_s=call_s,
         queued=case.device != "cpu",
     )
 
@@ -280,13 +281,7 @@ class ProfiledCall:
     def _part(self, name: str, rows: Sequence[Row]) -> Part:
         share = sum(row.seconds[self._runtime] for row in rows) / self._whole_s
         work = [
-            Work(
-                name=row.name,
-                kind=row.work,
-                macs=row.macs or 0,
-                moved_bytes=row.moved_bytes,
-                calls=1 if row.macs or row.moved_bytes else 0,
-            )
+            Work(name=row.name, kind=row.work, macs=row.macs or 0, moved_bytes=row.moved_bytes)
             for row in rows
             if row.moved_bytes is not None
         ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cnnbench.errors import ShapeError
-from cnnbench.networks.layers import Op, Shape, Value
+from cnnbench.networks.layers import Conv, Op, Shape, Value, WorkKind
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 
 
@@ -26,6 +26,20 @@ class Layer:
     def kind(self) -> str:
         """The name of its operation, such as `Conv`."""
         return type(self.op).__name__
+
+    @property
+    def work(self) -> WorkKind:
+        """The kind of its work.
+
+        A depthwise convolution has one input channel per group, so each value that is read serves one output channel
+        only; a 1x1 convolution is a matrix product (Howard et al., "MobileNets", 2017, section 3.1).
+        """
+        if not isinstance(self.op, Conv):
+            return self.op.work
+        if self.op.groups > 1:
+            is_depthwise = self.op.groups == self.input_shape[0]
+            return "depthwise convolutions" if is_depthwise else "grouped convolutions"
+        return "1x1 convolutions" if self.op.kernel in (1, (1,), (1, 1)) else "convolutions"
 
     @property
     def input_shape(self) -> Shape:

@@ -31,10 +31,7 @@ REASONS: dict[str, dict[str, Any]] = {
         "reason": "it leaves out the fully connected layers",
         "without": lambda layer: isinstance(layer.op, Linear),
     },
-    "no auxiliary head": {
-        "reason": "it leaves out the auxiliary head",
-        "without": lambda layer: layer.training_only,
-    },
+    "no auxiliary head": {"reason": "it leaves out the auxiliary head", "without": lambda layer: layer.training_only},
     "no projections": {
         "reason": "it counts shortcuts without projections (option A)",
         "without": lambda layer: ".downsample." in layer.name,

@@ -25,10 +25,7 @@ MAX_THREADS = 1024
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-PHASES: dict[Workload, tuple[str, ...]] = {
-    "inference": ("forward",),
-    "training": ("forward", "backward", "optimizer"),
-}
+PHASES: dict[Workload, tuple[str, ...]] = {"inference": ("forward",), "training": ("forward", "backward", "optimizer")}
 """The parts of one call that are timed separately, in order."""
 STEP = ("step",)
 """The one part of a training step that runs as a single graph."""

@@ -133,14 +133,8 @@ FIGURE_7: Module = {
 }
 
 # figure 10, left
-TO_17: Module = {
-    "branch3x3": ((384, 3),),
-    "branch3x3dbl": ((64, 1), (96, 3), (96, 3)),
-}
-TO_8: Module = {
-    "branch3x3": ((192, 1), (320, 3)),
-    "branch7x7x3": ((192, 1), (192, ROW), (192, COLUMN), (192, 3)),
-}
+TO_17: Module = {"branch3x3": ((384, 3),), "branch3x3dbl": ((64, 1), (96, 3), (96, 3))}
+TO_8: Module = {"branch3x3": ((192, 1), (320, 3)), "branch7x7x3": ((192, 1), (192, ROW), (192, COLUMN), (192, 3))}
 
 V3_MODULES = {
     "Mixed_5b": figure_5(32),

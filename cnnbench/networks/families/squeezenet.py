@@ -21,10 +21,7 @@ Version = Literal["1_0", "1_1"]
 SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)
 
 # channels and kernel of conv1; the fire modules that are followed by pooling
-VERSIONS: dict[Version, tuple[int, int, tuple[int, int]]] = {
-    "1_0": (96, 7, (4, 8)),
-    "1_1": (64, 3, (3, 5)),
-}
+VERSIONS: dict[Version, tuple[int, int, tuple[int, int]]] = {"1_0": (96, 7, (4, 8)), "1_1": (64, 3, (3, 5))}
 
 
 @dataclass(frozen=True)

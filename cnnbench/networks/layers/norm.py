@@ -16,6 +16,8 @@ class _Norm(Op):
 
     affine: bool
 
+    work = "normalisation"
+
     def param_terms(self, x: Shape) -> Terms:
         """2 C if affine."""
         return ((2, x[0]),) if self.affine else ()

@@ -5,7 +5,7 @@ A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector. It ha
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from cnnbench.errors import ShapeError, TooSmall
 from cnnbench.networks.units import FLOAT_BYTES
@@ -15,6 +15,22 @@ PerAxis = int | tuple[int, ...]
 
 Terms = tuple[tuple[int, ...], ...]
 """A sum of products, as formulas are written out: ((3, 3, 32, 64), (64,)) is 3*3*32*64 + 64."""
+
+
+WorkKind = Literal[
+    "depthwise convolutions",
+    "1x1 convolutions",
+    "grouped convolutions",
+    "convolutions",
+    "fully connected layers",
+    "matrix products",
+    "normalisation",
+    "activations",
+    "pooling",
+    "sums, products and copies",
+    "other operators",
+]
+"""Kinds of work by how fast it can run."""
 
 
 def total(terms: Terms) -> int:
@@ -86,6 +102,7 @@ class Op:
     """What PyTorch's autograd keeps for the backward pass, where that depends on no setting."""
     only_trains: ClassVar[bool] = False
     """Whether it does nothing in inference, like dropout."""
+    work: ClassVar[WorkKind] = "sums, products and copies"
 
     def check(self, x: Shape) -> None:
         """Raises ShapeError if the layer cannot take x."""

@@ -19,6 +19,7 @@ class Activation(Op):
     inplace: bool = False
 
     operations_per_value = 1  # whatever the function
+    work = "activations"
 
     def saved(self, x: Shape) -> Saved:
         """Its result or its argument, whichever the derivative is computed from."""

@@ -17,6 +17,7 @@ class _WindowPool(Op):
     ceil: bool = False
 
     saves = Saved(input=True)  # though an average only needs its shape
+    work = "pooling"
 
     def check(self, x: Shape) -> None:
         check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
@@ -61,6 +62,8 @@ class AdaptiveAvgPool(Op):
     """The mean of each of `size` parts per axis (torch.nn.AdaptiveAvgPool2d); of the whole image by default."""
 
     size: PerAxis = 1
+
+    work = "pooling"
 
     def output_shape(self, x: Shape) -> Shape:
         """(C, *size)."""

@@ -65,6 +65,8 @@ class Linear(_Weighted):
     out_features: int
     bias: bool = True
 
+    work = "fully connected layers"
+
     def output_shape(self, x: Shape) -> Shape:
         """(..., K)."""
         return (*x[:-1], self.out_features)
@@ -84,6 +86,7 @@ class MatMul(Joining):
     """The matrix product of two activations, as in attention: (..., M, F) by (..., F, K)."""
 
     saves = Saved(input=True, others=True)  # each for the other's gradient
+    work = "matrix products"
 
     def check(self, x: Shape) -> None:
         for other in self.others:
