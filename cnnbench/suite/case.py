@@ -39,6 +39,7 @@ _ID = re.compile(
 left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
+MAX_BATCH = 2**40
 
 
 class Frozen(BaseModel):
@@ -90,7 +91,7 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
-    batch: Size
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 
