@@ -184,7 +184,7 @@ def _backward(layers: Sequence[Layer], batch: int) -> Iterator[Work]:
     for layer in reversed(layers):
         if not layer.output.requires_grad or layer.op.hands_gradient_on:
             continue
-        saved = layer.op.saved(layer.input_shape)
+        saved = layer.saved
         asked = [value for value in layer.inputs if value.requires_grad]
         products = len(asked) + bool(layer.params) if layer.macs else 1
         per_image = (

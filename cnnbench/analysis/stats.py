@@ -78,16 +78,11 @@ def launch_estimate(launches: Launches) -> Estimate:
     """Median over process launches of each launch's median over blocks; launches without blocks are left out.
 
     Processes of one program differ in memory layout and thread placement, which no number of blocks inside one process
-    shows (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval is:
-
-    - of three launches or more, Student's t interval of the logarithms of the launches' medians, widened to the median
-      of the launches' own bounds, so that launches which agree by chance do not narrow it below what blocks allow;
-    - of two, the hull of both launches' intervals: with two launches that differ by more than their blocks vary, it
-      encloses the true median less often than the confidence claims;
-    - of one, that launch's interval, which contains no variation between launches.
-
-    There is none where there are one or two launches and one has none of its own. Raises StatisticsError if there are
-    no blocks at all.
+    shows (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval of three launches or
+    more is Student's t interval of the logarithms of their medians, widened to the median of their own bounds, so that
+    launches which agree by chance do not narrow it below what blocks allow. Of one or two it is the hull of their own
+    intervals, if each has one: it knows too little of the variation between launches. Raises StatisticsError if there
+    are no blocks at all.
     """
     estimates = [time_estimate(blocks) for blocks in launches if blocks]
     value = median(estimate.value for estimate in estimates)

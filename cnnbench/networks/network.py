@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cnnbench.errors import ShapeError
-from cnnbench.networks.layers import Conv, Op, Shape, Value, WorkKind
+from cnnbench.networks.layers import Conv, Op, Saved, Shape, Value, WorkKind
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 
 
@@ -65,6 +65,11 @@ class Layer:
     def elementwise(self) -> int:
         """Other operations for one image in inference."""
         return self.op.elementwise(self.input_shape)
+
+    @property
+    def saved(self) -> Saved:
+        """What PyTorch's autograd keeps for its backward pass; nothing where it has none."""
+        return self.op.saved(self.input_shape) if self.output.requires_grad else Saved()
 
     @property
     def weight_bytes(self) -> int:

@@ -96,18 +96,14 @@ def saved_by_layer(network: Network, batch: int) -> dict[str, int]:
 
 def saved_storages(layer: Layer) -> set[int]:
     """The storages of inputs and output that are kept for a layer's backward pass."""
-    if not layer.output.requires_grad:
-        return set()
-    saved = layer.op.saved(layer.input_shape)
-    first, *others = layer.inputs
+    saved, (first, *others) = layer.saved, layer.inputs
     values = [first] * saved.input + [layer.output] * saved.output + others * saved.others
     return {value.storage for value in values}
 
 
 def saved_extras(layer: Layer, batch: int) -> int:
     """Bytes kept besides inputs and output: indices, random factors, copies and statistics."""
-    saved = layer.op.saved(layer.input_shape)
-    return saved.bytes_per_batch + batch * saved.bytes_per_image if layer.output.requires_grad else 0
+    return layer.saved.bytes_per_batch + batch * layer.saved.bytes_per_image
 
 
 def check_trainable(network: Network) -> None:
