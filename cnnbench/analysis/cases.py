@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
-from cnnbench.analysis.times import call_time, comparable_time, speedup
-from cnnbench.networks.units import MIB
+from cnnbench.analysis.times import call_time, comparable_time, peak_mib, speedup
 from cnnbench.records.record import MEASURED, Record, Status
 from cnnbench.suite.case import PHASES, WORKLOADS, Device, Layout, Precision, Workload
 
@@ -156,11 +155,3 @@ def _measured(record: Record) -> dict[str, Any]:
         "blocks_with_interference": measurement.blocks_with_interference,
         "stopped": launches[-1].stopped,
     }
-
-
-def peak_mib(record: Record) -> float | None:
-    """Of the worker process's resident memory; on CUDA of torch's allocator."""
-    memories = [launch.memory for launch in (record.measurement.launches if record.measurement else [])]
-    on_cpu = record.case.device == "cpu"
-    peaks = [memory.peak_bytes if on_cpu else memory.device_allocated_bytes for memory in memories]
-    return max((peak / MIB for peak in peaks if peak is not None), default=None)

@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.analysis import counts
-from cnnbench.analysis.batches import Batches, batches
 from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
-from cnnbench.analysis.start import Start, starts
+from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
