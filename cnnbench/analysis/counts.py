@@ -1,6 +1,5 @@
 """Cross-checks of a model's parameters and MACs between independent counters."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -94,9 +93,7 @@ def find(spec: ModelSpec, counters: CounterResults) -> Findings:
         if counter == "onnx":  # the graph holds what inference needs
             expected = {name: pair for name, pair in expected.items() if name in in_inference}
         for figure in SPEAKS_OF[counter]:
-            ours = {name: pair[figure] for name, pair in expected.items()}
-            theirs = {name: pair[figure] for name, pair in counts.items()}
-            found.disagreements += _differences(ours, theirs, NAMES[figure], counter)
+            found.disagreements += _differences(expected, counts, figure, NAMES[figure], counter)
     if "backward" in counters.counted:
         _compare_backward(network, counters.counted["backward"], found)
     if counters.published is not None:
@@ -105,25 +102,26 @@ def find(spec: ModelSpec, counters: CounterResults) -> Findings:
     return found
 
 
-def _differences(ours: Mapping[str, int], theirs: Mapping[str, int], unit: str, counter: str) -> list[str]:
+def _differences(ours: Counts, theirs: Counts, figure: int, unit: str, counter: str) -> list[str]:
+    none = (0, 0)
     return [
         f"{layer or 'the module itself'}: {our:,} {unit} by formula, {their:,} by {counter}"
         for layer in {**ours, **theirs}
-        if (our := ours.get(layer, 0)) != (their := theirs.get(layer, 0))
+        if (our := ours.get(layer, none)[figure]) != (their := theirs.get(layer, none)[figure])
     ]
 
 
 def _compare_backward(network: Network, counts: Counts, found: Findings) -> None:
     """The backward pass, where torch's counter may report `groups` times the MACs of a weight gradient."""
-    ours = {layer.name: backward_macs(layer) for layer in network.layers}
-    theirs = {name: pair[MACS] for name, pair in counts.items()}
-    wrong = {}
+    ours = {layer.name: (0, backward_macs(layer)) for layer in network.layers}
+    theirs, wrong = dict(counts), {}
     for layer in network.layers:
         groups = layer.op.groups if isinstance(layer.op, Conv) else 1
-        if theirs.get(layer.name) == ours[layer.name] + (groups - 1) * weight_gradient_macs(layer) and groups > 1:
+        reported = backward_macs(layer) + (groups - 1) * weight_gradient_macs(layer)
+        if groups > 1 and layer.name in counts and counts[layer.name][MACS] == reported:
             wrong[layer.name] = groups
             theirs[layer.name] = ours[layer.name]
-    found.disagreements += _differences(ours, theirs, "backward MACs", "backward")
+    found.disagreements += _differences(ours, theirs, MACS, "backward MACs", "backward")
     if wrong:
         name = max(wrong, key=lambda name: wrong[name])
         found.explained.append(

@@ -11,7 +11,7 @@ from cnnbench.networks.layers.op import Op, Saved, Shape, Value, check_divisible
 class Joining(Op):
     """A layer of several inputs."""
 
-    others: tuple[Value, ...] = field()
+    others: tuple[Value, ...] = field()  # without a default, unlike those of other layers
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,22 @@ class Permute(Op):
 
 
 @dataclass(frozen=True)
-class Copy(Joining):
-    """The values of one or several inputs, rearranged in new memory."""
+class _KnownShape(Joining):
+    """A layer of which only the output's shape is known."""
 
     to: Shape
 
     def output_shape(self, x: Shape) -> Shape:
-        """As given."""
         return self.to
 
 
 @dataclass(frozen=True)
-class Opaque(Copy):
+class Copy(_KnownShape):
+    """The values of one or several inputs, rearranged in new memory."""
+
+
+@dataclass(frozen=True)
+class Opaque(_KnownShape):
     """An operation without a formula: its shape is known, its work is not counted."""
 
     function: str = ""
