@@ -20,6 +20,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
+from cnnbench.runner.plan import models_of
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -40,11 +41,12 @@ class Pair(Frozen):
 
     def paired(self) -> Paired:
         """The result that verdicts are computed from."""
+        if self.missing:
+            return Paired(tuple(self.order), {}, missing=self.missing)
         times = {arm: time_estimate(launch.call_blocks()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
-        rounds: dict[ArmName, Rounds] = {}
-        if base is not None:
-            rounds = {arm: Rounds.of(base, launch) for arm, launch in self.launches.items() if arm != "base"}
+        others = {arm: launch for arm, launch in self.launches.items() if arm != "base"}
+        rounds = {arm: Rounds.of(base, launch) for arm, launch in others.items()} if base else {}
         head = rounds.get("head")
         return Paired(
             tuple(self.order),
@@ -52,7 +54,6 @@ class Pair(Frozen):
             times,
             unsteady=head is not None and head.is_unsteady,
             interference=any(each.interference for each in rounds.values()),
-            missing=self.missing,
             wrong=self.wrong,
         )
 
@@ -130,19 +131,15 @@ class Pairs:
             return True
 
         for name in ("base", "head"):
-            cases = [self._case(comparison, name) for comparison in comparisons]
-            stepping = {case.spec for case in cases if case.is_exported_step}
-            specs = dict.fromkeys(case.spec for case in cases)
-            self._artifacts.build([self._wanted(name, spec, spec in stepping) for spec in specs], watch)
+            models = models_of([[comparison.case(name) for comparison in comparisons]])
+            self._artifacts.build([self._wanted(name, spec, step) for spec, step in models.items()], watch)
 
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:
         """One fresh launch of each arm, all alive together and measured interleaved."""
+        launches: dict[ArmName, Launch] = {}
         missing, wrong = self._problems(comparison)
-        pair = Pair(
-            comparison=comparison.name, stage=stage, number=number, order=list(order), missing=missing, wrong=wrong
-        )
         if not missing and not wrong:
             self._servers.close(before=number - 1)  # each block has two pairs
             members = [self._member(comparison, arm, number) for arm in order]
@@ -151,15 +148,19 @@ class Pairs:
             by_arm = dict(zip(order, outcomes, strict=True))
             launches = {arm: each.launch for arm, each in by_arm.items() if each.launch is not None}
             self.ran |= {(comparison.name, arm): launch.ran for arm, launch in launches.items() if launch.ran}
-            pair = pair.model_copy(
-                update={
-                    "launches": launches,
-                    "missing": _first((arm, each.error) for arm, each in by_arm.items()),
-                    "wrong": _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items()),
-                }
-            )
+            missing = _first((arm, each.error) for arm, each in by_arm.items())
+            wrong = _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items())
+        pair = Pair(
+            comparison=comparison.name,
+            stage=stage,
+            number=number,
+            order=list(order),
+            launches=launches,
+            missing=missing,
+            wrong=wrong,
+        )
         self._keep(pair)
-        return pair.paired() if not pair.missing else Paired(tuple(order), {}, missing=pair.missing)
+        return pair.paired()
 
     def folder(self, name: ArmName, spec: ModelSpec) -> Path:
         """Where the model's artifact lies, for one arm."""
@@ -169,14 +170,14 @@ class Pairs:
         if outcome.launch is None:
             failed = [parity for parity in outcome.parity if not parity.passed]
             return str(status_of([], failed)[1][0]) if failed else None
-        facts = self._built(arm, self._case(comparison, arm)).facts
+        facts = self._built(arm, comparison.case(arm)).facts
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
         return str(reasons[0]) if status == "invalid" else None
 
     def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
         """Why the comparison cannot be measured, or would compare two things; both empty if it can."""
         for name in ("base", "head"):
-            case = self._case(comparison, name)
+            case = comparison.case(name)
             if problem := self._built(name, case).problem(case):
                 return f"{name}: {problem.reason}", ""
         spec = comparison.base.spec
@@ -186,8 +187,8 @@ class Pairs:
         return "", self._outputs[spec]
 
     def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
-        case = self._case(comparison, name)
-        lineage = Lineage(case.threads or machine.usable_threads(), number, self._interpreter(name))
+        case = comparison.case(name)
+        lineage = Lineage(machine.threads_of(case), number, self._environment(name).interpreter)
         return GroupMember(
             case,
             self.folder(name, case.spec),
@@ -197,21 +198,15 @@ class Pairs:
             self.slowdown if name == "head" else 0.0,
         )
 
-    def _arm(self, name: ArmName) -> Arm:
-        return self.head if name == "head" else self.base
-
-    def _case(self, comparison: ArmComparison, name: ArmName) -> Case:
-        return comparison.head if name == "head" else comparison.base
-
-    def _interpreter(self, name: ArmName) -> Interpreter:
-        """Arms of one environment share it, so that their workers are forked from one process."""
-        return (self.base if self._arm(name).source == self.base.source else self.head).interpreter
+    def _environment(self, name: ArmName) -> Arm:
+        """The arm whose environment it runs in: base, where both have one, so that one process forks all workers."""
+        return self.head if name == "head" and self.head.source != self.base.source else self.base
 
     def _wanted(self, name: ArmName, spec: ModelSpec, with_step: bool = False) -> Wanted:
         """A model for one arm; of head in another environment, with base's weights, so that both compute the same."""
-        arm, base = self._arm(name), self.base
+        arm, base = self._environment(name), self.base
         key = artifact.key_of(spec, self._run_id + base.source, base.toolchain)
-        if arm.source == base.source or (not spec.is_users_own and arm.toolchain == base.toolchain):
+        if arm is base or (not spec.is_users_own and arm.toolchain == base.toolchain):
             return Wanted(spec, key, with_step, base.interpreter)
         weights = artifact.folder_of(spec, key) / artifact.WEIGHTS
         key = artifact.key_of(spec, self._run_id + arm.source, arm.toolchain, weights_of=key)

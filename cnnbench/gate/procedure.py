@@ -54,6 +54,10 @@ class ArmComparison:
         """The case's id; both ids if the arms run it differently."""
         return self.base.id if self.base.id == self.head.id else f"{self.base.id} → {self.head.id}"
 
+    def case(self, arm: ArmName) -> Case:
+        """As an arm runs it; the null arm is a copy of base."""
+        return self.head if arm == "head" else self.base
+
 
 @dataclass(frozen=True)
 class Paired:

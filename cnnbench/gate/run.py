@@ -9,13 +9,11 @@ logs/         output of the workers' libraries
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-
-from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import RunFolderError
@@ -24,9 +22,9 @@ from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
 from cnnbench.records import files
-from cnnbench.records import run_folder as store
 from cnnbench.records.environment import Environment
-from cnnbench.runner.tasks import probe as availability
+from cnnbench.records.json_object import read_each
+from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
 
@@ -51,12 +49,6 @@ class GateReport:
     """Of confirmed regressions, by name."""
 
 
-def new_folder(suite: Suite, kind: str = "gate") -> Path:
-    """A run's default folder, prefixed with the kind."""
-    folder = store.new_folder(suite)
-    return folder.with_name(f"{kind}-{folder.name}")
-
-
 @dataclass(frozen=True)
 class GateRequest:
     """What to measure, and the folder to write."""
@@ -76,10 +68,8 @@ class GateRequest:
     def comparisons(self) -> list[ArmComparison]:
         """Each case in both arms; cases that an arm's settings make equal appear once."""
         budgets = self.suite.case_budgets_s
-        comparisons = [
-            ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases
-        ]
-        return list({comparison.name: comparison for comparison in comparisons}.values())
+        found = (ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases)
+        return list({comparison.name: comparison for comparison in found}.values())
 
     def about(self) -> dict[str, Any]:
         """The request as JSON."""
@@ -97,20 +87,22 @@ class GateRequest:
 @contextmanager
 def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs, list[ArmComparison], dict[str, str]]]:
     """A measurer that writes every pair, the comparisons that can run here, and why others cannot."""
-    file = _begin(request.folder)
     logs = request.folder / LOGS
+    try:
+        request.folder.mkdir(parents=True)
+        logs.mkdir()
+        (request.folder / PAIRS).touch()
+    except OSError as error:
+        raise RunFolderError(f"{request.folder}: cannot be made: {error.strerror}; give another --out") from None
 
     def keep(pair: Pair) -> None:
-        files.append(file, pair.model_dump_json())
+        files.append(request.folder / PAIRS, pair.model_dump_json())
 
     observer.doing("probing what can run here", request.budget_s)
-    comparisons = request.comparisons
-    reasons, _ = availability.find_unavailable([comparison.base for comparison in comparisons], logs)
-    skipped = {
-        comparison.name: str(reasons[comparison.base.id]) for comparison in comparisons if comparison.base.id in reasons
-    }
+    reasons, _ = find_unavailable([each.base for each in request.comparisons], logs)
+    skipped = {each.name: str(reasons[each.base.id]) for each in request.comparisons if each.base.id in reasons}
     rng = Random(request.seed)
-    possible = [comparison for comparison in comparisons if comparison.name not in skipped]
+    possible = [each for each in request.comparisons if each.name not in skipped]
     with Pairs(request.base, request.head, logs, request.suite.limit_s, rng, keep, request.slowdown) as pairs:
         pairs.build(possible, lambda what: observer.doing(what, request.budget_s))
         yield pairs, possible, skipped
@@ -174,23 +166,10 @@ def _found(gate_report: GateReport) -> dict[str, Any]:
     return {"cases": cases, "skipped": gate_report.skipped, "untrusted": result.untrusted, "seconds": result.seconds}
 
 
-def _begin(folder: Path) -> Path:
-    """Create the folder; returns its file of pairs. Raises RunFolderError."""
-    try:
-        folder.mkdir(parents=True)
-        (folder / LOGS).mkdir()
-        (folder / PAIRS).touch()
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be made: {error.strerror}; give another --out") from None
-    return folder / PAIRS
-
-
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a gate's folder. Raises RunFolderError if there are none."""
+    """The pairs of a gate's folder, without lines that are cut short. Raises RunFolderError if there are none."""
     if not (folder / PAIRS).is_file():
         raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none")
-    found = []
-    for line in files.read_lines(folder / PAIRS):
-        with suppress(ValidationError):  # a truncated line
-            found.append(Pair.model_validate_json(line))
+    found: list[Pair] = []
+    read_each(folder / PAIRS, lambda content: found.append(Pair.model_validate(content)))
     return found

@@ -4,26 +4,12 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 `{"op": "probe", "runtime": "ort", "device": "cpu"}`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import PositiveInt
 
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts
-from cnnbench.records.task_messages import (
-    Advance,
-    Epoch,
-    Evaluate,
-    Evaluated,
-    MeasuredPeaks,
-    MeasurePeaks,
-    Probe,
-    Probed,
-    Profile,
-    Profiled,
-    StartTraining,
-    TrainingStarted,
-)
+from cnnbench.records.record import Memory, Parity, PhaseSeconds, Ran
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 
@@ -31,7 +17,11 @@ CHECKOUTS = "CNNBENCH_CHECKOUTS"
 """The variable that tells workers of another revision which checkout their code must not come from, and their own."""
 
 
-class Resolve(Frozen):
+class Request(Frozen):
+    """What a worker can be asked, each with an `op` of its own; `cnnbench.worker.loop` has the table of them."""
+
+
+class Resolve(Request):
     """Build a model and run one image through it, to know early whether it can be used."""
 
     op: Literal["resolve"] = "resolve"
@@ -45,14 +35,14 @@ class Resolved(Frozen):
     classes: int
 
 
-class Count(Frozen):
+class Count(Request):
     """Ask every witness for a model's counts."""
 
     op: Literal["count"] = "count"
     spec: ModelSpec
 
 
-class Trace(Frozen):
+class Trace(Request):
     """Read a module as it runs, for a model that has no closed form."""
 
     op: Literal["walk"] = "walk"
@@ -81,7 +71,7 @@ class Traced(Frozen):
     """Parameters by the submodule that holds them."""
 
 
-class Build(Frozen):
+class Build(Request):
     """Make a model's artifact in a folder that does not exist yet."""
 
     op: Literal["build"] = "build"
@@ -92,7 +82,7 @@ class Build(Frozen):
     """A file of weights to take instead of the model's own, where they fit it."""
 
 
-class BuildStep(Frozen):
+class BuildStep(Request):
     """Export a model's training step from its artifact, and prove it."""
 
     op: Literal["build_step"] = "build_step"
@@ -104,7 +94,7 @@ class BuildStep(Frozen):
     optimizer: Optimizer
 
 
-class Describe(Frozen):
+class Describe(Request):
     """Read an ONNX file."""
 
     op: Literal["describe"] = "describe"
@@ -124,7 +114,7 @@ Purpose = Literal["run", "build"]
 """Of a process: to run a model in PyTorch, or to build an artifact."""
 
 
-class Preload(Frozen):
+class Preload(Request):
     """Import PyTorch and what else the purpose needs, so that processes can be forked in which it is there."""
 
     op: Literal["preload"] = "preload"
@@ -132,7 +122,7 @@ class Preload(Frozen):
     purpose: Purpose = "run"
 
 
-class Fork(Frozen):
+class Fork(Request):
     """Become two processes: the new one connects to the socket at the address and answers requests from there."""
 
     op: Literal["fork"] = "fork"
@@ -147,7 +137,7 @@ class Forked(Frozen):
     pid: int
 
 
-class Reap(Frozen):
+class Reap(Request):
     """Wait for a forked process to end, for so long at most."""
 
     op: Literal["reap"] = "reap"
@@ -162,7 +152,7 @@ class Reaped(Frozen):
     """Exit code, negative for a signal; None if it has not ended."""
 
 
-class Load(Frozen):
+class Load(Request):
     """Import the libraries that a case's runtime and model need."""
 
     op: Literal["load"] = "load"
@@ -176,7 +166,7 @@ class Loaded(Frozen):
     import_s: float
 
 
-class Open(Frozen):
+class Open(Request):
     """Load the artifact into a session, call it once, and prove its outputs."""
 
     op: Literal["open"] = "open"
@@ -194,7 +184,7 @@ class Opened(Frozen):
     parity: list[Parity]
 
 
-class Warm(Frozen):
+class Warm(Request):
     """Call until the times are steady, for so long at most."""
 
     op: Literal["warm"] = "warm"
@@ -216,7 +206,7 @@ class Warmed(Frozen):
     """About how long one call takes."""
 
 
-class Sample(Frozen):
+class Sample(Request):
     """Measure for about so many seconds, one sample at least."""
 
     op: Literal["sample"] = "sample"
@@ -229,7 +219,7 @@ class Sampled(Frozen):
     seconds: PhaseSeconds
 
 
-class Close(Frozen):
+class Close(Request):
     """Prove the outputs of the last timed call and tell what really ran."""
 
     op: Literal["close"] = "close"
@@ -252,58 +242,3 @@ class Failure(Frozen):
     is_user_error: bool
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
     out_of_memory: bool = False
-
-
-Request = (
-    Resolve
-    | Count
-    | Trace
-    | Build
-    | BuildStep
-    | Describe
-    | Preload
-    | Fork
-    | Reap
-    | Load
-    | Open
-    | Warm
-    | Sample
-    | Close
-    | Probe
-    | MeasurePeaks
-    | Profile
-    | StartTraining
-    | Advance
-    | Evaluate
-)
-Reply = (
-    Resolved
-    | CounterResults
-    | Traced
-    | ArtifactFacts
-    | StepFacts
-    | Described
-    | Forked
-    | Reaped
-    | Loaded
-    | Opened
-    | Warmed
-    | Sampled
-    | Closed
-    | Probed
-    | MeasuredPeaks
-    | Profiled
-    | TrainingStarted
-    | Epoch
-    | Evaluated
-    | Failure
-)
-
-
-class _Requests:
-    adapter: ClassVar[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
-
-
-def parse_request(line: str) -> Request:
-    """A request from its line. Raises pydantic's ValidationError."""
-    return _Requests.adapter.validate_json(line)

@@ -44,7 +44,7 @@ def title(group: Group) -> str:
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
 
 
-def models_of(groups: Iterable[Group]) -> dict[ModelSpec, bool]:
+def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, bool]:
     """The models that groups run, in order, and whether the training step of each is wanted too."""
     found: dict[ModelSpec, bool] = {}
     for case in (case for group in groups for case in group):

@@ -71,7 +71,7 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
 
 def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
     """The machine and its software, as cases of a suite use them."""
-    return machine.environment([_threads(case) for case in cases], suite.path.resolve().parent)
+    return machine.environment([machine.threads_of(case) for case in cases], suite.path.resolve().parent)
 
 
 def _measure(
@@ -165,7 +165,7 @@ class _Session:
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
-        lineage = Lineage(_threads(group[0]), number=self.recorder.launches(group))
+        lineage = Lineage(machine.threads_of(group[0]), number=self.recorder.launches(group))
         if any(runtime_kind(case.runtime).runs_in_torch for case in group):
             self.servers.server(lineage)  # here, so that what it takes is not counted as the group's
         built = self.artifacts.find(self.artifacts.wanted(group[0].spec))
@@ -207,7 +207,3 @@ class _Session:
 
         known = {profile.model for profile in read_profiles(self.store.folder)[0]}
         profile_models(self.store.folder, self.recorder.call_s(), self.artifacts, self.servers, go_on, leave_out=known)
-
-
-def _threads(case: Case) -> int:
-    return case.threads or machine.usable_threads()

@@ -11,14 +11,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.records import messages, task_messages
+from cnnbench.suite.case import Frozen
 from cnnbench.worker import forking
 from cnnbench.worker.runtimes.registry import import_libraries, preload
 from cnnbench.worker.session import Session, profile
@@ -45,9 +48,9 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         replies.flush()
 
 
-def _answer(process: "Process", line: str) -> messages.Reply:
+def _answer(process: "Process", line: str) -> Frozen:
     try:
-        return process.handle(messages.parse_request(line))
+        return process.handle(REQUESTS.validate_json(line))
     except ValidationError as error:
         return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
@@ -71,7 +74,7 @@ class Process:
         self._session: Session | None = None
         self._training: TrainingRun | None = None
 
-    def handle(self, request: messages.Request) -> messages.Reply:
+    def handle(self, request: messages.Request) -> Frozen:
         """Carry out one request. Raises CnnbenchError, or anything a library raises."""
         handler = HANDLERS[type(request)]
         return _resolved(handler)(request) if isinstance(handler, str) else handler(self, request)
@@ -117,7 +120,7 @@ class Process:
 
 
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
-HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = MappingProxyType(
+HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], Frozen]] = MappingProxyType(
     {
         messages.Resolve: "models:resolve",
         messages.Count: "counters.collect:count",
@@ -142,11 +145,12 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     }
 )
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
+REQUESTS: TypeAdapter[Any] = TypeAdapter(Annotated[reduce(or_, HANDLERS), Field(discriminator="op")])
 
 
-def _resolved(name: str) -> Callable[[Any], messages.Reply]:
+def _resolved(name: str) -> Callable[[Any], Frozen]:
     """A function in one of this room's modules, which is imported now."""
-    function: Callable[[Any], messages.Reply] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
+    function: Callable[[Any], Frozen] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
     return function
 
 

@@ -106,7 +106,7 @@ def profile_models(
             continue
         if not go_on(case.label, number, len(chosen)):
             break
-        threads = case.threads or machine.usable_threads()
+        threads = machine.threads_of(case)
         try:
             facts = artifacts.get(case.spec)
             calls = calls_for(call_s[case])

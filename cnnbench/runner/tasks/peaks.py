@@ -104,7 +104,7 @@ def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
     """The devices and numbers of threads that cases run with, each once; an accelerator once in all."""
     found: dict[tuple[Device, int | None], int] = {}
     for case in cases:
-        threads = case.threads or machine.usable_threads()
+        threads = machine.threads_of(case)
         found.setdefault((case.device, threads if case.device == "cpu" else None), threads)
     return [(device, threads) for (device, _), threads in found.items()]
 
