@@ -122,10 +122,9 @@ def expectation_file(suite: Suite) -> Path:
 
 
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
-    """Compare the figures of all models of a suite with the file's.
+    """Compare the figures of all models of a suite with the file's; `on_model` is told the progress.
 
-    `on_model` receives progress messages. Raises ExpectationError, before anything is built, for a file that is missing
-    or invalid; ModelError and WorkerError for a model that cannot be built.
+    Raises ExpectationError, before anything is built, for a file that is missing or invalid; ModelError, WorkerError.
     """
     expected = read_expectation(file, suite.name)
     found = find_figures(suite, on_model)

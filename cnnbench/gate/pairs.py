@@ -1,12 +1,12 @@
 """Pairs of launches, measured with real workers: both arms alive and interleaved, each launch a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Self
 from uuid import uuid4
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
@@ -92,7 +92,7 @@ class Rounds:
         return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(self.ratios) is not None
 
 
-class Pairs:
+class Pairs(ExitStack):
     """Measures pairs, and writes each down as soon as it is there."""
 
     def __init__(
@@ -106,21 +106,15 @@ class Pairs:
         slowdown: float = 0.0,
     ) -> None:
         """`slowdown`: by how much every call of head is slowed down on purpose."""
+        super().__init__()
         self.base, self.head, self.logs, self.limit_s, self.slowdown = base, head, logs, limit_s, slowdown
         self.ran: dict[tuple[str, str], Ran] = {}
         """By case and arm: what really ran, in the last launch."""
         self._run_id, self._rng, self._keep = uuid4().hex, rng, keep
         self._outputs: dict[ModelSpec, str] = {}
         """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
-        self._artifacts = Artifacts(logs, limit_s)
-        self._servers = ForkServers(logs, limit_s, self._padded)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._servers.close()
-        self._artifacts.__exit__()
+        self._artifacts = self.enter_context(Artifacts(logs, limit_s))
+        self._servers = self.enter_context(ForkServers(logs, limit_s, self._padded))
 
     def build(self, comparisons: Sequence[ArmComparison], on_progress: Callable[[str], None]) -> None:
         """Build all that is measured: base's artifacts, then those of head that are others, with base's weights."""
@@ -224,7 +218,7 @@ class Pairs:
 def difference_of_outputs(base: Path, head: Path) -> str:
     """How head's float64 outputs differ from base's, on the same images; empty if they do not, or cannot be compared.
 
-    They are compared where both have parameters of the same names and shapes: head was then built with base's weights.
+    They can where parameters have the same names and shapes: head was then built with base's weights.
     """
     from safetensors import safe_open
     from safetensors.numpy import load_file

@@ -127,26 +127,22 @@ def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateRe
 def measure_all(
     request: GateRequest, observer: Observer, arms: Sequence[ArmName], pairs: int, rng: Random
 ) -> tuple[dict[str, list[Paired]], dict[str, str]]:
-    """A number of pairs (or launches of one arm) of every case, in blocks of two, as the budget allows.
-
-    Returns the pairs by case, and why cases cannot run here.
-    """
+    """Pairs (or launches of one arm) of every case, in blocks of two, as the budget allows; and what is skipped."""
     ends = time.monotonic() + request.budget_s
     with open_pairs(request, observer) as (measurer, comparisons, skipped):
         found: dict[str, list[Paired]] = {comparison.name: [] for comparison in comparisons}
         for block in range(0, pairs, 2):
             for comparison in rng.sample(comparisons, len(comparisons)):
-                left_s = ends - time.monotonic()
-                done = sum(map(len, found.values()))
-                rest_s = (
-                    (request.budget_s - left_s) / done * (pairs * len(comparisons) - done) if done else request.budget_s
-                )
-                if left_s <= 0 or any(pair.missing or pair.wrong for pair in found[comparison.name]):
+                measured, left_s = found[comparison.name], ends - time.monotonic()
+                if left_s <= 0 or any(pair.problem for pair in measured):
                     continue
+                done = sum(map(len, found.values()))
+                each_s = (request.budget_s - left_s) / done if done else request.budget_s
+                rest_s = each_s * (pairs * len(comparisons) - done)
                 observer.doing(f"{comparison.name}: {block} of {pairs}", min(left_s, rest_s))
                 order = rng.sample(arms, len(arms))
                 for number, each in enumerate((order, order[::-1])):
-                    found[comparison.name].append(measurer.measure(comparison, "screen", each, block + number, 1.0))
+                    measured.append(measurer.measure(comparison, "screen", each, block + number, 1.0))
     return found, skipped
 
 

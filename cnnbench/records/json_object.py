@@ -22,10 +22,7 @@ MAX_FAULTS, MAX_FAULT = 10, 200
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """A JSON object, without characters that a terminal obeys.
-
-    Raises ValueError where it is none, is nested too deep, or holds a number that is none.
-    """
+    """A JSON object, without characters that a terminal obeys. Raises ValueError, for NaN and deep nesting too."""
     try:
         content = from_json(line.decode(errors="replace"), allow_inf_nan=False)
     except ValueError:
@@ -56,10 +53,7 @@ def read_model(file: Path, model: type[M], remedy: str = "") -> M | None:
 
 
 def read_each(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
-    """Hand over the objects of a file, one a line; gives at most one line of text, about all that could not be taken.
-
-    `take` raises ValueError for an object that it cannot take.
-    """
+    """Hand over the objects of a file, one a line; gives at most one line, about all that raised ValueError."""
     faults: dict[str, list[int]] = {}
     try:
         for number, line in enumerate(files.read_lines(file), start=1):

@@ -100,7 +100,7 @@ class Budget:
             self._share = 1.0
             return Allowance(sampling_s, whole_s=max(self.left_s, 0.0))
         self._share = share = self._fair_share()
-        own_s, others_s = self._group_s(group, share), self._sum_s([g for g in self.first if g != group], share)
+        own_s, others_s = self._sum_s([group], share), self._sum_s([g for g in self.first if g != group], share)
         left_s = max(self.left_s, 0.0)
         whole_s = max(left_s - others_s, own_s * min(1.0, left_s / (own_s + others_s)))
         return Allowance(share * sampling_s, max(MIN_WARMUP_S, share * WARMUP_LIMIT_S), whole_s)
@@ -138,9 +138,9 @@ class Budget:
         """How long the run still takes: builds, first launches, and further ones of all while the budget lasts."""
         needed_s = self._builds_s + self._sum_s(self.first, self._fair_share(self._builds_s))
         again_s = sum(known.seconds * self._further_launches(group) for group, known in self._launched.items())
-        again_s += sum(self._group_s(group, 1.0) * self._further_launches(group) for group in self.first)
+        again_s += sum(self._sum_s([group], 1.0) * self._further_launches(group) for group in self.first)
         if self._current is not None:  # in part it is done
-            done_s = min(self._clock_s() - self._current_began_s, self._group_s(self._current, self._share))
+            done_s = min(self._clock_s() - self._current_began_s, self._sum_s([self._current], self._share))
             needed_s -= done_s if self._current in self.first else 0.0
             again_s -= done_s if self._current not in self.first else 0.0
         unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
@@ -173,11 +173,8 @@ class Budget:
         return min(1, self._max_launches - 1) + wide_share * max(0, self._max_launches - 2)
 
     def _sum_s(self, groups: Sequence[Group], share: float) -> float:
-        return sum(self._group_s(group, share) for group in groups)
-
-    def _group_s(self, group: Group, share: float) -> float:
-        """How long a first launch is expected to take with this share."""
-        return sum(self._case_s(case, share) for case in group)
+        """How long first launches are expected to take with this share."""
+        return sum(self._case_s(case, share) for group in groups for case in group)
 
     def _case_s(self, case: Case, share: float) -> float:
         learned = self._learned.get(case.device, _Learned())

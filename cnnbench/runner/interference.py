@@ -53,8 +53,7 @@ class SystemCounters:
     def read(cls, pid: int, root: str = "") -> Self:
         """The counters now, for the measured process `pid`; `root` is a folder to be read in place of `/`.
 
-        Without a `/proc` there, psutil gives the CPU times alone: its count of swapping is another thing, or zero, on
-        other systems.
+        Without a `/proc` there, psutil gives the CPU times alone: its count of swapping is none on other systems.
         """
         tree = _tree(root, pid)
         clock_s = time.perf_counter()
@@ -113,10 +112,7 @@ class Window:
 
 
 def _ticks(stat: bytes) -> list[int]:
-    """Of all CPUs that this process may use, which are those of the measured one too; of all where they are not shown.
-
-    What others do elsewhere on a large machine takes no time from a process that is confined to a few CPUs.
-    """
+    """Of the CPUs that this process may use, as only there others take time from it; of all if they are not shown."""
     every, *single = (line.split() for line in stat.splitlines() if line.startswith(b"cpu"))
     allowed = {b"cpu%d" % cpu for cpu in os.sched_getaffinity(0)}
     own = [list(map(int, ticks)) for name, *ticks in single if name in allowed]
@@ -125,7 +121,7 @@ def _ticks(stat: bytes) -> list[int]:
 
 
 def between(before: SystemCounters, after: SystemCounters, cpus: int) -> Window:
-    """What happened from one reading to the next; `cpus` are those that this process may use.
+    """What happened between two readings; `cpus` are those that this process may use.
 
     A counter that went back, as when a thread ended and took its count along, did not move.
     """
@@ -173,10 +169,7 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 
 
 def _tree(root: str, pid: int) -> set[int]:
-    """The process and its descendants.
-
-    Without the kernel's lists of children (CONFIG_PROC_CHILDREN) descendants are not known and count as others.
-    """
+    """The process and its descendants, which the kernel lists with CONFIG_PROC_CHILDREN; else they are others."""
     found: set[int] = set()
     waiting = {pid}
     while waiting:
@@ -208,10 +201,7 @@ def _cpu_ticks(root: str, pid: int) -> tuple[int, ...]:
 
 
 def _throttled_s(root: str, pid: int) -> float | None:
-    """Sum over the process's control group and those above it, each of which may have a quota of its own.
-
-    Version 2 (`throttled_usec`) and version 1 (`throttled_time`, in ns).
-    """
+    """Over the control group and those above it: `throttled_usec` in version 2, `throttled_time` (ns) in version 1."""
     counts_ns = []
     for folder in control_groups(root, pid):
         stat = read(f"{folder}/cpu.stat")

@@ -174,9 +174,9 @@ def _stop_reason(results: Iterable[Blocks], rounds: int, spent_s: float, budget_
 def measure_group(
     members: Sequence[GroupMember], allowance: Allowance, *, seed: int, on_progress: OnProgress = lambda text: None
 ) -> list[Outcome]:
-    """Start a worker of its own for each member, prove it, warm it up, measure all interleaved, and close them.
+    """Start a worker for each member, prove it, warm it up, measure all interleaved, and close them, in this order.
 
-    They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
+    A worker that fails has its reason in its outcome; the others go on.
     """
     group, started, began_s = uuid4().hex[:12], datetime.now().astimezone(), time.perf_counter()
     with ExitStack() as stack:

@@ -119,10 +119,7 @@ def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cac
 
 
 def environment(threads: Sequence[int], folder: Path) -> Environment:
-    """All that is recorded of the machine and its software at the start of a run.
-
-    `threads` are the numbers of threads that cases use, `folder` is the suite's.
-    """
+    """The machine, its software, and the numbers of threads that cases use; `folder` is the suite's."""
     memory = psutil.virtual_memory()
     return Environment(
         machine=Machine(

@@ -75,12 +75,7 @@ def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
 
 
 def _measure(
-    suite: Suite,
-    cases: list[Case],
-    store: Store,
-    environment: Environment,
-    observer: Observer,
-    budget_s: float,
+    suite: Suite, cases: list[Case], store: Store, environment: Environment, observer: Observer, budget_s: float
 ) -> bool:
     """Build all, launch every group, then again those whose intervals are widest; True if all cases were reached."""
     budget = Budget(budget_s, suite.case_budgets_s, suite.launches)

@@ -78,19 +78,10 @@ class Worker:
     """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
 
     def __init__(
-        self,
-        log: Path,
-        threads: int,
-        limit_s: float,
-        process: Process | None = None,
-        interpreter: Interpreter = HERE,
+        self, log: Path, threads: int, limit_s: float, process: Process | None = None, interpreter: Interpreter = HERE
     ) -> None:
-        """Start it, unless it is there; what its libraries print goes to `log`.
-
-        No answer may take longer than `limit_s`. Raises WorkerError if it cannot be started.
-        """
-        self.log = log
-        self.limit_s = limit_s
+        """Start it, unless it is there; what its libraries print goes to `log`. Raises WorkerError."""
+        self.log, self.limit_s = log, limit_s
         self._log_begins = log.stat().st_size if log.exists() else 0  # launches of one case share it
         self._process = process or _start(log, threads, interpreter)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -107,7 +98,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the
-        process died, WorkerHung (and ends it) if it did not answer in time.
+        process died, WorkerHung (and ends it) if it did not answer within `limit_s`.
         """
         self.send(request)
         return self.receive(answer)
@@ -207,13 +198,10 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.kill()
             return "the worker closed its output without an answer"
-        if code == -getattr(signal, "SIGKILL", 9):
-            how = "the worker was killed by SIGKILL, as the system does when memory runs out"
-        elif code < 0:
-            name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
-            how = f"the worker was killed by {name}"
-        else:
-            how = f"the worker exited with code {code}"
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+        how = f"the worker was killed by {name}" if code < 0 else f"the worker exited with code {code}"
+        if name == "SIGKILL":
+            how += ", as the system does when memory runs out"
         words: list[str] = []
         with contextlib.suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(self._log_begins, self.log.stat().st_size - LAST_WORDS_BYTES))
@@ -241,10 +229,7 @@ def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """The variables that size thread pools before a library is imported.
-
-    OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
-    """
+    """The variables that size thread pools; OpenBLAS is numpy's, whose threads only stand in the way of a fork."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -145,7 +145,8 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], Frozen]
     }
 )
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
-REQUESTS: TypeAdapter[Any] = TypeAdapter(Annotated[reduce(or_, HANDLERS), Field(discriminator="op")])
+ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]
+REQUESTS = TypeAdapter[messages.Request](ANY_REQUEST)
 
 
 def _resolved(name: str) -> Callable[[Any], Frozen]:

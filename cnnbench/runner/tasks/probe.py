@@ -23,7 +23,7 @@ def probe_all(logs: Path) -> dict[tuple[str, Device], Probed]:
 
 
 def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reason], dict[str, str]]:
-    """The reason, by case id, for each case that cannot run here, and the names of the accelerators that work.
+    """Why cases cannot run here, by id, and the names of the accelerators that work.
 
     The CPU is taken to work in most runtimes; whatever else is asked for is tried once.
     """
