@@ -180,12 +180,10 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         for spec, cases in by_model.items():
             on_model(f"{_name(spec)}: proving")
             models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), artifacts.logs)
-    return Expectation(versions=_versions(), models=models)
-
-
-def _versions() -> dict[str, str]:
-    """Without the build's device: `2.14.1` of `2.14.1+cu130`."""
-    return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
+    installed = artifact.library_versions()
+    # Without the build's device: `2.14.1` of `2.14.1+cu130`.
+    versions = {name: installed.get(name, "none").partition("+")[0] for name in VERSIONS}
+    return Expectation(versions=versions, models=models)
 
 
 def _name(spec: ModelSpec) -> str:

@@ -8,14 +8,14 @@ measured before holds its new launches alone: `earlier` says how many the case's
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel
 
 from cnnbench.records.environment import Environment
-from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Launch, Record, StepFacts
+from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Record, StepFacts
 from cnnbench.records.upgrade import OLDER, upgraded
 from cnnbench.suite.case import Frozen
 
@@ -54,7 +54,7 @@ def record_line(record: Record, earlier: int = 0) -> str:
         **record.model_dump(mode="json", exclude={*SHARED, "measurement"}),
         **names,
         "earlier": earlier,
-        "launches": [launch.model_dump(mode="json", exclude_defaults=True) for launch in launches_of(record)[earlier:]],
+        "launches": [launch.model_dump(mode="json", exclude_defaults=True) for launch in record.launches[earlier:]],
     }
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -74,26 +74,16 @@ def parse_record(content: dict[str, Any], shared: Mapping[str, Shared], before: 
             content[name] = getattr(shared.get(str(digest)), name, None)
             if content[name] is None:
                 raise ValueError(f"{name}: {str(digest)[:20]!r} is not in the file of what records share")
-    launches = _launches(content, before.get(str(content.pop("id", ""))))
+    earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
+    known = record.launches if (record := before.get(str(content.pop("id", "")))) else []
+    if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
+        raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
+    launches = [*known[:earlier], *launches]
     return _checked(Record.model_validate({**content, "measurement": {"launches": launches} if launches else None}))
 
 
 def _checked(record: Record) -> Record:
     """The record itself. Raises ValueError if it has times of other phases than its case."""
-    phases = {tuple(block.seconds) for launch in launches_of(record) for block in launch.blocks}
-    if phases - {record.case.phases}:
+    if any(tuple(block.seconds) != record.case.phases for launch in record.launches for block in launch.blocks):
         raise ValueError(f"blocks: expected times of {', '.join(record.case.phases)}")
     return record
-
-
-def launches_of(record: Record | None) -> Sequence[Launch]:
-    """Those that it has; none if it was not measured."""
-    return record.measurement.launches if record and record.measurement else []
-
-
-def _launches(content: dict[str, Any], before: Record | None) -> Sequence[Launch | dict[str, Any]]:
-    earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
-    known = launches_of(before)
-    if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
-        raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
-    return [*known[:earlier], *launches]

@@ -220,6 +220,11 @@ class Launch(Recorded):
         clean = [block for block in self.blocks if not block.interference]
         return clean if len(clean) >= MIN_BLOCKS else self.blocks
 
+    @property
+    def timed_s(self) -> float:
+        """Seconds spent inside timed calls."""
+        return sum(sum(block.totals_s()) for block in self.blocks)
+
     def call_blocks(self, phase: str | None = None) -> list[list[float]]:
         """Seconds per call of each sample of each usable turn: of one phase, or of all."""
         return [
@@ -259,7 +264,7 @@ class Measurement(Recorded):
     @property
     def timed_s(self) -> float:
         """Seconds spent inside timed calls."""
-        return sum(sum(block.totals_s()) for launch in self.launches for block in launch.blocks)
+        return sum(launch.timed_s for launch in self.launches)
 
 
 class Ran(Recorded):
@@ -319,6 +324,11 @@ class Record(Recorded):
         return self.case.id
 
     @property
+    def launches(self) -> list[Launch]:
+        """None if it was not measured."""
+        return self.measurement.launches if self.measurement else []
+
+    @property
     def group(self) -> str | None:
         """The comparison group of its first launch."""
-        return self.measurement.launches[0].group if self.measurement else None
+        return self.launches[0].group if self.launches else None

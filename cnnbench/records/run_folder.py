@@ -27,7 +27,7 @@ from cnnbench.records.bounds import Moment
 from cnnbench.records.environment import Environment
 from cnnbench.records.json_object import read_each, read_model
 from cnnbench.records.layer_profile import ModelProfile, read_profiles
-from cnnbench.records.lines import Shared, launches_of, parse_record, record_line, shared_values
+from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
 from cnnbench.suite.load import Suite
@@ -169,11 +169,10 @@ class Store:
             if digest not in self._shared:
                 files.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
                 self._shared.add(digest)
-        launches = list(launches_of(record))
         known = self._launches.get(record.id, [])
-        earlier = len(known) if launches[: len(known)] == known else 0
+        earlier = len(known) if record.launches[: len(known)] == known else 0
         files.append(self.folder / RECORDS, record_line(record, earlier))
-        self._launches[record.id] = launches
+        self._launches[record.id] = record.launches
 
     def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""

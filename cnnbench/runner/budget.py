@@ -117,13 +117,13 @@ class Budget:
             return
         learned = self._learned.setdefault(group[0].device, _Learned())
         warmup_s = sum(launch.warmup_s for launch in launches)
-        timed_s = sum(sum(block.totals_s()) for launch in launches for block in launch.blocks)
+        timed_s = sum(launch.timed_s for launch in launches)
         learned.starts_s.append(max(0.0, seconds - warmup_s - timed_s) / len(group))
         learned.warmups_s.append(warmup_s / len(group) / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
         for outcome, launch in zip(outcomes, launches, strict=True):
             if (work := _macs(outcome.case)) >= MIN_MACS:
                 learned.macs += work * launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks)
-                learned.macs_s += sum(sum(block.totals_s()) for block in launch.blocks)
+                learned.macs_s += launch.timed_s
 
     def to_repeat(self) -> Group | None:
         """The group with the widest interval, of those that are worth another launch and fit into what is left."""

@@ -106,11 +106,6 @@ def threads_of(case: Case) -> int:
     return case.threads or usable_threads()
 
 
-def memory_bytes() -> int:
-    """Of the whole machine."""
-    return int(psutil.virtual_memory().total)
-
-
 def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
     """Of the largest cache that the first core can use; 0 where the system does not tell."""
     sizes = [_text(str(size)) for size in caches.glob("index*/size")]

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import psutil
+
 from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records.artifact import cache_folder, library_versions
 from cnnbench.records.environment import Environment
@@ -60,7 +62,7 @@ def measure_peaks(
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     beyond_caches = max(MIN_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
-    largest_set_bytes = largest_set_bytes or min(beyond_caches, int(machine.memory_bytes() * MEMORY_SHARE))
+    largest_set_bytes = largest_set_bytes or min(beyond_caches, int(psutil.virtual_memory().total * MEMORY_SHARE))
     found: dict[str, MeasuredPeaks] = {}
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -105,4 +107,4 @@ def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
 def peaks_for_run(run: Run) -> list[tuple[Device, int]]:
     """The same for the cases that a run has measured. Raises InputError if that was on another machine."""
     machine.check_is_this(run.environment, str(run.folder))
-    return peaks_for(record.case for record in run.records.values() if record.measurement is not None)
+    return peaks_for(record.case for record in run.records.values() if record.measurement)
