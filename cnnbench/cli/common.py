@@ -29,9 +29,9 @@ WhatIf = Annotated[
 WeightSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the random weights.")]
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"expected a finite number; got {value}")
     return value
 

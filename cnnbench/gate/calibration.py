@@ -17,7 +17,7 @@ from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
 from cnnbench.errors import InputError
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
 from cnnbench.records import files
-from cnnbench.records.artifact import cache_folder
+from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
 from cnnbench.records.json_object import read_model
 from cnnbench.suite.case import Frozen

@@ -19,6 +19,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner.artifacts import Artifacts, Building, Built
 from cnnbench.runner.tasks import trace
 from cnnbench.runner.tasks.export import describe_graph, prove_graph
@@ -180,7 +181,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         for spec, cases in by_model.items():
             on_model(f"{_name(spec)}: proving")
             models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), artifacts.logs)
-    installed = artifact.library_versions()
+    installed = library_versions()
     # Without the build's device: `2.14.1` of `2.14.1+cu130`.
     versions = {name: installed.get(name, "none").partition("+")[0] for name in VERSIONS}
     return Expectation(versions=versions, models=models)

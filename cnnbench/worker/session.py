@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
+from cnnbench.records.cache import note_use
 from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Parity
@@ -134,4 +135,5 @@ def _artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
     facts = read_facts(folder)
     if facts is None:
         raise WorkerError(f"no finished artifact in {folder}")
+    note_use(folder)
     return facts, load_file(folder / GOLDEN)
