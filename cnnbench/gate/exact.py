@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
 from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
-from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
@@ -230,8 +229,7 @@ def _step_peaks(spec: ModelSpec, cases: list[Case]) -> dict[int, int]:
     batches = sorted({case.batch for case in cases if case.workload == "training"})
     if not batches:
         return {}
-    architecture = registry.find(spec.model)
-    network = architecture.network(spec.image_size, spec.classes) if architecture else trace.read(spec).network
+    network = trace.read(spec).network
     try:
         return {batch: step_memory(network, batch, "momentum").peak for batch in batches}
     except ShapeError:  # inference only

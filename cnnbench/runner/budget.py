@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from statistics import mean
 
-from cnnbench.networks import registry
 from cnnbench.runner import machine
 from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
 from cnnbench.runner.plan import Group, layers_to_build
@@ -188,8 +187,6 @@ class Budget:
 @cache
 def _macs(case: Case) -> float:
     """MACs of one call; 0 where there is no closed form."""
-    architecture = registry.find(case.spec.model)
-    if architecture is None:
-        return 0.0
-    macs = architecture.network(case.spec.image_size, case.spec.classes).macs * case.batch
-    return float(macs * (TRAINING_FACTOR if case.workload == "training" else 1))
+    network = case.spec.closed_form
+    macs = 0.0 if network is None else float(network.macs * case.batch)
+    return macs * (TRAINING_FACTOR if case.workload == "training" else 1)

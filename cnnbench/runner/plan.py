@@ -60,6 +60,5 @@ def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
 @cache
 def layers_to_build(spec: ModelSpec) -> int:
     """What building an artifact or a training step takes, in layers."""
-    architecture = registry.find(spec.model)
-    layers = len(architecture.network(spec.image_size, spec.classes).layers) if architecture else UNKNOWN_LAYERS
-    return BUILD_OVERHEAD_LAYERS + layers
+    network = spec.closed_form
+    return BUILD_OVERHEAD_LAYERS + (UNKNOWN_LAYERS if network is None else len(network.layers))

@@ -8,7 +8,6 @@ from cnnbench.analysis.explain import telling
 from cnnbench.analysis.layer_join import join, times_of
 from cnnbench.analysis.stats import launch_estimate
 from cnnbench.errors import CnnbenchError, WorkerError
-from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, append_profiles
 from cnnbench.records.messages import Load, Loaded
@@ -45,12 +44,7 @@ def profile_artifact(
     """
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
-    left_out: list[str] = []
-    if architecture := registry.find(spec.model):
-        network = architecture.network(spec.image_size, spec.classes)
-    else:
-        reading = read(spec)
-        network, left_out = reading.network, reading.left_out
+    reading = read(spec)
     folder = artifact.folder_of(spec, facts.key)
     with TemporaryDirectory(prefix="cnnbench-") as scratch:
         for runtime in profiled_runtimes():
@@ -67,7 +61,7 @@ def profile_artifact(
                 if runtime == REFERENCE:
                     raise
                 failures[runtime] = str(error)
-    rows = join(network, batch, found)
+    rows = join(reading.network, batch, found)
     return ModelProfile(
         model=spec.label,
         input_shape=facts.input_shape,
@@ -77,7 +71,7 @@ def profile_artifact(
         rows=rows,
         times={runtime: times_of(runtime, profiled, rows) for runtime, profiled in found.items()},
         failures=failures,
-        left_out=tuple(left_out),
+        left_out=tuple(reading.left_out),
     )
 
 
