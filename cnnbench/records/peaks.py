@@ -107,11 +107,9 @@ class Peaks(Recorded):
         a large working set reaches, a smaller one can too, and between two measured sizes the smaller one's is never
         too low. None if nothing was measured.
         """
-        sizes = sorted({each.working_set_bytes for each in self.bandwidths})
-        if not sizes:
-            return None
-        size = max((size for size in sizes if size <= working_set_bytes), default=sizes[0])
-        return max(each.bytes_per_s for each in self.bandwidths if each.working_set_bytes >= size)
+        sizes = {each.working_set_bytes for each in self.bandwidths}
+        size = max((size for size in sizes if size <= working_set_bytes), default=0)
+        return max((each.bytes_per_s for each in self.bandwidths if each.working_set_bytes >= size), default=None)
 
     def memory_bytes_per_s(self) -> float | None:
         """The most bytes per second with the largest working set measured, which is far larger than any cache."""
@@ -131,12 +129,10 @@ class PeaksFile(Recorded):
     """In the first schema, some called them ceilings."""
 
 
-REMEDY = "expected peaks of schema 2; delete the file, and measure them again with `cnnbench doctor --peaks --into RUN`"
-
-
 def read_peaks(folder: Path) -> list[Peaks]:
     """What a run's folder has; none where none were measured. Raises RunFolderError for a file that is none of ours."""
-    found = read_model(folder / PEAKS, PeaksFile, REMEDY)
+    again = "delete the file, and measure them again with `cnnbench doctor --peaks --into RUN`"
+    found = read_model(folder / PEAKS, PeaksFile, f"expected peaks of schema 2; {again}")
     return found.peaks if found else []
 
 

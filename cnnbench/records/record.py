@@ -242,29 +242,12 @@ class Measurement(Recorded):
         """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
         return [launch.call_blocks(phase) for launch in self.launches]
 
-    @property
-    def blocks_with_interference(self) -> int:
-        """How many turns the system's counters call disturbed."""
-        return sum(bool(block.interference) for launch in self.launches for block in launch.blocks)
-
-    @property
-    def all_blocks(self) -> int:
-        """How many turns there are."""
-        return sum(len(launch.blocks) for launch in self.launches)
-
     def joules_per_image(self, batch: int) -> float | None:
         """Energy of the usable turns by their images, where the system told that of every one."""
         blocks = [(launch, block) for launch in self.launches for block in launch.usable()]
-        joules = [block.joules for _, block in blocks]
-        if not blocks or None in joules:
-            return None
+        joules = [block.joules for _, block in blocks if block.joules is not None]
         images = batch * sum(launch.calls_per_sample * len(block.totals_s()) for launch, block in blocks)
-        return sum(filter(None, joules)) / images
-
-    @property
-    def timed_s(self) -> float:
-        """Seconds spent inside timed calls."""
-        return sum(launch.timed_s for launch in self.launches)
+        return sum(joules) / images if joules and len(joules) == len(blocks) else None
 
 
 class Ran(Recorded):

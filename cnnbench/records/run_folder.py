@@ -67,12 +67,6 @@ class Run:
     """By model, batch and number of threads; none where they were not made."""
 
     @property
-    def environments(self) -> list[Environment]:
-        """In which its cases were measured: several, where it was gone on with after an upgrade, or elsewhere."""
-        found = [record.environment for record in self.records.values() if record.environment and record.measurement]
-        return [each for place, each in enumerate(found) if each not in found[:place]]
-
-    @property
     def software(self) -> Mapping[str, str | None]:
         """Versions by library as the run began; none where they are not known."""
         return self.environment.software if self.environment else {}
