@@ -21,20 +21,6 @@ class Request(Frozen):
     """What a worker can be asked, each with an `op` of its own; `cnnbench.worker.loop` has the table of them."""
 
 
-class Resolve(Request):
-    """Build a model and run one image through it, to know early whether it can be used."""
-
-    op: Literal["resolve"] = "resolve"
-    spec: ModelSpec
-
-
-class Resolved(Frozen):
-    """It can: the shape of its images and its number of classes."""
-
-    input_shape: tuple[int, ...]
-    classes: int
-
-
 class Count(Request):
     """Ask every witness for a model's counts."""
 

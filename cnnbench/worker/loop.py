@@ -122,7 +122,6 @@ class Process:
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
 HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], Frozen]] = MappingProxyType(
     {
-        messages.Resolve: "models:resolve",
         messages.Count: "counters.collect:count",
         messages.Trace: "counters.trace:trace_model",
         messages.Build: "artifact:build_artifact",

@@ -13,7 +13,7 @@ import psutil
 from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
-from cnnbench.records.peaks import Peaks, find_peaks, read_peaks, write_peaks
+from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.records.toolchain import library_versions
@@ -40,6 +40,8 @@ def peaks_of(
         found = None if anew else find_peaks(read_peaks(folder), device, threads)
     except RunFolderError:  # damaged
         found = None
+        with contextlib.suppress(OSError):
+            (folder / PEAKS).unlink()
     name = environment.accelerators.get(device)
     if found is None or (name and found.device_name != name):
         found = measure_peaks(device, threads, logs=logs)
