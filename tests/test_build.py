@@ -194,7 +194,7 @@ def test_an_artifact_that_another_process_has_built_meanwhile_is_taken(
 
 def test_one_process_builds_in_a_folder_at_a_time(tmp_path: Path) -> None:
     with cache.locked(tmp_path / "artifacts" / "lenet5-key"):
-        (lock,) = (tmp_path / "artifacts" / cache.LOCKS).iterdir()
+        (lock,) = (tmp_path / cache.LOCKS).iterdir()
         with pytest.raises(Timeout):
             FileLock(lock).acquire(timeout=0)
     FileLock(lock).acquire(timeout=0).lock.release()

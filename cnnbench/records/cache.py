@@ -3,7 +3,7 @@
 CACHEDIR.TAG                    tells backup programs to leave the folder out
 artifacts/<label>-<key>/        a finished artifact, sealed with digests of its content (`artifact.py`)
 artifacts/.building-<entry>/    one that is being filled, by the holder of its lock
-artifacts/.locks/<entry>.lock
+locks/<entry>.lock
 peaks/  calibrations/           small files, by the machine's identity
 inductor-<user>/                what torch.compile keeps: code and pickles, of the user alone
 """
@@ -27,7 +27,7 @@ PLACE, SHARED, LIMIT = "CNNBENCH_CACHE", "CNNBENCH_CACHE_SHARED", "CNNBENCH_CACH
 DEFAULT_LIMIT_GB = 20.0
 SEAL = "seal.json"
 """Last of an artifact's files to be written; its time is that of the artifact's last use."""
-BUILDING, LOCKS = ".building-", ".locks"
+BUILDING, LOCKS = ".building-", "locks"
 IN_USE_S, RECENT_S = 3600.0, 24 * 3600.0
 """What was used so lately is kept: by every pruning, for a run may be using it, and by a run's own."""
 _TAG = """Signature: 8a477f597d28d172789f06886806bc55
@@ -76,8 +76,8 @@ def prepare() -> None:
     """Make the cache's folders, and check that they can be written. Raises InputError."""
     place, why = artifacts_folder(), "permission denied"
     try:
-        (place / LOCKS).mkdir(parents=True, exist_ok=True)
-        for folder in (place, place / LOCKS):
+        for folder in (place, place.parent / LOCKS):
+            folder.mkdir(parents=True, exist_ok=True)
             if _is_own(folder):
                 folder.chmod(0o2770 if is_shared() else 0o700)
         if not (tag := place.parent / "CACHEDIR.TAG").exists():
@@ -123,10 +123,14 @@ def share(folder: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path, wait_s: float = -1) -> Iterator[None]:
     """Hold an entry, so that no other process builds in it; the lock ends with its holder. Raises Timeout."""
-    locks = folder.parent / LOCKS
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{folder.name}.lock", timeout=wait_s, mode=0o660 if is_shared() else 0o600):
+    for place in (folder.parent, _lock(folder).parent):
+        place.mkdir(parents=True, exist_ok=True)
+    with FileLock(_lock(folder), timeout=wait_s, mode=0o660 if is_shared() else 0o600):
         yield
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent.parent / LOCKS / f"{folder.name}.lock"
 
 
 @contextlib.contextmanager
@@ -191,12 +195,18 @@ def prune(max_bytes: float, unused_s: float = float("inf"), keep_s: float = IN_U
         age_s = now - entry.used_s
         if age_s < keep_s or (age_s < unused_s and left <= max_bytes):
             continue
-        with contextlib.suppress(Timeout, OSError), locked(entry.folder, 0):
-            remove(entry.folder)
-            (entry.folder.parent / LOCKS / f"{entry.folder.name}.lock").unlink(missing_ok=True)
+        with contextlib.suppress(Timeout, OSError):
+            discard(entry.folder)
             left -= entry.size_bytes
             gone.append(entry)
     return gone
+
+
+def discard(folder: Path) -> None:
+    """Delete an entry that nobody is building, and its lock. Raises Timeout if somebody is."""
+    with locked(folder, 0):
+        remove(folder)
+        _lock(folder).unlink(missing_ok=True)
 
 
 def limit_bytes() -> float:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from uuid import uuid4
 
 import psutil
+from filelock import Timeout
 
 from cnnbench.errors import CnnbenchError, WorkerCrashed
 from cnnbench.records import artifact, cache
@@ -203,7 +204,7 @@ class Artifacts:
         request = self.missing(wanted)[0]
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.is_users_own:
-            self._held.callback(cache.remove, wanted.folder)
+            self._held.callback(_discard, wanted.folder)
         try:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
         except CnnbenchError as error:
@@ -245,6 +246,11 @@ class Artifacts:
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
+
+
+def _discard(folder: Path) -> None:
+    with contextlib.suppress(Timeout, OSError):
+        cache.discard(folder)
 
 
 def _what(request: Build | BuildStep, fault: str | None = None) -> str:
