@@ -185,16 +185,14 @@ class DetectionPower:
     """Share of gates that called a case slower, by case and slowdown."""
 
 
-def detection_power_of(
-    calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule, seed: int = 0
-) -> DetectionPower:
+def detection_power_of(calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule) -> DetectionPower:
     """Simulate gates on pairs drawn from the calibration, with and without slowdowns and no time limit."""
     logs = {
         comparison.name: [log for session in calibration.cases.get(comparison.name, []) for log in session.logs]
         for comparison in comparisons
     }
     known = [comparison for comparison in comparisons if len(logs[comparison.name]) >= MIN_PAIRS]
-    rng = random.Random(seed)
+    rng = random.Random(0)
 
     def gates(count: int, chosen: Sequence[ArmComparison], slowed: str = "", slowdown: float = 0.0) -> list[bool]:
         found = []

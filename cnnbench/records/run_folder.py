@@ -127,7 +127,7 @@ class Store:
 
     def __init__(self, folder: Path, suite: Suite, environment: Environment, *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
-        self.folder = folder
+        self.folder, self.logs = folder, folder / LOGS
         self._shared: set[str] = set()
         self._launches: dict[str, list[Launch]] = {}
         """By case, those that are on disk."""
@@ -151,11 +151,6 @@ class Store:
                 (folder / LOCK).unlink(missing_ok=True)
             self._lock.release()
             raise
-
-    @property
-    def logs(self) -> Path:
-        """Where workers' output goes."""
-        return self.folder / LOGS
 
     def append(self, record: Record) -> None:
         """Write a record down, at once; what is on disk already is referred to."""
@@ -185,7 +180,7 @@ class Store:
         if is_empty:  # nothing came of it: leave no claim on the folder
             for name in (RUN, SUITE, ENVIRONMENT, SHARED):
                 (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / LOGS, ignore_errors=True)
+            shutil.rmtree(self.logs, ignore_errors=True)
         self._lock.release()
         if is_empty and self._is_ours:
             (self.folder / LOCK).unlink(missing_ok=True)

@@ -186,12 +186,12 @@ def interference() -> list[str]:
     return found
 
 
-def busy_neighbours(seconds: float = 0.5) -> list[str]:
-    """Names of other processes that used more than a tenth of a core, over so many seconds."""
+def busy_neighbours() -> list[str]:
+    """Names of other processes that use more than a tenth of a core, over half a second."""
     processes = [process for process in psutil.process_iter(["name"]) if process.pid != os.getpid()]
     for process in processes:
         _cpu_percent(process)
-    time.sleep(seconds)
+    time.sleep(0.5)
     used = sorted(((_cpu_percent(each), each.info["name"]) for each in processes), key=lambda pair: -pair[0])
     return [f"{name} ({percent:.0f} % of a core)" for percent, name in used if percent > 100 * BUSY_SHARE]
 

@@ -84,6 +84,7 @@ class Worker:
         self.log, self.limit_s = log, limit_s
         self._log_begins = log.stat().st_size if log.exists() else 0  # launches of one case share it
         self._process = process or _start(log, threads, interpreter)
+        self.pid = self._process.pid
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._due_s = 0.0
         self._suspended = self._ended = False
@@ -136,11 +137,6 @@ class Worker:
             raise WorkerOutOfMemory(failure.failure)
         raise (ModelError if failure.is_user_error else WorkerError)(failure.failure)
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
     def suspend(self) -> None:
         """Stop it, so that its threads take no time from others."""
         if not self._suspended:
@@ -160,7 +156,7 @@ class Worker:
         self._ended = True
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
+                os.killpg(self.pid, signal.SIGKILL)  # it leads a session of its own
         self._process.kill()
         self._process.wait()
         self._listener.join(GRACE_S)
@@ -188,7 +184,7 @@ class Worker:
 
     def _signal_all(self, what: str) -> None:
         try:
-            getattr(psutil.Process(self._process.pid), what)()
+            getattr(psutil.Process(self.pid), what)()
         except psutil.NoSuchProcess:
             raise WorkerCrashed(self._how_it_died()) from None
 

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from cnnbench.analysis.explain import telling
 from cnnbench.analysis.layer_join import join, times_of
-from cnnbench.analysis.stats import launch_estimate
+from cnnbench.analysis.times import call_time
 from cnnbench.errors import CnnbenchError, WorkerError
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, append_profiles
@@ -108,9 +108,7 @@ def profile_models(
 def profile_run(run: Run, go_on: Callable[[str, int, int], bool]) -> list[str]:
     """The same for the models of a run. Raises InputError on another machine than the run's."""
     machine.check_is_this(run.environment, str(run.folder))
-    records = [record for record in run.records.values() if record.status in MEASURED]
-    times = {record.case: record.measurement.times() for record in records if record.measurement}
-    call_s = {case: launch_estimate(launches).value for case, launches in times.items() if any(launches)}
-
+    measured = [record for record in run.records.values() if record.status in MEASURED]
+    call_s = {record.case: time.value for record in measured if (time := call_time(record)) is not None}
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return profile_models(run.folder, call_s, artifacts, servers, go_on)
