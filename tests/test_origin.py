@@ -53,6 +53,14 @@ def test_workers_inherit_neither_gits_variables_nor_warnings_that_are_errors(mon
     assert not {"GIT_INDEX_FILE", "PYTHONWARNINGS"} & set(HERE.environment())
 
 
+def test_onnx_runtime_sends_nothing_about_models_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 1.29 on it does by default, on Linux too, from a thread of its own."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert HERE.environment()["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert HERE.environment()["ORT_DISABLE_TELEMETRY"] == "0"
+
+
 def test_a_long_name_becomes_a_file_name_of_its_own() -> None:
     names = [file_name("ё" * 300 + end) for end in ("a", "b")]
     assert len(set(names)) == 2

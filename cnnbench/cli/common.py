@@ -1,6 +1,7 @@
 """Options that several commands have, and the objects that they name."""
 
 import math
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,8 +67,7 @@ def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0)
 
 
 def console() -> Any:
-    """The terminal; a wide one where output is redirected, so that no table is truncated."""
+    """The terminal; a wide one where output is redirected, coloured or not, so that no table is truncated."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=160)

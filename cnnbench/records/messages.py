@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import Memory, Parity, PhaseSeconds, Ran
+from cnnbench.records.record import Memory, Parity, PhaseSeconds, Ran, Usage
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 
@@ -203,6 +203,7 @@ class Sampled(Frozen):
     """What one block took."""
 
     seconds: PhaseSeconds
+    usage: Usage | None = None
 
 
 class Close(Request):

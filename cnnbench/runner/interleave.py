@@ -39,7 +39,6 @@ MIN_SAMPLING_S = 0.5
 """Of each participant, however late the group is."""
 
 P = ParamSpec("P")
-Seconds = dict[str, list[float]]
 OnProgress = Callable[[str], None]
 
 
@@ -52,8 +51,8 @@ class Participant(Protocol):
     def suspend(self) -> None:
         """Stop it."""
 
-    def sample(self, seconds: float) -> Seconds:
-        """A block of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+    def sample(self, seconds: float) -> Sampled:
+        """A block of about so many seconds. May raise CnnbenchError."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,19 @@ def measure_interleaved(
             try:
                 participants[index].resume()
                 before = counters(index)
-                seconds = participants[index].sample(budget_s / PLANNED_ROUNDS)
+                sampled = participants[index].sample(budget_s / PLANNED_ROUNDS)
                 window = between(before, counters(index), cpus)
                 participants[index].suspend()
             except CnnbenchError as error:
                 results[index].error = reason_for(error)
                 continue
-            block = Block(round=number, seconds=seconds, interference=window.interference(), joules=window.joules)
+            block = Block(
+                round=number,
+                seconds=sampled.seconds,
+                usage=sampled.usage,
+                interference=window.interference(),
+                joules=window.joules,
+            )
             results[index].blocks.append(block)
         on_progress(f"round {number + 1}")
     return results
@@ -284,10 +289,10 @@ class WorkerParticipant:
         """Stop it."""
         self.worker.suspend()
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         """A block of about so many seconds."""
         try:
-            return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+            return self.worker.ask(Sample(seconds=seconds), Sampled)
         except CnnbenchError:
             self.worker.kill()
             raise

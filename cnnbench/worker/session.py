@@ -75,8 +75,7 @@ class Session:
     def sample(self, request: Sample) -> Sampled:
         """One block."""
         stopwatch = self.runtime.stopwatch
-        samples = measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
-        return Sampled(seconds=samples)
+        return measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
 
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
