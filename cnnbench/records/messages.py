@@ -21,6 +21,10 @@ class Request(Frozen):
     """What a worker can be asked, each with an `op` of its own; `cnnbench.worker.loop` has the table of them."""
 
 
+Reply = Frozen
+"""What it answers: any value, of which many are in records too."""
+
+
 class Count(Request):
     """Ask every witness for a model's counts."""
 

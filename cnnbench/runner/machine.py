@@ -188,27 +188,19 @@ def interference() -> list[str]:
 
 def busy_neighbours() -> list[str]:
     """Names of other processes that use more than a tenth of a core, over half a second."""
-    processes = [process for process in psutil.process_iter(["name"]) if process.pid != os.getpid()]
-    for process in processes:
-        _cpu_percent(process)
+    list(psutil.process_iter(["cpu_percent"]))  # what is read next is the share since now
     time.sleep(0.5)
-    used = sorted(((_cpu_percent(each), each.info["name"]) for each in processes), key=lambda pair: -pair[0])
-    return [f"{name} ({percent:.0f} % of a core)" for percent, name in used if percent > 100 * BUSY_SHARE]
-
-
-def _cpu_percent(process: psutil.Process) -> float:
-    try:
-        return process.cpu_percent()
-    except psutil.Error:
-        return 0.0
+    found = psutil.process_iter(["name", "cpu_percent"])
+    used = [(each.info["cpu_percent"] or 0.0, each.info["name"]) for each in found if each.pid != os.getpid()]
+    busy = sorted((pair for pair in used if pair[0] > 100 * BUSY_SHARE), key=lambda pair: -pair[0])
+    return [f"{name} ({percent:.0f} % of a core)" for percent, name in busy]
 
 
 def _on_battery() -> bool:
-    try:
-        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    except OSError:  # no power supplies listed, as in some containers
-        return False
-    return battery is not None and not battery.power_plugged
+    with contextlib.suppress(AttributeError, OSError):  # not on this system; no power supplies, as in some containers
+        battery = psutil.sensors_battery()
+        return battery is not None and not battery.power_plugged
+    return False
 
 
 def _virtualised() -> bool:

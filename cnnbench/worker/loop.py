@@ -21,7 +21,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.records import messages, task_messages
-from cnnbench.suite.case import Frozen
 from cnnbench.worker import forking
 from cnnbench.worker.runtimes.registry import import_libraries, preload
 from cnnbench.worker.session import Session, profile
@@ -48,7 +47,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         replies.flush()
 
 
-def _answer(process: "Process", line: str) -> Frozen:
+def _answer(process: "Process", line: str) -> messages.Reply:
     try:
         return process.handle(REQUESTS.validate_json(line))
     except ValidationError as error:
@@ -74,7 +73,7 @@ class Process:
         self._session: Session | None = None
         self._training: TrainingRun | None = None
 
-    def handle(self, request: messages.Request) -> Frozen:
+    def handle(self, request: messages.Request) -> messages.Reply:
         """Carry out one request. Raises CnnbenchError, or anything a library raises."""
         handler = HANDLERS[type(request)]
         return _resolved(handler)(request) if isinstance(handler, str) else handler(self, request)
@@ -120,7 +119,7 @@ class Process:
 
 
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
-HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], Frozen]] = MappingProxyType(
+HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = MappingProxyType(
     {
         messages.Count: "counters.collect:count",
         messages.Trace: "counters.trace:trace_model",
@@ -148,9 +147,9 @@ ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]
 REQUESTS = TypeAdapter[messages.Request](ANY_REQUEST)
 
 
-def _resolved(name: str) -> Callable[[Any], Frozen]:
+def _resolved(name: str) -> Callable[[Any], messages.Reply]:
     """A function in one of this room's modules, which is imported now."""
-    function: Callable[[Any], Frozen] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
+    function: Callable[[Any], messages.Reply] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
     return function
 
 
