@@ -182,7 +182,7 @@ class Pairs(ExitStack):
 
     def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
         case = comparison.case(name)
-        lineage = Lineage(machine.threads_of(case), number, self._environment(name).interpreter)
+        lineage = Lineage(machine.threads_of(case), number, case.allocator, self._environment(name).interpreter)
         return GroupMember(
             case,
             self.folder(name, case.spec),

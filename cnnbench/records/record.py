@@ -271,6 +271,8 @@ class Ran(Recorded):
     device_name: str
     threads: Count
     precision: str
+    allocator: str | None = None
+    """What serves malloc; None where nobody can tell."""
     torch_in_process: bool | None = None
     """None where nobody looked."""
     tf32: bool | None = None
@@ -293,6 +295,7 @@ class Ran(Recorded):
             ("device", case.device, self.device),
             ("precision", case.precision, self.precision),
             ("threads", case.threads or self.threads, self.threads),
+            ("allocator", case.allocator, case.allocator if case.allocator == "default" else self.allocator),
         )
         return [Reason(code=code, detail=f"{asked} was asked, {ran} ran") for code, asked, ran in pairs if asked != ran]
 

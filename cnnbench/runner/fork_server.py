@@ -15,14 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
+from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
+from cnnbench.suite.case import Allocator
 from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
@@ -78,6 +80,7 @@ class Lineage:
     threads: int
     number: int = 0
     """Launches of one case have different ones."""
+    allocator: Allocator = "default"
     interpreter: Interpreter = HERE
     purpose: Purpose = "run"
 
@@ -102,7 +105,7 @@ class ForkServers:
 
     def start(self, lineage: Lineage, log: Path) -> Worker:
         """A worker that imports for itself. Raises WorkerError."""
-        return Worker(log, lineage.threads, self._limit_s, interpreter=self._vary(lineage.interpreter))
+        return Worker(log, lineage.threads, self._limit_s, interpreter=self._interpreter(lineage))
 
     def fork(self, lineage: Lineage, log: Path) -> Worker:
         """A worker of the lineage's server, or one that imports for itself. Raises WorkerError."""
@@ -121,11 +124,16 @@ class ForkServers:
             self._servers[lineage] = None
             self._starts[lineage] += 1
             if CAN_FORK and self._starts[lineage] <= MAX_STARTS:
-                log = self._logs / f"fork-server-{purpose}-{threads}-{lineage.number}.log"
-                interpreter = self._vary(lineage.interpreter)
+                about = (purpose, lineage.allocator, threads, lineage.number)
+                log = self._logs / f"fork-server-{'-'.join(map(str, about))}.log"
+                interpreter = self._interpreter(lineage)
                 with contextlib.suppress(WorkerError, OSError):
                     self._servers[lineage] = ForkServer(log, threads, self._limit_s, interpreter, purpose)
         return self._servers[lineage]
+
+    def _interpreter(self, lineage: Lineage) -> Interpreter:
+        varied = self._vary(lineage.interpreter)
+        return replace(varied, variables={**varied.variables, **allocators.variables(lineage.allocator)})
 
     def close(self, before: int | None = None) -> None:
         """End the servers of all launches, or of those with numbers below `before`."""

@@ -8,6 +8,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.records.artifact import file_name
 from cnnbench.records.reason import Code, Reason
 from cnnbench.records.task_messages import Probe, Probed
+from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
 from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes
@@ -30,7 +31,10 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
     for case in cases:
         if why := cannot(case.runtime, case.workload, case.device, case.precision, case.layout):
             reasons[case.id] = Reason(code="unsupported", detail=why)
-        elif case.device != "cpu" or runtime_kind(case.runtime).must_be_tried:
+            continue
+        if why := allocators.why_not(case.allocator):
+            reasons[case.id] = Reason(code="no-allocator", detail=why)
+        if case.device != "cpu" or runtime_kind(case.runtime).must_be_tried:
             asked.add((case.runtime, case.device))
     probed = _probed(sorted(asked), logs)
     for case in cases:
