@@ -34,6 +34,7 @@ from cnnbench.suite.load import Suite
 
 RECORDS, SHARED, RUN = "records.jsonl", "shared.jsonl", "run.json"
 SUITE, ENVIRONMENT, LOGS, LOCK = "suite.yaml", "environment.json", "logs", ".lock"
+ANOTHER = "give another folder"
 
 
 class About(BaseModel):
@@ -79,7 +80,7 @@ def new_folder(suite: Suite, kind: str = "") -> Path:
 
 def read_run(folder: Path, *, strict: bool = True) -> Run:
     """Read a run back. Raises RunFolderError if there is none or, with `strict`, if no line of it can be read."""
-    about = _read_about(folder)
+    about = read_model(folder / RUN, About, ANOTHER)
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
     shared: dict[str, Shared] = {}
@@ -188,7 +189,7 @@ class Store:
                 self.folder.rmdir()
 
     def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
-        about = _read_about(self.folder)
+        about = read_model(self.folder / RUN, About, ANOTHER)
         if about is not None:
             _check_goes_on(self.folder, about, suite, resume)
         else:
@@ -221,8 +222,3 @@ def _check_goes_on(folder: Path, about: About, suite: Suite, resume: bool) -> No
     if not resume:
         holds = f"already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
         raise RunFolderError(f"{folder}: {holds}")
-
-
-def _read_about(folder: Path) -> About | None:
-    """What the run says of itself; None if there is no run. Raises RunFolderError if that cannot be read."""
-    return read_model(folder / RUN, About, "give another folder")
