@@ -142,7 +142,7 @@ def calibrate(
 
     rule = Rule(margin=checked(parse_percent, margin, "--margin"))
     with _interruptible(), open_arms(".", ".") as arms:
-        request = _request(suite, arms, only, budget, seed, out, kind="calibrate")
+        request = _request(suite, arms, only, budget, seed, out, kind="calibrate-")
         before = _calibration(request, calibration) or empty(request.environment)
         with Progress(console()) as progress:
             found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
@@ -167,9 +167,10 @@ def _request(
     seed: int,
     out: Path | None,
     slowdown: float = 0.0,
-    kind: str = "gate",
+    kind: str = "gate-",
 ) -> "GateRequest":
-    from cnnbench.gate.run import GateRequest, new_folder
+    from cnnbench.gate.run import GateRequest
+    from cnnbench.records.run_folder import new_folder
     from cnnbench.runner.run import environment_of
     from cnnbench.suite.load import load_suite, select
 
