@@ -11,8 +11,7 @@ from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.timing import memory
-from cnnbench.worker.timing.measure import Phases
-from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
+from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
 
 
 class Runtime(ABC):
