@@ -1,6 +1,7 @@
 """Options that several commands have, and the objects that they name."""
 
 import math
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,9 +30,9 @@ WhatIf = Annotated[
 WeightSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the random weights.")]
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"expected a finite number; got {value}")
     return value
 
@@ -66,8 +67,7 @@ def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0)
 
 
 def console() -> Any:
-    """The terminal; a wide one where output is redirected, so that no table is truncated."""
+    """The terminal; a wide one where output is redirected, coloured or not, so that no table is truncated."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=160)

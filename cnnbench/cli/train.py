@@ -71,10 +71,14 @@ def train(
     found: list[dict[str, Any]] = []
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from cnnbench.report.terminal import can_redraw
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     loss_column = TextColumn("steps, loss {task.fields[loss]}")
+    terminal = console()
+    is_drawn = not as_json and can_redraw(terminal)
     with Progress(
-        *columns, loss_column, TimeRemainingColumn(), console=console(), disable=as_json, transient=True
+        *columns, loss_column, TimeRemainingColumn(), console=terminal, disable=not is_drawn, transient=True
     ) as progress:
         bar = progress.add_task("", total=None, loss="")
         for report in run(plan, epochs, file):

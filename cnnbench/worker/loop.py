@@ -21,7 +21,7 @@ from cnnbench.records import messages, task_messages
 from cnnbench.worker import forking
 from cnnbench.worker.runtimes.registry import import_libraries
 from cnnbench.worker.session import Session, profile
-from cnnbench.worker.timing import memory
+from cnnbench.worker.timing import usage
 
 if TYPE_CHECKING:
     from cnnbench.worker.training_run import TrainingRun
@@ -53,7 +53,7 @@ def _answer(process: "Process", line: str) -> messages.Reply:
     except CnnbenchError as error:
         return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return messages.Failure(failure="in Python", is_user_error=False, out_of_memory=True)
+        return messages.Failure(failure="memory could not be allocated", is_user_error=False, out_of_memory=True)
     except Exception as error:
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())
@@ -94,7 +94,7 @@ class Process:
         """Import what the case needs."""
         import_s = import_libraries(request.case, request.threads)
         self.threads = request.threads
-        self.imported_bytes = memory.resident_bytes()
+        self.imported_bytes = usage.resident_bytes()
         return messages.Loaded(import_s=import_s)
 
     def open(self, request: messages.Open) -> messages.Opened:

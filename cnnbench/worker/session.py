@@ -14,7 +14,7 @@ from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
 from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, batches, compare, limit_for, open_artifact, tiled
 from cnnbench.worker.runtimes.registry import class_of
-from cnnbench.worker.timing import measure, memory
+from cnnbench.worker.timing import measure, usage
 
 
 class Session:
@@ -47,7 +47,7 @@ class Session:
         self.runtime.first_call(self.images if self.runtime.takes_any_batch else own)
         first_call_s = time.perf_counter() - start
         parity = self._proofs(after_timing=False)
-        self.loaded_bytes = memory.resident_bytes()
+        self.loaded_bytes = usage.resident_bytes()
         return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
 
     def warm(self, request: Warm) -> Warmed:
@@ -66,8 +66,7 @@ class Session:
     def sample(self, request: Sample) -> Sampled:
         """One block."""
         stopwatch = self.runtime.stopwatch
-        samples = measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
-        return Sampled(seconds=samples)
+        return measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
 
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""

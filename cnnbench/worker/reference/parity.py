@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
+from cnnbench.records.cache import note_use
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Precision
 
@@ -87,6 +88,7 @@ def open_artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
     facts = read_facts(folder)
     if facts is None:
         raise WorkerError(f"no finished artifact in {folder}")
+    note_use(folder)
     return facts, load_file(folder / GOLDEN)
 
 

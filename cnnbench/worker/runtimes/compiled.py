@@ -1,11 +1,14 @@
 """torch.compile, compiled for the case's own batch."""
 
+import contextlib
 import importlib.util
+import os
 from pathlib import Path
 
 import torch
 
-from cnnbench.errors import WorkerError
+from cnnbench.errors import InputError, WorkerError
+from cnnbench.records.cache import private_folder
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
@@ -35,6 +38,8 @@ class _Compiled(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
+        with contextlib.suppress(OSError, InputError):  # torch's own place is a folder of a known name in /tmp
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         self.run = torch.compile(self.module, mode=split(case.runtime)[1] or None, dynamic=False)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnnbench.records import files
-from cnnbench.records.artifact import STEP, STEP_FACTS, WEIGHTS, locked, read_step
+from cnnbench.records.artifact import STEP, STEP_FACTS, WEIGHTS, read_step, seal
+from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
@@ -67,6 +68,7 @@ def build_step(request: BuildStep) -> StepFacts:
             return known
         facts = _build(request, folder, out)
         files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
+        seal(folder, open_artifact(folder)[0].key)
     return facts
 
 
