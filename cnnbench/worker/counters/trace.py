@@ -5,6 +5,7 @@ Nothing that runs can be missed: an operation without a formula becomes an `Opaq
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -108,9 +109,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         function = str(settings.get("function", kind)).lower()
         plain = module if (has_weights or module in self.leaves) and module not in self.used else ""
         name = plain or ".".join(part for part in (module, function) if part)
-        unique, number = name, 2
-        while unique in self.used:
-            unique, number = f"{name}_{number}", number + 1
+        names = chain([name], (f"{name}_{number}" for number in count(2)))
+        unique = next(each for each in names if each not in self.used)
         self.used.add(unique)
         return unique
 

@@ -21,15 +21,8 @@ from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.training.step import CannotExport, export_step
-from cnnbench.worker.reference.parity import (
-    MIN_LIMIT,
-    PROOF_IMAGES,
-    ROOM,
-    Array,
-    compare_losses,
-    labels_for,
-    open_artifact,
-)
+from cnnbench.worker.reference import parity
+from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
 from cnnbench.worker.runtimes.ort_training import StepSession
 
@@ -68,12 +61,12 @@ def build_step(request: BuildStep) -> StepFacts:
             return known
         facts = _build(request, folder, out)
         files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
-        seal(folder, open_artifact(folder)[0].key)
+        seal(folder, parity.open_artifact(folder)[0].key)
     return facts
 
 
 def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
-    known, reference = open_artifact(folder)
+    known, reference = parity.open_artifact(folder)
     module, _ = models.build(request.spec)
     module.load_state_dict(load_file(folder / WEIGHTS))
     images = reference["images"]
@@ -86,7 +79,7 @@ def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
     with files.replacing(out) as file:
         onnx.save(model, str(file))
         begun = time.perf_counter()
-        labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
+        labels = parity.labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
         session = StepSession.of(str(file), torch.get_num_threads())
 
         def proof(first: int) -> StepFacts:
@@ -109,7 +102,7 @@ def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
     """
     found = None
     for proof in proofs:
-        if all(parity.passed for parity in proof.parity):
+        if all(each.passed for each in proof.parity):
             return proof
         found = found or proof
     assert found is not None
@@ -138,7 +131,7 @@ def prove(
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
-    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), MIN_LIMIT)
+    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), parity.MIN_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
     changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
     least = NOTHING * max(changes.values())

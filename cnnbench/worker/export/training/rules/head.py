@@ -8,13 +8,13 @@ from onnx import TensorProto
 
 from cnnbench.records.artifact import DROP
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, op_result
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, op_result
 
 MEAN = 1
 """aten's number for the reduction `mean`."""
 
 
-def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Tensor | None = None) -> OpResult:
+def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Param = None) -> OpResult:
     """x (..., I) times the weight (O, I) transposed, plus the bias (O)."""
     outputs, inputs = w.known(0), w.known(1)
     rows = x if x.ndim == 2 else g.reshape(x, (None, inputs))
@@ -53,7 +53,7 @@ def cross_entropy(
     _: Any,
     logits: Tensor,
     labels: Tensor,
-    weight: Tensor | None = None,
+    weight: Param = None,
     reduction: int = MEAN,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,

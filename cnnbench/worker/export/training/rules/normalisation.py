@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, ScaledGradient, op_result
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, ScaledGradient, op_result
 
 Pull = Callable[[Tensor], Tensor]
 
@@ -17,8 +17,8 @@ def batch_norm(
     g: Graph,
     _: Any,
     x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
+    w: Param,
+    b: Param,
     running_mean: Tensor,
     running_var: Tensor,
     training: bool,
@@ -70,30 +70,16 @@ def batch_norm(
 
 
 def layer_norm(
-    g: Graph,
-    _: Any,
-    x: Tensor,
-    normalized: Sequence[int],
-    w: Tensor | None = None,
-    b: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
+    g: Graph, _: Any, x: Tensor, sizes: Sequence[int], w: Param = None, b: Param = None, eps: float = 1e-5, *__: Any
 ) -> OpResult:
     """Over the last axes, each position by itself."""
-    axes = list(range(x.ndim - len(normalized), x.ndim))
-    y, dx, dw, db = _normalised(g, x, axes, w, b, tuple(normalized), eps)
+    axes = list(range(x.ndim - len(sizes), x.ndim))
+    y, dx, dw, db = _normalised(g, x, axes, w, b, tuple(sizes), eps)
     return op_result(y, (x, dx), (w, dw), (b, db))
 
 
 def group_norm(
-    g: Graph,
-    _: Any,
-    x: Tensor,
-    groups: int,
-    w: Tensor | None = None,
-    b: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
+    g: Graph, _: Any, x: Tensor, groups: int, w: Param = None, b: Param = None, eps: float = 1e-5, *__: Any
 ) -> OpResult:
     """Over the channels of a group and all pixels, each image by itself (Wu and He 2018)."""
     channels = x.known(1)
@@ -113,10 +99,10 @@ def instance_norm(
     g: Graph,
     out: Any,
     x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    w: Param,
+    b: Param,
+    running_mean: Param,
+    running_var: Param,
     use_input_stats: bool,
     momentum: float,
     eps: float,
@@ -129,7 +115,7 @@ def instance_norm(
 
 
 def _normalised(
-    g: Graph, x: Tensor, axes: list[int], w: Tensor | None, b: Tensor | None, affine: tuple[Size, ...], eps: float
+    g: Graph, x: Tensor, axes: list[int], w: Param, b: Param, affine: tuple[Size, ...], eps: float
 ) -> tuple[Tensor, Pull, Pull, Pull]:
     """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; the three vjps."""
     centred = g.sub(x, g.mean(x, axes, keep=True))

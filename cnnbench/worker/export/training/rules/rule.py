@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
 
 Shape = tuple[Size, ...]
+Param = Tensor | None
+"""A layer's weight or bias; None where it has none."""
 
 
 class NoRule(Exception):

@@ -73,13 +73,7 @@ def split(g: Graph, out: Sequence[Shape], x: Tensor, _: Any, axis: int = 0) -> O
 
 
 def slice_(
-    g: Graph,
-    out: Sequence[Shape],
-    x: Tensor,
-    axis: int = 0,
-    start: int | None = 0,
-    _end: int | None = None,
-    step: int = 1,
+    g: Graph, out: Sequence[Shape], x: Tensor, axis: int = 0, start: int | None = 0, _: Any = None, step: int = 1
 ) -> OpResult:
     """Every step-th entry of an axis; the traced size settles where it ends."""
     axis %= x.ndim

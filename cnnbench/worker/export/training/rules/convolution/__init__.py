@@ -13,7 +13,7 @@ from typing import Any
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
 from cnnbench.worker.export.training.rules.convolution.forward import settings_of
-from cnnbench.worker.export.training.rules.rule import Gradient, OpResult, ScaledGradient, op_result
+from cnnbench.worker.export.training.rules.rule import Gradient, OpResult, Param, ScaledGradient, op_result
 
 LIGHT = 4
 """At most this many kernel elements for each output position: scaling the weight and its gradient then costs less than
@@ -25,7 +25,7 @@ def convolution(
     _: Any,
     x: Tensor,
     w: Tensor,
-    b: Tensor | None = None,
+    b: Param = None,
     stride: Sequence[int] = (1,),
     padding: Sequence[int] | str = (0,),
     dilation: Sequence[int] = (1,),
