@@ -47,7 +47,9 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 def _answer(process: "Process", line: str) -> messages.Reply:
     try:
-        return process.handle(messages.parse_request(line))
+        request = messages.parse_request(line)
+        handler = HANDLERS[type(request)]
+        return _resolved(handler)(request) if isinstance(handler, str) else handler(process, request)
     except ValidationError as error:
         return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
@@ -70,11 +72,6 @@ class Process:
         self.imported_bytes = 0
         self._session: Session | None = None
         self._training: TrainingRun | None = None
-
-    def handle(self, request: messages.Request) -> messages.Reply:
-        """Carry out one request. Raises CnnbenchError, or anything a library raises."""
-        handler = HANDLERS[type(request)]
-        return _resolved(handler)(request) if isinstance(handler, str) else handler(self, request)
 
     @property
     def session(self) -> Session:
