@@ -190,6 +190,7 @@ def _row_columns(comparison: Comparison) -> list[Column[ComparedRow]]:
         words("runtime", lambda r: r.key.runtime, axis=True),
         words("precision", lambda r: r.key.precision, axis=True),
         hidden("layout", lambda r: r.key.layout),
+        hidden("allocator", lambda r: r.key.allocator),
         hidden("seed", lambda r: r.key.seed),
         words("machine", lambda r: r.machine.name, axis=True),
         estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms"),

@@ -12,6 +12,7 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
+from cnnbench.worker.allocator import allocator_in_force
 from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, batches, compare, limit_for, open_artifact, tiled
 from cnnbench.worker.runtimes.registry import class_of
 from cnnbench.worker.timing import measure, usage
@@ -71,7 +72,8 @@ class Session:
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
         held = self.runtime.memory(self.imported_bytes, self.loaded_bytes)
-        result, ran = self.runtime.result(), self.runtime.ran()
+        result = self.runtime.result()
+        ran = self.runtime.ran().model_copy(update={"allocator": allocator_in_force()})
         words = [f if isinstance(f, Reason) else Reason(code="runtime", detail=f) for f in self.runtime.faults()]
         faults = [*ran.faults(self.case), *words, *watchers()]
         parity = []

@@ -85,7 +85,7 @@ def unrecorded_lines(run: Run) -> list[str]:
 
 def params_of(record: Record) -> dict[str, str | int]:
     """The axes of a case, flat: what a tool may group by."""
-    axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
+    axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "batch"}
     return {"model": record.case.spec.label, **record.case.model_dump(include=axes)}
 
 

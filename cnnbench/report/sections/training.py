@@ -7,7 +7,6 @@ from cnnbench.report.html import Section
 from cnnbench.report.sections.drawing import Bar, stacked_bars
 from cnnbench.report.sections.sources import Sources
 from cnnbench.suite.case import PHASES, STEP
-from cnnbench.suite.runtimes import REFERENCE
 
 PARTS = (*PHASES["training"], *STEP)
 
@@ -15,7 +14,7 @@ PARTS = (*PHASES["training"], *STEP)
 def section(sources: Sources) -> Section:
     """The phases of each model's step, beside steps that are a single graph."""
     rows = [row for row in sources.measured if row.workload == "training"]
-    eager = {_group(row): row for row in rows if row.runtime == REFERENCE and row.layout == "nchw"}
+    eager = {_group(row): row for row in rows if row.is_reference}
     bars = [bar for row in rows for bar in _bars(row, eager.get(_group(row), row))]
     chart = Chart(
         "training-step",
