@@ -81,13 +81,13 @@ def check(
         graph, shapes, *(swapped(a, lambda t: inputs[id(t)]) for a in given_args), **options
     )
     gradient = graph.input("dy", shapes[output])
-    pulled = {
+    gradients = {
         argument.name: materialise(graph, gradient)
-        for argument, gradient in op_result.pulled(
+        for argument, gradient in op_result.argument_gradients(
             graph, [gradient if i == output else None for i in range(len(op_result.outputs))]
         )
     }
-    wanted = [(pulled[f"x{i}"], e) for i, e in enumerate(expected) if e is not None]
+    wanted = [(gradients[f"x{i}"], e) for i, e in enumerate(expected) if e is not None]
     feed = {f"x{i}": t.numpy() for i, t in enumerate(tensors)} | {"dy": dy.numpy()}
     found = computed(graph, [op_result.outputs[output], *(g for g, _ in wanted)], feed)
     for ours, theirs in zip(found, [ys[output], *(e for _, e in wanted)], strict=True):
@@ -163,9 +163,9 @@ def test_a_convolution_takes_a_gradient_whose_factor_is_still_to_come(case: Conv
     if not op_result.takes_scaled:
         reject()
     dy = ScaledGradient(g.input("rest", _unknown(rest.shape, True)), g.input("factor", tuple(factor.shape)))
-    pulled = [materialise(g, gradient) for _, gradient in op_result.pulled(g, [dy])]
+    gradients = [materialise(g, gradient) for _, gradient in op_result.argument_gradients(g, [dy])]
     feed = {name: t.numpy() for name, t in (arguments | {"rest": rest, "factor": factor}).items()}
-    for ours, theirs in zip(computed(g, pulled, feed), expected, strict=True):
+    for ours, theirs in zip(computed(g, gradients, feed), expected, strict=True):
         assert float(np.abs(ours - theirs.numpy()).max()) <= TOLERANCE * max(float(theirs.abs().max()), 1e-3)
 
 
@@ -414,7 +414,7 @@ def test_cross_entropy(smoothing: float) -> None:
     graph = Graph()
     inputs = [replace(graph.input("logits", (None, 7)), varies=True), graph.input("labels", (None,), "int64")]
     op_result = RULES["aten.cross_entropy_loss.default"](graph, [()], *inputs, label_smoothing=smoothing)
-    ((_, gradient),) = op_result.pulled(graph, [graph.constant(1.0)])
+    ((_, gradient),) = op_result.argument_gradients(graph, [graph.constant(1.0)])
     assert isinstance(gradient, Tensor)
     ours = computed(graph, [op_result.outputs[0], gradient], {"logits": logits.numpy(), "labels": labels.numpy()})
     np.testing.assert_allclose(ours[0], float(loss.detach()), rtol=1e-5)

@@ -186,7 +186,7 @@ class _Step:
         g.scope = f"{_module_of(node)}/gradient"
         with _explained(f"the gradient of {node.target}{_where(node)}"):
             given = [self.gradients.get(y) if result.takes_scaled else self._gradient(y) for y in result.outputs]
-            found = result.pulled(g, given)
+            found = result.argument_gradients(g, given)
         for argument, gradient in found:
             earlier = self._gradient(argument)
             self.gradients[argument] = gradient if earlier is None else g.add(earlier, materialise(g, gradient))

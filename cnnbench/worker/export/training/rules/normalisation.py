@@ -10,7 +10,7 @@ import numpy as np
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, ScaledGradient, op_result
 
-Pull = Callable[[Tensor], Tensor]
+TensorVjp = Callable[[Tensor], Tensor]
 
 
 def batch_norm(
@@ -116,7 +116,7 @@ def instance_norm(
 
 def _normalised(
     g: Graph, x: Tensor, axes: list[int], w: Param, b: Param, affine: tuple[Size, ...], eps: float
-) -> tuple[Tensor, Pull, Pull, Pull]:
+) -> tuple[Tensor, TensorVjp, TensorVjp, TensorVjp]:
     """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; the three vjps."""
     centred = g.sub(x, g.mean(x, axes, keep=True))
     inverse = _inverse_deviation(g, g.mean(g.mul(centred, centred), axes, keep=True), eps)

@@ -41,7 +41,7 @@ class OpResult:
     takes_scaled: bool = False
     """Whether the vjps also take a `ScaledGradient`, whose factor they need not multiply into it."""
 
-    def pulled(self, g: Graph, gradients: Sequence[Gradient | None]) -> list[tuple[Tensor, Gradient]]:
+    def argument_gradients(self, g: Graph, gradients: Sequence[Gradient | None]) -> list[tuple[Tensor, Gradient]]:
         """The gradients of the arguments that vary, from those of the outputs."""
         return [
             (argument, _unbroadcast(g, vjp(*gradients), argument)) for argument, vjp in self.vjps if argument.varies
