@@ -43,8 +43,7 @@ from cnnbench.records.record import CounterResults
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
-from cnnbench.worker.counters import dispatch
-from cnnbench.worker.counters import module as own
+from cnnbench.worker.counters.module import dispatched, parameters
 from tests.test_layers import macs_of, params_of, run_in_training
 
 TORCHVISIONS = [name for name, architecture in ARCHITECTURES.items() if architecture.from_torchvision]
@@ -76,7 +75,7 @@ def built(name: str, size: Shape | None = None, classes: int | None = None) -> n
 
 def agree(network: Network, module: nn.Module) -> None:
     """Asserts that parameters agree layer by layer, and in training MACs and what autograd keeps of a batch."""
-    assert own.count(module) == params_of(network)
+    assert parameters(module) == params_of(network)
     macs, kept = run_in_training(module, torch.zeros(BATCH, *network.input_shape, device="meta"))
     assert macs == macs_of(network.layers, BATCH)
     assert kept == training.saved_bytes(network, BATCH)
@@ -114,7 +113,7 @@ def test_a_closed_form_agrees_with_torchvisions_module(name: str) -> None:
     network = architecture.network(size)
     assert network.input_shape == (3, *size)
     image = torch.zeros(1, 3, *size, device="meta")
-    assert dispatch.count(module.eval(), image) == macs_of(network.inference, 1)
+    assert dispatched(module.eval(), image) == macs_of(network.inference, 1)
 
 
 @pytest.mark.parametrize("classes", [None, 7])

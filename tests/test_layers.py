@@ -52,7 +52,6 @@ from cnnbench.networks.layers import (
 )
 from cnnbench.networks.network import Layer, Net, Network
 from cnnbench.records.record import Counts
-from cnnbench.worker.counters import backward, dispatch
 from cnnbench.worker.counters import module as own
 
 BATCH = 2
@@ -192,7 +191,7 @@ def run_in_training(module: nn.Module, images: Tensor) -> tuple[Counts, int]:
     """MACs by submodule of a forward pass in training, auxiliary heads included, and what autograd keeps of it."""
     with FlopCounterMode(display=False) as counter:
         kept = kept_of_module(module, images)
-    return dispatch.by_module(module, counter), kept
+    return own.by_module(module, counter), kept
 
 
 def macs_of(layers: Iterable[Layer], batch: int) -> Counts:
@@ -231,7 +230,7 @@ def agree(op: Op, x: Shape, module: Callable[[], nn.Module], others: Sequence[Te
     assert op.output_shape(x) == expected
     assert op.params(x) == sum(parameter.numel() for parameter in built.parameters())
     macs = {"": (0, BATCH * op.macs(x))} if op.macs(x) else {}
-    assert dispatch.count(built, torch.rand(BATCH, *x)) == macs
+    assert own.dispatched(built, torch.rand(BATCH, *x)) == macs
     agree_in_what_is_kept(op, x, built.train(), others)
 
 
@@ -830,7 +829,7 @@ def weight_gradient_factor(groups: int) -> int:
     In torch 2.14 it is `groups` times too large.
     """
     module = nn.Conv1d(groups, groups, 1, groups=groups)
-    return backward.count(module, torch.zeros(1, groups, 1))[""][1] // groups
+    return own.backward(module, torch.zeros(1, groups, 1))[""][1] // groups
 
 
 def backward_by_torch(layer: Layer) -> int:
@@ -854,12 +853,12 @@ def test_a_random_networks_formulas_agree_with_torch(case: Case) -> None:
 
     with torch.no_grad():
         assert module.eval()(torch.rand(BATCH, *case.image)).shape == (BATCH, *y.shape)
-    assert params_of(network) == own.count(module)
+    assert params_of(network) == own.parameters(module)
     images = torch.rand(case.batch, *case.image)
     macs, kept = run_in_training(module, images)
     assert macs == macs_of(network.layers, case.batch)
     assert kept == training.saved_bytes(network, case.batch)
-    assert dispatch.count(module.eval(), images) == macs
-    assert backward.count(module, images) == {
+    assert own.dispatched(module.eval(), images) == macs
+    assert own.backward(module, images) == {
         layer.name: (0, backward_by_torch(layer)) for layer in network.layers if layer.macs
     }

@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from cnnbench.worker.timing import measure
-from cnnbench.worker.timing.stopwatch import HostStopwatch
+from cnnbench.worker.timing.measure import HostStopwatch
 
 
 class Clock:
