@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cnnbench.networks.work import WorkKind
+from cnnbench.networks.layers import WorkKind
 from cnnbench.records import files
 from cnnbench.records.json_object import read_each
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnnbench.analysis.cross_checks import Verdict
+from cnnbench.analysis.counts import Verdict
 
 
 def lines(verdict: Verdict, progress: str) -> Iterator[str]:

@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from cnnbench.networks import training_cost as training
-from cnnbench.networks import training_memory as step_memory
+from cnnbench.networks import training
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Op, Value, spelled, written_out
 from cnnbench.networks.network import Layer, Network
@@ -81,8 +80,8 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
         "step_memory": {
-            optimizer: dataclasses.asdict(step_memory.step_memory(network, batch, optimizer))
-            for optimizer in get_args(step_memory.Optimizer)
+            optimizer: dataclasses.asdict(training.step_memory(network, batch, optimizer))
+            for optimizer in get_args(training.Optimizer)
         },
     }
 
@@ -164,8 +163,8 @@ def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
     )
     yield "saved", f"{training.saved_bytes(network, batch) / MB:,.1f} MB saved for the backward pass"
     peaks = (
-        f"{step_memory.step_memory(network, batch, optimizer).peak / MB:,.1f} MB with {optimizer}"
-        for optimizer in get_args(step_memory.Optimizer)
+        f"{training.step_memory(network, batch, optimizer).peak / MB:,.1f} MB with {optimizer}"
+        for optimizer in get_args(training.Optimizer)
     )
     yield "peak", f"of a training step: {', '.join(peaks)}"
 

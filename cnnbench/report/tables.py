@@ -7,10 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.analysis import counts
-from cnnbench.analysis.batches import Batches, batches
-from cnnbench.analysis.cases import CaseRow, case_rows
-from cnnbench.analysis.frames import frame
-from cnnbench.analysis.start import Start, starts
+from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
+from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
@@ -152,7 +150,7 @@ def _inference(rows: Sequence[CaseRow]) -> Table:
         "its libraries (CUDA: torch's allocator). parity error: largest difference from float64, relative to the part "
         "of the output that depends on the image."
     )
-    data = frame(rows, CaseRow).drop(columns=[f"{phase}_ms" for phase in PHASES["training"]])
+    data = case_frame(rows).drop(columns=[f"{phase}_ms" for phase in PHASES["training"]])
     return _case_table("Inference", caption, rows, columns, data)
 
 
@@ -167,7 +165,7 @@ def _training(rows: Sequence[CaseRow]) -> Table:
         "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
         "whole batch [95 % interval over launches and blocks]; then the medians of its three phases."
     )
-    data = frame(rows, CaseRow).drop(columns="parity_error")
+    data = case_frame(rows).drop(columns="parity_error")
     return _case_table("Training", caption, rows, [*CASES, *ratios, *RESOURCES, *phases], data)
 
 

@@ -1,6 +1,6 @@
 """Cold start, and when a slower one is amortised."""
 
-from cnnbench.analysis.start import Start, starts
+from cnnbench.analysis.times import Start, starts
 from cnnbench.report.charts import Chart
 from cnnbench.report.format import significant
 from cnnbench.report.html import Section
