@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
 from cnnbench.analysis.times import comparable_time
-from cnnbench.networks import registry
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
@@ -60,13 +59,11 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
     wanted = (spec.label, case.batch, threads)
     profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
     is_profiled = profile is not None and split(case.runtime)[0] in profile.times
-    architecture = registry.find(spec.model)
-    network = architecture.network(spec.image_size, spec.classes) if architecture else None
     return Explained(
         record=record,
         seconds=seconds,
         macs=macs,
-        roofline=case_roofline(case, seconds, macs, network, peaks),
+        roofline=case_roofline(case, seconds, macs, spec.closed_form, peaks),
         peaks=peaks,
         profiled=ProfiledCall(profile, case, seconds, peaks) if profile and is_profiled else None,
     )

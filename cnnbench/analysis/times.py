@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, launch_ratio_estimate
 from cnnbench.networks.units import MIB
-from cnnbench.records.record import MEASURED, MIN_BLOCKS, Launch, Record
+from cnnbench.records.record import MEASURED, MIN_BLOCKS, Block, Launch, Record
 from cnnbench.suite.case import Case
 
 MIN_BATCHES = 3
@@ -36,22 +36,26 @@ def speedup(record: Record, reference: Record) -> Estimate | None:
 
 def _by_group(record: Record) -> dict[str, Launch]:
     """Launches by comparison group; records of the first schema have one for all."""
-    launches = record.measurement.launches if record.measurement else []
-    return {launch.group or record.group or record.id: launch for launch in launches}
+    return {launch.group or record.group or record.id: launch for launch in record.launches}
 
 
-def _shared_rounds(*launches: Launch) -> list[list[list[float]]]:
-    """Seconds per call of each of two launches, by the rounds that both were in.
+def shared_blocks(first: Launch, second: Launch) -> tuple[list[tuple[Block, Block]], bool]:
+    """Blocks of the rounds that both launches were in, and whether they had to be used in spite of interference.
 
     Rounds with interference in either are left out, unless too few others remain.
     """
-    blocks = [{block.round: block for block in launch.blocks} for launch in launches]
-    shared = [number for number in blocks[0] if number in blocks[1]]
-    clean = [number for number in shared if not any(each[number].interference for each in blocks)]
-    chosen = clean if len(clean) >= MIN_BLOCKS else shared
+    of_first = {block.round: block for block in first.blocks}
+    both = [(of_first[block.round], block) for block in second.blocks if block.round in of_first]
+    clean = [(one, other) for one, other in both if not one.interference and not other.interference]
+    return (clean, False) if len(clean) >= MIN_BLOCKS else (both, True)
+
+
+def _shared_rounds(first: Launch, second: Launch) -> list[list[list[float]]]:
+    """Seconds per call of each of two launches, by the rounds that both were in."""
+    blocks, _ = shared_blocks(first, second)
     return [
-        [[total / launch.calls_per_sample for total in each[number].totals_s()] for number in chosen]
-        for launch, each in zip(launches, blocks, strict=True)
+        [[total / launch.calls_per_sample for total in pair[place].totals_s()] for pair in blocks]
+        for place, launch in enumerate((first, second))
     ]
 
 
@@ -106,7 +110,7 @@ def _start_and_rate(record: Record) -> tuple[float, float] | None:
 
 def peak_mib(record: Record) -> float | None:
     """Of the worker process's resident memory; on CUDA of torch's allocator."""
-    memories = [launch.memory for launch in (record.measurement.launches if record.measurement else [])]
+    memories = [launch.memory for launch in record.launches]
     on_cpu = record.case.device == "cpu"
     peaks = [memory.peak_bytes if on_cpu else memory.device_allocated_bytes for memory in memories]
     return max((peak / MIB for peak in peaks if peak is not None), default=None)

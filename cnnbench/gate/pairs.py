@@ -11,11 +11,12 @@ from uuid import uuid4
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
+from cnnbench.analysis.times import shared_blocks
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import MIN_BLOCKS, Launch, Ran
+from cnnbench.records.record import Launch, Ran
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
@@ -70,15 +71,12 @@ class Rounds:
     @classmethod
     def of(cls, base: Launch, head: Launch) -> "Rounds":
         """Over rounds without interference in either launch, or over all if those are fewer than six."""
-        of_base = {block.round: block for block in base.blocks}
-        both = [(of_base[block.round], block) for block in head.blocks if block.round in of_base]
-        clean = [(below, above) for below, above in both if not below.interference and not above.interference]
-        chosen = clean if len(clean) >= MIN_BLOCKS else both
+        blocks, interference = shared_blocks(base, head)
         ratios = tuple(
             median(above.totals_s()) / head.calls_per_sample / (median(below.totals_s()) / base.calls_per_sample)
-            for below, above in chosen
+            for below, above in blocks
         )
-        return cls(ratios, interference=len(clean) < MIN_BLOCKS)
+        return cls(ratios, interference)
 
     @property
     def log_ratio(self) -> float:

@@ -161,14 +161,14 @@ class Budget:
 
     def _further_launches(self, group: Group) -> float:
         """How many more a group is expected to have."""
-        known = self._launched.get(group)
-        if known is not None and not known.half_width:
-            return 0.0
-        if known is not None and known.launches >= 2:
-            wide = known.half_width is not None and known.half_width > NARROW_HALF_WIDTH
-            return max(0, self._max_launches - known.launches) * wide
-        twice = [other for other in self._launched.values() if other.launches >= 2 and other.half_width is not None]
-        wide_share = mean((other.half_width or 0.0) > NARROW_HALF_WIDTH for other in twice) if twice else 1.0
+        if (known := self._launched.get(group)) is not None:
+            if not known.half_width:
+                return 0.0
+            if known.launches >= 2:
+                return max(0, self._max_launches - known.launches) * (known.half_width > NARROW_HALF_WIDTH)
+        twice = [other.half_width for other in self._launched.values() if other.launches >= 2]
+        widths = [half_width for half_width in twice if half_width is not None]
+        wide_share = mean(half_width > NARROW_HALF_WIDTH for half_width in widths) if widths else 1.0
         return min(1, self._max_launches - 1) + wide_share * max(0, self._max_launches - 2)
 
     def _sum_s(self, groups: Sequence[Group], share: float) -> float:
