@@ -12,8 +12,8 @@ from cnnbench.analysis.stats import Estimate
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Measurement, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.columns import interval_text
 from cnnbench.report.files import write_report
+from cnnbench.report.format import interval_text
 from cnnbench.report.markdown import table_markdown
 from cnnbench.report.sections import run_page
 from cnnbench.report.table import Table

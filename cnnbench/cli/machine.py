@@ -11,8 +11,6 @@ from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json, print_rows
 
 app = typer.Typer()
-
-
 Listed = Literal["models", "runtimes", "devices", "suites"]
 DeviceName = Literal["cpu", "cuda"]
 
@@ -129,7 +127,7 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
     """Measure peaks, print them, and write them into a run's folder if given."""
     from cnnbench.records.peaks import write_peaks
     from cnnbench.records.run_folder import read_run
-    from cnnbench.report import peaks_text
+    from cnnbench.report.peaks import peaks_lines
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.peaks import peaks_for_run, peaks_of
 
@@ -142,7 +140,7 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
         print_json([peaks.model_dump(mode="json") for peaks in found])
         return
     for peaks in found:
-        typer.echo("\n".join(peaks_text.lines(peaks)))
+        typer.echo("\n".join(peaks_lines(peaks)))
     if into:
         typer.echo(f"written into {into}; `cnnbench report {into}` shows what bounds each case")
 

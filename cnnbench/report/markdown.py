@@ -1,9 +1,7 @@
 """Tables and charts as Markdown; what comes from records is data, so Markdown's own marks in it are escaped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
-
-from tabulate import tabulate
 
 from cnnbench.report import escape
 from cnnbench.report.table import Table
@@ -17,20 +15,19 @@ CHARTS = "charts"
 
 def table_markdown(table: Table) -> str:
     """One table."""
-    rows = [[escape.markdown(text) for text in row] for row in table.texts]
-    text: str = tabulate(
-        rows,
-        headers=table.headings,
-        tablefmt="pipe",
-        colalign=["right" if column.is_figure else "left" for column in table.columns],
-        disable_numparse=True,
-    )
-    return text
+    return table.tabulated("pipe", escape.markdown)
 
 
-def tables_markdown(tables: Sequence[Table], charts: Sequence["Chart"]) -> Iterator[str]:
-    """Tables with their captions and notes, then charts by the names of their files: one paragraph after the other."""
+def table_paragraphs(table: Table) -> list[str]:
+    """One table with its caption and notes."""
+    return [table_markdown(table), table.caption, *map(escape.markdown, table.notes)]
+
+
+def report_markdown(header: Iterable[str], tables: Sequence[Table], charts: Sequence["Chart"]) -> str:
+    """A whole report; `header` is its title and paragraphs. Charts are named by their files."""
+    parts = ["# " + "\n\n".join(map(escape.markdown, header))]
     for table in tables:
-        yield from (f"## {table.title}", table_markdown(table), table.caption, *map(escape.markdown, table.notes))
+        parts += [f"## {table.title}", *table_paragraphs(table)]
     for chart in charts:
-        yield from (f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption)
+        parts += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
+    return "\n\n".join(parts) + "\n"

@@ -6,11 +6,10 @@ from dataclasses import replace
 import altair as alt
 
 from cnnbench.analysis.compare import Comparison, compared_rows
-from cnnbench.report.charts import Chart, colours
-from cnnbench.report.columns import interval_text, ratio_text
+from cnnbench.report.charts import Chart, Mark, colours, data, ratio_marks
 from cnnbench.report.comparing import remarks
+from cnnbench.report.format import interval_text, ratio_text
 from cnnbench.report.html import Page, Section
-from cnnbench.report.sections.drawing import Mark, data, ratio_marks
 from cnnbench.report.table import Table
 
 MAX_SERIES = 8

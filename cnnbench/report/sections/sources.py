@@ -7,8 +7,7 @@ from functools import cached_property
 from cnnbench.analysis.cases import CaseRow, case_rows
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.columns import interval_text
-from cnnbench.report.format import significant
+from cnnbench.report.format import interval_text, significant
 from cnnbench.report.table import Table
 
 
