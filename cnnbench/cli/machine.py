@@ -1,6 +1,6 @@
 """Commands about what is available: this machine's state and peaks, models, runtimes, devices, suites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,13 +21,8 @@ def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json
 
     Example: cnnbench list models
     """
-    make: dict[Listed, Callable[[], Iterator[dict[str, Any]]]] = {
-        "models": _models,
-        "runtimes": _runtimes,
-        "devices": _devices,
-        "suites": _suites,
-    }
-    (print_json if as_json else print_rows)(list(make[what]()))
+    rows = {"models": _models, "runtimes": _runtimes, "devices": _devices, "suites": _suites}[what]()
+    (print_json if as_json else print_rows)(list(rows))
 
 
 def _models() -> Iterator[dict[str, Any]]:

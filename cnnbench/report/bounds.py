@@ -18,7 +18,7 @@ SLOWEST = 3
 def bound_tables(run: Run) -> list[Table]:
     """The tables, without those that would be empty."""
     explained = list(explain(run).values())
-    tables = [peaks_table(run.peaks), _cases(explained), _parts(explained), _layers(explained)]
+    tables = [peaks_table(run.peaks), _cases(explained), *_profiled(explained)]
     return [table for table in tables if table.rows]
 
 
@@ -85,31 +85,30 @@ class _Row(NamedTuple):
     part: Part
 
 
-def _part_columns(what: str) -> list[Column[_Row]]:
-    return [
-        words("model", lambda r: r.of.case.label, axis=True),
-        figure("batch", lambda r: r.of.case.batch, str, axis=True),
-        words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
-        words(what, lambda r: r.part.name),
-        figure("share", lambda r: r.part.share, percent),
-        *_roofline_columns(lambda r: r.part.roofline),
-    ]
+def _profiled(explained: Sequence[Explained]) -> list[Table]:
+    """The time of each profiled model by kind of work, and its slowest layers."""
 
+    def columns(what: str) -> list[Column[_Row]]:
+        return [
+            words("model", lambda r: r.of.case.label, axis=True),
+            figure("batch", lambda r: r.of.case.batch, str, axis=True),
+            words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
+            words(what, lambda r: r.part.name),
+            figure("share", lambda r: r.part.share, percent),
+            *_roofline_columns(lambda r: r.part.roofline),
+        ]
 
-def _parts(explained: Sequence[Explained]) -> Table:
-    rows = [_Row(each, part) for each in explained for part in each.parts]
-    caption = (
+    parts = [_Row(each, part) for each in explained for part in each.parts]
+    layers = []
+    for each in explained:
+        by_share = sorted(each.layers, key=lambda part: -part.share)
+        layers += [_Row(each, part) for part in each.layers if part in by_share[:SLOWEST]]
+    by_work = (
         "Operator times by the runtimes' own profilers, as shares of the call time measured without a profiler. "
         "Framework overhead between operators is in no row. Other columns as above."
     )
-    return table_of("parts", "Time by kind of work", caption, rows, _part_columns("work"))
-
-
-def _layers(explained: Sequence[Explained]) -> Table:
-    rows = []
-    for each in explained:
-        layers = each.layers
-        slowest = sorted(layers, key=lambda part: -part.share)[:SLOWEST]
-        rows += [_Row(each, part) for part in layers if part in slowest]
-    caption = f"The {SLOWEST} layers of each model that take the most time. Columns as above."
-    return table_of("layers", "Slowest layers", caption, rows, _part_columns("layer"))
+    by_layer = f"The {SLOWEST} layers of each model that take the most time. Columns as above."
+    return [
+        table_of("parts", "Time by kind of work", by_work, parts, columns("work")),
+        table_of("layers", "Slowest layers", by_layer, layers, columns("layer")),
+    ]

@@ -118,13 +118,15 @@ def _means(comparison: Comparison) -> Table:
         for workload, count in counts.items()
         if count and len(comparison.machines) > 1
     ]
+
+    def text(mean: Estimate | None) -> str:
+        return ratio_text(mean) if mean else "1, the reference"
+
     columns: list[Column[_Mean]] = [
         words("machine", lambda r: r.machine.name, axis=True),
         words("workload", lambda r: r.workload, axis=True),
         figure("cases", lambda r: r.cases, str),
-        *estimate(
-            "mean time", lambda r: r.ratio, lambda of: ratio_text(of) if of else "1, the reference", "mean_ratio"
-        ),
+        *estimate("mean time", lambda r: r.ratio, text, "mean_ratio"),
     ]
     caption = (
         f"Geometric mean of times as multiples of those on {comparison.reference.name}, over the cases that every "
@@ -138,13 +140,10 @@ def _cases(comparison: Comparison) -> Table:
     title, rows = "Times side by side", compared_rows(comparison)
     ms: list[Column[ComparedRow]] = estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms")
     ratio: list[Column[ComparedRow]] = estimate("ratio", lambda r: r.ratio, ratio_text, "ratio")
+    per_price = f"images/{comparison.currency}"
     rates: list[Column[ComparedRow]] = [
         figure("images/J", lambda r: r.machine.images_per_joule(r.measured), key="images_per_joule"),
-        figure(
-            f"images/{comparison.currency}",
-            lambda r: r.machine.images_per_currency(r.measured),
-            key="images_per_currency",
-        ),
+        figure(per_price, lambda r: r.machine.images_per_currency(r.measured), key="images_per_currency"),
     ]
     columns: list[Column[ComparedRow]] = [
         *_axes(lambda r: r.key),

@@ -14,10 +14,9 @@ from cnnbench.records import files
 from cnnbench.records.run_folder import Run
 from cnnbench.report import escape
 from cnnbench.report.html import Page, html
-from cnnbench.report.markdown import CHARTS, report_markdown
 from cnnbench.report.table import Table
 
-PAGE, MARKDOWN, TABLES = "report.html", "report.md", "tables"
+PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
 
 
 def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
@@ -33,18 +32,21 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
 
 
 def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequence[str]) -> Path:
+    paragraphs = ["# " + escape.markdown(header[0]), *map(escape.markdown, header[1:])]
     _make(folder / TABLES)
     for table in tables:
         file = folder / TABLES / table.name
         files.write(file.with_suffix(".csv"), escape.spreadsheet(table.data))
         files.write(file.with_suffix(".parquet"), table.data.to_parquet(index=False))
         files.write(file.with_suffix(".tex"), table_latex(table))
+        paragraphs += [f"## {table.title}", *table.paragraphs]
     _make(folder / CHARTS)
     for chart in page.charts:
         file = folder / CHARTS / chart.name
         files.write(file.with_suffix(".svg"), chart.svg)
         files.write(file.with_suffix(".png"), chart.png)
-    files.write(folder / MARKDOWN, report_markdown(header, tables, page.charts))
+        paragraphs += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
+    files.write(folder / MARKDOWN, "\n\n".join(paragraphs) + "\n")
     files.write(folder / PAGE, html(page))
     return folder / PAGE
 

@@ -33,9 +33,9 @@ def in_giga(value: float) -> str:
     return significant(value / 1e9)
 
 
-def percent(share: float, digits: int = 2) -> str:
+def percent(share: float) -> str:
     """A share of one: 4.2 %."""
-    return f"{significant(100 * share, digits)} %"
+    return f"{significant(100 * share, 2)} %"
 
 
 def format_count(value: float) -> str:

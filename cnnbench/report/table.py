@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.record import Status
+from cnnbench.report import escape
 from cnnbench.report.format import NONE, UNKNOWN, significant
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 R = TypeVar("R")
 V = TypeVar("V")
 Value = float | int | str | bool | None
+Show = Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,15 @@ def words(
 
 
 def figure(
-    heading: str,
-    value: Callable[[R], float | None],
-    show: Callable[[float], str] = significant,
-    key: str = "",
-    *,
-    absent: str = NONE,
-    axis: bool = False,
+    heading: str, value: Callable[[R], float | None], show: Show = significant, key: str = "", *, axis: bool = False
 ) -> Column[R]:
-    """A column of figures, with the words for one that is absent."""
-    return Column(heading, value, _shown(value, show, absent), key, is_axis=axis)
+    """A column of figures; there is nothing to measure where one is absent."""
+    return Column(heading, value, _shown(value, show, NONE), key, is_axis=axis)
 
 
-def measure(
-    heading: str, value: Callable[[R], float | None], show: Callable[[float], str] = significant, key: str = ""
-) -> Column[R]:
+def measure(heading: str, value: Callable[[R], float | None], show: Show = significant, key: str = "") -> Column[R]:
     """A column of figures of which an absent one is unknown."""
-    return figure(heading, value, show, key, absent=UNKNOWN)
+    return Column(heading, value, _shown(value, show, UNKNOWN), key)
 
 
 def _shown(value: Callable[[R], V | None], show: Callable[[V], str], absent: str) -> Callable[[R], str]:
@@ -113,6 +106,16 @@ class Table:
     def texts(self) -> list[list[str]]:
         """The words of every cell, by row."""
         return [[cell.text for cell in row] for row in self.rows]
+
+    @property
+    def markdown(self) -> str:
+        """Headings and words in Markdown, in which what comes from records is data: its own marks are escaped."""
+        return self.tabulated("pipe", escape.markdown)
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The same with caption and notes."""
+        return [self.markdown, self.caption, *map(escape.markdown, self.notes)]
 
     def tabulated(self, format_name: str, escaped: Callable[[str], str]) -> str:
         """Headings and words in a format of tabulate's."""

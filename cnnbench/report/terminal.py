@@ -16,13 +16,7 @@ from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
 from cnnbench.report.table import Table
 
-STYLES: dict[Status, str] = {
-    "ok": "green",
-    "noisy": "yellow",
-    "invalid": "red",
-    "failed": "red",
-    "unavailable": "dim",
-}
+STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
 
 
 def print_tables(console: Console, tables: Sequence[Table]) -> None:

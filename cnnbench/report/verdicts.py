@@ -15,7 +15,6 @@ from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
 from cnnbench.report import escape
 from cnnbench.report.format import NONE, format_seconds
-from cnnbench.report.markdown import table_paragraphs
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -163,7 +162,7 @@ def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> 
     """The whole gate in Markdown; `again` are the commands that repeat a case alone, by name."""
     about = " and ".join(f"{arm.name} is {escape.code(arm.text)}" for arm in (gate_report.base, gate_report.head))
     parts = [f"# {conclusion(gate_report)}", f"{about}.", *map(escape.markdown, facts(gate_report.result))]
-    parts += ["## Verdicts", *table_paragraphs(table)]
+    parts += ["## Verdicts", *table.paragraphs]
     if gate_report.explanations:
         parts.append("## Why")
         parts += ["\n".join(explained(name, each, again[name])) for name, each in gate_report.explanations.items()]
@@ -206,7 +205,7 @@ def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], 
 
 def baseline_summary(table: Table, baseline: Path) -> str:
     """The same in Markdown."""
-    return "\n\n".join([f"# Against {escape.markdown(baseline)}", *table_paragraphs(table)]) + "\n"
+    return "\n\n".join([f"# Against {escape.markdown(baseline)}", *table.paragraphs]) + "\n"
 
 
 def exact_lines(report: ExactReport, command: str) -> Iterator[str]:

@@ -32,15 +32,10 @@ def runtimes(sources: Sources) -> Section:
         for backend in sorted({row.backend for row, _ in pairs}):
             ratios = [ratio for row, ratio in pairs if row.backend == backend]
             prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}")
-        marks = [
-            Mark(
-                f"{row.model}, {row.batch}",
-                row.backend,
-                ratio,
-                f"{row.model}, {row.backend}, batch {row.batch}: {ratio_text(ratio)}",
-            )
-            for row, ratio in pairs
-        ]
+        marks = []
+        for row, ratio in pairs:
+            what = f"{row.model}, {row.backend}, batch {row.batch}: {ratio_text(ratio)}"
+            marks.append(Mark(f"{row.model}, {row.batch}", row.backend, ratio, what))
         chart = Chart(
             f"runtimes-{workload}",
             f"{workload.capitalize()}: speed as a multiple of PyTorch eager's",
