@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from cnnbench.errors import ModelError, WorkerError
-from cnnbench.records import artifact
+from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, Failure
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, StepFacts
@@ -150,6 +150,7 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
             facts().model_copy(update={"onnx_error": onnx_error}).model_dump_json()
         )
         (wanted.folder / artifact.STEP_FACTS).write_text(StepFacts(nodes=60).model_dump_json())
+        artifact.seal(wanted.folder, key)
         return wanted
 
     with Artifacts(tmp_path) as artifacts:
@@ -192,8 +193,8 @@ def test_an_artifact_that_another_process_has_built_meanwhile_is_taken(
 
 
 def test_one_process_builds_in_a_folder_at_a_time(tmp_path: Path) -> None:
-    with artifact.locked(tmp_path / "artifacts" / "lenet5-key"):
-        (lock,) = (tmp_path / "artifacts" / artifact.LOCKS).iterdir()
+    with cache.locked(tmp_path / "artifacts" / "lenet5-key"):
+        (lock,) = (tmp_path / cache.LOCKS).iterdir()
         with pytest.raises(Timeout):
             FileLock(lock).acquire(timeout=0)
     FileLock(lock).acquire(timeout=0).lock.release()

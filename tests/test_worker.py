@@ -15,6 +15,7 @@ import pytest
 
 from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records import artifact
+from cnnbench.records.cache import SEAL
 from cnnbench.records.messages import (
     Build,
     Close,
@@ -57,7 +58,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert facts.onnx_bytes > facts.weight_bytes
     assert artifact.read_facts(folder) == facts
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN, artifact.FACTS]
+        [artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN, artifact.FACTS, SEAL]
     )
     return folder
 

@@ -1,6 +1,7 @@
 """Options that several commands have, and the objects that they name."""
 
 import math
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,9 +31,9 @@ WhatIf = Annotated[
 ]
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"expected a finite number; got {value}")
     return value
 
@@ -75,8 +76,7 @@ def select_cases(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]
 
 
 def console() -> Any:
-    """The terminal; a wide one where output is redirected, so that no table is truncated."""
+    """The terminal; a wide one where output is redirected, coloured or not, so that no table is truncated."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -42,7 +42,7 @@ def _models() -> Iterator[dict[str, Any]]:
 
 
 def _runtimes() -> Iterator[dict[str, Any]]:
-    from cnnbench.records.artifact import library_versions
+    from cnnbench.records.toolchain import library_versions
     from cnnbench.suite.runtimes import runtimes
 
     versions = library_versions()
@@ -94,7 +94,7 @@ def doctor(
     Example: cnnbench doctor
     Example: cnnbench doctor --peaks --threads 1
     """
-    from cnnbench.records import artifact
+    from cnnbench.records.cache import cache_folder
     from cnnbench.runner import machine
 
     if peaks:
@@ -103,7 +103,7 @@ def doctor(
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
     about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
-    interference, devices, cache = machine.interference(), list(_devices()), str(artifact.cache_folder())
+    interference, devices, cache = machine.interference(), list(_devices()), str(cache_folder())
     if as_json:
         print_json({**about, "interference": interference, "devices": devices, "cache": cache})
         return

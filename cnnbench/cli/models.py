@@ -239,6 +239,7 @@ def train(
 
     from cnnbench.records import dataset
     from cnnbench.records.task_messages import StartTraining
+    from cnnbench.report.terminal import can_redraw
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 
@@ -255,7 +256,9 @@ def train(
     found: list[dict[str, Any]] = []
     epoch_column, loss_column = TextColumn("{task.description}"), TextColumn("steps, loss {task.fields[loss]}")
     columns = (epoch_column, BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
-    with Progress(*columns, console=common.console(), disable=as_json, transient=True) as progress:
+    terminal = common.console()
+    is_drawn = not as_json and can_redraw(terminal)
+    with Progress(*columns, console=terminal, disable=not is_drawn, transient=True) as progress:
         bar = progress.add_task("", total=None, loss="")
         for report in run(plan, epochs, file):
             loss = "not finite" if report.loss is None else f"{report.loss:.4f}"

@@ -62,7 +62,9 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not ended.in_time:
         typer.echo(f"the budget was spent with {left}", err=True)
-    if ended.left or any(records[case.id].status == "invalid" for case in cases):
+    found = [records[case.id] for case in cases if case.id in records]
+    nothing_measured = all(record.measurement is None for record in found)
+    if ended.left or nothing_measured or any(record.status == "invalid" for record in found):
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 

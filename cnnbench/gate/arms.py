@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 import cnnbench
 from cnnbench.errors import InputError, unknown
-from cnnbench.records.artifact import Toolchain, own_toolchain
 from cnnbench.records.messages import CHECKOUTS
+from cnnbench.records.toolchain import Toolchain, own_toolchain
 from cnnbench.runner import git
 from cnnbench.runner.worker_process import HERE, SAFE_PATH, Interpreter
 from cnnbench.suite.case import Case, Frozen
@@ -39,7 +39,7 @@ SETTINGS = ("runtime", "threads", "precision", "layout", "device")
 
 _ABOUT = """
 import json, platform
-from cnnbench.records.artifact import own_toolchain
+from cnnbench.records.toolchain import own_toolchain
 tools = own_toolchain()
 import numpy, psutil, pydantic, safetensors
 print(json.dumps({"code": tools.code, "versions": dict(tools.versions), "python": platform.python_version()}))

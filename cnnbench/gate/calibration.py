@@ -19,7 +19,7 @@ from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
 from cnnbench.errors import InputError, RunFolderError, first_fault
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
 from cnnbench.records import files
-from cnnbench.records.artifact import cache_folder
+from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
 from cnnbench.suite.case import Frozen
 

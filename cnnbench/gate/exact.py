@@ -18,6 +18,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.training_memory import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner.artifacts import Artifacts, Building, Built
 from cnnbench.runner.tasks import trace
 from cnnbench.runner.tasks.export import describe_graph, prove_graph
@@ -186,7 +187,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
 
 def _versions() -> dict[str, str]:
     """Without the build's device: `2.14.1` of `2.14.1+cu130`."""
-    return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
+    return {name: library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
 
 
 def _name(spec: ModelSpec) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts
+from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts, Usage
 from cnnbench.records.task_messages import (
     Advance,
     Epoch,
@@ -227,6 +227,7 @@ class Sampled(Frozen):
     """What one block took."""
 
     seconds: PhaseSeconds
+    usage: Usage | None = None
 
 
 class Close(Frozen):

@@ -186,8 +186,20 @@ PhaseSeconds = Annotated[dict[str, list[Seconds]], AfterValidator(_check_times)]
 """By phase, the seconds of each sample."""
 
 
+class Usage(Recorded):
+    """What the operating system counted in a worker, over all its threads, during the timed calls of a block."""
+
+    user_s: Seconds
+    kernel_s: Seconds
+    """CPU time in the kernel on the process's behalf, most of it for memory that is handed out page by page."""
+    minor_faults: Count
+    """Pages that the process touched for the first time since it got them."""
+    major_faults: Count
+    """Pages that were read from a disk."""
+
+
 class Block(Recorded):
-    """One turn of a race: consecutive samples of one worker."""
+    """Consecutive samples of one worker."""
 
     round: Count
     seconds: PhaseSeconds
@@ -196,6 +208,8 @@ class Block(Recorded):
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: Figure | None = None
     """What the processor packages used meanwhile, where the system tells."""
+    usage: Usage | None = None
+    """None where the system does not tell, and in older runs."""
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""

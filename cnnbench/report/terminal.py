@@ -49,6 +49,11 @@ def line_of(record: Record) -> str:
     return text
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether the cursor can be moved: not in a log, which may be coloured, nor on a terminal without such controls."""
+    return console.file.isatty() and not console.is_dumb_terminal
+
+
 class Progress:
     """Watches work: what is being measured, which cases are finished, and the time left.
 
@@ -61,7 +66,7 @@ class Progress:
         if total is not None:
             columns = [BarColumn(30), MofNCompleteColumn(), *columns]
         self._bar = RichProgress(
-            *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+            *columns, console=console, auto_refresh=False, transient=True, disable=not can_redraw(console)
         )
         self._task = self._bar.add_task("starting", total=total, completed=finished)
         self._subject = ""

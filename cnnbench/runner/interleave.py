@@ -37,7 +37,6 @@ WARMUP_SHARE = 0.5
 MIN_SAMPLING_S = 0.5
 """Of each participant, however late the group is."""
 
-Seconds = dict[str, list[float]]
 OnProgress = Callable[[str], None]
 
 
@@ -50,8 +49,8 @@ class Participant(Protocol):
     def suspend(self) -> None:
         """Stop it."""
 
-    def sample(self, seconds: float) -> Seconds:
-        """A block of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+    def sample(self, seconds: float) -> Sampled:
+        """A block of about so many seconds. May raise CnnbenchError."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def measure_interleaved(
             try:
                 participant.resume()
                 before = counters(index) if counters else None
-                seconds = participant.sample(budget_s / PLANNED_ROUNDS)
+                sampled = participant.sample(budget_s / PLANNED_ROUNDS)
                 window = between(before, counters(index), cpus) if counters and before else None
                 participant.suspend()
             except CnnbenchError as error:
@@ -156,7 +155,8 @@ def measure_interleaved(
             results[index].blocks.append(
                 Block(
                     round=number,
-                    seconds=seconds,
+                    seconds=sampled.seconds,
+                    usage=sampled.usage,
                     interference=window.interference() if window else [],
                     joules=window.joules if window else None,
                 )
@@ -293,10 +293,10 @@ class WorkerParticipant:
         """Stop it."""
         self.worker.suspend()
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         """A block of about so many seconds."""
         try:
-            return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+            return self.worker.ask(Sample(seconds=seconds), Sampled)
         except CnnbenchError:
             self.worker.kill()
             raise

@@ -13,8 +13,8 @@ import psutil
 from cnnbench import __version__
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
-from cnnbench.records.artifact import library_versions
 from cnnbench.records.environment import Environment, Machine, State, Threads, differences
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import git
 
 CGROUP = Path("/sys/fs/cgroup")

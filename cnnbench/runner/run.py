@@ -61,7 +61,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
         finished = store.finished()
         try:
             with watch(len(cases), sum(case.id in finished for case in cases)) as observer:
-                in_time = _measure(suite, plan.unfinished(cases, finished), store, environment, observer, budget_s)
+                in_time = _measure(
+                    suite, plan.unfinished(cases, finished, environment), store, environment, observer, budget_s
+                )
         except KeyboardInterrupt:
             interrupted = True
         finished = store.finished()
@@ -87,8 +89,8 @@ def _measure(
     budget.first = plan.group_cases(cases)
     observer.doing("trying what can run here", budget.remaining_s())
     unavailable, accelerators = find_unavailable(cases, store.logs)
-    if accelerators:
-        environment = environment.model_copy(update={"accelerators": accelerators})
+    environment = environment.model_copy(update={"accelerators": accelerators})
+    if cases:  # all that is not measured again was measured in such a one
         store.write_environment(environment)
     recorder = Recorder(store, environment, observer)
     with Artifacts(store.logs, suite.limit_s) as artifacts, ForkServers(store.logs, suite.limit_s) as servers:

@@ -35,6 +35,7 @@ STEP = ("step",)
 
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
+MAX_BATCH = 2**40
 
 
 class Frozen(BaseModel):
@@ -86,7 +87,7 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
-    batch: Size
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 

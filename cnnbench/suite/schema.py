@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
-from cnnbench.suite.case import MAX_THREADS, WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
+from cnnbench.suite.case import MAX_BATCH, MAX_THREADS, WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
 from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
@@ -44,7 +44,7 @@ PerWorkload = Annotated[
 ]
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
-Batch = Annotated[int, Field(strict=True, ge=1, le=2**40)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,

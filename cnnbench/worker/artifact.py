@@ -1,9 +1,6 @@
 """A model made into an artifact: weights, reference inputs and outputs, and graph in one folder."""
 
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +11,18 @@ from safetensors.torch import load_file, save_file
 
 from cnnbench.errors import ModelError
 from cnnbench.records.artifact import (
-    BUILDING,
     FACTS,
     GOLDEN,
     GRAPH,
     WEIGHTS,
-    library_versions,
-    locked,
+    fault_of,
     read_facts,
+    seal,
 )
+from cnnbench.records.cache import filling, locked
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.toolchain import library_versions
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
 from cnnbench.worker.export import inference
@@ -41,19 +39,12 @@ def build_artifact(request: Build) -> ArtifactFacts:
     """
     folder = Path(request.folder)
     with locked(folder):
-        known = read_facts(folder)
-        return known if known is not None and known.onnx_error is None else _build(request, folder)
-
-
-def _build(request: Build, folder: Path) -> ArtifactFacts:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{BUILDING}{os.getpid()}-"))
-    try:
-        facts = _fill(request, temporary)
-        if folder.exists():  # an older attempt, whose export failed
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        known = read_facts(folder) if fault_of(folder) is None else None
+        if known is not None and known.onnx_error is None:
+            return known
+        with filling(folder) as building:
+            facts = _fill(request, building)
+            seal(building, request.key)
     return facts
 
 

@@ -53,7 +53,7 @@ def _answer(process: "Process", line: str) -> messages.Reply:
     except CnnbenchError as error:
         return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return messages.Failure(failure="in Python", is_user_error=False, out_of_memory=True)
+        return messages.Failure(failure="memory could not be allocated", is_user_error=False, out_of_memory=True)
     except Exception as error:
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
+from cnnbench.records.cache import note_use
 from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Parity
@@ -74,8 +75,7 @@ class Session:
     def sample(self, request: Sample) -> Sampled:
         """One block."""
         stopwatch = self.runtime.stopwatch
-        samples = measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
-        return Sampled(seconds=samples)
+        return measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
 
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
@@ -134,4 +134,5 @@ def _artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
     facts = read_facts(folder)
     if facts is None:
         raise WorkerError(f"no finished artifact in {folder}")
+    note_use(folder)
     return facts, load_file(folder / GOLDEN)

@@ -6,6 +6,7 @@ function with a clock that replays the measured times.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,8 +71,9 @@ class Suites:
             raise pytest.UsageError(f"--cnnbench-budget: {error}") from None
         self.paths = list(dict.fromkeys(found))
         self.out: Path | None = config.getoption("cnnbench_out")
-        paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
-        config.args = [*(config.args if paths_given else []), *map(str, self.paths)]
+        given = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+        named = {Path(arg.partition("::")[0]).resolve() for arg in given}  # of these, the cases that are named alone
+        config.args = [*given, *(str(path) for path in self.paths if path not in named)]
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> "SuiteFile | None":
         """A requested suite is a file of tests."""
@@ -109,11 +111,18 @@ class SuiteFile(pytest.File):
         for case in self.suite.cases:
             yield CaseTest.of(self, case)
 
+    @property
+    def is_disabled(self) -> bool:
+        """Whether pytest-benchmark is told to measure nothing."""
+        return bool(self.config.getoption("benchmark_disable") or self.config.getoption("benchmark_skip"))
+
     def setup(self) -> None:
         """Measure the selected cases, as `cnnbench run` does."""
+        if self.is_disabled:
+            return
         chosen = [item.case for item in self.session.items if isinstance(item, CaseTest) and item.parent is self]
         with TemporaryDirectory(prefix="cnnbench-") as scratch, self._terminal():
-            folder = (self.out or Path(scratch)) / self.suite.name
+            folder = _unused(self.out or Path(scratch), self.suite.name)
             try:
                 self.records = _measure(self.suite, chosen, folder, self.budget_s or self.suite.budget_s, Console())
             except CnnbenchError as error:
@@ -138,7 +147,10 @@ class CaseTest(pytest.Function):
         clock = Replay()
 
         def test(benchmark: Any) -> None:
-            _report(parent.records.get(case.id), case, benchmark, clock)
+            if parent.is_disabled:
+                benchmark(_nothing)
+            else:
+                _report(parent.records.get(case.id), case, benchmark, clock)
 
         item: CaseTest = cls.from_parent(parent, name=case.id, callobj=test)
         item.case = case
@@ -148,6 +160,12 @@ class CaseTest(pytest.Function):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Reported in the suite's file."""
         return self.path, 0, self.name
+
+
+def _unused(place: Path, name: str) -> Path:
+    """A folder for a run, numbered where earlier sessions have left theirs: `classic`, `classic-2`."""
+    numbered = (place / (f"{name}-{number}" if number > 1 else name) for number in count(1))
+    return next(folder for folder in numbered if not folder.exists() or not any(folder.iterdir()))
 
 
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:

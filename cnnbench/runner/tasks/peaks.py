@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 from cnnbench.errors import RunFolderError, WorkerError
-from cnnbench.records.artifact import cache_folder, library_versions
+from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
-from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
+from cnnbench.records.peaks import Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device
@@ -36,16 +37,16 @@ def peaks_of(
     """
     about = [environment.fingerprint, *sorted(_versions().items())]
     folder = cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         found = None if anew else find_peaks(read_peaks(folder), device, threads)
-    except RunFolderError:
-        (folder / PEAKS).unlink()  # damaged
+    except RunFolderError:  # damaged
         found = None
     name = environment.accelerators.get(device)
     if found is None or (name and found.device_name != name):
         found = measure_peaks(device, threads, logs=logs)
-        write_peaks(folder, [found])
+        with contextlib.suppress(OSError):  # a cache that cannot be written saves no time
+            folder.mkdir(parents=True, exist_ok=True)
+            write_peaks(folder, [found])
     return found
 
 

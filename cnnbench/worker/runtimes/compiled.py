@@ -1,5 +1,7 @@
 """torch.compile, compiled for the case's own batch."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnbench.errors import WorkerError
+from cnnbench.errors import InputError, WorkerError
+from cnnbench.records.cache import private_folder
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
@@ -35,6 +38,8 @@ def check_compiler(device: Device) -> None:
 def compiled(module: nn.Module, case: Case) -> Callable[[Tensor], Any]:
     """The module as it will be compiled at its first call, for fixed shapes."""
     _, mode = split(case.runtime)
+    with contextlib.suppress(OSError, InputError):  # torch's own place is a folder of a known name in /tmp
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     return torch.compile(module, mode=mode or None, dynamic=False)

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from cnnbench.records.messages import Sampled
 from cnnbench.worker.timing.stopwatch import Stopwatch
+from cnnbench.worker.timing.usage import usage_now, usage_since
 
 Phases = Mapping[str, Callable[[], None]]
 """The parts of one step in order, each to be called once."""
@@ -142,8 +144,8 @@ def sample(
     *,
     wake: bool = False,
     clock_s: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Samples of `calls` calls for about so many seconds, one at least: by phase, the seconds of each.
+) -> Sampled:
+    """Samples of `calls` calls for about so many seconds, one at least, and what the system counted meanwhile.
 
     Garbage is collected before and not meanwhile. With `wake`, one call is made first and not counted.
     """
@@ -154,12 +156,12 @@ def sample(
     try:
         if wake:
             time_block(phases, 1, stopwatch)
-        start = clock_s()
+        before, start = usage_now(), clock_s()
         while True:
             for name, spent in time_block(phases, calls, stopwatch).items():
                 samples[name].append(spent)
             if clock_s() - start >= seconds:
-                return samples
+                return Sampled(seconds=samples, usage=usage_since(before))
     finally:
         if collecting:
             gc.enable()

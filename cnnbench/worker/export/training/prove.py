@@ -15,9 +15,10 @@ from torch import nn
 
 from cnnbench.errors import WorkerError
 from cnnbench.records import files
-from cnnbench.records.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, locked, read_facts, read_step
+from cnnbench.records.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, read_facts, read_step, seal
+from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
-from cnnbench.records.record import Parity, StepFacts
+from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.training.step import CannotExport, export_step
@@ -63,13 +64,19 @@ def build_step(request: BuildStep) -> StepFacts:
             return known
         facts = _build(request, folder, out)
         files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
+        seal(folder, _artifact(folder).key)
     return facts
 
 
-def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
+def _artifact(folder: Path) -> ArtifactFacts:
     known = read_facts(folder)
     if known is None:
         raise WorkerError(f"no finished artifact in {folder}")
+    return known
+
+
+def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
+    known = _artifact(folder)
     module, _ = models.build(request.spec)
     module.load_state_dict(load_file(folder / WEIGHTS))
     reference_inputs = load_file(folder / GOLDEN)["images"].numpy()
