@@ -58,12 +58,13 @@ def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
     if heaviest is each:
         return f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
     fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
+    times_faster = f"{significant(faster, 2)} times faster"
     if faster < 1:
         speed = f"but is {significant(1 / faster, 2)} times slower"
+    elif faster < fewer * (1 - EQUAL):
+        speed = f"but is only {times_faster}"
     else:
-        link = "but is only" if faster < fewer * (1 - EQUAL) else "and is"
-        link += " even" if faster > fewer * (1 + EQUAL) else ""
-        speed = f"{link} {significant(faster, 2)} times faster"
+        speed = f"and is {'even ' if faster > fewer * (1 + EQUAL) else ''}{times_faster}"
     return (
         f"{case.label} has {significant(fewer)} times fewer MACs than {heaviest.case.label} "
         f"{speed} here ({_ms(each)} against {_ms(heaviest)}; {where})."
