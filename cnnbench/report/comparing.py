@@ -118,15 +118,11 @@ def _means(comparison: Comparison) -> Table:
         for workload, count in counts.items()
         if count and len(comparison.machines) > 1
     ]
-
-    def text(mean: Estimate | None) -> str:
-        return ratio_text(mean) if mean else "1, the reference"
-
     columns: list[Column[_Mean]] = [
         words("machine", lambda r: r.machine.name, axis=True),
         words("workload", lambda r: r.workload, axis=True),
         figure("cases", lambda r: r.cases, str),
-        *estimate("mean time", lambda r: r.ratio, text, "mean_ratio"),
+        *estimate("mean time", lambda r: r.ratio, ratio_text, "mean_ratio", absent="1, the reference"),
     ]
     caption = (
         f"Geometric mean of times as multiples of those on {comparison.reference.name}, over the cases that every "

@@ -58,10 +58,8 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def interval_text(of: "Estimate | None") -> str:
+def interval_text(of: "Estimate") -> str:
     """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
-    if of is None:
-        return NONE
     if of.low is None or of.high is None:
         return f"{significant(of.value, 2)} [?]"
     width = of.high - of.low
@@ -70,10 +68,8 @@ def interval_text(of: "Estimate | None") -> str:
     return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (of.value, of.low, of.high)))
 
 
-def ratio_text(of: "Estimate | None") -> str:
+def ratio_text(of: "Estimate") -> str:
     """`×1.83 [1.79, 1.90]`."""
-    if of is None:
-        return NONE
     if of.low is None or of.high is None:
         return f"×{of.value:.1f} [?]"
     return f"×{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"

@@ -65,11 +65,15 @@ def hidden(key: str, value: Callable[[R], Value]) -> Column[R]:
 
 
 def estimate(
-    heading: str, value: Callable[[R], Estimate | None], show: Callable[[Estimate | None], str], key: str = ""
+    heading: str,
+    value: Callable[[R], Estimate | None],
+    show: Callable[[Estimate], str],
+    key: str = "",
+    absent: str = NONE,
 ) -> list[Column[R]]:
     """A column of figures with their intervals, whose ends have columns in the files."""
     return [
-        Column(heading, lambda row: of.value if (of := value(row)) else None, lambda row: show(value(row)), key),
+        Column(heading, lambda row: of.value if (of := value(row)) else None, _shown(value, show, absent), key),
         hidden(f"{key}_low", lambda row: of.low if (of := value(row)) else None),
         hidden(f"{key}_high", lambda row: of.high if (of := value(row)) else None),
     ]

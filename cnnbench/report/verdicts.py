@@ -14,7 +14,7 @@ from cnnbench.gate.exact import ExactReport
 from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
 from cnnbench.report import escape
-from cnnbench.report.format import NONE, format_seconds
+from cnnbench.report.format import format_seconds
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -76,9 +76,7 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
     return table_of("verdicts", "Verdicts", caption, cases, columns, notes=notes)
 
 
-def _ratio_text(of: Estimate | None) -> str:
-    if of is None:
-        return NONE
+def _ratio_text(of: Estimate) -> str:
     return f"{of.value:.3f}" + (f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None else "")
 
 
