@@ -230,7 +230,7 @@ def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("suite", ["smoke", "classic", "runtimes", "batch-sweep"])
+@pytest.mark.parametrize("suite", ["smoke", "classic", "runtimes", "batch-sweep", "allocators"])
 def test_every_id_names_its_case(suite: str) -> None:
     for case in load_suite(suite).cases:
         assert Case.from_id(case.id) == case

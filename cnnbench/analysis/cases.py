@@ -8,7 +8,7 @@ from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
 from cnnbench.analysis.times import call_time, comparable_time, speedup
 from cnnbench.networks.units import MIB
 from cnnbench.records.record import MEASURED, Record, Status
-from cnnbench.suite.case import PHASES, WORKLOADS, Device, Layout, Precision, Workload
+from cnnbench.suite.case import PHASES, WORKLOADS, Allocator, Device, Layout, Precision, Workload
 
 MS = 1e3
 """Milliseconds in a second."""
@@ -28,6 +28,7 @@ class CaseRow:
     runtime: str
     precision: Precision
     layout: Layout
+    allocator: Allocator
     backend: str
     status: Status
     ms: Estimate | None = None
@@ -53,6 +54,8 @@ class CaseRow:
     """Of its reasons."""
     reason: str = ""
     id: str
+    is_reference: bool
+    """Whether it is the one of its comparison group that ratios are taken to."""
     rank: int | None = None
     """In its comparison group, 1 the fastest; overlapping intervals share one. None for a case alone."""
     tied: bool = False
@@ -106,6 +109,8 @@ def _case_row(record: Record, reference: Record | None, place: tuple[int, bool] 
         runtime=case.runtime,
         precision=case.precision,
         layout=case.layout,
+        allocator=case.allocator,
+        is_reference=case.is_reference,
         backend=case.backend,
         status=record.status,
         parity_error=max((p.error for p in record.parity if p.error is not None), default=None),

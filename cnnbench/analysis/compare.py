@@ -29,13 +29,14 @@ class Key(NamedTuple):
     runtime: str
     precision: str
     layout: str
+    allocator: str
     batch: int
     seed: int
 
     @property
     def setting(self) -> str:
         """All but the model: `inference, eager, fp32, batch 8`."""
-        unusual = [] if self.layout == "nchw" else [self.layout]
+        unusual = [part for part in (self.layout, self.allocator) if part not in ("nchw", "default")]
         seed = [f"seed {self.seed}"] if self.seed else []
         return ", ".join([self.workload, self.runtime, self.precision, *unusual, f"batch {self.batch}", *seed])
 
@@ -47,7 +48,9 @@ class Key(NamedTuple):
 
 def key_of(case: Case) -> Key:
     """The key of a case."""
-    return Key(case.spec.label, case.workload, case.runtime, case.precision, case.layout, case.batch, case.spec.seed)
+    spec = case.spec
+    axes = (case.workload, case.runtime, case.precision, case.layout, case.allocator, case.batch)
+    return Key(spec.label, *axes, spec.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,8 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
     case = record.case
     threads = case.threads or (record.environment.threads.usable if record.environment else None)
     peaks = find_peaks(run.peaks, case.device, threads)
-    has_profile = (case.workload, case.device, case.precision, case.layout) == ("inference", "cpu", "fp32", "nchw")
+    axes = (case.workload, case.device, case.precision, case.layout, case.allocator)
+    has_profile = axes == ("inference", "cpu", "fp32", "nchw", "default")
     wanted = (case.spec.label, case.batch, threads)
     profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
     if profile is not None and split(case.runtime)[0] not in profile.times:
@@ -79,7 +80,7 @@ def telling(cases: Iterable[Case]) -> list[Case]:
     """
     groups: dict[tuple[int, object], list[Case]] = {}
     for case in cases:
-        if case.workload == "inference" and case.layout == "nchw":
+        if (case.workload, case.layout, case.allocator) == ("inference", "nchw", "default"):
             groups.setdefault((case.batch, (case.device, case.precision, case.threads)), []).append(case)
     models = {key: len({case.spec for case in group}) for key, group in groups.items()}
     return groups[max(models, key=lambda key: (models[key], -key[0]))] if models else []

@@ -34,7 +34,7 @@ from cnnbench.runner.worker_process import HERE, SAFE_PATH, Interpreter
 from cnnbench.suite.case import Case, Frozen
 
 INTERPRETERS = ("bin/python", "Scripts/python.exe")
-SETTINGS = ("runtime", "threads", "precision", "layout", "device")
+SETTINGS = ("runtime", "threads", "precision", "layout", "allocator", "device")
 """Of a case, those that an arm may set."""
 
 _ABOUT = """

@@ -73,7 +73,7 @@ def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tu
     """Of settings, of what ran, of the runtime's libraries, of the code, of other versions: in this order."""
     found = [
         f"{key}: {getattr(comparison.base, key)} in base, {getattr(comparison.head, key)} in head"
-        for key in ("runtime", "threads", "precision", "layout", "device")
+        for key in ("runtime", "threads", "precision", "layout", "allocator", "device")
         if getattr(comparison.base, key) != getattr(comparison.head, key)
     ]
     first, second = (ran.get((comparison.name, arm)) for arm in ("base", "head"))

@@ -187,7 +187,7 @@ class Pairs:
 
     def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
         case = self._case(comparison, name)
-        lineage = Lineage(case.threads or machine.usable_threads(), number, self._interpreter(name))
+        lineage = Lineage(case.threads or machine.usable_threads(), number, case.allocator, self._interpreter(name))
         return GroupMember(
             case,
             self.folder(name, case.spec),

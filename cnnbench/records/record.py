@@ -292,6 +292,8 @@ class Ran(Recorded):
     device_name: str
     threads: Count
     precision: str
+    allocator: str | None = None
+    """What serves malloc; None where nobody can tell."""
     torch_in_process: bool | None = None
     """None where nobody looked."""
     tf32: bool | None = None
@@ -310,10 +312,11 @@ class Ran(Recorded):
 
     def faults(self, case: Case) -> list[Reason]:
         """Where it is not what the case asks."""
-        pairs: dict[Literal["device", "precision", "threads"], tuple[object, object]] = {
+        pairs: dict[Literal["device", "precision", "threads", "allocator"], tuple[object, object]] = {
             "device": (case.device, self.device),
             "precision": (case.precision, self.precision),
             "threads": (case.threads or self.threads, self.threads),
+            "allocator": (case.allocator, case.allocator if case.allocator == "default" else self.allocator),
         }
         return [
             Reason(code=code, detail=f"{asked} was asked, {ran} ran")

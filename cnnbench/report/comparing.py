@@ -144,6 +144,7 @@ def _cases(comparison: Comparison) -> Table:
     columns: list[Column[ComparedRow]] = [
         *_axes(lambda r: r.key),
         hidden("layout", lambda r: r.key.layout),
+        hidden("allocator", lambda r: r.key.allocator),
         hidden("seed", lambda r: r.key.seed),
         words("machine", lambda r: r.machine.name, axis=True),
         *ms,

@@ -14,14 +14,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
+from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
+from cnnbench.suite.case import Allocator
 from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
@@ -86,6 +88,7 @@ class Lineage:
     threads: int
     number: int = 0
     """Launches of one case have different ones."""
+    allocator: Allocator = "default"
     interpreter: Interpreter = HERE
     purpose: Purpose = "run"
 
@@ -111,7 +114,7 @@ class ForkServers:
 
     def start(self, lineage: Lineage, log: Path) -> Worker:
         """A worker that imports for itself. Raises WorkerError."""
-        return Worker(log, lineage.threads, self._limit_s, interpreter=self._vary(lineage.interpreter))
+        return Worker(log, lineage.threads, self._limit_s, interpreter=self._interpreter(lineage))
 
     def fork(self, lineage: Lineage, log: Path) -> Worker:
         """A worker of the lineage's server, or one that imports for itself. Raises WorkerError."""
@@ -132,11 +135,16 @@ class ForkServers:
 
     def _started(self, lineage: Lineage) -> ForkServer | None:
         if CAN_FORK:
-            log = self._logs / f"fork-server-{lineage.purpose}-{lineage.threads}-{lineage.number}.log"
-            interpreter = self._vary(lineage.interpreter)
+            about = (lineage.purpose, lineage.allocator, lineage.threads, lineage.number)
+            log = self._logs / f"fork-server-{'-'.join(map(str, about))}.log"
+            interpreter = self._interpreter(lineage)
             with contextlib.suppress(WorkerError, OSError):
                 return ForkServer(log, lineage.threads, self._limit_s, interpreter, lineage.purpose)
         return None
+
+    def _interpreter(self, lineage: Lineage) -> Interpreter:
+        varied = self._vary(lineage.interpreter)
+        return replace(varied, variables={**varied.variables, **allocators.variables(lineage.allocator)})
 
     def close(self, before: int | None = None) -> None:
         """End the servers of all launches, or of those with numbers below `before`."""

@@ -167,16 +167,18 @@ class _Session:
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
-        lineage = Lineage(_threads(group[0]), number=self.recorder.launches(group))
-        if any(runtime_kind(case.runtime).runs_in_torch for case in group):
-            self.servers.server(lineage)  # here, so that what it takes is not counted as the group's
+        threads, number = _threads(group[0]), self.recorder.launches(group)
+        lineages = {case: Lineage(threads, number, case.allocator) for case in group}
+        for case in group:
+            if runtime_kind(case.runtime).runs_in_torch:
+                self.servers.server(lineages[case])  # here, so that what it takes is not counted as the group's
         built = self.artifacts.find(self.artifacts.wanted(group[0].spec))
         members = [
             GroupMember(
                 case,
                 built.folder,
-                lineage.threads,
-                self.servers.starter(case.runtime, lineage),
+                threads,
+                self.servers.starter(case.runtime, lineages[case]),
                 self.store.logs / f"{artifact.file_name(case.id)}.log",
             )
             for case in group

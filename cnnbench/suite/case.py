@@ -19,6 +19,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
 """Memory layout of images."""
+Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
+"""What serves malloc: the system's, the system's told to keep what is freed, or a library."""
 
 MAX_THREADS = 1024
 
@@ -79,7 +81,7 @@ class ModelSpec(Frozen):
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x batch x threads."""
+    """Model x workload x runtime x device x precision x layout x allocator x batch x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -87,6 +89,7 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
+    allocator: Allocator = "default"
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
@@ -113,7 +116,7 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        backend = (self.workload, self.runtime, self.device, self.precision, self.layout)
+        backend = (self.workload, self.runtime, self.device, self.precision, self.layout, self.allocator)
         return case_id.write(self.spec.label, backend, self.batch, self.threads, self.spec.seed)
 
     @property
@@ -124,8 +127,8 @@ class Case(Frozen):
     @property
     def backend(self) -> str:
         """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
-        parts = (self.runtime, self.device, self.precision, self.layout)
-        return "/".join(part for part in parts if part not in ("fp32", case_id.DEFAULT_LAYOUT))
+        parts = (self.runtime, self.device, self.precision, self.layout, self.allocator)
+        return "/".join(part for part in parts if part not in ("fp32", *case_id.DEFAULTS))
 
     @property
     def is_exported(self) -> bool:
@@ -145,11 +148,11 @@ class Case(Frozen):
     @property
     def is_reference(self) -> bool:
         """Whether it is the one of its comparison group that ratios are taken to."""
-        return self.runtime == REFERENCE and self.layout == "nchw"
+        return (self.runtime, self.layout, self.allocator) == (REFERENCE, "nchw", "default")
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but the runtime and the layout: equal for cases that are compared."""
+        """All but the runtime, the layout and the allocator: equal for cases that are compared."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 
     def matches(self, pattern: str) -> bool:

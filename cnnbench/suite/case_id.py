@@ -1,6 +1,6 @@
 """A case's id, written and read:
 
-    MODEL[@SIZE][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]/bBATCH[/tTHREADS][/sSEED]
+    MODEL[@SIZE][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]
 
 such as `resnet18/inference/ort/cpu/fp32/b8`. Parts in brackets are left out where they are the default.
 """
@@ -8,18 +8,20 @@ such as `resnet18/inference/ort/cpu/fp32/b8`. Parts in brackets are left out whe
 import re
 from collections.abc import Sequence
 
-DEFAULT_LAYOUT = "nchw"
+DEFAULTS = ("nchw", "default")
+"""Layout and allocator."""
 
 _PATTERN = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
     r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 
 
 def write(label: str, backend: Sequence[str], batch: int, threads: int | None, seed: int) -> str:
-    """An id from a model's label, from workload, runtime, device, precision and layout, and from the numbers."""
-    parts = [label, *(part for part in backend if part != DEFAULT_LAYOUT), f"b{batch}"]
+    """An id from a model's label, from workload to allocator in the order above, and from the numbers."""
+    parts = [label, *(part for part in backend if part not in DEFAULTS), f"b{batch}"]
     return "/".join(parts) + extras(threads, seed)
 
 

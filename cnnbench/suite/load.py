@@ -145,6 +145,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             device=device,
             precision=precision,
             layout=layout,
+            allocator=allocator,
             batch=batch,
             threads=settings.threads,
         )
@@ -153,6 +154,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for batch in _axis(settings.batches, workload)
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
+        for allocator in _axis(settings.allocators, workload)
     )
 
 

@@ -19,7 +19,17 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
-from cnnbench.suite.case import MAX_BATCH, MAX_THREADS, WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
+from cnnbench.suite.case import (
+    MAX_BATCH,
+    MAX_THREADS,
+    WORKLOADS,
+    Allocator,
+    Device,
+    Layout,
+    Precision,
+    RuntimeName,
+    Workload,
+)
 from cnnbench.suite.parse import parse_duration, parse_image_size
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
@@ -72,6 +82,9 @@ class Settings(BaseModel):
     )
     precisions: PerWorkload[Precision] | None = Field(None, description="number format")
     layouts: PerWorkload[Layout] | None = Field(None, description="memory layout of images")
+    allocators: PerWorkload[Allocator] | None = Field(
+        None, description="what serves malloc; keep is the system's, told to keep memory that is freed"
+    )
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(
         None, description="224 or 480x640 (height x width); the model's default if absent"
@@ -100,6 +113,7 @@ BUILT_IN = Settings(
     devices=["cpu"],
     precisions=["fp32"],
     layouts=["nchw"],
+    allocators=["default"],
     batches={"inference": [1, 8], "training": [8]},
     seed=0,
     case_budget=3.0,

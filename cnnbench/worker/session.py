@@ -16,6 +16,7 @@ from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
 from cnnbench.worker import probes
+from cnnbench.worker.allocator import allocator_in_force
 from cnnbench.worker.reference.labels import PROOF_IMAGES
 from cnnbench.worker.reference.parity import Array, batches, compare, limit_for, size, tiled
 from cnnbench.worker.runtimes.registry import open_session
@@ -80,7 +81,8 @@ class Session:
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
         held = self.runtime.memory(self.imported_bytes, self.loaded_bytes)
-        result, ran = self.runtime.result(), self.runtime.ran()
+        result = self.runtime.result()
+        ran = self.runtime.ran().model_copy(update={"allocator": allocator_in_force()})
         faults = [*ran.faults(self.case), *map(_reason, self.runtime.faults()), *probes.watchers()]
         parity: list[Parity] = []
         if self.case.workload == "inference":

@@ -53,7 +53,7 @@ class Measured:
     @property
     def params(self) -> dict[str, str | int]:
         """The axes of the case, flat: what a tool may group by."""
-        axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
+        axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "batch"}
         return {"model": self.record.case.spec.label, **self.record.case.model_dump(include=axes)}
 
 

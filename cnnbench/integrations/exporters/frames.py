@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORDS = (
-    *("id", "workload", "model", "batch", "device", "runtime", "precision", "layout", "backend"),
+    *("id", "workload", "model", "batch", "device", "runtime", "precision", "layout", "allocator", "backend"),
     *("status", "codes", "reason", "stopped"),
 )
 """Columns of the table of cases that are no measured figures."""

@@ -11,7 +11,6 @@ from cnnbench.report.format import significant
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
 from cnnbench.suite.case import PHASES, STEP, WORKLOADS
-from cnnbench.suite.runtimes import REFERENCE
 
 MEMORY_PARTS = ("libraries", "model", "activations")
 START_STAGES = ("import", "export", "load", "first call")
@@ -20,7 +19,7 @@ START_STAGES = ("import", "export", "load", "first call")
 def training(sources: Sources) -> Section:
     """The phases of each model's step, beside steps that are a single graph."""
     rows = [row for row in sources.measured if row.workload == "training"]
-    eager = {_group(row): row for row in rows if row.runtime == REFERENCE and row.layout == "nchw"}
+    eager = {_group(row): row for row in rows if row.is_reference}
     bars = [bar for row in rows for bar in _phases(row, eager.get(_group(row), row))]
     chart = Chart(
         "training-step",

@@ -8,6 +8,7 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.records.artifact import file_name
 from cnnbench.records.reason import Code, Reason
 from cnnbench.records.task_messages import Probe, Probed
+from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
 from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes
@@ -38,6 +39,8 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
         found = probed.get((case.runtime, case.device))
         if why := _cannot(case):
             reasons[case.id] = Reason(code="unsupported", detail=why)
+        elif why := allocators.why_not(case.allocator):
+            reasons[case.id] = Reason(code="no-allocator", detail=why)
         elif found is not None and not found.works:
             code: Code = "no-runtime" if case.device == "cpu" else "no-device"
             reasons[case.id] = Reason(code=code, detail=f"{case.runtime} on {case.device}: {found.reason}")
