@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from cnnbench.networks import training_cost as training
+from cnnbench.networks import training
 from cnnbench.networks.layers import Conv, Linear
 from cnnbench.networks.layers import Shape as Size
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.networks.training_memory import Optimizer, StepMemory, step_memory
+from cnnbench.networks.training import Optimizer, StepMemory, step_memory
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models

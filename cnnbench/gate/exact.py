@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from cnnbench.analysis import counts
 from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
 from cnnbench.networks import registry
-from cnnbench.networks.training_memory import step_memory
+from cnnbench.networks.training import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
 from cnnbench.records.toolchain import library_versions

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.errors import first_fault
-from cnnbench.networks.work import WorkKind
+from cnnbench.networks.layers import WorkKind
 from cnnbench.records import files
 from cnnbench.records.json_object import parse_object
 

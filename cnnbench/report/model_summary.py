@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tabulate import tabulate
 
-from cnnbench.networks import training_cost as training
-from cnnbench.networks import training_memory as step_memory
+from cnnbench.networks import training
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Op, Value, spelled, written_out
 from cnnbench.networks.network import Layer, Network
@@ -17,7 +16,7 @@ from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
 
 if TYPE_CHECKING:
-    from cnnbench.analysis.cross_checks import Verdict
+    from cnnbench.analysis.counts import Verdict
 
 DOMINANT = 5
 """Layers named for each figure."""
@@ -85,8 +84,8 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
         "step_memory": {
-            optimizer: dataclasses.asdict(step_memory.step_memory(network, batch, optimizer))
-            for optimizer in get_args(step_memory.Optimizer)
+            optimizer: dataclasses.asdict(training.step_memory(network, batch, optimizer))
+            for optimizer in get_args(training.Optimizer)
         },
     }
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from cnnbench.analysis.explain import Explained, explain, telling
-from cnnbench.analysis.roofline import Bound, Part, framework_overhead
+from cnnbench.analysis.roofline import Bound, Part
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, percent, significant
 from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
@@ -74,12 +74,12 @@ def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
 def _time(each: Explained) -> Iterable[str]:
     """Where the time goes, by the profile, else by the layers' lower bounds; then the whole call's lower bound."""
     main = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
-    if main and each.profile is not None:
+    if main and each.profiled:
         yield from map(_part, main)
-        overhead = framework_overhead(each.profile, each.case, each.seconds)
+        overhead = each.profiled.framework_overhead
         if overhead >= MIN_PART:
             yield f"Framework overhead between operators takes {percent(overhead)}."
-        if each.profile.times[split(each.case.runtime)[0]].has_interference:
+        if each.profiled.times.has_interference:
             yield "Interference was detected during profiling, so these shares are approximate."
     elif each.roofline.lower_bound_s:
         kinds: dict[str, float] = defaultdict(float)

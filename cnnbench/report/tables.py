@@ -7,10 +7,8 @@ from functools import partial
 from typing import NamedTuple
 
 from cnnbench.analysis import counts
-from cnnbench.analysis.batches import Batches, batches
-from cnnbench.analysis.cases import CaseRow, case_rows
-from cnnbench.analysis.frames import frame
-from cnnbench.analysis.start import Start, starts
+from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
+from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
@@ -166,7 +164,7 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         words("status", status),
     ]
     left_out = ["parity_error"] if trains else [f"{phase}_ms" for phase in PHASES["training"]]
-    data = frame(rows, CaseRow).drop(columns=left_out)
+    data = case_frame(rows).drop(columns=left_out)
     notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
     title, caption = workload.capitalize(), CAPTIONS[workload]
     return table_of(workload, title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)

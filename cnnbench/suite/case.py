@@ -1,5 +1,6 @@
 """A case: one thing to measure, fully explicit."""
 
+import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
@@ -7,7 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
-from cnnbench.suite import case_id
 from cnnbench.suite.parse import parse_image_size
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
@@ -22,19 +22,27 @@ Layout = Literal["nchw", "channels_last"]
 Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
 """What serves malloc: the system's, the system's told to keep what is freed, or a library."""
 
+DEFAULTS = ("nchw", "default")
+"""Layout and allocator that no name shows."""
+
 MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-PHASES: dict[Workload, tuple[str, ...]] = {
-    "inference": ("forward",),
-    "training": ("forward", "backward", "optimizer"),
-}
+PHASES: dict[Workload, tuple[str, ...]] = {"inference": ("forward",), "training": ("forward", "backward", "optimizer")}
 """The parts of one call that are timed separately, in order."""
 STEP = ("step",)
 """The one part of a training step that runs as a single graph."""
 
+_ID = re.compile(
+    r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
+    r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
+    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
+)
+"""`MODEL[@SIZE][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in
+brackets are left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
@@ -97,8 +105,11 @@ class Case(Frozen):
     @classmethod
     def from_id(cls, id_: str) -> "Case":
         """The case that an id names. Raises InputError."""
+        match = _ID.fullmatch(id_)
+        if match is None:
+            raise InputError(f"{id_}: expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
+        given = {name: part for name, part in match.groupdict().items() if part is not None}
         try:
-            given = case_id.read(id_)
             size, classes = given.pop("image_size", None), given.pop("classes", None)
             spec = ModelSpec.checked(
                 registry.check_name(given.pop("model")),
@@ -116,19 +127,24 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        backend = (self.workload, self.runtime, self.device, self.precision, self.layout, self.allocator)
-        return case_id.write(self.spec.label, backend, self.batch, self.threads, self.spec.seed)
+        backend = (self.runtime, self.device, self.precision, self.layout, self.allocator)
+        parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS), f"b{self.batch}")
+        return "/".join(parts) + self._threads_and_seed
 
     @property
     def label(self) -> str:
         """The model's label, with threads and seed that are not the defaults."""
-        return self.spec.label + case_id.extras(self.threads, self.spec.seed)
+        return self.spec.label + self._threads_and_seed
+
+    @property
+    def _threads_and_seed(self) -> str:
+        return (f"/t{self.threads}" if self.threads else "") + (f"/s{self.spec.seed}" if self.spec.seed else "")
 
     @property
     def backend(self) -> str:
         """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
         parts = (self.runtime, self.device, self.precision, self.layout, self.allocator)
-        return "/".join(part for part in parts if part not in ("fp32", *case_id.DEFAULTS))
+        return "/".join(part for part in parts if part not in ("fp32", *DEFAULTS))
 
     @property
     def is_exported(self) -> bool:

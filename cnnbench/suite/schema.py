@@ -30,7 +30,7 @@ from cnnbench.suite.case import (
     RuntimeName,
     Workload,
 )
-from cnnbench.suite.parse import parse_duration, parse_image_size
+from cnnbench.suite.parse import parse_duration, parse_image_size, shown
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ _LIST_TAG, _MAPPING_TAG = "one-list", "per-workload"
 def _each_once(values: list[T]) -> list[T]:
     twice = next((value for value, count in Counter(values).items() if count > 1), None)
     if twice is not None:
-        raise ValueError(f"{_shown(twice)} stands twice; keep one")
+        raise ValueError(f"{shown(twice)} stands twice; keep one")
     return values
 
 
@@ -144,7 +144,7 @@ class SuiteFile(BaseModel):
 def parse(source: YamlSource) -> SuiteFile:
     """The file's content. Raises SuiteError with one line per mistake."""
     if not isinstance(source.data, dict):
-        raise SuiteError(f"{source.path}: expected a mapping with `models`; got {_shown(source.data)}")
+        raise SuiteError(f"{source.path}: expected a mapping with `models`; got {shown(source.data)}")
     try:
         return SuiteFile.model_validate(source.data)
     except ValidationError as error:
@@ -188,12 +188,7 @@ def _explain(source: YamlSource, detail: ErrorDetails) -> str:
         message = unknown(noun, str(got), re.findall(r"'([^']+)'", str(detail["ctx"]["expected"])))
     else:
         template = MESSAGES.get(kind, "{msg}; got {got}")
-        message = template.format(name=where[-1], msg=detail["msg"], got=_shown(got), **detail.get("ctx", {}))
+        message = template.format(name=where[-1], msg=detail["msg"], got=shown(got), **detail.get("ctx", {}))
         if kind == "list_type" and isinstance(got, str | int):
             message += f"; write [{got}]"
     return f"{source.place(where)}: {message}"
-
-
-def _shown(value: object) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

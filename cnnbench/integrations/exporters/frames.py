@@ -40,10 +40,9 @@ def parquet(run: Run) -> Converted:
 
 def _cases(run: Run) -> "pd.DataFrame":
     """One row per case; the figures of those that must not be compared are empty."""
-    from cnnbench.analysis.cases import CaseRow, case_rows
-    from cnnbench.analysis.frames import frame
+    from cnnbench.analysis.cases import case_frame, case_rows
 
-    table = frame(case_rows(list(run.records.values())), CaseRow)
+    table = case_frame(case_rows(list(run.records.values())))
     figures = [column for column in table.columns if column not in WORDS]
     table[figures] = table[figures].where(table["status"].isin(MEASURED))
     first = ["id", "workload", "status", "codes", "reason"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cnnbench.analysis.cases import CaseRow
-from cnnbench.analysis.start import starts
+from cnnbench.analysis.times import starts
 from cnnbench.networks.units import MIB
 from cnnbench.records.record import MEASURED, Record
 from cnnbench.report.charts import Bar, Chart, stacked_bars
