@@ -154,7 +154,7 @@ def _measured(record: Record) -> dict[str, Any]:
         "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),
         "samples": len(samples),
-        "blocks": measurement.all_blocks,
-        "blocks_with_interference": measurement.blocks_with_interference,
+        "blocks": sum(len(launch.blocks) for launch in launches),
+        "blocks_with_interference": sum(bool(block.interference) for launch in launches for block in launch.blocks),
         "stopped": launches[-1].stopped,
     }

@@ -137,7 +137,7 @@ def calibrate(
     from cnnbench.report.terminal import Progress, print_tables
 
     rule = Rule(margin=checked(parse_percent, margin, "--margin"))
-    with _open_request(suite, ".", ".", only, budget, seed, out, kind="calibrate") as request:
+    with _open_request(suite, ".", ".", only, budget, seed, out, kind="calibrate-") as request:
         before = _calibration(request, calibration) or empty(request.environment)
         with Progress(console()) as progress:
             found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
@@ -162,11 +162,12 @@ def _open_request(
     seed: int,
     out: Path | None,
     slowdown: float = 0.0,
-    kind: str = "gate",
+    kind: str = "gate-",
 ) -> "Iterator[GateRequest]":
     """What the options ask for, while both arms are open. An interrupt ends the command with a message."""
     from cnnbench.gate.arms import open_arms
-    from cnnbench.gate.run import GateRequest, new_folder
+    from cnnbench.gate.run import GateRequest
+    from cnnbench.records.run_folder import new_folder
     from cnnbench.runner.run import environment_of
 
     try:

@@ -185,10 +185,11 @@ def _profile(folder: Path) -> None:
     from cnnbench.records.run_folder import read_run
     from cnnbench.runner.tasks.layer_profile import profile_run
 
-    def watch(model: str, number: int, count: int) -> None:
+    def go_on(model: str, number: int, count: int) -> bool:
         typer.echo(f"[{number}/{count}] {model}: profiling", err=True)
+        return True
 
-    _warn_unreadable(profile_run(read_run(folder), watch))
+    _warn_unreadable(profile_run(read_run(folder), go_on))
 
 
 def _warn_unreadable(lines: Sequence[str]) -> None:

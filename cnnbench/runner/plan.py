@@ -46,7 +46,7 @@ def title(group: Group) -> str:
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
 
 
-def models_of(groups: Iterable[Group]) -> dict[ModelSpec, bool]:
+def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, bool]:
     """The models that groups run, in order, and whether the training step of each is wanted too."""
     found: dict[ModelSpec, bool] = {}
     for case in (case for group in groups for case in group):
@@ -62,6 +62,5 @@ def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
 @cache
 def layers_to_build(spec: ModelSpec) -> int:
     """What building an artifact or a training step takes, in layers."""
-    architecture = registry.find(spec.model)
-    layers = len(architecture.network(spec.image_size, spec.classes).layers) if architecture else UNKNOWN_LAYERS
-    return BUILD_OVERHEAD_LAYERS + layers
+    network = spec.closed_form
+    return BUILD_OVERHEAD_LAYERS + (UNKNOWN_LAYERS if network is None else len(network.layers))

@@ -73,16 +73,11 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
 
 def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
     """The machine and its software, as cases of a suite use them."""
-    return machine.environment([_threads(case) for case in cases], suite.path.resolve().parent)
+    return machine.environment([machine.threads_of(case) for case in cases], suite.path.resolve().parent)
 
 
 def _measure(
-    suite: Suite,
-    cases: list[Case],
-    store: Store,
-    environment: Environment,
-    observer: Observer,
-    budget_s: float,
+    suite: Suite, cases: list[Case], store: Store, environment: Environment, observer: Observer, budget_s: float
 ) -> bool:
     """Build all, launch every group, then again those whose intervals are widest; True if all cases were reached."""
     budget = Budget(budget_s, suite.case_budgets_s, suite.launches)
@@ -167,7 +162,7 @@ class _Session:
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
-        threads, number = _threads(group[0]), self.recorder.launches(group)
+        threads, number = machine.threads_of(group[0]), self.recorder.launches(group)
         lineages = {case: Lineage(threads, number, case.allocator) for case in group}
         for case in group:
             if runtime_kind(case.runtime).runs_in_torch:
@@ -211,7 +206,3 @@ class _Session:
 
         known = {profile.model for profile in read_profiles(self.store.folder)[0]}
         profile_models(self.store.folder, self.recorder.call_s(), self.artifacts, self.servers, go_on, leave_out=known)
-
-
-def _threads(case: Case) -> int:
-    return case.threads or machine.usable_threads()

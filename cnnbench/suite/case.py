@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
+from cnnbench.networks.network import Network
 from cnnbench.suite.parse import parse_image_size
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
@@ -73,6 +74,12 @@ class ModelSpec(Frozen):
             architecture.network(size, classes)
             classes = classes or architecture.classes
         return cls(model=model, image_size=size, classes=classes, seed=seed)
+
+    @property
+    def closed_form(self) -> Network | None:
+        """The network at these sizes; None for a model outside the registry."""
+        architecture = registry.find(self.model)
+        return architecture.network(self.image_size, self.classes) if architecture else None
 
     @property
     def is_users_own(self) -> bool:

@@ -11,11 +11,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.records import messages, task_messages
@@ -47,7 +49,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 def _answer(process: "Process", line: str) -> messages.Reply:
     try:
-        return process.handle(messages.parse_request(line))
+        return process.handle(REQUESTS.validate_json(line))
     except ValidationError as error:
         return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
@@ -119,7 +121,6 @@ class Process:
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
 HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = MappingProxyType(
     {
-        messages.Resolve: "models:resolve",
         messages.Count: "counters.collect:count",
         messages.Trace: "counters.trace:trace_model",
         messages.Build: "artifact:build_artifact",
@@ -142,6 +143,8 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     }
 )
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
+ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]
+REQUESTS = TypeAdapter[messages.Request](ANY_REQUEST)
 
 
 def _resolved(name: str) -> Callable[[Any], messages.Reply]:

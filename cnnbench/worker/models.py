@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
-from cnnbench.records.messages import Resolve, Resolved
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.hooks import running
 from cnnbench.worker.origin import check_origin, look_here_too
@@ -49,12 +48,6 @@ def loss(output: Any, labels: Tensor) -> Tensor:
     heads = output if isinstance(output, tuple) else (output,)
     main, *auxiliary = (nn.functional.cross_entropy(head, labels) for head in heads if head is not None)
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
-
-
-def resolve(request: Resolve) -> Resolved:
-    """Whether a model can be built and run. Raises ModelError if not."""
-    module, image = build(request.spec)
-    return Resolved(input_shape=image, classes=try_out(module, image, request.spec))
 
 
 def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:

@@ -73,7 +73,7 @@ def _figures(each: Measured) -> Iterator[str]:
 
 
 def _timed_s(record: Record) -> float:
-    return record.measurement.timed_s if record.measurement else 0.0
+    return sum(launch.timed_s for launch in record.launches)
 
 
 def _timestamp(started: str) -> str:
