@@ -30,8 +30,7 @@ def samples(records: Iterable[Record]) -> Samples:
 
 def _case(record: Record, time: Estimate) -> dict[str, Any]:
     """Median and interval in ms, and samples by launch and block, of which every so many-th is kept."""
-    launches = record.measurement.launches if record.measurement else []
-    count = sum(len(block.totals_s()) for launch in launches for block in launch.blocks)
+    count = sum(len(block.totals_s()) for launch in record.launches for block in launch.blocks)
     every = math.ceil(count / MAX_SAMPLES)
     return {
         "id": record.id,
@@ -41,7 +40,7 @@ def _case(record: Record, time: Estimate) -> dict[str, Any]:
         "ms": [None if value is None else _ms(value) for value in (time.value, time.low, time.high)],
         "launches": [
             {"calls": launch.calls_per_sample, "blocks": _blocks(launch, launch.calls_per_sample, every)}
-            for launch in launches
+            for launch in record.launches
         ],
     }
 

@@ -89,8 +89,7 @@ class Progress:
 
     def done(self, record: Record) -> None:
         """A case is on disk; again, after each further launch of it."""
-        launches = len(record.measurement.launches) if record.measurement else 0
-        self._bar.update(self._task, advance=launches <= 1)
+        self._bar.update(self._task, advance=len(record.launches) <= 1)
         if record.status != "unavailable":  # the tables show these, with the reason
             self._print(line_of(record), STYLES[record.status])
 

@@ -42,8 +42,7 @@ class Measured:
     @property
     def launches(self) -> list[tuple[Launch, list[list[float]]]]:
         """Each launch that has blocks, with the seconds per call of each sample by usable block."""
-        launches = self.record.measurement.launches if self.record.measurement else []
-        return [(launch, blocks) for launch in launches if (blocks := launch.call_blocks())]
+        return [(launch, blocks) for launch in self.record.launches if (blocks := launch.call_blocks())]
 
     @property
     def samples_s(self) -> list[float]:

@@ -57,8 +57,8 @@ def _samples(run: Run) -> "pd.DataFrame":
     rows = [
         (record.id, number, launch.group, block.round, index, phase, interference_text(block.interference), s / calls)
         for record in run.records.values()
-        if record.status in MEASURED and record.measurement is not None
-        for number, launch in enumerate(record.measurement.launches, start=1)
+        if record.status in MEASURED
+        for number, launch in enumerate(record.launches, start=1)
         for calls in [launch.calls_per_sample]
         for block in launch.blocks
         for phase, values in block.seconds.items()

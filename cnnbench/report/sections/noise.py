@@ -51,8 +51,7 @@ def _noise(sources: Sources) -> Iterator[str]:
     listed = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     number = len(sources.records)
     yield f"{number} case{'s' * (number != 1)}: {listed}."
-    measurements = [record.measurement for record in sources.records if record.measurement]
-    blocks = [block for each in measurements for launch in each.launches for block in launch.blocks]
+    blocks = [block for record in sources.records for launch in record.launches for block in launch.blocks]
     kinds = [dict.fromkeys(each.kind for each in block.interference) for block in blocks if block.interference]
     if kinds:
         counted = Counter(kind for each in kinds for kind in each)

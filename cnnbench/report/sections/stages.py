@@ -54,7 +54,7 @@ def memory(sources: Sources) -> Section:
     """A chart per workload: resident memory of the worker at its largest batch, in parts."""
     largest: dict[tuple[str, str, str], Record] = {}
     for record in sorted(sources.records, key=lambda r: r.case.batch):
-        if record.status in MEASURED and record.measurement and record.case.device == "cpu":
+        if record.status in MEASURED and record.launches and record.case.device == "cpu":
             largest[record.case.workload, record.case.label, record.case.backend] = record
     charts = [
         Chart(
@@ -73,8 +73,7 @@ def memory(sources: Sources) -> Section:
 
 def _memory(record: Record) -> Iterator[Bar]:
     """Resident memory in MiB: after import, added by loading, and added by the timed work."""
-    launches = record.measurement.launches if record.measurement else []
-    most = max((launch.memory for launch in launches), key=lambda memory: memory.peak_bytes)
+    most = max((launch.memory for launch in record.launches), key=lambda memory: memory.peak_bytes)
     line = f"{record.case.label}, {record.case.backend}, {record.case.batch}"
     before = 0
     for part, after in zip(MEMORY_PARTS, (most.imported_bytes, most.loaded_bytes, most.peak_bytes), strict=True):
