@@ -45,17 +45,13 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
         raise RunFolderError(f"{folder}: expected a case with a time; got none: no file for {format_name} is written")
     exporter: Callable[[Run], Converted] = resolve_name(f"{exporters.__name__}.{FORMATS[format_name]}")
     converted = exporter(run)
-    named = _names(out or folder / format_name, converted, exact=out is not None)
+    stem = out.with_suffix("") if out else folder / format_name
+    named = {stem.with_name(stem.name + end): content for end, content in converted.files.items()}
+    if out and len(named) == 1:
+        named = dict.fromkeys([out], *named.values())
     try:
         for file, content in named.items():
             files.write(file, content)
     except OSError as error:
         raise InputError(f"--out: {file} cannot be written: {error.strerror}") from None
     return list(named), [*run.unreadable, *converted.lost]
-
-
-def _names(out: Path, converted: Converted, *, exact: bool) -> dict[Path, bytes]:
-    if exact and len(converted.files) == 1:
-        return dict.fromkeys([out], *converted.files.values())
-    stem = out.with_suffix("") if exact else out
-    return {stem.with_name(stem.name + end): content for end, content in converted.files.items()}

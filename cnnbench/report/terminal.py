@@ -16,13 +16,7 @@ from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
 from cnnbench.report.table import Table
 
-STYLES: dict[Status, str] = {
-    "ok": "green",
-    "noisy": "yellow",
-    "invalid": "red",
-    "failed": "red",
-    "unavailable": "dim",
-}
+STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
 
 
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
@@ -95,8 +89,7 @@ class Progress:
 
     def done(self, record: Record) -> None:
         """A case is on disk; again, after each further launch of it."""
-        launches = len(record.measurement.launches) if record.measurement else 0
-        self._bar.update(self._task, advance=launches <= 1)
+        self._bar.update(self._task, advance=len(record.launches) <= 1)
         if record.status != "unavailable":  # the tables show these, with the reason
             self._print(line_of(record), STYLES[record.status])
 

@@ -4,7 +4,7 @@ The samples are passed through pytest-benchmark's fixture, so that its options s
 function with a clock that replays the measured times.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,14 +12,47 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.integrations.exporters.converted import extra_info, measured_of, params_of
-from cnnbench.integrations.pytest_plugin.measuring import end_test_without_number, measure
+from cnnbench.integrations.exporters.converted import extra_info, measured_of
 from cnnbench.records.record import Record
+from cnnbench.records.run_folder import read_run
+from cnnbench.report.reasons import reasons_text
+from cnnbench.report.terminal import Progress
+from cnnbench.runner.run import run
 from cnnbench.suite.case import Case
-from cnnbench.suite.load import Suite, load_suite
+from cnnbench.suite.load import Suite, load_suite, suite_of
 from cnnbench.suite.parse import parse_duration
+
+
+def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) -> list[Record]:
+    """Measure cases and return their records; fails or skips the test if one has no number."""
+    try:
+        suite = suite_of([Case.from_id(id_) for id_ in ids], parse_duration(budget), launches)
+        records = _measure(suite, suite.cases, folder, suite.budget_s, Console(quiet=True))
+    except (CnnbenchError, ValueError) as error:
+        pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
+    return [_checked(case, records.get(case.id)) for case in suite.cases]
+
+
+def _measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, console: Console) -> dict[str, Record]:
+    """Run cases of a suite into a new folder, as `cnnbench run` does; returns records by id. Raises CnnbenchError."""
+    if run(suite, cases, folder, budget_s=budget_s, resume=False, watch=partial(Progress, console)).interrupted:
+        raise KeyboardInterrupt
+    return read_run(folder).records
+
+
+def _checked(case: Case, record: Record | None) -> Record:
+    """The record if it has a number. Skips the test of a case that cannot run here; fails it for any other reason."""
+    if record is None:
+        pytest.fail(f"{case.id}: not reached within the budget; increase it", pytrace=False)
+    if measured_of(record) is None:
+        why = f"{record.id}: {record.status}: {reasons_text(record.reasons)}"
+        if record.status == "unavailable":
+            pytest.skip(why)
+        pytest.fail(why, pytrace=False)
+    return record
 
 
 class Suites:
@@ -87,16 +120,11 @@ class SuiteFile(pytest.File):
         """Measure the selected cases, as `cnnbench run` does."""
         if self.is_disabled:
             return
-        from rich.console import Console
-
-        from cnnbench.report.terminal import Progress
-
         chosen = [item.case for item in self.session.items if isinstance(item, CaseTest) and item.parent is self]
         with TemporaryDirectory(prefix="cnnbench-") as scratch, self._terminal():
             folder = _unused(self.out or Path(scratch), self.suite.name)
             try:
-                budget_s = self.budget_s or self.suite.budget_s
-                self.records = measure(self.suite, chosen, folder, budget_s, partial(Progress, Console()))
+                self.records = _measure(self.suite, chosen, folder, self.budget_s or self.suite.budget_s, Console())
             except CnnbenchError as error:
                 pytest.fail(str(error), pytrace=False)
 
@@ -142,13 +170,13 @@ def _unused(place: Path, name: str) -> Path:
 
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:
     measured = measured_of(record) if record else None
-    if record is None or measured is None:
+    if measured is None:
         benchmark.disabled = True  # nothing is saved
         benchmark.pedantic(_nothing)
-        end_test_without_number(case, record)
+        _checked(case, record)
         return
     samples = measured.samples_s
-    benchmark.fullname, benchmark.params, benchmark.param = record.id, params_of(record), record.id
+    benchmark.fullname, benchmark.params, benchmark.param = case.id, measured.params, case.id
     benchmark.extra_info.update(extra_info(measured))
     clock.load(samples)
     benchmark.pedantic(_nothing, rounds=len(samples))
