@@ -20,7 +20,6 @@ Code = Literal[
     "threads",
     "tf32",
     "layout",
-    "allocator",
     "graph-breaks",
     "traced",
     "runtime",
@@ -34,7 +33,6 @@ Code = Literal[
     "not-exportable",
     "no-device",
     "no-runtime",
-    "no-allocator",
     "unsupported",
     "other",
 ]

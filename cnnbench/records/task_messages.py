@@ -3,13 +3,12 @@
 from typing import Literal
 
 from cnnbench.records.dataset import DataSet
-from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
 
-class Probe(Request):
+class Probe(Frozen):
     """Try a device in a runtime, by running something on it."""
 
     op: Literal["probe"] = "probe"
@@ -28,7 +27,7 @@ class Probed(Frozen):
 Library = Literal["torch", "onnxruntime"]
 
 
-class MeasurePeaks(Request):
+class MeasurePeaks(Frozen):
     """Measure what a device can do at best, through one library."""
 
     op: Literal["measure_peaks"] = "measure_peaks"
@@ -51,7 +50,7 @@ class MeasuredPeaks(Frozen):
     failures: dict[str, str]
 
 
-class Profile(Request):
+class Profile(Frozen):
     """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
 
     op: Literal["profile"] = "profile"
@@ -85,7 +84,7 @@ class Profiled(Frozen):
     """Of each whole call, by the host's clock."""
 
 
-class StartTraining(Request):
+class StartTraining(Frozen):
     """Read a data set, build a model with random weights from its seed, and be ready to train it."""
 
     op: Literal["start_training"] = "start_training"
@@ -106,7 +105,7 @@ class TrainingStarted(Frozen):
     steps_per_epoch: int
 
 
-class Advance(Request):
+class Advance(Frozen):
     """Train for about so long, or until the epoch is over."""
 
     op: Literal["advance"] = "advance"
@@ -122,7 +121,7 @@ class Epoch(Frozen):
     over: bool
 
 
-class Evaluate(Request):
+class Evaluate(Frozen):
     """Save the weights and try them on the test images, in every runtime."""
 
     op: Literal["evaluate"] = "evaluate"

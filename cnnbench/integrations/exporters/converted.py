@@ -1,7 +1,7 @@
 """What a format is made from, and what it becomes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
 from cnnbench.analysis.times import comparable_time
@@ -18,9 +18,9 @@ UNRECORDED = "no record: the run was stopped before it, or told to leave it out"
 class Converted:
     """A run in another format."""
 
-    files: Mapping[str, str | bytes]
+    files: Mapping[str, bytes]
     """Contents, by the end of the file's name: `.json`; `.latency.json` and `.throughput.json` where there are two."""
-    lost: list[str]
+    lost: list[str] = field(default_factory=list)
     """What the format cannot hold, a sentence each."""
 
 
@@ -42,18 +42,13 @@ class Measured:
     @property
     def launches(self) -> list[tuple[Launch, list[list[float]]]]:
         """Each launch that has blocks, with the seconds per call of each sample by usable block."""
-        return [(launch, blocks) for launch in self.record.launches if (blocks := launch.call_blocks())]
+        launches = self.record.measurement.launches if self.record.measurement else []
+        return [(launch, blocks) for launch in launches if (blocks := launch.call_blocks())]
 
     @property
     def samples_s(self) -> list[float]:
         """All of these samples in one pool."""
         return [sample for _, blocks in self.launches for block in blocks for sample in block]
-
-    @property
-    def params(self) -> dict[str, str | int]:
-        """The axes of the case, flat: what a tool may group by."""
-        axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "batch"}
-        return {"model": self.record.case.spec.label, **self.record.case.model_dump(include=axes)}
 
 
 def measured_of(record: Record) -> Measured | None:
@@ -69,22 +64,29 @@ def measured(run: Run) -> list[Measured]:
 
 def left_out(run: Run) -> list[str]:
     """A line for each case of the suite that has no number to convert, with its status and reasons."""
+    have = {each.record.id for each in measured(run)}
     lines = [
         f"{record.id}: {record.status}: {reasons_text(record.reasons) or 'no reason given'}"
         for record in run.records.values()
-        if comparable_time(record) is None
+        if record.id not in have
     ]
-    return [*lines, *unrecorded(run)]
+    return lines + unrecorded_lines(run)
 
 
 def unrecorded(run: Run) -> list[str]:
-    """A line for each of the suite's cases that the run has no record of."""
-    return [f"{id_}: {UNRECORDED}" for id_ in run.cases if id_ not in run.records]
+    """Ids of the suite's cases that the run has no record of."""
+    return [id_ for id_ in run.cases if id_ not in run.records]
 
 
-def machine_of(run: Run) -> str:
-    """The machine in a few words."""
-    return run.environment.label if run.environment else "unknown machine"
+def unrecorded_lines(run: Run) -> list[str]:
+    """A line for each of them."""
+    return [f"{id_}: {UNRECORDED}" for id_ in unrecorded(run)]
+
+
+def params_of(record: Record) -> dict[str, str | int]:
+    """The axes of a case, flat: what a tool may group by."""
+    axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
+    return {"model": record.case.spec.label, **record.case.model_dump(include=axes)}
 
 
 def extra_info(each: Measured) -> dict[str, object]:
@@ -115,3 +117,8 @@ def extra_info(each: Measured) -> dict[str, object]:
             for launch, blocks in each.launches
         ],
     }
+
+
+def machine_of(run: Run) -> str:
+    """The machine in a few words."""
+    return run.environment.label if run.environment else "unknown machine"

@@ -1,22 +1,14 @@
-"""An artifact's reference, and outputs against it, relative to the part that depends on the input. No torch here."""
+"""Outputs against the float64 reference, relative to the part that depends on the input. No torch here."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
-from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import GOLDEN, read_facts
-from cnnbench.records.cache import note_use
-from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.records.record import Parity
 from cnnbench.suite.case import Precision
 
-Array = NDArray[Any]
-PROOF_IMAGES = 4
-"""On how many reference inputs a training step is proved."""
+Array = NDArray[np.floating]
 
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
@@ -39,7 +31,10 @@ def limit_for(eager_error: float, precision: Precision = "fp32") -> float:
 
 
 def output_rms_of(reference: Array) -> float:
-    """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides."""
+    """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides.
+
+    An output that ignores its input is off by at least that in the root mean square, however small the outputs are.
+    """
     return float(np.sqrt(np.mean(np.square(reference - reference.mean(axis=0, keepdims=True)))))
 
 
@@ -68,30 +63,20 @@ def compare_losses(what: str, losses: Sequence[float], reference: Sequence[float
     return Parity(what=what, error=error, limit=limit)
 
 
-def batches(count: int) -> list[range]:
+def batches(count: int) -> list[slice]:
     """Consecutive batches of 1, 2, 3, ... images that use up `count` of them."""
-    found: list[range] = []
-    start = 0
+    slices, start, size = [], 0, 1
     while start < count:
-        found.append(range(start, min(start + len(found) + 1, count)))
-        start = found[-1].stop
-    return found
+        slices.append(slice(start, min(start + size, count)))
+        start, size = start + size, size + 1
+    return slices
+
+
+def size(batch: slice) -> int:
+    """How many images a slice has."""
+    return int(batch.stop - batch.start)
 
 
 def tiled(images: Array, batch: int) -> Array:
     """`batch` images, the given ones over and over."""
     return np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
-
-
-def open_artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
-    """Facts, and the reference inputs and outputs. Raises WorkerError if the artifact is not finished."""
-    facts = read_facts(folder)
-    if facts is None:
-        raise WorkerError(f"no finished artifact in {folder}")
-    note_use(folder)
-    return facts, load_file(folder / GOLDEN)
-
-
-def labels_for(count: int, classes: int, seed: int) -> Array:
-    """(count,) int64 class numbers."""
-    return np.random.default_rng(seed).integers(classes, size=count)

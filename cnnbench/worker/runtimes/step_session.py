@@ -1,0 +1,94 @@
+"""A training step's graph in ONNX Runtime, with everything that lasts bound to the device between steps. No torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW
+from cnnbench.suite.case import Device
+from cnnbench.worker.runtimes.ort import make_session, placed
+
+Value = NDArray[Any]
+
+
+def step_options() -> ort.SessionOptions:
+    """What a session of a training step asks for."""
+    options = ort.SessionOptions()
+    # Nodes as they stand in the graph: each parameter is updated as soon as its gradient is there.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    # The plan of one block for all of a step's tensors takes twice the memory, and saves no time (docs/training.md).
+    options.enable_mem_pattern = False
+    return options
+
+
+class StepSession:
+    """Steps one after the other: what one puts out, the next takes in, without a copy.
+
+    There are two sets of buffers for parameters, states and statistics; each step reads one and writes the other.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
+        self.device, self.session = device, session
+        self.shapes = {value.name: value.shape for value in session.get_inputs()}
+        self.types = {value.name: value.type for value in session.get_inputs()}
+        self.lasting = [value.name.removesuffix(NEW) for value in session.get_outputs() if value.name.endswith(NEW)]
+        self.loss_value = placed(np.zeros((), np.float32), device)
+        self._buffers: list[dict[str, ort.OrtValue]] = []
+        self._given: dict[str, ort.OrtValue] = {}
+        """Inputs that stay: kept, because on the CPU a value is a view of an array that a binding does not keep."""
+        self._bindings: list[Any] = []
+        self._next = 0
+        """The set of buffers that the next step reads."""
+
+    @classmethod
+    def of(cls, graph: str, threads: int) -> "StepSession":
+        """Load a graph on the CPU."""
+        return cls(make_session(graph, "cpu", threads, options=step_options()), "cpu")
+
+    def begin(self, values: Mapping[str, Value], rate: float, *, drop: bool) -> None:
+        """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero."""
+        self._buffers = [
+            {name: placed(self._start(name, values), self.device) for name in self.lasting} for _ in range(2)
+        ]
+        scalars = {LEARNING_RATE: rate, DROP: float(drop)}
+        self._given = {name: placed(np.asarray(value, np.float32), self.device) for name, value in scalars.items()}
+        self._next = 0
+
+    def bind(self, images: Value, labels: Value) -> None:
+        """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
+        self._given |= {IMAGES: placed(images, self.device), LABELS: placed(labels, self.device)}
+        self._bindings = []
+        for read, written in (self._buffers, self._buffers[::-1]):
+            binding = self.session.io_binding()
+            for name, value in {**self._given, **read}.items():
+                if name in self.shapes:
+                    binding.bind_ortvalue_input(name, value)
+            for name, value in written.items():
+                binding.bind_ortvalue_output(name + NEW, value)
+            binding.bind_ortvalue_output(LOSS, self.loss_value)
+            self._bindings.append(binding)
+
+    def step(self) -> None:
+        """One step; on the CPU it is done when this returns."""
+        binding = self._bindings[self._next]
+        self.session.run_with_iobinding(binding)
+        self._next ^= 1
+        if self.device != "cpu":
+            binding.synchronize_outputs()
+
+    @property
+    def loss(self) -> float:
+        """Of the last step, before its update."""
+        return float(self.loss_value.numpy())
+
+    def values(self) -> dict[str, Value]:
+        """Parameters, buffers and states now, on the host."""
+        return {name: value.numpy().copy() for name, value in self._buffers[self._next].items()}
+
+    def _start(self, name: str, values: Mapping[str, Value]) -> Value:
+        if name in values:  # a copy: on the CPU, ONNX Runtime works in the array's own memory
+            return np.array(values[name], order="C", copy=True)
+        return np.zeros(self.shapes[name], np.int64 if "int64" in self.types[name] else np.float32)
