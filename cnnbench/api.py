@@ -32,10 +32,9 @@ class Results:
     @cached_property
     def frame(self) -> "pd.DataFrame":
         """One row per case, measured or not: settings, status, times in milliseconds with intervals, ratios, memory."""
-        from cnnbench.analysis.cases import CaseRow, case_rows
-        from cnnbench.analysis.frames import frame
+        from cnnbench.analysis.cases import case_frame, case_rows
 
-        return frame(case_rows(list(self.run.records.values())), CaseRow)
+        return case_frame(case_rows(list(self.run.records.values())))
 
     @cached_property
     def tables(self) -> "dict[str, Table]":
@@ -178,11 +177,11 @@ def count(
     return architecture.network(size, classes)
 
 
-def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> "Compared":
+def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | None = None) -> Compared:
     """Compare runs from any machines on the cases that they share: a description, not a verdict.
 
     `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file
     with prices and power per machine. Raises RunFolderError, InputError.
     """
-    read = [rechecked(read_run(Path(folder).expanduser().resolve())) for folder in runs]
+    read = [load(folder).run for folder in runs]
     return Compared(compare_runs(read, str(reference), None if prices is None else Path(prices)))

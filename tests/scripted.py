@@ -127,7 +127,6 @@ def lenet(**figures: Any) -> list[Says]:
     return [
         Says("preload", messages.Failure(failure="nothing is forked here", is_user_error=False)),
         Says("probe", task_messages.Probed(works=False, reason="there is none")),
-        Says("resolve", messages.Resolved(input_shape=(1, 28, 28), classes=10)),
         Says("build", facts().model_copy(update={"counters": known, **figures}), model="lenet5"),
         Says("build", facts().model_copy(update={"counters": unknown, **figures})),
         Says("build_step", StepFacts(nodes=100, losses=[2.3, 2.2], loss_limit=1e-3, parity=right)),

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from cnnbench.errors import ModelError, WorkerError
-from cnnbench.records import artifact
+from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, Failure
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, StepFacts
@@ -150,6 +150,7 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
             facts().model_copy(update={"onnx_error": onnx_error}).model_dump_json()
         )
         (wanted.folder / artifact.STEP_FACTS).write_text(StepFacts(nodes=60).model_dump_json())
+        artifact.seal(wanted.folder, key)
         return wanted
 
     with Artifacts(tmp_path) as artifacts:
@@ -183,17 +184,18 @@ def test_an_artifact_that_another_process_has_built_meanwhile_is_taken(
 ) -> None:
     """Two cold runs once deleted each other's artifacts."""
     folder = artifact_of(LENET)
-    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    files = [file for file in folder.iterdir() if file.name != cache.SEAL]  # whose time is that of the last use
+    before = {file.name: file.stat().st_mtime_ns for file in files}
     key = artifact.key_of(LENET, "")
     with Worker(tmp_path / "log", 1, 120.0) as worker:
         built = worker.ask(Build(spec=LENET, key=key, folder=str(folder)), ArtifactFacts)
     assert built == artifact.read_facts(folder)
-    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    assert {file.name: file.stat().st_mtime_ns for file in files} == before
 
 
 def test_one_process_builds_in_a_folder_at_a_time(tmp_path: Path) -> None:
-    with artifact.locked(tmp_path / "artifacts" / "lenet5-key"):
-        (lock,) = (tmp_path / "artifacts" / artifact.LOCKS).iterdir()
+    with cache.locked(tmp_path / "artifacts" / "lenet5-key"):
+        (lock,) = (tmp_path / cache.LOCKS).iterdir()
         with pytest.raises(Timeout):
             FileLock(lock).acquire(timeout=0)
     FileLock(lock).acquire(timeout=0).lock.release()

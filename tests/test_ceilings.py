@@ -8,7 +8,7 @@ import pytest
 from cnnbench.analysis.datasheets import DATASHEETS, datasheet_of
 from cnnbench.errors import RunFolderError
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
-from cnnbench.report import peaks_text
+from cnnbench.report.peaks import peaks_lines
 from cnnbench.runner.machine import last_level_cache_bytes
 from cnnbench.runner.tasks import peaks as tasks
 from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for
@@ -135,10 +135,10 @@ def test_datasheets_are_dense_and_known_by_their_very_names_alone() -> None:
 
 
 def test_ceilings_as_text_name_the_best_of_each() -> None:
-    lines = list(peaks_text.lines(peaks("cuda", name="NVIDIA L4")))
+    lines = list(peaks_lines(peaks("cuda", name="NVIDIA L4")))
     assert any(line.split()[:6] == ["torch", "matrix", "product", "fp32", "100", "small"] for line in lines)
     assert any(line.startswith("datasheet, dense: fp32 30,300, bf16 121,000") and "L4" in line for line in lines)
-    assert "datasheet, dense: unknown" in list(peaks_text.lines(peaks("cuda", name="NVIDIA X1")))
+    assert "datasheet, dense: unknown" in list(peaks_lines(peaks("cuda", name="NVIDIA X1")))
 
 
 @pytest.fixture(scope="module")

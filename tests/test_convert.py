@@ -12,7 +12,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from cnnbench.integrations.convert import FORMATS, convert
+from cnnbench.integrations.convert import COMPARED, FORMATS, convert
 from cnnbench.integrations.exporters.pyperf import grouped
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Measurement, Record
@@ -303,3 +303,13 @@ def test_a_run_without_records_is_told(run: Path, cli: Cli) -> None:
     done = cli("convert", str(run), "--to", "csv")
     assert done.returncode == 2
     assert "expected a run with records" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_set_without_a_time_is_not_written_for_tools_that_compare(run: Path, cli: Cli, name: str) -> None:
+    lines = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    (run / "records.jsonl").write_text("".join(line for line in lines if UNAVAILABLE in line))
+    done = cli("convert", str(run), "--to", name, "--out", "made")
+    assert done.returncode == 2
+    assert "expected a case with a time; got none" in done.stderr
+    assert not list(run.parent.glob("made*"))

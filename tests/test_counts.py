@@ -4,7 +4,7 @@ import pytest
 
 from cnnbench.analysis import counts
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.networks.training_cost import backward_macs
+from cnnbench.networks.training import backward_macs
 from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults, Counts
 from cnnbench.suite.case import ModelSpec

@@ -270,3 +270,28 @@ def test_an_artifact_of_a_users_own_model_is_not_kept(run: Runs, home: Path) -> 
     defaults = INFERENCE.replace("case_budget", "image_size: 28, case_budget")
     assert run(defaults, models="['own_models:works', lenet5]")[0] == 0
     assert [path.name.partition("-")[0] for path in (home / "cache" / "artifacts").glob("[!.]*")] == ["lenet5"]
+
+
+def test_what_was_measured_on_another_machine_is_measured_again_and_the_run_names_this_one(
+    run: Runs, home: Path
+) -> None:
+    """Before, a run that was copied and gone on with mixed machines, and one after an upgrade named the old torch."""
+    assert run(INFERENCE)[0] == 0
+    out = home / "out"
+    here = read_run(out).environment
+    assert here is not None
+    for name in ("shared.jsonl", "environment.json"):
+        text = (out / name).read_text()
+        there = text.replace(here.machine.cpu, "Another CPU")
+        (out / name).write_text(there.replace(str(here.software["torch"]), "1.0.0"))
+    lines = (out / "records.jsonl").read_text()
+    shared = (out / "shared.jsonl").read_text()
+    digest = next(each["digest"] for each in map(json.loads, shared.splitlines()) if "environment" in each)
+    for name, text in (("records.jsonl", lines), ("shared.jsonl", shared)):  # content and digest belong together
+        (out / name).write_text(text.replace(digest, "f" * len(digest)))
+    code, _, found = run(INFERENCE, options="--resume")
+    assert code == 0
+    assert all(record.environment and record.environment.machine == here.machine for record in found.values())
+    now = read_run(out).environment
+    assert now is not None
+    assert (now.machine.cpu, now.software["torch"]) == (here.machine.cpu, here.software["torch"])

@@ -25,7 +25,6 @@ ZERO = SystemCounters(
     busy_s=50.0,
     steal_s=5.0,
     own_s=30.0,
-    involuntary_switches=10,
     throttled_s=1.0,
     thermal_events=7,
     swapped_pages=3,
@@ -62,14 +61,14 @@ def start() -> Iterator[Start]:
 
 
 def test_a_quiet_window_has_no_disturbances() -> None:
-    after = replace(ZERO, clock_s=101.0, busy_s=51.8, own_s=31.8, involuntary_switches=12)
+    after = replace(ZERO, clock_s=101.0, busy_s=51.8, own_s=31.8)
     quiet = between(ZERO, after, 2)
-    assert quiet == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 2, 0.0)
+    assert quiet == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 0.0)
     assert quiet.interference() == []
 
 
 def test_reasons_have_the_figures() -> None:
-    after = SystemCounters(102.0, 50 + 2.92, 5.2, 32.0, 500, 1.5, 8, 15, ((950.0, 1000.0), (10.0, 1000.0)))
+    after = SystemCounters(102.0, 50 + 2.92, 5.2, 32.0, 1.5, 8, 15, ((950.0, 1000.0), (10.0, 1000.0)))
     assert between(ZERO, after, 2).interference() == [
         Interference(kind="steal", amount=0.05),
         Interference(kind="other-processes", amount=0.23),
@@ -111,10 +110,10 @@ def test_throttling_and_swapping_disturb(interference: SystemCounters, quiet: Sy
 
 def test_missing_counters_never_disturb() -> None:
     nothing = SystemCounters(101.0)
-    worst = SystemCounters(101.0, 1e6, 1e6, 0.0, 10**6, 1e6, 10**6, 10**6, ((1e6, 1e9),))
+    worst = SystemCounters(101.0, 1e6, 1e6, 0.0, 1e6, 10**6, 10**6, ((1e6, 1e9),))
     for before, after in ((SystemCounters(100.0), worst), (ZERO, nothing), (SystemCounters(100.0), nothing)):
         found = between(before, after, 2)
-        assert found == Window(1.0, 2, None, None, None, None, None, None, None)
+        assert found == Window(1.0, 2, None, None, None, None, None, None)
         assert found.interference() == []
     assert between(ZERO, replace(worst, own_s=None), 2).others_share is None  # the process is gone
 
@@ -125,8 +124,8 @@ def test_a_window_without_length_has_no_shares() -> None:
 
 
 def test_counters_that_go_back_did_not_move() -> None:
-    back = SystemCounters(101.0, 49.0, 4.0, 31.0, 5, 0.5, 1, 1, ZERO.energy_j)
-    assert between(ZERO, back, 2) == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 0, 0.0)
+    back = SystemCounters(101.0, 49.0, 4.0, 31.0, 0.5, 1, 1, ZERO.energy_j)
+    assert between(ZERO, back, 2) == Window(1.0, 2, 0.0, 0.0, 0.0, 0, 0, 0.0)
 
 
 def test_an_energy_counter_starts_again_from_zero() -> None:
@@ -143,13 +142,11 @@ def write(root: Path, files: dict[str, str]) -> str:
     return str(root)
 
 
-def process(pid: int, ticks: tuple[int, int, int, int], children: str = "", switches: int = 0) -> dict[str, str]:
+def process(pid: int, ticks: tuple[int, int, int, int], children: str = "") -> dict[str, str]:
     user, system, waited_user, waited_system = ticks
     return {
         f"proc/{pid}/stat": f"{pid} (a) b) R 1 1 1 0 -1 0 9 9 9 9 {user} {system} {waited_user} {waited_system} 20 0",
         f"proc/{pid}/task/{pid}/children": children,
-        f"proc/{pid}/task/{pid}/status": f"Name:\tx\nvoluntary_ctxt_switches:\t99\n"
-        f"nonvoluntary_ctxt_switches:\t{switches}\n",
     }
 
 
@@ -157,9 +154,9 @@ POWERCAP = "sys/class/powercap"
 OTHER_MACHINE = {
     "proc/stat": "cpu  1000 200 300 9999 9999 40 5 60 700 0\ncpu0 1 1 1\nintr 5\n",
     "proc/vmstat": "nr_free_pages 5\npswpin 30\npswpout 12\npswpin_other 9\n",
-    **process(10**9, (100, 10, 7, 3), "1000000001 ", 4),
-    **process(10**9 + 1, (20, 2, 0, 0), "", 5),
-    "proc/1000000000/task/1000000002/status": "nonvoluntary_ctxt_switches:\t6\n",
+    **process(10**9, (100, 10, 7, 3), "1000000001 "),
+    **process(10**9 + 1, (20, 2, 0, 0)),
+    "proc/1000000000/task/1000000002/children": "",
     **process(os.getpid(), (50, 5, 10**6, 10**6)),
     "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
     "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4\n",
@@ -189,7 +186,6 @@ def test_a_machine_with_every_counter(tmp_path: Path) -> None:
         busy_s=15.45,
         steal_s=0.6,
         own_s=1.2 + 0.22 + 0.55,
-        involuntary_switches=15,
         throttled_s=0.75,
         thermal_events=7,
         swapped_pages=42,
@@ -211,12 +207,6 @@ def test_throttling_by_version_1_control_groups_seen_or_not_from_a_container(tmp
 def test_a_machine_with_hardly_a_counter(tmp_path: Path) -> None:
     counters = SystemCounters.read(10**9, write(tmp_path, {"proc/stat": "cpu 1 0 0 9 0 0 0\n"}))
     assert replace(counters, clock_s=0.0) == SystemCounters(0.0, busy_s=0.01)
-
-
-@LINUX
-def test_switches_of_very_many_threads_are_not_read(tmp_path: Path) -> None:
-    threads = {f"proc/1000000000/task/{tid}/status": "nonvoluntary_ctxt_switches:\t1\n" for tid in range(1, 40)}
-    assert SystemCounters.read(10**9, write(tmp_path, OTHER_MACHINE | threads)).involuntary_switches is None
 
 
 @LINUX
@@ -244,7 +234,7 @@ def test_this_machine_has_the_main_counters_and_reading_them_is_cheap(start: Sta
         begin = time.perf_counter()
         counters = SystemCounters.read(pid)
         costs.append(time.perf_counter() - begin)
-    assert None not in (counters.busy_s, counters.own_s, counters.involuntary_switches, counters.swapped_pages)
+    assert None not in (counters.busy_s, counters.own_s, counters.swapped_pages)
     assert min(costs) < 1e-3
 
 
@@ -337,19 +327,6 @@ def test_what_descendants_use_is_the_measured_processs_own(start: Start) -> None
     assert before is not None
     assert after is not None
     assert after - before >= used_s - ROUNDING_S
-
-
-@LINUX
-def test_switches_of_all_threads_are_counted(start: Start) -> None:
-    """A second thread of one process shares a CPU with another process."""
-    pin = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
-    start(f"{pin}{BUSY}")
-    pid = start(f"{pin}import threading\ndef work():\n    {BUSY}\nthreading.Thread(target=work).start()")
-    before = SystemCounters.read(pid)
-    wait_for_cpu(pid, 0.2)
-    switches = between(before, SystemCounters.read(pid), cpus()).involuntary_switches
-    assert switches is not None
-    assert switches > 0
 
 
 def test_the_process_that_measures_may_measure_itself_and_is_counted_once() -> None:

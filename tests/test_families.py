@@ -25,13 +25,12 @@ from torchvision.models import (
 
 from cnnbench.analysis.counts import find
 from cnnbench.errors import InputError, ShapeError, TooSmall
-from cnnbench.networks import training_cost as training
+from cnnbench.networks import training
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.families.convnext import ConvNeXt
 from cnnbench.networks.families.densenet import DenseNet
-from cnnbench.networks.families.efficientnet import COEFFICIENTS
-from cnnbench.networks.families.efficientnet_v2 import EfficientNetV2
-from cnnbench.networks.families.mobilenet_v3 import MobileNetV3
+from cnnbench.networks.families.efficientnet import COEFFICIENTS, EfficientNetV2
+from cnnbench.networks.families.mobilenet import MobileNetV3
 from cnnbench.networks.families.regnet import RegNet
 from cnnbench.networks.families.resnet import ResNet
 from cnnbench.networks.families.shufflenet_v2 import ShuffleNetV2
@@ -39,13 +38,12 @@ from cnnbench.networks.families.vgg import VGG
 from cnnbench.networks.layers import Shape
 from cnnbench.networks.network import Network
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.networks.training_memory import step_memory
+from cnnbench.networks.training import step_memory
 from cnnbench.records.record import CounterResults
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
-from cnnbench.worker.counters import dispatch
-from cnnbench.worker.counters import module as own
+from cnnbench.worker.counters.module import dispatched, parameters
 from tests.test_layers import macs_of, params_of, run_in_training
 
 TORCHVISIONS = [name for name, architecture in ARCHITECTURES.items() if architecture.from_torchvision]
@@ -77,7 +75,7 @@ def built(name: str, size: Shape | None = None, classes: int | None = None) -> n
 
 def agree(network: Network, module: nn.Module) -> None:
     """Asserts that parameters agree layer by layer, and in training MACs and what autograd keeps of a batch."""
-    assert own.count(module) == params_of(network)
+    assert parameters(module) == params_of(network)
     macs, kept = run_in_training(module, torch.zeros(BATCH, *network.input_shape, device="meta"))
     assert macs == macs_of(network.layers, BATCH)
     assert kept == training.saved_bytes(network, BATCH)
@@ -115,7 +113,7 @@ def test_a_closed_form_agrees_with_torchvisions_module(name: str) -> None:
     network = architecture.network(size)
     assert network.input_shape == (3, *size)
     image = torch.zeros(1, 3, *size, device="meta")
-    assert dispatch.count(module.eval(), image) == macs_of(network.inference, 1)
+    assert dispatched(module.eval(), image) == macs_of(network.inference, 1)
 
 
 @pytest.mark.parametrize("classes", [None, 7])
@@ -218,11 +216,11 @@ VARIANTS: dict[str, tuple[Architecture, Callable[[], nn.Module]]] = {
     "mnasnet x0.35": (ARCHITECTURES["mnasnet1_0"].varied({"width": "0.35"}), lambda: mnasnet.MNASNet(0.35)),
     "mnasnet x2": (ARCHITECTURES["mnasnet0_5"].varied({"width": "2"}), lambda: mnasnet.MNASNet(2.0)),
     "efficientnet_v2_s x0.5, depth 0.4": (
-        variant(EfficientNetV2("s", 0.1, width=0.5, depth=0.4)),
+        variant(EfficientNetV2("s", dropout=0.1, width=0.5, depth=0.4)),
         partial(torchs_efficientnet_v2, "s", 0.5, 0.4, 0.1),
     ),
     "efficientnet_v2_m x1.3, depth 0.5": (
-        variant(EfficientNetV2("m", 0.1, width=1.3, depth=0.5)),
+        variant(EfficientNetV2("m", dropout=0.1, width=1.3, depth=0.5)),
         partial(torchs_efficientnet_v2, "m", 1.3, 0.5, 0.1),
     ),
     "shufflenet_v2 of other widths": (

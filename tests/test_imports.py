@@ -8,7 +8,7 @@ import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 from cnnbench.records import artifact
-from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Resolve, Resolved, Warm, Warmed
+from cnnbench.records.messages import Build, Close, Closed, Load, Loaded, Open, Opened, Trace, Traced, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -82,7 +82,7 @@ def test_a_worker_of_onnx_runtime_has_no_torch_in_its_process(tmp_path: Path, im
         builder.ask(Build(spec=spec, key="imports", folder=str(folder)), ArtifactFacts)
     with Worker(tmp_path / "worker.log", 1, 120) as worker:
         if imports_torch:
-            worker.ask(Resolve(spec=spec), Resolved)
+            worker.ask(Trace(spec=spec), Traced)
         worker.ask(Load(case=case, threads=1), Loaded)
         worker.ask(Open(case=case, folder=str(folder)), Opened)
         worker.ask(Warm(limit_s=0.01), Warmed)

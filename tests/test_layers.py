@@ -21,7 +21,7 @@ from torchvision.models.shufflenetv2 import channel_shuffle
 from torchvision.ops import StochasticDepth as TorchStochasticDepth
 
 from cnnbench.errors import ShapeError, TooSmall
-from cnnbench.networks import training_cost as training
+from cnnbench.networks import training
 from cnnbench.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -52,7 +52,6 @@ from cnnbench.networks.layers import (
 )
 from cnnbench.networks.network import Layer, Net, Network
 from cnnbench.records.record import Counts
-from cnnbench.worker.counters import backward, dispatch
 from cnnbench.worker.counters import module as own
 
 BATCH = 2
@@ -192,7 +191,7 @@ def run_in_training(module: nn.Module, images: Tensor) -> tuple[Counts, int]:
     """MACs by submodule of a forward pass in training, auxiliary heads included, and what autograd keeps of it."""
     with FlopCounterMode(display=False) as counter:
         kept = kept_of_module(module, images)
-    return dispatch.by_module(module, counter), kept
+    return own.by_module(module, counter), kept
 
 
 def macs_of(layers: Iterable[Layer], batch: int) -> Counts:
@@ -231,7 +230,7 @@ def agree(op: Op, x: Shape, module: Callable[[], nn.Module], others: Sequence[Te
     assert op.output_shape(x) == expected
     assert op.params(x) == sum(parameter.numel() for parameter in built.parameters())
     macs = {"": (0, BATCH * op.macs(x))} if op.macs(x) else {}
-    assert dispatch.count(built, torch.rand(BATCH, *x)) == macs
+    assert own.dispatched(built, torch.rand(BATCH, *x)) == macs
     agree_in_what_is_kept(op, x, built.train(), others)
 
 
@@ -398,7 +397,7 @@ wide = st.lists(st.integers(2, 4), min_size=1, max_size=3).map(tuple)
 def test_an_additions_formulas_agree_with_torch(x: Shape, data: st.DataObject, same: bool, inplace: bool) -> None:
     other = x if same else data.draw(st.tuples(*(st.integers(2, 4) for _ in x)))
     y = torch.rand(BATCH, *other, requires_grad=True)
-    op = Add(Value(other), inplace)
+    op = Add((Value(other),), inplace)
     agree(op, x, lambda: OpResult((lambda images: images.add_(y)) if inplace else (lambda images: images + y)), [y])
 
 
@@ -407,7 +406,7 @@ def test_an_additions_formulas_agree_with_torch(x: Shape, data: st.DataObject, s
 def test_a_scalings_formulas_agree_with_torch(x: Shape, more: int) -> None:
     factors = (x[0] + more, *(1 for _ in x[1:]))
     y = torch.rand(BATCH, *factors, requires_grad=True)
-    agree(Scale(Value(factors)), x, lambda: OpResult(lambda images: images * y), [y])
+    agree(Scale((Value(factors),)), x, lambda: OpResult(lambda images: images * y), [y])
 
 
 @settings(max_examples=60, deadline=None)
@@ -458,12 +457,12 @@ def test_a_matrix_products_formulas_agree_with_torch(
 ) -> None:
     x, other = (*before, rows, inner), (*before, others_inner, columns)
     y = torch.rand(BATCH, *other, requires_grad=True)
-    agree(MatMul(Value(other)), x, lambda: OpResult(lambda images: images @ y), [y])
+    agree(MatMul((Value(other),)), x, lambda: OpResult(lambda images: images @ y), [y])
 
 
 def test_a_matrix_product_refuses_other_leading_axes_as_torch_does() -> None:
     y = torch.rand(BATCH, 3, 4, 5)
-    agree(MatMul(Value((3, 4, 5))), (2, 6, 4), lambda: OpResult(lambda images: images @ y), [y])
+    agree(MatMul((Value((3, 4, 5)),)), (2, 6, 4), lambda: OpResult(lambda images: images @ y), [y])
 
 
 @settings(max_examples=60, deadline=None)
@@ -501,7 +500,7 @@ def test_macs_written_out_come_to_their_number(case: tuple[Conv, Shape]) -> None
         (BatchNorm(affine=False), (64, 8, 8), "", ""),
         (LayerNorm(2), (3, 4, 5), "2*4*5", ""),
         (LayerScale(), (96, 7, 7), "96", ""),
-        (MatMul(Value((2, 4, 5))), (2, 3, 4), "", "2*3*4*5"),
+        (MatMul((Value((2, 4, 5)),)), (2, 3, 4), "", "2*3*4*5"),
     ],
 )
 def test_a_formula_is_written_out_as_people_write_it(op: Op, x: Shape, params: str, macs: str) -> None:
@@ -538,8 +537,8 @@ def test_a_formula_is_written_out_as_people_write_it(op: Op, x: Shape, params: s
         (Activation(), (3, 4, 4), 48),
         (Activation("gelu", inplace=True), (3, 4, 4), 48),
         (LayerScale(), (3, 4, 4), 48),
-        (Add(Value((3, 4, 4))), (3, 4, 4), 48),
-        (Scale(Value((3, 1, 1))), (3, 4, 4), 48),
+        (Add((Value((3, 4, 4)),)), (3, 4, 4), 48),
+        (Scale((Value((3, 1, 1)),)), (3, 4, 4), 48),
         (Concat((Value((3, 4, 4)),)), (3, 4, 4), 0),
         (Dropout(0.5), (3, 4, 4), 0),
         (StochasticDepth(0.5), (3, 4, 4), 0),
@@ -547,7 +546,7 @@ def test_a_formula_is_written_out_as_people_write_it(op: Op, x: Shape, params: s
         (Permute((1, 2, 0)), (3, 4, 4), 0),
         (Split(3, 0), (3, 4, 4), 0),
         (Shuffle(3), (3, 4, 4), 0),
-        (MatMul(Value((4, 5))), (3, 4), 0),
+        (MatMul((Value((4, 5)),)), (3, 4), 0),
     ],
 )
 def test_other_arithmetic_is_what_it_is_by_hand(op: Op, x: Shape, count: int) -> None:
@@ -568,12 +567,12 @@ def test_other_arithmetic_is_what_it_is_by_hand(op: Op, x: Shape, count: int) ->
         (Shuffle(2), (5, 8, 8), "5 channels cannot be split into 2 groups"),
         (Split(2, 0), (5, 8, 8), "5 channels cannot be split into 2 parts"),
         (LayerNorm(3), (5, 8), "expected 3 axes at least, got 5x8"),
-        (Add(Value((4, 2, 2))), (4, 2, 3), "cannot add 4x2x3 and 4x2x2"),
-        (Scale(Value((3, 1, 1))), (4, 2, 3), "cannot scale 4x2x3 by 3x1x1"),
-        (Scale(Value((4,))), (4, 2, 3), "cannot scale 4x2x3 by 4"),
+        (Add((Value((4, 2, 2)),)), (4, 2, 3), "cannot add 4x2x3 and 4x2x2"),
+        (Scale((Value((3, 1, 1)),)), (4, 2, 3), "cannot scale 4x2x3 by 3x1x1"),
+        (Scale((Value((4,)),)), (4, 2, 3), "cannot scale 4x2x3 by 4"),
         (Concat((Value((4, 2, 3)), Value((4, 2, 2)))), (1, 2, 3), "cannot put 4x2x2 behind 1x2x3"),
         (Permute((1, 2, 2)), (4, 2, 3), "cannot put the axes of 4x2x3 in the order (1, 2, 2)"),
-        (MatMul(Value((5, 6))), (3, 4), "cannot multiply 3x4 by 5x6"),
+        (MatMul((Value((5, 6)),)), (3, 4), "cannot multiply 3x4 by 5x6"),
     ],
 )
 def test_shapes_that_do_not_fit_say_so(op: Op, x: Shape, message: str) -> None:
@@ -691,7 +690,7 @@ def grown(net: Net, x: Value, parts: Sequence[Part]) -> tuple[nn.Sequential, Val
         match part:
             case Residual():
                 body, y = grown(inner.inside("body"), x, part.body)
-                x = inner("add", Add(x, part.inplace), y)
+                x = inner("add", Add((x,), part.inplace), y)
                 modules.append(TorchResidual(body, part.inplace))
             case Squeeze():
                 steps = (
@@ -702,7 +701,7 @@ def grown(net: Net, x: Value, parts: Sequence[Part]) -> tuple[nn.Sequential, Val
                     Activation("sigmoid"),
                 )
                 factors, s = grown(inner.inside("factors"), x, steps)
-                x = inner("scale", Scale(s), x)
+                x = inner("scale", Scale((s,)), x)
                 modules.append(TorchSqueeze(factors))
             case Branches():
                 branches = [grown(inner.inside(f"bodies.{number}"), x, body) for number, body in enumerate(part.bodies)]
@@ -830,7 +829,7 @@ def weight_gradient_factor(groups: int) -> int:
     In torch 2.14 it is `groups` times too large.
     """
     module = nn.Conv1d(groups, groups, 1, groups=groups)
-    return backward.count(module, torch.zeros(1, groups, 1))[""][1] // groups
+    return own.backward(module, torch.zeros(1, groups, 1))[""][1] // groups
 
 
 def backward_by_torch(layer: Layer) -> int:
@@ -854,12 +853,12 @@ def test_a_random_networks_formulas_agree_with_torch(case: Case) -> None:
 
     with torch.no_grad():
         assert module.eval()(torch.rand(BATCH, *case.image)).shape == (BATCH, *y.shape)
-    assert params_of(network) == own.count(module)
+    assert params_of(network) == own.parameters(module)
     images = torch.rand(case.batch, *case.image)
     macs, kept = run_in_training(module, images)
     assert macs == macs_of(network.layers, case.batch)
     assert kept == training.saved_bytes(network, case.batch)
-    assert dispatch.count(module.eval(), images) == macs
-    assert backward.count(module, images) == {
+    assert own.dispatched(module.eval(), images) == macs
+    assert own.backward(module, images) == {
         layer.name: (0, backward_by_torch(layer)) for layer in network.layers if layer.macs
     }

@@ -8,37 +8,42 @@ from cnnbench.runner import machine
 
 
 def group(root: Path, path: str, **files: str) -> None:
-    folder = root / path
+    folder = root / "sys/fs/cgroup" / path
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
 
 
+def own(root: Path, groups: str) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+
+
 def test_the_tightest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
-    (tmp_path / "own").write_text("0::/box/inner\n")
+    own(tmp_path, "0::/box/inner\n")
     group(tmp_path, "box", cpu__max="150000 100000")
     group(tmp_path, "box/inner", cpu__max="max 100000")
-    assert machine.cpu_quota(tmp_path, tmp_path / "own") == 1.5
+    assert machine.cpu_quota(str(tmp_path)) == 1.5
 
 
 def test_the_older_kind_of_control_group_is_read_too(tmp_path: Path) -> None:
-    (tmp_path / "own").write_text("4:memory:/x\n3:cpu,cpuacct:/box\n")
+    own(tmp_path, "4:memory:/x\n3:cpu,cpuacct:/box\n")
     group(tmp_path, "cpu/box", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
-    assert machine.cpu_quota(tmp_path, tmp_path / "own") == 0.5
+    assert machine.cpu_quota(str(tmp_path)) == 0.5
 
 
 @pytest.mark.parametrize("text", ["max 100000", "garbage", ""])
 def test_no_quota_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "own").write_text("0::/\n")
+    own(tmp_path, "0::/\n")
     group(tmp_path, "", cpu__max=text)
-    assert machine.cpu_quota(tmp_path, tmp_path / "own") is None
+    assert machine.cpu_quota(str(tmp_path)) is None
 
 
 def test_two_logical_cores_of_one_physical_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for core in range(4):
         group(tmp_path, f"cpu{core}/topology", physical_package_id="0\n", core_id=f"{core // 2}\n")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
-    assert machine.physical_cores(tmp_path) == 2
+    assert machine.physical_cores(f"{tmp_path}/sys/fs/cgroup") == 2
 
 
 @pytest.mark.parametrize(("quota", "threads"), [(None, 4), (2.9, 2), (0.5, 1), (64.0, 4)])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.errors import InputError
-from cnnbench.records.artifact import cache_folder, file_name, folder_of, source_digest
+from cnnbench.records.artifact import file_name
+from cnnbench.records.toolchain import source_digest
 from cnnbench.runner.worker_process import HERE
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.origin import look_here_too
@@ -53,25 +53,12 @@ def test_workers_inherit_neither_gits_variables_nor_warnings_that_are_errors(mon
     assert not {"GIT_INDEX_FILE", "PYTHONWARNINGS"} & set(HERE.environment())
 
 
-def test_the_cache_is_absolute_and_one_that_cannot_be_made_is_told_with_the_remedy(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CNNBENCH_CACHE", "cache")
-    assert folder_of(ModelSpec(model="lenet5"), "key") == here / "cache" / "artifacts" / "lenet5-key"
-    (here / "file").write_text("")
-    monkeypatch.setenv("CNNBENCH_CACHE", str(here / "file"))
-    with pytest.raises(InputError, match=r"file/artifacts: the cache cannot be written: .*; set CNNBENCH_CACHE"):
-        folder_of(ModelSpec(model="lenet5"), "key")
-
-
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless(_: str) -> str:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("CNNBENCH_CACHE", raising=False)
-    monkeypatch.setattr("platformdirs.user_cache_dir", homeless)
-    with pytest.raises(InputError, match="set CNNBENCH_CACHE"):
-        cache_folder()
+def test_onnx_runtime_sends_nothing_about_models_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 1.29 on it does by default, on Linux too, from a thread of its own."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert HERE.environment()["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert HERE.environment()["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_a_long_name_becomes_a_file_name_of_its_own() -> None:

@@ -333,16 +333,16 @@ def test_the_front_is_what_nothing_dominates(sample: Run) -> None:
 def test_samples_are_thinned_and_blocks_with_interference_marked(sample: Run) -> None:
     long = record(case("eager"), [0.01] * 6, samples=MAX_SAMPLES)
     (shown,) = samples([long]).cases
-    assert (shown.count, shown.every) == (6 * MAX_SAMPLES, 6)
-    assert sum(len(block.ms) for block in shown.launches[0].blocks) <= MAX_SAMPLES + 6
-    first = samples(sample.records.values()).cases[0]
-    assert [block.out for block in first.launches[0].blocks] == [False, True, *[False] * 6]
-    assert first.launches[0].blocks[1].why == "other processes used 48 % of the CPUs"
+    assert (shown["count"], shown["every"]) == (6 * MAX_SAMPLES, 6)
+    assert sum(len(block["ms"]) for block in shown["launches"][0]["blocks"]) <= MAX_SAMPLES + 6
+    blocks = samples(sample.records.values()).cases[0]["launches"][0]["blocks"]
+    assert [block["out"] for block in blocks] == [False, True, *[False] * 6]
+    assert blocks[1]["why"] == "other processes used 48 % of the CPUs"
 
 
 def test_the_script_reads_the_keys_that_the_samples_have(sample: Run) -> None:
     script = (TEMPLATES / "page.js").read_text()
-    case_keys: dict[str, Any] = samples(sample.records.values()).content()[0]
+    case_keys = samples(sample.records.values()).cases[0]
     launch_keys = case_keys["launches"][0]
     for name, keys in (("chosen", case_keys), ("launch", launch_keys), ("block", launch_keys["blocks"][0])):
         assert set(re.findall(rf"\b{name}\.(\w+)", script)) <= set(keys), name

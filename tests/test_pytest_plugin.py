@@ -144,11 +144,32 @@ def test_one_case_alone_beside_the_users_own_tests(
     assert f"suite.yaml::{EAGER}" in done.stdout
 
 
-def test_skipped_benchmarks_are_not_measured(session: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_case_is_selected_alone_by_its_node_id(session: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = session
-    done = pytest_in(folder, "--cnnbench", "suite.yaml", "--benchmark-skip", "--cnnbench-out", "never")
-    assert "5 skipped" in done.stdout
+    done = pytest_in(folder, "--cnnbench", "suite.yaml", f"suite.yaml::{EAGER}", "--co", "-q")
+    assert [line for line in done.stdout.splitlines() if "::" in line] == [f"suite.yaml::{EAGER}"]
+
+
+@pytest.mark.parametrize(
+    ("option", "outcome"), [("--benchmark-skip", "5 skipped"), ("--benchmark-disable", "5 passed")]
+)
+def test_benchmarks_that_are_switched_off_are_not_measured(
+    session: tuple[Path, subprocess.CompletedProcess[str]], option: str, outcome: str
+) -> None:
+    folder, _ = session
+    done = pytest_in(folder, "--cnnbench", "suite.yaml", option, "--cnnbench-out", "never")
+    assert outcome in done.stdout
     assert not (folder / "never").exists()
+
+
+def test_a_later_session_keeps_its_run_beside_the_one_before(
+    session: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = session
+    again = pytest_in(folder, "--cnnbench", "suite.yaml", f"suite.yaml::{EAGER}", "--cnnbench-out", "kept")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(read_run(folder / "kept" / "mine").records) == 5
+    assert list(read_run(folder / "kept" / "mine-2").records) == [EAGER]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +230,7 @@ def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("suite", ["smoke", "classic", "runtimes", "batch-sweep"])
+@pytest.mark.parametrize("suite", ["smoke", "classic", "runtimes", "batch-sweep", "allocators"])
 def test_every_id_names_its_case(suite: str) -> None:
     for case in load_suite(suite).cases:
         assert Case.from_id(case.id) == case

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.records.messages import Failure, Opened
+from cnnbench.records.messages import Failure, Opened, Sampled
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.runner.interleave import (
@@ -15,7 +15,6 @@ from cnnbench.runner.interleave import (
     Allowance,
     GroupMember,
     Outcome,
-    Seconds,
     measure_group,
     measure_interleaved,
 )
@@ -42,13 +41,14 @@ class Fake:
     def suspend(self) -> None:
         self.log.append(f"suspend {self.name}")
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         if self.blocks == self.dies_in:
             raise WorkerCrashed("killed")
         self.blocks += 1
         self.clock[0] += seconds
         self.log.append(f"sample {self.name}")
-        return {"forward": [0.01 * (self.noise.lognormvariate(0, 0.2) if self.noise else 1.0)]}
+        seconds = 0.01 * (self.noise.lognormvariate(0, 0.2) if self.noise else 1.0)
+        return Sampled(seconds={"forward": [seconds]})
 
 
 def pair(noisy: bool, **options: int) -> tuple[list[Fake], list[str], list[float]]:

@@ -2,19 +2,11 @@
 
 import pytest
 
-from cnnbench.analysis.roofline import (
-    Work,
-    case_roofline,
-    framework_overhead,
-    kind_parts,
-    layer_parts,
-    lower_bound,
-    works,
-)
+from cnnbench.analysis.roofline import ProfiledCall, Work, case_roofline, lower_bound, works
 from cnnbench.networks import registry
+from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer
-from cnnbench.networks.training_cost import work as training_work
-from cnnbench.networks.work import WorkKind, kind_of
+from cnnbench.networks.training import work as training_work
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks
 from cnnbench.suite.case import Case, ModelSpec
@@ -141,7 +133,7 @@ def test_in_sixteen_bits_half_as_much_moves_at_least() -> None:
     ],
 )
 def test_layers_are_called_by_the_kind_of_their_work(model: str, name: str, kind: str) -> None:
-    assert kind_of(layer(model, name)) == kind
+    assert layer(model, name).work == kind
 
 
 def profile() -> ModelProfile:
@@ -160,21 +152,23 @@ def profile() -> ModelProfile:
 
 
 def test_operators_are_held_against_the_call_as_it_was_measured() -> None:
-    first, second = kind_parts(profile(), case(), 1.6, peaks())
+    call = ProfiledCall(profile(), case(), 1.6, peaks())
+    first, second = call.kinds
     assert first.name == "depthwise convolutions"
     assert first.share == pytest.approx(1.0 / 1.6)
     assert first.roofline.seconds == pytest.approx(1.0)
     assert second.share == pytest.approx(0.5 / 1.6)
-    assert framework_overhead(profile(), case(), 1.6) == pytest.approx(0.1 / 1.6)
+    assert call.framework_overhead == pytest.approx(0.1 / 1.6)
 
 
 def test_operators_that_come_out_longer_than_the_call_share_it_among_them() -> None:
-    first, second = kind_parts(profile(), case(), 0.15, peaks())
+    call = ProfiledCall(profile(), case(), 0.15, peaks())
+    first, second = call.kinds
     assert [first.share, second.share] == pytest.approx([2 / 3, 1 / 3])
     assert first.roofline.seconds == pytest.approx(0.1)
     assert first.roofline.flops_per_s == pytest.approx(4e6 / 0.1)
-    assert framework_overhead(profile(), case(), 0.15) == pytest.approx(0.0)
+    assert call.framework_overhead == pytest.approx(0.0)
     assert first.roofline.bound == "memory"
     assert (second.name, second.roofline.bound) == ("1x1 convolutions", "compute")
-    assert [part.name for part in layer_parts(profile(), case(), 0.1, peaks())] == ["a", "b", "c"]
-    assert kind_parts(profile(), case(runtime="ort"), 0.1, peaks()) == []
+    assert [part.name for part in call.layers] == ["a", "b", "c"]
+    assert ProfiledCall(profile(), case(runtime="ort"), 0.1, peaks()).kinds == []

@@ -132,7 +132,8 @@ def test_denormal_activations_are_noticed_when_the_artifact_is_built(home: Path,
 
 
 def test_a_debugger_is_noticed(tmp_path: Path) -> None:
-    script = "import sys; sys.settrace(lambda *_: None); from cnnbench.worker.probes import watchers; print(watchers())"
+    imported = "from cnnbench.worker.session import watchers"
+    script = f"import sys; sys.settrace(lambda *_: None); {imported}; print(watchers())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "sys.settrace, as by a debugger or coverage tool" in done.stdout
     quiet = script.replace("sys.settrace(lambda *_: None); ", "")

@@ -24,8 +24,8 @@ from cnnbench.worker.export.training import rules as gradients
 from cnnbench.worker.export.training import step as training
 from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.reference import inputs
-from cnnbench.worker.reference.labels import labels_for
-from cnnbench.worker.runtimes.step_session import StepSession
+from cnnbench.worker.reference.parity import labels_for
+from cnnbench.worker.runtimes.ort_training import StepSession
 from tests.test_training_step import GENTLE, MOMENTUM, failed
 
 pytestmark = pytest.mark.xdist_group("step cover")  # they share exports

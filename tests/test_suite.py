@@ -64,6 +64,8 @@ def test_the_classic_suite_covers_what_it_promises() -> None:
         assert 1 in batches
         assert max(batches) > 1
         assert any(case.workload == "training" for case in of_model)
+        kept = {case.workload for case in of_model if (case.runtime, case.allocator) == ("eager", "keep")}
+        assert kept == {"inference", "training"}
 
 
 def test_suites_that_come_along_are_found_by_name() -> None:

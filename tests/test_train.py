@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from cnnbench.errors import InputError
 from cnnbench.records import dataset
-from cnnbench.worker.dataset_files import prepared, read_idx
+from cnnbench.worker.training_run import prepared, read_idx
 from tests.conftest import Cli
 
 
@@ -79,7 +79,7 @@ def test_a_missing_data_set_is_told_with_the_way_to_get_it(tmp_path: Path, cli: 
 def test_a_file_that_lies_is_told_and_does_not_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
 ) -> None:
-    monkeypatch.setattr("cnnbench.worker.dataset_files.MAX_BYTES", 1000)
+    monkeypatch.setattr("cnnbench.worker.training_run.MAX_BYTES", 1000)
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(InputError, match=message):

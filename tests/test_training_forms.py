@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from cnnbench.networks import training_cost as training
+from cnnbench.networks import training
 from cnnbench.networks.layers import Conv, Linear
 from cnnbench.networks.layers import Shape as Size
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.networks.training_memory import Optimizer, StepMemory, step_memory
+from cnnbench.networks.training import Optimizer, StepMemory, step_memory
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC, INDEX_BYTES
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import backward
+from cnnbench.worker.counters import module as counters
 from tests.test_families import on_meta
 from tests.test_layers import backward_by_torch, kept_of_module
 
@@ -56,7 +56,7 @@ def test_a_training_step_passes_the_auxiliary_heads_too() -> None:
 def test_the_backward_pass_agrees_with_torchs_formulas_layer_by_layer(name: str) -> None:
     network = ARCHITECTURES[name].network()
     module = on_meta(lambda: models.build(ModelSpec(model=name))[0])
-    counted = backward.count(module, torch.zeros(1, *network.input_shape))
+    counted = counters.backward(module, torch.zeros(1, *network.input_shape))
     assert counted == {layer.name: (0, backward_by_torch(layer)) for layer in network.layers if layer.macs}
     work = training.work(network)
     assert sum(map(training.backward_macs, network.layers)) == work.total - work.forward

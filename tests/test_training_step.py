@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from cnnbench.worker.export.training import step as training
 from cnnbench.worker.export.training.rules.rule import OpResult
 from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
 from cnnbench.worker.reference import inputs as golden
-from cnnbench.worker.reference.labels import labels_for
-from cnnbench.worker.runtimes.step_session import StepSession
-from cnnbench.worker.trainers import OrtTrainer
+from cnnbench.worker.reference.parity import labels_for
+from cnnbench.worker.runtimes.eager import weights_of
+from cnnbench.worker.runtimes.ort_training import StepSession
 
 SGD, MOMENTUM, ADAM = (
     Optimizer(),
@@ -141,7 +142,8 @@ def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) ->
     module = small()
     session = exported(module, tmp_path, SGD)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trained = step.train(OrtTrainer(module, session, 0.1, drop=False), IMAGES.numpy(), LABELS, 2)
+    session.begin(weights_of(module), 0.1, drop=False)
+    trained = step.train(session, IMAGES.numpy(), LABELS, 2)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert not np.allclose(trained.values["conv1.weight"], before["conv1.weight"].numpy())
 
@@ -152,11 +154,8 @@ def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.M
 
     def wrong(g: Any, shapes: Any, *args: Any, **options: Any) -> OpResult:
         right = original(g, shapes, *args, **options)
-
-        def vjp(dys: Any) -> Any:
-            return [None if d is None else g.mul(d, 1.05) for d in right.vjp(dys)]
-
-        return OpResult(right.outputs, vjp)
+        wrong = [(x, lambda *dys, vjp=vjp: g.mul(vjp(*dys), 1.05)) for x, vjp in right.vjps]
+        return replace(right, vjps=wrong, takes_scaled=False)
 
     monkeypatch.setattr(training, "RULES", {**gradients.RULES, rule: wrong})
     assert failed(proved(small(), tmp_path, MOMENTUM, 2)) != []
@@ -318,8 +317,9 @@ def test_what_cannot_be_exported_is_named() -> None:
 def test_a_parameter_that_the_loss_does_not_depend_on_stays(tmp_path: Path) -> None:
     module = small()
     module.unused = nn.Parameter(torch.ones(3))
-    trainer = OrtTrainer(module, exported(module, tmp_path, SGD), 0.1, drop=False)
-    trained = step.train(trainer, IMAGES.numpy(), LABELS, 2)
+    session = exported(module, tmp_path, SGD)
+    session.begin(weights_of(module), 0.1, drop=False)
+    trained = step.train(session, IMAGES.numpy(), LABELS, 2)
     assert trained.values["unused"].tolist() == [1.0, 1.0, 1.0]
 
 

@@ -10,6 +10,7 @@ import pytest
 import cnnbench
 from cnnbench.integrations.convert import convert
 from cnnbench.records import files
+from cnnbench.records.json_object import parse_object
 from cnnbench.records.lines import parse_record, record_line, shared_values
 from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import Record
@@ -38,7 +39,7 @@ def launches_once(run: Path, out: Path) -> Run:
     known: dict[str, Record] = {}
     shared: set[str] = set()
     for line in files.read_lines(run / RECORDS):
-        record = parse_record(line, {}, {})
+        record = parse_record(parse_object(line), {}, {})
         values = shared_values(record)
         for digest in values.keys() - shared:
             files.append(out / SHARED, values[digest].model_dump_json(exclude_unset=True))

@@ -10,8 +10,8 @@ from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, LayerChange, differences_of
 from cnnbench.gate.procedure import ArmComparison, CaseVerdict, Paired, Result
 from cnnbench.gate.run import GateReport
-from cnnbench.records.artifact import Toolchain
 from cnnbench.records.record import Ran
+from cnnbench.records.toolchain import Toolchain
 from cnnbench.report import verdicts
 from cnnbench.runner.worker_process import HERE, Interpreter
 from tests.noise import comparisons

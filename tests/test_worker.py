@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import psutil
 import pytest
 
 from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records import artifact
+from cnnbench.records.cache import SEAL
 from cnnbench.records.messages import (
     Build,
     Close,
@@ -24,10 +25,10 @@ from cnnbench.records.messages import (
     Open,
     Opened,
     Request,
-    Resolve,
-    Resolved,
     Sample,
     Sampled,
+    Trace,
+    Traced,
     Warm,
     Warmed,
 )
@@ -57,7 +58,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert facts.onnx_bytes > facts.weight_bytes
     assert artifact.read_facts(folder) == facts
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN, artifact.FACTS]
+        [artifact.WEIGHTS, artifact.GRAPH, artifact.GOLDEN, artifact.FACTS, SEAL]
     )
     return folder
 
@@ -124,7 +125,7 @@ def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) ->
 def test_a_worker_dies_with_its_parent_even_while_it_is_stopped(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from cnnbench.runner.worker_process import Worker\n"
-        "from cnnbench.records.messages import Probe, Probed\n"
+        "from cnnbench.records.task_messages import Probe, Probed\n"
         "w = Worker(Path(sys.argv[1]), 1, 60); w.ask(Probe(runtime='ort', device='cpu'), Probed)\n"
         "w.suspend(); print(w._process.pid, flush=True); time.sleep(600)"
     )
@@ -155,7 +156,7 @@ def test_a_users_model_that_is_wrong_is_told_in_one_line(
     home: Path, callable_: str, kind: type[Exception], message: str
 ) -> None:
     with worker(home) as child, pytest.raises(kind, match=message) as caught:
-        child.ask(Resolve(spec=ModelSpec(model=f"own_models:{callable_}")), Resolved)
+        child.ask(Trace(spec=ModelSpec(model=f"own_models:{callable_}")), Traced)
     assert "\n" not in str(caught.value)
 
 
@@ -179,15 +180,15 @@ def test_a_users_model_that_is_wrong_is_told_in_one_line(
 )
 def test_a_model_that_cannot_be_used_says_why(home: Path, spec: ModelSpec, message: str) -> None:
     with worker(home) as child, pytest.raises(ModelError, match=message):
-        child.ask(Resolve(spec=spec), Resolved)
+        child.ask(Trace(spec=spec), Traced)
 
 
 def test_models_that_work_tell_their_images_and_classes(home: Path) -> None:
     with worker(home) as child:
-        own = child.ask(Resolve(spec=ModelSpec(model="own_models:works", image_size=(16, 24), classes=3)), Resolved)
-        inception = child.ask(Resolve(spec=ModelSpec(model="torchvision/squeezenet1_1")), Resolved)
-    assert (own.input_shape, own.classes) == ((3, 16, 24), 3)
-    assert (inception.input_shape, inception.classes) == ((3, 224, 224), 1000)
+        own = child.ask(Trace(spec=ModelSpec(model="own_models:works", image_size=(16, 24), classes=3)), Traced)
+        inception = child.ask(Trace(spec=ModelSpec(model="torchvision/squeezenet1_1")), Traced)
+    assert (own.input_shape, own.steps[-1].shape[0]) == ((3, 16, 24), 3)
+    assert (inception.input_shape, inception.steps[-1].shape[0]) == ((3, 224, 224), 1000)
 
 
 def test_a_request_that_fails_leaves_the_worker_alive(tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_worker_can_be_driven_by_hand_and_only_replies_reach_its_output() -> N
 
 
 def test_every_request_has_a_handler_that_takes_it() -> None:
-    assert set(HANDLERS) == set(get_args(Request))
+    assert set(HANDLERS) == set(Request.__subclasses__())
     for request, handler in HANDLERS.items():
         if isinstance(handler, str):
             function = pkgutil.resolve_name(f"cnnbench.worker.{handler}")

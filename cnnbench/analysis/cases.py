@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
-from cnnbench.analysis.times import call_time, comparable_time, speedup
-from cnnbench.networks.units import MIB
+from cnnbench.analysis.times import call_time, comparable_time, peak_mib, speedup
 from cnnbench.records.record import MEASURED, Record, Status
-from cnnbench.suite.case import PHASES, WORKLOADS, Device, Layout, Precision, Workload
+from cnnbench.suite.case import PHASES, WORKLOADS, Allocator, Device, Layout, Precision, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MS = 1e3
 """Milliseconds in a second."""
+CASE_FIELDS = ("workload", "batch", "device", "runtime", "precision", "layout", "allocator", "backend", "is_reference")
+"""Fields of a row that are its case's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class CaseRow:
     runtime: str
     precision: Precision
     layout: Layout
+    allocator: Allocator
     backend: str
     status: Status
     ms: Estimate | None = None
@@ -53,6 +58,8 @@ class CaseRow:
     """Of its reasons."""
     reason: str = ""
     id: str
+    is_reference: bool
+    """Whether it is the one of its comparison group that ratios are taken to."""
     rank: int | None = None
     """In its comparison group, 1 the fastest; overlapping intervals share one. None for a case alone."""
     tied: bool = False
@@ -73,12 +80,28 @@ def case_rows(records: Sequence[Record]) -> list[CaseRow]:
     """One row per case, inference first."""
     references = {record.case.group_key: record for record in records if record.case.is_reference}
     places = _places(records)
-    return [
-        _case_row(record, references.get(record.case.group_key), places.get(record.id))
-        for workload in WORKLOADS
-        for record in records
-        if record.case.workload == workload
-    ]
+    ordered = sorted(records, key=lambda record: WORKLOADS.index(record.case.workload))
+    return [_case_row(record, references.get(record.case.group_key), *places.get(record.id, ())) for record in ordered]
+
+
+def case_frame(rows: Sequence[CaseRow]) -> "pd.DataFrame":
+    """A data frame of rows, a column for each field; an `Estimate` becomes value, `_low` and `_high`.
+
+    Integers stay integers where some are missing.
+    """
+    import pandas as pd
+
+    columns: dict[str, pd.Series[Any]] = {}
+    for name, hint in get_type_hints(CaseRow).items():
+        values = [getattr(row, name) for row in rows]
+        types = set(get_args(hint) or [hint])
+        if Estimate in types:
+            for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
+                columns[name + end] = pd.Series([getattr(value, part, None) for value in values], dtype="float64")
+        else:
+            dtype = "float64" if float in types else "Int64" if types == {int, type(None)} else None
+            columns[name] = pd.Series(values, dtype=dtype)
+    return pd.DataFrame(columns)
 
 
 def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
@@ -95,18 +118,10 @@ def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
     return found
 
 
-def _case_row(record: Record, reference: Record | None, place: tuple[int, bool] | None) -> CaseRow:
-    case = record.case
-    rank, tied = place or (None, False)
+def _case_row(record: Record, reference: Record | None, rank: int | None = None, tied: bool = False) -> CaseRow:
     return CaseRow(
-        model=case.label,
-        workload=case.workload,
-        batch=case.batch,
-        device=case.device,
-        runtime=case.runtime,
-        precision=case.precision,
-        layout=case.layout,
-        backend=case.backend,
+        model=record.case.label,
+        **{name: getattr(record.case, name) for name in CASE_FIELDS},
         status=record.status,
         parity_error=max((p.error for p in record.parity if p.error is not None), default=None),
         codes="; ".join(reason.code for reason in record.reasons),
@@ -139,15 +154,7 @@ def _measured(record: Record) -> dict[str, Any]:
         "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),
         "samples": len(samples),
-        "blocks": measurement.all_blocks,
-        "blocks_with_interference": measurement.blocks_with_interference,
+        "blocks": sum(len(launch.blocks) for launch in launches),
+        "blocks_with_interference": sum(bool(block.interference) for launch in launches for block in launch.blocks),
         "stopped": launches[-1].stopped,
     }
-
-
-def peak_mib(record: Record) -> float | None:
-    """Of the worker process's resident memory; on CUDA of torch's allocator."""
-    memories = [launch.memory for launch in (record.measurement.launches if record.measurement else [])]
-    on_cpu = record.case.device == "cpu"
-    peaks = [memory.peak_bytes if on_cpu else memory.device_allocated_bytes for memory in memories]
-    return max((peak / MIB for peak in peaks if peak is not None), default=None)

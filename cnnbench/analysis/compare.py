@@ -29,13 +29,14 @@ class Key(NamedTuple):
     runtime: str
     precision: str
     layout: str
+    allocator: str
     batch: int
     seed: int
 
     @property
     def setting(self) -> str:
         """All but the model: `inference, eager, fp32, batch 8`."""
-        unusual = [] if self.layout == "nchw" else [self.layout]
+        unusual = [part for part in (self.layout, self.allocator) if part not in ("nchw", "default")]
         seed = [f"seed {self.seed}"] if self.seed else []
         return ", ".join([self.workload, self.runtime, self.precision, *unusual, f"batch {self.batch}", *seed])
 
@@ -47,7 +48,9 @@ class Key(NamedTuple):
 
 def key_of(case: Case) -> Key:
     """The key of a case."""
-    return Key(case.spec.label, case.workload, case.runtime, case.precision, case.layout, case.batch, case.spec.seed)
+    spec = case.spec
+    axes = (case.workload, case.runtime, case.precision, case.layout, case.allocator, case.batch)
+    return Key(spec.label, *axes, spec.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +129,11 @@ class Comparison:
     @property
     def left_out(self) -> dict[Key, list[str]]:
         """The other cases, with the machines that have no time of them, and the status there."""
+        missing = {key: [m for m in self.machines if key not in m.cases] for key in self.keys}
         return {
-            key: [
-                m.name + (f" ({m.not_measured[key]})" if key in m.not_measured else "")
-                for m in self.machines
-                if key not in m.cases
-            ]
-            for key in self.keys
-            if key not in self.common
+            key: [m.name + (f" ({m.not_measured[key]})" if key in m.not_measured else "") for m in machines]
+            for key, machines in missing.items()
+            if machines
         }
 
     def ratio(self, machine: Machine, key: Key) -> Estimate | None:
@@ -160,16 +160,13 @@ class Comparison:
         settings: dict[str, list[Key]] = {}
         for key in self.common:
             settings.setdefault(key.setting, []).append(key)
-        return {
-            setting: {
-                machine.name: dict(
-                    zip((k.model for k in keys), ranks([machine.cases[k].seconds for k in keys]), strict=True)
-                )
-                for machine in self.machines
-            }
-            for setting, keys in settings.items()
-            if len(keys) > 1
-        }
+
+        def places(machine: Machine, keys: Sequence[Key]) -> dict[str, int]:
+            found = ranks([machine.cases[key].seconds for key in keys])
+            return {key.model: rank for key, rank in zip(keys, found, strict=True)}
+
+        several = {setting: keys for setting, keys in settings.items() if len(keys) > 1}
+        return {setting: {m.name: places(m, keys) for m in self.machines} for setting, keys in several.items()}
 
 
 class ComparedRow(NamedTuple):
@@ -211,7 +208,11 @@ def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None 
         raise RunFolderError(f"expected runs with a measured case; got none in {', '.join(names)}")
     given = read_prices(prices, [machine.name for machine in machines]) if prices else Prices()
     machines = tuple(replace(machine, cost=given.machines.get(machine.name, Cost())) for machine in machines)
-    return Comparison(machines=machines, reference=_find(machines, reference), currency=given.currency)
+    for number, machine in enumerate(machines, start=1):
+        if reference in (str(number), machine.name):
+            return Comparison(machines=machines, reference=machine, currency=given.currency)
+    known = [machine.name for machine in machines]
+    raise InputError(f"--reference: {unknown('machine', reference, known)}, or a number from 1 to {len(known)}")
 
 
 def machines_of(run: Run) -> list[Machine]:
@@ -227,24 +228,12 @@ def machines_of(run: Run) -> list[Machine]:
         name = run.folder.name
         name += f", {device}" if len(devices) > 1 else ""
         name += f", {threads} thread{'' if threads == 1 else 's'}" if len(numbers) > 1 else ""
-        measured = {key_of(record.case): each for record in records if (each := _measured(record)) is not None}
+        measured: dict[Key, Measured] = {}
+        for record in records:
+            if record.measurement and (time := comparable_time(record)):
+                joules, batch = record.measurement.joules_per_image(record.case.batch), record.case.batch
+                measured[key_of(record.case)] = Measured(seconds=time, batch=batch, joules_per_image=joules)
         rest = {key_of(record.case): record.status for record in records if key_of(record.case) not in measured}
         if measured:
             found.append(Machine(name=name, run=run, device=device, threads=threads, cases=measured, not_measured=rest))
     return found
-
-
-def _measured(record: Record) -> Measured | None:
-    time = comparable_time(record)
-    if time is None or record.measurement is None:
-        return None
-    joules = record.measurement.joules_per_image(record.case.batch)
-    return Measured(seconds=time, batch=record.case.batch, joules_per_image=joules)
-
-
-def _find(machines: Sequence[Machine], reference: str) -> Machine:
-    for number, machine in enumerate(machines, start=1):
-        if reference in (str(number), machine.name):
-            return machine
-    names = [machine.name for machine in machines]
-    raise InputError(f"--reference: {unknown('machine', reference, names)}, or a number from 1 to {len(names)}")

@@ -1,17 +1,18 @@
 """Cross-checks of a model's parameters and MACs between independent counters."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cnnbench.errors import CnnbenchError
 from cnnbench.networks import registry
+from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Conv
 from cnnbench.networks.network import Network
 from cnnbench.networks.published import figures_of
-from cnnbench.networks.training_cost import backward_macs, weight_gradient_macs
+from cnnbench.networks.training import backward_macs, weight_gradient_macs
 from cnnbench.records.record import CounterResults, Counts, CountsSummary, Published
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Frozen, ModelSpec
 
 GIGA = 1e9
 PARAMS, MACS = 0, 1
@@ -37,8 +38,7 @@ class Findings:
     """Differences with a known reason, and that reason."""
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(NamedTuple):
     """Figures of a model for one image, each by counter."""
 
     params: dict[str, int]
@@ -47,19 +47,23 @@ class Totals:
     """MACs of the backward pass."""
 
 
+def _all_counted(counters: CounterResults) -> dict[str, Counts]:
+    """By counter, the closed form first where there is one."""
+    formulas = {} if counters.closed_form is None else {"closed form": counters.closed_form}
+    return {**formulas, **counters.counted}
+
+
 def totals_by_counter(spec: ModelSpec, counters: CounterResults) -> Totals:
     """All layers together, of the closed form and every counter."""
-    counted = dict(counters.counted)
-    if counters.closed_form is not None:
-        counted = {"closed form": counters.closed_form, **counted}
+    counted = _all_counted(counters)
     params, macs = (
         {name: total(each, figure) for name, each in counted.items() if figure in SPEAKS_OF.get(name, ())}
         for figure in (PARAMS, MACS)
     )
     backward = {}
-    if registry.find(spec.model) is not None:
+    if architecture := registry.find(spec.model):
         with suppress(CnnbenchError):  # another version's model, at a size that this one refuses
-            network = registry.get(spec.model).network(spec.image_size, spec.classes)
+            network = architecture.network(spec.image_size, spec.classes)
             backward["closed form"] = sum(map(backward_macs, network.layers))
     if "backward" in counted:
         backward["backward"] = total(counted["backward"], MACS)
@@ -81,56 +85,53 @@ def find(spec: ModelSpec, counters: CounterResults) -> Findings:
     if counters.closed_form is None:
         _compare_totals(spec, counters, found)
         return found
-    network = registry.get(spec.model).network(spec.image_size, spec.classes)
+    architecture = registry.get(spec.model)
+    network = architecture.network(spec.image_size, spec.classes)
     in_inference = {layer.name for layer in network.inference}
     for counter, counts in counters.counted.items():
         expected = counters.closed_form
         if counter == "onnx":  # the graph holds what inference needs
             expected = {name: pair for name, pair in expected.items() if name in in_inference}
         for figure in SPEAKS_OF[counter]:
-            ours = {name: pair[figure] for name, pair in expected.items()}
-            theirs = {name: pair[figure] for name, pair in counts.items()}
-            found.disagreements += _differences(ours, theirs, NAMES[figure], counter)
-    _compare_backward(network, counters.counted.get("backward"), found)
+            found.disagreements += _differences(expected, counts, figure, NAMES[figure], counter)
+    if "backward" in counters.counted:
+        _compare_backward(network, counters.counted["backward"], found)
     if counters.published is not None:
-        _compare_published(spec, counters.published, found)
-    _compare_papers(spec, found)
+        _compare_published(architecture, counters.published, found)
+    _compare_papers(architecture, found)
     return found
 
 
-def _differences(ours: Mapping[str, int], theirs: Mapping[str, int], unit: str, counter: str) -> list[str]:
-    found = []
-    for layer in {**ours, **theirs}:
-        our, their = ours.get(layer, 0), theirs.get(layer, 0)
-        if our != their:
-            found.append(f"{layer or 'the module itself'}: {our:,} {unit} by formula, {their:,} by {counter}")
-    return found
+def _differences(ours: Counts, theirs: Counts, figure: int, unit: str, counter: str) -> list[str]:
+    none = (0, 0)
+    return [
+        f"{layer or 'the module itself'}: {our:,} {unit} by formula, {their:,} by {counter}"
+        for layer in {**ours, **theirs}
+        if (our := ours.get(layer, none)[figure]) != (their := theirs.get(layer, none)[figure])
+    ]
 
 
-def _compare_backward(network: Network, counts: Counts | None, found: Findings) -> None:
+def _compare_backward(network: Network, counts: Counts, found: Findings) -> None:
     """The backward pass, where torch's counter may report `groups` times the MACs of a weight gradient."""
-    if counts is None:
-        return
-    ours = {layer.name: backward_macs(layer) for layer in network.layers}
-    theirs = {name: pair[MACS] for name, pair in counts.items()}
-    wrong = {}
+    ours = {layer.name: (0, backward_macs(layer)) for layer in network.layers}
+    theirs, wrong = dict(counts), {}
     for layer in network.layers:
         groups = layer.op.groups if isinstance(layer.op, Conv) else 1
-        if theirs.get(layer.name) == ours[layer.name] + (groups - 1) * weight_gradient_macs(layer) and groups > 1:
+        reported = backward_macs(layer) + (groups - 1) * weight_gradient_macs(layer)
+        if groups > 1 and layer.name in counts and counts[layer.name][MACS] == reported:
             wrong[layer.name] = groups
             theirs[layer.name] = ours[layer.name]
-    found.disagreements += _differences(ours, theirs, "backward MACs", "backward")
+    found.disagreements += _differences(ours, theirs, MACS, "backward MACs", "backward")
     if wrong:
-        name, groups = max(wrong.items(), key=lambda item: item[1])
+        name = max(wrong, key=lambda name: wrong[name])
         found.explained.append(
             f"backward: torch's counter ignores `groups` in the weight gradients of {len(wrong)} convolutions; "
-            f"for {name} it reports {groups} times the MACs"
+            f"for {name} it reports {wrong[name]} times the MACs"
         )
 
 
-def _compare_published(spec: ModelSpec, published: Published, found: Findings) -> None:
+def _compare_published(architecture: Architecture, published: Published, found: Findings) -> None:
     """torchvision's published totals against the formulas at the published size and number of classes."""
-    architecture = registry.get(spec.model)
     network = architecture.network((published.image_size,) if published.image_size else None, architecture.classes)
     auxiliary = sum(layer.params for layer in network.layers if layer.training_only)
     if auxiliary and network.params - auxiliary == published.params:
@@ -148,9 +149,8 @@ def _compare_giga_macs(macs: int, counter: str, published: Published, found: Fin
         found.disagreements.append(f"{macs / GIGA:.3f} G MACs by {counter}, {giga_macs:.3f} G published")
 
 
-def _compare_papers(spec: ModelSpec, found: Findings) -> None:
+def _compare_papers(architecture: Architecture, found: Findings) -> None:
     """The papers' figures against the formulas."""
-    architecture = registry.get(spec.model)
     for figure in figures_of(architecture.name):
         if figure.agrees(architecture):
             continue
@@ -182,28 +182,73 @@ def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) 
 
 def notes(spec: ModelSpec, counters: CounterResults) -> list[str]:
     """Differences of a model with a closed form, with their reasons; those without a reason are marked."""
-    if registry.find(spec.model) is None:
-        return []
-    with suppress(CnnbenchError):
-        found = find(spec, counters)
-        return [*found.explained, *(f"DISAGREE: {line}" for line in found.disagreements)]
+    if registry.find(spec.model) is not None:
+        with suppress(CnnbenchError):
+            found = find(spec, counters)
+            return [*found.explained, *(f"DISAGREE: {line}" for line in found.disagreements)]
     return []
 
 
 def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
     """Totals and disagreements, for a record."""
-    params = counters.closed_form or counters.counted["module"]
-    macs = counters.closed_form or counters.counted.get("dispatch") or counters.counted.get("fvcore") or {}
-    collected = list(counters.counted)
-    if counters.closed_form is not None:
-        collected = ["closed form", *collected]
-    if counters.published is not None and (counters.closed_form is not None or spec.classes is None):
-        collected.append("published")
+    formulas, counted, published = counters.closed_form, counters.counted, counters.published
+    names = list(_all_counted(counters))
+    if published is not None and (formulas is not None or spec.classes is None):
+        names.append("published")
     return CountsSummary(
-        params=total(params, PARAMS),
-        macs=total(macs, MACS),
-        closed_form=counters.closed_form is not None,
-        counters=collected,
+        params=total(formulas or counted["module"], PARAMS),
+        macs=total(formulas or counted.get("dispatch") or counted.get("fvcore") or {}, MACS),
+        closed_form=formulas is not None,
+        counters=names,
         disagreements=find(spec, counters).disagreements,
-        top1_percent=counters.published.top1_percent if counters.published else None,
+        top1_percent=published.top1_percent if published else None,
     )
+
+
+class Verdict(Frozen):
+    """Figures of one model for one image, each by counter, and their differences."""
+
+    model: str
+    image_size: tuple[int, ...] | None
+    params: dict[str, int]
+    macs: dict[str, int]
+    backward: dict[str, int]
+    """MACs of the backward pass."""
+    published: dict[str, str]
+    """By source: what torchvision and the papers print, with or without auxiliary heads."""
+    failed: dict[str, str]
+    disagreements: list[str]
+    explained: list[str]
+    """Differences with a known reason."""
+
+    @property
+    def agree(self) -> bool:
+        """Whether every counter succeeded and no two disagree."""
+        return not self.disagreements and not self.failed
+
+
+def judge(spec: ModelSpec, counters: CounterResults) -> Verdict:
+    """Totals by counter, and every difference."""
+    found, totals = find(spec, counters), totals_by_counter(spec, counters)
+    return Verdict(
+        model=spec.label,
+        image_size=spec.image_size,
+        params=totals.params,
+        macs=totals.macs,
+        backward={"dispatch" if name == "backward" else name: macs for name, macs in totals.backward.items()},
+        published=_printed(spec, counters.published),
+        failed=counters.failed,
+        disagreements=found.disagreements,
+        explained=found.explained,
+    )
+
+
+def _printed(spec: ModelSpec, published: Published | None) -> dict[str, str]:
+    printed: dict[str, list[str]] = {}
+    if published is not None:
+        giga_macs = [] if published.giga_macs is None else [f"{published.giga_macs} G MACs"]
+        printed[f"torchvision, {published.weights}"] = [f"{published.params:,} parameters", *giga_macs]
+    architecture = registry.find(spec.model)
+    for figure in figures_of(architecture.name) if architecture else ():
+        printed.setdefault(figure.source, []).append(str(figure))
+    return {source: ", ".join(figures) for source, figures in printed.items()}

@@ -3,11 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cnnbench.analysis.roofline import Part, Roofline, case_roofline, kind_parts, layer_parts
+from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
 from cnnbench.analysis.times import comparable_time
-from cnnbench.networks import registry
-from cnnbench.networks.network import Network
-from cnnbench.records.layer_profile import ModelProfile
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
@@ -25,8 +22,8 @@ class Explained:
     """Of its model, for one image."""
     roofline: Roofline
     peaks: Peaks | None
-    profile: ModelProfile | None
-    """Of its model and runtime."""
+    profiled: ProfiledCall | None
+    """Where its model and runtime were profiled."""
 
     @property
     def case(self) -> Case:
@@ -36,12 +33,12 @@ class Explained:
     @property
     def parts(self) -> list[Part]:
         """Its time by kind of work; none without a profile."""
-        return kind_parts(self.profile, self.case, self.seconds, self.peaks) if self.profile else []
+        return self.profiled.kinds if self.profiled else []
 
     @property
     def layers(self) -> list[Part]:
         """Its time by layer; none without a profile."""
-        return layer_parts(self.profile, self.case, self.seconds, self.peaks) if self.profile else []
+        return self.profiled.layers if self.profiled else []
 
 
 def explain(run: Run) -> dict[str, Explained]:
@@ -54,22 +51,22 @@ def explain(run: Run) -> dict[str, Explained]:
 
 
 def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained:
-    case = record.case
+    case, spec = record.case, record.case.spec
     threads = case.threads or (record.environment.threads.usable if record.environment else None)
     peaks = find_peaks(run.peaks, case.device, threads)
-    has_profile = (case.workload, case.device, case.precision, case.layout) == ("inference", "cpu", "fp32", "nchw")
-    wanted = (case.spec.label, case.batch, threads)
+    axes = (case.workload, case.device, case.precision, case.layout, case.allocator)
+    has_profile = axes == ("inference", "cpu", "fp32", "nchw", "default")
+    wanted = (spec.label, case.batch, threads)
     profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
-    if profile is not None and split(case.runtime)[0] not in profile.times:
-        profile = None
-    roofline = case_roofline(case, seconds, macs, network_of(case), peaks)
-    return Explained(record=record, seconds=seconds, macs=macs, roofline=roofline, peaks=peaks, profile=profile)
-
-
-def network_of(case: Case) -> Network | None:
-    """The closed form of a case's network; None for a model that has none."""
-    architecture = registry.find(case.spec.model)
-    return architecture.network(case.spec.image_size, case.spec.classes) if architecture else None
+    is_profiled = profile is not None and split(case.runtime)[0] in profile.times
+    return Explained(
+        record=record,
+        seconds=seconds,
+        macs=macs,
+        roofline=case_roofline(case, seconds, macs, spec.closed_form, peaks),
+        peaks=peaks,
+        profiled=ProfiledCall(profile, case, seconds, peaks) if profile and is_profiled else None,
+    )
 
 
 def telling(cases: Iterable[Case]) -> list[Case]:
@@ -79,7 +76,7 @@ def telling(cases: Iterable[Case]) -> list[Case]:
     """
     groups: dict[tuple[int, object], list[Case]] = {}
     for case in cases:
-        if case.workload == "inference" and case.layout == "nchw":
+        if (case.workload, case.layout, case.allocator) == ("inference", "nchw", "default"):
             groups.setdefault((case.batch, (case.device, case.precision, case.threads)), []).append(case)
     models = {key: len({case.spec for case in group}) for key, group in groups.items()}
     return groups[max(models, key=lambda key: (models[key], -key[0]))] if models else []

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from cnnbench.networks.network import Layer, Network
-from cnnbench.networks.work import kind_of
 from cnnbench.records.layer_profile import Row, Times
 from cnnbench.records.task_messages import LayerTimes, Profiled
 from cnnbench.suite.runtimes import REFERENCE
@@ -43,7 +42,7 @@ def _row(name: str, layers: Sequence[Layer], times: dict[str, list[LayerTimes]],
         name=name,
         kind=", ".join(kind if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
         or ", ".join(sorted(operators)),
-        work=kind_of(max(layers, key=lambda layer: layer.macs)) if layers else "other operators",
+        work=max(layers, key=lambda layer: layer.macs).work if layers else "other operators",
         macs=sum(layer.macs for layer in layers) * batch if layers else None,
         moved_bytes=sum(layer.moved_bytes(batch) for layer in layers) if layers else None,
         seconds={

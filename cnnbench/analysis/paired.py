@@ -81,16 +81,11 @@ class PairedRatio:
         """Standard deviation of the logarithms: close to the relative spread of a pair. None for less than two."""
         return stdev(self.logs) if len(self.logs) > 1 else None
 
-    @property
-    def error(self) -> float | None:
-        """Standard error of the mean logarithm."""
-        return None if self.sd is None else self.sd / math.sqrt(self.pairs)
-
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    def interval(self) -> tuple[float, float] | None:
         """Of the ratio, two-sided, by Student's t on the logarithms; None for less than two pairs."""
         if self.pairs < 2:
             return None
-        centre, half = student_interval(self.logs, confidence)
+        centre, half = student_interval(self.logs, CONFIDENCE)
         return math.exp(centre - half), math.exp(centre + half)
 
     @property
@@ -102,16 +97,12 @@ class PairedRatio:
         """One-sided p of `the ratio is at most bound` (Student's t on the logarithms); 1 for less than two pairs."""
         from scipy.special import stdtr
 
-        if self.error is None:
+        if self.sd is None:
             return 1.0
-        distance = fmean(self.logs) - math.log(bound)
-        if self.error == 0:
+        distance, error = fmean(self.logs) - math.log(bound), self.sd / math.sqrt(self.pairs)
+        if error == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(stdtr(self.pairs - 1, -distance / self.error))
-
-    def p_below(self, bound: float) -> float:
-        """One-sided p of `the ratio is at least bound`."""
-        return self.mirrored().p_above(1 / bound)
+        return float(stdtr(self.pairs - 1, -distance / error))
 
     def mirrored(self) -> "PairedRatio":
         """Base over head."""
@@ -119,9 +110,9 @@ class PairedRatio:
 
     def smallest_visible(self, margin: float) -> float | None:
         """The smallest slowdown that as many pairs, with this noise, detect with a power of 80 %."""
-        if self.error is None:
+        if self.sd is None:
             return None
-        return math.expm1(math.log1p(margin) + smallest_effect(self.sd or 0.0, self.pairs))
+        return math.expm1(math.log1p(margin) + smallest_effect(self.sd, self.pairs))
 
 
 def smallest_effect(sd: float, pairs: int) -> float:
@@ -155,11 +146,8 @@ def flipped_signs_p(logs: Sequence[float], bound: float) -> float | None:
     if not 2 <= len(logs) <= EXACT_PAIRS:
         return None
     shifted = [log - math.log(bound) for log in logs]
-    return float(
-        permutation_test(
-            (shifted,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
-        ).pvalue
-    )
+    flips = permutation_test((shifted,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf)
+    return float(flips.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

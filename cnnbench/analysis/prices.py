@@ -10,26 +10,23 @@ machines:
 from collections.abc import Collection
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cnnbench.errors import InputError, unknown
+from cnnbench.suite.case import Frozen
 from cnnbench.suite.yaml_lines import read_yaml
 
 
-class Cost(BaseModel):
+class Cost(Frozen):
     """Of one machine; what is not given is not known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     price_per_hour: float | None = Field(None, gt=0, allow_inf_nan=False)
     watts: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Drawn while it works."""
 
 
-class Prices(BaseModel):
+class Prices(Frozen):
     """The whole file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     currency: str = Field("unit of currency", min_length=1)
     machines: dict[str, Cost] = {}
@@ -42,9 +39,8 @@ def read_prices(path: Path, machines: Collection[str]) -> Prices:
         prices = Prices.model_validate({} if source.data is None else source.data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = tuple(part for part in first["loc"])
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{source.place(where)}: {message}; got {first['input']!r}") from None
+        raise InputError(f"{source.place(first['loc'])}: {message}; got {first['input']!r}") from None
     for name in prices.machines:
         if name not in machines:
             raise InputError(f"{source.place(('machines', name))}: {unknown('machine', name, machines)}")

@@ -1,25 +1,14 @@
 """The layers of a model that has no closed form, from what was traced as it ran, with the same formulas."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cnnbench.errors import WorkerError
 from cnnbench.networks import layers
-from cnnbench.networks.layers import Op, Opaque, Value, spelled
+from cnnbench.networks.layers import Joining, Op, Opaque, Value, spelled
 from cnnbench.networks.network import Net, Network
 from cnnbench.records.messages import Step, Traced
-
-JOINING: Mapping[str, Callable[[tuple[Value, ...]], dict[str, Any]]] = {
-    "Add": lambda others: {"other": others[0]},
-    "Scale": lambda others: {"factors": others[0]},
-    "MatMul": lambda others: {"other": others[0]},
-    "Concat": lambda others: {"behind": others},
-    "Copy": lambda others: {"sources": others},
-    "Opaque": lambda others: {"sources": others},
-}
-"""What layers that join several values call the further ones."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +34,26 @@ def replay(name: str, traced: Traced) -> Reading:
 def _op(step: Step, inputs: list[Value]) -> Op:
     kind = getattr(layers, step.op, None)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in step.settings.items()}
-    more = JOINING[step.op](tuple(inputs[1:])) if step.op in JOINING else {}
+    if isinstance(kind, type) and issubclass(kind, Joining):
+        settings["others"] = tuple(inputs[1:])
     try:
-        op = kind(**settings, **more) if isinstance(kind, type) else None
+        op = kind(**settings) if isinstance(kind, type) else None
     except TypeError:
         op = None
     if not isinstance(op, Op):
         raise WorkerError(f"{step.name}: expected a layer of cnnbench.networks; got {step.op} with {step.settings}")
-    if op.output_shape(inputs[0].shape) != step.shape and spelled(op.output_shape(inputs[0].shape)) != _squeezed(step):
-        return Opaque(step.shape, tuple(inputs[1:]), f"{step.op} of {spelled(inputs[0].shape)}")
+    dropped_axes = len(inputs[0].shape) - len(step.shape) if step.op == "AdaptiveAvgPool" else 0  # a mean over them
+    if op.output_shape(inputs[0].shape) != (*step.shape, *(1,) * dropped_axes):
+        return Opaque(tuple(inputs[1:]), step.shape, f"{step.op} of {spelled(inputs[0].shape)}")
     return op
-
-
-def _squeezed(step: Step) -> str:
-    """A mean over all of an image may drop the axes that it was taken over."""
-    axes = len(step.inputs[0][1]) - len(step.shape) if step.op == "AdaptiveAvgPool" else 0
-    return spelled((*step.shape, *(1,) * axes))
 
 
 def _uncounted(network: Network) -> list[str]:
     """Operations without a formula, by name, with where they first stand."""
-    opaque = [layer for layer in network.layers if isinstance(layer.op, Opaque)]
-    functions = Counter(layer.op.function for layer in opaque if isinstance(layer.op, Opaque))
-    first = {layer.op.function: layer.name for layer in reversed(opaque) if isinstance(layer.op, Opaque)}
-    return [f"{count} x {function} (first in {first[function]})" for function, count in functions.items()]
+    opaque = [(layer.op.function, layer.name) for layer in network.layers if isinstance(layer.op, Opaque)]
+    first = dict(reversed(opaque))
+    counts = Counter(function for function, _ in opaque)
+    return [f"{count} x {function} (first in {first[function]})" for function, count in counts.items()]
 
 
 def _unowned(network: Network, params: Mapping[str, int]) -> list[str]:

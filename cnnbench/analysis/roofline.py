@@ -5,15 +5,15 @@ CACM 52(4), 2009, layer by layer: arithmetic and memory traffic may overlap, so 
 two at their peaks. On a CPU launch overhead precedes both; on an accelerator launches are queued and overlap with work.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer, Network
-from cnnbench.networks.training_cost import backward_macs
+from cnnbench.networks.training import backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
-from cnnbench.networks.work import WorkKind, kind_of
-from cnnbench.records.layer_profile import ModelProfile, Row
+from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import runtime_kind, split
@@ -38,7 +38,6 @@ class Work:
     macs: int
     moved_bytes: int
     """If nothing stays in a cache from one layer to the next."""
-    calls: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +136,12 @@ def case_roofline(case: Case, seconds: float, macs: int, network: Network | None
 
     `macs` are its model's for one image; a network without a closed form has no layers to sum over.
     """
-    if network is None:
-        factor = TRAINING_FACTOR if case.workload == "training" else 1
-        return _roofline(seconds, case, peaks, None, macs * case.batch * factor)
-    return _roofline(seconds, case, peaks, works(network, case))
+    factor = TRAINING_FACTOR if case.workload == "training" else 1
+    work = works(network, case) if network else None
+    return _roofline(seconds, case, peaks, work, macs * case.batch * factor)
 
 
-def _roofline(seconds: float, case: Case, peaks: Peaks | None, work: Sequence[Work] | None, macs: int = 0) -> Roofline:
+def _roofline(seconds: float, case: Case, peaks: Peaks | None, work: Sequence[Work] | None, macs: int) -> Roofline:
     """`macs` where the work of each layer is not known."""
     return Roofline(
         seconds=seconds,
@@ -161,40 +159,32 @@ def works(network: Network, case: Case) -> list[Work]:
     """
     scale = HALF if case.precision != "fp32" else 1.0
     if case.workload == "training":
-        found = [*_forward(network.layers, case.batch), *_backward(network.layers, case.batch)]
-        update = Work(
-            name="optimizer",
-            kind="other operators",
-            macs=0,
-            moved_bytes=round(OPTIMIZER_PASSES * network.weight_bytes / scale),  # weights stay in float32
-        )
-        found.append(update)
+        update_bytes = round(OPTIMIZER_PASSES * network.weight_bytes / scale)  # weights stay in float32
+        update = Work(name="optimizer", kind="other operators", macs=0, moved_bytes=update_bytes)
+        found = [*_forward(network.layers, case.batch), *_backward(network.layers, case.batch), update]
     else:
         fused = runtime_kind(case.runtime).fuses
-        found = _forward((layer for layer in network.inference if not isinstance(layer.op, fused)), case.batch)
+        found = list(_forward((layer for layer in network.inference if not isinstance(layer.op, fused)), case.batch))
     return [replace(each, moved_bytes=round(each.moved_bytes * scale)) for each in found]
 
 
-def _forward(layers: Iterable[Layer], batch: int) -> list[Work]:
-    found = []
+def _forward(layers: Iterable[Layer], batch: int) -> Iterator[Work]:
     for layer in layers:
         moved_bytes = layer.moved_bytes(batch)
         if layer.macs or moved_bytes:
-            found.append(Work(name=layer.name, kind=kind_of(layer), macs=layer.macs * batch, moved_bytes=moved_bytes))
-    return found
+            yield Work(name=layer.name, kind=layer.work, macs=layer.macs * batch, moved_bytes=moved_bytes)
 
 
-def _backward(layers: Sequence[Layer], batch: int) -> list[Work]:
+def _backward(layers: Sequence[Layer], batch: int) -> Iterator[Work]:
     """Reads the output's gradient, the saved values and the weights; writes the gradients of inputs and weights.
 
     At least, with dy as large as the output: dy + saved + weights + dx + weights' gradient; dy once more where two
-    products need it (networks/training_cost.py).
+    products need it (networks/training.py).
     """
-    found = []
     for layer in reversed(layers):
         if not layer.output.requires_grad or layer.op.hands_gradient_on:
             continue
-        saved = layer.op.saved(layer.input_shape)
+        saved = layer.saved
         asked = [value for value in layer.inputs if value.requires_grad]
         products = len(asked) + bool(layer.params) if layer.macs else 1
         per_image = (
@@ -205,15 +195,12 @@ def _backward(layers: Sequence[Layer], batch: int) -> list[Work]:
             + saved.others * sum(value.bytes for value in layer.inputs[1:])
             + saved.bytes_per_image
         )
-        found.append(
-            Work(
-                name=f"{layer.name} backward",
-                kind=kind_of(layer),
-                macs=backward_macs(layer) * batch,
-                moved_bytes=per_image * batch + 2 * layer.weight_bytes,
-            )
+        yield Work(
+            name=f"{layer.name} backward",
+            kind=layer.work,
+            macs=backward_macs(layer) * batch,
+            moved_bytes=per_image * batch + 2 * layer.weight_bytes,
         )
-    return found
 
 
 def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
@@ -223,16 +210,18 @@ def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     library = runtime_kind(case.runtime).call_library
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"
     call_s = peaks.call_s(library, smallest) if peaks and library else None
+    if call_s is not None and not (work.macs or work.moved_bytes):
+        call_s = 0.0  # nothing is called
     return LowerBound(
         work=work,
         compute_s=FLOP_PER_MAC * work.macs / peak if peak else None,
         memory_s=work.moved_bytes / rate if rate else None,
-        overhead_s=None if call_s is None else work.calls * call_s,
+        overhead_s=call_s,
         queued=case.device != "cpu",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """Part of a call: one layer, or all layers of a kind, with its share of the call's time."""
 
@@ -241,59 +230,64 @@ class Part:
     roofline: Roofline
 
 
-def layer_parts(profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None) -> list[Part]:
-    """Each layer that ran, in network order, with its share of the measured time (`_whole_s`)."""
-    rows = [row for row in profile.rows if row.seconds.get(split(case.runtime)[0])]
-    return [_part(row.name or profile.model, [row], profile, case, seconds, peaks) for row in rows]
+@dataclass(frozen=True)
+class ProfiledCall:
+    """A case's call, measured without a profiler to take `seconds`, in the parts that its profile shows."""
 
+    profile: ModelProfile
+    case: Case
+    seconds: float
+    peaks: Peaks | None
 
-def kind_parts(profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None) -> list[Part]:
-    """The same by kind of work, the longest first."""
-    kinds: dict[str, list[Row]] = {}
-    for row in profile.rows:
-        if row.seconds.get(split(case.runtime)[0]):
-            kinds.setdefault(row.work, []).append(row)
-    parts = [_part(kind, rows, profile, case, seconds, peaks) for kind, rows in kinds.items()]
-    return sorted(parts, key=lambda part: -part.share)
+    @property
+    def layers(self) -> list[Part]:
+        """Each layer that ran, in network order."""
+        return [self._part(row.name or self.profile.model, [row]) for row in self._ran()]
 
+    @property
+    def kinds(self) -> list[Part]:
+        """The same by kind of work, the longest first."""
+        by_kind: dict[str, list[Row]] = {}
+        for row in self._ran():
+            by_kind.setdefault(row.work, []).append(row)
+        return sorted((self._part(kind, rows) for kind, rows in by_kind.items()), key=lambda part: -part.share)
 
-def framework_overhead(profile: ModelProfile, case: Case, seconds: float) -> float:
-    """The share of a call that is spent between its operators."""
-    runtime = split(case.runtime)[0]
-    return 1.0 - profile.times[runtime].operators_s / _whole_s(profile, runtime, seconds)
+    @property
+    def framework_overhead(self) -> float:
+        """The share of the call that is spent between its operators."""
+        return 1.0 - self.times.operators_s / self._whole_s
 
+    @property
+    def times(self) -> Times:
+        """What the runtime's profiler saw of a call."""
+        return self.profile.times[self._runtime]
 
-def _whole_s(profile: ModelProfile, runtime: str, seconds: float) -> float:
-    """What shares are of: the measured call, or all profiled operators where those take longer.
+    @property
+    def _runtime(self) -> str:
+        return split(self.case.runtime)[0]
 
-    A profiler adds more time between operators than inside them, so operator times are divided by the call time that
-    was measured without a profiler.
-    """
-    return max(seconds, profile.times[runtime].operators_s)
+    @property
+    def _whole_s(self) -> float:
+        """What shares are of: the measured call, or all profiled operators where those take longer.
 
+        A profiler adds more time between operators than inside them, so operator times are divided by the call time
+        that was measured without a profiler.
+        """
+        return max(self.seconds, self.times.operators_s)
 
-def _part(
-    name: str, rows: Sequence[Row], profile: ModelProfile, case: Case, seconds: float, peaks: Peaks | None
-) -> Part:
-    runtime = split(case.runtime)[0]
-    share = sum(row.seconds.get(runtime, 0.0) for row in rows) / _whole_s(profile, runtime, seconds)
-    work = [
-        Work(
-            name=row.name,
-            kind=row.work,
-            macs=row.macs or 0,
-            moved_bytes=row.moved_bytes,
-            calls=1 if row.macs or row.moved_bytes else 0,
-        )
-        for row in rows
-        if row.moved_bytes is not None
-    ]
-    known = work if len(work) == len(rows) else None
-    return Part(
-        name=name,
-        share=share,
-        roofline=_roofline(share * seconds, case, peaks, known, sum(row.macs or 0 for row in rows)),
-    )
+    def _ran(self) -> list[Row]:
+        return [row for row in self.profile.rows if row.seconds.get(self._runtime)]
+
+    def _part(self, name: str, rows: Sequence[Row]) -> Part:
+        share = sum(row.seconds[self._runtime] for row in rows) / self._whole_s
+        work = [
+            Work(name=row.name, kind=row.work, macs=row.macs or 0, moved_bytes=row.moved_bytes)
+            for row in rows
+            if row.moved_bytes is not None
+        ]
+        known = work if len(work) == len(rows) else None
+        macs = sum(row.macs or 0 for row in rows)
+        return Part(name, share, _roofline(share * self.seconds, self.case, self.peaks, known, macs))
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -19,6 +19,9 @@ MODE_GAP = 0.05
 MODE_SPREADS = 3
 """Two modes are so many times further apart than the values inside either."""
 
+Launches = Sequence[Sequence[Sequence[float]]]
+"""Samples by launch and block."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,8 +45,8 @@ class Estimate:
 
 
 @cache
-def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
-    """Ranks (from 0) of the order statistics that enclose the median with at least this confidence.
+def median_ranks(n: int) -> tuple[int, int] | None:
+    """Ranks (from 0) of the order statistics that enclose the median with a confidence of at least 95 %.
 
     The number of values below the median is binomial with p = 1/2, whatever the distribution, so the k-th smallest and
     k-th largest value enclose it with probability 1 - 2 P(B <= k - 1). None if even the extremes do not: n < 6 at 95 %.
@@ -51,62 +54,50 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
     """
     from scipy.special import bdtrik
 
-    quantile = float(bdtrik((1 - confidence) / 2, n, 0.5))
+    quantile = float(bdtrik((1 - CONFIDENCE) / 2, n, 0.5))
     k = math.ceil(quantile) if quantile > 0 else 0
     return (k - 1, n - k) if k else None
 
 
-def median_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+def median_estimate(values: Sequence[float]) -> Estimate:
     """Median with its order-statistic interval, for values that can be taken as independent."""
-    ordered = sorted(values)
-    ranks = median_ranks(len(ordered), confidence)
-    if ranks is None:
-        return Estimate(median(ordered))
-    return Estimate(median(ordered), ordered[ranks[0]], ordered[ranks[1]])
+    ordered, ranks = sorted(values), median_ranks(len(values))
+    return Estimate(median(ordered), *(ordered[rank] for rank in ranks or ()))
 
 
-def time_estimate(blocks: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Estimate:
+def time_estimate(blocks: Sequence[Sequence[float]]) -> Estimate:
     """Median over blocks of each block's median, with an interval that rests on the blocks.
 
     Samples within a block are autocorrelated (same clock frequency, cache state and neighbours); blocks lie seconds
     apart, with other workers' blocks between them.
     """
-    return median_estimate([median(block) for block in blocks], confidence)
+    return median_estimate([median(block) for block in blocks])
 
 
-def launch_estimate(launches: Sequence[Sequence[Sequence[float]]], confidence: float = CONFIDENCE) -> Estimate:
+def launch_estimate(launches: Launches) -> Estimate:
     """Median over process launches of each launch's median over blocks; launches without blocks are left out.
 
     Processes of one program differ in memory layout and thread placement, which no number of blocks inside one process
-    shows (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval is:
-
-    - of three launches or more, Student's t interval of the logarithms of the launches' medians, widened to the median
-      of the launches' own bounds, so that launches which agree by chance do not narrow it below what blocks allow;
-    - of two, the hull of both launches' intervals: with two launches that differ by more than their blocks vary, it
-      encloses the true median less often than the confidence claims;
-    - of one, that launch's interval, which contains no variation between launches.
-
-    There is none where there are one or two launches and one has none of its own. Raises StatisticsError if there are
-    no blocks at all.
+    shows (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013). The interval of three launches or
+    more is Student's t interval of the logarithms of their medians, widened to the median of their own bounds, so that
+    launches which agree by chance do not narrow it below what blocks allow. Of one or two it is the hull of their own
+    intervals, if each has one: it knows too little of the variation between launches. Raises StatisticsError if there
+    are no blocks at all.
     """
-    estimates = [time_estimate(blocks, confidence) for blocks in launches if blocks]
+    estimates = [time_estimate(blocks) for blocks in launches if blocks]
     value = median(estimate.value for estimate in estimates)
     lows = [estimate.low for estimate in estimates if estimate.low is not None]
     highs = [estimate.high for estimate in estimates if estimate.high is not None]
     if len(estimates) < 3:
         return Estimate(value, min(lows), max(highs)) if len(lows) == len(estimates) else Estimate(value)
-    centre, half = student_interval([math.log(estimate.value) for estimate in estimates], confidence)
+    centre, half = student_interval([math.log(estimate.value) for estimate in estimates], CONFIDENCE)
     low, high = math.exp(centre - half), math.exp(centre + half)
     if lows and highs:
         low, high = min(low, median(lows)), max(high, median(highs))
     return Estimate(value, min(low, value), max(high, value))
 
 
-def launch_ratio_estimate(
-    numerator: Sequence[Sequence[Sequence[float]]],
-    denominator: Sequence[Sequence[Sequence[float]]],
-    confidence: float = CONFIDENCE,
-) -> Estimate:
+def launch_ratio_estimate(numerator: Launches, denominator: Launches) -> Estimate:
     """Median over launches of the median over rounds of the ratio of two participants' block medians.
 
     Both were measured in the same rounds, so what slows a round down cancels. Launches and their rounds are paired by
@@ -117,7 +108,7 @@ def launch_ratio_estimate(
         [[median(above) / median(below)] for above, below in zip(*launch, strict=False)]
         for launch in zip(numerator, denominator, strict=True)
     ]
-    return launch_estimate(ratios, confidence)
+    return launch_estimate(ratios)
 
 
 def student_quantile(p: float, degrees: int) -> float:
@@ -242,15 +233,15 @@ def _inner_range(ordered: Sequence[float]) -> float:
     return ordered[-1 - left_out] - ordered[left_out]
 
 
-def min_sample_for(percentile: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
+def min_sample_for(percentile: float) -> int:
     """The smallest sample that supports a percentile: 64 for p90, 130 for p95, 662 for p99.
 
     With one exceedance left over, the chance that a sample of n has at most one value above the true percentile must be
-    at most 1 - confidence (MLPerf Inference, LoadGen's early stopping).
+    at most 1 % (MLPerf Inference, LoadGen's early stopping).
     """
     p = percentile / 100
     n = 2
-    while p**n + n * (1 - p) * p ** (n - 1) > 1 - confidence:
+    while p**n + n * (1 - p) * p ** (n - 1) > 1 - PERCENTILE_CONFIDENCE:
         n += 1
     return n
 

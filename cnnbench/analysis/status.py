@@ -36,8 +36,12 @@ def status_of(
     """
     if errors and not launches:
         return "failed", list(errors)
-    wrong = list(dict.fromkeys(_parity_reason(each) for each in parity if not each.passed))
-    wrong += list(dict.fromkeys(faults))
+    wrong = []
+    for each in parity:
+        if not each.passed:
+            error = "not finite or misshapen" if each.error is None else f"error {each.error:.1e}"
+            wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} of the signal"))
+    wrong = list(dict.fromkeys([*wrong, *faults]))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(Reason(code="denormals", detail=f"{facts.denormal_share:.1%}"))
     if wrong or not launches:
@@ -74,7 +78,13 @@ def noise_reasons(measurement: Measurement) -> list[Reason]:
     found = []
     if launch_estimate(times).half_width > NOISY_HALF_WIDTH:
         found.append(Reason(code="wide-interval"))
-    found += [_interference(launch) for launch in measurement.launches if _has_interference(launch)][:1]
+    # blocks with interference are used where there are too few others
+    disturbed = (each for each in measurement.launches if any(block.interference for block in each.usable()))
+    if launch := next(disturbed, None):
+        clean = sum(not block.interference for block in launch.blocks)
+        first = next(interference for block in launch.blocks for interference in block.interference)
+        detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"
+        found.append(Reason(code="interference", detail=detail))
     launches = [[median(block) for block in blocks] for blocks in times]
     changes = [trend(*launches), *map(trend, launches)]
     most = max((change for change in changes if change is not None), key=abs, default=0.0)
@@ -83,20 +93,3 @@ def noise_reasons(measurement: Measurement) -> list[Reason]:
     if modes := next((pair for blocks in launches if (pair := two_modes(blocks))), None):
         found.append(Reason(code="two-modes", detail=f"{100 * (modes[1] / modes[0] - 1):.0f} % apart"))
     return found
-
-
-def _has_interference(launch: Launch) -> bool:
-    """Whether so many turns were disturbed that they had to be used all the same."""
-    return any(block.interference for block in launch.usable())
-
-
-def _interference(launch: Launch) -> Reason:
-    clean = sum(not block.interference for block in launch.blocks)
-    first = next(found for block in launch.blocks for found in block.interference)
-    detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"
-    return Reason(code="interference", detail=detail)
-
-
-def _parity_reason(parity: Parity) -> Reason:
-    error = "not finite or misshapen" if parity.error is None else f"error {parity.error:.1e}"
-    return Reason(code="parity", detail=f"{parity.what}, {error}, limit {parity.limit:.1e} of the signal")

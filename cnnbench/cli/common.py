@@ -1,6 +1,8 @@
 """Options that several commands have, and the objects that they name."""
 
 import math
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +11,8 @@ from cnnbench.suite.parse import checked, parse_image_size
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
-    from cnnbench.suite.case import ModelSpec
+    from cnnbench.suite.case import Case, ModelSpec
+    from cnnbench.suite.load import Suite
 
 EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_FAULT, EXIT_INTERRUPTED = 1, 3, 70, 130
 
@@ -26,12 +29,11 @@ WhatIf = Annotated[
     str | None,
     typer.Option(metavar="NAME=VALUE,...", help="Settings of the family, such as width=0.75,depth=1.2,resolution=192."),
 ]
-WeightSeed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the random weights.")]
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"expected a finite number; got {value}")
     return value
 
@@ -65,9 +67,16 @@ def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0)
     return ModelSpec.checked(checked(registry.check_name, model, "MODEL"), size_of(image_size), classes, seed)
 
 
+def select_cases(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]]":
+    """A suite, and its cases that --only selects. Raises InputError."""
+    from cnnbench.suite.load import load_suite, select
+
+    loaded = load_suite(suite)
+    return loaded, checked(partial(select, loaded.cases), only or [], "--only")
+
+
 def console() -> Any:
-    """The terminal; a wide one where output is redirected, so that no table is truncated."""
+    """The terminal; a wide one where output is redirected, coloured or not, so that no table is truncated."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_duration, parse_percent
 
 if TYPE_CHECKING:
     from cnnbench.analysis.paired import Rule, Verdict
-    from cnnbench.gate.arms import Arm
     from cnnbench.gate.calibration import Calibration
     from cnnbench.gate.run import GateReport, GateRequest
 
@@ -76,7 +75,6 @@ def gate(
     Example: cnnbench gate suites/smoke.yaml --inject 5%
     """
     from cnnbench.analysis.paired import Rule
-    from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import check_margin
     from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.gate.run import measure_gate
@@ -96,8 +94,7 @@ def gate(
             "--base: expected `.`, a Python interpreter, a git revision, or settings such as runtime=eager; "
             "got none; or give --baseline with a stored run, or --inject 5% to test the gate"
         )
-    with _interruptible(), open_arms(base or ".", head) as arms:
-        request = _request(suite, arms, only, budget, seed, out, slowdown)
+    with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown) as request:
         known = _calibration(request, calibration)
         if baseline is not None:
             verdicts = _with_baseline(request, baseline, known, rule)
@@ -134,15 +131,13 @@ def calibrate(
     from random import Random
 
     from cnnbench.analysis.paired import Rule
-    from cnnbench.gate.arms import open_arms
     from cnnbench.gate.calibration import detection_power_of, empty, file_of, session_of, write_calibration
     from cnnbench.gate.run import measure_all
     from cnnbench.report.calibrated import lines, table_of_calibration
     from cnnbench.report.terminal import Progress, print_tables
 
     rule = Rule(margin=checked(parse_percent, margin, "--margin"))
-    with _interruptible(), open_arms(".", ".") as arms:
-        request = _request(suite, arms, only, budget, seed, out, kind="calibrate")
+    with _open_request(suite, ".", ".", only, budget, seed, out, kind="calibrate-") as request:
         before = _calibration(request, calibration) or empty(request.environment)
         with Progress(console()) as progress:
             found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
@@ -152,32 +147,38 @@ def calibrate(
     write_calibration(file, after)
     power = detection_power_of(after, request.comparisons, rule)
     print_tables(console(), [table_of_calibration(after, power, rule)])
-    for line in lines(power, found, skipped):
-        typer.echo(line)
-    typer.echo(f"kept in {file}")
+    typer.echo("\n".join([*lines(power, found, skipped), f"kept in {file}"]))
     if not power.seen:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
-def _request(
+@contextmanager
+def _open_request(
     suite: str,
-    arms: "tuple[Arm, Arm]",
+    base: str,
+    head: str,
     only: list[str] | None,
     budget: str,
     seed: int,
     out: Path | None,
     slowdown: float = 0.0,
-    kind: str = "gate",
-) -> "GateRequest":
-    from cnnbench.gate.run import GateRequest, new_folder
+    kind: str = "gate-",
+) -> "Iterator[GateRequest]":
+    """What the options ask for, while both arms are open. An interrupt ends the command with a message."""
+    from cnnbench.gate.arms import open_arms
+    from cnnbench.gate.run import GateRequest
+    from cnnbench.records.run_folder import new_folder
     from cnnbench.runner.run import environment_of
-    from cnnbench.suite.load import load_suite, select
 
-    loaded = load_suite(suite)
-    cases = checked(partial(select, loaded.cases), only or [], "--only")
-    about = environment_of(loaded, cases)
-    seconds = checked(parse_duration, budget, "--budget")
-    return GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
+    try:
+        with open_arms(base, head) as arms:
+            loaded, cases = select_cases(suite, only)
+            about = environment_of(loaded, cases)
+            seconds = checked(parse_duration, budget, "--budget")
+            yield GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was measured is in the gate's folder", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | None":
@@ -215,32 +216,20 @@ def _with_baseline(
 
 def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
     """Print differences and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
-    from cnnbench.gate import exact as expectation
-    from cnnbench.report.exact import lines
+    from cnnbench.gate.exact import check_exact, expectation_file, find_figures, write_expectation
+    from cnnbench.report.verdicts import exact_lines
     from cnnbench.suite.load import load_suite
 
-    def doing(what: str) -> None:
-        typer.echo(what, err=True)
-
-    loaded = load_suite(suite)
-    file = expect or expectation.expectation_file(loaded)
+    loaded, doing = load_suite(suite), partial(typer.echo, err=True)
+    file = expect or expectation_file(loaded)
     if update:
-        expectation.write_expectation(file, loaded.name, expectation.find_figures(loaded, doing))
+        write_expectation(file, loaded.name, find_figures(loaded, doing))
         typer.echo(f"written: {file}")
         return
-    report = expectation.check_exact(loaded, file, doing)
-    typer.echo("\n".join(lines(report, f"cnnbench gate {suite} --exact")))
+    report = check_exact(loaded, file, doing)
+    typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if report.differences:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was measured is in the gate's folder", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _show(gate_report: "GateReport", command: list[str]) -> None:
@@ -249,10 +238,8 @@ def _show(gate_report: "GateReport", command: list[str]) -> None:
     from cnnbench.report import verdicts
     from cnnbench.report.terminal import print_tables
 
-    again = {
-        case.comparison.name: shlex.join([*command, "--only", case.comparison.base.id])
-        for case in gate_report.result.cases
-    }
+    names = [(case.comparison.name, case.comparison.base.id) for case in gate_report.result.cases]
+    again = {name: shlex.join([*command, "--only", id_]) for name, id_ in names}
     table = verdicts.table_of_verdicts(gate_report)
     print_tables(console(), [table])
     for line in verdicts.facts(gate_report.result):
@@ -272,11 +259,12 @@ def _write_summary(file: Path, text: str) -> None:
     """
     from cnnbench.records import files
 
-    places: list[tuple[Callable[[Path, str], None], Path]] = [(files.write, file)]
-    if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        places.append((files.append, Path(step_summary)))
-    for write, place in places:
+    def attempt(write: Callable[[Path, str], None], place: Path) -> None:
         try:
             write(place, text)
         except OSError as error:
             typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
+
+    attempt(files.write, file)
+    if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        attempt(files.append, Path(step_summary))

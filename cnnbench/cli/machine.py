@@ -1,6 +1,6 @@
 """Commands about what is available: this machine's state and peaks, models, runtimes, devices, suites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +11,6 @@ from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json, print_rows
 
 app = typer.Typer()
-
-
 Listed = Literal["models", "runtimes", "devices", "suites"]
 DeviceName = Literal["cpu", "cuda"]
 
@@ -23,13 +21,8 @@ def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json
 
     Example: cnnbench list models
     """
-    make: dict[Listed, Callable[[], Iterator[dict[str, Any]]]] = {
-        "models": _models,
-        "runtimes": _runtimes,
-        "devices": _devices,
-        "suites": _suites,
-    }
-    (print_json if as_json else print_rows)(list(make[what]()))
+    rows = {"models": _models, "runtimes": _runtimes, "devices": _devices, "suites": _suites}[what]()
+    (print_json if as_json else print_rows)(list(rows))
 
 
 def _models() -> Iterator[dict[str, Any]]:
@@ -49,7 +42,7 @@ def _models() -> Iterator[dict[str, Any]]:
 
 
 def _runtimes() -> Iterator[dict[str, Any]]:
-    from cnnbench.records.artifact import library_versions
+    from cnnbench.records.toolchain import library_versions
     from cnnbench.suite.runtimes import runtimes
 
     versions = library_versions()
@@ -101,7 +94,7 @@ def doctor(
     Example: cnnbench doctor
     Example: cnnbench doctor --peaks --threads 1
     """
-    from cnnbench.records import artifact
+    from cnnbench.records.cache import cache_folder
     from cnnbench.runner import machine
 
     if peaks:
@@ -110,7 +103,7 @@ def doctor(
     if into or threads:
         raise InputError("--into and --threads: expected --peaks beside them")
     about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
-    interference, devices, cache = machine.interference(), list(_devices()), str(artifact.cache_folder())
+    interference, devices, cache = machine.interference(), list(_devices()), str(cache_folder())
     if as_json:
         print_json({**about, "interference": interference, "devices": devices, "cache": cache})
         return
@@ -129,7 +122,7 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
     """Measure peaks, print them, and write them into a run's folder if given."""
     from cnnbench.records.peaks import write_peaks
     from cnnbench.records.run_folder import read_run
-    from cnnbench.report import peaks_text
+    from cnnbench.report.peaks import peaks_lines
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.peaks import peaks_for_run, peaks_of
 
@@ -142,7 +135,7 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
         print_json([peaks.model_dump(mode="json") for peaks in found])
         return
     for peaks in found:
-        typer.echo("\n".join(peaks_text.lines(peaks)))
+        typer.echo("\n".join(peaks_lines(peaks)))
     if into:
         typer.echo(f"written into {into}; `cnnbench report {into}` shows what bounds each case")
 

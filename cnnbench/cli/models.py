@@ -1,34 +1,32 @@
-"""Commands about models: their layers and counts, cross-checks, export, and layer times."""
+"""Commands about models: their layers and counts, cross-checks, export, layer times, and training."""
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cnnbench.cli.common import (
-    EXIT_DISAGREE,
-    EXIT_NOT_ALL_MEASURED,
-    AnyModel,
-    Classes,
-    ImageSize,
-    Json,
-    WeightSeed,
-    WhatIf,
-    architecture_of,
-    size_of,
-    spec,
-)
-from cnnbench.cli.train import Momentum, OptimizerName, WeightDecay, optimizer_of
+from cnnbench.cli import common
+from cnnbench.cli.common import AnyModel, Classes, ImageSize, Json, WhatIf, architecture_of, size_of, spec
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import print_json, print_rows
 from cnnbench.suite.parse import checked
 
+if TYPE_CHECKING:
+    from cnnbench.suite.optimizer import Optimizer
+
 app = typer.Typer()
 
 Batch = Annotated[int, typer.Option(min=1, max=2**40, help="Images; work and output shapes are for all of them.")]
+OptimizerName = Annotated[Literal["sgd", "adam"], typer.Option("--optimizer", help="torch.optim's SGD or Adam.")]
+Momentum = Annotated[
+    float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD; Adam has its own.")
+]
+WeightDecay = Annotated[
+    float, typer.Option(min=0.0, callback=common.finite, help="Weight decay of either, added to the gradient.")
+]
 
 
 @app.command()
@@ -121,7 +119,7 @@ def verify(
     Example: cnnbench verify resnet18 lenet5
     """
     from cnnbench.networks import registry
-    from cnnbench.report.cross_checks import lines
+    from cnnbench.report.model_summary import cross_checks
     from cnnbench.runner.tasks.verify import verify as verify_models
 
     specs = [spec(model, image_size, classes) for model in models or registry.ARCHITECTURES]
@@ -132,11 +130,11 @@ def verify(
         if not as_json:
             done, elapsed = len(verdicts), time.monotonic() - start
             left = format_seconds(elapsed / done * (len(specs) - done))
-            typer.echo("\n".join(lines(verdict, f"{done} of {len(specs)}, about {left} left")))
+            typer.echo("\n".join(cross_checks(verdict, f"{done} of {len(specs)}, about {left} left")))
     if as_json:
         print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
     if not all(verdict.agree for verdict in verdicts):
-        raise typer.Exit(EXIT_DISAGREE)
+        raise typer.Exit(common.EXIT_DISAGREE)
 
 
 @app.command()
@@ -145,7 +143,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as resnet18.onnx.")],
     image_size: ImageSize = None,
     classes: Classes = None,
-    seed: WeightSeed = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
     workload: Annotated[
         Literal["inference", "training"], typer.Option(help="The network alone, or a whole training step.")
     ] = "inference",
@@ -161,26 +159,30 @@ def export(
     Example: cnnbench export resnet18 --out resnet18.onnx
     Example: cnnbench export resnet18 --workload training --out resnet18-step.onnx
     """
-    from cnnbench.runner.tasks.export import export_model, export_training_step
+    from cnnbench.runner.tasks.export import Exported, ExportedStep, export_model, export_training_step
 
+    chosen = spec(model, image_size, classes, seed)
+    done: Exported | ExportedStep
     if workload == "training":
-        chosen = optimizer_of(optimizer, momentum, weight_decay)
-        step = export_training_step(spec(model, image_size, classes, seed), out, chosen)
-        if as_json:
-            print_json(step.model_dump())
-            return
-        typer.echo(f"{step.file}: {step.nodes:,} nodes, {step.onnx_bytes / MB:.1f} MB, dynamic batch, checked by onnx")
-        typer.echo(f"{step.weights}: its initial weights, {step.weight_bytes / MB:.1f} MB")
-        for parity in step.parity:
-            typer.echo(f"{parity.what}: {parity.error:.1e} off torch in float64, limit {parity.limit:.1e}")
-        return
-    done = export_model(spec(model, image_size, classes, seed), out)
+        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
+        size = f"{done.nodes:,} nodes, {done.onnx_bytes / MB:.1f} MB"
+        lines = [f"{p.what}: {p.error:.1e} off torch in float64, limit {p.limit:.1e}" for p in done.parity]
+        lines = [f"{done.weights}: its initial weights, {done.weight_bytes / MB:.1f} MB", *lines]
+    else:
+        done = export_model(chosen, out)
+        errors = ", ".join(f"{p.error:.1e} at {p.what}" for p in done.parity)
+        size = f"{done.onnx_bytes / MB:.1f} MB, opset {done.opset}"
+        lines = [f"parity with float64, relative to the output's RMS: {errors}; limit {done.parity[0].limit:.0e}"]
     if as_json:
         print_json(done.model_dump())
-        return
-    errors = ", ".join(f"{parity.error:.1e} at {parity.what}" for parity in done.parity)
-    typer.echo(f"{done.file}: {done.onnx_bytes / MB:.1f} MB, opset {done.opset}, dynamic batch, checked by onnx")
-    typer.echo(f"parity with float64, relative to the output's RMS: {errors}; limit {done.parity[0].limit:.0e}")
+    else:
+        typer.echo("\n".join([f"{done.file}: {size}, dynamic batch, checked by onnx", *lines]))
+
+
+def _optimizer(name: Literal["sgd", "adam"], momentum: float, weight_decay: float) -> "Optimizer":
+    from cnnbench.suite.optimizer import Optimizer
+
+    return Optimizer(name=name, momentum=0.0 if name == "adam" else momentum, weight_decay=weight_decay)
 
 
 @app.command()
@@ -206,4 +208,69 @@ def profile(
     else:
         typer.echo("\n".join(layer_times.text(found)))
     if found.failures:
-        raise typer.Exit(EXIT_NOT_ALL_MEASURED)
+        raise typer.Exit(common.EXIT_NOT_ALL_MEASURED)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A model's name; for Fashion-MNIST, lenet5 or simple_cnn.")],
+    data: Annotated[Path, typer.Option(help="Folder with Fashion-MNIST, or other data in MNIST's files.")],
+    runtime: Annotated[
+        Literal["eager", "ort"], typer.Option(help="The runtime that trains; the result is evaluated in both.")
+    ] = "ort",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 3,
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
+    lr: Annotated[float, typer.Option(min=0.0, callback=common.finite, help="Learning rate.")] = 0.01,
+    optimizer: OptimizerName = "sgd",
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 1e-4,
+    classes: Classes = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="The weights' file; MODEL-RUNTIME.safetensors if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
+
+    Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cnnbench.records import dataset
+    from cnnbench.records.task_messages import StartTraining
+    from cnnbench.report.terminal import can_redraw
+    from cnnbench.runner import machine
+    from cnnbench.runner.tasks.train import train as run
+
+    plan = StartTraining(
+        spec=spec(model, None, classes, seed),
+        runtime=runtime,
+        data=dataset.find(data),
+        batch=batch,
+        optimizer=_optimizer(optimizer, momentum, weight_decay),
+        rate=lr,
+        threads=machine.usable_threads(),
+    )
+    file = out or Path(f"{plan.spec.label}-{runtime}.safetensors".replace("/", "-"))
+    found: list[dict[str, Any]] = []
+    epoch_column, loss_column = TextColumn("{task.description}"), TextColumn("steps, loss {task.fields[loss]}")
+    columns = (epoch_column, BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
+    terminal = common.console()
+    is_drawn = not as_json and can_redraw(terminal)
+    with Progress(*columns, console=terminal, disable=not is_drawn, transient=True) as progress:
+        bar = progress.add_task("", total=None, loss="")
+        for report in run(plan, epochs, file):
+            loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
+            epoch = f"epoch {report.epoch} of {epochs}"
+            done = (report.epoch - 1) * report.steps + report.step
+            progress.update(bar, total=report.steps * epochs, completed=done, loss=loss, description=epoch)
+            if report.accuracy is not None:
+                found.append(report.model_dump())
+                accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in report.accuracy.items())
+                if not as_json:
+                    progress.console.print(f"{epoch}: loss {loss}, test accuracy {accuracies}")
+    if as_json:
+        print_json({"model": plan.spec.label, "runtime": runtime, "epochs": found, "weights": str(file)})
+    else:
+        typer.echo(f"weights: {file}")

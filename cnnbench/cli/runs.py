@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, Json, console, select_cases
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_frames, print_json
 from cnnbench.suite.parse import checked, parse_duration
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from cnnbench.api import Results
 
 app = typer.Typer()
-
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
-
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A YAML file, or the name of a bundled suite.")]
 Only = Annotated[
     list[str] | None,
@@ -45,10 +43,8 @@ def run(
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
-    from cnnbench.suite.load import load_suite, select
 
-    loaded = load_suite(suite)
-    cases = checked(partial(select, loaded.cases), only or [], "--only")
+    loaded, cases = select_cases(suite, only)
     seconds = checked(parse_duration, budget, "--budget") if budget else loaded.budget_s
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to continue; got none")
@@ -66,7 +62,9 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not ended.in_time:
         typer.echo(f"the budget was spent with {left}", err=True)
-    if ended.left or any(records[case.id].status == "invalid" for case in cases):
+    found = [records[case.id] for case in cases if case.id in records]
+    nothing_measured = all(record.measurement is None for record in found)
+    if ended.left or nothing_measured or any(record.status == "invalid" for record in found):
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 
@@ -76,9 +74,7 @@ def cases(suite: SuiteName, only: Only = None, as_json: Json = False) -> None:
 
     Example: cnnbench cases suites/classic.yaml --only '*/training/*'
     """
-    from cnnbench.suite.load import load_suite, select
-
-    chosen = checked(partial(select, load_suite(suite).cases), only or [], "--only")
+    _, chosen = select_cases(suite, only)
     if as_json:
         print_json([{"id": case.id, **case.model_dump()} for case in chosen])
     else:
@@ -107,7 +103,11 @@ def report(
         return
     results = _show_run(folder)
     if open_:
-        _open(results.run.folder / "report.html")
+        import webbrowser
+
+        page = results.run.folder / "report.html"
+        if not (page.exists() and webbrowser.open(page.as_uri())):
+            typer.echo(f"no browser could be started; open {page}", err=True)
 
 
 @app.command()
@@ -185,17 +185,11 @@ def _profile(folder: Path) -> None:
     from cnnbench.records.run_folder import read_run
     from cnnbench.runner.tasks.layer_profile import profile_run
 
-    def watch(model: str, number: int, count: int) -> None:
+    def go_on(model: str, number: int, count: int) -> bool:
         typer.echo(f"[{number}/{count}] {model}: profiling", err=True)
+        return True
 
-    _warn_unreadable(profile_run(read_run(folder), watch))
-
-
-def _open(page: Path) -> None:
-    import webbrowser
-
-    if not (page.exists() and webbrowser.open(page.as_uri())):
-        typer.echo(f"no browser could be started; open {page}", err=True)
+    _warn_unreadable(profile_run(read_run(folder), go_on))
 
 
 def _warn_unreadable(lines: Sequence[str]) -> None:

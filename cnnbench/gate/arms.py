@@ -11,12 +11,13 @@ An arm is given as one of
 
 import contextlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,19 +28,19 @@ from pydantic import ValidationError
 
 import cnnbench
 from cnnbench.errors import InputError, unknown
-from cnnbench.records.artifact import Toolchain, own_toolchain
 from cnnbench.records.messages import CHECKOUTS
+from cnnbench.records.toolchain import Toolchain, own_toolchain
 from cnnbench.runner import git
 from cnnbench.runner.worker_process import HERE, SAFE_PATH, Interpreter
 from cnnbench.suite.case import Case, Frozen
 
 INTERPRETERS = ("bin/python", "Scripts/python.exe")
-SETTINGS = ("runtime", "threads", "precision", "layout", "device")
+SETTINGS = ("runtime", "threads", "precision", "layout", "allocator", "device")
 """Of a case, those that an arm may set."""
 
 _ABOUT = """
 import json, platform
-from cnnbench.records.artifact import own_toolchain
+from cnnbench.records.toolchain import own_toolchain
 tools = own_toolchain()
 import numpy, psutil, pydantic, safetensors
 print(json.dumps({"code": tools.code, "versions": dict(tools.versions), "python": platform.python_version()}))
@@ -69,7 +70,7 @@ class Arm:
     source: str = ""
     """What tells its models from another arm's: the revision, the interpreter; empty for this environment."""
     toolchain: Toolchain = field(default_factory=own_toolchain)
-    python: str = ""
+    python: str = field(default_factory=platform.python_version)
     """The version of its Python."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What it sets of every case."""
@@ -97,21 +98,17 @@ def open_arms(base: str, head: str) -> Iterator[tuple[Arm, Arm]]:
 
 def _open(name: str, text: str, folder: Path, stack: ExitStack) -> Arm:
     if text == ".":
-        return Arm(name, text, python=_version_here())
+        return Arm(name, text)
     if "=" in text:
-        return Arm(name, text, settings=_settings(text, f"--{name}"), python=_version_here())
+        return Arm(name, text, settings=_settings(text, f"--{name}"))
     path = Path(text).expanduser()
-    if _is(path.is_file):
-        if not os.access(path, os.X_OK):
-            raise InputError(f"--{name}: expected a Python interpreter; {path} cannot be executed")
-        return _another_python(name, text, path.absolute(), folder)
-    return _revision(name, text, folder, stack)
-
-
-def _another_python(name: str, text: str, python: Path, folder: Path) -> Arm:
-    package = Path(cnnbench.__file__).parent
+    if not os.path.isfile(path):  # unlike `is_file`, False for a name that is too long to be one
+        return _revision(name, text, folder, stack)
+    if not os.access(path, os.X_OK):
+        raise InputError(f"--{name}: expected a Python interpreter; {path} cannot be executed")
+    package, python = Path(cnnbench.__file__).parent, str(path.absolute())
     shutil.copytree(package, folder / "cnnbench", ignore=shutil.ignore_patterns("__pycache__"))
-    return _arm(name, text, Interpreter(str(python), paths=(folder,)), str(python))
+    return _arm(name, text, Interpreter(python, paths=(folder,)), python)
 
 
 def _revision(name: str, text: str, folder: Path, stack: ExitStack) -> Arm:
@@ -140,18 +137,10 @@ def _arm(name: str, text: str, interpreter: Interpreter, source: str) -> Arm:
     return Arm(name, text, interpreter, source, Toolchain(about.code, about.versions), about.python)
 
 
-def _is(test: Callable[[], bool]) -> bool:
-    """Of a path: False where a name is too long to be one."""
-    try:
-        return test()
-    except OSError:
-        return False
-
-
 def _what_else(text: str) -> str:
     """What was expected, and what a folder's interpreter would be."""
     path = Path(text).expanduser()
-    if not _is(path.is_dir):
+    if not os.path.isdir(path):
         return "expected `.`, a Python interpreter, a git revision, or settings such as runtime=ort"
     hint = next((f"; its interpreter is {path / part}" for part in INTERPRETERS if (path / part).exists()), "")
     return f"expected an interpreter, a git revision or settings; got the folder {path}{hint}"
@@ -231,19 +220,11 @@ def _ask_about(interpreter: Interpreter, where: str) -> _About:
             timer.cancel()
         errors.seek(0)
         words = errors.read(ABOUT_BYTES).decode(errors="replace").strip().splitlines()
-    if process.returncode == 0 and len(said) == 1:
-        with contextlib.suppress(ValidationError):
-            return _About.model_validate_json(said[0])
-    if process.returncode == 0 and said:
-        raise InputError(
-            f"{where}: expected a Python interpreter that prints nothing of its own where workers answer; "
-            f"got {said[0][:80]!r}"
-        )
-    raise InputError(
-        f"{where}: expected a Python with what a worker needs (torch, onnxruntime, pydantic, safetensors, psutil); "
-        f"{words[-1][:200] if words else 'it said nothing'}; `{interpreter.python} -m pip install cnnbench` brings it"
-    )
-
-
-def _version_here() -> str:
-    return sys.version.partition(" ")[0]
+    if process.returncode or not said:
+        needs = "a Python with what a worker needs (torch, onnxruntime, pydantic, safetensors, psutil)"
+        why = words[-1][:200] if words else "it said nothing"
+        raise InputError(f"{where}: expected {needs}; {why}; `{interpreter.python} -m pip install cnnbench` brings it")
+    with contextlib.suppress(ValidationError):
+        return _About.model_validate_json("\n".join(said))
+    quiet = "a Python interpreter that prints nothing of its own where workers answer"
+    raise InputError(f"{where}: expected {quiet}; got {said[0][:80]!r}")

@@ -14,7 +14,7 @@ from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm
 from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.analysis.status import rechecked
 from cnnbench.errors import CnnbenchError, RunFolderError
-from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, Noise, noise_of
+from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, noise_of
 from cnnbench.gate.procedure import Paired
 from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import MEASURED
@@ -50,12 +50,9 @@ def read_baseline(folder: Path, environment: Environment) -> Run:
         raise BaselineError(f"--baseline: {error}") from None
     if run.environment is None:
         raise BaselineError(f"--baseline: {folder}: it does not say which machine it was measured on")
-    found = differences(run.environment, environment)
-    if found:
-        raise BaselineError(
-            f"--baseline: {folder}: measured on another machine, so nothing is compared; {'; '.join(found)}; "
-            "measure base here, or use --base"
-        )
+    if found := differences(run.environment, environment):
+        why = f"measured on another machine, so nothing is compared; {'; '.join(found)}"
+        raise BaselineError(f"--baseline: {folder}: {why}; measure base here, or use --base")
     return run
 
 
@@ -74,8 +71,7 @@ def _compare(
     name: str, run: Run, pairs: Sequence[Paired], calibration: Calibration | None, rule: Rule
 ) -> BaselineResult:
     record = run.records.get(name)
-    broken = next((pair.missing or pair.wrong for pair in pairs if pair.missing or pair.wrong), "")
-    if broken:
+    if broken := next((pair.problem for pair in pairs if pair.problem), ""):
         return BaselineResult(name, "missing" if any(pair.missing for pair in pairs) else "wrong", broken)
     if record is None or record.measurement is None or record.status not in MEASURED:
         status = f"its record there is {record.status}" if record else "it has no record there"
@@ -88,16 +84,14 @@ def _compare(
         sessions = noise.sessions if noise else 0
         reason = f"{sessions} of {MIN_SESSIONS} calibrations at different times, so noise between sessions is unknown"
         return BaselineResult(name, "inconclusive", reason, ratio)
-    return _tested(name, ratio, noise, len(then), len(now), rule)
+    error = math.sqrt(2 * noise.session_sd**2 + noise.launch_sd**2 * (1 / len(then) + 1 / len(now)))
+    return _tested(name, ratio, error, noise.sessions - 1, rule)
 
 
-def _tested(name: str, ratio: float, noise: Noise, then: int, now: int, rule: Rule) -> BaselineResult:
+def _tested(name: str, ratio: float, error: float, degrees: int, rule: Rule) -> BaselineResult:
     """By Student's t, with degrees of freedom from the number of sessions, of which there are fewer than launches."""
     from scipy.special import stdtr
 
-    assert noise.session_sd is not None
-    error = math.sqrt(2 * noise.session_sd**2 + noise.launch_sd**2 * (1 / then + 1 / now))
-    degrees = noise.sessions - 1
     half = student_quantile((1 + CONFIDENCE) / 2, degrees) * error
     centre = math.log(ratio)
     low, high = math.exp(centre - half), math.exp(centre + half)

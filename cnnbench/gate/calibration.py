@@ -13,14 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from pydantic import ValidationError
-
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
-from cnnbench.errors import InputError, RunFolderError, first_fault
+from cnnbench.errors import InputError
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
 from cnnbench.records import files
-from cnnbench.records.artifact import cache_folder
+from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
+from cnnbench.records.json_object import read_model
 from cnnbench.suite.case import Frozen
 
 UPPER = 0.95
@@ -82,16 +81,7 @@ def file_of(environment: Environment) -> Path:
 
 def read_calibration(file: Path) -> Calibration | None:
     """A calibration; None if there is none. Raises RunFolderError."""
-    try:
-        return Calibration.model_validate_json(files.read(file))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise RunFolderError(
-            f"{file}: {first_fault(error)}; expected a calibration, as `cnnbench calibrate` writes it; delete the file"
-        ) from None
+    return read_model(file, Calibration, "expected a calibration, as `cnnbench calibrate` writes it; delete the file")
 
 
 def write_calibration(file: Path, calibration: Calibration) -> None:
@@ -143,14 +133,12 @@ def check_margin(calibration: Calibration, comparisons: Sequence[ArmComparison],
     hidden = []
     for comparison in comparisons:
         noise = noise_of(calibration.cases.get(comparison.name, []))
-        if noise is None or rule.margin >= noise.smallest_margin(rule.max_confirm_pairs):
-            continue
-        needed = pairs_needed(noise.pair_sd_upper, math.log1p(rule.margin))
-        seen = noise.smallest_margin(rule.max_confirm_pairs)
-        hidden.append(
-            f"{comparison.name}: {rule.max_confirm_pairs} pairs detect {seen:.2%}; "
-            f"{rule.margin:.2%} would need {needed if needed else 'more than 1000'} pairs"
-        )
+        if noise and rule.margin < (seen := noise.smallest_margin(rule.max_confirm_pairs)):
+            needed = pairs_needed(noise.pair_sd_upper, math.log1p(rule.margin)) or "more than 1000"
+            hidden.append(
+                f"{comparison.name}: {rule.max_confirm_pairs} pairs detect {seen:.2%}; "
+                f"{rule.margin:.2%} would need {needed} pairs"
+            )
     if hidden:
         raise InputError(
             f"--margin: expected one above this machine's noise; got {rule.margin:.2%}\n  " + "\n  ".join(hidden)
@@ -172,11 +160,8 @@ class Replayed:
     ) -> Paired:
         """A pair drawn from the calibration."""
         self.pairs += 1
-        logs: dict[ArmName, float] = {
-            arm: self.rng.choice((1, -1)) * self.rng.choice(self.logs[comparison.name])
-            for arm in order
-            if arm != "base"
-        }
+        drawn, choice = self.logs[comparison.name], self.rng.choice
+        logs: dict[ArmName, float] = {arm: choice((1, -1)) * choice(drawn) for arm in order if arm != "base"}
         if comparison.name == self.slowed:
             logs["head"] += math.log1p(self.slowdown)
         return Paired(tuple(order), logs)
@@ -200,16 +185,14 @@ class DetectionPower:
     """Share of gates that called a case slower, by case and slowdown."""
 
 
-def detection_power_of(
-    calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule, seed: int = 0
-) -> DetectionPower:
+def detection_power_of(calibration: Calibration, comparisons: Sequence[ArmComparison], rule: Rule) -> DetectionPower:
     """Simulate gates on pairs drawn from the calibration, with and without slowdowns and no time limit."""
     logs = {
         comparison.name: [log for session in calibration.cases.get(comparison.name, []) for log in session.logs]
         for comparison in comparisons
     }
     known = [comparison for comparison in comparisons if len(logs[comparison.name]) >= MIN_PAIRS]
-    rng = random.Random(seed)
+    rng = random.Random(0)
 
     def gates(count: int, chosen: Sequence[ArmComparison], slowed: str = "", slowdown: float = 0.0) -> list[bool]:
         found = []
@@ -221,9 +204,7 @@ def detection_power_of(
 
     alarms = fmean(gates(SIMULATED_GATES, known)) if known else 0.0
     seen = {
-        comparison.name: {
-            slow: fmean(gates(SIMULATED_GATES // 4, [comparison], comparison.name, slow)) for slow in SLOWDOWNS
-        }
-        for comparison in known
+        each.name: {slow: fmean(gates(SIMULATED_GATES // 4, [each], each.name, slow)) for slow in SLOWDOWNS}
+        for each in known
     }
     return DetectionPower(SIMULATED_GATES, alarms, seen)

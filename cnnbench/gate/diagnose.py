@@ -1,5 +1,6 @@
 """Diagnosis of a regression: what differs between the arms, most likely cause first, and which layers are slower."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -8,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.gate.arms import Arm
+from cnnbench.gate.arms import SETTINGS, Arm
 from cnnbench.gate.pairs import Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName
 from cnnbench.records.messages import Load, Loaded
@@ -71,41 +72,34 @@ def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
 
 def differences_of(base: Arm, head: Arm, comparison: ArmComparison, ran: dict[tuple[str, str], Ran]) -> list[str]:
     """Of settings, of what ran, of the runtime's libraries, of the code, of other versions: in this order."""
-    found = [
-        f"{key}: {getattr(comparison.base, key)} in base, {getattr(comparison.head, key)} in head"
-        for key in ("runtime", "threads", "precision", "layout", "device")
-        if getattr(comparison.base, key) != getattr(comparison.head, key)
-    ]
-    first, second = (ran.get((comparison.name, arm)) for arm in ("base", "head"))
+    found = _changed(dict(comparison.base), dict(comparison.head), SETTINGS)
+    first, second = (_flat(ran.get((comparison.name, arm))) for arm in ("base", "head"))
     if first and second:
-        found += _changed(_flat(first), _flat(second), "ran with ")
+        found += _changed(first, second, [*first, *second], "ran with ")
     own = runtime_kind(comparison.head.runtime).libraries
-    about = base.about(), head.about()
-    versions = [{key: text for key, text in each.items() if key != "interpreter"} for each in about]
-    keys = sorted({*versions[0], *versions[1]}, key=lambda key: (key not in own, key != "revision", key))
-    ordered = [{key: each.get(key, "none") for key in keys} for each in versions]
-    found += _changed(ordered[0], ordered[1], "")
-    return list(dict.fromkeys(found))
+    versions = base.about(), head.about()
+    keys = sorted(
+        {*versions[0], *versions[1]} - {"interpreter"}, key=lambda key: (key not in own, key != "revision", key)
+    )
+    return list(dict.fromkeys(found + _changed(*versions, keys)))
 
 
-def _flat(ran: Ran) -> dict[str, Any]:
-    return {**ran.model_dump(exclude={"facts", "device"}), **ran.facts}
+def _flat(ran: Ran | None) -> dict[str, Any]:
+    return {**ran.model_dump(exclude={"facts", "device"}), **ran.facts} if ran else {}
 
 
-def _changed(base: dict[str, Any], head: dict[str, Any], before: str) -> list[str]:
-    keys = dict.fromkeys(chain(base, head))
+def _changed(base: Mapping[str, Any], head: Mapping[str, Any], keys: Iterable[str], before: str = "") -> list[str]:
     return [
         f"{before}{key}: {base.get(key, 'none')} in base, {head.get(key, 'none')} in head"
-        for key in keys
+        for key in dict.fromkeys(keys)
         if base.get(key) != head.get(key)
     ]
 
 
 def _profile(name: ArmName, comparison: ArmComparison, pairs: Pairs, scratch: Path) -> Profiled:
-    arm, case = (pairs.base, comparison.base) if name == "base" else (pairs.head, comparison.head)
-    threads = case.threads or machine.usable_threads()
-    log = pairs.logs / f"profile-{name}.log"
-    with Worker(log, threads, pairs.limit_s, interpreter=arm.interpreter) as worker:
+    arm, case = pairs.head if name == "head" else pairs.base, comparison.case(name)
+    threads = machine.threads_of(case)
+    with Worker(pairs.logs / f"profile-{name}.log", threads, pairs.limit_s, interpreter=arm.interpreter) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
         request = Profile(case=case, folder=str(pairs.folder(name, case.spec)), scratch=str(scratch), calls=CALLS)
         return worker.ask(request, Profiled)

@@ -4,6 +4,7 @@ Counts, exported graphs and the memory formula are equal on every machine. A gra
 only its class is compared.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
 from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
-from cnnbench.networks import registry
-from cnnbench.networks.training_memory import step_memory
+from cnnbench.networks.training import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner.artifacts import Artifacts, Building, Built
 from cnnbench.runner.tasks import trace
 from cnnbench.runner.tasks.export import describe_graph, prove_graph
@@ -121,10 +122,9 @@ def expectation_file(suite: Suite) -> Path:
 
 
 def check_exact(suite: Suite, file: Path, on_model: Callable[[str], None] = lambda _: None) -> ExactReport:
-    """Compare the figures of all models of a suite with the file's.
+    """Compare the figures of all models of a suite with the file's; `on_model` is told the progress.
 
-    `on_model` receives progress messages. Raises ExpectationError, before anything is built, for a file that is missing
-    or invalid; ModelError and WorkerError for a model that cannot be built.
+    Raises ExpectationError, before anything is built, for a file that is missing or invalid; ModelError, WorkerError.
     """
     expected = read_expectation(file, suite.name)
     found = find_figures(suite, on_model)
@@ -141,9 +141,8 @@ def read_expectation(file: Path, suite: str) -> Expectation:
     """The content of an expectation file. Raises ExpectationError."""
     remedy = f"`cnnbench gate {suite} --exact --update` writes it"
     if not file.exists():
-        raise ExpectationError(
-            f"{file}: expected the exact figures of suite {suite!r}; there is no such file; {remedy}"
-        )
+        expected = f"expected the exact figures of suite {suite!r}; there is no such file"
+        raise ExpectationError(f"{file}: {expected}; {remedy}")
     try:
         return Expectation.model_validate(read_yaml(file).data)
     except SuiteError as error:
@@ -162,9 +161,9 @@ def write_expectation(file: Path, suite: str, found: Expectation) -> None:
 
 def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None) -> Expectation:
     """The present figures of a suite's models. Raises ModelError, WorkerError."""
-    by_model: dict[ModelSpec, list[Case]] = {}
+    by_model: defaultdict[ModelSpec, list[Case]] = defaultdict(list)
     for case in suite.cases:
-        by_model.setdefault(case.spec, []).append(case)
+        by_model[case.spec].append(case)
 
     def watch(building: Building) -> bool:
         if building.seconds is None:
@@ -181,12 +180,10 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         for spec, cases in by_model.items():
             on_model(f"{_name(spec)}: proving")
             models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), artifacts.logs)
-    return Expectation(versions=_versions(), models=models)
-
-
-def _versions() -> dict[str, str]:
-    """Without the build's device: `2.14.1` of `2.14.1+cu130`."""
-    return {name: artifact.library_versions().get(name, "none").partition("+")[0] for name in VERSIONS}
+    installed = library_versions()
+    # Without the build's device: `2.14.1` of `2.14.1+cu130`.
+    versions = {name: installed.get(name, "none").partition("+")[0] for name in VERSIONS}
+    return Expectation(versions=versions, models=models)
 
 
 def _name(spec: ModelSpec) -> str:
@@ -194,29 +191,24 @@ def _name(spec: ModelSpec) -> str:
 
 
 def _figures(spec: ModelSpec, cases: list[Case], built: Built, logs: Path) -> ModelFigures:
-    summary = counts.summary(spec, built.require().counters)
+    facts, step = built.require(), built.step
+    if built.step_error is not None:
+        raise built.step_error
+    summary = counts.summary(spec, facts.counters)
+    inference = training = None
+    if facts.onnx_error is None:
+        parity = prove_graph(spec, built.folder, logs / "prove.log")
+        inference = _graph(built.folder / artifact.GRAPH, parity, logs)
+    if step is not None and step.error is None:
+        training = _graph(built.folder / artifact.STEP, step.parity, logs)
     return ModelFigures(
         params=summary.params,
         macs=summary.macs,
         disagreements=summary.disagreements,
-        inference=_inference(spec, built, logs),
-        training=_training(built, logs),
+        inference=inference,
+        training=training,
         step_peak_bytes=_step_peaks(spec, cases),
     )
-
-
-def _inference(spec: ModelSpec, built: Built, logs: Path) -> GraphFigures | None:
-    if built.require().onnx_error is not None:
-        return None
-    return _graph(built.folder / artifact.GRAPH, prove_graph(spec, built.folder, logs / "prove.log"), logs)
-
-
-def _training(built: Built, logs: Path) -> GraphFigures | None:
-    if built.step_error is not None:
-        raise built.step_error
-    if built.step is None or built.step.error is not None:
-        return None
-    return _graph(built.folder / artifact.STEP, built.step.parity, logs)
 
 
 def _graph(file: Path, parity: list[Parity], logs: Path) -> GraphFigures:
@@ -226,21 +218,18 @@ def _graph(file: Path, parity: list[Parity], logs: Path) -> GraphFigures:
 
 def parity_class(parity: list[Parity]) -> ParityClass:
     """The class of the largest error."""
-    if all(each.passed for each in parity):
-        return "float32"
-    coarse = (
-        each.passed or (each.error is not None and each.error <= min(COARSE_FACTOR * each.limit, COARSE_LIMIT))
-        for each in parity
-    )
-    return "coarse" if all(coarse) else "wrong"
+    failed = [each for each in parity if not each.passed]
+    bounds = [min(COARSE_FACTOR * each.limit, COARSE_LIMIT) for each in failed]
+    if any(each.error is None or each.error > bound for each, bound in zip(failed, bounds, strict=True)):
+        return "wrong"
+    return "coarse" if failed else "float32"
 
 
 def _step_peaks(spec: ModelSpec, cases: list[Case]) -> dict[int, int]:
     batches = sorted({case.batch for case in cases if case.workload == "training"})
     if not batches:
         return {}
-    architecture = registry.find(spec.model)
-    network = architecture.network(spec.image_size, spec.classes) if architecture else trace.read(spec).network
+    network = trace.read(spec).network
     try:
         return {batch: step_memory(network, batch, "momentum").peak for batch in batches}
     except ShapeError:  # inference only

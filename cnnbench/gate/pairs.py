@@ -1,25 +1,27 @@
 """Pairs of launches, measured with real workers: both arms alive and interleaved, each launch a process of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Self
 from uuid import uuid4
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
+from cnnbench.analysis.times import shared_blocks
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import MIN_BLOCKS, Launch, Ran
+from cnnbench.records.record import Launch, Ran
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
+from cnnbench.runner.plan import models_of
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -40,11 +42,12 @@ class Pair(Frozen):
 
     def paired(self) -> Paired:
         """The result that verdicts are computed from."""
+        if self.missing:
+            return Paired(tuple(self.order), {}, missing=self.missing)
         times = {arm: time_estimate(launch.call_blocks()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
-        rounds: dict[ArmName, Rounds] = {}
-        if base is not None:
-            rounds = {arm: Rounds.of(base, launch) for arm, launch in self.launches.items() if arm != "base"}
+        others = {arm: launch for arm, launch in self.launches.items() if arm != "base"}
+        rounds = {arm: Rounds.of(base, launch) for arm, launch in others.items()} if base else {}
         head = rounds.get("head")
         return Paired(
             tuple(self.order),
@@ -52,7 +55,6 @@ class Pair(Frozen):
             times,
             unsteady=head is not None and head.is_unsteady,
             interference=any(each.interference for each in rounds.values()),
-            missing=self.missing,
             wrong=self.wrong,
         )
 
@@ -69,15 +71,12 @@ class Rounds:
     @classmethod
     def of(cls, base: Launch, head: Launch) -> "Rounds":
         """Over rounds without interference in either launch, or over all if those are fewer than six."""
-        of_base = {block.round: block for block in base.blocks}
-        both = [(of_base[block.round], block) for block in head.blocks if block.round in of_base]
-        clean = [(below, above) for below, above in both if not below.interference and not above.interference]
-        chosen = clean if len(clean) >= MIN_BLOCKS else both
+        blocks, interference = shared_blocks(base, head)
         ratios = tuple(
             median(above.totals_s()) / head.calls_per_sample / (median(below.totals_s()) / base.calls_per_sample)
-            for below, above in chosen
+            for below, above in blocks
         )
-        return cls(ratios, interference=len(clean) < MIN_BLOCKS)
+        return cls(ratios, interference)
 
     @property
     def log_ratio(self) -> float:
@@ -91,7 +90,7 @@ class Rounds:
         return (change is not None and abs(change) > NOISY_HALF_WIDTH) or two_modes(self.ratios) is not None
 
 
-class Pairs:
+class Pairs(ExitStack):
     """Measures pairs, and writes each down as soon as it is there."""
 
     def __init__(
@@ -105,21 +104,15 @@ class Pairs:
         slowdown: float = 0.0,
     ) -> None:
         """`slowdown`: by how much every call of head is slowed down on purpose."""
+        super().__init__()
         self.base, self.head, self.logs, self.limit_s, self.slowdown = base, head, logs, limit_s, slowdown
         self.ran: dict[tuple[str, str], Ran] = {}
         """By case and arm: what really ran, in the last launch."""
         self._run_id, self._rng, self._keep = uuid4().hex, rng, keep
         self._outputs: dict[ModelSpec, str] = {}
         """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
-        self._artifacts = Artifacts(logs, limit_s)
-        self._servers = ForkServers(logs, limit_s, self._padded)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._servers.close()
-        self._artifacts.__exit__()
+        self._artifacts = self.enter_context(Artifacts(logs, limit_s))
+        self._servers = self.enter_context(ForkServers(logs, limit_s, self._padded))
 
     def build(self, comparisons: Sequence[ArmComparison], on_progress: Callable[[str], None]) -> None:
         """Build all that is measured: base's artifacts, then those of head that are others, with base's weights."""
@@ -130,19 +123,15 @@ class Pairs:
             return True
 
         for name in ("base", "head"):
-            cases = [self._case(comparison, name) for comparison in comparisons]
-            stepping = {case.spec for case in cases if case.is_exported_step}
-            specs = dict.fromkeys(case.spec for case in cases)
-            self._artifacts.build([self._wanted(name, spec, spec in stepping) for spec in specs], watch)
+            models = models_of([[comparison.case(name) for comparison in comparisons]])
+            self._artifacts.build([self._wanted(name, spec, step) for spec, step in models.items()], watch)
 
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:
         """One fresh launch of each arm, all alive together and measured interleaved."""
+        launches: dict[ArmName, Launch] = {}
         missing, wrong = self._problems(comparison)
-        pair = Pair(
-            comparison=comparison.name, stage=stage, number=number, order=list(order), missing=missing, wrong=wrong
-        )
         if not missing and not wrong:
             self._servers.close(before=number - 1)  # each block has two pairs
             members = [self._member(comparison, arm, number) for arm in order]
@@ -151,15 +140,19 @@ class Pairs:
             by_arm = dict(zip(order, outcomes, strict=True))
             launches = {arm: each.launch for arm, each in by_arm.items() if each.launch is not None}
             self.ran |= {(comparison.name, arm): launch.ran for arm, launch in launches.items() if launch.ran}
-            pair = pair.model_copy(
-                update={
-                    "launches": launches,
-                    "missing": _first((arm, each.error) for arm, each in by_arm.items()),
-                    "wrong": _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items()),
-                }
-            )
+            missing = _first((arm, each.error) for arm, each in by_arm.items())
+            wrong = _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items())
+        pair = Pair(
+            comparison=comparison.name,
+            stage=stage,
+            number=number,
+            order=list(order),
+            launches=launches,
+            missing=missing,
+            wrong=wrong,
+        )
         self._keep(pair)
-        return pair.paired() if not pair.missing else Paired(tuple(order), {}, missing=pair.missing)
+        return pair.paired()
 
     def folder(self, name: ArmName, spec: ModelSpec) -> Path:
         """Where the model's artifact lies, for one arm."""
@@ -169,14 +162,14 @@ class Pairs:
         if outcome.launch is None:
             failed = [parity for parity in outcome.parity if not parity.passed]
             return str(status_of([], failed)[1][0]) if failed else None
-        facts = self._built(arm, self._case(comparison, arm)).facts
+        facts = self._built(arm, comparison.case(arm)).facts
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
         return str(reasons[0]) if status == "invalid" else None
 
     def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
         """Why the comparison cannot be measured, or would compare two things; both empty if it can."""
         for name in ("base", "head"):
-            case = self._case(comparison, name)
+            case = comparison.case(name)
             if problem := self._built(name, case).problem(case):
                 return f"{name}: {problem.reason}", ""
         spec = comparison.base.spec
@@ -186,8 +179,8 @@ class Pairs:
         return "", self._outputs[spec]
 
     def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
-        case = self._case(comparison, name)
-        lineage = Lineage(case.threads or machine.usable_threads(), number, self._interpreter(name))
+        case = comparison.case(name)
+        lineage = Lineage(machine.threads_of(case), number, case.allocator, self._environment(name).interpreter)
         return GroupMember(
             case,
             self.folder(name, case.spec),
@@ -197,21 +190,15 @@ class Pairs:
             self.slowdown if name == "head" else 0.0,
         )
 
-    def _arm(self, name: ArmName) -> Arm:
-        return self.head if name == "head" else self.base
-
-    def _case(self, comparison: ArmComparison, name: ArmName) -> Case:
-        return comparison.head if name == "head" else comparison.base
-
-    def _interpreter(self, name: ArmName) -> Interpreter:
-        """Arms of one environment share it, so that their workers are forked from one process."""
-        return (self.base if self._arm(name).source == self.base.source else self.head).interpreter
+    def _environment(self, name: ArmName) -> Arm:
+        """The arm whose environment it runs in: base, where both have one, so that one process forks all workers."""
+        return self.head if name == "head" and self.head.source != self.base.source else self.base
 
     def _wanted(self, name: ArmName, spec: ModelSpec, with_step: bool = False) -> Wanted:
         """A model for one arm; of head in another environment, with base's weights, so that both compute the same."""
-        arm, base = self._arm(name), self.base
+        arm, base = self._environment(name), self.base
         key = artifact.key_of(spec, self._run_id + base.source, base.toolchain)
-        if arm.source == base.source or (not spec.is_users_own and arm.toolchain == base.toolchain):
+        if arm is base or (not spec.is_users_own and arm.toolchain == base.toolchain):
             return Wanted(spec, key, with_step, base.interpreter)
         weights = artifact.folder_of(spec, key) / artifact.WEIGHTS
         key = artifact.key_of(spec, self._run_id + arm.source, arm.toolchain, weights_of=key)
@@ -229,7 +216,7 @@ class Pairs:
 def difference_of_outputs(base: Path, head: Path) -> str:
     """How head's float64 outputs differ from base's, on the same images; empty if they do not, or cannot be compared.
 
-    They are compared where both have parameters of the same names and shapes: head was then built with base's weights.
+    They can where parameters have the same names and shapes: head was then built with base's weights.
     """
     from safetensors import safe_open
     from safetensors.numpy import load_file

@@ -54,13 +54,17 @@ class ArmComparison:
         """The case's id; both ids if the arms run it differently."""
         return self.base.id if self.base.id == self.head.id else f"{self.base.id} → {self.head.id}"
 
+    def case(self, arm: ArmName) -> Case:
+        """As an arm runs it; the null arm is a copy of base."""
+        return self.head if arm == "head" else self.base
+
 
 @dataclass(frozen=True)
 class Paired:
     """The result of a pair of launches."""
 
     order: tuple[ArmName, ...]
-    """Order in which the launches were started."""
+    """In which the launches were started."""
     logs: Mapping[ArmName, float]
     """Logarithm of each arm's time over base's."""
     call_s: Mapping[ArmName, float] = field(default_factory=dict)
@@ -72,6 +76,11 @@ class Paired:
     """Why an arm could not be run."""
     wrong: str = ""
     """Why an arm's outputs, or what ran, are wrong."""
+
+    @property
+    def problem(self) -> str:
+        """Why the pair says nothing of times; empty if it does."""
+        return self.missing or self.wrong
 
 
 class Measurer(Protocol):
@@ -194,11 +203,12 @@ class _Gate:
     cases: list[CaseVerdict]
     scale: float = 1.0
     number: int = 0
+    pair_s: dict[str, float] = field(default_factory=dict)
+    """Of each case's last pair."""
 
     def __post_init__(self) -> None:
         self.began = self.clock_s()
         self.null_place = self.rng.randrange(NULL_EVERY)
-        self.pair_s: dict[str, float] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -207,9 +217,9 @@ class _Gate:
     def screen(self) -> None:
         """Six pairs for every case, then more for wide intervals, whichever way they point."""
         minimum = self.rule.screen_pairs
-        for done in range(0, minimum, 2):
-            self._block(self._open(), "screen", until_s=self.budget_s, then=minimum - done - 2)
-            self._fit(minimum - done - 2)
+        for pairs_left in reversed(range(0, minimum, 2)):
+            self._block(self._open(), "screen", until_s=self.budget_s, then=pairs_left)
+            self._fit(pairs_left)
         short = [case for case in self._open() if sum(not pair.interference for pair in case.screened) < minimum]
         self._block(short, "screen", until_s=self.budget_s * EXTENDED_SHARE)
         while wide := [case for case in self._open() if self._is_wide(case)]:
@@ -218,16 +228,15 @@ class _Gate:
 
     def confirm(self) -> None:
         """Fresh pairs for the suspects: a number fixed before the first, by their noise and the time left."""
-        suspects = [case for case in self._open() if self._has_enough(case)]
-        suspects = [case for case in suspects if is_suspect(ratio_of(case.screened), self.rule)]
+        screened = [(case, ratio_of(case.screened)) for case in self._open() if self._has_enough(case)]
         # Slowdowns first, the largest first: they are what a gate is for.
-        suspects.sort(key=lambda case: -ratio_of(case.screened).ratio)
+        screened.sort(key=lambda each: -each[1].ratio)
+        suspects = [case for case, ratio in screened if is_suspect(ratio, self.rule)]
         left_s = self.budget_s - self.elapsed_s
         planned: list[tuple[CaseVerdict, int]] = []
         for place, case in enumerate(suspects):
             case.suspect = True
-            share_s = left_s / (len(suspects) - place)
-            fitting = int(share_s / self._expected_s(case)) // 2 * 2
+            fitting = int(left_s / (len(suspects) - place) / self._expected_s(case)) // 2 * 2
             pairs = min(self._wanted(case), fitting)
             if pairs >= self.rule.screen_pairs:
                 planned.append((case, pairs))
@@ -244,15 +253,13 @@ class _Gate:
         found = confirmed(screened, [ratio_of(case.fresh) for case in suspects], self.rule)
         for case, verdict in zip(suspects, found, strict=True):
             case.verdict = verdict or unconfirmed(case.ratio, self.rule.margin)
+        differ = untrusted(self.cases, self.rule)
         for case in self._open():
             self._decide(case)
-        result = Result(self.cases, self.rule, self.elapsed_s, position=_position(self.cases))
-        result.untrusted = untrusted(self.cases, self.rule)
-        result.notes = _shift(self.cases, self.rule)
-        if result.untrusted:
-            for case in self._open():
+            if differ:
                 case.verdict, case.reason = "inconclusive", f"{case.verdict}, but the null arms differ"
-        return result
+        notes, position = _shift(self.cases, self.rule), _position(self.cases)
+        return Result(self.cases, self.rule, self.elapsed_s, differ, notes, position)
 
     def _decide(self, case: CaseVerdict) -> None:
         if not self._has_enough(case):
@@ -292,9 +299,8 @@ class _Gate:
                 pair = self.measurer.measure(case.comparison, stage, order, self.number + number, self.scale)
                 self.pair_s[case.comparison.name] = self.clock_s() - began
                 (case.screened if stage == "screen" else case.fresh).append(pair)
-                if pair.missing or pair.wrong:
-                    case.verdict = "missing" if pair.missing else "wrong"
-                    case.reason = pair.missing or pair.wrong
+                if pair.problem:
+                    case.verdict, case.reason = "missing" if pair.missing else "wrong", pair.problem
                     break
         return True
 
@@ -352,18 +358,13 @@ def _shift(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
     if len(ratios) < MIN_SHIFT_CASES or any(abs(log(ratio)) > log(1 + rule.margin) for ratio in ratios):
         return []
     slower = sum(ratio > 1 for ratio in ratios)
-    way, count = max(("slower", slower), ("faster", len(ratios) - slower), key=lambda each: each[1])
-    if count <= MIN_SHIFT_SHARE * len(ratios):
-        return []
-    return [f"a shift of the whole suite: {count} of {len(ratios)} cases lean {way}"]
+    count, way = max((slower, "slower"), (len(ratios) - slower, "faster"))
+    is_shift = count > MIN_SHIFT_SHARE * len(ratios)
+    return [f"a shift of the whole suite: {count} of {len(ratios)} cases lean {way}"] if is_shift else []
 
 
 def _position(cases: Sequence[CaseVerdict]) -> float | None:
     """Mean log of the later started arm's time over the earlier's, over all pairs."""
-    signed = [
-        pair.logs["head"] * (1 if pair.order.index("base") < pair.order.index("head") else -1)
-        for case in cases
-        for pair in case.pairs
-        if "head" in pair.logs
-    ]
-    return fmean(signed) if signed else None
+    pairs = [pair for case in cases for pair in case.pairs if "head" in pair.logs]
+    signs = [1 if pair.order.index("base") < pair.order.index("head") else -1 for pair in pairs]
+    return fmean(sign * pair.logs["head"] for sign, pair in zip(signs, pairs, strict=True)) if pairs else None

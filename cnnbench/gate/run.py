@@ -9,13 +9,11 @@ logs/         output of the workers' libraries
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-
-from pydantic import ValidationError
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import RunFolderError
@@ -24,9 +22,9 @@ from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
 from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
 from cnnbench.records import files
-from cnnbench.records import run_folder as store
 from cnnbench.records.environment import Environment
-from cnnbench.runner.tasks import probe as availability
+from cnnbench.records.json_object import read_each
+from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
 
@@ -51,12 +49,6 @@ class GateReport:
     """Of confirmed regressions, by name."""
 
 
-def new_folder(suite: Suite, kind: str = "gate") -> Path:
-    """A run's default folder, prefixed with the kind."""
-    folder = store.new_folder(suite)
-    return folder.with_name(f"{kind}-{folder.name}")
-
-
 @dataclass(frozen=True)
 class GateRequest:
     """What to measure, and the folder to write."""
@@ -76,10 +68,8 @@ class GateRequest:
     def comparisons(self) -> list[ArmComparison]:
         """Each case in both arms; cases that an arm's settings make equal appear once."""
         budgets = self.suite.case_budgets_s
-        comparisons = [
-            ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases
-        ]
-        return list({comparison.name: comparison for comparison in comparisons}.values())
+        found = (ArmComparison(self.base.case(case), self.head.case(case), budgets[case.id]) for case in self.cases)
+        return list({comparison.name: comparison for comparison in found}.values())
 
     def about(self) -> dict[str, Any]:
         """The request as JSON."""
@@ -97,20 +87,22 @@ class GateRequest:
 @contextmanager
 def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs, list[ArmComparison], dict[str, str]]]:
     """A measurer that writes every pair, the comparisons that can run here, and why others cannot."""
-    file = _begin(request.folder)
     logs = request.folder / LOGS
+    try:
+        request.folder.mkdir(parents=True)
+        logs.mkdir()
+        (request.folder / PAIRS).touch()
+    except OSError as error:
+        raise RunFolderError(f"{request.folder}: cannot be made: {error.strerror}; give another --out") from None
 
     def keep(pair: Pair) -> None:
-        files.append(file, pair.model_dump_json())
+        files.append(request.folder / PAIRS, pair.model_dump_json())
 
     observer.doing("probing what can run here", request.budget_s)
-    comparisons = request.comparisons
-    reasons, _ = availability.find_unavailable([comparison.base for comparison in comparisons], logs)
-    skipped = {
-        comparison.name: str(reasons[comparison.base.id]) for comparison in comparisons if comparison.base.id in reasons
-    }
+    reasons, _ = find_unavailable([each.base for each in request.comparisons], logs)
+    skipped = {each.name: str(reasons[each.base.id]) for each in request.comparisons if each.base.id in reasons}
     rng = Random(request.seed)
-    possible = [comparison for comparison in comparisons if comparison.name not in skipped]
+    possible = [each for each in request.comparisons if each.name not in skipped]
     with Pairs(request.base, request.head, logs, request.suite.limit_s, rng, keep, request.slowdown) as pairs:
         pairs.build(possible, lambda what: observer.doing(what, request.budget_s))
         yield pairs, possible, skipped
@@ -135,26 +127,22 @@ def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateRe
 def measure_all(
     request: GateRequest, observer: Observer, arms: Sequence[ArmName], pairs: int, rng: Random
 ) -> tuple[dict[str, list[Paired]], dict[str, str]]:
-    """A number of pairs (or launches of one arm) of every case, in blocks of two, as the budget allows.
-
-    Returns the pairs by case, and why cases cannot run here.
-    """
+    """Pairs (or launches of one arm) of every case, in blocks of two, as the budget allows; and what is skipped."""
     ends = time.monotonic() + request.budget_s
     with open_pairs(request, observer) as (measurer, comparisons, skipped):
         found: dict[str, list[Paired]] = {comparison.name: [] for comparison in comparisons}
         for block in range(0, pairs, 2):
             for comparison in rng.sample(comparisons, len(comparisons)):
-                left_s = ends - time.monotonic()
-                done = sum(map(len, found.values()))
-                rest_s = (
-                    (request.budget_s - left_s) / done * (pairs * len(comparisons) - done) if done else request.budget_s
-                )
-                if left_s <= 0 or any(pair.missing or pair.wrong for pair in found[comparison.name]):
+                measured, left_s = found[comparison.name], ends - time.monotonic()
+                if left_s <= 0 or any(pair.problem for pair in measured):
                     continue
+                done = sum(map(len, found.values()))
+                each_s = (request.budget_s - left_s) / done if done else request.budget_s
+                rest_s = each_s * (pairs * len(comparisons) - done)
                 observer.doing(f"{comparison.name}: {block} of {pairs}", min(left_s, rest_s))
                 order = rng.sample(arms, len(arms))
                 for number, each in enumerate((order, order[::-1])):
-                    found[comparison.name].append(measurer.measure(comparison, "screen", each, block + number, 1.0))
+                    measured.append(measurer.measure(comparison, "screen", each, block + number, 1.0))
     return found, skipped
 
 
@@ -174,23 +162,10 @@ def _found(gate_report: GateReport) -> dict[str, Any]:
     return {"cases": cases, "skipped": gate_report.skipped, "untrusted": result.untrusted, "seconds": result.seconds}
 
 
-def _begin(folder: Path) -> Path:
-    """Create the folder; returns its file of pairs. Raises RunFolderError."""
-    try:
-        folder.mkdir(parents=True)
-        (folder / LOGS).mkdir()
-        (folder / PAIRS).touch()
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be made: {error.strerror}; give another --out") from None
-    return folder / PAIRS
-
-
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a gate's folder. Raises RunFolderError if there are none."""
+    """The pairs of a gate's folder, without lines that are cut short. Raises RunFolderError if there are none."""
     if not (folder / PAIRS).is_file():
         raise RunFolderError(f"{folder}: expected the folder of a gate, with {PAIRS}; there is none")
-    found = []
-    for line in files.read_lines(folder / PAIRS):
-        with suppress(ValidationError):  # a truncated line
-            found.append(Pair.model_validate_json(line))
+    found: list[Pair] = []
+    read_each(folder / PAIRS, lambda content: found.append(Pair.model_validate(content)))
     return found

@@ -5,6 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from cnnbench.analysis.status import rechecked
+from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.integrations import exporters
 from cnnbench.integrations.exporters.converted import Converted
@@ -21,6 +22,8 @@ FORMATS = {
     "parquet": "frames:parquet",
 }
 """The module and function of each format, in `cnnbench.integrations.exporters`; imported on demand."""
+COMPARED = ("pytest-benchmark", "github-action", "bencher", "pyperf")
+"""Formats of tools that compare times: to them a set without any would look like a set in which nothing is slower."""
 
 
 def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[list[Path], list[str]]:
@@ -38,19 +41,17 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
     run = rechecked(read_run(folder))
     if not run.records:
         raise RunFolderError(f"{folder}: expected a run with records; got none; continue with `cnnbench run --resume`")
+    if format_name in COMPARED and all(comparable_time(each) is None for each in run.records.values()):
+        raise RunFolderError(f"{folder}: expected a case with a time; got none: no file for {format_name} is written")
     exporter: Callable[[Run], Converted] = resolve_name(f"{exporters.__name__}.{FORMATS[format_name]}")
     converted = exporter(run)
-    named = _names(out or folder / format_name, converted, exact=out is not None)
+    stem = out.with_suffix("") if out else folder / format_name
+    named = {stem.with_name(stem.name + end): content for end, content in converted.files.items()}
+    if out and len(named) == 1:
+        named = dict.fromkeys([out], *named.values())
     try:
         for file, content in named.items():
             files.write(file, content)
     except OSError as error:
         raise InputError(f"--out: {file} cannot be written: {error.strerror}") from None
     return list(named), [*run.unreadable, *converted.lost]
-
-
-def _names(out: Path, converted: Converted, *, exact: bool) -> dict[Path, bytes]:
-    if exact and len(converted.files) == 1:
-        return dict.fromkeys([out], *converted.files.values())
-    stem = out.with_suffix("") if exact else out
-    return {stem.with_name(stem.name + end): content for end, content in converted.files.items()}

@@ -75,26 +75,23 @@ class Architecture:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of its family, with this member's values."""
+        """The settings of its family that are numbers or several of them, with this member's values."""
         fields = dataclasses.fields(self.describe) if dataclasses.is_dataclass(self.describe) else ()
         values = {field.name: getattr(self.describe, field.name) for field in fields}
-        return {name: value for name, value in values.items() if _type_of(value)}
+        return {name: value for name, value in values.items() if type(value) in (int, float, tuple)}
 
     def varied(self, changes: Mapping[str, str]) -> "Architecture":
         """The same family with other settings, such as {"width": "0.75", "resolution": "192"}. Raises InputError."""
-        settings = self.settings
-        own: dict[str, Any] = {}
-        general: dict[str, int] = {}
+        kinds = {name: type(value) for name, value in self.settings.items()} | dict.fromkeys(INPUT_SETTINGS, int)
+        values: dict[str, Any] = {}
         for name, text in changes.items():
-            if name in INPUT_SETTINGS:
-                general[name] = _number(name, text, int)
-            elif name in settings:
-                own[name] = _number(name, text, _type_of(settings[name]))
-            else:
-                raise InputError(f"{self.name}: {unknown('setting', name, (*settings, *INPUT_SETTINGS))}")
+            if name not in kinds:
+                raise InputError(f"{self.name}: {unknown('setting', name, kinds)}")
+            values[name] = _number(name, text, kinds[name])
+        own = {name: value for name, value in values.items() if name not in INPUT_SETTINGS}
         channels, *size = self.image
-        if "resolution" in general:
-            size = [general["resolution"]] * len(size)
+        if "resolution" in values:
+            size = [values["resolution"]] * len(size)
         try:
             describe = dataclasses.replace(self.describe, **own) if own else self.describe  # type: ignore[type-var]
         except ValueError as error:
@@ -103,8 +100,8 @@ class Architecture:
             self,
             name=f"{self.name}[{','.join(f'{name}={text}' for name, text in changes.items())}]",
             describe=describe,
-            image=(general.get("channels", channels), *size),
-            classes=general.get("classes", self.classes),
+            image=(values.get("channels", channels), *size),
+            classes=values.get("classes", self.classes),
             from_torchvision=False,
         )
 
@@ -133,21 +130,14 @@ def _checked(what: str, value: object) -> int:
     return value
 
 
-def _type_of(value: object) -> type[Any] | None:
-    """int, float, or tuple of int; None for a value that is not set from text."""
-    if isinstance(value, tuple):
-        return tuple if all(type(part) is int for part in value) else None
-    return type(value) if type(value) in (int, float) else None
-
-
-def _number(name: str, text: str, kind: type[Any] | None) -> Any:
+def _number(name: str, text: str, kind: type[Any]) -> Any:
     """A positive number, or several such as 3-4-6-3. Raises InputError."""
     try:
-        values = [int(part) for part in text.split("-")] if kind is tuple else [(kind or float)(text)]
+        values = [int(part) for part in text.split("-")] if kind is tuple else [kind(text)]
     except ValueError:
         values = []
     if not 0 < len(values) <= MAX_VALUES or not all(math.isfinite(value) and value > 0 for value in values):
-        shape = {int: "a whole number", float: "a number", tuple: "whole numbers such as 3-4-6-3"}[kind or float]
+        shape = {int: "a whole number", float: "a number", tuple: "whole numbers such as 3-4-6-3"}[kind]
         raise InputError(f"{name}: expected {shape} above zero; got {text!r}")
     most = MAX_OF_SEVERAL if kind is tuple else MAX_SETTING
     if max(values) > most:

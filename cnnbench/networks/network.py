@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cnnbench.errors import ShapeError
-from cnnbench.networks.layers import Op, Shape, Value
+from cnnbench.networks.layers import Conv, Op, Saved, Shape, Value, WorkKind
 from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 
 
@@ -26,6 +26,20 @@ class Layer:
     def kind(self) -> str:
         """The name of its operation, such as `Conv`."""
         return type(self.op).__name__
+
+    @property
+    def work(self) -> WorkKind:
+        """The kind of its work.
+
+        A depthwise convolution has one input channel per group, so each value that is read serves one output channel
+        only; a 1x1 convolution is a matrix product (Howard et al., "MobileNets", 2017, section 3.1).
+        """
+        if not isinstance(self.op, Conv):
+            return self.op.work
+        if self.op.groups > 1:
+            is_depthwise = self.op.groups == self.input_shape[0]
+            return "depthwise convolutions" if is_depthwise else "grouped convolutions"
+        return "1x1 convolutions" if self.op.kernel in (1, (1,), (1, 1)) else "convolutions"
 
     @property
     def input_shape(self) -> Shape:
@@ -51,6 +65,11 @@ class Layer:
     def elementwise(self) -> int:
         """Other operations for one image in inference."""
         return self.op.elementwise(self.input_shape)
+
+    @property
+    def saved(self) -> Saved:
+        """What PyTorch's autograd keeps for its backward pass; nothing where it has none."""
+        return self.op.saved(self.input_shape) if self.output.requires_grad else Saved()
 
     @property
     def weight_bytes(self) -> int:
@@ -150,14 +169,6 @@ class Network:
         ]
 
 
-@dataclass
-class _Recorded:
-    """What has been recorded so far."""
-
-    layers: dict[str, Layer] = field(default_factory=dict)
-    training_problem: str | None = None
-
-
 @dataclass(frozen=True)
 class Net:
     """Follows one image through a network and records each layer.
@@ -169,7 +180,9 @@ class Net:
     name: str
     prefix: str = ""
     is_training_only: bool = False
-    recorded: _Recorded = field(default_factory=_Recorded)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """Recorded so far, by name."""
+    training_problems: list[str] = field(default_factory=list)
 
     def inside(self, name: str) -> "Net":
         """The same net, one module further in."""
@@ -181,13 +194,13 @@ class Net:
 
     def __call__(self, name: str, op: Op, x: Value) -> Value:
         """Record a layer and return its output. Raises ShapeError, naming the layer."""
-        layers, full_name = self.recorded.layers, self.prefix + name
-        assert full_name not in layers, f"two layers are called {full_name}"
+        full_name, inputs, index = self.prefix + name, (x, *op.others), len(self.layers)
+        assert full_name not in self.layers, f"two layers are called {full_name}"
         shape = self.shape_after(full_name, op, x.shape)
-        inputs, index = (x, *op.others), len(layers)
         requires_grad = any(value.requires_grad for value in inputs) or bool(op.param_terms(x.shape))
         y = Value(shape, index, x.storage if op.in_place else index + 1, requires_grad)
-        layers[full_name] = Layer(name=full_name, op=op, inputs=inputs, output=y, training_only=self.is_training_only)
+        layer = Layer(name=full_name, op=op, inputs=inputs, output=y, training_only=self.is_training_only)
+        self.layers[full_name] = layer
         return y
 
     def shape_after(self, name: str, op: Op, x: Shape) -> Shape:
@@ -198,7 +211,7 @@ class Net:
             problem = f"{self.name}: layer {name!r} ({type(op).__name__}): {error}"
             if not self.is_training_only:
                 raise type(error)(problem) from None
-            self.recorded.training_problem = self.recorded.training_problem or problem
+            self.training_problems.append(problem)
             return tuple(max(1, size) for size in op.output_shape(x))  # goes on, to count the parameters
         return op.output_shape(x)
 
@@ -207,8 +220,8 @@ class Net:
         return Network(
             name=self.name,
             input_shape=input_shape,
-            layers=tuple(self.recorded.layers.values()),
-            training_problem=self.recorded.training_problem,
+            layers=tuple(self.layers.values()),
+            training_problem=self.training_problems[0] if self.training_problems else None,
         )
 
 

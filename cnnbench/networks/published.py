@@ -6,7 +6,7 @@ they had, must give the printed digits. "FLOPs" are multiply-accumulates in all 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -16,7 +16,7 @@ import yaml
 
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import BatchNorm, Linear
-from cnnbench.networks.network import Layer, Network
+from cnnbench.networks.network import Layer
 
 What = Literal["params", "MACs"]
 
@@ -31,10 +31,7 @@ REASONS: dict[str, dict[str, Any]] = {
         "reason": "it leaves out the fully connected layers",
         "without": lambda layer: isinstance(layer.op, Linear),
     },
-    "no auxiliary head": {
-        "reason": "it leaves out the auxiliary head",
-        "without": lambda layer: layer.training_only,
-    },
+    "no auxiliary head": {"reason": "it leaves out the auxiliary head", "without": lambda layer: layer.training_only},
     "no projections": {
         "reason": "it counts shortcuts without projections (option A)",
         "without": lambda layer: ".downsample." in layer.name,
@@ -90,36 +87,31 @@ class Figure:
 
     def is_explained(self, architecture: Architecture) -> bool:
         """Whether there is a reason, and what it says gives the printed digits. A reason may be that none is known."""
-        if self.reason == NOT_KNOWN:
-            return True
+        if not self.reason or self.reason == NOT_KNOWN:
+            return bool(self.reason)
         rounding = ROUND_DOWN if self.cut else ROUND_HALF_UP
-        return bool(self.reason) and self._printed_of(self.authors_count(architecture), rounding) == Decimal(
-            self.printed
-        )
+        return self._printed_of(self.authors_count(architecture), rounding) == Decimal(self.printed)
 
     def counted(self, architecture: Architecture) -> int:
         """The exact count of the network as torchvision has it."""
-        return _total(self._network(architecture).layers, self.what)
+        return self._count(architecture)
 
     def authors_count(self, architecture: Architecture) -> int:
         """The exact count of what the authors counted."""
         if self.had:
             had: Any = dataclasses.replace(cast(Any, architecture.describe), **self.had)
             architecture = dataclasses.replace(architecture, describe=had)
-        layers = self._network(architecture).layers
-        return _total([layer for layer in layers if not (self.without and self.without(layer))], self.what)
+        return self._count(architecture, self.without)
 
-    def _network(self, architecture: Architecture) -> Network:
-        return architecture.network((self.image_size,) if self.image_size else None)
+    def _count(self, architecture: Architecture, without: Callable[[Layer], bool] | None = None) -> int:
+        network = architecture.network((self.image_size,) if self.image_size else None)
+        layers = [layer for layer in network.layers if not (without and without(layer))]
+        if self.what == "params":
+            return sum(layer.params for layer in layers)
+        return sum(layer.macs for layer in layers if not layer.training_only)
 
     def _printed_of(self, count: int, rounding: str) -> Decimal:
         return (Decimal(count) / UNITS[self.unit]).quantize(Decimal(self.printed), rounding)
-
-
-def _total(layers: Iterable[Layer], what: What) -> int:
-    if what == "params":
-        return sum(layer.params for layer in layers)
-    return sum(layer.macs for layer in layers if not layer.training_only)
 
 
 def _read() -> Iterator[Figure]:

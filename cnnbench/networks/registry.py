@@ -8,9 +8,8 @@ from cnnbench.errors import InputError, unknown
 from cnnbench.networks.architecture import Architecture
 
 FAMILIES = (
-    *("lenet", "mlp", "cnn1d", "simple_cnn", "alexnet", "vgg", "resnet_cifar", "resnet", "googlenet", "inception_v3"),
-    *("densenet", "squeezenet", "shufflenet_v2", "mobilenet_v2", "efficientnet", "mobilenet_v3", "mnasnet"),
-    *("efficientnet_v2", "regnet", "convnext"),
+    *("small", "vgg", "resnet", "inception", "densenet", "squeezenet", "shufflenet_v2", "mobilenet", "efficientnet"),
+    *("regnet", "convnext"),
 )
 """The modules of `cnnbench.networks.families`; each lists its members in `NETWORKS`."""
 
@@ -21,6 +20,7 @@ for _family in FAMILIES:
         ARCHITECTURES[_member.name] = _member
 
 FORMS = "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, or package.module:callable"
+_OTHER_NAMES = re.compile(r"torchvision/\w+|timm/[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def find(model: str) -> Architecture | None:
@@ -33,10 +33,9 @@ def find(model: str) -> Architecture | None:
 
 def get(model: str) -> Architecture:
     """The closed form of a model. Raises InputError, with the nearest name."""
-    architecture = find(model)
-    if architecture is None:
-        raise InputError(unknown("model with a closed form", model, ARCHITECTURES))
-    return architecture
+    if architecture := find(model):
+        return architecture
+    raise InputError(unknown("model with a closed form", model, ARCHITECTURES))
 
 
 def full_size(model: str, image_size: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -44,8 +43,7 @@ def full_size(model: str, image_size: tuple[int, ...] | None) -> tuple[int, ...]
 
     Raises ShapeError for a number of sides that the model's images do not have.
     """
-    architecture = find(model)
-    if architecture is not None:
+    if architecture := find(model):
         return architecture.full_size(image_size)
     return image_size * 2 if image_size is not None and len(image_size) == 1 else image_size
 
@@ -55,14 +53,8 @@ def check_name(model: str) -> str:
 
     Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported.
     """
-    if model in ARCHITECTURES:
-        return model
-    if re.fullmatch(r"torchvision/\w+", model):
-        return model
-    if re.fullmatch(r"timm/[\w.]+", model):
-        if find_spec("timm") is None:
-            raise ValueError(f"{model!r} needs timm, which is not installed here: pip install timm")
-        return model
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", model):
-        return model
-    raise ValueError(f"{unknown('model', model, ARCHITECTURES)}; a model is {FORMS}")
+    if model not in ARCHITECTURES and not _OTHER_NAMES.fullmatch(model):
+        raise ValueError(f"{unknown('model', model, ARCHITECTURES)}; a model is {FORMS}")
+    if model.startswith("timm/") and find_spec("timm") is None:
+        raise ValueError(f"{model!r} needs timm, which is not installed here: pip install timm")
+    return model

@@ -1,34 +1,24 @@
-"""Where artifacts lie: what a model becomes on disk, in a cache, named by all that it depends on.
+"""Artifacts: what a model becomes on disk, in a folder of the cache that is named by all that it depends on.
 
 weights.safetensors   the state dict
 model.onnx            the inference graph, unless the export failed
 golden.safetensors    `images` (N, C, H, W) float32 and `reference` (N, classes) float64
-artifact.json         ArtifactFacts; written last, so that a folder with it is complete
+artifact.json         ArtifactFacts
 step.onnx             the training step, where somebody has asked for it
-step.json             StepFacts; written after it
+step.json             StepFacts
+seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
 
 import json
 import os
-import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
-from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, version
-from itertools import accumulate
+import stat
+from hashlib import file_digest, sha256
 from pathlib import Path
-from types import MappingProxyType
 
-import platformdirs
-from filelock import FileLock
-
-from cnnbench.errors import InputError
-from cnnbench.records import files
+from cnnbench.records import cache, files
+from cnnbench.records.bounds import Count, Recorded
 from cnnbench.records.record import ArtifactFacts, StepFacts
+from cnnbench.records.toolchain import Toolchain, own_toolchain, source_digest
 from cnnbench.suite.case import Case, ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
@@ -41,55 +31,20 @@ DROP = "drop"
 """Scales every rate of dropping: 1 as the model says, 0 for none."""
 NEW = ".new"
 """Behind an input's name, the output that is its value after the step."""
-LOCKS = ".locks"
-"""Beside the artifacts, a lock for each; an empty file."""
-BUILDING = ".building-"
-"""Begins the name of a folder that is being filled; the builder's process id follows."""
-
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
 
 
-def cache_folder() -> Path:
-    """$CNNBENCH_CACHE, or the user's cache folder; absolute, for workers may start elsewhere. Raises InputError."""
-    try:
-        return Path(os.environ.get("CNNBENCH_CACHE") or platformdirs.user_cache_dir("cnnbench")).absolute()
-    except RuntimeError:  # a user without a name, as in a container
-        raise InputError("expected a folder for the cache; this user has no home: set CNNBENCH_CACHE") from None
+class SealedFile(Recorded):
+    """A file's content, by size and SHA-256."""
+
+    size: Count
+    sha256: str
 
 
-@cache
-def library_versions() -> Mapping[str, str]:
-    """The installed versions of what builds and runs models, without importing any of it."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return MappingProxyType(found)
+class Seal(Recorded):
+    """What a finished artifact consists of."""
 
-
-@dataclass(frozen=True)
-class Toolchain:
-    """What builds artifacts: the code, as a digest, and the libraries' versions."""
-
-    code: str
-    versions: Mapping[str, str]
-
-
-@cache
-def own_toolchain() -> Toolchain:
-    """That of this process."""
-    return Toolchain(_code_digest(), library_versions())
-
-
-def _code_digest() -> str:
-    """A digest of the code that builds and counts models, so that a change of it is never hidden by the cache."""
-    package = Path(__file__).parent.parent
-    digest = sha256()
-    for file in sorted([*package.glob("networks/**/*.py"), *package.glob("worker/**/*.py")]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    key: str
+    files: dict[str, SealedFile]
 
 
 def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, weights_of: str | None = None) -> str:
@@ -106,30 +61,6 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
         **({"weights": weights_of} if weights_of else {}),
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def source_digest(spec: ModelSpec) -> str:
-    """A digest of the file that a user's own model stands in, without importing it; empty for any other."""
-    if not spec.is_users_own:
-        return ""
-    try:
-        origin = _origin(spec.model.partition(":")[0])
-        return sha256(files.read(Path(origin))).hexdigest() if origin else ""
-    except Exception:  # whatever somebody's hook of the import system raises
-        return ""
-
-
-def _origin(module: str) -> str | None:
-    """The file of a module, found as a worker finds it, with the current folder at last; no package is imported."""
-    found, places = None, None
-    for depth, name in enumerate(accumulate(module.split("."), "{}.{}".format)):
-        found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, places))), None)
-        if found is None and depth == 0:
-            found = PathFinder.find_spec(name, [os.getcwd()])
-        if found is None:
-            return None
-        places = found.submodule_search_locations
-    return found.origin if found else None
 
 
 def depends_on(case: Case) -> str:
@@ -150,34 +81,49 @@ def file_name(name: str) -> str:
 
 
 def folder_of(spec: ModelSpec, key: str) -> Path:
-    """The artifact's folder in the cache. Raises InputError if the cache cannot be written."""
-    place, why = cache_folder() / "artifacts", "permission denied"
+    """The artifact's folder in the cache. Raises InputError where the cache is another user's."""
+    return cache.artifacts_folder() / f"{file_name(spec.label)}-{key}"
+
+
+def seal(folder: Path, key: str) -> None:
+    """Declare a folder's files to be the artifact, whole."""
+    found = {file.name: _sealed(file) for file in sorted(folder.iterdir()) if file.name != cache.SEAL}
+    files.write(folder / cache.SEAL, Seal(key=key, files=found).model_dump_json(indent=1))
+    cache.share(folder)
+
+
+def _sealed(file: Path) -> SealedFile:
+    with file.open("rb") as stream:
+        return SealedFile(size=file.stat().st_size, sha256=file_digest(stream, "sha256").hexdigest())
+
+
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with what lies in an artifact's place; None if nothing is, or nothing lies there.
+
+    Nothing is believed that could be another's: the folder must be the user's own (or the cache a shared one), its key
+    the one that it is looked for by, and each file of the size and digest that it had when it was finished.
+    """
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        is_usable = os.access(place, os.W_OK)
-    except OSError as error:
-        is_usable, why = False, str(error.strerror)
-    if not is_usable:
-        raise InputError(f"{place}: the cache cannot be written: {why}; set CNNBENCH_CACHE to a folder that can")
-    return place / f"{file_name(spec.label)}-{key}"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an artifact's folder, so that no other process builds in it; the lock ends with its holder."""
-    locks = folder.parent / LOCKS
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{folder.name}.lock"):
-        yield
-
-
-def remove(spec: ModelSpec, key: str) -> None:
-    """Delete an artifact."""
-    shutil.rmtree(folder_of(spec, key), ignore_errors=True)
+        if not os.path.lexists(folder):
+            return None
+        if fault := cache.owner_fault(folder):
+            return fault
+        sealed = Seal.model_validate_json(files.read(folder / cache.SEAL))
+        if not folder.name.endswith(f"-{sealed.key}"):
+            return "has another one's content"
+        for name, expected in sealed.files.items():
+            about = (folder / name).lstat()
+            if not stat.S_ISREG(about.st_mode) or about.st_size != expected.size or _sealed(folder / name) != expected:
+                return f"{name} is damaged"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, RecursionError):
+        return "cannot be read"
+    return None
 
 
 def read_facts(folder: Path) -> ArtifactFacts | None:
-    """What is known of a finished artifact; None if it is not there, or not finished."""
+    """What is known of an artifact, whose content is not checked; None if it is not there."""
     try:
         return ArtifactFacts.model_validate_json((folder / FACTS).read_text())
     except (OSError, ValueError):
@@ -185,7 +131,7 @@ def read_facts(folder: Path) -> ArtifactFacts | None:
 
 
 def read_step(folder: Path) -> StepFacts | None:
-    """What is known of a finished artifact's training step; None if nobody has asked for it yet."""
+    """What is known of an artifact's training step; None if nobody has asked for it yet."""
     try:
         return StepFacts.model_validate_json((folder / STEP_FACTS).read_text())
     except (OSError, ValueError):

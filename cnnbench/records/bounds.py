@@ -14,7 +14,6 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9)]
 Repetitions = Annotated[list[Annotated[float, Field(ge=1e-12, lt=1e9)]], Field(min_length=1)]
 """Seconds of each."""
 Figure = Annotated[float, Field(ge=0, lt=1e18)]
-MIN_SAMPLE_S, MAX_SAMPLE_S = 1e-12, 1e9
 
 
 def _known_moment(said: object) -> str:

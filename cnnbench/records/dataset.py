@@ -27,13 +27,10 @@ def find(folder: Path) -> DataSet:
     """The data set's four files, compressed by gzip or not. Raises InputError if one is missing."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with Fashion-MNIST; there is none; {HINT}")
-    found = next((files for below in WHERE if len(files := _files(folder / below)) == len(PARTS)), None)
-    if found is None:
-        nearest = max((_files(folder / below) for below in WHERE), key=len)
-        missing = next(part for part in PARTS if part not in nearest)
-        raise InputError(f"{folder}: expected the four files of Fashion-MNIST; {missing}[.gz] is missing; {HINT}")
-    names = ("train_images", "train_labels", "test_images", "test_labels")
-    return DataSet(**{name: str(found[part]) for name, part in zip(names, PARTS, strict=True)})
+    found = max((_files(folder / below) for below in WHERE), key=len)
+    if missing := [part for part in PARTS if part not in found]:
+        raise InputError(f"{folder}: expected the four files of Fashion-MNIST; {missing[0]}[.gz] is missing; {HINT}")
+    return DataSet(**{name: str(found[part]) for name, part in zip(DataSet.model_fields, PARTS, strict=True)})
 
 
 def _files(folder: Path) -> dict[str, Path]:

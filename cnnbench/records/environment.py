@@ -4,21 +4,9 @@ import json
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cnnbench.records.bounds import Count, Figure, PositiveCount
-
-IDENTITY = (
-    "cpu",
-    "architecture",
-    "logical_cores",
-    "affinity_cores",
-    "cpu_quota",
-    "virtualised",
-    "system",
-    "memory_bytes",
-)
-"""Of a machine's fields, what two runs must share for their times to be compared as one machine's."""
 
 
 class _Part(BaseModel):
@@ -55,12 +43,17 @@ class State(_Part):
     """Of the CPU's frequency."""
 
 
+def _as_many(used: object) -> object:
+    """In the first version of a record, the numbers of threads that are used were one."""
+    return (used,) if isinstance(used, int) else used
+
+
 class Threads(_Part):
     """How many threads, and the variables that size thread pools."""
 
     usable: PositiveCount | None = None
     """What a case uses that asks for no number."""
-    used: Annotated[tuple[PositiveCount, ...], Field(max_length=100)]
+    used: Annotated[tuple[PositiveCount, ...], Field(max_length=100), BeforeValidator(_as_many)]
     """By the cases of the run."""
     OMP_NUM_THREADS: str | None = None
     MKL_NUM_THREADS: str | None = None
@@ -86,8 +79,8 @@ class Environment(_Part):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes a machine the same: not its name, its clock at the moment, or the last digits of its memory."""
-        facts = {key: getattr(self.machine, key) for key in IDENTITY}
+        """What two runs must share for their times to be compared as one machine's."""
+        facts = self.machine.model_dump(exclude={"physical_cores", "swap_bytes"})
         facts["memory_bytes"] = round(facts["memory_bytes"] / 2**30) * 2**30  # the kernel's share of it varies
         facts["system"] = ".".join(facts["system"].split(".")[:2])  # Linux 6.8.0-41-generic and -45 are one
         return facts
@@ -101,4 +94,4 @@ class Environment(_Part):
 def differences(then: Environment, now: Environment) -> list[str]:
     """What tells two environments' machines apart, in words; nothing if they are one."""
     theirs, ours = then.identity, now.identity
-    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in IDENTITY if theirs[key] != ours[key]]
+    return [f"{key}: {theirs[key]} then, {ours[key]} now" for key in ours if theirs[key] != ours[key]]

@@ -1,20 +1,28 @@
 """JSON that a stranger may have written: bounded in depth, without what a terminal or a page would obey."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+
+from cnnbench.errors import RunFolderError, first_fault
+from cnnbench.records import files
+
+M = TypeVar("M", bound=BaseModel)
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters, line separators and overrides of the writing direction, which terminals and pages obey."""
 _MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
+MAX_FAULTS, MAX_FAULT = 10, 200
+"""Kinds of faults that are named of one file, and characters of each."""
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """A JSON object, without characters that a terminal obeys.
-
-    Raises ValueError where it is none, is nested too deep, or holds a number that is none.
-    """
+    """A JSON object, without characters that a terminal obeys. Raises ValueError, for NaN and deep nesting too."""
     try:
         content = from_json(line.decode(errors="replace"), allow_inf_nan=False)
     except ValueError:
@@ -32,3 +40,45 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(each) for key, each in value.items()}
     return value
+
+
+def read_model(file: Path, model: type[M], remedy: str = "") -> M | None:
+    """A file's one object; None if there is no file. Raises RunFolderError, with the remedy, if it cannot be read."""
+    try:
+        return model.model_validate(parse_object(files.read(file)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file}: not read: {_why(error)}{remedy and f'; {remedy}'}") from None
+
+
+def read_each(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
+    """Hand over the objects of a file, one a line; gives at most one line, about all that raised ValueError."""
+    faults: dict[str, list[int]] = {}
+    try:
+        for number, line in enumerate(files.read_lines(file), start=1):
+            try:
+                if line.strip():
+                    take(parse_object(line))
+            except ValueError as error:
+                faults.setdefault(_why(error), []).append(number)
+    except OSError as error:
+        return [f"{file}: not read: {_why(error)}"]
+    kinds = [f"line{'s' * (len(lines) > 1)} {_ranges(lines)}: {why}" for why, lines in faults.items()]
+    more = [f"and {len(kinds) - MAX_FAULTS} more kinds of fault"] if len(kinds) > MAX_FAULTS else []
+    return [f"{file}: not read: {'; '.join([*kinds[:MAX_FAULTS], *more])}"] if kinds else []
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`3, 7-9` for 3, 7, 8 and 9."""
+    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    ends = [(found[0][1], found[-1][1]) for found in (list(run) for _, run in runs)]
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ends]
+    return ", ".join([*shown[:MAX_FAULTS], *(["..."] if len(shown) > MAX_FAULTS else [])])
+
+
+def _why(error: Exception) -> str:
+    """In a few words, whatever stands in the file."""
+    if isinstance(error, ValidationError):
+        return first_fault(error)[:MAX_FAULT]
+    return str(error.strerror if isinstance(error, OSError) else error)[:MAX_FAULT]

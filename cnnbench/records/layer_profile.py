@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from cnnbench.errors import first_fault
-from cnnbench.networks.work import WorkKind
+from cnnbench.networks.layers import WorkKind
 from cnnbench.records import files
-from cnnbench.records.json_object import parse_object
+from cnnbench.records.json_object import read_each
 
 PROFILES = "profiles.jsonl"
 """In a run's folder: one model a line."""
@@ -110,19 +110,16 @@ class ModelProfile:
 _ADAPTER = TypeAdapter(ModelProfile)
 
 
-def read_profiles(folder: Path) -> tuple[list[ModelProfile], dict[str, list[int]]]:
-    """The profiles in a run's folder, and the numbers of the file's lines that are none, by the reason."""
+def read_profiles(folder: Path) -> tuple[list[ModelProfile], list[str]]:
+    """The profiles in a run's folder, and at most one line about what of the file could not be read."""
     found: dict[tuple[str, int, int], ModelProfile] = {}
-    faults: dict[str, list[int]] = {}
-    for number, line in enumerate(files.read_lines(folder / PROFILES), start=1):
-        try:
-            profile = _ADAPTER.validate_python(parse_object(line))
-        except ValueError as error:
-            why = first_fault(error) if isinstance(error, ValidationError) else error
-            faults.setdefault(f"not a profile: {why}", []).append(number)
-            continue
+
+    def add(content: dict[str, Any]) -> None:
+        profile = _ADAPTER.validate_python(content)
         found[profile.model, profile.batch, profile.threads] = profile
-    return list(found.values()), faults
+
+    unreadable = read_each(folder / PROFILES, add)
+    return list(found.values()), unreadable
 
 
 def append_profiles(folder: Path, profiles: Iterable[ModelProfile]) -> None:

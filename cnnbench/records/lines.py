@@ -8,19 +8,16 @@ measured before holds its new launches alone: `earlier` says how many the case's
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 from pydantic import BaseModel
 
 from cnnbench.records.environment import Environment
-from cnnbench.records.json_object import parse_object
-from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Launch, Record, StepFacts
+from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Record, StepFacts
 from cnnbench.records.upgrade import OLDER, upgraded
 from cnnbench.suite.case import Frozen
-
-Value = CountsSummary | ArtifactFacts | StepFacts | Environment
 
 
 class Shared(Frozen):
@@ -31,11 +28,6 @@ class Shared(Frozen):
     artifact: ArtifactFacts | None = None
     step: StepFacts | None = None
     environment: Environment | None = None
-
-    @property
-    def value(self) -> Value | None:
-        """The one that it is."""
-        return self.counts or self.artifact or self.step or self.environment
 
 
 SHARED = tuple(name for name in Shared.model_fields if name != "digest")
@@ -55,7 +47,6 @@ def shared_values(record: Record) -> dict[str, Shared]:
 
 def record_line(record: Record, earlier: int = 0) -> str:
     """A record in one line, without its launches that an earlier line has."""
-    launches = launches_of(record)
     names = {name: digest_of(value) for name in SHARED if (value := getattr(record, name)) is not None}
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -63,14 +54,13 @@ def record_line(record: Record, earlier: int = 0) -> str:
         **record.model_dump(mode="json", exclude={*SHARED, "measurement"}),
         **names,
         "earlier": earlier,
-        "launches": [launch.model_dump(mode="json", exclude_defaults=True) for launch in launches[earlier:]],
+        "launches": [launch.model_dump(mode="json", exclude_defaults=True) for launch in record.launches[earlier:]],
     }
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str, Record]) -> Record:
-    """A record from its line; `before` are those of the lines above, by id. Raises ValueError with one clear reason."""
-    content = parse_object(line)
+def parse_record(content: dict[str, Any], shared: Mapping[str, Shared], before: Mapping[str, Record]) -> Record:
+    """A record from a line's object; `before` are those of the lines above, by id. Raises ValueError."""
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ValueError(f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench")
@@ -80,35 +70,20 @@ def parse_record(line: bytes, shared: Mapping[str, Shared], before: Mapping[str,
         raise ValueError(f"schema_version: expected a number up to {SCHEMA_VERSION}; got {str(version)[:20]!r}")
     del content["schema_version"]
     for name in SHARED:
-        if content.get(name) is not None:
-            content[name] = _shared_value(shared, name, content[name])
-    launches = _launches(content, before.get(str(content.pop("id", ""))))
+        if (digest := content.get(name)) is not None:
+            content[name] = getattr(shared.get(str(digest)), name, None)
+            if content[name] is None:
+                raise ValueError(f"{name}: {str(digest)[:20]!r} is not in the file of what records share")
+    earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
+    known = record.launches if (record := before.get(str(content.pop("id", "")))) else []
+    if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
+        raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
+    launches = [*known[:earlier], *launches]
     return _checked(Record.model_validate({**content, "measurement": {"launches": launches} if launches else None}))
 
 
 def _checked(record: Record) -> Record:
     """The record itself. Raises ValueError if it has times of other phases than its case."""
-    phases = {tuple(block.seconds) for launch in launches_of(record) for block in launch.blocks}
-    if phases - {record.case.phases}:
+    if any(tuple(block.seconds) != record.case.phases for launch in record.launches for block in launch.blocks):
         raise ValueError(f"blocks: expected times of {', '.join(record.case.phases)}")
     return record
-
-
-def launches_of(record: Record | None) -> Sequence[Launch]:
-    """Those that it has; none if it was not measured."""
-    return record.measurement.launches if record and record.measurement else []
-
-
-def _shared_value(shared: Mapping[str, Shared], name: str, digest: object) -> Value:
-    value: Value | None = getattr(shared.get(str(digest)), name, None)
-    if value is None:
-        raise ValueError(f"{name}: {str(digest)[:20]!r} is not in the file of what records share")
-    return value
-
-
-def _launches(content: dict[str, Any], before: Record | None) -> Sequence[Launch | dict[str, Any]]:
-    earlier, launches = content.pop("earlier", 0), content.pop("launches", [])
-    known = launches_of(before)
-    if not isinstance(earlier, int) or not isinstance(launches, list) or not 0 <= earlier <= len(known):
-        raise ValueError(f"earlier: expected at most the {len(known)} launches of the case's line before")
-    return [*known[:earlier], *launches]

@@ -4,26 +4,12 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 `{"op": "probe", "runtime": "ort", "device": "cpu"}`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import PositiveInt
 
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import ArtifactFacts, CounterResults, Memory, Parity, PhaseSeconds, Ran, StepFacts
-from cnnbench.records.task_messages import (
-    Advance,
-    Epoch,
-    Evaluate,
-    Evaluated,
-    MeasuredPeaks,
-    MeasurePeaks,
-    Probe,
-    Probed,
-    Profile,
-    Profiled,
-    StartTraining,
-    TrainingStarted,
-)
+from cnnbench.records.record import Memory, Parity, PhaseSeconds, Ran, Usage
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 
@@ -31,28 +17,22 @@ CHECKOUTS = "CNNBENCH_CHECKOUTS"
 """The variable that tells workers of another revision which checkout their code must not come from, and their own."""
 
 
-class Resolve(Frozen):
-    """Build a model and run one image through it, to know early whether it can be used."""
-
-    op: Literal["resolve"] = "resolve"
-    spec: ModelSpec
+class Request(Frozen):
+    """What a worker can be asked, each with an `op` of its own; `cnnbench.worker.loop` has the table of them."""
 
 
-class Resolved(Frozen):
-    """It can: the shape of its images and its number of classes."""
-
-    input_shape: tuple[int, ...]
-    classes: int
+Reply = Frozen
+"""What it answers: any value, of which many are in records too."""
 
 
-class Count(Frozen):
+class Count(Request):
     """Ask every witness for a model's counts."""
 
     op: Literal["count"] = "count"
     spec: ModelSpec
 
 
-class Trace(Frozen):
+class Trace(Request):
     """Read a module as it runs, for a model that has no closed form."""
 
     op: Literal["walk"] = "walk"
@@ -81,7 +61,7 @@ class Traced(Frozen):
     """Parameters by the submodule that holds them."""
 
 
-class Build(Frozen):
+class Build(Request):
     """Make a model's artifact in a folder that does not exist yet."""
 
     op: Literal["build"] = "build"
@@ -92,7 +72,7 @@ class Build(Frozen):
     """A file of weights to take instead of the model's own, where they fit it."""
 
 
-class BuildStep(Frozen):
+class BuildStep(Request):
     """Export a model's training step from its artifact, and prove it."""
 
     op: Literal["build_step"] = "build_step"
@@ -104,7 +84,7 @@ class BuildStep(Frozen):
     optimizer: Optimizer
 
 
-class Describe(Frozen):
+class Describe(Request):
     """Read an ONNX file."""
 
     op: Literal["describe"] = "describe"
@@ -124,7 +104,7 @@ Purpose = Literal["run", "build"]
 """Of a process: to run a model in PyTorch, or to build an artifact."""
 
 
-class Preload(Frozen):
+class Preload(Request):
     """Import PyTorch and what else the purpose needs, so that processes can be forked in which it is there."""
 
     op: Literal["preload"] = "preload"
@@ -132,7 +112,7 @@ class Preload(Frozen):
     purpose: Purpose = "run"
 
 
-class Fork(Frozen):
+class Fork(Request):
     """Become two processes: the new one connects to the socket at the address and answers requests from there."""
 
     op: Literal["fork"] = "fork"
@@ -147,7 +127,7 @@ class Forked(Frozen):
     pid: int
 
 
-class Reap(Frozen):
+class Reap(Request):
     """Wait for a forked process to end, for so long at most."""
 
     op: Literal["reap"] = "reap"
@@ -162,7 +142,7 @@ class Reaped(Frozen):
     """Exit code, negative for a signal; None if it has not ended."""
 
 
-class Load(Frozen):
+class Load(Request):
     """Import the libraries that a case's runtime and model need."""
 
     op: Literal["load"] = "load"
@@ -176,7 +156,7 @@ class Loaded(Frozen):
     import_s: float
 
 
-class Open(Frozen):
+class Open(Request):
     """Load the artifact into a session, call it once, and prove its outputs."""
 
     op: Literal["open"] = "open"
@@ -194,7 +174,7 @@ class Opened(Frozen):
     parity: list[Parity]
 
 
-class Warm(Frozen):
+class Warm(Request):
     """Call until the times are steady, for so long at most."""
 
     op: Literal["warm"] = "warm"
@@ -216,7 +196,7 @@ class Warmed(Frozen):
     """About how long one call takes."""
 
 
-class Sample(Frozen):
+class Sample(Request):
     """Measure for about so many seconds, one sample at least."""
 
     op: Literal["sample"] = "sample"
@@ -227,9 +207,10 @@ class Sampled(Frozen):
     """What one block took."""
 
     seconds: PhaseSeconds
+    usage: Usage | None = None
 
 
-class Close(Frozen):
+class Close(Request):
     """Prove the outputs of the last timed call and tell what really ran."""
 
     op: Literal["close"] = "close"
@@ -252,58 +233,3 @@ class Failure(Frozen):
     is_user_error: bool
     """Whether the user's input is wrong (a model that raises), rather than a run that failed."""
     out_of_memory: bool = False
-
-
-Request = (
-    Resolve
-    | Count
-    | Trace
-    | Build
-    | BuildStep
-    | Describe
-    | Preload
-    | Fork
-    | Reap
-    | Load
-    | Open
-    | Warm
-    | Sample
-    | Close
-    | Probe
-    | MeasurePeaks
-    | Profile
-    | StartTraining
-    | Advance
-    | Evaluate
-)
-Reply = (
-    Resolved
-    | CounterResults
-    | Traced
-    | ArtifactFacts
-    | StepFacts
-    | Described
-    | Forked
-    | Reaped
-    | Loaded
-    | Opened
-    | Warmed
-    | Sampled
-    | Closed
-    | Probed
-    | MeasuredPeaks
-    | Profiled
-    | TrainingStarted
-    | Epoch
-    | Evaluated
-    | Failure
-)
-
-
-class _Requests:
-    adapter: ClassVar[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
-
-
-def parse_request(line: str) -> Request:
-    """A request from its line. Raises pydantic's ValidationError."""
-    return _Requests.adapter.validate_json(line)

@@ -7,18 +7,15 @@ that was not measured is None, and never a default.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import AliasChoices, Field
 
-from cnnbench.errors import RunFolderError, first_fault
 from cnnbench.records import files
 from cnnbench.records.bounds import Moment, PositiveCount, Recorded, Repetitions
-from cnnbench.records.json_object import parse_object
-from cnnbench.records.upgrade import upgraded_peaks
+from cnnbench.records.json_object import read_model
 from cnnbench.suite.case import Device, Precision
 
-PEAKS_VERSION = 2
 PEAKS = "ceilings.json"
 """In a run's folder."""
 
@@ -95,11 +92,7 @@ class Peaks(Recorded):
 
     def fastest(self, precision: Precision, kernel: Kernel | None = None) -> Throughput | None:
         """The fastest kernel, in any library; None if none was measured in this precision."""
-        found = [
-            each
-            for each in self.throughputs
-            if each.precision == precision and (kernel is None or each.kernel == kernel)
-        ]
+        found = [each for each in self.throughputs if each.precision == precision and kernel in (None, each.kernel)]
         return max(found, key=lambda each: each.flops_per_s, default=None)
 
     def flops_per_s(self, precision: Precision) -> float | None:
@@ -114,11 +107,9 @@ class Peaks(Recorded):
         a large working set reaches, a smaller one can too, and between two measured sizes the smaller one's is never
         too low. None if nothing was measured.
         """
-        sizes = sorted({each.working_set_bytes for each in self.bandwidths})
-        if not sizes:
-            return None
-        size = max((size for size in sizes if size <= working_set_bytes), default=sizes[0])
-        return max(each.bytes_per_s for each in self.bandwidths if each.working_set_bytes >= size)
+        sizes = {each.working_set_bytes for each in self.bandwidths}
+        size = max((size for size in sizes if size <= working_set_bytes), default=0)
+        return max((each.bytes_per_s for each in self.bandwidths if each.working_set_bytes >= size), default=None)
 
     def memory_bytes_per_s(self) -> float | None:
         """The most bytes per second with the largest working set measured, which is far larger than any cache."""
@@ -133,46 +124,26 @@ class Peaks(Recorded):
 class PeaksFile(Recorded):
     """`ceilings.json`: one entry for each device and number of threads."""
 
-    schema_version: Literal[2] = 2
-    peaks: list[Peaks]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _renamed(cls, content: Any) -> Any:
-        """Files of before the key was renamed."""
-        is_old = isinstance(content, dict) and "ceilings" in content
-        return {("peaks" if key == "ceilings" else key): each for key, each in content.items()} if is_old else content
+    schema_version: Literal[1, 2] = 2
+    peaks: Annotated[list[Peaks], Field(validation_alias=AliasChoices("peaks", "ceilings"))]
+    """In the first schema, some called them ceilings."""
 
 
 def read_peaks(folder: Path) -> list[Peaks]:
     """What a run's folder has; none where none were measured. Raises RunFolderError for a file that is none of ours."""
-    file = folder / PEAKS
-    try:
-        return PeaksFile.model_validate(upgraded_peaks(parse_object(files.read(file)))).peaks
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunFolderError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        why = first_fault(error) if isinstance(error, ValidationError) else error
-        raise RunFolderError(
-            f"{file}: {why}; expected peaks of schema {PEAKS_VERSION}; delete the file, and "
-            "measure them again with `cnnbench doctor --peaks --into RUN`"
-        ) from None
+    again = "delete the file, and measure them again with `cnnbench doctor --peaks --into RUN`"
+    found = read_model(folder / PEAKS, PeaksFile, f"expected peaks of schema 2; {again}")
+    return found.peaks if found else []
 
 
 def write_peaks(folder: Path, peaks: Iterable[Peaks]) -> Path:
     """Write them down beside those of other devices and numbers of threads that the folder has; gives the file."""
     known = {(each.device, each.threads): each for each in [*read_peaks(folder), *peaks]}
-    file = folder / PEAKS
-    content = PeaksFile(peaks=list(known.values())).model_dump(mode="json")
-    files.write(file, json.dumps(content))
-    return file
+    files.write(folder / PEAKS, json.dumps(PeaksFile(peaks=list(known.values())).model_dump(mode="json")))
+    return folder / PEAKS
 
 
 def find_peaks(peaks: Sequence[Peaks], device: Device, threads: int | None) -> Peaks | None:
     """Those of a device with so many threads; an accelerator's do not depend on them."""
-    for each in peaks:
-        if each.device == device and (device != "cpu" or each.threads == threads):
-            return each
-    return None
+    found = (each for each in peaks if each.device == device and (device != "cpu" or each.threads == threads))
+    return next(found, None)

@@ -20,6 +20,7 @@ Code = Literal[
     "threads",
     "tf32",
     "layout",
+    "allocator",
     "graph-breaks",
     "traced",
     "runtime",
@@ -33,6 +34,7 @@ Code = Literal[
     "not-exportable",
     "no-device",
     "no-runtime",
+    "no-allocator",
     "unsupported",
     "other",
 ]

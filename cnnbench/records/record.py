@@ -14,18 +14,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from cnnbench.records.bounds import (
-    MAX_SAMPLE_S,
-    MIN_SAMPLE_S,
-    Count,
-    Figure,
-    Moment,
-    PositiveCount,
-    Recorded,
-    Seconds,
-)
+from cnnbench.records.bounds import Count, Figure, Moment, PositiveCount, Recorded, Seconds
 from cnnbench.records.environment import Environment
-from cnnbench.records.reason import Interference, Reason
+from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
 SCHEMA_VERSION = 5
@@ -177,7 +168,7 @@ def _check_times(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     lengths = {len(samples) for samples in seconds.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError("expected as many samples of each phase, one at least")
-    if not all(MIN_SAMPLE_S <= sum(parts) < MAX_SAMPLE_S for parts in zip(*seconds.values(), strict=True)):
+    if not all(1e-12 <= sum(parts) < 1e9 for parts in zip(*seconds.values(), strict=True)):
         raise ValueError("expected times above zero, as a clock gives them")
     return seconds
 
@@ -186,8 +177,20 @@ PhaseSeconds = Annotated[dict[str, list[Seconds]], AfterValidator(_check_times)]
 """By phase, the seconds of each sample."""
 
 
+class Usage(Recorded):
+    """What the operating system counted in a worker, over all its threads, during the timed calls of a block."""
+
+    user_s: Seconds
+    kernel_s: Seconds
+    """CPU time in the kernel on the process's behalf, most of it for memory that is handed out page by page."""
+    minor_faults: Count
+    """Pages that the process touched for the first time since it got them."""
+    major_faults: Count
+    """Pages that were read from a disk."""
+
+
 class Block(Recorded):
-    """One turn of a race: consecutive samples of one worker."""
+    """Consecutive samples of one worker."""
 
     round: Count
     seconds: PhaseSeconds
@@ -196,6 +199,8 @@ class Block(Recorded):
     """What the system's counters say went on beside it, where that was too much: it is left out of statistics."""
     joules: Figure | None = None
     """What the processor packages used meanwhile, where the system tells."""
+    usage: Usage | None = None
+    """None where the system does not tell, and in older runs."""
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""
@@ -229,6 +234,11 @@ class Launch(Recorded):
         clean = [block for block in self.blocks if not block.interference]
         return clean if len(clean) >= MIN_BLOCKS else self.blocks
 
+    @property
+    def timed_s(self) -> float:
+        """Seconds spent inside timed calls."""
+        return sum(sum(block.totals_s()) for block in self.blocks)
+
     def call_blocks(self, phase: str | None = None) -> list[list[float]]:
         """Seconds per call of each sample of each usable turn: of one phase, or of all."""
         return [
@@ -246,29 +256,12 @@ class Measurement(Recorded):
         """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
         return [launch.call_blocks(phase) for launch in self.launches]
 
-    @property
-    def blocks_with_interference(self) -> int:
-        """How many turns the system's counters call disturbed."""
-        return sum(bool(block.interference) for launch in self.launches for block in launch.blocks)
-
-    @property
-    def all_blocks(self) -> int:
-        """How many turns there are."""
-        return sum(len(launch.blocks) for launch in self.launches)
-
     def joules_per_image(self, batch: int) -> float | None:
         """Energy of the usable turns by their images, where the system told that of every one."""
         blocks = [(launch, block) for launch in self.launches for block in launch.usable()]
-        joules = [block.joules for _, block in blocks]
-        if not blocks or None in joules:
-            return None
+        joules = [block.joules for _, block in blocks if block.joules is not None]
         images = batch * sum(launch.calls_per_sample * len(block.totals_s()) for launch, block in blocks)
-        return sum(filter(None, joules)) / images
-
-    @property
-    def timed_s(self) -> float:
-        """Seconds spent inside timed calls."""
-        return sum(sum(block.totals_s()) for launch in self.launches for block in launch.blocks)
+        return sum(joules) / images if joules and len(joules) == len(blocks) else None
 
 
 class Ran(Recorded):
@@ -278,6 +271,8 @@ class Ran(Recorded):
     device_name: str
     threads: Count
     precision: str
+    allocator: str | None = None
+    """What serves malloc; None where nobody can tell."""
     torch_in_process: bool | None = None
     """None where nobody looked."""
     tf32: bool | None = None
@@ -296,16 +291,13 @@ class Ran(Recorded):
 
     def faults(self, case: Case) -> list[Reason]:
         """Where it is not what the case asks."""
-        pairs: dict[Literal["device", "precision", "threads"], tuple[object, object]] = {
-            "device": (case.device, self.device),
-            "precision": (case.precision, self.precision),
-            "threads": (case.threads or self.threads, self.threads),
-        }
-        return [
-            Reason(code=code, detail=f"{asked} was asked, {ran} ran")
-            for code, (asked, ran) in pairs.items()
-            if asked != ran
-        ]
+        pairs: tuple[tuple[Code, object, object], ...] = (
+            ("device", case.device, self.device),
+            ("precision", case.precision, self.precision),
+            ("threads", case.threads or self.threads, self.threads),
+            ("allocator", case.allocator, case.allocator if case.allocator == "default" else self.allocator),
+        )
+        return [Reason(code=code, detail=f"{asked} was asked, {ran} ran") for code, asked, ran in pairs if asked != ran]
 
 
 class Record(Recorded):
@@ -332,6 +324,11 @@ class Record(Recorded):
         return self.case.id
 
     @property
+    def launches(self) -> list[Launch]:
+        """None if it was not measured."""
+        return self.measurement.launches if self.measurement else []
+
+    @property
     def group(self) -> str | None:
         """The comparison group of its first launch."""
-        return self.measurement.launches[0].group if self.measurement else None
+        return self.launches[0].group if self.launches else None

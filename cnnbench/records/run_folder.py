@@ -12,33 +12,29 @@ logs/              what the workers' libraries printed
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from cnnbench.errors import RunFolderError, first_fault
+from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.bounds import Moment
 from cnnbench.records.environment import Environment
-from cnnbench.records.json_object import parse_object
-from cnnbench.records.layer_profile import PROFILES, ModelProfile, read_profiles
-from cnnbench.records.lines import Shared, launches_of, parse_record, record_line, shared_values
+from cnnbench.records.json_object import read_each, read_model
+from cnnbench.records.layer_profile import ModelProfile, read_profiles
+from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
-from cnnbench.records.upgrade import upgraded_environment
 from cnnbench.suite.load import Suite
 
 RECORDS, SHARED, RUN = "records.jsonl", "shared.jsonl", "run.json"
 SUITE, ENVIRONMENT, LOGS, LOCK = "suite.yaml", "environment.json", "logs", ".lock"
-MAX_FAULTS, MAX_FAULT = 10, 200
-"""Kinds of faults that are named of one file, and characters of each."""
+ANOTHER = "give another folder"
 
 
 class About(BaseModel):
@@ -72,57 +68,47 @@ class Run:
     """By model, batch and number of threads; none where they were not made."""
 
     @property
-    def environments(self) -> list[Environment]:
-        """In which its cases were measured: several, where it was gone on with after an upgrade, or elsewhere."""
-        found = [record.environment for record in self.records.values() if record.environment and record.measurement]
-        return [each for place, each in enumerate(found) if each not in found[:place]]
-
-    @property
     def software(self) -> Mapping[str, str | None]:
         """Versions by library as the run began; none where they are not known."""
         return self.environment.software if self.environment else {}
 
 
-def new_folder(suite: Suite, base: Path = Path("runs")) -> Path:
-    """A folder name that tells the suite and the time."""
-    return base / f"{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_folder(suite: Suite, kind: str = "") -> Path:
+    """A folder name that tells the suite and the time, after the kind of run, such as `gate-`."""
+    return Path("runs") / f"{kind}{suite.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def read_run(folder: Path, *, strict: bool = True) -> Run:
     """Read a run back. Raises RunFolderError if there is none or, with `strict`, if no line of it can be read."""
-    about = _read_about(folder)
+    about = read_model(folder / RUN, About, ANOTHER)
     if about is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
     shared: dict[str, Shared] = {}
     records: dict[str, Record] = {}
 
-    def share(line: bytes) -> None:
-        each = Shared.model_validate(parse_object(line))
+    def share(content: dict[str, Any]) -> None:
+        each = Shared.model_validate(content)
         shared[each.digest] = each
 
-    def add(line: bytes) -> None:
-        record = parse_record(line, shared, records)
+    def add(content: dict[str, Any]) -> None:
+        record = parse_record(content, shared, records)
         records.pop(record.id, None)
         records[record.id] = record
 
-    unreadable = [*_each_line(folder / SHARED, share), *_each_line(folder / RECORDS, add)]
+    unreadable = [*read_each(folder / SHARED, share), *read_each(folder / RECORDS, add)]
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[-1]}")
     peaks: list[Peaks] = []
+    environment = None
     try:
         peaks = read_peaks(folder)
     except RunFolderError as error:
         unreadable.append(str(error))
-    profiles, faults_of_profiles = read_profiles(folder)
-    if faults_of_profiles:
-        unreadable.append(_which(folder / PROFILES, faults_of_profiles))
-    environment = None
     try:
-        environment = Environment.model_validate(upgraded_environment(parse_object(files.read(folder / ENVIRONMENT))))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        unreadable.append(f"{folder / ENVIRONMENT}: not read: {_why(error)}")
+        environment = read_model(folder / ENVIRONMENT, Environment)
+    except RunFolderError as error:
+        unreadable.append(str(error))
+    profiles, unreadable_profiles = read_profiles(folder)
     order = {id_: place for place, id_ in enumerate(about.cases)}
     return Run(
         folder=folder,
@@ -131,7 +117,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         environment=environment,
         records=dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order)))),
         cases=about.cases,
-        unreadable=unreadable,
+        unreadable=[*unreadable, *unreadable_profiles],
         peaks=peaks,
         profiles=profiles,
     )
@@ -142,7 +128,7 @@ class Store:
 
     def __init__(self, folder: Path, suite: Suite, environment: Environment, *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
-        self.folder = folder
+        self.folder, self.logs = folder, folder / LOGS
         self._shared: set[str] = set()
         self._launches: dict[str, list[Launch]] = {}
         """By case, those that are on disk."""
@@ -167,22 +153,16 @@ class Store:
             self._lock.release()
             raise
 
-    @property
-    def logs(self) -> Path:
-        """Where workers' output goes."""
-        return self.folder / LOGS
-
     def append(self, record: Record) -> None:
         """Write a record down, at once; what is on disk already is referred to."""
         for digest, each in shared_values(record).items():
             if digest not in self._shared:
                 files.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
                 self._shared.add(digest)
-        launches = list(launches_of(record))
         known = self._launches.get(record.id, [])
-        earlier = len(known) if launches[: len(known)] == known else 0
+        earlier = len(known) if record.launches[: len(known)] == known else 0
         files.append(self.folder / RECORDS, record_line(record, earlier))
-        self._launches[record.id] = launches
+        self._launches[record.id] = record.launches
 
     def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""
@@ -196,32 +176,30 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not (self.folder / RECORDS).exists():  # nothing came of it: leave no claim on the folder
+    def __exit__(self, *_: object) -> None:
+        is_empty = not (self.folder / RECORDS).exists()
+        if is_empty:  # nothing came of it: leave no claim on the folder
             for name in (RUN, SUITE, ENVIRONMENT, SHARED):
                 (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / LOGS, ignore_errors=True)
+            shutil.rmtree(self.logs, ignore_errors=True)
         self._lock.release()
-        if self._is_ours and not (self.folder / RECORDS).exists():
+        if is_empty and self._is_ours:
             (self.folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody has put something there meanwhile
                 self.folder.rmdir()
 
     def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
-        about = _read_about(self.folder)
-        theirs = [
-            path.name for path in self.folder.iterdir() if path.name != LOCK and not path.name.startswith(files.LEFT)
-        ]
-        if about is None and theirs:
-            raise RunFolderError(
-                f"{self.folder}: expected a new folder or a run's; got one with {sorted(theirs)[0]!r} in it; "
-                "give another --out"
-            )
+        about = read_model(self.folder / RUN, About, ANOTHER)
         if about is not None:
-            self._check_goes_on(about, suite, resume)
+            _check_goes_on(self.folder, about, suite, resume)
         else:
+            names = sorted(path.name for path in self.folder.iterdir())
+            theirs = [name for name in names if name != LOCK and not name.startswith(files.LEFT)]
+            if theirs:
+                raise RunFolderError(
+                    f"{self.folder}: expected a new folder or a run's; got one with {theirs[0]!r} in it; "
+                    "give another --out"
+                )
             about = About(
                 suite=suite.name,
                 digest=suite.digest,
@@ -234,62 +212,13 @@ class Store:
         if not (self.folder / ENVIRONMENT).exists():
             self.write_environment(environment)
 
-    def _check_goes_on(self, about: About, suite: Suite, resume: bool) -> None:
-        if about.suite != suite.name:
-            raise RunFolderError(
-                f"{self.folder}: belongs to suite {about.suite!r}, not {suite.name!r}; give another --out"
-            )
-        if about.digest != suite.digest:
-            raise RunFolderError(
-                f"{self.folder}: was run from another version of suite {suite.name!r} (see its {SUITE}); "
-                "give another --out"
-            )
-        if not resume:
-            raise RunFolderError(
-                f"{self.folder}: already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
-            )
 
-
-def _read_about(folder: Path) -> About | None:
-    """What the run says of itself; None if there is no run. Raises RunFolderError if that cannot be read."""
-    try:
-        return About.model_validate(parse_object(files.read(folder / RUN)))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / RUN}: not read: {_why(error)}; give another folder") from None
-
-
-def _each_line(file: Path, take: Callable[[bytes], None]) -> list[str]:
-    """Hand over a file's lines; gives at most one line of text, about all that could not be taken."""
-    faults: dict[str, list[int]] = {}
-    try:
-        for number, line in enumerate(files.read_lines(file), start=1):
-            try:
-                if line.strip():
-                    take(line)
-            except ValueError as error:
-                faults.setdefault(_why(error), []).append(number)
-    except OSError as error:
-        return [f"{file}: not read: {_why(error)}"]
-    return [_which(file, faults)] if faults else []
-
-
-def _which(file: Path, faults: dict[str, list[int]]) -> str:
-    """All lines of a file that are no records, in one line: `records.jsonl: not read: lines 3, 7-9: ...`."""
-    kinds = []
-    for why, numbers in list(faults.items())[:MAX_FAULTS]:
-        runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-        ends = [(found[0][1], found[-1][1]) for found in (list(run) for _, run in runs)]
-        which = [str(first) if first == last else f"{first}-{last}" for first, last in ends]
-        shown = [*which[:MAX_FAULTS], *(["..."] if len(which) > MAX_FAULTS else [])]
-        kinds.append(f"line{'s' * (len(numbers) > 1)} {', '.join(shown)}: {why}")
-    more = [f"and {len(faults) - MAX_FAULTS} more kinds of fault"] if len(faults) > MAX_FAULTS else []
-    return f"{file}: not read: {'; '.join([*kinds, *more])}"
-
-
-def _why(error: Exception) -> str:
-    """In a few words, whatever stands in the file."""
-    if isinstance(error, ValidationError):
-        return first_fault(error)[:MAX_FAULT]
-    return str(error.strerror if isinstance(error, OSError) else error)[:MAX_FAULT]
+def _check_goes_on(folder: Path, about: About, suite: Suite, resume: bool) -> None:
+    if about.suite != suite.name:
+        raise RunFolderError(f"{folder}: belongs to suite {about.suite!r}, not {suite.name!r}; give another --out")
+    if about.digest != suite.digest:
+        was = f"was run from another version of suite {suite.name!r} (see its {SUITE})"
+        raise RunFolderError(f"{folder}: {was}; give another --out")
+    if not resume:
+        holds = f"already holds a run of {suite.name!r}; add --resume to go on, or give another --out"
+        raise RunFolderError(f"{folder}: {holds}")

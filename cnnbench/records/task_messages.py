@@ -3,12 +3,13 @@
 from typing import Literal
 
 from cnnbench.records.dataset import DataSet
+from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 
 
-class Probe(Frozen):
+class Probe(Request):
     """Try a device in a runtime, by running something on it."""
 
     op: Literal["probe"] = "probe"
@@ -27,7 +28,7 @@ class Probed(Frozen):
 Library = Literal["torch", "onnxruntime"]
 
 
-class MeasurePeaks(Frozen):
+class MeasurePeaks(Request):
     """Measure what a device can do at best, through one library."""
 
     op: Literal["measure_peaks"] = "measure_peaks"
@@ -50,7 +51,7 @@ class MeasuredPeaks(Frozen):
     failures: dict[str, str]
 
 
-class Profile(Frozen):
+class Profile(Request):
     """Have a runtime's own profiler watch some calls of a case, in a process where nothing is timed for comparison."""
 
     op: Literal["profile"] = "profile"
@@ -84,7 +85,7 @@ class Profiled(Frozen):
     """Of each whole call, by the host's clock."""
 
 
-class StartTraining(Frozen):
+class StartTraining(Request):
     """Read a data set, build a model with random weights from its seed, and be ready to train it."""
 
     op: Literal["start_training"] = "start_training"
@@ -105,7 +106,7 @@ class TrainingStarted(Frozen):
     steps_per_epoch: int
 
 
-class Advance(Frozen):
+class Advance(Request):
     """Train for about so long, or until the epoch is over."""
 
     op: Literal["advance"] = "advance"
@@ -121,7 +122,7 @@ class Epoch(Frozen):
     over: bool
 
 
-class Evaluate(Frozen):
+class Evaluate(Request):
     """Save the weights and try them on the test images, in every runtime."""
 
     op: Literal["evaluate"] = "evaluate"

@@ -1,7 +1,7 @@
 """What older versions wrote, as today's: its keys, and what it said in English, which is parsed nowhere else."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cnnbench.records.reason import Code, InterferenceKind
@@ -17,35 +17,18 @@ def upgraded(record: Json) -> Json:
     """A record of an older schema in the shape of today's `Record`. Raises ValueError for what was never one."""
     try:
         return _record(record)
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"not a record of schema {record.get('schema_version')}: {error!r}"[:200]) from None
 
 
 def _launch(launch: Json) -> Json:
-    """A launch of an older schema."""
     launch = _renamed(launch, race="group", turns="blocks", steady="converged")
-    blocks = [_renamed(block, disturbed="interference") for block in launch["blocks"]]
-    launch["blocks"] = [
-        {**block, "interference": [_interference(each) for each in block.get("interference", [])]} for block in blocks
-    ]
+    launch["blocks"] = [_renamed(block, disturbed="interference") for block in launch["blocks"]]
+    for block in launch["blocks"]:
+        block["interference"] = [_interference(each) for each in block.get("interference", [])]
     if launch.get("ran"):
         launch["ran"] = _ran(launch["ran"])
     return launch
-
-
-def upgraded_environment(environment: Json) -> Json:
-    """In the first version, the numbers of threads that are used were one."""
-    threads = environment.get("threads")
-    if not isinstance(threads, dict) or not isinstance(threads.get("used"), int):
-        return environment
-    return {**environment, "threads": {**threads, "used": [threads["used"]]}}
-
-
-def upgraded_peaks(content: Json) -> Json:
-    """A file of peaks of the first schema, in which some called them ceilings."""
-    if content.get("schema_version") != 1:
-        return content
-    return {**_renamed(content, ceilings="peaks"), "schema_version": 2}
 
 
 def _record(record: Json) -> Json:
@@ -55,17 +38,13 @@ def _record(record: Json) -> Json:
         record["counts"] = _renamed(record["counts"], witnesses="counters")
     if record.get("artifact"):
         record["artifact"] = _artifact(record["artifact"])
-    if record.get("environment"):
-        record["environment"] = upgraded_environment(record["environment"])
     group, ran = record.pop("group", None), record.pop("ran", None)
     launches = [_launch(launch) for launch in (record.get("measurement") or {}).get("launches", [])]
     if launches:  # in schema 1 a record had one launch, and what belongs to it
         launches[0].setdefault("group", group or "")
         launches[-1].setdefault("ran", _ran(ran) if ran else None)
         record["measurement"] = {"launches": launches}
-    for key in ("schema_version", "id"):
-        record.pop(key, None)
-    return record
+    return {key: value for key, value in record.items() if key not in ("schema_version", "id")}
 
 
 def _artifact(facts: Json) -> Json:
@@ -86,30 +65,22 @@ def _renamed(content: Json, **names: str) -> Json:
     return {names.get(key, key): value for key, value in content.items()}
 
 
-def _share(match: re.Match[str]) -> float:
-    return int(match[1]) / 100
-
-
-INTERFERENCE: tuple[tuple[InterferenceKind, str, Callable[[re.Match[str]], float]], ...] = (
-    ("steal", r"the host took (\d+) % of the CPUs", _share),
-    ("other-processes", r"others used (\d+) % of the CPUs", _share),
-    (
-        "throttled",
-        r"the quota was spent and threads paused for ([\d.]+) of ([\d.]+) s",
-        lambda match: float(match[1]) / float(match[2]),
-    ),
-    ("thermal", r"cores slowed down to cool (?:once|(\d+) times)", lambda match: int(match[1] or 1)),
-    ("swap", r"(\d+) pages? went to or from swap", lambda match: int(match[1])),
+INTERFERENCE: tuple[tuple[InterferenceKind, str, int], ...] = (
+    ("steal", r"the host took (\d+) % of the CPUs", 100),
+    ("other-processes", r"others used (\d+) % of the CPUs", 100),
+    ("throttled", r"the quota was spent and threads paused for ([\d.]+) of (?P<whole>[\d.]+) s", 1),
+    ("thermal", r"cores slowed down to cool (?:once|(\d+) times)", 1),
+    ("swap", r"(\d+) pages? went to or from swap", 1),
 )
-"""Kind, the sentence, and its amount."""
+"""Kind, the sentence, and what its amount is divided by, where the sentence does not name the whole."""
 
 
 def _interference(said: object) -> object:
     if not isinstance(said, str):
         return said
-    for kind, sentence, amount in INTERFERENCE:
+    for kind, sentence, whole in INTERFERENCE:
         if match := re.fullmatch(sentence, said):
-            return {"kind": kind, "amount": amount(match)}
+            return {"kind": kind, "amount": float(match[1] or 1) / float(match.groupdict().get("whole", whole))}
     raise ValueError(f"not a known interference: {said[:100]!r}")
 
 

@@ -1,28 +1,24 @@
 """What limits each case: tables of the machine's peaks, of cases beside them, and of each model's time by work."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.roofline import Part, Roofline
-from cnnbench.records.peaks import Peaks
 from cnnbench.records.run_folder import Run
-from cnnbench.report.columns import NONE, UNKNOWN, Column, figure, hidden, measure, words
-from cnnbench.report.format import in_giga, percent, significant
+from cnnbench.report.format import NONE, UNKNOWN, in_giga, percent
+from cnnbench.report.peaks import peaks_table
 from cnnbench.report.prose import name_of
-from cnnbench.report.table import Table, table_of
-from cnnbench.suite.case import Precision
+from cnnbench.report.table import Column, R, Table, figure, hidden, measure, table_of, words
 
 SLOWEST = 3
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-R = TypeVar("R")
 
 
 def bound_tables(run: Run) -> list[Table]:
     """The tables, without those that would be empty."""
     explained = list(explain(run).values())
-    tables = [_peaks(run.peaks), _cases(explained), _parts(explained), _layers(explained)]
+    tables = [peaks_table(run.peaks), _cases(explained), *_profiled(explained)]
     return [table for table in tables if table.rows]
 
 
@@ -82,68 +78,6 @@ def _datasheet_share(each: Explained) -> float | None:
     return each.roofline.flops_per_s / peak if peak else None
 
 
-def _peaks(peaks: Sequence[Peaks]) -> Table:
-    def depthwise(each: Peaks) -> float | None:
-        fastest = each.fastest("fp32", "depthwise convolution")
-        return fastest.flops_per_s if fastest else None
-
-    columns: list[Column[Peaks]] = [
-        words("hardware", lambda r: r.device_name),
-        words("device", lambda r: r.device, axis=True),
-        figure("threads", lambda r: r.threads, str),
-        *(column for precision in PRECISIONS for column in _rates(precision)),
-        measure("depthwise GFLOP/s", depthwise, in_giga, "depthwise_flops_per_s"),
-        measure("memory GB/s", lambda r: r.memory_bytes_per_s(), in_giga, "memory_bytes_per_s"),
-        hidden("datasheet_bytes_per_s", lambda r: s.bytes_per_s if (s := datasheet_of(r.device_name)) else None),
-        *_overheads("torch", "PyTorch"),
-        *_overheads("onnxruntime", "ONNX Runtime"),
-        Column("datasheet", _source, lambda r: datasheet_text(r.device_name), "datasheet", is_figure=False),
-    ]
-    caption = (
-        "Best of several repetitions with this number of CPU threads. GFLOP/s: of matrix products and convolutions in "
-        "PyTorch and ONNX Runtime; depthwise: of depthwise convolutions in float32. Memory: with a working set far "
-        "larger than any cache. Launch: a call of a function of one value / of a convolution of one value. Datasheet: "
-        "the vendor's dense figures."
-    )
-    return table_of("peaks", "Measured peaks of this machine", caption, peaks, columns)
-
-
-def _source(each: Peaks) -> str | None:
-    return sheet.source if (sheet := datasheet_of(each.device_name)) else None
-
-
-def _rates(precision: Precision) -> list[Column[Peaks]]:
-    def sheet_rate(each: Peaks) -> float | None:
-        return sheet.flops_per_s(precision) if (sheet := datasheet_of(each.device_name)) else None
-
-    key = f"{precision}_flops_per_s"
-    return [
-        measure(f"{precision} GFLOP/s", lambda r: r.flops_per_s(precision), in_giga, key),
-        hidden(f"{precision}_datasheet_flops_per_s", sheet_rate),
-    ]
-
-
-def _overheads(library: str, name: str) -> list[Column[Peaks]]:
-    def both(each: Peaks) -> str:
-        seconds = (each.call_s(library, "operator"), each.call_s(library, "convolution"))
-        return " / ".join(UNKNOWN if s is None else significant(s * 1e6, 2) for s in seconds)
-
-    return [
-        Column(f"{name} launch µs", lambda r: r.call_s(library, "operator"), both, f"{library}_call_s"),
-        hidden(f"{library}_convolution_call_s", lambda r: r.call_s(library, "convolution")),
-    ]
-
-
-def datasheet_text(device_name: str) -> str:
-    """`fp32 30,300, bf16 121,000, fp16 121,000 GFLOP/s, 300 GB/s`, or that there is none."""
-    sheet = datasheet_of(device_name)
-    if sheet is None:
-        return UNKNOWN
-    rates = {precision: sheet.flops_per_s(precision) for precision in PRECISIONS}
-    known = (f"{precision} {UNKNOWN if rate is None else in_giga(rate)}" for precision, rate in rates.items())
-    return f"{', '.join(known)} GFLOP/s, {in_giga(sheet.bytes_per_s)} GB/s"
-
-
 class _Row(NamedTuple):
     """Part of a profiled model's call."""
 
@@ -151,31 +85,30 @@ class _Row(NamedTuple):
     part: Part
 
 
-def _part_columns(what: str) -> list[Column[_Row]]:
-    return [
-        words("model", lambda r: r.of.case.label, axis=True),
-        figure("batch", lambda r: r.of.case.batch, str, axis=True),
-        words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
-        words(what, lambda r: r.part.name),
-        figure("share", lambda r: r.part.share, percent),
-        *_roofline_columns(lambda r: r.part.roofline),
-    ]
+def _profiled(explained: Sequence[Explained]) -> list[Table]:
+    """The time of each profiled model by kind of work, and its slowest layers."""
 
+    def columns(what: str) -> list[Column[_Row]]:
+        return [
+            words("model", lambda r: r.of.case.label, axis=True),
+            figure("batch", lambda r: r.of.case.batch, str, axis=True),
+            words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
+            words(what, lambda r: r.part.name),
+            figure("share", lambda r: r.part.share, percent),
+            *_roofline_columns(lambda r: r.part.roofline),
+        ]
 
-def _parts(explained: Sequence[Explained]) -> Table:
-    rows = [_Row(each, part) for each in explained for part in each.parts]
-    caption = (
+    parts = [_Row(each, part) for each in explained for part in each.parts]
+    layers = []
+    for each in explained:
+        by_share = sorted(each.layers, key=lambda part: -part.share)
+        layers += [_Row(each, part) for part in each.layers if part in by_share[:SLOWEST]]
+    by_work = (
         "Operator times by the runtimes' own profilers, as shares of the call time measured without a profiler. "
         "Framework overhead between operators is in no row. Other columns as above."
     )
-    return table_of("parts", "Time by kind of work", caption, rows, _part_columns("work"))
-
-
-def _layers(explained: Sequence[Explained]) -> Table:
-    rows = []
-    for each in explained:
-        layers = list(enumerate(each.layers))
-        slowest = sorted(layers, key=lambda pair: -pair[1].share)[:SLOWEST]
-        rows += [_Row(each, part) for _, part in sorted(slowest, key=lambda pair: pair[0])]
-    caption = f"The {SLOWEST} layers of each model that take the most time. Columns as above."
-    return table_of("layers", "Slowest layers", caption, rows, _part_columns("layer"))
+    by_layer = f"The {SLOWEST} layers of each model that take the most time. Columns as above."
+    return [
+        table_of("parts", "Time by kind of work", by_work, parts, columns("work")),
+        table_of("layers", "Slowest layers", by_layer, layers, columns("layer")),
+    ]

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from cnnbench.analysis.paired import Rule, pairs_needed
 from cnnbench.gate.calibration import SLOWDOWNS, Calibration, DetectionPower, Noise, noise_of
 from cnnbench.gate.procedure import Paired
-from cnnbench.report.columns import Column, figure, words
-from cnnbench.report.table import Table, table_of
+from cnnbench.report.table import Column, Table, figure, table_of, words
 
 two_decimals = "{:.2%}".format
 
@@ -27,8 +26,9 @@ def table_of_calibration(calibration: Calibration, power: DetectionPower, rule: 
         if (noise := noise_of(calibration.cases[name])) is not None
     ]
 
-    def pairs_for_1_percent(row: _Row) -> int | None:
-        return pairs_needed(row.noise.pair_sd_upper, rule.visible_beyond)
+    def detected(slowdown: float) -> Column[_Row]:
+        name = f"detected +{slowdown:.0%}"
+        return figure(name, lambda r: r.detected[slowdown], "{:.0%}".format, key=name)
 
     columns: list[Column[_Row]] = [
         words("case", lambda r: r.name),
@@ -39,8 +39,8 @@ def table_of_calibration(calibration: Calibration, power: DetectionPower, rule: 
         figure("launch sd", lambda r: r.noise.launch_sd, two_decimals),
         figure("session sd", lambda r: r.noise.session_sd, two_decimals),
         figure("smallest margin", lambda r: r.noise.smallest_margin(rule.max_confirm_pairs), two_decimals),
-        figure("pairs for +1 %", pairs_for_1_percent, str),
-        *map(_detected, SLOWDOWNS),
+        figure("pairs for +1 %", lambda r: pairs_needed(r.noise.pair_sd_upper, rule.visible_beyond), str),
+        *map(detected, SLOWDOWNS),
     ]
     caption = (
         "Standard deviations of logarithms: of a pair's ratio, with its upper limit at 95 %; between launches; between "
@@ -49,11 +49,6 @@ def table_of_calibration(calibration: Calibration, power: DetectionPower, rule: 
         f"gates, on pairs drawn from these, that call such a slowdown slower with a margin of {rule.margin:.2%}."
     )
     return table_of("calibration", "Detection power on this machine", caption, rows, columns)
-
-
-def _detected(slowdown: float) -> Column[_Row]:
-    name = f"detected +{slowdown:.0%}"
-    return figure(name, lambda r: r.detected[slowdown], "{:.0%}".format, key=name)
 
 
 def lines(power: DetectionPower, found: Mapping[str, Sequence[Paired]], skipped: Mapping[str, str]) -> Iterator[str]:

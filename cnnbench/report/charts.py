@@ -1,13 +1,14 @@
-"""Charts: how every one looks, and how it becomes SVG and PNG without a browser or a network."""
+"""Charts: how every one looks, the kinds that several sections draw, and SVG and PNG of each without a browser."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import altair as alt
+import altair as alt
+
+from cnnbench.analysis.stats import Estimate
 
 PAPER, INK, FAINT, GRID = "#ffffff", "#1c2430", "#5b6675", "#e3e7ec"
 SERIES = ("#d9601a", "#2b6cb0", "#23866f", "#8457b3", "#b8860b", "#c2385b", "#4a8fc7", "#7a8a3c")
@@ -26,6 +27,25 @@ WIDTH = 410
 ROW = 17
 """Height of one line of a chart that has a line per model or case, in pixels."""
 PNG_SCALE = 2
+_LABELS = {"labelColor": FAINT, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 500}
+CONFIG: dict[str, Any] = {
+    "background": PAPER,
+    "font": FONT,
+    "view": {"stroke": None},
+    "padding": {"left": 8, "right": 12, "top": 5, "bottom": 5},
+    "axis": {**_LABELS, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelLimit": 260},
+    "axisY": {"titlePadding": 8},
+    "legend": {**_LABELS, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
+    "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
+    "range": {"category": list(SERIES)},
+    "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
+    "text": {"color": INK, "fontSize": 11},
+    "rule": {"color": FAINT},
+    "point": {"size": 45, "opacity": 1, "strokeWidth": 1.6},
+    "line": {"strokeWidth": 2},
+    "bar": {"opacity": 1},
+}
+"""Of every chart, in Vega-Lite's words."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +56,12 @@ class Chart:
     """Of letters and hyphens: the name of its files."""
     title: str
     caption: str
-    spec: "alt.TopLevelMixin"
+    spec: alt.TopLevelMixin
     """An Altair chart. A `description` encoding says what a mark stands for when it is pointed at."""
 
     @cached_property
     def svg(self) -> str:
         """The chart as SVG; the names of its parts begin with its own, so that several can stand in one page."""
-        import altair as alt
         import vl_convert
 
         version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -59,21 +78,17 @@ class Chart:
     @property
     def vega_lite(self) -> dict[str, Any]:
         """The chart as Vega-Lite, in the look that all share."""
-        import altair as alt
-
         with alt.data_transformers.disable_max_rows():
             spec: dict[str, Any] = self.spec.to_dict()
-        return spec | {"config": _config()}
+        return spec | {"config": CONFIG}
 
     def _repr_svg_(self) -> str:
         """What a notebook shows, without a network."""
         return self.svg
 
 
-def colours(names: Sequence[str], palette: Sequence[str] = SERIES) -> "alt.Scale":
+def colours(names: Sequence[str], palette: Sequence[str] = SERIES) -> alt.Scale:
     """The colours of series by name, the same in every chart that names them in the same order."""
-    import altair as alt
-
     return alt.Scale(domain=list(names), range=[palette[place % len(palette)] for place in range(len(names))])
 
 
@@ -85,22 +100,68 @@ def dark_style() -> str:
     return f"\n@media screen and (prefers-color-scheme: dark){{\n{rules}\n}}\n"
 
 
-def _config() -> dict[str, Any]:
-    words = {"labelColor": FAINT, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 500}
-    return {
-        "background": PAPER,
-        "font": FONT,
-        "view": {"stroke": None},
-        "padding": {"left": 8, "right": 12, "top": 5, "bottom": 5},
-        "axis": {**words, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelLimit": 260},
-        "axisY": {"titlePadding": 8},
-        "legend": {**words, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
-        "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
-        "range": {"category": list(SERIES)},
-        "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
-        "text": {"color": INK, "fontSize": 11},
-        "rule": {"color": FAINT},
-        "point": {"size": 45, "opacity": 1, "strokeWidth": 1.6},
-        "line": {"strokeWidth": 2},
-        "bar": {"opacity": 1},
-    }
+class Bar(NamedTuple):
+    """One part of a stacked bar."""
+
+    line: str
+    part: str
+    value: float
+    what: str
+    """In words, for who points at it."""
+
+
+class Mark(NamedTuple):
+    """A ratio with its interval."""
+
+    line: str
+    series: str
+    ratio: Estimate
+    what: str
+
+
+def data(rows: Iterable[Mapping[str, object]]) -> alt.InlineData:
+    """Rows as a chart's data."""
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def stacked_bars(
+    bars: Sequence[Bar], parts: Sequence[str], title: str, *, is_share: bool = False, palette: Sequence[str] = PARTS
+) -> alt.Chart:
+    """A bar for each line, in the order in which they come; its parts in the order of `parts`."""
+    rows = data({**bar._asdict(), "order": parts.index(bar.part)} for bar in bars)
+    axis = alt.Axis(format="%") if is_share else alt.Axis()
+    present = [part for part in parts if any(bar.part == part for bar in bars)]
+    legend = alt.Legend(values=present, columns=3 if len(present) > 4 else 0)
+    chart: alt.Chart = alt.Chart(rows).mark_bar(size=ROW - 6)
+    return chart.encode(
+        x=alt.X("value:Q", stack="zero", title=title, axis=axis),
+        y=alt.Y("line:N", sort=None, title=None),
+        color=alt.Color("part:N", scale=colours(parts, palette), sort=list(parts), title=None, legend=legend),
+        order="order:Q",
+        description="what:N",
+    ).properties(width=WIDTH, height=alt.Step(ROW))
+
+
+def ratio_marks(
+    marks: Sequence[Mark], series: Sequence[str], title: str, lines: str | None = None
+) -> alt.LayerChart | alt.FacetChart:
+    """Ratios with their intervals by line, on a logarithmic scale, beside a line at 1; a colour for each series."""
+    rows = data(
+        mark._asdict() | {"ratio": mark.ratio.value, "low": mark.ratio.low, "high": mark.ratio.high} for mark in marks
+    )
+    x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=title)
+    base = alt.Chart(rows).encode(
+        y=alt.Y("line:N", sort=None, title=lines),
+        yOffset=alt.YOffset("series:N", sort=list(series)),
+        color=alt.Color("series:N", scale=colours(series), title=None, legend=legend_of(mark.series for mark in marks)),
+    )
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    points = base.mark_point(filled=True).encode(x=x, description="what:N")
+    one = alt.Chart(data([{"ratio": 1.0}])).mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=x)
+    return alt.layer(one, bars, points).properties(width=WIDTH, height=alt.Step(ROW - 3))
+
+
+def legend_of(series: Iterable[str]) -> alt.Legend | None:
+    """A legend of the series that are drawn; none for a single one."""
+    shown = list(dict.fromkeys(series))
+    return alt.Legend(values=shown) if len(shown) > 1 else None

@@ -3,24 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, Measured, compared_rows
+from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.environment import Machine as Hardware
-from cnnbench.report.columns import (
-    NONE,
-    Column,
-    bounds,
-    estimate,
-    figure,
-    hidden,
-    interval_text,
-    measure,
-    ratio_text,
-    words,
-)
-from cnnbench.report.format import in_giga
-from cnnbench.report.table import Table, table_of
+from cnnbench.records.peaks import Peaks
+from cnnbench.report.format import NONE, in_giga, interval_text, ratio_text
+from cnnbench.report.table import Column, R, Table, estimate, figure, hidden, measure, table_of, words
 from cnnbench.suite.case import WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -35,20 +24,13 @@ VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "on
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """All tables, without those that would be empty."""
-    tables = [
-        _machines(comparison),
-        _means(comparison),
-        _cases(comparison),
-        _rankings(comparison),
-        _left_out(comparison),
-    ]
-    return [table for table in tables if table.rows]
+    made = (make(comparison) for make in (_machines, _means, _cases, _rankings, _left_out))
+    return [table for table in made if table.rows]
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """In what the runs differ beside the hardware, and which cases are compared."""
     machines = comparison.machines
-
     precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in machines}
     threads = {m.name: str(m.threads) for m in machines if m.device == "cpu"}
     suites = {m.name: m.run.suite for m in machines}
@@ -81,8 +63,8 @@ def _machines(comparison: Comparison) -> Table:
     def fact(of: Callable[[Hardware], T]) -> Callable[[Machine], T | None]:
         return lambda r: of(r.run.environment.machine) if r.run.environment else None
 
-    def memory_rate(machine: Machine) -> float | None:
-        return machine.peaks.memory_bytes_per_s() if machine.peaks else None
+    def peak(of: Callable[[Peaks], float | None]) -> Callable[[Machine], float | None]:
+        return lambda r: of(r.peaks) if r.peaks else None
 
     def datasheet(machine: Machine) -> float | None:
         return sheet.fp32 if (sheet := datasheet_of(machine.hardware)) else None
@@ -98,11 +80,9 @@ def _machines(comparison: Comparison) -> Table:
         hidden("memory_bytes", fact(lambda m: m.memory_bytes)),
         hidden("system", fact(lambda m: m.system)),
         hidden("virtualised", fact(lambda m: m.virtualised)),
-        measure(
-            "fp32 GFLOP/s", lambda r: r.peaks.flops_per_s("fp32") if r.peaks else None, in_giga, "fp32_flops_per_s"
-        ),
-        hidden("bf16_flops_per_s", lambda r: r.peaks.flops_per_s("bf16") if r.peaks else None),
-        measure("memory GB/s", memory_rate, in_giga, "memory_bytes_per_s"),
+        measure("fp32 GFLOP/s", peak(lambda p: p.flops_per_s("fp32")), in_giga, "fp32_flops_per_s"),
+        hidden("bf16_flops_per_s", peak(lambda p: p.flops_per_s("bf16"))),
+        measure("memory GB/s", peak(Peaks.memory_bytes_per_s), in_giga, "memory_bytes_per_s"),
         measure("datasheet fp32 GFLOP/s", datasheet, in_giga, "datasheet_fp32_flops_per_s"),
         hidden("cnnbench", software("cnnbench")),
         hidden("python", software("python")),
@@ -126,6 +106,7 @@ class _Mean(NamedTuple):
     workload: Workload
     cases: int
     ratio: Estimate | None
+    """To the reference's times; None for the reference."""
 
 
 def _means(comparison: Comparison) -> Table:
@@ -141,8 +122,7 @@ def _means(comparison: Comparison) -> Table:
         words("machine", lambda r: r.machine.name, axis=True),
         words("workload", lambda r: r.workload, axis=True),
         figure("cases", lambda r: r.cases, str),
-        estimate("mean time", lambda r: r.ratio, _mean_text, "mean_ratio"),
-        *bounds("mean_ratio", lambda r: r.ratio),
+        *estimate("mean time", lambda r: r.ratio, ratio_text, "mean_ratio", absent="1, the reference"),
     ]
     caption = (
         f"Geometric mean of times as multiples of those on {comparison.reference.name}, over the cases that every "
@@ -151,61 +131,66 @@ def _means(comparison: Comparison) -> Table:
     return table_of("means", "Means over common cases", caption, rows, columns)
 
 
-def _mean_text(ratio: Estimate | None) -> str:
-    return ratio_text(ratio) if ratio else "1, the reference"
-
-
 def _cases(comparison: Comparison) -> Table:
     """One row per case, with columns for each machine; of many machines, one row per case and machine."""
     title, rows = "Times side by side", compared_rows(comparison)
+    ms: list[Column[ComparedRow]] = estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms")
+    ratio: list[Column[ComparedRow]] = estimate("ratio", lambda r: r.ratio, ratio_text, "ratio")
+    per_price = f"images/{comparison.currency}"
+    rates: list[Column[ComparedRow]] = [
+        figure("images/J", lambda r: r.machine.images_per_joule(r.measured), key="images_per_joule"),
+        figure(per_price, lambda r: r.machine.images_per_currency(r.measured), key="images_per_currency"),
+    ]
+    columns: list[Column[ComparedRow]] = [
+        *_axes(lambda r: r.key),
+        hidden("layout", lambda r: r.key.layout),
+        hidden("allocator", lambda r: r.key.allocator),
+        hidden("seed", lambda r: r.key.seed),
+        words("machine", lambda r: r.machine.name, axis=True),
+        *ms,
+        figure("images/s", lambda r: r.measured.images_per_s, key="images_per_s"),
+        *ratio,
+        figure("rank", lambda r: r.rank, str),
+        *rates,
+        hidden("on_every_machine", lambda r: r.is_common),
+    ]
     caption = (
         "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
         f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
         "not a verdict."
     )
-    long = table_of("cases", title, caption, rows, _row_columns(comparison))
+    long = table_of("cases", title, caption, rows, columns)
     if len(comparison.machines) > WIDE:
         return long
-    columns: list[Column[Key]] = [
-        words("model", lambda k: k.model, axis=True),
-        words("workload", lambda k: k.workload, axis=True),
-        figure("batch", lambda k: k.batch, str, axis=True),
-        words("runtime", lambda k: k.runtime, axis=True),
-    ]
-    if len({key.precision for key in comparison.keys}) > 1:
-        columns.append(words("precision", lambda k: k.precision, axis=True))
-    for machine in comparison.machines:
-        columns += _times(comparison, machine)
-    for machine in comparison.machines:
-        columns += _rate(comparison, machine, "J", machine.images_per_joule)
-        columns += _rate(comparison, machine, comparison.currency, machine.images_per_currency)
-    return table_of("cases", title, caption, comparison.keys, columns, data=_widened(long.data))
+    has_precisions = len({key.precision for key in comparison.keys}) > 1
+    wide: list[Column[Key]] = [c for c in _axes(lambda key: key) if has_precisions or c.heading != "precision"]
+    by_machine = [(m, {row.key: row for row in rows if row.machine is m}) for m in comparison.machines]
+    for machine, of_machine in by_machine:
+        times = [ms[0]] if machine is comparison.reference else [ms[0], ratio[0]]
+        wide += [_beside(column, machine.name, of_machine) for column in times]
+    for machine, of_machine in by_machine:
+        known = [rate for rate in rates if any(rate.value(row) is not None for row in of_machine.values())]
+        wide += [_beside(rate, machine.name, of_machine) for rate in known]
+    return table_of("cases", title, caption, comparison.keys, wide, data=_widened(long.data))
 
 
-def _row_columns(comparison: Comparison) -> list[Column[ComparedRow]]:
+def _axes(key_of: Callable[[R], Key]) -> list[Column[R]]:
     return [
-        words("model", lambda r: r.key.model, axis=True),
-        words("workload", lambda r: r.key.workload, axis=True),
-        figure("batch", lambda r: r.key.batch, str, axis=True),
-        words("runtime", lambda r: r.key.runtime, axis=True),
-        words("precision", lambda r: r.key.precision, axis=True),
-        hidden("layout", lambda r: r.key.layout),
-        hidden("seed", lambda r: r.key.seed),
-        words("machine", lambda r: r.machine.name, axis=True),
-        estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms"),
-        *bounds("ms", lambda r: r.measured.seconds.scaled(1e3)),
-        figure("images/s", lambda r: r.measured.images_per_s, key="images_per_s"),
-        estimate("ratio", lambda r: r.ratio, ratio_text, "ratio"),
-        *bounds("ratio", lambda r: r.ratio),
-        figure("rank", lambda r: r.rank, str),
-        figure("images/J", lambda r: r.machine.images_per_joule(r.measured), key="images_per_joule"),
-        figure(
-            f"images/{comparison.currency}",
-            lambda r: r.machine.images_per_currency(r.measured),
-            key="images_per_currency",
-        ),
-        hidden("on_every_machine", lambda r: r.is_common),
+        words("model", lambda r: key_of(r).model, axis=True),
+        words("workload", lambda r: key_of(r).workload, axis=True),
+        figure("batch", lambda r: key_of(r).batch, str, axis=True),
+        words("runtime", lambda r: key_of(r).runtime, axis=True),
+        words("precision", lambda r: key_of(r).precision, axis=True),
     ]
+
+
+def _beside(column: Column[ComparedRow], machine: str, rows: Mapping[Key, ComparedRow]) -> Column[Key]:
+    """A column of all machines' times, of one machine alone."""
+    return Column(
+        f"{machine} {column.heading}",
+        lambda key: column.value(rows[key]) if key in rows else None,
+        lambda key: column.text(rows[key]) if key in rows else NONE,
+    )
 
 
 def _widened(long: "pd.DataFrame") -> "pd.DataFrame":
@@ -218,32 +203,6 @@ def _widened(long: "pd.DataFrame") -> "pd.DataFrame":
         named = rows[[*axes, *figures]].rename(columns={name: f"{machine} {name}" for name in figures})
         wide = wide.merge(named, on=axes, how="left")
     return wide
-
-
-def _times(comparison: Comparison, machine: Machine) -> list[Column[Key]]:
-    def ms(key: Key) -> Estimate | None:
-        return machine.cases[key].seconds.scaled(1e3) if key in machine.cases else None
-
-    def ratio(key: Key) -> Estimate | None:
-        return comparison.ratio(machine, key)
-
-    times: list[Column[Key]] = [
-        estimate(f"{machine.name} ms", ms, interval_text),
-        estimate(f"{machine.name} ratio", ratio, ratio_text),
-    ]
-    return times[:1] if machine is comparison.reference else times
-
-
-def _rate(
-    comparison: Comparison, machine: Machine, unit: str, of: Callable[[Measured], float | None]
-) -> list[Column[Key]]:
-    """Images for a unit of energy or currency, where anything is known of it."""
-
-    def value(key: Key) -> float | None:
-        return of(machine.cases[key]) if key in machine.cases else None
-
-    known = any(value(key) is not None for key in comparison.keys)
-    return [figure(f"{machine.name} images/{unit}", value)] if known else []
 
 
 class _Ranked(NamedTuple):

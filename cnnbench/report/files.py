@@ -6,21 +6,17 @@ tables/NAME.csv    every number of a table; NAME.parquet the same with its types
 charts/NAME.svg    each chart; NAME.png the same as a picture
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from tabulate import tabulate
 
 from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.run_folder import Run
 from cnnbench.report import escape
-from cnnbench.report.charts import Chart
 from cnnbench.report.html import Page, html
-from cnnbench.report.markdown import CHARTS, tables_markdown
 from cnnbench.report.table import Table
 
-PAGE, MARKDOWN, TABLES = "report.html", "report.md", "tables"
+PAGE, MARKDOWN, TABLES, CHARTS = "report.html", "report.md", "tables", "charts"
 
 
 def write_report(run: Run, tables: Sequence[Table], page: Page) -> Path:
@@ -36,28 +32,23 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
 
 
 def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequence[str]) -> Path:
-    write_tables(folder / TABLES, tables)
-    write_charts(folder / CHARTS, page.charts)
-    files.write(folder / MARKDOWN, markdown(header, tables, page.charts))
+    paragraphs = ["# " + escape.markdown(header[0]), *map(escape.markdown, header[1:])]
+    _make(folder / TABLES)
+    for table in tables:
+        file = folder / TABLES / table.name
+        files.write(file.with_suffix(".csv"), escape.spreadsheet(table.data))
+        files.write(file.with_suffix(".parquet"), table.data.to_parquet(index=False))
+        files.write(file.with_suffix(".tex"), table_latex(table))
+        paragraphs += [f"## {table.title}", *table.paragraphs]
+    _make(folder / CHARTS)
+    for chart in page.charts:
+        file = folder / CHARTS / chart.name
+        files.write(file.with_suffix(".svg"), chart.svg)
+        files.write(file.with_suffix(".png"), chart.png)
+        paragraphs += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
+    files.write(folder / MARKDOWN, "\n\n".join(paragraphs) + "\n")
     files.write(folder / PAGE, html(page))
     return folder / PAGE
-
-
-def write_tables(folder: Path, tables: Sequence[Table]) -> None:
-    """Each table as CSV, Parquet and LaTeX."""
-    _make(folder)
-    for table in tables:
-        files.write(folder / f"{table.name}.csv", escape.spreadsheet(table.data))
-        files.write(folder / f"{table.name}.parquet", table.data.to_parquet(index=False))
-        files.write(folder / f"{table.name}.tex", table_latex(table))
-
-
-def write_charts(folder: Path, charts: Sequence[Chart]) -> None:
-    """Each chart as SVG and PNG."""
-    _make(folder)
-    for chart in charts:
-        files.write(folder / f"{chart.name}.svg", chart.svg)
-        files.write(folder / f"{chart.name}.png", chart.png)
 
 
 def _make(folder: Path) -> None:
@@ -67,22 +58,14 @@ def _make(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-def markdown(header: Iterable[str], tables: Sequence[Table], charts: Sequence[Chart] = ()) -> str:
-    """The whole report; `header` is its title and paragraphs."""
-    return "\n\n".join(["# " + "\n\n".join(map(escape.markdown, header)), *tables_markdown(tables, charts)]) + "\n"
-
-
 def table_latex(table: Table) -> str:
     """One table as a `tabular` of the package booktabs, with its caption and notes as comments above it."""
-    comments = [f"% {' '.join(line.split())}" for line in (table.title, table.caption, *table.notes)]
-    tabular = tabulate(
-        [[" ".join(text.split()) for text in row] for row in table.texts],
-        headers=table.headings,
-        tablefmt="latex_booktabs",
-        colalign=["right" if column.is_figure else "left" for column in table.columns],
-        disable_numparse=True,
-    )
-    return "\n".join([*comments, tabular, ""])
+    comments = [f"% {_line(text)}" for text in (table.title, table.caption, *table.notes)]
+    return "\n".join([*comments, table.tabulated("latex_booktabs", _line), ""])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _header(run: Run) -> list[str]:
@@ -91,10 +74,8 @@ def _header(run: Run) -> list[str]:
     facts, software = run.environment.machine, run.environment.software
     names = ("python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
     versions = ", ".join(f"{name} {software[name]}" for name in names if name in software)
-    lines = [
+    about = (
         f"{run.environment.label}; {facts.affinity_cores} cores allowed, {facts.memory_bytes / 2**30:.0f} GiB, "
         f"{facts.system}. {versions}. Started {run.started}."
-    ]
-    if software.get("git_commit"):
-        lines.append(f"Commit {software['git_commit']}.")
-    return lines
+    )
+    return [about, f"Commit {software['git_commit']}."] if software.get("git_commit") else [about]

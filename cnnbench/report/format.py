@@ -4,7 +4,15 @@
 """
 
 import math
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from cnnbench.analysis.stats import Estimate
+
+NONE = "–"
+"""Where there is nothing to measure."""
+UNKNOWN = "unknown"
+"""Where something was not measured."""
 CONVENTION = "1 MAC = 2 FLOP; MB = 1e6 bytes, MiB = 2^20 bytes"
 
 
@@ -25,9 +33,9 @@ def in_giga(value: float) -> str:
     return significant(value / 1e9)
 
 
-def percent(share: float, digits: int = 2) -> str:
+def percent(share: float) -> str:
     """A share of one: 4.2 %."""
-    return f"{significant(100 * share, digits)} %"
+    return f"{significant(100 * share, 2)} %"
 
 
 def format_count(value: float) -> str:
@@ -48,3 +56,20 @@ def format_seconds(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def interval_text(of: "Estimate") -> str:
+    """`12.3 [12.1, 12.6]`, with digits down to about a tenth of the interval's width, two to four of them."""
+    if of.low is None or of.high is None:
+        return f"{significant(of.value, 2)} [?]"
+    width = of.high - of.low
+    digits = 4 if width <= 0 else math.ceil(math.log10(of.value / width)) + 1
+    decimals = min(max(digits, 2), 4) - 1 - math.floor(math.log10(of.value))
+    return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (of.value, of.low, of.high)))
+
+
+def ratio_text(of: "Estimate") -> str:
+    """`×1.83 [1.79, 1.90]`."""
+    if of.low is None or of.high is None:
+        return f"×{of.value:.1f} [?]"
+    return f"×{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"

@@ -1,6 +1,6 @@
 """The time of each layer in each runtime beside its work: a table, the slowest layers, and the rest of the call."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from cnnbench.networks.layers import spelled
@@ -57,26 +57,21 @@ def text(profile: ModelProfile) -> Iterator[str]:
     """The same for people, line by line."""
     shape = spelled((profile.batch, *profile.input_shape))
     yield f"{profile.model}, input {shape}, {profile.calls} calls, {profile.threads} CPU threads"
-    yield NOTE
-    yield ""
+    yield f"{NOTE}\n"
     yield from lines_of([_cells(profile, row) for row in profile.rows])
     yield EMPTY
     for runtime in profile.times:
         yield ""
         yield from _runtime(profile, runtime)
     if profile.left_out:
-        yield ""
-        yield "not in the MACs and bytes"
+        yield "\nnot in the MACs and bytes"
         yield from (f"  - {line}" for line in profile.left_out)
-    for runtime, reason in profile.failures.items():
-        yield ""
-        yield f"{runtime}: not profiled: {reason}"
+    yield from (f"\n{runtime}: not profiled: {reason}" for runtime, reason in profile.failures.items())
 
 
 def _cells(profile: ModelProfile, row: Row) -> dict[str, str]:
     cells = {
-        "layer": _name(profile, row),
-        "kind": row.kind,
+        **_layer(profile, row),
         "MACs": f"{row.macs:,}" if row.macs else "",
         "MB moved": significant(row.moved_bytes / MB) if row.moved_bytes else "",
     }
@@ -85,62 +80,47 @@ def _cells(profile: ModelProfile, row: Row) -> dict[str, str]:
     return cells
 
 
+def _layer(profile: ModelProfile, row: Row) -> dict[str, str]:
+    return {"layer": row.name or f"{profile.model} itself", "kind": row.kind}
+
+
 def _speed(profile: ModelProfile, row: Row, runtime: str) -> dict[str, str]:
     """Time, share of the call, and work per second; empty where the runtime ran nothing for the layer."""
     seconds, share, rate = row.seconds.get(runtime), profile.share(row, runtime), row.macs_per_s(runtime)
     return {
-        "ms": "" if seconds is None else _ms(seconds),
+        "ms": "" if seconds is None else f"{seconds * 1e3:.3f}",
         "%": "" if share is None else f"{100 * share:.1f}",
         "GMAC/s": in_giga(rate) if rate else "",
     }
 
 
-def _name(profile: ModelProfile, row: Row) -> str:
-    return row.name or f"{profile.model} itself"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3f}"
-
-
 def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
     times = profile.times[runtime]
     macs = sum(row.macs or 0 for row in profile.rows)
+    unworked_s = sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs)
 
     def part(seconds: float) -> str:
-        return f"{_ms(seconds)} ms ({100 * seconds / times.call_s:.1f} %)"
+        return f"{seconds * 1e3:.3f} ms ({100 * seconds / times.call_s:.1f} %)"
+
+    def cells(row: Row) -> dict[str, str]:
+        rate = in_giga(row.moved_bytes / row.seconds[runtime]) if row.moved_bytes else ""
+        return {**_layer(profile, row), **_speed(profile, row, runtime), "GB/s": rate}
 
     yield (
-        f"{runtime}: {_ms(times.call_s)} ms a call = {part(times.layers_s)} in layers + "
+        f"{runtime}: {times.call_s * 1e3:.3f} ms a call = {part(times.layers_s)} in layers + "
         f"{part(sum(times.other.values()))} in operators of no known layer + {part(times.outside_s)} outside operators"
     )
     low, high = times.quartiles_s
     interference = "; interference was detected, repeat the profile" if times.has_interference else ""
-    yield f"  half of the calls took {_ms(low)} to {_ms(high)} ms{interference}"
+    yield f"  half of the calls took {low * 1e3:.3f} to {high * 1e3:.3f} ms{interference}"
     yield f"  over all: {in_giga(macs / times.call_s)} GMAC/s"
-    yield f"  layers without MACs: {part(sum(row.seconds.get(runtime, 0.0) for row in profile.rows if not row.macs))}"
+    yield f"  layers without MACs: {part(unworked_s)}"
     yield "  slowest"
-    yield from _listed(profile, profile.slowest(runtime), runtime)
+    yield from lines_of(map(cells, profile.slowest(runtime)), indent="    ")
     if slow := profile.slow_for_work(runtime):
-        yield (
-            f"  slow for their work: the fewest GMAC/s, of the layers with MACs and {100 * MIN_SHARE:g} % of the time "
-            "or more"
-        )
-        yield from _listed(profile, slow, runtime)
+        few = f"the fewest GMAC/s, of the layers with MACs and {100 * MIN_SHARE:g} % of the time or more"
+        yield f"  slow for their work: {few}"
+        yield from lines_of(map(cells, slow), indent="    ")
     if times.other:
         other = ", ".join(f"{operator} {part(seconds)}" for operator, seconds in times.other.items())
         yield f"  of no known layer: {other}"
-
-
-def _listed(profile: ModelProfile, rows: Iterable[Row], runtime: str) -> Iterator[str]:
-    """Layers with their time and their work per second."""
-    cells = [
-        {
-            "layer": _name(profile, row),
-            "kind": row.kind,
-            **_speed(profile, row, runtime),
-            "GB/s": in_giga(row.moved_bytes / row.seconds[runtime]) if row.moved_bytes else "",
-        }
-        for row in rows
-    ]
-    yield from lines_of(cells, indent="    ")

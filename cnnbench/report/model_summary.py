@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from tabulate import tabulate
 
-from cnnbench.networks import training_cost as training
-from cnnbench.networks import training_memory as step_memory
+from cnnbench.networks import training
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.layers import Op, Value, spelled, written_out
 from cnnbench.networks.network import Layer, Network
@@ -16,17 +15,20 @@ from cnnbench.networks.units import FLOP_PER_MAC, MB
 from cnnbench.report.format import significant
 from cnnbench.report.plain import lines_of
 
+if TYPE_CHECKING:
+    from cnnbench.analysis.counts import Verdict
+
 DOMINANT = 5
 """Layers named for each figure."""
 
 
-def stage_of(name: str) -> str:
+def _stage_of(layer: Layer) -> str:
     """The part of the network that a layer belongs to: the modules around it, two deep at most."""
-    outer = name.split(".")[:-1]
+    outer = layer.name.split(".")[:-1]
     return ".".join(outer[:1] if outer and any(map(str.isdigit, outer[0])) else outer[:2])
 
 
-def settings_of(op: Op) -> str:
+def _settings_of(op: Op) -> str:
     """The layer as its constructor call, without defaults and further inputs: `Conv(64, kernel=7, stride=2)`."""
     words: list[str] = []
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
@@ -39,68 +41,75 @@ def settings_of(op: Op) -> str:
     return f"{type(op).__name__}({', '.join(words)})" if words else type(op).__name__
 
 
+def _intensity(of: Layer | Network, batch: int) -> float | None:
+    """FLOP per byte moved; None where nothing is."""
+    moved_bytes = of.moved_bytes(batch)
+    return of.flops(batch) / moved_bytes if moved_bytes else None
+
+
 def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]:
     """The summary for programs: counts for `batch` images, bytes in float32."""
-    layers = [
-        {
-            **row,
-            "settings": settings_of(layer.op),
-            "params_formula": written_out(layer.op.param_terms(layer.input_shape)),
-            "macs_formula": written_out(layer.op.mac_terms(layer.input_shape)),
-            "flop_per_byte": _intensity(layer.flops(batch), layer.moved_bytes(batch)),
-            "input_gradient_macs": training.input_gradient_macs(layer) * batch,
-            "weight_gradient_macs": training.weight_gradient_macs(layer) * batch,
-        }
-        for row, layer in zip(network.as_rows(batch), network.layers, strict=True)
-    ]
-    totals = {
+    return {
+        "model": network.name,
+        "input_shape": [batch, *network.input_shape],
         "params": network.params,
         "macs": network.macs * batch,
         "elementwise": network.elementwise * batch,
         "weight_bytes": network.weight_bytes,
         "activation_bytes": network.activation_bytes * batch,
         "moved_bytes": network.moved_bytes(batch),
-        "flop_per_byte": _intensity(network.flops(batch), network.moved_bytes(batch)),
-    }
-    return {
-        "model": network.name,
-        "input_shape": [batch, *network.input_shape],
-        **totals,
+        "flop_per_byte": _intensity(network, batch),
         "training": None if network.training_problem else _training(network, batch),
         "training_problem": network.training_problem,
         "left_out": left_out,
-        "layers": layers,
+        "layers": [
+            {
+                **row,
+                "settings": _settings_of(layer.op),
+                "params_formula": written_out(layer.op.param_terms(layer.input_shape)),
+                "macs_formula": written_out(layer.op.mac_terms(layer.input_shape)),
+                "flop_per_byte": _intensity(layer, batch),
+                "input_gradient_macs": training.input_gradient_macs(layer) * batch,
+                "weight_gradient_macs": training.weight_gradient_macs(layer) * batch,
+            }
+            for row, layer in zip(network.as_rows(batch), network.layers, strict=True)
+        ],
     }
 
 
 def _training(network: Network, batch: int) -> dict[str, Any]:
-    work = training.work(network)
     saved = training.saved_by_layer(network, batch)
     return {
-        **{f"{name}_macs": macs * batch for name, macs in dataclasses.asdict(work).items()},
+        **{f"{name}_macs": macs * batch for name, macs in dataclasses.asdict(training.work(network)).items()},
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
         "step_memory": {
-            optimizer: dataclasses.asdict(step_memory.step_memory(network, batch, optimizer))
-            for optimizer in get_args(step_memory.Optimizer)
+            optimizer: dataclasses.asdict(training.step_memory(network, batch, optimizer))
+            for optimizer in get_args(training.Optimizer)
         },
     }
-
-
-def _intensity(flops: int, moved_bytes: int) -> float | None:
-    """FLOP per byte moved; None where nothing is."""
-    return flops / moved_bytes if moved_bytes else None
 
 
 def text(network: Network, batch: int, left_out: list[str]) -> Iterator[str]:
     """The same for people, line by line."""
     yield f"{network.name}, input {spelled((batch, *network.input_shape))}"
-    for stage, layers in groupby(network.layers, key=lambda layer: stage_of(layer.name)):
+    for stage, layers in groupby(network.layers, key=_stage_of):
         yield from _stage(network, stage, list(layers), batch)
+    step = None if network.training_problem else _training(network, batch)
     yield ""
-    yield tabulate(_totals(network, batch), tablefmt="plain", disable_numparse=True)
+    yield tabulate(_totals(network, batch, step), tablefmt="plain", disable_numparse=True)
     yield ""
-    yield from _dominant(network, batch)
+    yield "dominant layers"
+    figures = {
+        "parameters": {layer.name: layer.params for layer in network.layers},
+        "MACs": {layer.name: layer.macs for layer in network.inference},
+        "bytes moved": {layer.name: layer.moved_bytes(batch) for layer in network.inference},
+        **({"saved bytes": step["saved_bytes_by_layer"]} if step else {}),
+    }
+    for what, by_layer in figures.items():
+        whole = sum(by_layer.values())
+        most = sorted(by_layer.items(), key=lambda item: -item[1])[:DOMINANT]
+        yield f"  {what}: " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
     if left_out:
         yield "not counted"
         yield from (f"  - {line}" for line in left_out)
@@ -120,11 +129,11 @@ def _stage(network: Network, stage: str, layers: list[Layer], batch: int) -> Ite
 
 
 def _row(layer: Layer, batch: int) -> dict[str, str]:
-    intensity = _intensity(layer.flops(batch), layer.moved_bytes(batch))
+    intensity = _intensity(layer, batch)
     macs = written_out(layer.op.mac_terms(layer.input_shape))
     return {
         "layer": layer.name,
-        "kind": settings_of(layer.op),
+        "kind": _settings_of(layer.op),
         "output": spelled(layer.output_shape),
         "parameters": _equation(written_out(layer.op.param_terms(layer.input_shape)), layer.params),
         "MACs": _equation(f"{batch}*{macs}" if batch > 1 and macs else macs, layer.macs * batch),
@@ -141,9 +150,8 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
-    flops, moved = network.flops(batch), network.moved_bytes(batch)
-    macs = network.macs * batch
+def _totals(network: Network, batch: int, step: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    flops, moved, macs = network.flops(batch), network.moved_bytes(batch), network.macs * batch
     yield "parameters", f"{network.params:,} ({network.weight_bytes / MB:,.1f} MB in float32)"
     yield (
         "forward",
@@ -151,38 +159,32 @@ def _totals(network: Network, batch: int) -> Iterator[tuple[str, str]]:
     )
     yield "activations", f"{network.activation_bytes * batch / MB:,.1f} MB, the outputs of all layers"
     yield "traffic", f"{moved / MB:,.1f} MB if nothing stays in a cache, {significant(flops / moved)} FLOP/byte"
-    if network.training_problem:
+    if step is None:
         yield "training", f"not at this size: {network.training_problem}"
         return
-    work = training.work(network)
-    parts = (work.forward, work.input_gradient - work.first_input_gradient, work.weight_gradient)
-    giga = [FLOP_PER_MAC * part * batch / 1e9 for part in parts]
+    values_macs = step["input_gradient_macs"] - step["first_input_gradient_macs"]
+    giga = [FLOP_PER_MAC * part / 1e9 for part in (step["forward_macs"], values_macs, step["weight_gradient_macs"])]
     yield (
         "training",
         f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} gradients of values "
         f"+ {giga[2]:,.3f} gradients of weights",
     )
-    yield "saved", f"{training.saved_bytes(network, batch) / MB:,.1f} MB saved for the backward pass"
-    peaks = (
-        f"{step_memory.step_memory(network, batch, optimizer).peak / MB:,.1f} MB with {optimizer}"
-        for optimizer in get_args(step_memory.Optimizer)
-    )
+    yield "saved", f"{step['saved_bytes'] / MB:,.1f} MB saved for the backward pass"
+    peaks = (f"{memory['peak'] / MB:,.1f} MB with {optimizer}" for optimizer, memory in step["step_memory"].items())
     yield "peak", f"of a training step: {', '.join(peaks)}"
 
 
-def _dominant(network: Network, batch: int) -> Iterator[str]:
-    figures = {
-        "parameters": {layer.name: layer.params for layer in network.layers},
-        "MACs": {layer.name: layer.macs for layer in network.inference},
-        "bytes moved": {layer.name: layer.moved_bytes(batch) for layer in network.inference},
-    }
-    if not network.training_problem:
-        figures["saved bytes"] = training.saved_by_layer(network, batch)
-    yield "dominant layers"
-    for what, by_layer in figures.items():
-        whole = sum(by_layer.values())
-        most = sorted(by_layer.items(), key=lambda item: -item[1])[:DOMINANT]
-        yield f"  {what}: " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
+def cross_checks(verdict: "Verdict", progress: str) -> Iterator[str]:
+    """A heading with the progress, a line for each figure by every counter, then each difference with its reason."""
+    reasons = f", {len(verdict.explained)} known difference(s)" if verdict.explained else ""
+    yield f"{verdict.model}: {'all agree' if verdict.agree else 'DISAGREE'}{reasons}  [{progress}]"
+    for what, by_counter in (("parameters", verdict.params), ("MACs", verdict.macs), ("backward", verdict.backward)):
+        if by_counter:
+            yield f"  {what}: " + ", ".join(f"{name} {value:,}" for name, value in by_counter.items())
+    yield from (f"  {source}: {figure}" for source, figure in verdict.published.items())
+    yield from (f"  = {line}" for line in verdict.explained)
+    yield from (f"  ! {line}" for line in verdict.disagreements)
+    yield from (f"  ! {name} failed: {why}" for name, why in verdict.failed.items())
 
 
 def formula_of(architecture: Architecture) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Rows as aligned text, and JSON for programs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cnnbench.report.escape import strict_json
@@ -23,14 +23,12 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         print(line)
 
 
-def lines_of(rows: Sequence[Mapping[str, object]], indent: str = "  ") -> list[str]:
-    """The lines that rows make, headings first; no line for no rows."""
+def lines_of(rows: Iterable[Mapping[str, object]], indent: str = "  ") -> list[str]:
+    """The lines that rows of the same keys make, headings first; no line for no rows."""
     from tabulate import tabulate
 
-    if not rows:
-        return []
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    lines = tabulate(cells, headers=list(rows[0]), tablefmt="plain", disable_numparse=True).splitlines()
+    cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    lines = tabulate(cells, headers="keys", tablefmt="plain", disable_numparse=True).splitlines()
     return [indent + line.rstrip() for line in lines]
 
 

@@ -1,9 +1,10 @@
 """Why a model is as fast as it is: sentences made from measured numbers."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from cnnbench.analysis.explain import Explained, explain, telling
-from cnnbench.analysis.roofline import Bound, Part, framework_overhead
+from cnnbench.analysis.roofline import Bound, Part
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, percent, significant
 from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
@@ -28,7 +29,7 @@ def paragraphs(run: Run) -> dict[str, str]:
     Of the inference cases alone, at the batch, device and precision that most models have; of several such the
     smallest batch.
     """
-    explained = {each.case.id: each for each in explain(run).values()}
+    explained = explain(run)
     chosen = [explained[case.id] for case in telling(each.case for each in explained.values())]
     by_runtime: dict[str, dict[str, Explained]] = {}
     for each in chosen:
@@ -38,8 +39,8 @@ def paragraphs(run: Run) -> dict[str, str]:
     for model in dict.fromkeys(each.case.label for each in chosen):
         first, *others = [by_runtime[runtime] for runtime in runtimes if model in by_runtime[runtime]]
         text = [_beside_heaviest(first[model], first.values()), *_time(first[model])]
-        for other in others:
-            text += [f"In {name_of(other[model].case.runtime)} it takes {_ms(other[model])}.", *_time(other[model])]
+        for each in (other[model] for other in others):
+            text += [f"In {name_of(each.case.runtime)} it takes {_ms(each)}.", *_time(each)]
         found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
     return found
 
@@ -57,36 +58,33 @@ def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
     if heaviest is each:
         return f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
     fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
+    times_faster = f"{significant(faster, 2)} times faster"
+    if faster < 1:
+        speed = f"but is {significant(1 / faster, 2)} times slower"
+    elif faster < fewer * (1 - EQUAL):
+        speed = f"but is only {times_faster}"
+    else:
+        speed = f"and is {'even ' if faster > fewer * (1 + EQUAL) else ''}{times_faster}"
     return (
         f"{case.label} has {significant(fewer)} times fewer MACs than {heaviest.case.label} "
-        f"{_speed(fewer, faster)} here ({_ms(each)} against {_ms(heaviest)}; {where})."
+        f"{speed} here ({_ms(each)} against {_ms(heaviest)}; {where})."
     )
-
-
-def _speed(fewer: float, faster: float) -> str:
-    if faster < 1:
-        return f"but is {significant(1 / faster, 2)} times slower"
-    if faster < fewer * (1 - EQUAL):
-        return f"but is only {significant(faster, 2)} times faster"
-    if faster > fewer * (1 + EQUAL):
-        return f"and is even {significant(faster, 2)} times faster"
-    return f"and is {significant(faster, 2)} times faster"
 
 
 def _time(each: Explained) -> Iterable[str]:
     """Where the time goes, by the profile, else by the layers' lower bounds; then the whole call's lower bound."""
     main = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
-    if main and each.profile is not None:
+    if main and each.profiled:
         yield from map(_part, main)
-        overhead = framework_overhead(each.profile, each.case, each.seconds)
+        overhead = each.profiled.framework_overhead
         if overhead >= MIN_PART:
             yield f"Framework overhead between operators takes {percent(overhead)}."
-        if each.profile.times[split(each.case.runtime)[0]].has_interference:
+        if each.profiled.times.has_interference:
             yield "Interference was detected during profiling, so these shares are approximate."
     elif each.roofline.lower_bound_s:
-        kinds: dict[str, float] = {}
+        kinds: dict[str, float] = defaultdict(float)
         for layer in each.roofline.layers:
-            kinds[layer.work.kind] = kinds.get(layer.work.kind, 0.0) + (layer.total_s or 0.0)
+            kinds[layer.work.kind] += layer.total_s or 0.0
         kind, seconds = max(kinds.items(), key=lambda item: item[1])
         share = seconds / each.roofline.lower_bound_s
         yield f"There is no layer profile; {percent(share)} of the lower bound is {kind}."
@@ -95,15 +93,12 @@ def _time(each: Explained) -> Iterable[str]:
 
 def _part(part: Part) -> str:
     """Share, rate, limit, and the distance from the lower bound where that is large."""
-    roofline = part.roofline
-    facts = []
-    if not roofline.macs:
-        facts.append("no MACs")
-    elif roofline.compute_share is not None:
+    roofline, share = part.roofline, part.roofline.lower_bound_share
+    facts = [] if roofline.macs else ["no MACs"]
+    if roofline.macs and roofline.compute_share is not None:
         facts.append(f"{percent(roofline.compute_share)} of peak")
     if roofline.bound is not None:
         facts.append(BOUND_BY[roofline.bound])
-    share = roofline.lower_bound_share
     if share and share < FAR_BELOW:
         facts.append(f"{significant(1 / share, 2)} times slower than the lower bound")
     verb = "take" if part.name.endswith("s") else "takes"

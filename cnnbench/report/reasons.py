@@ -19,6 +19,7 @@ REASONS: Mapping[Code, str] = {
     "threads": "another number of threads ran than was asked",
     "tf32": "TF32 was on where fp32 was asked",
     "layout": "another memory layout ran than was asked",
+    "allocator": "another memory allocator ran than was asked",
     "graph-breaks": "the compiled graph has breaks",
     "traced": "a debugger or profiler was attached",
     "runtime": "the runtime reports a fault",
@@ -32,6 +33,7 @@ REASONS: Mapping[Code, str] = {
     "not-exportable": "the training step cannot be exported",
     "no-device": "there is no such device",
     "no-runtime": "the runtime does not work here",
+    "no-allocator": "the memory allocator cannot be had here",
     "unsupported": "no machine can run this",
     "other": "",
 }

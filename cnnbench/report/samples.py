@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.times import call_time
-from cnnbench.records.record import Launch, Record, Status
+from cnnbench.records.record import Launch, Record
 from cnnbench.report.reasons import interference_text
 
 MAX_SAMPLES = 4000
@@ -16,44 +17,10 @@ DIGITS = 4
 
 
 @dataclass(frozen=True)
-class BlockSamples:
-    """One block: whether and why it is left out of statistics, and its samples."""
-
-    out: bool
-    why: str
-    ms: list[float]
-    """Of one call."""
-
-
-@dataclass(frozen=True)
-class LaunchSamples:
-    """One launch, and the calls that each of its samples is made of."""
-
-    calls: int
-    blocks: list[BlockSamples]
-
-
-@dataclass(frozen=True)
-class CaseSamples:
-    """One case: its median and interval in ms, and its samples, of which every so many-th is kept."""
-
-    id: str
-    status: Status
-    count: int
-    every: int
-    ms: list[float | None]
-    launches: list[LaunchSamples]
-
-
-@dataclass(frozen=True)
 class Samples:
-    """The raw samples of cases, to be looked at one case at a time."""
+    """The raw samples of cases, each as the JSON that the page's script reads."""
 
-    cases: Sequence[CaseSamples]
-
-    def content(self) -> list[dict[str, object]]:
-        """What the page's script reads."""
-        return [asdict(case) for case in self.cases]
+    cases: Sequence[dict[str, Any]]
 
 
 def samples(records: Iterable[Record]) -> Samples:
@@ -61,32 +28,34 @@ def samples(records: Iterable[Record]) -> Samples:
     return Samples([_case(record, time) for record in records if (time := call_time(record)) is not None])
 
 
-def _case(record: Record, time: Estimate) -> CaseSamples:
-    launches = record.measurement.launches if record.measurement else []
-    count = sum(len(block.totals_s()) for launch in launches for block in launch.blocks)
+def _case(record: Record, time: Estimate) -> dict[str, Any]:
+    """Median and interval in ms, and samples by launch and block, of which every so many-th is kept."""
+    count = sum(len(block.totals_s()) for launch in record.launches for block in launch.blocks)
     every = math.ceil(count / MAX_SAMPLES)
-    return CaseSamples(
-        id=record.id,
-        status=record.status,
-        count=count,
-        every=every,
-        ms=[None if value is None else _ms(value) for value in (time.value, time.low, time.high)],
-        launches=[_launch(launch, every) for launch in launches],
-    )
+    return {
+        "id": record.id,
+        "status": record.status,
+        "count": count,
+        "every": every,
+        "ms": [None if value is None else _ms(value) for value in (time.value, time.low, time.high)],
+        "launches": [
+            {"calls": launch.calls_per_sample, "blocks": _blocks(launch, launch.calls_per_sample, every)}
+            for launch in record.launches
+        ],
+    }
 
 
-def _launch(launch: Launch, every: int) -> LaunchSamples:
+def _blocks(launch: Launch, calls: int, every: int) -> list[dict[str, Any]]:
+    """Whether and why each block is left out of statistics, and the ms of one call in each sample."""
     used = {block.round for block in launch.usable()}
-    calls = launch.calls_per_sample
-    blocks = [
-        BlockSamples(
-            out=block.round not in used,
-            why=interference_text(block.interference),
-            ms=[_ms(seconds / calls) for seconds in block.totals_s()[::every]],
-        )
+    return [
+        {
+            "out": block.round not in used,
+            "why": interference_text(block.interference),
+            "ms": [_ms(seconds / calls) for seconds in block.totals_s()[::every]],
+        }
         for block in launch.blocks
     ]
-    return LaunchSamples(calls, blocks)
 
 
 def _ms(seconds: float) -> float:

@@ -1,16 +1,82 @@
-"""A table to be read, with the numbers behind it."""
+"""A table to be read, with the numbers behind it: columns turn typed rows into words."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from cnnbench.analysis.stats import Estimate
 from cnnbench.records.record import Status
-from cnnbench.report.columns import Column, R, Value
+from cnnbench.report import escape
+from cnnbench.report.format import NONE, UNKNOWN, significant
 
 if TYPE_CHECKING:
     import pandas as pd
+
+R = TypeVar("R")
+V = TypeVar("V")
+Value = float | int | str | bool | None
+Show = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """How a table shows one property of its rows. A column without a heading is in the table's files alone."""
+
+    heading: str
+    value: Callable[[R], Value]
+    """What the file holds, and what a column of figures is sorted by."""
+    text: Callable[[R], str]
+    key: str = ""
+    """The column's name in the file, where the file is made from columns; the heading's words if not given."""
+    is_figure: bool = True
+    """Figures are set to the right, words to the left."""
+    is_axis: bool = False
+    """Whether rows are filtered by it; it is never wrapped."""
+
+
+def words(
+    heading: str, value: Callable[[R], str | None], show: Callable[[str], str] = str, *, axis: bool = False
+) -> Column[R]:
+    """A column of words; one that is absent is unknown."""
+    return Column(heading, value, _shown(value, show, UNKNOWN), is_figure=False, is_axis=axis)
+
+
+def figure(
+    heading: str, value: Callable[[R], float | None], show: Show = significant, key: str = "", *, axis: bool = False
+) -> Column[R]:
+    """A column of figures; there is nothing to measure where one is absent."""
+    return Column(heading, value, _shown(value, show, NONE), key, is_axis=axis)
+
+
+def measure(heading: str, value: Callable[[R], float | None], show: Show = significant, key: str = "") -> Column[R]:
+    """A column of figures of which an absent one is unknown."""
+    return Column(heading, value, _shown(value, show, UNKNOWN), key)
+
+
+def _shown(value: Callable[[R], V | None], show: Callable[[V], str], absent: str) -> Callable[[R], str]:
+    return lambda row: absent if (known := value(row)) is None else show(known)
+
+
+def hidden(key: str, value: Callable[[R], Value]) -> Column[R]:
+    """A column of the table's files alone."""
+    return Column("", value, str, key)
+
+
+def estimate(
+    heading: str,
+    value: Callable[[R], Estimate | None],
+    show: Callable[[Estimate], str],
+    key: str = "",
+    absent: str = NONE,
+) -> list[Column[R]]:
+    """A column of figures with their intervals, whose ends have columns in the files."""
+    return [
+        Column(heading, lambda row: of.value if (of := value(row)) else None, _shown(value, show, absent), key),
+        hidden(f"{key}_low", lambda row: of.low if (of := value(row)) else None),
+        hidden(f"{key}_high", lambda row: of.high if (of := value(row)) else None),
+    ]
 
 
 class Cell(NamedTuple):
@@ -45,6 +111,24 @@ class Table:
         """The words of every cell, by row."""
         return [[cell.text for cell in row] for row in self.rows]
 
+    @property
+    def markdown(self) -> str:
+        """Headings and words in Markdown, in which what comes from records is data: its own marks are escaped."""
+        return self.tabulated("pipe", escape.markdown)
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The same with caption and notes."""
+        return [self.markdown, self.caption, *map(escape.markdown, self.notes)]
+
+    def tabulated(self, format_name: str, escaped: Callable[[str], str]) -> str:
+        """Headings and words in a format of tabulate's."""
+        from tabulate import tabulate
+
+        rows = [[escaped(text) for text in row] for row in self.texts]
+        align = ["right" if column.is_figure else "left" for column in self.columns]
+        return str(tabulate(rows, self.headings, format_name, colalign=align, disable_numparse=True))
+
     @cached_property
     def cells(self) -> "pd.DataFrame":
         """The same as a data frame."""
@@ -68,7 +152,8 @@ def table_of(
     import pandas as pd
 
     if data is None:
-        data = pd.DataFrame({column.key: _series([column.value(row) for row in rows]) for column in columns})
+        keys = [column.key or column.heading.replace(" ", "_") for column in columns]
+        data = pd.DataFrame({k: _series([c.value(row) for row in rows]) for k, c in zip(keys, columns, strict=True)})
     shown = [column for column in columns if column.heading]
     cells = [[Cell(column.text(row), _number(column, row)) for column in shown] for row in rows]
     return Table(name, title, caption, shown, cells, [status(row) for row in rows], data, notes)

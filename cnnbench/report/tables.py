@@ -4,24 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from cnnbench.analysis import counts
-from cnnbench.analysis.batches import Batches, batches
-from cnnbench.analysis.cases import CaseRow, case_rows
-from cnnbench.analysis.frames import frame
-from cnnbench.analysis.start import Start, starts
+from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
+from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.columns import NONE, Column, estimate, figure, hidden, interval_text, ratio_text, words
-from cnnbench.report.format import CONVENTION, format_count, significant
+from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, ratio_text, significant
 from cnnbench.report.reasons import reasons_text
-from cnnbench.report.table import Table, table_of
-from cnnbench.suite.case import PHASES
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
+from cnnbench.suite.case import PHASES, WORKLOADS, Workload
 
 whole = "{:,.0f}".format
 two_digits = partial(significant, digits=2)
@@ -34,8 +28,7 @@ def run_tables(run: Run) -> list[Table]:
     tables = [
         _models(records),
         _counters(records),
-        _inference([row for row in cases if row.workload == "inference"]),
-        _training([row for row in cases if row.workload == "training"]),
+        *(_cases([row for row in cases if row.workload == workload], workload) for workload in WORKLOADS),
         _batches(batches(records)),
         _start(starts(records)),
     ]
@@ -47,13 +40,16 @@ class _Model(NamedTuple):
     counts: CountsSummary
     facts: ArtifactFacts
 
-    @property
-    def cross_check(self) -> str:
-        return "DISAGREE" if self.counts.disagreements else "agree"
-
 
 def _models(records: Sequence[Record]) -> Table:
     """One row per model."""
+
+    def cross_check(row: _Model) -> str:
+        return "DISAGREE" if row.counts.disagreements else "agree"
+
+    def cross_check_text(row: _Model) -> str:
+        return f"{len(row.counts.counters)} {cross_check(row)}"
+
     rows = {
         r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
     }
@@ -62,13 +58,7 @@ def _models(records: Sequence[Record]) -> Table:
         words("input", lambda r: "x".join(map(str, r.facts.input_shape))),
         figure("parameters", lambda r: r.counts.params, whole, "params"),
         figure("MACs", lambda r: r.counts.macs, format_count, "macs"),
-        Column(
-            "cross-check",
-            lambda r: r.cross_check,
-            lambda r: f"{len(r.counts.counters)} {r.cross_check}",
-            "cross_check",
-            False,
-        ),
+        Column("cross-check", cross_check, cross_check_text, "cross_check", is_figure=False),
         hidden("counters", lambda r: len(r.counts.counters)),
         hidden("closed_form", lambda r: r.counts.closed_form),
         figure("top-1 %", lambda r: r.counts.top1_percent, "{:.1f}".format, "top1_percent"),
@@ -125,55 +115,22 @@ def _counters(records: Sequence[Record]) -> Table:
     return table_of("counters", "Cross-checks", caption, list(rows.values()), columns, notes=list(notes))
 
 
-CASES: list[Column[CaseRow]] = [
-    words("model", lambda r: r.model, axis=True),
-    figure("batch", lambda r: r.batch, str, axis=True),
-    words("backend", lambda r: r.backend, axis=True),
-    estimate("ms", lambda r: r.ms, interval_text),
-    figure("p90 ms", lambda r: r.p90_ms),
-    figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
-]
-RATIOS: list[Column[CaseRow]] = [
-    estimate("vs eager", lambda r: r.speedup, ratio_text),
-    Column("rank", lambda r: r.rank, lambda r: f"{r.rank}{'=' if r.tied else ''}" if r.rank else NONE),
-]
-RESOURCES: list[Column[CaseRow]] = [
-    figure("launches", lambda r: r.launches, whole),
-    figure("peak MiB", lambda r: r.peak_mib, whole),
-]
-
-
-def _inference(rows: Sequence[CaseRow]) -> Table:
-    columns = [*CASES, *RATIOS, *RESOURCES, figure("parity error", lambda r: r.parity_error, "{:.0e}".format)]
-    caption = (
+CAPTIONS: Mapping[Workload, str] = {
+    "inference": (
         "ms: median time of one call of the whole batch [95 % interval over launches and blocks]. p90: of at least 64 "
         "single calls. vs eager: speed as a multiple of PyTorch eager's in shared rounds. rank: in the comparison "
         "group; cases with overlapping intervals share one, marked =. peak MiB: resident memory of the process with "
         "its libraries (CUDA: torch's allocator). parity error: largest difference from float64, relative to the part "
         "of the output that depends on the image."
-    )
-    data = frame(rows, CaseRow).drop(columns=[f"{phase}_ms" for phase in PHASES["training"]])
-    return _case_table("Inference", caption, rows, columns, data)
-
-
-def _training(rows: Sequence[CaseRow]) -> Table:
-    ratios = RATIOS if any(row.speedup for row in rows) else []
-    phases: list[Column[CaseRow]] = [
-        figure("forward ms", lambda r: r.forward_ms),
-        figure("backward ms", lambda r: r.backward_ms),
-        figure("optimizer ms", lambda r: r.optimizer_ms),
-    ]
-    caption = (
+    ),
+    "training": (
         "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
         "whole batch [95 % interval over launches and blocks]; then the medians of its three phases."
-    )
-    data = frame(rows, CaseRow).drop(columns="parity_error")
-    return _case_table("Training", caption, rows, [*CASES, *ratios, *RESOURCES, *phases], data)
+    ),
+}
 
 
-def _case_table(
-    title: str, caption: str, rows: Sequence[CaseRow], columns: Sequence[Column[CaseRow]], data: "pd.DataFrame"
-) -> Table:
+def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
     """The cases of one workload, with a numbered note for each status that has a reason."""
     pairs = dict.fromkeys((row.status, row.reason) for row in rows if row.reason)
     numbers = {pair: number for number, pair in enumerate(pairs, start=1)}
@@ -182,9 +139,35 @@ def _case_table(
         number = numbers.get((row.status, row.reason))
         return f"{row.status} [{number}]" if number else row.status
 
-    columns = [*columns, words("status", status)]
+    ratios: list[Column[CaseRow]] = [
+        *estimate("vs eager", lambda r: r.speedup, ratio_text),
+        Column("rank", lambda r: r.rank, lambda r: f"{r.rank}{'=' if r.tied else ''}" if r.rank else NONE),
+    ]
+    parity: list[Column[CaseRow]] = [figure("parity error", lambda r: r.parity_error, "{:.0e}".format)]
+    phases: list[Column[CaseRow]] = [
+        figure("forward ms", lambda r: r.forward_ms),
+        figure("backward ms", lambda r: r.backward_ms),
+        figure("optimizer ms", lambda r: r.optimizer_ms),
+    ]
+    trains = workload == "training"
+    columns: list[Column[CaseRow]] = [
+        words("model", lambda r: r.model, axis=True),
+        figure("batch", lambda r: r.batch, str, axis=True),
+        words("backend", lambda r: r.backend, axis=True),
+        *estimate("ms", lambda r: r.ms, interval_text),
+        figure("p90 ms", lambda r: r.p90_ms),
+        figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
+        *(ratios if not trains or any(row.speedup for row in rows) else ()),
+        figure("launches", lambda r: r.launches, whole),
+        figure("peak MiB", lambda r: r.peak_mib, whole),
+        *(phases if trains else parity),
+        words("status", status),
+    ]
+    left_out = ["parity_error"] if trains else [f"{phase}_ms" for phase in PHASES["training"]]
+    data = case_frame(rows).drop(columns=left_out)
     notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
-    return table_of(title.lower(), title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)
+    title, caption = workload.capitalize(), CAPTIONS[workload]
+    return table_of(workload, title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)
 
 
 def _batches(rows: Sequence[Batches]) -> Table:

@@ -16,13 +16,7 @@ from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
 from cnnbench.report.table import Table
 
-STYLES: dict[Status, str] = {
-    "ok": "green",
-    "noisy": "yellow",
-    "invalid": "red",
-    "failed": "red",
-    "unavailable": "dim",
-}
+STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
 
 
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
@@ -55,6 +49,11 @@ def line_of(record: Record) -> str:
     return text
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether the cursor can be moved: not in a log, which may be coloured, nor on a terminal without such controls."""
+    return console.file.isatty() and not console.is_dumb_terminal
+
+
 class Progress:
     """Watches work: what is being measured, which cases are finished, and the time left.
 
@@ -67,7 +66,7 @@ class Progress:
         if total is not None:
             columns = [BarColumn(30), MofNCompleteColumn(), *columns]
         self._bar = RichProgress(
-            *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
+            *columns, console=console, auto_refresh=False, transient=True, disable=not can_redraw(console)
         )
         self._task = self._bar.add_task("starting", total=total, completed=finished)
         self._subject = ""
@@ -90,8 +89,7 @@ class Progress:
 
     def done(self, record: Record) -> None:
         """A case is on disk; again, after each further launch of it."""
-        launches = len(record.measurement.launches) if record.measurement else 0
-        self._bar.update(self._task, advance=launches <= 1)
+        self._bar.update(self._task, advance=len(record.launches) <= 1)
         if record.status != "unavailable":  # the tables show these, with the reason
             self._print(line_of(record), STYLES[record.status])
 

@@ -10,13 +10,12 @@ from cnnbench.analysis import paired as judge
 from cnnbench.analysis.stats import Estimate
 from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
+from cnnbench.gate.exact import ExactReport
 from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
 from cnnbench.report import escape
-from cnnbench.report.columns import NONE, Column, bounds, estimate, figure, hidden, words
 from cnnbench.report.format import format_seconds
-from cnnbench.report.markdown import table_markdown
-from cnnbench.report.table import Table, table_of
+from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 
 BARS = "▁▂▃▄▅▆▇█"
 BOOTSTRAPS = 2000
@@ -30,6 +29,8 @@ MARKS: Mapping[str, str] = {  # the most important first
     "same": "✓",
     "faster": "✓",
 }
+LEVELS = {"✗": "error", "?": "warning"}
+"""Of GitHub's annotations."""
 
 
 def table_of_verdicts(gate_report: GateReport) -> Table:
@@ -54,8 +55,7 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
     columns: list[Column[CaseVerdict]] = [
         words("verdict", lambda r: r.verdict, _marked),
         words("case", lambda r: r.comparison.name),
-        estimate("head / base", ratio, _ratio_text, "ratio"),
-        *bounds("ratio", ratio),
+        *estimate("head / base", ratio, _ratio_text, "ratio"),
         figure("base ms", call_ms("base")),
         figure("head ms", call_ms("head")),
         Column("pairs", lambda r: r.ratio.pairs, pairs_text, "pairs"),
@@ -76,9 +76,7 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
     return table_of("verdicts", "Verdicts", caption, cases, columns, notes=notes)
 
 
-def _ratio_text(of: Estimate | None) -> str:
-    if of is None:
-        return NONE
+def _ratio_text(of: Estimate) -> str:
     return f"{of.value:.3f}" + (f" [{of.low:.3f}, {of.high:.3f}]" if of.low is not None else "")
 
 
@@ -162,7 +160,7 @@ def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> 
     """The whole gate in Markdown; `again` are the commands that repeat a case alone, by name."""
     about = " and ".join(f"{arm.name} is {escape.code(arm.text)}" for arm in (gate_report.base, gate_report.head))
     parts = [f"# {conclusion(gate_report)}", f"{about}.", *map(escape.markdown, facts(gate_report.result))]
-    parts += ["## Verdicts", *_paragraphs(table)]
+    parts += ["## Verdicts", *table.paragraphs]
     if gate_report.explanations:
         parts.append("## Why")
         parts += ["\n".join(explained(name, each, again[name])) for name, each in gate_report.explanations.items()]
@@ -173,19 +171,13 @@ def annotations(gate_report: GateReport) -> list[str]:
     """Lines that a GitHub workflow shows beside the change: errors for failures, warnings for the rest."""
     lines = []
     for judged in gate_report.result.cases:
-        mark = MARKS[judged.verdict]
-        if mark == "✓":
-            continue
-        ratio = f" {judged.ratio.ratio:.3f} times base" if judged.ratio.pairs else ""
-        text = f"{judged.comparison.name}:{ratio} {judged.reason}".strip()
-        level = "error" if mark == "✗" else "warning"
-        lines.append(f"::{level} title=cnnbench {judged.verdict}::{_escaped(text)}")
+        level = LEVELS.get(MARKS[judged.verdict])
+        if level is not None:
+            ratio = f" {judged.ratio.ratio:.3f} times base" if judged.ratio.pairs else ""
+            text = f"{judged.comparison.name}:{ratio} {judged.reason}".strip()
+            escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            lines.append(f"::{level} title=cnnbench {judged.verdict}::{escaped}")
     return lines
-
-
-def _escaped(text: str) -> str:
-    """Percent signs and line ends, as GitHub's workflow commands require."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], rule: judge.Rule) -> Table:
@@ -197,8 +189,7 @@ def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], 
     columns: list[Column[BaselineResult]] = [
         words("verdict", lambda r: r.verdict, _marked),
         words("case", lambda r: r.name),
-        estimate("head / baseline", ratio, _ratio_text, "ratio"),
-        *bounds("ratio", ratio),
+        *estimate("head / baseline", ratio, _ratio_text, "ratio"),
         hidden("p", lambda r: r.p),
         words("note", lambda r: r.reason),
     ]
@@ -212,8 +203,22 @@ def baseline_table(found: Sequence[BaselineResult], skipped: Mapping[str, str], 
 
 def baseline_summary(table: Table, baseline: Path) -> str:
     """The same in Markdown."""
-    return "\n\n".join([f"# Against {escape.markdown(baseline)}", *_paragraphs(table)]) + "\n"
+    return "\n\n".join([f"# Against {escape.markdown(baseline)}", *table.paragraphs]) + "\n"
 
 
-def _paragraphs(table: Table) -> list[str]:
-    return [table_markdown(table), table.caption, *map(escape.markdown, table.notes)]
+def exact_lines(report: ExactReport, command: str) -> Iterator[str]:
+    """The exact gate's differences, the versions that may explain them, and the lines that the file would need."""
+    models, differing = len(report.found.models), len({difference.model for difference in report.differences})
+    if not report.differences:
+        yield f"{models} models match {report.file} exactly"
+    yield from map(str, report.differences)
+    if report.versions:
+        yield f"the file was written with other versions: {'; '.join(report.versions)}"
+    if report.versions and report.differences:
+        yield "another exporter version may write other operators and sizes for the same network"
+    if report.differences:
+        yield f"{len(report.differences)} figures of {differing} of {models} models differ from {report.file}"
+    if report.replacement:
+        yield f"its lines would be:\n{report.replacement.rstrip()}"
+    if report.differences or report.versions:
+        yield f"if this is meant: {command} --update"

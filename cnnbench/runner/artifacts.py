@@ -1,7 +1,6 @@
 """Artifacts and training steps: found in the cache, or built by child processes, one on each core."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,10 @@ from typing import NamedTuple, Self
 from uuid import uuid4
 
 import psutil
+from filelock import Timeout
 
 from cnnbench.errors import CnnbenchError, WorkerCrashed
-from cnnbench.records import artifact
+from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, BuildStep
 from cnnbench.records.reason import Reason, reason_for
 from cnnbench.records.record import ArtifactFacts, Status, StepFacts
@@ -61,6 +61,8 @@ class Built:
 
     folder: Path
     facts: ArtifactFacts | None = None
+    fault: str | None = None
+    """What was wrong with the one in the cache, which is built anew for that."""
     error: CnnbenchError | None = None
     """Why it could not be built."""
     step: StepFacts | None = None
@@ -131,10 +133,11 @@ class Artifacts:
         """
         folder = wanted.folder
         if folder not in self._built:
-            facts, step = artifact.read_facts(folder), artifact.read_step(folder)
-            if facts is None or facts.onnx_error is not None:
+            facts, step, fault = artifact.read_facts(folder), artifact.read_step(folder), artifact.fault_of(folder)
+            if fault is not None or facts is None or facts.onnx_error is not None:
                 facts = step = None
-            self._built[folder] = Built(folder, facts, step=step if step and step.error is None else None)
+            cache.note_use(folder)
+            self._built[folder] = Built(folder, facts, fault, step=step if step and step.error is None else None)
         return self._built[folder]
 
     def get(self, spec: ModelSpec) -> ArtifactFacts:
@@ -167,6 +170,10 @@ class Artifacts:
         `watch` is told when each build begins and ends, and ends all of it by answering False.
         """
         waiting = [each for each in wanted if self.missing(each)]
+        if not waiting:
+            return
+        cache.prepare()
+        cache.sweep()
         alone = len(self.to_build(waiting)) == 1  # a fork server would import more than it needs
         most = min(machine.usable_threads(), 1 + psutil.virtual_memory().available // BUILDER_BYTES)
         running: list[_Job] = []
@@ -175,7 +182,7 @@ class Artifacts:
                 while waiting or running:
                     if waiting and len(running) < most:
                         each = waiting.pop(0)
-                        if not watch(Building(each.spec, _what(self.missing(each)[0]))):
+                        if not watch(Building(each.spec, _what(self.missing(each)[0], self.find(each).fault))):
                             return
                         self._begin(each, servers.start if alone else servers.fork, running)
                         continue
@@ -191,12 +198,13 @@ class Artifacts:
             finally:
                 for job in running:
                     self._discard(job)
+        cache.prune(cache.limit_bytes(), keep_s=cache.RECENT_S)
 
     def _begin(self, wanted: Wanted, start: Callable[[Lineage, Path], Worker], running: list[_Job]) -> None:
         request = self.missing(wanted)[0]
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.is_users_own:
-            self._held.callback(shutil.rmtree, wanted.folder, ignore_errors=True)
+            self._held.callback(_discard, wanted.folder)
         try:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
         except CnnbenchError as error:
@@ -231,8 +239,7 @@ class Artifacts:
     def _discard(self, job: _Job) -> None:
         """End the builder, and delete what it has not finished."""
         job.worker.kill()
-        for left in job.wanted.folder.parent.glob(f"{artifact.BUILDING}{job.worker.pid}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        cache.sweep([job.wanted.folder])
 
     def __enter__(self) -> Self:
         return self
@@ -241,7 +248,12 @@ class Artifacts:
         self._held.close()
 
 
-def _what(request: Build | BuildStep) -> str:
+def _discard(folder: Path) -> None:
+    with contextlib.suppress(Timeout, OSError):
+        cache.discard(folder)
+
+
+def _what(request: Build | BuildStep, fault: str | None = None) -> str:
     if isinstance(request, Build):
-        return "building, counting and exporting"
+        return "building, counting and exporting" + (f" anew: in the cache, {fault}" if fault else "")
     return "exporting and proving the training step"

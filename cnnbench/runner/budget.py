@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from statistics import mean
 
-from cnnbench.networks import registry
 from cnnbench.runner import machine
 from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
 from cnnbench.runner.plan import Group, layers_to_build
@@ -100,7 +99,7 @@ class Budget:
             self._share = 1.0
             return Allowance(sampling_s, whole_s=max(self.left_s, 0.0))
         self._share = share = self._fair_share()
-        own_s, others_s = self._group_s(group, share), self._sum_s([g for g in self.first if g != group], share)
+        own_s, others_s = self._sum_s([group], share), self._sum_s([g for g in self.first if g != group], share)
         left_s = max(self.left_s, 0.0)
         whole_s = max(left_s - others_s, own_s * min(1.0, left_s / (own_s + others_s)))
         return Allowance(share * sampling_s, max(MIN_WARMUP_S, share * WARMUP_LIMIT_S), whole_s)
@@ -117,13 +116,13 @@ class Budget:
             return
         learned = self._learned.setdefault(group[0].device, _Learned())
         warmup_s = sum(launch.warmup_s for launch in launches)
-        timed_s = sum(sum(block.totals_s()) for launch in launches for block in launch.blocks)
+        timed_s = sum(launch.timed_s for launch in launches)
         learned.starts_s.append(max(0.0, seconds - warmup_s - timed_s) / len(group))
         learned.warmups_s.append(warmup_s / len(group) / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
         for outcome, launch in zip(outcomes, launches, strict=True):
             if (work := _macs(outcome.case)) >= MIN_MACS:
                 learned.macs += work * launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks)
-                learned.macs_s += sum(sum(block.totals_s()) for block in launch.blocks)
+                learned.macs_s += launch.timed_s
 
     def to_repeat(self) -> Group | None:
         """The group with the widest interval, of those that are worth another launch and fit into what is left."""
@@ -138,9 +137,9 @@ class Budget:
         """How long the run still takes: builds, first launches, and further ones of all while the budget lasts."""
         needed_s = self._builds_s + self._sum_s(self.first, self._fair_share(self._builds_s))
         again_s = sum(known.seconds * self._further_launches(group) for group, known in self._launched.items())
-        again_s += sum(self._group_s(group, 1.0) * self._further_launches(group) for group in self.first)
+        again_s += sum(self._sum_s([group], 1.0) * self._further_launches(group) for group in self.first)
         if self._current is not None:  # in part it is done
-            done_s = min(self._clock_s() - self._current_began_s, self._group_s(self._current, self._share))
+            done_s = min(self._clock_s() - self._current_began_s, self._sum_s([self._current], self._share))
             needed_s -= done_s if self._current in self.first else 0.0
             again_s -= done_s if self._current not in self.first else 0.0
         unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
@@ -162,22 +161,19 @@ class Budget:
 
     def _further_launches(self, group: Group) -> float:
         """How many more a group is expected to have."""
-        known = self._launched.get(group)
-        if known is not None and not known.half_width:
-            return 0.0
-        if known is not None and known.launches >= 2:
-            wide = known.half_width is not None and known.half_width > NARROW_HALF_WIDTH
-            return max(0, self._max_launches - known.launches) * wide
-        twice = [other for other in self._launched.values() if other.launches >= 2 and other.half_width is not None]
-        wide_share = mean((other.half_width or 0.0) > NARROW_HALF_WIDTH for other in twice) if twice else 1.0
+        if (known := self._launched.get(group)) is not None:
+            if not known.half_width:
+                return 0.0
+            if known.launches >= 2:
+                return max(0, self._max_launches - known.launches) * (known.half_width > NARROW_HALF_WIDTH)
+        twice = [other.half_width for other in self._launched.values() if other.launches >= 2]
+        widths = [half_width for half_width in twice if half_width is not None]
+        wide_share = mean(half_width > NARROW_HALF_WIDTH for half_width in widths) if widths else 1.0
         return min(1, self._max_launches - 1) + wide_share * max(0, self._max_launches - 2)
 
     def _sum_s(self, groups: Sequence[Group], share: float) -> float:
-        return sum(self._group_s(group, share) for group in groups)
-
-    def _group_s(self, group: Group, share: float) -> float:
-        """How long a first launch is expected to take with this share."""
-        return sum(self._case_s(case, share) for case in group)
+        """How long first launches are expected to take with this share."""
+        return sum(self._case_s(case, share) for group in groups for case in group)
 
     def _case_s(self, case: Case, share: float) -> float:
         learned = self._learned.get(case.device, _Learned())
@@ -191,8 +187,6 @@ class Budget:
 @cache
 def _macs(case: Case) -> float:
     """MACs of one call; 0 where there is no closed form."""
-    architecture = registry.find(case.spec.model)
-    if architecture is None:
-        return 0.0
-    macs = architecture.network(case.spec.image_size, case.spec.classes).macs * case.batch
-    return float(macs * (TRAINING_FACTOR if case.workload == "training" else 1))
+    network = case.spec.closed_form
+    macs = 0.0 if network is None else float(network.macs * case.batch)
+    return macs * (TRAINING_FACTOR if case.workload == "training" else 1)

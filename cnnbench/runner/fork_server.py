@@ -14,14 +14,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
 from cnnbench.records.messages import Fork, Forked, Loaded, Preload, Purpose, Reap, Reaped
+from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
+from cnnbench.suite.case import Allocator
 from cnnbench.suite.runtimes import runtime_kind
 
 CAN_FORK = sys.platform == "linux"
@@ -30,15 +33,16 @@ POLL_S = 0.1
 MAX_STARTS = 2
 
 
-class ForkServer:
-    """A worker that only forks."""
+class ForkServer(ExitStack):
+    """A worker that only forks; at its end whatever was forked from it ends too."""
 
     def __init__(
         self, log: Path, threads: int, limit_s: float, interpreter: Interpreter = HERE, purpose: Purpose = "run"
     ) -> None:
         """Start it and have it import what the purpose needs. Raises WorkerError if it cannot be forked."""
+        super().__init__()
         self.threads, self.limit_s = threads, limit_s
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             self._listener.settimeout(POLL_S)
             self._listener.bind("")  # Linux finds an abstract address: it needs no file
@@ -46,7 +50,7 @@ class ForkServer:
             self._worker = Worker(log, threads, limit_s, interpreter=interpreter)
             stack.callback(self._worker.kill)
             self._worker.ask(Preload(threads=threads, purpose=purpose), Loaded)
-            self._held = stack.pop_all()
+            self.push(stack.pop_all())
 
     def start(self, log: Path) -> Worker:
         """A worker forked from it; what its libraries print goes to `log`. Raises WorkerError, OSError."""
@@ -68,16 +72,6 @@ class ForkServer:
                 raise WorkerCrashed(f"a forked worker ended with code {code} before it connected")
         raise WorkerHung(f"a forked worker did not connect within {self.limit_s:g} s")
 
-    def close(self) -> None:
-        """End it, and with it whatever was forked from it."""
-        self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 @dataclass(frozen=True)
 class Lineage:
@@ -86,6 +80,7 @@ class Lineage:
     threads: int
     number: int = 0
     """Launches of one case have different ones."""
+    allocator: Allocator = "default"
     interpreter: Interpreter = HERE
     purpose: Purpose = "run"
 
@@ -93,8 +88,7 @@ class Lineage:
 class ForkServers:
     """Starts workers, and the fork servers that they need when they are needed.
 
-    A server that has died is started once more. After that, and where processes cannot be forked, workers import for
-    themselves.
+    A server that has died is started once more; then, and where processes cannot be forked, workers import themselves.
     """
 
     def __init__(
@@ -111,7 +105,7 @@ class ForkServers:
 
     def start(self, lineage: Lineage, log: Path) -> Worker:
         """A worker that imports for itself. Raises WorkerError."""
-        return Worker(log, lineage.threads, self._limit_s, interpreter=self._vary(lineage.interpreter))
+        return Worker(log, lineage.threads, self._limit_s, interpreter=self._interpreter(lineage))
 
     def fork(self, lineage: Lineage, log: Path) -> Worker:
         """A worker of the lineage's server, or one that imports for itself. Raises WorkerError."""
@@ -126,17 +120,20 @@ class ForkServers:
     def server(self, lineage: Lineage) -> ForkServer | None:
         """What workers of the lineage are forked from, started at the first call; None if they cannot be forked."""
         if lineage not in self._servers:
+            threads, purpose = lineage.threads, lineage.purpose
+            self._servers[lineage] = None
             self._starts[lineage] += 1
-            self._servers[lineage] = self._started(lineage) if self._starts[lineage] <= MAX_STARTS else None
+            if CAN_FORK and self._starts[lineage] <= MAX_STARTS:
+                about = (purpose, lineage.allocator, threads, lineage.number)
+                log = self._logs / f"fork-server-{'-'.join(map(str, about))}.log"
+                interpreter = self._interpreter(lineage)
+                with contextlib.suppress(WorkerError, OSError):
+                    self._servers[lineage] = ForkServer(log, threads, self._limit_s, interpreter, purpose)
         return self._servers[lineage]
 
-    def _started(self, lineage: Lineage) -> ForkServer | None:
-        if CAN_FORK:
-            log = self._logs / f"fork-server-{lineage.purpose}-{lineage.threads}-{lineage.number}.log"
-            interpreter = self._vary(lineage.interpreter)
-            with contextlib.suppress(WorkerError, OSError):
-                return ForkServer(log, lineage.threads, self._limit_s, interpreter, lineage.purpose)
-        return None
+    def _interpreter(self, lineage: Lineage) -> Interpreter:
+        varied = self._vary(lineage.interpreter)
+        return replace(varied, variables={**varied.variables, **allocators.variables(lineage.allocator)})
 
     def close(self, before: int | None = None) -> None:
         """End the servers of all launches, or of those with numbers below `before`."""

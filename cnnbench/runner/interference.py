@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from cnnbench.records.reason import Interference, InterferenceKind
+from cnnbench.runner.machine import control_groups, read
 
 N = TypeVar("N", int, float)
 
@@ -27,8 +28,6 @@ OTHERS_TICKS = 3
 """The machine's and the processes' CPU times are rounded apart from each other: by up to two ticks in 0.1 s."""
 THROTTLED_SHARE = 0.01
 """Of the window; a group that is throttled at all loses the rest of a period, 100 ms by default."""
-MAX_THREADS = 32
-"""Reading the switches of more would take about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,6 @@ class SystemCounters:
     """Time that the host gave to others while this machine had work."""
     own_s: float | None = None
     """CPU time of the measured process with its descendants, and of this process."""
-    involuntary_switches: int | None = None
-    """How often a thread of the measured processes was put aside for another."""
     throttled_s: float | None = None
     """How long control groups had spent their quota, summed over CPUs and groups up to the root."""
     thermal_events: int | None = None
@@ -56,27 +53,25 @@ class SystemCounters:
     def read(cls, pid: int, root: str = "") -> Self:
         """The counters now, for the measured process `pid`; `root` is a folder to be read in place of `/`.
 
-        Without a `/proc` there, psutil gives the CPU times alone: its counts of switches and of swapping are other
-        things, or zero, on other systems.
+        Without a `/proc` there, psutil gives the CPU times alone: its count of swapping is none on other systems.
         """
-        threads = _threads_of_tree(root, pid)
+        tree = _tree(root, pid)
         clock_s = time.perf_counter()
-        stat = _read(f"{root}/proc/stat")
+        stat = read(f"{root}/proc/stat")
         if stat is None:
             busy_s, own_s = _psutil_times(pid)
             return cls(clock_s, busy_s=busy_s, own_s=own_s)
         ticks_per_s = os.sysconf("SC_CLK_TCK")
         user, nice, system, _idle, _iowait, irq, softirq, *later = _ticks(stat)
-        own_s = _own_s(root, pid, set(threads), ticks_per_s)  # at once, for it is compared with the line above
-        memory = _read(f"{root}/proc/vmstat")
+        own_s = _own_s(root, pid, tree, ticks_per_s)  # at once, for it is compared with the line above
+        memory = read(f"{root}/proc/vmstat")
         return cls(
             clock_s,
             busy_s=(user + nice + system + irq + softirq) / ticks_per_s,
             steal_s=later[0] / ticks_per_s if later else None,
             own_s=own_s,
-            involuntary_switches=_involuntary_switches([thread for own in threads.values() for thread in own]),
             throttled_s=_throttled_s(root, pid),
-            thermal_events=_sum(_number(_read(file), b"") for file in _thermal_files(root)),
+            thermal_events=_sum(_number(read(file), b"") for file in _thermal_files(root)),
             swapped_pages=_sum(_number(memory, name) for name in (b"pswpin ", b"pswpout ")),
             energy_j=_energy_j(root),
         )
@@ -95,7 +90,6 @@ class Window:
     throttled_s: float | None
     thermal_events: int | None
     swapped_pages: int | None
-    involuntary_switches: int | None
     joules: float | None
 
     def interference(self) -> list[Interference]:
@@ -118,10 +112,7 @@ class Window:
 
 
 def _ticks(stat: bytes) -> list[int]:
-    """Of all CPUs that this process may use, which are those of the measured one too; of all where they are not shown.
-
-    What others do elsewhere on a large machine takes no time from a process that is confined to a few CPUs.
-    """
+    """Of the CPUs that this process may use, as only there others take time from it; of all if they are not shown."""
     every, *single = (line.split() for line in stat.splitlines() if line.startswith(b"cpu"))
     allowed = {b"cpu%d" % cpu for cpu in os.sched_getaffinity(0)}
     own = [list(map(int, ticks)) for name, *ticks in single if name in allowed]
@@ -130,7 +121,7 @@ def _ticks(stat: bytes) -> list[int]:
 
 
 def between(before: SystemCounters, after: SystemCounters, cpus: int) -> Window:
-    """What happened from one reading to the next; `cpus` are those that this process may use.
+    """What happened between two readings; `cpus` are those that this process may use.
 
     A counter that went back, as when a thread ended and took its count along, did not move.
     """
@@ -148,7 +139,6 @@ def between(before: SystemCounters, after: SystemCounters, cpus: int) -> Window:
         throttled_s=_moved(before.throttled_s, after.throttled_s),
         thermal_events=_moved(before.thermal_events, after.thermal_events),
         swapped_pages=_moved(before.swapped_pages, after.swapped_pages),
-        involuntary_switches=_moved(before.involuntary_switches, after.involuntary_switches),
         joules=_joules(before.energy_j, after.energy_j),
     )
 
@@ -166,14 +156,6 @@ def _joules(
     return sum(now - then + (span if now < then else 0.0) for (then, _), (now, span) in zip(before, after, strict=True))
 
 
-def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError:
-        return None
-
-
 def _number(text: bytes | None, name: bytes) -> int | None:
     """The number that follows `name` at the start of a line."""
     rest = (b"\n" + (text or b"")).partition(b"\n" + name)[2]
@@ -186,24 +168,19 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _threads_of_tree(root: str, pid: int) -> dict[int, list[str]]:
-    """By process, the process itself and its descendants, the folders of its threads.
-
-    Without the kernel's lists of children (CONFIG_PROC_CHILDREN) descendants are not known and count as others.
-    """
-    found: dict[int, list[str]] = {}
-    waiting = [pid]
+def _tree(root: str, pid: int) -> set[int]:
+    """The process and its descendants, which the kernel lists with CONFIG_PROC_CHILDREN; else they are others."""
+    found: set[int] = set()
+    waiting = {pid}
     while waiting:
         process = waiting.pop()
-        if process in found:
-            continue
         folder = f"{root}/proc/{process}/task"
         try:
-            found[process] = [f"{folder}/{thread}" for thread in os.listdir(folder)]
-        except OSError:
+            children = [read(f"{folder}/{thread}/children") or b"" for thread in os.listdir(folder)]
+        except OSError:  # it is gone
             continue
-        for thread in found[process]:
-            waiting += map(int, (_read(f"{thread}/children") or b"").split())
+        found.add(process)
+        waiting |= set(map(int, b" ".join(children).split())) - found
     return found
 
 
@@ -219,33 +196,17 @@ def _own_s(root: str, pid: int, tree: set[int], ticks_per_s: int) -> float | Non
 
 def _cpu_ticks(root: str, pid: int) -> tuple[int, ...]:
     """User, system, and both of children that were waited for (proc_pid_stat(5), fields 14 to 17)."""
-    stat = _read(f"{root}/proc/{pid}/stat") or b""
+    stat = read(f"{root}/proc/{pid}/stat") or b""
     return tuple(map(int, stat.rpartition(b")")[2].split()[11:15]))
 
 
-def _involuntary_switches(threads: list[str]) -> int | None:
-    if not 0 < len(threads) <= MAX_THREADS:
-        return None
-    return _sum(_number(_read(f"{thread}/status"), b"nonvoluntary_ctxt_switches:") for thread in threads)
-
-
 def _throttled_s(root: str, pid: int) -> float | None:
-    """Sum over the process's control group and those above it, each of which may have a quota of its own.
-
-    Version 2 (`throttled_usec`) and version 1 (`throttled_time`, in ns). Inside a container the named group may not be
-    visible; its mount point then is the container's own group.
-    """
+    """Over the control group and those above it: `throttled_usec` in version 2, `throttled_time` (ns) in version 1."""
     counts_ns = []
-    for line in (_read(f"{root}/proc/{pid}/cgroup") or b"").decode(errors="replace").splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number != "0" and "cpu" not in controllers.split(","):
-            continue
-        folder = f"{root}/sys/fs/cgroup" if number == "0" else f"{root}/sys/fs/cgroup/cpu"
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts) + 1):
-            stat = _read("/".join([folder, *parts[:depth], "cpu.stat"]))
-            microseconds = _number(stat, b"throttled_usec ")
-            counts_ns += [_number(stat, b"throttled_time ") if microseconds is None else 1000 * microseconds]
+    for folder in control_groups(root, pid):
+        stat = read(f"{folder}/cpu.stat")
+        microseconds = _number(stat, b"throttled_usec ")
+        counts_ns += [_number(stat, b"throttled_time ") if microseconds is None else 1000 * microseconds]
     total_ns = _sum(counts_ns)
     return None if total_ns is None else total_ns / 1e9
 
@@ -264,8 +225,8 @@ def _packages(root: str) -> tuple[tuple[str, float], ...]:
     """
     found = []
     for folder in sorted(Path(f"{root}/sys/class/powercap").glob("intel-rapl:*")):
-        span = _read(f"{folder}/max_energy_range_uj")
-        if (_read(f"{folder}/name") or b"").startswith(b"package") and span is not None:
+        span = read(f"{folder}/max_energy_range_uj")
+        if (read(f"{folder}/name") or b"").startswith(b"package") and span is not None:
             found.append((f"{folder}/energy_uj", int(span) / 1e6))
     return tuple(found)
 
@@ -274,7 +235,7 @@ def _energy_j(root: str) -> tuple[tuple[float, float], ...] | None:
     """None unless every package's counter can be read, for which most systems ask for root's rights."""
     found = []
     for file, span_j in _packages(root):
-        text = _read(file)
+        text = read(file)
         if text is None:
             return None
         found.append((int(text) / 1e6, span_j))

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol
 from uuid import uuid4
 
 from cnnbench.analysis.stats import time_estimate
@@ -37,7 +38,7 @@ WARMUP_SHARE = 0.5
 MIN_SAMPLING_S = 0.5
 """Of each participant, however late the group is."""
 
-Seconds = dict[str, list[float]]
+P = ParamSpec("P")
 OnProgress = Callable[[str], None]
 
 
@@ -50,8 +51,8 @@ class Participant(Protocol):
     def suspend(self) -> None:
         """Stop it."""
 
-    def sample(self, seconds: float) -> Seconds:
-        """A block of about so many seconds: by phase, the seconds of each sample. May raise CnnbenchError."""
+    def sample(self, seconds: float) -> Sampled:
+        """A block of about so many seconds. May raise CnnbenchError."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def measure_interleaved(
     *,
     rounds: int | None = None,
     ends_s: float = float("inf"),
-    counters: Callable[[int], SystemCounters] | None = None,
+    counters: Callable[[int], SystemCounters] = lambda place: SystemCounters(0.0),
 ) -> list[Blocks]:
     """Measure all participants round by round, in a new random order each round.
 
@@ -126,7 +127,7 @@ def measure_interleaved(
     cpus = affinity_cores()
     results = [Blocks() for _ in participants]
     start = clock_s()
-    for number in range(10**6):
+    for number in count():
         alive = [index for index, result in enumerate(results) if result.error is None]
         if not alive:
             break
@@ -143,24 +144,23 @@ def measure_interleaved(
             break
         rng.shuffle(alive)
         for index in alive:
-            participant = participants[index]
             try:
-                participant.resume()
-                before = counters(index) if counters else None
-                seconds = participant.sample(budget_s / PLANNED_ROUNDS)
-                window = between(before, counters(index), cpus) if counters and before else None
-                participant.suspend()
+                participants[index].resume()
+                before = counters(index)
+                sampled = participants[index].sample(budget_s / PLANNED_ROUNDS)
+                window = between(before, counters(index), cpus)
+                participants[index].suspend()
             except CnnbenchError as error:
                 results[index].error = reason_for(error)
                 continue
-            results[index].blocks.append(
-                Block(
-                    round=number,
-                    seconds=seconds,
-                    interference=window.interference() if window else [],
-                    joules=window.joules if window else None,
-                )
+            block = Block(
+                round=number,
+                seconds=sampled.seconds,
+                usage=sampled.usage,
+                interference=window.interference(),
+                joules=window.joules,
             )
+            results[index].blocks.append(block)
         on_progress(f"round {number + 1}")
     return results
 
@@ -177,31 +177,27 @@ def _stop_reason(results: Iterable[Blocks], rounds: int, spent_s: float, budget_
 
 
 def measure_group(
-    members: Sequence[GroupMember],
-    allowance: Allowance,
-    *,
-    seed: int,
-    on_progress: OnProgress = lambda text: None,
+    members: Sequence[GroupMember], allowance: Allowance, *, seed: int, on_progress: OnProgress = lambda text: None
 ) -> list[Outcome]:
-    """Start a worker of its own for each member, prove it, warm it up, measure all interleaved, and close them.
+    """Start a worker for each member, prove it, warm it up, measure all interleaved, and close them, in this order.
 
-    They start and warm up in the order given. A worker that fails has its reason in its outcome; the others go on.
+    A worker that fails has its reason in its outcome; the others go on.
     """
     group, started, began_s = uuid4().hex[:12], datetime.now().astimezone(), time.perf_counter()
     with ExitStack() as stack:
         participants = [WorkerParticipant(member) for member in members]
         on_progress("starting")
         for participant in participants:  # importing takes no measurement, so all import at once
-            participant.attempt(lambda p: p.start(stack))
+            participant.attempt(participant.start, stack)
         for participant in participants:
-            participant.attempt(WorkerParticipant.load)
+            participant.attempt(participant.load)
         hard_limit_s = allowance.whole_s and WARMUP_SHARE * allowance.whole_s / len(members)
         for participant in participants:  # cold-start figures are measured, so one at a time
             on_progress(f"opening {participant.member.case.runtime}")
-            participant.attempt(lambda p: p.open(allowance.warmup_s, hard_limit_s))
+            participant.attempt(participant.open, allowance.warmup_s, hard_limit_s)
         most = max((p.warmed.calls for p in participants if p.warmed), default=0)
         for participant in participants:
-            participant.attempt(lambda p: p.equalise_warmup(most, EQUALISE_SHARE * allowance.warmup_s))
+            participant.attempt(participant.equalise_warmup, most, EQUALISE_SHARE * allowance.warmup_s)
         ready = [p for p in participants if p.error is None and p.warmed is not None]
         ends_s = float("inf")
         if allowance.whole_s is not None:
@@ -216,7 +212,7 @@ def measure_group(
         )
         for participant, blocks in zip(ready, measured, strict=True):
             participant.error = blocks.error
-            participant.attempt(lambda p, blocks=blocks: p.close(blocks, group))  # type: ignore[misc]
+            participant.attempt(participant.close, blocks, group)
         return [
             Outcome(p.member.case, group, started, p.launch, tuple(p.parity), tuple(p.faults), p.error)
             for p in participants
@@ -243,12 +239,12 @@ class WorkerParticipant:
         assert self._worker is not None
         return self._worker
 
-    def attempt(self, step: "Callable[[WorkerParticipant], None]") -> None:
-        """Do the step unless the case has failed already; if it fails, note why."""
+    def attempt(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do one of the steps below unless the case has failed already; if it fails, note why."""
         if self.error is not None:
             return
         try:
-            step(self)
+            step(*args, **kwargs)
         except CnnbenchError as error:
             self.error = reason_for(error)
             if self._worker is not None:
@@ -293,10 +289,10 @@ class WorkerParticipant:
         """Stop it."""
         self.worker.suspend()
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         """A block of about so many seconds."""
         try:
-            return self.worker.ask(Sample(seconds=seconds), Sampled).seconds
+            return self.worker.ask(Sample(seconds=seconds), Sampled)
         except CnnbenchError:
             self.worker.kill()
             raise

@@ -1,11 +1,14 @@
 """What this computer is: identity, what a process may use of it, and what will disturb a measurement."""
 
+import contextlib
 import math
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 
 import psutil
@@ -13,25 +16,53 @@ import psutil
 from cnnbench import __version__
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
-from cnnbench.records.artifact import library_versions
 from cnnbench.records.environment import Environment, Machine, State, Threads, differences
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import git
+from cnnbench.suite.case import Case
 
-CGROUP = Path("/sys/fs/cgroup")
 BUSY_SHARE = 0.1
 """Of one core: a process that uses more is called a busy neighbour."""
+GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+
+
+def read(path: str) -> bytes | None:
+    """The content of one of the system's files; None where it has none, or does not show it."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _text(path: str) -> str:
+    return (read(path) or b"").decode(errors="replace").strip()
+
+
+def control_groups(root: str, pid: int | str) -> list[str]:
+    """The folders of a process's control groups of CPU time, of versions 2 and 1, and of the groups above them.
+
+    Inside a container the named group may not be visible; its mount point then is the container's own group. `root` is
+    a folder to be read in place of `/`.
+    """
+    found: list[str] = []
+    for line in (_text(f"{root}/proc/{pid}/cgroup") or "0::/").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "cpu" in controllers.split(","):
+            mount = f"{root}/sys/fs/cgroup" if number == "0" else f"{root}/sys/fs/cgroup/cpu"
+            names = [name for name in path.split("/") if name not in ("", "..")]
+            found += accumulate(names, "{}/{}".format, initial=mount)
+    return found
 
 
 def cpu_model() -> str:
     """The CPU's name for itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    for line in _text("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     if platform.system() == "Darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True, timeout=10).strip()
     return platform.processor() or platform.machine()
 
 
@@ -42,49 +73,24 @@ def affinity_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_quota(root: Path = CGROUP, own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """Cores' worth of time that the container may use: the least quota of its control groups; None if unlimited.
-
-    Reads cgroup v2 (`cpu.max`) from this process's group up to the root, and v1 (`cpu.cfs_quota_us`).
-    """
-    quotas = []
-    try:
-        groups = [line.rstrip("\n").split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        groups = []
-    for _, controllers, path in (group for group in groups if len(group) == 3):
-        mount = root / "cpu" if "cpu" in controllers.split(",") else root
-        folder = mount / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            quotas += _quotas_in(place)
-            if place == mount:
-                break
-    quotas += _quotas_in(root)
+def cpu_quota(root: str = "") -> float | None:
+    """Cores' worth of time that the container may use: the least quota of its control groups; None if unlimited."""
+    quotas: list[float] = []
+    for folder in control_groups(root, "self"):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        limits = _text(f"{folder}/cpu.max").split() or [_text(f"{folder}/{name}") for name in names]
+        with contextlib.suppress(ValueError):  # there is none: `max`, or no such file
+            quota, period = map(int, limits)
+            quotas += [quota / period] if quota > 0 else []
     return min(quotas, default=None)
 
 
-def _quotas_in(folder: Path) -> list[float]:
-    try:
-        limit, period = (folder / "cpu.max").read_text().split()
-        if limit != "max":
-            return [int(limit) / int(period)]
-    except (OSError, ValueError):
-        pass
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period_us = int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return []
-    return [quota / period_us] if quota > 0 else []
-
-
-def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+def physical_cores(topology: str = "/sys/devices/system/cpu") -> int:
     """Physical cores behind the logical ones in this process's affinity mask."""
     if hasattr(os, "sched_getaffinity"):
-        places = [topology / f"cpu{core}" / "topology" for core in os.sched_getaffinity(0)]
-        names = ("physical_package_id", "core_id")
-        cores = {tuple(_read(str(place / name)) for name in names) for place in places}
-        if all(None not in core for core in cores):
+        places = [f"{topology}/cpu{core}/topology" for core in os.sched_getaffinity(0)]
+        cores = {(_text(f"{place}/physical_package_id"), _text(f"{place}/core_id")) for place in places}
+        if all(all(core) for core in cores):
             return len(cores)
     return min(psutil.cpu_count(logical=False) or affinity_cores(), affinity_cores())
 
@@ -95,23 +101,20 @@ def usable_threads() -> int:
     return max(1, min(physical_cores(), math.floor(quota) if quota else physical_cores()))
 
 
-def memory_bytes() -> int:
-    """Of the whole machine."""
-    return int(psutil.virtual_memory().total)
+def threads_of(case: Case) -> int:
+    """The threads that a case runs with."""
+    return case.threads or usable_threads()
 
 
 def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
     """Of the largest cache that the first core can use; 0 where the system does not tell."""
-    sizes = [_read(str(size)) or "" for size in caches.glob("index*/size")]
+    sizes = [_text(str(size)) for size in caches.glob("index*/size")]
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=0)
 
 
 def environment(threads: Sequence[int], folder: Path) -> Environment:
-    """All that is recorded of the machine and its software at the start of a run.
-
-    `threads` are the numbers of threads that cases use, `folder` is the suite's.
-    """
+    """The machine, its software, and the numbers of threads that cases use; `folder` is the suite's."""
     memory = psutil.virtual_memory()
     return Environment(
         machine=Machine(
@@ -130,7 +133,7 @@ def environment(threads: Sequence[int], folder: Path) -> Environment:
             time=datetime.now().astimezone().isoformat(timespec="seconds"),
             load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
             memory_available_bytes=memory.available,
-            governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            governor=_text(GOVERNOR) or None,
         ),
         software={
             "cnnbench": __version__,
@@ -170,7 +173,7 @@ def interference() -> list[str]:
         )
     if _virtualised():
         found.append("a virtual machine: the host's other guests take time that cannot be seen from here")
-    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    governor = _text(GOVERNOR)
     if governor and governor != "performance":
         found.append(f"the frequency governor is {governor!r}: clocks follow the load; `performance` keeps them up")
     swap = psutil.swap_memory()
@@ -183,51 +186,22 @@ def interference() -> list[str]:
     return found
 
 
-def busy_neighbours(seconds: float = 0.5) -> list[str]:
-    """Names of other processes that used more than a tenth of a core, over so many seconds."""
-    processes = [p for p in psutil.process_iter() if p.pid != os.getpid()]
-    for process in processes:
-        _cpu_percent(process)
-    psutil.cpu_percent(interval=seconds)
-    busy = [(used, p) for p in processes if (used := _cpu_percent(p)) > 100 * BUSY_SHARE]
-    named = []
-    for used, process in sorted(busy, key=lambda pair: -pair[0]):
-        try:
-            named.append(f"{process.name()} ({used:.0f} % of a core)")
-        except psutil.Error:
-            continue
-    return named
-
-
-def _cpu_percent(process: psutil.Process) -> float:
-    try:
-        return process.cpu_percent()
-    except psutil.Error:
-        return 0.0
+def busy_neighbours() -> list[str]:
+    """Names of other processes that use more than a tenth of a core, over half a second."""
+    list(psutil.process_iter(["cpu_percent"]))  # what is read next is the share since now
+    time.sleep(0.5)
+    found = psutil.process_iter(["name", "cpu_percent"])
+    used = [(each.info["cpu_percent"] or 0.0, each.info["name"]) for each in found if each.pid != os.getpid()]
+    busy = sorted((pair for pair in used if pair[0] > 100 * BUSY_SHARE), key=lambda pair: -pair[0])
+    return [f"{name} ({percent:.0f} % of a core)" for percent, name in busy]
 
 
 def _on_battery() -> bool:
-    try:
-        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    except OSError:  # no power supplies listed, as in some containers
-        return False
-    return battery is not None and not battery.power_plugged
+    with contextlib.suppress(AttributeError, OSError):  # not on this system; no power supplies, as in some containers
+        battery = psutil.sensors_battery()
+        return battery is not None and not battery.power_plugged
+    return False
 
 
 def _virtualised() -> bool:
-    return "hypervisor" in (_read("/proc/cpuinfo") or "")
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return "hypervisor" in _text("/proc/cpuinfo")

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from cnnbench.networks import registry
 from cnnbench.records import artifact
+from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import Record
 from cnnbench.suite.case import Case, ModelSpec
 
@@ -18,13 +19,14 @@ UNKNOWN_LAYERS = 100
 """Of a model without a closed form."""
 
 
-def unfinished(cases: Iterable[Case], finished: Mapping[str, Record]) -> list[Case]:
-    """The cases without a finished record, or with one whose times depend on what has changed since."""
-    return [
-        case
-        for case in cases
-        if case.id not in finished or finished[case.id].depends not in ("", artifact.depends_on(case))
-    ]
+def unfinished(cases: Iterable[Case], finished: Mapping[str, Record], here: Environment) -> list[Case]:
+    """The cases without a finished record, or with one that was measured elsewhere or depends on what has changed."""
+
+    def is_valid(record: Record) -> bool:
+        is_from_here = record.environment is None or not differences(record.environment, here)
+        return is_from_here and record.depends in ("", artifact.depends_on(record.case))
+
+    return [case for case in cases if case.id not in finished or not is_valid(finished[case.id])]
 
 
 def group_cases(cases: Sequence[Case]) -> list[Group]:
@@ -44,7 +46,7 @@ def title(group: Group) -> str:
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
 
 
-def models_of(groups: Iterable[Group]) -> dict[ModelSpec, bool]:
+def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, bool]:
     """The models that groups run, in order, and whether the training step of each is wanted too."""
     found: dict[ModelSpec, bool] = {}
     for case in (case for group in groups for case in group):
@@ -60,6 +62,5 @@ def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
 @cache
 def layers_to_build(spec: ModelSpec) -> int:
     """What building an artifact or a training step takes, in layers."""
-    architecture = registry.find(spec.model)
-    layers = len(architecture.network(spec.image_size, spec.classes).layers) if architecture else UNKNOWN_LAYERS
-    return BUILD_OVERHEAD_LAYERS + layers
+    network = spec.closed_form
+    return BUILD_OVERHEAD_LAYERS + (UNKNOWN_LAYERS if network is None else len(network.layers))

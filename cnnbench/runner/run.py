@@ -61,7 +61,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
         finished = store.finished()
         try:
             with watch(len(cases), sum(case.id in finished for case in cases)) as observer:
-                in_time = _measure(suite, plan.unfinished(cases, finished), store, environment, observer, budget_s)
+                in_time = _measure(
+                    suite, plan.unfinished(cases, finished, environment), store, environment, observer, budget_s
+                )
         except KeyboardInterrupt:
             interrupted = True
         finished = store.finished()
@@ -71,24 +73,19 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
 
 def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
     """The machine and its software, as cases of a suite use them."""
-    return machine.environment([_threads(case) for case in cases], suite.path.resolve().parent)
+    return machine.environment([machine.threads_of(case) for case in cases], suite.path.resolve().parent)
 
 
 def _measure(
-    suite: Suite,
-    cases: list[Case],
-    store: Store,
-    environment: Environment,
-    observer: Observer,
-    budget_s: float,
+    suite: Suite, cases: list[Case], store: Store, environment: Environment, observer: Observer, budget_s: float
 ) -> bool:
     """Build all, launch every group, then again those whose intervals are widest; True if all cases were reached."""
     budget = Budget(budget_s, suite.case_budgets_s, suite.launches)
     budget.first = plan.group_cases(cases)
     observer.doing("trying what can run here", budget.remaining_s())
     unavailable, accelerators = find_unavailable(cases, store.logs)
-    if accelerators:
-        environment = environment.model_copy(update={"accelerators": accelerators})
+    environment = environment.model_copy(update={"accelerators": accelerators})
+    if cases:  # all that is not measured again was measured in such a one
         store.write_environment(environment)
     recorder = Recorder(store, environment, observer)
     with Artifacts(store.logs, suite.limit_s) as artifacts, ForkServers(store.logs, suite.limit_s) as servers:
@@ -165,16 +162,18 @@ class _Session:
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
-        lineage = Lineage(_threads(group[0]), number=self.recorder.launches(group))
-        if any(runtime_kind(case.runtime).runs_in_torch for case in group):
-            self.servers.server(lineage)  # here, so that what it takes is not counted as the group's
+        threads, number = machine.threads_of(group[0]), self.recorder.launches(group)
+        lineages = {case: Lineage(threads, number, case.allocator) for case in group}
+        for case in group:
+            if runtime_kind(case.runtime).runs_in_torch:
+                self.servers.server(lineages[case])  # here, so that what it takes is not counted as the group's
         built = self.artifacts.find(self.artifacts.wanted(group[0].spec))
         members = [
             GroupMember(
                 case,
                 built.folder,
-                lineage.threads,
-                self.servers.starter(case.runtime, lineage),
+                threads,
+                self.servers.starter(case.runtime, lineages[case]),
                 self.store.logs / f"{artifact.file_name(case.id)}.log",
             )
             for case in group
@@ -207,7 +206,3 @@ class _Session:
 
         known = {profile.model for profile in read_profiles(self.store.folder)[0]}
         profile_models(self.store.folder, self.recorder.call_s(), self.artifacts, self.servers, go_on, leave_out=known)
-
-
-def _threads(case: Case) -> int:
-    return case.threads or machine.usable_threads()

@@ -53,9 +53,11 @@ class Interpreter:
             paths.append(os.environ["PYTHONPATH"])
         own = without_git(os.environ)
         own.pop("PYTHONWARNINGS", None)  # meant for the user's tests; libraries that warn could not be imported
-        return {**own, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+        return {**NO_TELEMETRY, **own, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
 
 
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
+"""ONNX Runtime from 1.29 on sends names and digests of models to its makers, from threads beside what is measured."""
 HERE = Interpreter()
 """The Python that this runs in."""
 
@@ -78,21 +80,13 @@ class Worker:
     """A child process in a session of its own, so that Ctrl-C reaches the parent alone, which then ends it."""
 
     def __init__(
-        self,
-        log: Path,
-        threads: int,
-        limit_s: float,
-        process: Process | None = None,
-        interpreter: Interpreter = HERE,
+        self, log: Path, threads: int, limit_s: float, process: Process | None = None, interpreter: Interpreter = HERE
     ) -> None:
-        """Start it, unless it is there; what its libraries print goes to `log`.
-
-        No answer may take longer than `limit_s`. Raises WorkerError if it cannot be started.
-        """
-        self.log = log
-        self.limit_s = limit_s
+        """Start it, unless it is there; what its libraries print goes to `log`. Raises WorkerError."""
+        self.log, self.limit_s = log, limit_s
         self._log_begins = log.stat().st_size if log.exists() else 0  # launches of one case share it
         self._process = process or _start(log, threads, interpreter)
+        self.pid = self._process.pid
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._due_s = 0.0
         self._suspended = self._ended = False
@@ -107,7 +101,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the
-        process died, WorkerHung (and ends it) if it did not answer in time.
+        process died, WorkerHung (and ends it) if it did not answer within `limit_s`.
         """
         self.send(request)
         return self.receive(answer)
@@ -145,11 +139,6 @@ class Worker:
             raise WorkerOutOfMemory(failure.failure)
         raise (ModelError if failure.is_user_error else WorkerError)(failure.failure)
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
     def suspend(self) -> None:
         """Stop it, so that its threads take no time from others."""
         if not self._suspended:
@@ -169,7 +158,7 @@ class Worker:
         self._ended = True
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
+                os.killpg(self.pid, signal.SIGKILL)  # it leads a session of its own
         self._process.kill()
         self._process.wait()
         self._listener.join(GRACE_S)
@@ -197,7 +186,7 @@ class Worker:
 
     def _signal_all(self, what: str) -> None:
         try:
-            getattr(psutil.Process(self._process.pid), what)()
+            getattr(psutil.Process(self.pid), what)()
         except psutil.NoSuchProcess:
             raise WorkerCrashed(self._how_it_died()) from None
 
@@ -207,13 +196,10 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.kill()
             return "the worker closed its output without an answer"
-        if code == -getattr(signal, "SIGKILL", 9):
-            how = "the worker was killed by SIGKILL, as the system does when memory runs out"
-        elif code < 0:
-            name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
-            how = f"the worker was killed by {name}"
-        else:
-            how = f"the worker exited with code {code}"
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+        how = f"the worker was killed by {name}" if code < 0 else f"the worker exited with code {code}"
+        if name == "SIGKILL":
+            how += ", as the system does when memory runs out"
         words: list[str] = []
         with contextlib.suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(self._log_begins, self.log.stat().st_size - LAST_WORDS_BYTES))
@@ -241,10 +227,7 @@ def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """The variables that size thread pools before a library is imported.
-
-    OpenBLAS is numpy's, in which nothing is timed; its threads would only stand in the way of a fork.
-    """
+    """The variables that size thread pools; OpenBLAS is numpy's, whose threads only stand in the way of a fork."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
 
 

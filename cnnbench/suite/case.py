@@ -1,5 +1,6 @@
 """A case: one thing to measure, fully explicit."""
 
+import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, get_args
 
@@ -7,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
-from cnnbench.suite import case_id
+from cnnbench.networks.network import Network
 from cnnbench.suite.parse import parse_image_size
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
@@ -19,22 +20,33 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
 Layout = Literal["nchw", "channels_last"]
 """Memory layout of images."""
+Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
+"""What serves malloc: the system's, the system's told to keep what is freed, or a library."""
+
+DEFAULTS = ("nchw", "default")
+"""Layout and allocator that no name shows."""
 
 MAX_THREADS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
 
-PHASES: dict[Workload, tuple[str, ...]] = {
-    "inference": ("forward",),
-    "training": ("forward", "backward", "optimizer"),
-}
+PHASES: dict[Workload, tuple[str, ...]] = {"inference": ("forward",), "training": ("forward", "backward", "optimizer")}
 """The parts of one call that are timed separately, in order."""
 STEP = ("step",)
 """The one part of a training step that runs as a single graph."""
 
+_ID = re.compile(
+    r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
+    r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
+    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
+)
+"""`MODEL[@SIZE][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in
+brackets are left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
+MAX_BATCH = 2**40
 
 
 class Frozen(BaseModel):
@@ -64,6 +76,12 @@ class ModelSpec(Frozen):
         return cls(model=model, image_size=size, classes=classes, seed=seed)
 
     @property
+    def closed_form(self) -> Network | None:
+        """The network at these sizes; None for a model outside the registry."""
+        architecture = registry.find(self.model)
+        return architecture.network(self.image_size, self.classes) if architecture else None
+
+    @property
     def is_users_own(self) -> bool:
         """Whether it is `package.module:callable`, whose code may change between runs."""
         return ":" in self.model
@@ -78,7 +96,7 @@ class ModelSpec(Frozen):
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x batch x threads."""
+    """Model x workload x runtime x device x precision x layout x allocator x batch x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -86,15 +104,19 @@ class Case(Frozen):
     device: Device = "cpu"
     precision: Precision = "fp32"
     layout: Layout = "nchw"
-    batch: Size
+    allocator: Allocator = "default"
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
 
     @classmethod
     def from_id(cls, id_: str) -> "Case":
         """The case that an id names. Raises InputError."""
+        match = _ID.fullmatch(id_)
+        if match is None:
+            raise InputError(f"{id_}: expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
+        given = {name: part for name, part in match.groupdict().items() if part is not None}
         try:
-            given = case_id.read(id_)
             size, classes = given.pop("image_size", None), given.pop("classes", None)
             spec = ModelSpec.checked(
                 registry.check_name(given.pop("model")),
@@ -112,19 +134,24 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        backend = (self.workload, self.runtime, self.device, self.precision, self.layout)
-        return case_id.write(self.spec.label, backend, self.batch, self.threads, self.spec.seed)
+        backend = (self.runtime, self.device, self.precision, self.layout, self.allocator)
+        parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS), f"b{self.batch}")
+        return "/".join(parts) + self._threads_and_seed
 
     @property
     def label(self) -> str:
         """The model's label, with threads and seed that are not the defaults."""
-        return self.spec.label + case_id.extras(self.threads, self.spec.seed)
+        return self.spec.label + self._threads_and_seed
+
+    @property
+    def _threads_and_seed(self) -> str:
+        return (f"/t{self.threads}" if self.threads else "") + (f"/s{self.spec.seed}" if self.spec.seed else "")
 
     @property
     def backend(self) -> str:
         """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
-        parts = (self.runtime, self.device, self.precision, self.layout)
-        return "/".join(part for part in parts if part not in ("fp32", case_id.DEFAULT_LAYOUT))
+        parts = (self.runtime, self.device, self.precision, self.layout, self.allocator)
+        return "/".join(part for part in parts if part not in ("fp32", *DEFAULTS))
 
     @property
     def is_exported(self) -> bool:
@@ -144,11 +171,11 @@ class Case(Frozen):
     @property
     def is_reference(self) -> bool:
         """Whether it is the one of its comparison group that ratios are taken to."""
-        return self.runtime == REFERENCE and self.layout == "nchw"
+        return (self.runtime, self.layout, self.allocator) == (REFERENCE, "nchw", "default")
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but the runtime and the layout: equal for cases that are compared."""
+        """All but the runtime, the layout and the allocator: equal for cases that are compared."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 
     def matches(self, pattern: str) -> bool:

@@ -102,18 +102,17 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
     budgets: dict[str, float] = {}
     defaults = _merge(BUILT_IN, file.defaults)
     for index, entry in enumerate(file.models):
-        settings = _merge(defaults, entry)
+        settings, place = _merge(defaults, entry), source.place(("models", index))
         assert settings.workloads is not None
         assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
-        for workload in settings.workloads:
-            for case in _cases(spec, workload, settings):
-                if case.id in cases:
-                    raise SuiteError(f"{source.place(('models', index))}: case {case.id} stands twice; keep one")
-                if len(cases) == MAX_CASES:
-                    raise SuiteError(f"{source.place(('models', index))}: expected at most {MAX_CASES:,} cases in all")
-                cases[case.id] = case
-                budgets[case.id] = settings.case_budget
+        for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
+            if case.id in cases:
+                raise SuiteError(f"{place}: case {case.id} stands twice; keep one")
+            if len(cases) == MAX_CASES:
+                raise SuiteError(f"{place}: expected at most {MAX_CASES:,} cases in all")
+            cases[case.id] = case
+            budgets[case.id] = settings.case_budget
     return Suite(
         name=file.name or source.path.stem,
         description=file.description,
@@ -145,6 +144,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             device=device,
             precision=precision,
             layout=layout,
+            allocator=allocator,
             batch=batch,
             threads=settings.threads,
         )
@@ -153,6 +153,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for batch in _axis(settings.batches, workload)
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
+        for allocator in _axis(settings.allocators, workload)
     )
 
 

@@ -36,9 +36,9 @@ def parse_duration(text: str | float) -> float:
             hours, minutes, secs, millis = (float(part or 0) for part in match.groups())
             seconds = hours * 3600 + minutes * 60 + secs + millis / 1000
         else:
-            raise ValueError(f"expected a duration such as 90s, 10m or 1h30m; got {_short(text)}")
+            raise ValueError(f"expected a duration such as 90s, 10m or 1h30m; got {shown(text)}")
     if not 0 < seconds <= MAX_DURATION_S:
-        raise ValueError(f"expected a duration above zero and of at most 720h; got {_short(text)}")
+        raise ValueError(f"expected a duration above zero and of at most 720h; got {shown(text)}")
     return seconds
 
 
@@ -47,26 +47,26 @@ def parse_percent(text: str) -> float:
     match = re.fullmatch(rf"{_NUMBER}\s*(%?)", text.strip())
     share = float(match.group(1)) / (100 if match.group(2) else 1) if match else math.nan
     if not 0 < share < 1:
-        raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {_short(text)}")
+        raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {shown(text)}")
     return share
 
 
 def parse_image_size(text: str | int) -> tuple[int, ...]:
     """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`. Raises ValueError."""
-    word = _short(text).strip("' ")
+    word = shown(text).strip("' ")
     match = re.fullmatch(r"([0-9]{1,10})(?:x([0-9]{1,10}))?", word) if not isinstance(text, bool) else None
     if not match:
-        raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {_short(text)}")
+        raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {shown(text)}")
     size = tuple(int(side) for side in match.groups() if side)
     if min(size) < 1:
-        raise ValueError(f"expected an image of at least one pixel; got {_short(text)}")
+        raise ValueError(f"expected an image of at least one pixel; got {shown(text)}")
     return size
 
 
-def _short(value: object) -> str:
+def shown(value: object) -> str:
     """As it was given, cut where it is long; a whole number may have more digits than Python shows."""
     try:
-        text = repr(value)
+        text = "nothing" if value is None else repr(value)
     except ValueError:
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

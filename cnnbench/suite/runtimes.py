@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,9 +19,7 @@ TRAITS_GROUP = "cnnbench.runtime_traits"
 REFERENCE = "eager"
 """The runtime that ratios are taken to, and whose profile names a model's modules."""
 
-FLOAT32 = ("fp32",)
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
-ONLY_NCHW = ("nchw",)
 ALL_LAYOUTS = ("nchw", "channels_last")
 WORKLOADS = ("inference", "training")
 Library = Literal["torch", "onnxruntime"]
@@ -45,8 +43,8 @@ class RuntimeKind:
     """Modules that a worker imports before it loads a model; the time that takes is recorded."""
     variants: Mapping[str, str] = field(default_factory=dict)
     """By name, what each is; without one, the runtime's own default."""
-    precisions: tuple[str, ...] = FLOAT32
-    layouts: tuple[str, ...] = ONLY_NCHW
+    precisions: tuple[str, ...] = ("fp32",)
+    layouts: tuple[str, ...] = ("nchw",)
     must_be_tried: bool = False
     """Whether it may not work even on a CPU, so that it is tried before a run."""
     is_plugin: bool = False
@@ -71,24 +69,19 @@ class RuntimeKind:
         return "torch" in self.imports
 
 
-def _torch(name: str, what: str, module: str, classes: Mapping[str, str], **traits: Any) -> RuntimeKind:
-    return RuntimeKind(
-        name=name,
-        what=what,
-        libraries=("torch",),
-        classes={workload: f"cnnbench.worker.runtimes.{module}:{each}" for workload, each in classes.items()},
-        precisions=ALL_PRECISIONS,
-        layouts=ALL_LAYOUTS,
-        **{"imports": ("torch",), **traits},
-    )
+def _built_in(name: str, what: str, classes: Mapping[str, str], **traits: Any) -> RuntimeKind:
+    """`classes` by workload, in the modules of `cnnbench.worker.runtimes`."""
+    paths = {workload: f"cnnbench.worker.runtimes.{each}" for workload, each in classes.items()}
+    return RuntimeKind(name=name, what=what, classes=paths, **traits)
 
+
+_torch = partial(_built_in, libraries=("torch",), imports=("torch",), precisions=ALL_PRECISIONS, layouts=ALL_LAYOUTS)
 
 BUILT_IN = (
     _torch(
         "eager",
         "PyTorch, one operator after the other",
-        "eager",
-        {"inference": "EagerInference", "training": "EagerTraining"},
+        {"inference": "eager:EagerInference", "training": "eager:EagerTraining"},
         display_name="PyTorch",
         call_library="torch",
         fuses=(),
@@ -97,16 +90,14 @@ BUILT_IN = (
     _torch(
         "folded",
         "PyTorch eager, each batch normalisation folded into the convolution before it",
-        "folded",
-        {"inference": "Folded"},
+        {"inference": "folded:Folded"},
         call_library="torch",
         fuses=(BatchNorm,),
     ),
     _torch(
         "compile",
         "torch.compile",
-        "compiled",
-        {"inference": "CompiledInference", "training": "CompiledTraining"},
+        {"inference": "compiled:CompiledInference", "training": "compiled:CompiledTraining"},
         imports=("torch", "torch._dynamo"),
         variants={
             "reduce-overhead": "its mode of that name: CUDA graphs",
@@ -114,15 +105,12 @@ BUILT_IN = (
         },
         must_be_tried=True,
     ),
-    RuntimeKind(
-        name="ort",
-        what="ONNX Runtime on the exported graph",
+    _built_in(
+        "ort",
+        "ONNX Runtime on the exported graph",
+        {"inference": "ort:OrtInference", "training": "ort_training:OrtTraining"},
         display_name="ONNX Runtime",
         libraries=("onnxruntime-gpu", "onnxruntime"),
-        classes={
-            "inference": "cnnbench.worker.runtimes.ort:OrtInference",
-            "training": "cnnbench.worker.runtimes.ort_training:OrtTraining",
-        },
         imports=("onnxruntime",),
         variants={
             "disabled": "no graph optimisation",

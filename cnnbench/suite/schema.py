@@ -19,8 +19,18 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
-from cnnbench.suite.case import MAX_THREADS, WORKLOADS, Device, Layout, Precision, RuntimeName, Workload
-from cnnbench.suite.parse import parse_duration, parse_image_size
+from cnnbench.suite.case import (
+    MAX_BATCH,
+    MAX_THREADS,
+    WORKLOADS,
+    Allocator,
+    Device,
+    Layout,
+    Precision,
+    RuntimeName,
+    Workload,
+)
+from cnnbench.suite.parse import parse_duration, parse_image_size, shown
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
 T = TypeVar("T")
@@ -31,7 +41,7 @@ _LIST_TAG, _MAPPING_TAG = "one-list", "per-workload"
 def _each_once(values: list[T]) -> list[T]:
     twice = next((value for value, count in Counter(values).items() if count > 1), None)
     if twice is not None:
-        raise ValueError(f"{_shown(twice)} stands twice; keep one")
+        raise ValueError(f"{shown(twice)} stands twice; keep one")
     return values
 
 
@@ -44,7 +54,7 @@ PerWorkload = Annotated[
 ]
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
-Batch = Annotated[int, Field(strict=True, ge=1, le=2**40)]
+Batch = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,
@@ -72,6 +82,9 @@ class Settings(BaseModel):
     )
     precisions: PerWorkload[Precision] | None = Field(None, description="number format")
     layouts: PerWorkload[Layout] | None = Field(None, description="memory layout of images")
+    allocators: PerWorkload[Allocator] | None = Field(
+        None, description="what serves malloc; keep is the system's, told to keep memory that is freed"
+    )
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(
         None, description="224 or 480x640 (height x width); the model's default if absent"
@@ -100,6 +113,7 @@ BUILT_IN = Settings(
     devices=["cpu"],
     precisions=["fp32"],
     layouts=["nchw"],
+    allocators=["default"],
     batches={"inference": [1, 8], "training": [8]},
     seed=0,
     case_budget=3.0,
@@ -130,7 +144,7 @@ class SuiteFile(BaseModel):
 def parse(source: YamlSource) -> SuiteFile:
     """The file's content. Raises SuiteError with one line per mistake."""
     if not isinstance(source.data, dict):
-        raise SuiteError(f"{source.path}: expected a mapping with `models`; got {_shown(source.data)}")
+        raise SuiteError(f"{source.path}: expected a mapping with `models`; got {shown(source.data)}")
     try:
         return SuiteFile.model_validate(source.data)
     except ValidationError as error:
@@ -174,12 +188,7 @@ def _explain(source: YamlSource, detail: ErrorDetails) -> str:
         message = unknown(noun, str(got), re.findall(r"'([^']+)'", str(detail["ctx"]["expected"])))
     else:
         template = MESSAGES.get(kind, "{msg}; got {got}")
-        message = template.format(name=where[-1], msg=detail["msg"], got=_shown(got), **detail.get("ctx", {}))
+        message = template.format(name=where[-1], msg=detail["msg"], got=shown(got), **detail.get("ctx", {}))
         if kind == "list_type" and isinstance(got, str | int):
             message += f"; write [{got}]"
     return f"{source.place(where)}: {message}"
-
-
-def _shown(value: object) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

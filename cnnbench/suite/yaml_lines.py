@@ -22,15 +22,12 @@ class YamlSource:
     data: Any
     lines: dict[KeyPath, int]
 
-    def line(self, where: KeyPath) -> int:
-        """The line of the key at `where`, or of the nearest one around it that is written down."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
-
     def place(self, where: KeyPath) -> str:
-        """`suites/classic.yaml:14: models[3].batches`."""
-        return f"{self.path}:{self.line(where)}" + (f": {spelled_path(where)}" if where else "")
+        """`suites/classic.yaml:14: models[3].batches`, with the line of the nearest key around that is written down."""
+        around = where
+        while around and around not in self.lines:
+            around = around[:-1]
+        return f"{self.path}:{self.lines.get(around, 1)}" + (f": {spelled_path(where)}" if where else "")
 
 
 def spelled_path(where: KeyPath) -> str:
@@ -45,13 +42,10 @@ def read_yaml(path: Path) -> YamlSource:
     lines: dict[KeyPath, int] = {}
     try:
         loader = _Loader(text)
-        try:
-            root = loader.get_single_node()
-            if root is not None:
-                _note_lines(path, root, (), lines)
-            data = loader.construct_document(root) if root is not None else None
-        finally:
-            loader.dispose()
+        root = loader.get_single_node()
+        if root is not None:
+            _note_lines(path, root, (), lines)
+        data = None if root is None else loader.construct_document(root)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise SuiteError(f"{path}:{line}: cannot be read as YAML: a character that it cannot hold") from None

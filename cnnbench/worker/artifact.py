@@ -1,30 +1,21 @@
 """A model made into an artifact: weights, reference inputs and outputs, and graph in one folder."""
 
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import torch
 from safetensors.torch import load_file, save_file
 
 from cnnbench.errors import ModelError
-from cnnbench.records.artifact import (
-    BUILDING,
-    FACTS,
-    GOLDEN,
-    GRAPH,
-    WEIGHTS,
-    library_versions,
-    locked,
-    read_facts,
-)
+from cnnbench.records.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS, fault_of, read_facts, seal
+from cnnbench.records.cache import filling, locked
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.toolchain import library_versions
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
 from cnnbench.worker.export import inference
@@ -35,25 +26,17 @@ from cnnbench.worker.reference.parity import MAX_LIMIT, compare, limit_for, outp
 def build_artifact(request: Build) -> ArtifactFacts:
     """Build the model, count it, randomise degenerate parameters, compute its reference, export and check its graph.
 
-    The folder appears at once, complete. Why a graph cannot be exported is in the facts; the rest is of use
-    without it. One process builds an artifact; others that want it meanwhile wait, and take it. Raises ModelError for a
-    model that cannot be built or run.
+    The folder appears at once, complete; others that want it meanwhile wait. Why a graph cannot be exported is in the
+    facts; the rest is of use without it. Raises ModelError for a model that cannot be built or run.
     """
     folder = Path(request.folder)
     with locked(folder):
-        known = read_facts(folder)
-        return known if known is not None and known.onnx_error is None else _build(request, folder)
-
-
-def _build(request: Build, folder: Path) -> ArtifactFacts:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{BUILDING}{os.getpid()}-"))
-    try:
-        facts = _fill(request, temporary)
-        if folder.exists():  # an older attempt, whose export failed
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        known = read_facts(folder) if fault_of(folder) is None else None
+        if known is not None and known.onnx_error is None:
+            return known
+        with filling(folder) as building:
+            facts = _fill(request, building)
+            seal(building, request.key)
     return facts
 
 
@@ -73,7 +56,11 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
     with stage("count"):
         collected = counters.collect(module, image, spec)
     with stage("randomise"):
-        if request.weights is None or not _take(module, load_file(request.weights)):
+        given = load_file(request.weights) if request.weights else {}
+        if _shapes(given) == _shapes(module.state_dict()):
+            module.load_state_dict(given)
+            module.eval()
+        else:  # none, or another network's
             reference_inputs.randomise_degenerate(module, image, spec.seed)
     with stage("reference"):
         images = reference_inputs.images(reference_inputs.GOLDEN_IMAGES, image, spec.seed)
@@ -91,10 +78,10 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
     try:
         with stage("export"):
             program = inference.trace(module, images[: inference.EXPORT_BATCH])
-            collected = counters.collect_graph(collected, program)
+            collected = counters.collect_graph(collected, lambda: program)
             opset = inference.save(program, module, graph)
         with stage("check"):
-            inference.check(graph)
+            onnx.checker.check_model(str(graph), full_check=True)
     except Exception as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         graph.unlink(missing_ok=True)
@@ -102,7 +89,7 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
         key=request.key,
         input_shape=image,
         classes=classes,
-        weight_bytes=sum(t.numel() * t.element_size() for t in state.values()),
+        weight_bytes=inference.weight_bytes(module),
         onnx_bytes=sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*")) if graph.exists() else None,
         onnx_error=problem,
         opset=opset,
@@ -118,11 +105,5 @@ def _fill(request: Build, folder: Path) -> ArtifactFacts:
     return facts
 
 
-def _take(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
-    """Put weights into a module in evaluation mode; False, and nothing is changed, where they are another network's."""
-    own = module.state_dict()
-    if {name: tensor.shape for name, tensor in own.items()} != {name: t.shape for name, t in weights.items()}:
-        return False
-    module.load_state_dict(weights)
-    module.eval()
-    return True
+def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}

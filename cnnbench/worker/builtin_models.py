@@ -1,6 +1,7 @@
 """The networks that torchvision does not have, as torch modules; their closed forms stand in `cnnbench.networks`.
 
-Each takes the shape of its images and its number of classes, so that its first fully connected layer fits any size.
+Each takes the shape of its images and its number of classes, so that its first fully connected layer fits any size, and
+gives logits (N, classes).
 """
 
 import math
@@ -32,13 +33,10 @@ class LeNet5(nn.Module):
         self.fc3 = nn.Linear(84, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = torch.flatten(x, 1)
-        x = F.relu(self.fc1(x))
-        x = F.relu(self.fc2(x))
-        logits: Tensor = self.fc3(x)
+        x = F.relu(self.fc1(torch.flatten(x, 1)))
+        logits: Tensor = self.fc3(F.relu(self.fc2(x)))
         return logits
 
 
@@ -55,12 +53,10 @@ class SimpleCNN(nn.Module):
         self.fc2 = nn.Linear(128, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = torch.flatten(x, 1)
-        x = self.dropout(F.relu(self.fc1(x)))
-        logits: Tensor = self.fc2(x)
+        x = F.relu(self.fc1(torch.flatten(x, 1)))
+        logits: Tensor = self.fc2(self.dropout(x))
         return logits
 
 
@@ -81,7 +77,6 @@ class VGGStyle(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(flat, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
         return logits
 
@@ -101,7 +96,6 @@ class IdentityBlock(nn.Module):
         self.bn2 = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + x)
 
@@ -121,19 +115,14 @@ class ResNetCIFAR(nn.Module):
 
     @staticmethod
     def _stage(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, stride=2, padding=1),
-            norm(channels),
-            nn.ReLU(),
-            IdentityBlock(channels, norm),
-            IdentityBlock(channels, norm),
-        )
+        down = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        blocks = (IdentityBlock(channels, norm) for _ in range(2))
+        return nn.Sequential(down, norm(channels), nn.ReLU(), *blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        x = self.avgpool(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(torch.flatten(x, 1))
         return logits
 
 
@@ -146,7 +135,6 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(128, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         logits: Tensor = self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
         return logits
 
@@ -167,7 +155,6 @@ class CNN1D(nn.Module):
         self.fc = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes)."""
         logits: Tensor = self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
         return logits
 

@@ -1,13 +1,13 @@
 """What an ONNX file holds, apart from where and by which build of a library it was written. No torch."""
 
 from collections import Counter
-from collections.abc import Iterable
+from itertools import chain
 
 import onnx
 
 from cnnbench.records.messages import Describe, Described
 
-UNBOUND = ("doc_string", "metadata_props")
+UNBOUND = {"doc_string", "metadata_props"}
 """Fields for people and tools: torch's exporter writes the paths of source files into them."""
 
 
@@ -21,17 +21,12 @@ def describe(request: Describe) -> Described:
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
     graph = model.graph
-    values = (graph.input, graph.output, graph.value_info, graph.initializer)
-    _strip([model, graph, *nodes, *model.functions, *(value for several in values for value in several)])
+    values = chain(graph.input, graph.output, graph.value_info, graph.initializer)
+    for message in (model, graph, *nodes, *model.functions, *values):
+        for name in UNBOUND.intersection(message.DESCRIPTOR.fields_by_name):
+            message.ClearField(name)
     model.ClearField("producer_version")
     external = sum(
         int(entry.value) for tensor in graph.initializer for entry in tensor.external_data if entry.key == "length"
     )
     return Described(operators=dict(operators), content_bytes=model.ByteSize() + external)
-
-
-def _strip(messages: Iterable[object]) -> None:
-    for message in messages:
-        for field in UNBOUND:
-            if field in message.DESCRIPTOR.fields_by_name:  # type: ignore[attr-defined]
-                message.ClearField(field)  # type: ignore[attr-defined]

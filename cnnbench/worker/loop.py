@@ -11,18 +11,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.records import messages, task_messages
 from cnnbench.worker import forking
-from cnnbench.worker.runtimes.registry import import_libraries, preload
+from cnnbench.worker.runtimes.registry import import_libraries
 from cnnbench.worker.session import Session, profile
-from cnnbench.worker.timing import memory
+from cnnbench.worker.timing import usage
 
 if TYPE_CHECKING:
     from cnnbench.worker.training_run import TrainingRun
@@ -31,8 +32,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Answer requests until the input ends."""
-    replies = _claim_stdout()
+    """Answer requests on standard input until it ends; file descriptor 1 then leads to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     serve(sys.stdin, replies)
 
 
@@ -47,19 +49,21 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 def _answer(process: "Process", line: str) -> messages.Reply:
     try:
-        return process.handle(messages.parse_request(line))
+        request = REQUESTS.validate_json(line)
+        handler = HANDLERS[type(request)]
+        return _resolved(handler)(request) if isinstance(handler, str) else handler(process, request)
     except ValidationError as error:
         return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
         return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError))
     except MemoryError:
-        return messages.Failure(failure="in Python", is_user_error=False, out_of_memory=True)
+        return messages.Failure(failure="memory could not be allocated", is_user_error=False, out_of_memory=True)
     except Exception as error:
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())
         out_of_memory = "allocate memory" in text or "out of memory" in text.lower()
-        text = f"{type(error).__name__}: {text}"[:500]
-        return messages.Failure(failure=text, is_user_error=False, out_of_memory=out_of_memory)
+        failure = f"{type(error).__name__}: {text}"[:500]
+        return messages.Failure(failure=failure, is_user_error=False, out_of_memory=out_of_memory)
 
 
 class Process:
@@ -70,11 +74,6 @@ class Process:
         self.imported_bytes = 0
         self._session: Session | None = None
         self._training: TrainingRun | None = None
-
-    def handle(self, request: messages.Request) -> messages.Reply:
-        """Carry out one request. Raises CnnbenchError, or anything a library raises."""
-        handler = HANDLERS[type(request)]
-        return _resolved(handler)(request) if isinstance(handler, str) else handler(self, request)
 
     @property
     def session(self) -> Session:
@@ -90,17 +89,11 @@ class Process:
             raise WorkerError("no training was started; send a `start_training` request first")
         return self._training
 
-    def preload(self, request: messages.Preload) -> messages.Loaded:
-        """Import what forked processes will need."""
-        import_s = preload(request.purpose)
-        forking.check_can_fork()
-        return messages.Loaded(import_s=import_s)
-
     def load(self, request: messages.Load) -> messages.Loaded:
         """Import what the case needs."""
         import_s = import_libraries(request.case, request.threads)
         self.threads = request.threads
-        self.imported_bytes = memory.resident_bytes()
+        self.imported_bytes = usage.resident_bytes()
         return messages.Loaded(import_s=import_s)
 
     def open(self, request: messages.Open) -> messages.Opened:
@@ -117,44 +110,36 @@ class Process:
 
 
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
-HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = MappingProxyType(
-    {
-        messages.Resolve: "models:resolve",
-        messages.Count: "counters.collect:count",
-        messages.Trace: "counters.trace:trace_model",
-        messages.Build: "artifact:build_artifact",
-        messages.BuildStep: "export.training.prove:build_step",
-        messages.Describe: "graph_file:describe",
-        task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
-        task_messages.Probe: "probes:probe",
-        messages.Preload: Process.preload,
-        messages.Fork: lambda process, request: forking.fork(request, serve),
-        messages.Reap: lambda process, request: forking.reap(request),
-        messages.Load: Process.load,
-        messages.Open: Process.open,
-        messages.Warm: lambda process, request: process.session.warm(request),
-        messages.Sample: lambda process, request: process.session.sample(request),
-        messages.Close: lambda process, request: process.session.close(),
-        task_messages.Profile: lambda process, request: profile(request, process.threads),
-        task_messages.StartTraining: Process.start_training,
-        task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
-        task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
-    }
-)
+HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = {
+    messages.Count: "counters.collect:count",
+    messages.Trace: "counters.trace:trace_model",
+    messages.Build: "artifact:build_artifact",
+    messages.BuildStep: "export.training.prove:build_step",
+    messages.Describe: "graph_file:describe",
+    messages.Preload: "runtimes.registry:preload",
+    task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
+    task_messages.Probe: "runtimes.registry:probe",
+    messages.Fork: lambda process, request: forking.fork(request, serve),
+    messages.Reap: lambda process, request: forking.reap(request),
+    messages.Load: Process.load,
+    messages.Open: Process.open,
+    messages.Warm: lambda process, request: process.session.warm(request),
+    messages.Sample: lambda process, request: process.session.sample(request),
+    messages.Close: lambda process, request: process.session.close(),
+    task_messages.Profile: lambda process, request: profile(request, process.threads),
+    task_messages.StartTraining: Process.start_training,
+    task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
+    task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
+}
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
+ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]
+REQUESTS = TypeAdapter[messages.Request](ANY_REQUEST)
 
 
 def _resolved(name: str) -> Callable[[Any], messages.Reply]:
     """A function in one of this room's modules, which is imported now."""
     function: Callable[[Any], messages.Reply] = pkgutil.resolve_name(f"cnnbench.worker.{name}")
     return function
-
-
-def _claim_stdout() -> TextIO:
-    """The real standard output for replies alone; file descriptor 1 then leads to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return replies
 
 
 def _die_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import traceback
 import warnings
 from typing import Any
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
-from cnnbench.records.messages import Resolve, Resolved
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.hooks import running
 from cnnbench.worker.origin import check_origin, look_here_too
@@ -20,7 +20,6 @@ Image = tuple[int, ...]
 """(C, H, W) of one image, or (C, L) of one signal."""
 DEFAULT_IMAGE: Image = (3, 224, 224)
 DEFAULT_SIGNAL = (1024,)
-DEFAULT_CLASSES = 1000
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss (Szegedy et al. 2014, section 5)."""
 
@@ -51,12 +50,6 @@ def loss(output: Any, labels: Tensor) -> Tensor:
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
 
 
-def resolve(request: Resolve) -> Resolved:
-    """Whether a model can be built and run. Raises ModelError if not."""
-    module, image = build(request.spec)
-    return Resolved(input_shape=image, classes=try_out(module, image, request.spec))
-
-
 def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
     """Run one image and return the number of classes. Raises ModelError, naming the module that raised."""
     module.eval()
@@ -77,10 +70,10 @@ def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
 
 
 def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
+    import torchvision
     from torchvision.models import get_model, get_model_weights
 
-    name = spec.model.removeprefix("torchvision/")
-    names = torchvision_classifiers()
+    name, names = spec.model.removeprefix("torchvision/"), torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise ModelError(unknown("torchvision classifier", name, names))
     published = get_model_weights(name).DEFAULT
@@ -90,20 +83,12 @@ def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
         options["image_size"] = size[0]
     if spec.image_size and name.startswith("maxvit_"):
         options["input_size"] = size
-    with warnings.catch_warnings():
-        # GoogLeNet and Inception announce that their slow default initialisation will change.
-        warnings.simplefilter("ignore", FutureWarning)
+    # GoogLeNet and Inception announce that their slow default initialisation will change.
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
         try:
             return get_model(name, weights=None, **options), (3, *size)
         except Exception as error:
             raise ModelError(f"torchvision's {name} cannot be built with {options}: {_said(error)}") from None
-
-
-def torchvision_classifiers() -> list[str]:
-    """The names of all classifiers that torchvision has."""
-    import torchvision
-
-    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
@@ -118,52 +103,41 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
 
 
 def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
-    module_name, _, attribute = spec.model.partition(":")
     look_here_too()
+    name = f"model {spec.model!r}"
     try:
-        made: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            made = getattr(made, part)
+        made = pkgutil.resolve_name(spec.model)
     except Exception as error:
-        raise ModelError(
-            f"model {spec.model!r} cannot be imported: {_said(error)}; run cnnbench where `import {module_name}` works"
-        ) from None
+        where = f"where `import {spec.model.partition(':')[0]}` works"
+        raise ModelError(f"{name} cannot be imported: {_said(error)}; run cnnbench {where}") from None
     if not callable(made):
-        raise ModelError(
-            f"model {spec.model!r}: expected a callable that gives a torch module; got {type(made).__name__}"
-        )
+        raise ModelError(f"{name}: expected a callable that gives a torch module; got {type(made).__name__}")
     options = _understood(made, spec)
     try:
         module = made(**options)
     except Exception as error:
-        raise ModelError(f"model {spec.model!r} raises when it is built: {_said(error)}") from None
+        raise ModelError(f"{name} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
-        raise ModelError(f"model {spec.model!r}: expected a torch.nn.Module; got {type(module).__name__}")
+        raise ModelError(f"{name}: expected a torch.nn.Module; got {type(module).__name__}")
     check_origin(spec.model)
     first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
-    channels = first.in_channels if first else DEFAULT_IMAGE[0]
-    sides = len(first.kernel_size) if first else 2
-    return module.float(), (
-        channels,
-        *(spec.image_size or (DEFAULT_SIGNAL if sides == 1 else DEFAULT_IMAGE[1:]))[:sides],
-    )
+    channels, sides = (first.in_channels, len(first.kernel_size)) if first else (DEFAULT_IMAGE[0], 2)
+    size = spec.image_size or (DEFAULT_SIGNAL if sides == 1 else DEFAULT_IMAGE[1:])
+    return module.float(), (channels, *size[:sides])
 
 
 def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:
     """The settings that the user's callable has parameters for: `num_classes` or `classes`, and `image_size`."""
     try:
-        parameters = set(inspect.signature(callable_).parameters)
+        parameters = inspect.signature(callable_).parameters
     except (TypeError, ValueError):
         return {}
-    options: dict[str, Any] = {}
-    if spec.classes is not None:
-        options = {name: spec.classes for name in ("num_classes", "classes") if name in parameters}
-        if not options:
-            raise ModelError(
-                f"model {spec.model!r}: `classes` is set, but its callable has no parameter `num_classes` or `classes`"
-            )
-    if spec.image_size is not None and "image_size" in parameters:
-        options["image_size"] = spec.image_size
+    given = {"num_classes": spec.classes, "classes": spec.classes, "image_size": spec.image_size}
+    options = {name: value for name, value in given.items() if value is not None and name in parameters}
+    if spec.classes is not None and not options.keys() & {"num_classes", "classes"}:
+        raise ModelError(
+            f"model {spec.model!r}: `classes` is set, but its callable has no parameter `num_classes` or `classes`"
+        )
     return options
 
 

@@ -2,23 +2,20 @@
 
 import math
 import pkgutil
+import sys
 import time
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import GOLDEN, read_facts
 from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.records.record import Parity
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
-from cnnbench.worker import probes
-from cnnbench.worker.reference.labels import PROOF_IMAGES
-from cnnbench.worker.reference.parity import Array, batches, compare, limit_for, size, tiled
-from cnnbench.worker.runtimes.registry import open_session
-from cnnbench.worker.timing import measure, memory
+from cnnbench.worker.allocator import allocator_in_force
+from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, batches, compare, limit_for, open_artifact, tiled
+from cnnbench.worker.runtimes.registry import class_of
+from cnnbench.worker.timing import measure, usage
 
 
 class Session:
@@ -27,10 +24,11 @@ class Session:
     def __init__(self, request: Open, threads: int, imported_bytes: int) -> None:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
-        self.facts, inputs = _artifact(folder)
+        self.facts, inputs = open_artifact(folder)
         self.images, self.reference = inputs["images"], inputs["reference"]
         start = time.perf_counter()
-        self.runtime = open_session(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
+        kind = class_of(self.case.runtime, self.case.workload)
+        self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
         self.load_s = time.perf_counter() - start
         phases = self.runtime.phases()
         if tuple(phases) != self.case.phases:
@@ -42,55 +40,49 @@ class Session:
     def open(self) -> Opened:
         """Call once, timed as the first call, then compare outputs with the reference.
 
-        Only at batches up to the case's own: a larger one would leave the allocator with more memory than the case ever
-        asks for, and the timed calls would be faster than a user's (docs/method.md, "What the proof must not touch").
+        Only at batches up to the case's own: a larger one would leave memory with the allocator, and the timed calls
+        would be faster than a user's (docs/method.md, "What the proof must not touch").
         """
         own = tiled(self.images, self.case.batch)
         start = time.perf_counter()
         self.runtime.first_call(self.images if self.runtime.takes_any_batch else own)
         first_call_s = time.perf_counter() - start
         parity = self._proofs(after_timing=False)
-        self.loaded_bytes = memory.resident_bytes()
+        self.loaded_bytes = usage.resident_bytes()
         return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
 
     def warm(self, request: Warm) -> Warmed:
         """Warm up, and settle how many calls make a sample.
 
-        The peak of memory begins anew afterwards: the first calls also hold what libraries try out, such as the
-        workspaces of cuDNN's search for the fastest algorithm, which are freed.
+        The peak of memory begins anew afterwards: the first calls also hold what libraries try out and then free.
         """
-        done = measure.warm_up(
-            self.phases,
-            self.runtime.stopwatch,
-            request.limit_s,
-            hard_limit_s=request.hard_limit_s or math.inf,
-            min_calls=request.min_calls,
+        stopwatch, hard_limit_s = self.runtime.stopwatch, request.hard_limit_s or math.inf
+        warmed = measure.warm_up(
+            self.phases, stopwatch, request.limit_s, hard_limit_s=hard_limit_s, min_calls=request.min_calls
         )
         self.runtime.reset_peak()
-        self.calls_per_sample = measure.calls_per_sample(done.call_s)
-        self.wake = done.call_s < measure.WAKE_BELOW_S
-        return Warmed(**vars(done), calls_per_sample=self.calls_per_sample)
+        self.calls_per_sample, self.wake = warmed.calls_per_sample, warmed.call_s < measure.WAKE_BELOW_S
+        return warmed
 
     def sample(self, request: Sample) -> Sampled:
         """One block."""
         stopwatch = self.runtime.stopwatch
-        samples = measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
-        return Sampled(seconds=samples)
+        return measure.sample(self.phases, self.calls_per_sample, request.seconds, stopwatch, wake=self.wake)
 
     def close(self) -> Closed:
         """Compare the very output that was timed last, the batches that were too large before, and what really ran."""
         held = self.runtime.memory(self.imported_bytes, self.loaded_bytes)
-        result, ran = self.runtime.result(), self.runtime.ran()
-        faults = [*ran.faults(self.case), *map(_reason, self.runtime.faults()), *probes.watchers()]
-        parity: list[Parity] = []
+        result = self.runtime.result()
+        ran = self.runtime.ran().model_copy(update={"allocator": allocator_in_force()})
+        words = [f if isinstance(f, Reason) else Reason(code="runtime", detail=f) for f in self.runtime.faults()]
+        faults = [*ran.faults(self.case), *words, *watchers()]
+        parity = []
         if self.case.workload == "inference":
-            expected = tiled(self.reference, self.case.batch)
-            parity = [self._compare(f"timed b{self.case.batch}", result, expected), *self._proofs(after_timing=True)]
-        else:
-            if self.case.is_exported_step:
-                parity = self._proofs(after_timing=True)
-            if not math.isfinite(result):
-                faults.append(Reason(code="not-finite", detail=f"{result} in the last timed step"))
+            parity.append(self._compare(f"timed b{self.case.batch}", result, tiled(self.reference, self.case.batch)))
+        elif not math.isfinite(result):
+            faults.append(Reason(code="not-finite", detail=f"{result} in the last timed step"))
+        if self.case.workload == "inference" or self.case.is_exported_step:
+            parity += self._proofs(after_timing=True)
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)
 
     def _proofs(self, *, after_timing: bool) -> list[Parity]:
@@ -99,7 +91,7 @@ class Session:
         if self.case.is_exported_step:
             return (runtime.own_proof(self.images) or []) if (batch < PROOF_IMAGES) == after_timing else []
         if runtime.takes_any_batch:
-            chosen = [each for each in batches(len(self.images)) if (size(each) > batch) == after_timing]
+            chosen = [each for each in batches(len(self.images)) if (len(each) > batch) == after_timing]
             pairs = [(self.images[each], self.reference[each]) for each in chosen]
         else:
             pairs = [] if after_timing else [(tiled(self.images, batch), tiled(self.reference, batch))]
@@ -114,9 +106,17 @@ class Session:
         return compare(what, y, reference, self.facts.output_rms, limit, precision)
 
 
-def _reason(fault: Reason | str) -> Reason:
-    """A runtime's fault; another package's says in words what it is."""
-    return fault if isinstance(fault, Reason) else Reason(code="runtime", detail=fault)
+def watchers() -> list[Reason]:
+    """A debugger or profiler that is attached to this process, and slows it down."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    tracer = next((line.split()[1] for line in lines if line.startswith("TracerPid:")), "0")
+    found = {
+        "sys.settrace, as by a debugger or coverage tool": sys.gettrace() is not None,
+        "sys.setprofile, as by a profiler": sys.getprofile() is not None,
+        f"by process {tracer}": tracer != "0",
+    }
+    return [Reason(code="traced", detail=what) for what, is_attached in found.items() if is_attached]
 
 
 def profile(request: Profile, threads: int) -> Profiled:
@@ -124,14 +124,6 @@ def profile(request: Profile, threads: int) -> Profiled:
     profiler = runtime_kind(request.case.runtime).profiler
     if not profiler:
         raise WorkerError(f"{request.case.runtime} has no profiler that tells layers")
-    facts, inputs = _artifact(Path(request.folder))
+    facts, inputs = open_artifact(Path(request.folder))
     found = pkgutil.resolve_name(profiler)(request, facts, tiled(inputs["images"], request.case.batch), threads)
     return Profiled.model_validate(found)
-
-
-def _artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
-    """Facts, and the reference inputs and outputs. Raises WorkerError if the artifact is not finished."""
-    facts = read_facts(folder)
-    if facts is None:
-        raise WorkerError(f"no finished artifact in {folder}")
-    return facts, load_file(folder / GOLDEN)

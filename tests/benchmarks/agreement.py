@@ -28,7 +28,7 @@ from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner import machine
-from cnnbench.runner.interleave import PLANNED_ROUNDS, Participant, Seconds, measure_interleaved
+from cnnbench.runner.interleave import PLANNED_ROUNDS, Participant, measure_interleaved
 from cnnbench.runner.worker_process import Worker, thread_environment
 from cnnbench.suite.case import Case, ModelSpec
 
@@ -51,9 +51,9 @@ class Ours:
     def suspend(self) -> None:
         self.worker.suspend()
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         samples = self.worker.ask(Sample(seconds=seconds), Sampled).seconds["forward"]
-        return {"forward": [sample / self.calls for sample in samples]}
+        return Sampled(seconds={"forward": [sample / self.calls for sample in samples]})
 
 
 class Plain:
@@ -83,10 +83,10 @@ class Plain:
     def suspend(self) -> None:
         self.handle.suspend()
 
-    def sample(self, seconds: float) -> Seconds:
+    def sample(self, seconds: float) -> Sampled:
         self.input.write(f"{seconds}\n")
         self.input.flush()
-        return {"forward": json.loads(self.output.readline())}
+        return Sampled(seconds={"forward": json.loads(self.output.readline())})
 
 
 def plain(runtime: str, model: str, folder: Path, threads: int) -> None:

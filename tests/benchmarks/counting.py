@@ -25,7 +25,7 @@ import torch
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import fvcore
+from cnnbench.worker.counters.module import traced_by_fvcore
 params = macs = 0
 names = [name for name, each in ARCHITECTURES.items() if each.from_torchvision]
 for name in names:
@@ -35,7 +35,7 @@ for name in names:
 print(len(names), params, macs)
 """
 
-WITH_FVCORE = "macs += sum(pair[1] for pair in fvcore.count(module.eval(), torch.zeros(1, *image)).values())"
+WITH_FVCORE = "macs += sum(pair[1] for pair in traced_by_fvcore(module.eval(), torch.zeros(1, *image)).values())"
 
 WAYS = {
     "closed forms": BY_FORMULA,

@@ -21,7 +21,7 @@ import onnxruntime as ort
 from cnnbench.runner import machine
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.settings import Settings
+from cnnbench.worker.export.training.rules.convolution.forward import Settings
 
 Formulation = Callable[[Graph, Tensor, Tensor, Tensor, Settings], Tensor]
 

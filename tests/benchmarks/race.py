@@ -159,8 +159,7 @@ def forked(model: str, repeats: int, budget_s: float, logs: Path) -> None:
 
 def overhead() -> None:
     """Seconds that the timing loop adds to a call."""
-    from cnnbench.worker.timing.measure import time_block
-    from cnnbench.worker.timing.stopwatch import HostStopwatch
+    from cnnbench.worker.timing.measure import HostStopwatch, time_block
 
     def nothing() -> None:
         return

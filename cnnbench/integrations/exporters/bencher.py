@@ -9,24 +9,17 @@ from cnnbench.integrations.exporters.converted import Converted, left_out, measu
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
 
-NANOSECONDS = 1e9
-
 
 def convert(run: Run) -> Converted:
     """The run's medians with their intervals."""
     metrics = {
-        each.record.id: {
-            "latency": _metric(each.call_s.scaled(NANOSECONDS)),
-            "throughput": _metric(each.images_per_s),
-        }
+        each.record.id: {"latency": _metric(each.call_s.scaled(1e9)), "throughput": _metric(each.images_per_s)}
         for each in measured(run)
     }
     lost = ["machine, versions, status, samples and memory are left out; only medians and their intervals are in it"]
-    return Converted({".json": strict_json(metrics, 2).encode()}, [*lost, *left_out(run)])
+    return Converted({".json": strict_json(metrics, 2)}, [*lost, *left_out(run)])
 
 
 def _metric(estimate: Estimate) -> dict[str, float]:
-    metric = {"value": estimate.value}
-    if estimate.low is not None and estimate.high is not None:
-        metric |= {"lower_value": estimate.low, "upper_value": estimate.high}
-    return metric
+    metric = {"value": estimate.value, "lower_value": estimate.low, "upper_value": estimate.high}
+    return {key: value for key, value in metric.items() if value is not None}

@@ -1,7 +1,7 @@
 """What a format is made from, and what it becomes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
 from cnnbench.analysis.times import comparable_time
@@ -18,9 +18,9 @@ UNRECORDED = "no record: the run was stopped before it, or told to leave it out"
 class Converted:
     """A run in another format."""
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, str | bytes]
     """Contents, by the end of the file's name: `.json`; `.latency.json` and `.throughput.json` where there are two."""
-    lost: list[str] = field(default_factory=list)
+    lost: list[str]
     """What the format cannot hold, a sentence each."""
 
 
@@ -42,13 +42,18 @@ class Measured:
     @property
     def launches(self) -> list[tuple[Launch, list[list[float]]]]:
         """Each launch that has blocks, with the seconds per call of each sample by usable block."""
-        launches = self.record.measurement.launches if self.record.measurement else []
-        return [(launch, blocks) for launch in launches if (blocks := launch.call_blocks())]
+        return [(launch, blocks) for launch in self.record.launches if (blocks := launch.call_blocks())]
 
     @property
     def samples_s(self) -> list[float]:
         """All of these samples in one pool."""
         return [sample for _, blocks in self.launches for block in blocks for sample in block]
+
+    @property
+    def params(self) -> dict[str, str | int]:
+        """The axes of the case, flat: what a tool may group by."""
+        axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "batch"}
+        return {"model": self.record.case.spec.label, **self.record.case.model_dump(include=axes)}
 
 
 def measured_of(record: Record) -> Measured | None:
@@ -64,29 +69,22 @@ def measured(run: Run) -> list[Measured]:
 
 def left_out(run: Run) -> list[str]:
     """A line for each case of the suite that has no number to convert, with its status and reasons."""
-    have = {each.record.id for each in measured(run)}
     lines = [
         f"{record.id}: {record.status}: {reasons_text(record.reasons) or 'no reason given'}"
         for record in run.records.values()
-        if record.id not in have
+        if comparable_time(record) is None
     ]
-    return lines + unrecorded_lines(run)
+    return [*lines, *unrecorded(run)]
 
 
 def unrecorded(run: Run) -> list[str]:
-    """Ids of the suite's cases that the run has no record of."""
-    return [id_ for id_ in run.cases if id_ not in run.records]
+    """A line for each of the suite's cases that the run has no record of."""
+    return [f"{id_}: {UNRECORDED}" for id_ in run.cases if id_ not in run.records]
 
 
-def unrecorded_lines(run: Run) -> list[str]:
-    """A line for each of them."""
-    return [f"{id_}: {UNRECORDED}" for id_ in unrecorded(run)]
-
-
-def params_of(record: Record) -> dict[str, str | int]:
-    """The axes of a case, flat: what a tool may group by."""
-    axes = {"workload", "runtime", "device", "precision", "layout", "batch"}
-    return {"model": record.case.spec.label, **record.case.model_dump(include=axes)}
+def machine_of(run: Run) -> str:
+    """The machine in a few words."""
+    return run.environment.label if run.environment else "unknown machine"
 
 
 def extra_info(each: Measured) -> dict[str, object]:
@@ -117,8 +115,3 @@ def extra_info(each: Measured) -> dict[str, object]:
             for launch, blocks in each.launches
         ],
     }
-
-
-def machine_of(run: Run) -> str:
-    """The machine in a few words."""
-    return run.environment.label if run.environment else "unknown machine"

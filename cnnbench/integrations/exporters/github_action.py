@@ -19,8 +19,9 @@ def convert(run: Run) -> Converted:
     """The run as two arrays: milliseconds of a call, and images per second."""
     latency = [_entry(run, each, "ms", each.call_s.scaled(1e3)) for each in measured(run)]
     throughput = [_entry(run, each, "images/s", each.images_per_s) for each in measured(run)]
+    arrays = {".latency.json": latency, ".throughput.json": throughput}
     return Converted(
-        {".latency.json": _text(latency), ".throughput.json": _text(throughput)},
+        {end: strict_json(entries, 2, ascii_only=False) for end, entries in arrays.items()},
         ["samples, memory, counts and starting times have no place; only medians and their intervals", *left_out(run)],
     )
 
@@ -32,9 +33,4 @@ def _entry(run: Run, each: Measured, unit: str, estimate: Estimate) -> dict[str,
     if estimate.low is not None and estimate.high is not None:
         entry["range"] = f"± {significant(estimate.half_width * estimate.value).replace(',', '')}"
         lines.append(f"{CONFIDENCE:.0%} interval: {significant(estimate.low)} to {significant(estimate.high)} {unit}")
-    entry["extra"] = "\n".join([*lines, f"machine: {machine_of(run)}"])
-    return entry
-
-
-def _text(entries: list[dict[str, Any]]) -> bytes:
-    return strict_json(entries, 2, ascii_only=False).encode()
+    return {**entry, "extra": "\n".join([*lines, f"machine: {machine_of(run)}"])}

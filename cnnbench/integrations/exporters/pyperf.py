@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from cnnbench.integrations.exporters.converted import START, Converted, Measured, left_out, measured, params_of
+from cnnbench.integrations.exporters.converted import START, Converted, Measured, left_out, measured
 from cnnbench.records.record import MIN_BLOCKS, Launch
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
@@ -28,18 +28,16 @@ def convert(run: Run) -> Converted:
     }
     lost = [
         f"each launch is {VALUES_PER_LAUNCH} values, medians of consecutive blocks; intervals and single samples are "
-        "not in it, and pyperf computes its own from the pool",
-        *left_out(run),
+        "not in it, and pyperf computes its own from the pool"
     ]
-    sizes = {sum(len(values) for values in _values(each)) for each in have}
-    if len(sizes) > 1:
-        lost.insert(1, "cases have different numbers of values, which `pyperf compare_to` reports as significant")
-    return Converted({".json": strict_json(content, 1).encode()}, lost)
+    if len({sum(map(len, _values(each))) for each in have}) > 1:
+        lost.append("cases have different numbers of values, which `pyperf compare_to` reports as significant")
+    return Converted({".json": strict_json(content, 1)}, [*lost, *left_out(run)])
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
     record = each.record
-    common = {"name": record.id, "unit": "second", "status": record.status, **params_of(record)}
+    common = {"name": record.id, "unit": "second", "status": record.status, **each.params}
     runs = [
         {"metadata": _run(launch, record.started), "values": values}
         for (launch, _), values in zip(each.launches, _values(each), strict=True)
@@ -71,15 +69,11 @@ def _run(launch: Launch, started: str) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    facts, software = run.environment.machine if run.environment else None, run.software
-    return {
-        "cpu_model_name": facts.cpu if facts else None,
-        "cpu_count": facts.logical_cores if facts else None,
-        "platform": facts.system if facts else None,
-        "python_version": software.get("python"),
-        "git_commit": software.get("git_commit"),
-        **{f"{name}_version": version for name, version in software.items() if name not in ("python", "git_commit")},
-    }
+    if run.environment is None:
+        return {}
+    facts = run.environment.machine
+    software = {name if name == "git_commit" else f"{name}_version": version for name, version in run.software.items()}
+    return {"cpu_model_name": facts.cpu, "cpu_count": facts.logical_cores, "platform": facts.system, **software}
 
 
 def _filled(metadata: dict[str, Any]) -> dict[str, Any]:

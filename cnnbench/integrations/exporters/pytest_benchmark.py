@@ -7,7 +7,7 @@ rest is in `extra_info`. A benchmark is identified by its `fullname`, the case's
 from typing import Any
 
 from cnnbench.errors import InputError
-from cnnbench.integrations.exporters.converted import Converted, Measured, extra_info, left_out, measured, params_of
+from cnnbench.integrations.exporters.converted import Converted, Measured, extra_info, left_out, measured
 from cnnbench.records.run_folder import Run
 from cnnbench.report.escape import strict_json
 
@@ -29,7 +29,7 @@ def convert(run: Run) -> Converted:
         "version": __version__,
     }
     lost = ["samples of all launches are in one pool, without the phases of training; extra_info has each launch"]
-    return Converted({".json": strict_json(content, 4).encode()}, [*lost, *left_out(run)])
+    return Converted({".json": strict_json(content, 4)}, [*lost, *left_out(run)])
 
 
 def _benchmark(each: Measured) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _benchmark(each: Measured) -> dict[str, Any]:
         "group": record.case.label,
         "name": record.id,
         "fullname": record.id,
-        "params": params_of(record),
+        "params": each.params,
         "param": record.id,
         "extra_info": extra_info(each),
         "options": {"timer": "cnnbench", "disable_gc": True},

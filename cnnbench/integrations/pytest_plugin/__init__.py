@@ -65,7 +65,7 @@ def cnnbench_measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
     """
 
     def measure(*ids: str, budget: str = "2s", launches: int = 1) -> "list[Record]":
-        from cnnbench.integrations.pytest_plugin.measuring import measure_ids
+        from cnnbench.integrations.pytest_plugin.suites import measure_ids
 
         return measure_ids(ids, budget, launches, tmp_path_factory.mktemp("cnnbench") / "run")
 

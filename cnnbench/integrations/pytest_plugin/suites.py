@@ -4,21 +4,55 @@ The samples are passed through pytest-benchmark's fixture, so that its options s
 function with a clock that replays the measured times.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.integrations.exporters.converted import extra_info, measured_of, params_of
-from cnnbench.integrations.pytest_plugin.measuring import end_test_without_number, measure
+from cnnbench.integrations.exporters.converted import extra_info, measured_of
 from cnnbench.records.record import Record
+from cnnbench.records.run_folder import read_run
+from cnnbench.report.reasons import reasons_text
+from cnnbench.report.terminal import Progress
+from cnnbench.runner.run import run
 from cnnbench.suite.case import Case
-from cnnbench.suite.load import Suite, load_suite
+from cnnbench.suite.load import Suite, load_suite, suite_of
 from cnnbench.suite.parse import parse_duration
+
+
+def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) -> list[Record]:
+    """Measure cases and return their records; fails or skips the test if one has no number."""
+    try:
+        suite = suite_of([Case.from_id(id_) for id_ in ids], parse_duration(budget), launches)
+        records = _measure(suite, suite.cases, folder, suite.budget_s, Console(quiet=True))
+    except (CnnbenchError, ValueError) as error:
+        pytest.fail(f"cnnbench_measure: {error}", pytrace=False)
+    return [_checked(case, records.get(case.id)) for case in suite.cases]
+
+
+def _measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, console: Console) -> dict[str, Record]:
+    """Run cases of a suite into a new folder, as `cnnbench run` does; returns records by id. Raises CnnbenchError."""
+    if run(suite, cases, folder, budget_s=budget_s, resume=False, watch=partial(Progress, console)).interrupted:
+        raise KeyboardInterrupt
+    return read_run(folder).records
+
+
+def _checked(case: Case, record: Record | None) -> Record:
+    """The record if it has a number. Skips the test of a case that cannot run here; fails it for any other reason."""
+    if record is None:
+        pytest.fail(f"{case.id}: not reached within the budget; increase it", pytrace=False)
+    if measured_of(record) is None:
+        why = f"{record.id}: {record.status}: {reasons_text(record.reasons)}"
+        if record.status == "unavailable":
+            pytest.skip(why)
+        pytest.fail(why, pytrace=False)
+    return record
 
 
 class Suites:
@@ -37,8 +71,9 @@ class Suites:
             raise pytest.UsageError(f"--cnnbench-budget: {error}") from None
         self.paths = list(dict.fromkeys(found))
         self.out: Path | None = config.getoption("cnnbench_out")
-        paths_given = config.args_source is pytest.Config.ArgsSource.ARGS
-        config.args = [*(config.args if paths_given else []), *map(str, self.paths)]
+        given = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+        named = {Path(arg.partition("::")[0]).resolve() for arg in given}  # of these, the cases that are named alone
+        config.args = [*given, *(str(path) for path in self.paths if path not in named)]
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> "SuiteFile | None":
         """A requested suite is a file of tests."""
@@ -76,18 +111,20 @@ class SuiteFile(pytest.File):
         for case in self.suite.cases:
             yield CaseTest.of(self, case)
 
+    @property
+    def is_disabled(self) -> bool:
+        """Whether pytest-benchmark is told to measure nothing."""
+        return bool(self.config.getoption("benchmark_disable") or self.config.getoption("benchmark_skip"))
+
     def setup(self) -> None:
         """Measure the selected cases, as `cnnbench run` does."""
-        from rich.console import Console
-
-        from cnnbench.report.terminal import Progress
-
+        if self.is_disabled:
+            return
         chosen = [item.case for item in self.session.items if isinstance(item, CaseTest) and item.parent is self]
         with TemporaryDirectory(prefix="cnnbench-") as scratch, self._terminal():
-            folder = (self.out or Path(scratch)) / self.suite.name
+            folder = _unused(self.out or Path(scratch), self.suite.name)
             try:
-                budget_s = self.budget_s or self.suite.budget_s
-                self.records = measure(self.suite, chosen, folder, budget_s, partial(Progress, Console()))
+                self.records = _measure(self.suite, chosen, folder, self.budget_s or self.suite.budget_s, Console())
             except CnnbenchError as error:
                 pytest.fail(str(error), pytrace=False)
 
@@ -110,7 +147,10 @@ class CaseTest(pytest.Function):
         clock = Replay()
 
         def test(benchmark: Any) -> None:
-            _report(parent.records.get(case.id), case, benchmark, clock)
+            if parent.is_disabled:
+                benchmark(_nothing)
+            else:
+                _report(parent.records.get(case.id), case, benchmark, clock)
 
         item: CaseTest = cls.from_parent(parent, name=case.id, callobj=test)
         item.case = case
@@ -122,15 +162,21 @@ class CaseTest(pytest.Function):
         return self.path, 0, self.name
 
 
+def _unused(place: Path, name: str) -> Path:
+    """A folder for a run, numbered where earlier sessions have left theirs: `classic`, `classic-2`."""
+    numbered = (place / (f"{name}-{number}" if number > 1 else name) for number in count(1))
+    return next(folder for folder in numbered if not folder.exists() or not any(folder.iterdir()))
+
+
 def _report(record: Record | None, case: Case, benchmark: Any, clock: "Replay") -> None:
     measured = measured_of(record) if record else None
-    if record is None or measured is None:
+    if measured is None:
         benchmark.disabled = True  # nothing is saved
         benchmark.pedantic(_nothing)
-        end_test_without_number(case, record)
+        _checked(case, record)
         return
     samples = measured.samples_s
-    benchmark.fullname, benchmark.params, benchmark.param = record.id, params_of(record), record.id
+    benchmark.fullname, benchmark.params, benchmark.param = case.id, measured.params, case.id
     benchmark.extra_info.update(extra_info(measured))
     clock.load(samples)
     benchmark.pedantic(_nothing, rounds=len(samples))

@@ -5,21 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    Linear,
-    Op,
-    Scale,
-    Value,
-)
+from cnnbench.networks import layers as nn
+from cnnbench.networks.layers import Op, Value
 from cnnbench.networks.network import Net
 
-RELU = Activation(inplace=True)
+RELU = nn.Activation(inplace=True)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -57,17 +47,31 @@ class Scaled(Widened):
     """Blocks of every stage, times this, rounded up."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithDropout(Scaled):
+    """A family whose classifier stands behind a dropout."""
+
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_probability("dropout", self.dropout)
+
+    def classify(self, net: Net, x: Value, classes: int) -> Value:
+        """The mean over all positions, dropout, and a fully connected layer."""
+        return classify(net, x, classes, nn.Dropout(self.dropout, inplace=True))
+
+
 def strides(first: int, blocks: int, depth: float = 1.0) -> list[int]:
     """The stride of each block of a stage: `first`, then 1; `depth` times as many blocks, rounded up."""
     return [first] + [1] * (math.ceil(blocks * depth) - 1)
 
 
-def same_conv(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Conv:
+def same_conv(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv:
     """A convolution without bias, padded so that stride 1 keeps the size."""
-    return Conv(channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Conv(channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
-def depthwise(channels: int, kernel: int, stride: int = 1) -> Conv:
+def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv:
     """One filter per channel."""
     return same_conv(channels, kernel, stride, groups=channels)
 
@@ -86,28 +90,28 @@ def sequential(net: Net, x: Value, *ops: Op, start: int = 0) -> Value:
 
 def conv_norm(net: Net, conv: Op, x: Value, activation: str | None = None) -> Value:
     """A convolution, its batch normalisation and its activation, numbered 0, 1, 2."""
-    return sequential(net, x, conv, BatchNorm(), *([Activation(activation, inplace=True)] if activation else []))
+    return sequential(net, x, conv, nn.BatchNorm(), *([nn.Activation(activation, inplace=True)] if activation else []))
 
 
-def squeeze_excitation(net: Net, x: Value, squeezed: int, activation: Activation, gate: str = "sigmoid") -> Value:
+def squeeze_excitation(net: Net, x: Value, squeezed: int, activation: nn.Activation, gate: str = "sigmoid") -> Value:
     """One factor per channel, from the channels' means through two 1x1 convolutions (Hu et al. 2018, section 3)."""
     factors = chain(
         net,
         x,
-        avgpool=AdaptiveAvgPool(1),
-        fc1=Conv(squeezed, kernel=1),
+        avgpool=nn.AdaptiveAvgPool(1),
+        fc1=nn.Conv(squeezed, kernel=1),
         activation=activation,
-        fc2=Conv(x.channels, kernel=1),
-        scale_activation=Activation(gate),
+        fc2=nn.Conv(x.channels, kernel=1),
+        scale_activation=nn.Activation(gate),
     )
-    return net("scale", Scale(factors), x)
+    return net("scale", nn.Scale((factors,)), x)
 
 
 def inverted_bottleneck(
     net: Net,
     x: Value,
     hidden: int,
-    conv: Conv,
+    conv: nn.Conv,
     channels: int,
     activation: str,
     excitation: Callable[[Net, Value], Value] | None = None,
@@ -122,9 +126,12 @@ def inverted_bottleneck(
     return conv_norm(block.inside(f"{next(index)}"), same_conv(channels), x)
 
 
-def classify(net: Net, x: Value, classes: int, dropout: Dropout | None = None) -> Value:
+def pooled(net: Net, x: Value) -> Value:
+    """The mean of each channel over all positions: (C,)."""
+    return chain(net, x, avgpool=nn.AdaptiveAvgPool(1), flatten=nn.Flatten())
+
+
+def classify(net: Net, x: Value, classes: int, dropout: nn.Dropout | None = None) -> Value:
     """The mean over all positions and a fully connected layer: `fc`, or `classifier.1` behind a dropout."""
-    x = chain(net, x, avgpool=AdaptiveAvgPool(1), flatten=Flatten())
-    return (
-        sequential(net.inside("classifier"), x, dropout, Linear(classes)) if dropout else net("fc", Linear(classes), x)
-    )
+    x, fc = pooled(net, x), nn.Linear(classes)
+    return sequential(net.inside("classifier"), x, dropout, fc) if dropout else net("fc", fc, x)

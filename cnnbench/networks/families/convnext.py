@@ -8,21 +8,10 @@ convolutions of table 9 are fully connected layers on the last axis, in the auth
 import math
 from dataclasses import dataclass
 
+from cnnbench.networks import layers as nn
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import Scaled, chain, check_probability, sequential
-from cnnbench.networks.layers import (
-    Activation,
-    AdaptiveAvgPool,
-    Add,
-    Conv,
-    Flatten,
-    LayerNorm,
-    LayerScale,
-    Linear,
-    Permute,
-    StochasticDepth,
-    Value,
-)
+from cnnbench.networks.layers import Value
 from cnnbench.networks.network import Net
 
 # blocks B and channels C of each stage, stochastic depth of the last block
@@ -36,8 +25,8 @@ VARIANTS = {
 EXPANSION = 4
 """Of a block's inverted bottleneck (section 2.4)."""
 
-CHANNELS_LAST = Permute((1, 2, 0))
-CHANNELS_FIRST = Permute((2, 0, 1))
+CHANNELS_LAST = nn.Permute((1, 2, 0))
+CHANNELS_FIRST = nn.Permute((2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -65,17 +54,17 @@ class ConvNeXt(Scaled):
         for stage, (blocks, width) in enumerate(zip(blocks_of, self.widths, strict=True)):
             channels = self.wide(width)
             if stage == 0:
-                x = features("0.0", Conv(channels, kernel=4, stride=4), x)
+                x = features("0.0", nn.Conv(channels, kernel=4, stride=4), x)
                 x = _norm(features, "0.1", x)
             else:
                 x = _norm(features, f"{2 * stage}.0", x)
-                x = features(f"{2 * stage}.1", Conv(channels, kernel=2, stride=2), x)
+                x = features(f"{2 * stage}.1", nn.Conv(channels, kernel=2, stride=2), x)
             for index in range(blocks):
                 x = _block(features, f"{2 * stage + 1}.{index}", x, self.drop * done / max(1, last))
                 done += 1
-        x = net("avgpool", AdaptiveAvgPool(1), x)
+        x = net("avgpool", nn.AdaptiveAvgPool(1), x)
         x = _norm(net, "classifier.0", x)
-        return sequential(net.inside("classifier"), x, Flatten(), Linear(classes), start=1)
+        return sequential(net.inside("classifier"), x, nn.Flatten(), nn.Linear(classes), start=1)
 
 
 def _block(net: Net, name: str, x: Value, drop: float) -> Value:
@@ -83,22 +72,22 @@ def _block(net: Net, name: str, x: Value, drop: float) -> Value:
     y = sequential(
         net.inside(f"{name}.block"),
         x,
-        Conv(x.channels, kernel=7, padding=3, groups=x.channels),
+        nn.Conv(x.channels, kernel=7, padding=3, groups=x.channels),
         CHANNELS_LAST,
-        LayerNorm(),
-        Linear(EXPANSION * x.channels),
-        Activation("gelu"),
-        Linear(x.channels),
+        nn.LayerNorm(),
+        nn.Linear(EXPANSION * x.channels),
+        nn.Activation("gelu"),
+        nn.Linear(x.channels),
         CHANNELS_FIRST,
     )
-    y = net(name, LayerScale(), y)
-    return chain(net.inside(name), y, stochastic_depth=StochasticDepth(drop), add=Add(x, inplace=True))
+    y = net(name, nn.LayerScale(), y)
+    return chain(net.inside(name), y, stochastic_depth=nn.StochasticDepth(drop), add=nn.Add((x,), inplace=True))
 
 
 def _norm(net: Net, name: str, x: Value) -> Value:
     """Layer normalisation over an image's channels, at each of its positions."""
     x = net(f"{name}.channels_last", CHANNELS_LAST, x)
-    x = net(name, LayerNorm(), x)
+    x = net(name, nn.LayerNorm(), x)
     return net(f"{name}.channels_first", CHANNELS_FIRST, x)
 
 

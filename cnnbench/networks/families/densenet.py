@@ -9,9 +9,10 @@ block grows with the square of its layers (Pleiss et al. 2017).
 import math
 from dataclasses import dataclass
 
+from cnnbench.networks import layers as nn
 from cnnbench.networks.architecture import imagenet
-from cnnbench.networks.families.blocks import RELU, chain, same_conv
-from cnnbench.networks.layers import AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Flatten, Linear, MaxPool, Value
+from cnnbench.networks.families.blocks import RELU, chain, pooled, same_conv
+from cnnbench.networks.layers import Value
 from cnnbench.networks.network import Net
 
 # growth rate k, layers per block, stem channels 2k
@@ -47,31 +48,29 @@ class DenseNet:
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         features = net.inside("features")
         stem = same_conv(self.stem, 7, stride=2)
-        x = chain(features, x, conv0=stem, norm0=BatchNorm(), relu0=RELU, pool0=MaxPool(3, stride=2, padding=1))
+        x = chain(features, x, conv0=stem, norm0=nn.BatchNorm(), relu0=RELU, pool0=nn.MaxPool(3, stride=2, padding=1))
         for number, layers in enumerate(self.blocks, start=1):
             x = self._dense_block(features.inside(f"denseblock{number}"), x, math.ceil(layers * self.depth))
-            if number < len(self.blocks):
-                x = self._transition(features.inside(f"transition{number}"), x)
-        x = features("norm5", BatchNorm(), x)
-        return chain(net, x, relu=RELU, avgpool=AdaptiveAvgPool(1), flatten=Flatten(), classifier=Linear(classes))
+            if number < len(self.blocks):  # a transition: fewer channels, and half the size
+                kept = same_conv(max(1, math.floor(self.compression * x.channels)))
+                transition = features.inside(f"transition{number}")
+                x = chain(transition, x, norm=nn.BatchNorm(), relu=RELU, conv=kept, pool=nn.AvgPool(2))
+        x = net("relu", RELU, features("norm5", nn.BatchNorm(), x))
+        return net("classifier", nn.Linear(classes), pooled(net, x))
 
     def _dense_block(self, net: Net, x: Value, layers: int) -> Value:
-        """Each layer takes the block's input and all that the layers before it put out (section 3, equation 2)."""
+        """Each layer takes the block's input and all that the layers before it put out (section 3, equation 2).
+
+        1x1 to a few times k channels, 3x3 to k, each behind its normalisation and activation.
+        """
         added: tuple[Value, ...] = ()
         for number in range(1, layers + 1):
             layer = net.inside(f"denselayer{number}")
-            added += (self._dense_layer(layer, layer("cat", Concat(added), x)),)
-        return net("cat", Concat(added), x)
-
-    def _dense_layer(self, net: Net, x: Value) -> Value:
-        """1x1 to a few times k channels, 3x3 to k, each behind its normalisation and activation."""
-        x = chain(net, x, norm1=BatchNorm(), relu1=RELU, conv1=same_conv(self.bottleneck * self.growth_rate))
-        return chain(net, x, norm2=BatchNorm(), relu2=RELU, conv2=same_conv(self.growth_rate, 3))
-
-    def _transition(self, net: Net, x: Value) -> Value:
-        """Fewer channels, and half the size."""
-        kept = max(1, math.floor(self.compression * x.channels))
-        return chain(net, x, norm=BatchNorm(), relu=RELU, conv=same_conv(kept), pool=AvgPool(2))
+            y = layer("cat", nn.Concat(added), x)
+            squeeze = same_conv(self.bottleneck * self.growth_rate)
+            y = chain(layer, y, norm1=nn.BatchNorm(), relu1=RELU, conv1=squeeze)
+            added += (chain(layer, y, norm2=nn.BatchNorm(), relu2=RELU, conv2=same_conv(self.growth_rate, 3)),)
+        return net("cat", nn.Concat(added), x)
 
 
 NETWORKS = [imagenet(f"densenet{d}", DenseNet(*row), "Huang et al. 2016, table 1") for d, row in MEMBERS.items()]

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from cnnbench.networks import layers as nn
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import (
     RELU,
@@ -19,7 +20,7 @@ from cnnbench.networks.families.blocks import (
     squeeze_excitation,
     strides,
 )
-from cnnbench.networks.layers import Activation, Add, Value
+from cnnbench.networks.layers import Value
 from cnnbench.networks.network import Net
 
 # depth d, w_0, w_a, w_m, group width g
@@ -40,7 +41,6 @@ REGNET_Y = {
     "8gf": (17, 192, 76.82, 2.19, 56),
     "16gf": (18, 200, 106.23, 2.48, 112),
     "32gf": (20, 232, 115.89, 2.53, 232),
-    "128gf": (27, 456, 160.83, 2.52, 264),
 }
 
 Y_SE_RATIO = 0.25
@@ -73,16 +73,13 @@ class RegNet:
     where more than 10 % would be lost, and halves."""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "group_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1; got {getattr(self, name)}")
+        for name, least in (("depth", 1), ("group_width", 1), ("w_a", 0), ("se_ratio", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}; got {getattr(self, name)}")
         if self.w_0 < 1 or self.w_0 % QUANTUM:
             raise ValueError(f"w_0: expected a multiple of {QUANTUM}; got {self.w_0}")
         if self.w_m <= 1:
             raise ValueError(f"w_m: expected more than 1; got {self.w_m}")
-        for name in ("w_a", "se_ratio"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected at least 0; got {getattr(self, name)}")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         x = conv_norm(net.inside("stem"), same_conv(STEM, 3, stride=2), x, "relu")
@@ -96,12 +93,12 @@ class RegNet:
 
         The width is then made to fit the groups, if it is not narrower than one (appendix D).
         """
-        blocks_of_width = Counter(self._quantised_width(block) for block in range(self.depth))
-        return [(self._whole_groups(width), blocks) for width, blocks in blocks_of_width.items()]
-
-    def _whole_groups(self, width: int) -> int:
-        group = min(self.group_width, width)
-        return round(width / group) * group if self.nearest_width else round_channels(width, group)
+        stages = []
+        for width, blocks in Counter(self._quantised_width(block) for block in range(self.depth)).items():
+            group = min(self.group_width, width)
+            whole = round(width / group) * group if self.nearest_width else round_channels(width, group)
+            stages.append((whole, blocks))
+        return stages
 
     def _quantised_width(self, block: int) -> int:
         """w_j, from equations 2 to 4, to the nearest multiple of 8."""
@@ -120,19 +117,15 @@ class RegNet:
         y = conv_norm(f.inside("b"), same_conv(width, 3, stride, groups), y, "relu")
         if self.se_ratio:
             squeezed = max(1, round(self.se_ratio * x.channels))
-            y = squeeze_excitation(f.inside("se"), y, squeezed, Activation("relu"))
+            y = squeeze_excitation(f.inside("se"), y, squeezed, nn.Activation("relu"))
         y = conv_norm(f.inside("c"), same_conv(width), y)
-        return net("activation", RELU, net("add", Add(y), shortcut))
+        return net("activation", RELU, net("add", nn.Add((y,)), shortcut))
 
 
 X_SOURCE, Y_SOURCE = "Radosavovic et al. 2020, figure 15", "Radosavovic et al. 2020, figure 16"
 
 NETWORKS = [
     *(imagenet(f"regnet_x_{name}", RegNet(*row), X_SOURCE) for name, row in REGNET_X.items()),
-    *(
-        imagenet(f"regnet_y_{name}", RegNet(*row, se_ratio=Y_SE_RATIO), Y_SOURCE)
-        for name, row in REGNET_Y.items()
-        if name != "128gf"
-    ),
-    imagenet("regnet_y_128gf", RegNet(*REGNET_Y["128gf"], se_ratio=Y_SE_RATIO), "Singh et al. 2022", 384),
+    *(imagenet(f"regnet_y_{name}", RegNet(*row, se_ratio=Y_SE_RATIO), Y_SOURCE) for name, row in REGNET_Y.items()),
+    imagenet("regnet_y_128gf", RegNet(27, 456, 160.83, 2.52, 264, se_ratio=Y_SE_RATIO), "Singh et al. 2022", 384),
 ]

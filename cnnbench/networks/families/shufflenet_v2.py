@@ -7,9 +7,10 @@ figure 3 (c, d).
 import math
 from dataclasses import dataclass
 
+from cnnbench.networks import layers as nn
 from cnnbench.networks.architecture import imagenet
 from cnnbench.networks.families.blocks import RELU, chain, conv_norm, depthwise, same_conv, sequential
-from cnnbench.networks.layers import AdaptiveAvgPool, BatchNorm, Concat, Flatten, Linear, MaxPool, Shuffle, Split, Value
+from cnnbench.networks.layers import Value
 from cnnbench.networks.network import Net
 
 # channels of conv1, of stages 2 to 4, of conv5 (table 5)
@@ -44,27 +45,27 @@ class ShuffleNetV2:
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
         stem, *stages, head = self.widths
         x = conv_norm(net.inside("conv1"), same_conv(stem, 3, stride=2), x, "relu")
-        x = net("maxpool", MaxPool(3, stride=2, padding=1), x)
+        x = net("maxpool", nn.MaxPool(3, stride=2, padding=1), x)
         for stage, (channels, blocks) in enumerate(zip(stages, self.blocks, strict=True), start=2):
             projected = x.channels if self.projection_keeps_stem else channels // 2
             x = downsampling_block(net.inside(f"stage{stage}.0"), x, channels, projected)
             for index in range(1, math.ceil(blocks * self.depth)):
                 x = basic_block(net.inside(f"stage{stage}.{index}"), x)
         x = conv_norm(net.inside("conv5"), same_conv(head), x, "relu")
-        return chain(net, x, mean=AdaptiveAvgPool(1), flatten=Flatten(), fc=Linear(classes))
+        return chain(net, x, mean=nn.AdaptiveAvgPool(1), flatten=nn.Flatten(), fc=nn.Linear(classes))
 
 
 def basic_block(net: Net, x: Value) -> Value:
     """One half of the channels is left as it is, the other convolved; then they are shuffled (figure 3c)."""
-    left = net("left", Split(2, 0), x)
-    right = net("right", Split(2, 1), x)
+    left = net("left", nn.Split(2, 0), x)
+    right = net("right", nn.Split(2, 1), x)
     right = _convolutions(net.inside("branch2"), right, right.channels, right.channels, stride=1)
     return _joined(net, left, right)
 
 
 def downsampling_block(net: Net, x: Value, channels: int, projected: int) -> Value:
     """All channels pass both branches, each with stride 2: a projection, and convolutions for the rest (figure 3d)."""
-    projection = (depthwise(x.channels, 3, stride=2), BatchNorm(), same_conv(projected), BatchNorm(), RELU)
+    projection = (depthwise(x.channels, 3, stride=2), nn.BatchNorm(), same_conv(projected), nn.BatchNorm(), RELU)
     left = sequential(net.inside("branch1"), x, *projection)
     right = _convolutions(net.inside("branch2"), x, channels // 2, channels - projected, stride=2)
     return _joined(net, left, right)
@@ -72,12 +73,12 @@ def downsampling_block(net: Net, x: Value, channels: int, projected: int) -> Val
 
 def _convolutions(net: Net, x: Value, hidden: int, channels: int, stride: int) -> Value:
     """1x1 to the hidden channels, depthwise 3x3, 1x1 to the output's."""
-    x = sequential(net, x, same_conv(hidden), BatchNorm(), RELU, depthwise(hidden, 3, stride), BatchNorm())
-    return sequential(net, x, same_conv(channels), BatchNorm(), RELU, start=5)
+    x = sequential(net, x, same_conv(hidden), nn.BatchNorm(), RELU, depthwise(hidden, 3, stride), nn.BatchNorm())
+    return sequential(net, x, same_conv(channels), nn.BatchNorm(), RELU, start=5)
 
 
 def _joined(net: Net, left: Value, right: Value) -> Value:
-    return chain(net, left, cat=Concat((right,)), shuffle=Shuffle(2))
+    return chain(net, left, cat=nn.Concat((right,)), shuffle=nn.Shuffle(2))
 
 
 NETWORKS = [

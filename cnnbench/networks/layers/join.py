@@ -1,96 +1,68 @@
 """Layers that join several values, and those that only rearrange them."""
 
 import math
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
 
 from cnnbench.errors import ShapeError
 from cnnbench.networks.layers.op import Op, Saved, Shape, Value, check_divisible, spelled
 
 
-@final
 @dataclass(frozen=True)
-class Add(Op):
-    """Residual connection (He et al. 2015): the sum of two equal shapes."""
+class Joining(Op):
+    """A layer of several inputs."""
 
-    other: Value
+    others: tuple[Value, ...] = field()  # without a default, unlike those of other layers
+
+
+@dataclass(frozen=True)
+class Add(Joining):
+    """Residual connection (He et al. 2015): the sum of two equal shapes, an addition per value."""
+
     inplace: bool = False
     """Whether the sum overwrites its first input."""
 
     hands_gradient_on = True
+    operations_per_value = 1
 
     def check(self, x: Shape) -> None:
-        """The two shapes must be equal."""
-        if x != self.other.shape:
-            raise ShapeError(f"cannot add {spelled(x)} and {spelled(self.other.shape)}")
-
-    def elementwise(self, x: Shape) -> int:
-        """C * H * W: one addition per value."""
-        return math.prod(x)
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The second summand."""
-        return (self.other,)
+        for other in self.others:
+            if other.shape != x:
+                raise ShapeError(f"cannot add {spelled(x)} and {spelled(other.shape)}")
 
     @property
     def in_place(self) -> bool:
-        """As set."""
         return self.inplace
 
 
-@final
 @dataclass(frozen=True)
-class Scale(Op):
+class Scale(Joining):
     """Squeeze-and-excitation's last step (Hu et al. 2018): each channel times one factor of its own."""
 
-    factors: Value
+    operations_per_value = 1
+    saves = Saved(input=True, others=True)  # each for the other's gradient
 
     def check(self, x: Shape) -> None:
-        """One factor per channel."""
-        if self.factors.shape != (x[0],) + (1,) * (len(x) - 1):
-            raise ShapeError(f"cannot scale {spelled(x)} by {spelled(self.factors.shape)}")
-
-    def elementwise(self, x: Shape) -> int:
-        """C * H * W: one product per value."""
-        return math.prod(x)
-
-    def saved(self, x: Shape) -> Saved:
-        """Both inputs, each for the other's gradient."""
-        return Saved(input=True, others=True)
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The factors."""
-        return (self.factors,)
+        for factors in self.others:
+            if factors.shape != (x[0],) + (1,) * (len(x) - 1):
+                raise ShapeError(f"cannot scale {spelled(x)} by {spelled(factors.shape)}")
 
 
-@final
 @dataclass(frozen=True)
-class Concat(Op):
+class Concat(Joining):
     """Concatenation along the channels: the first input's, then the others'."""
-
-    behind: tuple[Value, ...]
 
     hands_gradient_on = True
 
     def check(self, x: Shape) -> None:
-        """All inputs must have the same spatial size."""
-        for other in self.behind:
+        for other in self.others:
             if other.shape[1:] != x[1:]:
                 raise ShapeError(f"cannot put {spelled(other.shape)} behind {spelled(x)}")
 
     def output_shape(self, x: Shape) -> Shape:
         """(sum of C, H, W)."""
-        return (x[0] + sum(other.shape[0] for other in self.behind), *x[1:])
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The inputs after the first."""
-        return self.behind
+        return (x[0] + sum(other.channels for other in self.others), *x[1:])
 
 
-@final
 @dataclass(frozen=True)
 class Split(Op):
     """Part number `part` of `parts` equal parts of the channels: a view."""
@@ -101,7 +73,6 @@ class Split(Op):
     in_place = True
 
     def check(self, x: Shape) -> None:
-        """The parts must divide the channels."""
         check_divisible(x[0], self.parts, "parts")
 
     def output_shape(self, x: Shape) -> Shape:
@@ -109,7 +80,6 @@ class Split(Op):
         return (x[0] // self.parts, *x[1:])
 
 
-@final
 @dataclass(frozen=True)
 class Shuffle(Op):
     """Channel shuffle (Zhang et al. 2017, section 3.1): channels interleaved across groups, in a copy."""
@@ -117,11 +87,9 @@ class Shuffle(Op):
     groups: int
 
     def check(self, x: Shape) -> None:
-        """The groups must divide the channels."""
         check_divisible(x[0], self.groups)
 
 
-@final
 @dataclass(frozen=True)
 class Flatten(Op):
     """All axes of an image as one: a view."""
@@ -134,7 +102,6 @@ class Flatten(Op):
         return (math.prod(x),)
 
 
-@final
 @dataclass(frozen=True)
 class Permute(Op):
     """The axes in another order: a view. (1, 2, 0) takes (C, H, W) to (H, W, C)."""
@@ -145,7 +112,6 @@ class Permute(Op):
     hands_gradient_on = True
 
     def check(self, x: Shape) -> None:
-        """The order must name every axis once."""
         if sorted(self.order) != list(range(len(x))):
             raise ShapeError(f"cannot put the axes of {spelled(x)} in the order {self.order}")
 
@@ -155,30 +121,20 @@ class Permute(Op):
 
 
 @dataclass(frozen=True)
-class _KnownShape(Op):
+class _KnownShape(Joining):
     """A layer of which only the output's shape is known."""
 
     to: Shape
-    sources: tuple[Value, ...] = ()
-    """The inputs after the first."""
 
     def output_shape(self, x: Shape) -> Shape:
-        """As given."""
         return self.to
 
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The inputs after the first."""
-        return self.sources
 
-
-@final
 @dataclass(frozen=True)
 class Copy(_KnownShape):
     """The values of one or several inputs, rearranged in new memory."""
 
 
-@final
 @dataclass(frozen=True)
 class Opaque(_KnownShape):
     """An operation without a formula: its shape is known, its work is not counted."""

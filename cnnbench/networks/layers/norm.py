@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
 
 from cnnbench.errors import ShapeError, TooSmall
 from cnnbench.networks.layers.op import Op, Saved, Shape, Terms, check_divisible, spelled
@@ -17,6 +16,8 @@ class _Norm(Op):
 
     affine: bool
 
+    work = "normalisation"
+
     def param_terms(self, x: Shape) -> Terms:
         """2 C if affine."""
         return ((2, x[0]),) if self.affine else ()
@@ -26,7 +27,6 @@ class _Norm(Op):
         return (STATISTICS_PER_VALUE + 2 * self.affine) * math.prod(x)
 
 
-@final
 @dataclass(frozen=True)
 class BatchNorm(_Norm):
     """Batch normalisation (Ioffe & Szegedy 2015): statistics over the batch; its running statistics are buffers."""
@@ -42,7 +42,6 @@ class BatchNorm(_Norm):
         return Saved(input=True, bytes_per_batch=2 * x[0] * FLOAT_BYTES)
 
 
-@final
 @dataclass(frozen=True)
 class GroupNorm(_Norm):
     """Group normalisation (Wu & He 2018): statistics over each image's groups of channels."""
@@ -51,7 +50,6 @@ class GroupNorm(_Norm):
     affine: bool = True
 
     def check(self, x: Shape) -> None:
-        """The groups must divide the channels."""
         check_divisible(x[0], self.groups)
 
     def saved(self, x: Shape) -> Saved:
@@ -59,7 +57,6 @@ class GroupNorm(_Norm):
         return Saved(input=True, bytes_per_image=2 * self.groups * FLOAT_BYTES)
 
 
-@final
 @dataclass(frozen=True)
 class InstanceNorm(_Norm):
     """Instance normalisation (Ulyanov et al. 2016): statistics over each channel of each image.
@@ -70,7 +67,6 @@ class InstanceNorm(_Norm):
     affine: bool = False
 
     def check(self, x: Shape) -> None:
-        """A single value has no deviation."""
         if math.prod(x[1:]) < 2:
             raise TooSmall(f"nothing is left: a channel of {spelled(x)} has a single value, which has no deviation")
 
@@ -79,7 +75,6 @@ class InstanceNorm(_Norm):
         return Saved(input=True, bytes_per_image=(2 + self.affine) * x[0] * FLOAT_BYTES)
 
 
-@final
 @dataclass(frozen=True)
 class LayerNorm(_Norm):
     """Layer normalisation (Ba et al. 2016) over the last `axes` axes, at each position of those before."""
@@ -88,7 +83,6 @@ class LayerNorm(_Norm):
     affine: bool = True
 
     def check(self, x: Shape) -> None:
-        """x must have at least `axes` axes."""
         if len(x) < self.axes:
             raise ShapeError(f"expected {self.axes} axes at least, got {spelled(x)}")
 

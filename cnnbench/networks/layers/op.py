@@ -5,7 +5,7 @@ A shape is (C, H, W) for an image, (C, L) for a signal, (F,) for a vector. It ha
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from cnnbench.errors import ShapeError, TooSmall
 from cnnbench.networks.units import FLOAT_BYTES
@@ -15,6 +15,22 @@ PerAxis = int | tuple[int, ...]
 
 Terms = tuple[tuple[int, ...], ...]
 """A sum of products, as formulas are written out: ((3, 3, 32, 64), (64,)) is 3*3*32*64 + 64."""
+
+
+WorkKind = Literal[
+    "depthwise convolutions",
+    "1x1 convolutions",
+    "grouped convolutions",
+    "convolutions",
+    "fully connected layers",
+    "matrix products",
+    "normalisation",
+    "activations",
+    "pooling",
+    "sums, products and copies",
+    "other operators",
+]
+"""Kinds of work by how fast it can run."""
 
 
 def total(terms: Terms) -> int:
@@ -78,6 +94,16 @@ class Saved(NamedTuple):
 class Op:
     """A kind of layer with its settings; a subclass overrides the formulas that differ from these defaults."""
 
+    others: tuple[Value, ...] = ()
+    """The inputs after the first."""
+    operations_per_value: ClassVar[int] = 0
+    """Sums, products, comparisons and functions of single values for each value of the output, in inference."""
+    saves: ClassVar[Saved] = Saved()
+    """What PyTorch's autograd keeps for the backward pass, where that depends on no setting."""
+    only_trains: ClassVar[bool] = False
+    """Whether it does nothing in inference, like dropout."""
+    work: ClassVar[WorkKind] = "sums, products and copies"
+
     def check(self, x: Shape) -> None:
         """Raises ShapeError if the layer cannot take x."""
         return
@@ -99,17 +125,12 @@ class Op:
         return ()
 
     def elementwise(self, x: Shape) -> int:
-        """Other operations for one image in inference: sums, products, comparisons, functions of single values."""
-        return 0
+        """Other operations than MACs, for one image in inference."""
+        return self.operations_per_value * math.prod(self.output_shape(x))
 
     def saved(self, x: Shape) -> Saved:
         """What PyTorch's autograd keeps for the backward pass."""
-        return Saved()
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The inputs after the first."""
-        return ()
+        return self.saves
 
     @property
     def in_place(self) -> bool:
@@ -119,11 +140,6 @@ class Op:
     @property
     def hands_gradient_on(self) -> bool:
         """Whether its backward pass returns the output's gradient, or views of it, without computing another."""
-        return False
-
-    @property
-    def only_trains(self) -> bool:
-        """Whether it does nothing in inference, like dropout."""
         return False
 
     def macs(self, x: Shape) -> int:

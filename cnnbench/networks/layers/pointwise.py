@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
 
 from cnnbench.networks.layers.op import Op, Saved, Shape, Terms
 from cnnbench.networks.units import FLOAT_BYTES
@@ -12,7 +11,6 @@ KEEPS_OUTPUT = frozenset({"relu", "sigmoid", "tanh", "softmax"})
 when the function is applied in place."""
 
 
-@final
 @dataclass(frozen=True)
 class Activation(Op):
     """Any function applied to each value: relu, relu6, silu, gelu, sigmoid, hardswish, hardsigmoid, tanh."""
@@ -20,9 +18,8 @@ class Activation(Op):
     function: str = "relu"
     inplace: bool = False
 
-    def elementwise(self, x: Shape) -> int:
-        """C * H * W: one per value, whatever the function."""
-        return math.prod(x)
+    operations_per_value = 1  # whatever the function
+    work = "activations"
 
     def saved(self, x: Shape) -> Saved:
         """Its result or its argument, whichever the derivative is computed from."""
@@ -32,10 +29,10 @@ class Activation(Op):
 
     @property
     def in_place(self) -> bool:
-        """As set."""
         return self.inplace
 
 
+@dataclass(frozen=True)
 class _Drop(Op):
     """Zeroes values in training; does nothing in inference, nor with a probability of 0."""
 
@@ -45,21 +42,17 @@ class _Drop(Op):
 
     @property
     def in_place(self) -> bool:
-        """If nothing is dropped."""
         return not self.p
 
     @property
     def hands_gradient_on(self) -> bool:
-        """If nothing is dropped."""
         return not self.p
 
 
-@final
 @dataclass(frozen=True)
 class Dropout(_Drop):
     """Dropout (Srivastava et al. 2014): zeroes single values."""
 
-    p: float
     inplace: bool = False
 
     def saved(self, x: Shape) -> Saved:
@@ -68,35 +61,25 @@ class Dropout(_Drop):
 
     @property
     def in_place(self) -> bool:
-        """As set, or if nothing is dropped."""
         return self.inplace or not self.p
 
 
-@final
 @dataclass(frozen=True)
 class StochasticDepth(_Drop):
     """Stochastic depth (Huang et al. 2016): zeroes an image's whole branch."""
-
-    p: float
 
     def saved(self, x: Shape) -> Saved:
         """The factor of each image."""
         return Saved(bytes_per_image=FLOAT_BYTES if self.p else 0)
 
 
-@final
 @dataclass(frozen=True)
 class LayerScale(Op):
     """A learned factor per channel (Touvron et al. 2021)."""
 
+    operations_per_value = 1
+    saves = Saved(input=True)  # for the factors' gradient
+
     def param_terms(self, x: Shape) -> Terms:
         """C."""
         return ((x[0],),)
-
-    def elementwise(self, x: Shape) -> int:
-        """C * H * W: one product per value."""
-        return math.prod(x)
-
-    def saved(self, x: Shape) -> Saved:
-        """Its input, for the factors' gradient."""
-        return Saved(input=True)

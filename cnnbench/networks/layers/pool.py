@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
 
 from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, check_windows, per_axis, windows
 from cnnbench.networks.units import INDEX_BYTES
@@ -17,17 +16,15 @@ class _WindowPool(Op):
     padding: PerAxis = 0
     ceil: bool = False
 
+    saves = Saved(input=True)  # though an average only needs its shape
+    work = "pooling"
+
     def check(self, x: Shape) -> None:
-        """At least one window must fit."""
         check_windows(x, self.kernel, self._stride, self.padding, 1, self.ceil)
 
     def output_shape(self, x: Shape) -> Shape:
         """(C, P, Q)."""
         return (x[0], *windows(x, self.kernel, self._stride, self.padding, 1, self.ceil))
-
-    def saved(self, x: Shape) -> Saved:
-        """Its input, though an average only needs its shape."""
-        return Saved(input=True)
 
     def window(self, x: Shape) -> int:
         """Values in a window: R * S."""
@@ -38,7 +35,6 @@ class _WindowPool(Op):
         return self.kernel if self.stride is None else self.stride
 
 
-@final
 @dataclass(frozen=True)
 class MaxPool(_WindowPool):
     """The largest value in each window (torch.nn.MaxPool2d)."""
@@ -52,7 +48,6 @@ class MaxPool(_WindowPool):
         return Saved(input=True, bytes_per_image=math.prod(self.output_shape(x)) * INDEX_BYTES)
 
 
-@final
 @dataclass(frozen=True)
 class AvgPool(_WindowPool):
     """The mean of each window (torch.nn.AvgPool2d)."""
@@ -62,12 +57,13 @@ class AvgPool(_WindowPool):
         return math.prod(self.output_shape(x)) * self.window(x)
 
 
-@final
 @dataclass(frozen=True)
 class AdaptiveAvgPool(Op):
     """The mean of each of `size` parts per axis (torch.nn.AdaptiveAvgPool2d); of the whole image by default."""
 
     size: PerAxis = 1
+
+    work = "pooling"
 
     def output_shape(self, x: Shape) -> Shape:
         """(C, *size)."""

@@ -2,21 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import final
 
 from cnnbench.errors import ShapeError
-from cnnbench.networks.layers.op import (
-    Op,
-    PerAxis,
-    Saved,
-    Shape,
-    Terms,
-    Value,
-    check_windows,
-    per_axis,
-    spelled,
-    windows,
-)
+from cnnbench.networks.layers.join import Joining
+from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, Terms, check_windows, per_axis, spelled, windows
 
 
 class _Weighted(Op):
@@ -24,16 +13,13 @@ class _Weighted(Op):
 
     bias: bool
 
+    saves = Saved(input=True)  # for the weights' gradient
+
     def elementwise(self, x: Shape) -> int:
         """One addition per output value for the bias."""
         return math.prod(self.output_shape(x)) if self.bias else 0
 
-    def saved(self, x: Shape) -> Saved:
-        """Its input, for the weights' gradient."""
-        return Saved(input=True)
 
-
-@final
 @dataclass(frozen=True)
 class Conv(_Weighted):
     """Convolution over any number of spatial axes (torch.nn.Conv1d, Conv2d)."""
@@ -47,7 +33,6 @@ class Conv(_Weighted):
     bias: bool = True
 
     def check(self, x: Shape) -> None:
-        """At least one window must fit, and the groups must divide the channels."""
         if self.out_channels < 1:
             raise ShapeError(f"expected at least one output channel, got {self.out_channels}")
         check_windows(x, self.kernel, self.stride, self.padding, self.dilation)
@@ -73,13 +58,14 @@ class Conv(_Weighted):
         return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
 
 
-@final
 @dataclass(frozen=True)
 class Linear(_Weighted):
     """Fully connected layer (torch.nn.Linear), on the last axis."""
 
     out_features: int
     bias: bool = True
+
+    work = "fully connected layers"
 
     def output_shape(self, x: Shape) -> Shape:
         """(..., K)."""
@@ -95,31 +81,22 @@ class Linear(_Weighted):
         return ((*x, self.out_features),)
 
 
-@final
 @dataclass(frozen=True)
-class MatMul(Op):
+class MatMul(Joining):
     """The matrix product of two activations, as in attention: (..., M, F) by (..., F, K)."""
 
-    other: Value
+    saves = Saved(input=True, others=True)  # each for the other's gradient
+    work = "matrix products"
 
     def check(self, x: Shape) -> None:
-        """The inner axes and all before the last two must be equal."""
-        if x[-1] != self.other.shape[-2] or x[:-2] != self.other.shape[:-2]:
-            raise ShapeError(f"cannot multiply {spelled(x)} by {spelled(self.other.shape)}")
+        for other in self.others:
+            if x[-1] != other.shape[-2] or x[:-2] != other.shape[:-2]:
+                raise ShapeError(f"cannot multiply {spelled(x)} by {spelled(other.shape)}")
 
     def output_shape(self, x: Shape) -> Shape:
         """(..., M, K)."""
-        return (*x[:-1], self.other.shape[-1])
+        return (*x[:-1], self.others[0].shape[-1])
 
     def mac_terms(self, x: Shape) -> Terms:
         """M * F * K, for each position of the other axes."""
-        return ((*x, self.other.shape[-1]),)
-
-    def saved(self, x: Shape) -> Saved:
-        """Both inputs, each for the other's gradient."""
-        return Saved(input=True, others=True)
-
-    @property
-    def others(self) -> tuple[Value, ...]:
-        """The second factor."""
-        return (self.other,)
+        return ((*x, self.others[0].shape[-1]),)

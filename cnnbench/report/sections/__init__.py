@@ -7,28 +7,9 @@ from datetime import datetime
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import (
-    accuracy,
-    batches,
-    limits,
-    memory,
-    noise,
-    runtimes,
-    start,
-    training,
-)
+from cnnbench.report.sections import accuracy, limits, noise, speed, stages
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
-
-
-def times(sources: Sources) -> Section:
-    """Every case, in the tables that stand in the terminal too."""
-    prose = [
-        "Click a heading to sort. Backends that share a rank, marked =, do not differ significantly. Struck-out rows "
-        "were measured but are invalid: the note gives the reason, and they enter no comparison."
-    ]
-    tables = sources.table("inference", "training")
-    return Section("times", "Latency and throughput", prose if tables else (), tables)
 
 
 def counts(sources: Sources) -> Section:
@@ -47,15 +28,15 @@ def raw_samples(sources: Sources) -> Section:
 
 SECTIONS = (
     noise.section,
-    times,
+    speed.times,
     accuracy.section,
-    runtimes.section,
+    speed.runtimes,
     limits.section,
-    batches.section,
-    training.section,
-    memory.section,
+    speed.batches,
+    stages.training,
+    stages.memory,
     counts,
-    start.section,
+    stages.start,
     raw_samples,
 )
 """In the order of the page."""

@@ -9,9 +9,8 @@ from cnnbench.analysis.cases import CaseRow
 from cnnbench.analysis.stats import Estimate
 from cnnbench.networks import registry
 from cnnbench.records.record import Record
-from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours
+from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
 from cnnbench.report.html import Section
-from cnnbench.report.sections.drawing import data, legend_of
 from cnnbench.report.sections.sources import Sources, described
 
 
@@ -26,17 +25,18 @@ class Point(NamedTuple):
 
 def section(sources: Sources) -> Section:
     """A chart per device: top-1 accuracy over the latency of the smallest batch."""
-    accuracies = {record.id: top1 for record in sources.records if (top1 := published_top1(record)) is not None}
+    accuracies = {record.id: published_top1(record) for record in sources.records}
     points = [
-        Point(row, accuracies[row.id], row.ms)
+        Point(row, top1, row.ms)
         for row in sources.measured
-        if row.id in accuracies and row.ms and (row.workload, row.precision) == ("inference", "fp32")
+        if (row.workload, row.precision) == ("inference", "fp32")
+        and (top1 := accuracies[row.id]) is not None
+        and row.ms
     ]
     charts = []
     for device in dict.fromkeys(point.row.device for point in points):
-        shown = [point for point in points if point.row.device == device]
-        batch = min(point.row.batch for point in shown)
-        shown = [point for point in shown if point.row.batch == batch]
+        batch = min(point.row.batch for point in points if point.row.device == device)
+        shown = [point for point in points if (point.row.device, point.row.batch) == (device, batch)]
         if len({point.row.model for point in shown}) > 1:
             charts.append(_chart(shown, device, batch, sources.backends))
     prose = [
@@ -48,13 +48,11 @@ def section(sources: Sources) -> Section:
 
 def published_top1(record: Record) -> float | None:
     """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
-    published = record.artifact.counters.published if record.artifact else None
-    architecture = registry.find(record.case.spec.model)
-    if published is None or record.artifact is None:
+    if record.artifact is None or (published := record.artifact.counters.published) is None:
         return None
-    size = published.image_size
+    architecture, size = registry.find(record.case.spec.model), published.image_size
     same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
-    same_classes = record.artifact.classes == (architecture.classes if architecture else record.artifact.classes)
+    same_classes = architecture is None or record.artifact.classes == architecture.classes
     return published.top1_percent if same_size and same_classes else None
 
 
@@ -65,19 +63,14 @@ def is_on_front(point: Point, points: Sequence[Point]) -> bool:
 
 def is_dominated(point: Point, points: Sequence[Point]) -> bool:
     """Whether another point is at least as accurate, and faster by its whole interval."""
-    return any(
-        other.top1 >= point.top1
-        and other.ms.high is not None
-        and point.ms.low is not None
-        and other.ms.high < point.ms.low
-        for other in points
-    )
+    low = point.ms.low
+    highs = [other.ms.high for other in points if other.top1 >= point.top1]
+    return low is not None and any(high is not None and high < low for high in highs)
 
 
 def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
-    fastest = {
-        point.row.model: point for point in sorted(points, key=lambda point: point.ms.value, reverse=True)
-    }.values()
+    slowest_first = sorted(points, key=lambda point: point.ms.value, reverse=True)
+    fastest = {point.row.model: point for point in slowest_first}.values()
     rows = [
         {
             "model": point.row.model,
@@ -97,9 +90,8 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
         x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=45), title=f"ms per call, batch {batch}"),
         y=alt.Y("top1:Q", scale=alt.Scale(zero=False, padding=16), title="top-1 %, published"),
     )
-    colour = colours(backends)
-    legend = legend_of(point.row.backend for point in points)
-    front = alt.Chart(data(row for row in rows if row["front"])).mark_line(
+    colour, legend = colours(backends), legend_of(point.row.backend for point in points)
+    line = alt.Chart(data(row for row in rows if row["front"])).mark_line(
         color=FAINT, strokeDash=[5, 3], strokeWidth=1.2
     )
     bars = base.mark_rule(strokeWidth=1.6).encode(
@@ -111,7 +103,7 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
         description="what:N",
     )
     names = base.mark_text(align="left", dx=7, dy=10, color=INK).encode(text="label:N")
-    line = front.encode(x="ms:Q", y="top1:Q", order="ms:Q")
+    line = line.encode(x="ms:Q", y="top1:Q", order="ms:Q")
     return Chart(
         f"accuracy-{device}",
         f"Published accuracy against latency, {device}",

@@ -6,11 +6,10 @@ from dataclasses import replace
 import altair as alt
 
 from cnnbench.analysis.compare import Comparison, compared_rows
-from cnnbench.report.charts import Chart, colours
-from cnnbench.report.columns import interval_text, ratio_text
+from cnnbench.report.charts import Chart, Mark, colours, data, ratio_marks
 from cnnbench.report.comparing import remarks
+from cnnbench.report.format import interval_text, ratio_text
 from cnnbench.report.html import Page, Section
-from cnnbench.report.sections.drawing import Mark, data, ratio_marks
 from cnnbench.report.table import Table
 
 MAX_SERIES = 8
@@ -41,17 +40,13 @@ def comparison_page(comparison: Comparison, tables: Sequence[Table]) -> Page:
 
 def _ratios(comparison: Comparison) -> list[Chart]:
     """Times as multiples of the reference's, with their intervals, for each machine."""
-    marks = [
-        Mark(
-            f"{row.key.model}, {row.key.workload}, {row.key.runtime}, {row.key.batch}",
-            row.machine.name,
-            row.ratio,
-            f"{row.key.text} on {row.machine.name}: "
-            f"{interval_text(row.measured.seconds.scaled(1e3))} ms, {ratio_text(row.ratio)}",
-        )
-        for row in compared_rows(comparison)
-        if row.ratio and row.is_common
-    ]
+    marks = []
+    for row in compared_rows(comparison):
+        if row.ratio and row.is_common:
+            line = f"{row.key.model}, {row.key.workload}, {row.key.runtime}, {row.key.batch}"
+            figures = f"{interval_text(row.measured.seconds.scaled(1e3))} ms, {ratio_text(row.ratio)}"
+            what = f"{row.key.text} on {row.machine.name}: {figures}"
+            marks.append(Mark(line, row.machine.name, row.ratio, what))
     others = [machine.name for machine in comparison.machines if machine is not comparison.reference]
     if not marks or len(comparison.machines) > MAX_SERIES:
         return []

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 import altair as alt
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
-from cnnbench.report.charts import ROW, WIDTH, Chart, colours
-from cnnbench.report.columns import Column, words
-from cnnbench.report.html import Part, Section
+from cnnbench.report.charts import ROW, WIDTH, Chart, colours, data
+from cnnbench.report.html import Section
 from cnnbench.report.reasons import INTERFERENCE
-from cnnbench.report.sections.drawing import data
 from cnnbench.report.sections.sources import Sources, described
-from cnnbench.report.table import Table, table_of
+from cnnbench.report.table import Column, Table, table_of, words
 
 GIB = 2**30
 LIBRARIES = ("torch", "onnxruntime")
@@ -20,8 +18,7 @@ LIBRARIES = ("torch", "onnxruntime")
 
 def section(sources: Sources) -> Section:
     """Hardware and software, interference, and the widths of the intervals."""
-    parts: list[Part] = [*_facts(sources), *_widths(sources)]
-    return Section("machine", "Machine and noise", [" ".join(_noise(sources))], parts)
+    return Section("machine", "Machine and noise", [" ".join(_noise(sources))], [*_facts(sources), *_widths(sources)])
 
 
 def _facts(sources: Sources) -> list[Table]:
@@ -54,57 +51,42 @@ def _noise(sources: Sources) -> Iterator[str]:
     listed = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     number = len(sources.records)
     yield f"{number} case{'s' * (number != 1)}: {listed}."
-    launches = [each for record in sources.records if record.measurement for each in record.measurement.launches]
-    blocks = [block for launch in launches for block in launch.blocks]
-    interference = [block for block in blocks if block.interference]
-    if not interference:
-        if blocks:
-            yield f"The system's counters show no interference in any of {len(blocks):,} blocks."
-        return
-    kinds = Counter(kind for block in interference for kind in {each.kind for each in block.interference})
-    yield (
-        f"The system's counters show interference in {len(interference):,} of {len(blocks):,} blocks "
-        f"({100 * len(interference) / len(blocks):.1f} %): "
-        f"{', '.join(f'{INTERFERENCE[kind][0]} ({count:,})' for kind, count in kinds.most_common())}. "
-        "These are left out where enough others remain."
-    )
+    blocks = [block for record in sources.records for launch in record.launches for block in launch.blocks]
+    kinds = [dict.fromkeys(each.kind for each in block.interference) for block in blocks if block.interference]
+    if kinds:
+        counted = Counter(kind for each in kinds for kind in each)
+        yield (
+            f"The system's counters show interference in {len(kinds):,} of {len(blocks):,} blocks "
+            f"({100 * len(kinds) / len(blocks):.1f} %): "
+            f"{', '.join(f'{INTERFERENCE[kind][0]} ({count:,})' for kind, count in counted.most_common())}. "
+            "These are left out where enough others remain."
+        )
+    elif blocks:
+        yield f"The system's counters show no interference in any of {len(blocks):,} blocks."
 
 
 def _widths(sources: Sources) -> list[Chart]:
     """How wide the intervals are, a mark per case."""
-    rows = [(row, row.ms) for row in sources.measured if row.ms and row.ms.low is not None]
-    if not rows:
-        return []
-    shown = data(
+    rows = [
         {
-            "percent": max(100 * time.half_width, 0.01),
+            "percent": max(100 * row.ms.half_width, 0.01),
             "line": f"{row.workload}, {row.backend}",
             "backend": row.backend,
             "what": described(row),
         }
-        for row, time in rows
-    )
-    x = alt.X(
-        "percent:Q",
-        scale=alt.Scale(type="log", nice=False, padding=10),
-        title="larger side of the interval, % of the median",
-    )
-    ticks = (
-        alt.Chart(shown)
-        .mark_tick(thickness=2, size=ROW - 5)
-        .encode(
-            x=x,
-            y=alt.Y("line:N", sort=None, title=None),
-            color=alt.Color("backend:N", scale=colours(sources.backends), legend=None),
-            description="what:N",
-        )
-    )
-    limit = alt.Chart(data([{"percent": 100 * NOISY_HALF_WIDTH}])).mark_rule(strokeDash=[4, 3]).encode(x=x)
-    return [
-        Chart(
-            "interval-widths",
-            "Width of the intervals",
-            "One mark per case: the larger side of its 95 % interval. Right of the dashed line a case is noisy.",
-            (ticks + limit).properties(width=WIDTH, height=alt.Step(ROW)),
-        )
+        for row in sources.measured
+        if row.ms and row.ms.low is not None
     ]
+    scale = alt.Scale(type="log", nice=False, padding=10)
+    x = alt.X("percent:Q", scale=scale, title="larger side of the interval, % of the median")
+    colour = alt.Color("backend:N", scale=colours(sources.backends), legend=None)
+    ticks = alt.Chart(data(rows)).mark_tick(thickness=2, size=ROW - 5)
+    ticks = ticks.encode(x=x, y=alt.Y("line:N", sort=None, title=None), color=colour, description="what:N")
+    limit = alt.Chart(data([{"percent": 100 * NOISY_HALF_WIDTH}])).mark_rule(strokeDash=[4, 3]).encode(x=x)
+    chart = Chart(
+        "interval-widths",
+        "Width of the intervals",
+        "One mark per case: the larger side of its 95 % interval. Right of the dashed line a case is noisy.",
+        (ticks + limit).properties(width=WIDTH, height=alt.Step(ROW)),
+    )
+    return [chart] if rows else []

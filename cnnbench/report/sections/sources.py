@@ -7,8 +7,7 @@ from functools import cached_property
 from cnnbench.analysis.cases import CaseRow, case_rows
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.columns import interval_text
-from cnnbench.report.format import significant
+from cnnbench.report.format import NONE, interval_text, significant
 from cnnbench.report.table import Table
 
 
@@ -42,4 +41,5 @@ class Sources:
 def described(row: CaseRow) -> str:
     """`resnet18, inference, ort/cpu, batch 1: 19.7 [19.4, 20.1] ms, 50.7 images/s`."""
     case = f"{row.model}, {row.workload}, {row.backend}, batch {row.batch}"
-    return f"{case}: {interval_text(row.ms)} ms, {significant(row.images_per_s or 0.0)} images/s"
+    time = interval_text(row.ms) if row.ms else NONE
+    return f"{case}: {time} ms, {significant(row.images_per_s or 0.0)} images/s"

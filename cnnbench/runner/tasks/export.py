@@ -49,7 +49,7 @@ class ExportedStep(_Written):
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
     """Export the training step, have onnx check it, prove it against torch in float64, and only then write `out`.
 
-    The weights stand beside it, in a file of the same name that ends in `.safetensors`. Raises as `export_model` does.
+    The weights stand beside it, in a file that ends in `.safetensors`. Raises as `export_model` does.
     """
     _check_place(out)
     weights = out.with_suffix(".safetensors")

@@ -6,9 +6,8 @@ from tempfile import TemporaryDirectory
 
 from cnnbench.analysis.explain import telling
 from cnnbench.analysis.layer_join import join, times_of
-from cnnbench.analysis.stats import launch_estimate
+from cnnbench.analysis.times import call_time
 from cnnbench.errors import CnnbenchError, WorkerError
-from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.layer_profile import ModelProfile, append_profiles
 from cnnbench.records.messages import Load, Loaded
@@ -31,10 +30,7 @@ NOTE = (
 
 
 def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
-    """Build or find the artifact and profile it with all usable threads.
-
-    Raises ModelError for a model that cannot be built, WorkerError if PyTorch cannot be profiled.
-    """
+    """Build or find the artifact and profile it with all usable threads. Raises ModelError, WorkerError."""
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
 
@@ -44,18 +40,11 @@ def profile_artifact(
 ) -> ModelProfile:
     """Profile each runtime that has a profiler, in a process of its own, and join.
 
-    A runtime that fails, such as ONNX Runtime for a model that cannot be exported, has its reason in `failures`. Raises
-    WorkerError if PyTorch cannot be profiled.
+    One that fails has its reason in `failures`; WorkerError is raised if PyTorch cannot be profiled.
     """
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
-    left_out: list[str] = []
-    architecture = registry.find(spec.model)
-    if architecture:
-        network = architecture.network(spec.image_size, spec.classes)
-    else:
-        reading = read(spec)
-        network, left_out = reading.network, reading.left_out
+    reading = read(spec)
     folder = artifact.folder_of(spec, facts.key)
     with TemporaryDirectory(prefix="cnnbench-") as scratch:
         for runtime in profiled_runtimes():
@@ -72,7 +61,7 @@ def profile_artifact(
                 if runtime == REFERENCE:
                     raise
                 failures[runtime] = str(error)
-    rows = join(network, batch, found)
+    rows = join(reading.network, batch, found)
     return ModelProfile(
         model=spec.label,
         input_shape=facts.input_shape,
@@ -82,7 +71,7 @@ def profile_artifact(
         rows=rows,
         times={runtime: times_of(runtime, profiled, rows) for runtime, profiled in found.items()},
         failures=failures,
-        left_out=tuple(left_out),
+        left_out=tuple(reading.left_out),
     )
 
 
@@ -97,7 +86,7 @@ def profile_models(
     """Profile each model of some cases once, at the batch that tells most, into a run's folder.
 
     `call_s` are the seconds of a call of each case. `go_on` is told each model, its number, and of how many, and ends
-    all of it by answering False. Gives a line for each model that could not be profiled.
+    all by answering False. Gives a line for each model that could not be profiled.
     """
     chosen = [case for case in {case.spec: case for case in telling(call_s)}.values() if case.device == "cpu"]
     faults = []
@@ -106,34 +95,20 @@ def profile_models(
             continue
         if not go_on(case.label, number, len(chosen)):
             break
-        threads = case.threads or machine.usable_threads()
+        threads = machine.threads_of(case)
         try:
             facts = artifacts.get(case.spec)
-            calls = calls_for(call_s[case])
+            calls = min(max(round(PROFILE_S / call_s[case]), MIN_CALLS), MAX_CALLS)
             append_profiles(folder, [profile_artifact(case.spec, facts, case.batch, calls, threads, servers)])
         except CnnbenchError as error:
             faults.append(f"{case.label}: not profiled: {error}")
     return faults
 
 
-def profile_run(run: Run, watch: Callable[[str, int, int], None]) -> list[str]:
-    """Profile the models of a run on its machine; `watch` is told as above.
-
-    Gives a line for each that could not be profiled. Raises InputError on another machine than the run's.
-    """
+def profile_run(run: Run, go_on: Callable[[str, int, int], bool]) -> list[str]:
+    """The same for the models of a run. Raises InputError on another machine than the run's."""
     machine.check_is_this(run.environment, str(run.folder))
-    records = [record for record in run.records.values() if record.status in MEASURED]
-    times = {record.case: record.measurement.times() for record in records if record.measurement}
-    call_s = {case: launch_estimate(launches).value for case, launches in times.items() if any(launches)}
-
-    def go_on(model: str, number: int, count: int) -> bool:
-        watch(model, number, count)
-        return True
-
+    measured = [record for record in run.records.values() if record.status in MEASURED]
+    call_s = {record.case: time.value for record in measured if (time := call_time(record)) is not None}
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return profile_models(run.folder, call_s, artifacts, servers, go_on)
-
-
-def calls_for(call_s: float) -> int:
-    """How many calls tell a layer's share well enough in about a second."""
-    return min(max(round(PROFILE_S / call_s), MIN_CALLS), MAX_CALLS)

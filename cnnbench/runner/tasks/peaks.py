@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import psutil
+
 from cnnbench.errors import RunFolderError, WorkerError
-from cnnbench.records.artifact import cache_folder, library_versions
+from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
+from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import machine
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device
@@ -30,22 +33,21 @@ LIMIT_S = 120.0
 def peaks_of(
     device: Device, threads: int, environment: Environment, logs: Path | None = None, *, anew: bool = False
 ) -> Peaks:
-    """What this machine reaches, as it was measured before or, where it was not or `anew`, as it is measured now.
-
-    It is kept in the cache, by the machine's identity and the libraries' versions. Raises WorkerError.
-    """
+    """What this machine reaches: from the cache, by identity and versions, or measured now. Raises WorkerError."""
     about = [environment.fingerprint, *sorted(_versions().items())]
     folder = cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         found = None if anew else find_peaks(read_peaks(folder), device, threads)
-    except RunFolderError:
-        (folder / PEAKS).unlink()  # damaged
+    except RunFolderError:  # damaged
         found = None
+        with contextlib.suppress(OSError):
+            (folder / PEAKS).unlink()
     name = environment.accelerators.get(device)
     if found is None or (name and found.device_name != name):
         found = measure_peaks(device, threads, logs=logs)
-        write_peaks(folder, [found])
+        with contextlib.suppress(OSError):  # a cache that cannot be written saves no time
+            folder.mkdir(parents=True, exist_ok=True)
+            write_peaks(folder, [found])
     return found
 
 
@@ -57,24 +59,20 @@ def measure_peaks(
     largest_set_bytes: int | None = None,
     logs: Path | None = None,
 ) -> Peaks:
-    """What the device reaches at best with so many CPU threads; takes a few seconds.
+    """What the device reaches at best with so many CPU threads, in a few seconds; workers log into `logs`, if given.
 
-    What the libraries print goes into `logs`, if there is such a folder. Raises WorkerError where PyTorch cannot use
-    the device; what ONNX Runtime cannot is in `failures`.
+    Raises WorkerError where PyTorch cannot use the device; what ONNX Runtime cannot is in `failures`.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    largest_set_bytes = largest_set_bytes or _largest_set_bytes()
+    beyond_caches = max(MIN_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
+    largest_set_bytes = largest_set_bytes or min(beyond_caches, int(psutil.virtual_memory().total * MEMORY_SHARE))
     found: dict[str, MeasuredPeaks] = {}
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
         for library in get_args(Library):
             request = MeasurePeaks(
-                library=library,
-                device=device,
-                threads=threads,
-                kernel_s=kernel_s,
-                largest_set_bytes=largest_set_bytes,
+                library=library, device=device, threads=threads, kernel_s=kernel_s, largest_set_bytes=largest_set_bytes
             )
             try:
                 with Worker(folder / f"peaks-{library}-{device}-{threads}.log", threads, LIMIT_S) as worker:
@@ -104,7 +102,7 @@ def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
     """The devices and numbers of threads that cases run with, each once; an accelerator once in all."""
     found: dict[tuple[Device, int | None], int] = {}
     for case in cases:
-        threads = case.threads or machine.usable_threads()
+        threads = machine.threads_of(case)
         found.setdefault((case.device, threads if case.device == "cpu" else None), threads)
     return [(device, threads) for (device, _), threads in found.items()]
 
@@ -112,10 +110,4 @@ def peaks_for(cases: Iterable[Case]) -> list[tuple[Device, int]]:
 def peaks_for_run(run: Run) -> list[tuple[Device, int]]:
     """The same for the cases that a run has measured. Raises InputError if that was on another machine."""
     machine.check_is_this(run.environment, str(run.folder))
-    return peaks_for(record.case for record in run.records.values() if record.measurement is not None)
-
-
-def _largest_set_bytes() -> int:
-    """Far beyond any cache, and far within memory."""
-    beyond = max(MIN_LARGEST_BYTES, CACHES * machine.last_level_cache_bytes())
-    return min(beyond, int(machine.memory_bytes() * MEMORY_SHARE))
+    return peaks_for(record.case for record in run.records.values() if record.measurement)

@@ -33,8 +33,7 @@ class Report(Frozen):
 def train(plan: StartTraining, epochs: int, out: Path) -> Iterator[Report]:
     """Train, and report after every half second and each epoch, when the weights are on disk.
 
-    Raises InputError for what cannot be read or written, ModelError for a model that does not fit, WorkerError for a
-    step that cannot be exported or a worker that fails.
+    Raises InputError for what cannot be read or written, ModelError for a model that does not fit, and WorkerError.
     """
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cnnbench.analysis.cross_checks import Verdict, judge
+from cnnbench.analysis.counts import Verdict, judge
 from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults
 from cnnbench.runner import machine

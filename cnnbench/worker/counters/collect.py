@@ -1,6 +1,7 @@
 """Independent counts of a model's parameters and MACs, layer by layer, by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,16 +11,15 @@ from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults, Counts, Published
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
-from cnnbench.worker.counters import backward, dispatch, fvcore
-from cnnbench.worker.counters import module as own
+from cnnbench.worker.counters import module as counters
 from cnnbench.worker.counters import onnx as graph
 from cnnbench.worker.export import inference
 
 COUNTERS: dict[str, Callable[[nn.Module, torch.Tensor], Counts]] = {
-    "module": lambda module, _: own.count(module),
-    "dispatch": dispatch.count,
-    "fvcore": fvcore.count,
-    "backward": backward.count,
+    "module": lambda module, _: counters.parameters(module),
+    "dispatch": counters.dispatched,
+    "fvcore": counters.traced_by_fvcore,
+    "backward": counters.backward,
 }
 
 
@@ -27,30 +27,22 @@ def count(request: Count) -> CounterResults:
     """Every counter of a model, with a graph that is exported for this alone."""
     module, image = models.build(request.spec)
     found = collect(module, image, request.spec)
-
-    def in_graph() -> Counts:
-        return graph.count(inference.trace(module, torch.zeros(1, *image), dynamic_batch=False).model)
-
-    return _with(found, "onnx", in_graph)
+    return collect_graph(found, lambda: inference.trace(module, torch.zeros(1, *image), dynamic_batch=False))
 
 
 def collect(module: nn.Module, image: tuple[int, ...], spec: ModelSpec) -> CounterResults:
     """Every counter of the module on one image, in inference mode; one that fails has its reason."""
     module, x = module.eval(), torch.zeros(1, *image)
-    found = CounterResults(
-        closed_form=closed_form(spec, image) if registry.find(spec.model) else None,
-        counted={},
-        published=published(spec),
-        failed={},
-    )
+    known = closed_form(spec, image) if registry.find(spec.model) else None
+    found = CounterResults(closed_form=known, counted={}, published=published(spec), failed={})
     for name, counter in COUNTERS.items():
-        found = _with(found, name, lambda counter=counter: counter(module, x))  # type: ignore[misc]
+        found = _with(found, name, partial(counter, module, x))
     return found
 
 
-def collect_graph(found: CounterResults, program: torch.onnx.ONNXProgram) -> CounterResults:
+def collect_graph(found: CounterResults, export: Callable[[], torch.onnx.ONNXProgram]) -> CounterResults:
     """The same with the exported graph's count, before it is optimised."""
-    return _with(found, "onnx", lambda: graph.count(program.model))
+    return _with(found, "onnx", lambda: graph.count(export().model))
 
 
 def _with(found: CounterResults, name: str, counter: Callable[[], Counts]) -> CounterResults:

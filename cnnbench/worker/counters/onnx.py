@@ -1,8 +1,8 @@
 """Counts from an ONNX graph alone: its initialisers, and its nodes with the shapes that onnx infers."""
 
-import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 
 import onnx
 import onnx_ir
@@ -10,7 +10,7 @@ import onnxscript.optimizer
 
 from cnnbench.errors import ModelError
 from cnnbench.records.record import Counts
-from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES
+from cnnbench.worker.profilers.onnx_origin import scopes_of
 
 STATISTICS = (3, 4)
 """Inputs of BatchNormalization that are not learned: running mean and variance."""
@@ -30,18 +30,15 @@ def count(model: onnx_ir.Model) -> Counts:
     statistics = {
         node.input[place] for node in graph.node if node.op_type == "BatchNormalization" for place in STATISTICS
     }
-    params: dict[str, int] = {}
+    params: Counter[str] = Counter()
     for name in model.graph.initializers:
         if name not in statistics:
-            layer = name.rpartition(".")[0]
-            params[layer] = params.get(layer, 0) + math.prod(shapes[name])
-    macs: dict[str, int] = {}
+            params[name.rpartition(".")[0]] += math.prod(shapes[name])
+    macs: Counter[str] = Counter()
     for node in graph.node:
-        count = _macs(node, shapes)
-        if count:
-            layer = _module(node)
-            macs[layer] = macs.get(layer, 0) + count
-    return {layer: (params.get(layer, 0), macs.get(layer, 0)) for layer in {**params, **macs}}
+        if count := _macs(node, shapes):
+            macs[(scopes_of(node) or ["", ""])[-2]] += count
+    return {layer: (params[layer], macs[layer]) for layer in {**params, **macs}}
 
 
 def _inferred(model: onnx_ir.Model) -> onnx.GraphProto:
@@ -70,24 +67,15 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
     if node.op_type in UNCOUNTABLE:
         raise ModelError(f"no formula for the ONNX operator {node.op_type} ({node.name})")
     if node.op_type == "Conv":
-        return _product(node, shapes, shapes[node.input[1]][1:])
-    if node.op_type == "MatMul":
-        return _product(node, shapes, shapes[node.input[0]][-1:])
-    if node.op_type == "Gemm":
+        summed_over = shapes[node.input[1]][1:]
+    elif node.op_type == "MatMul":
+        summed_over = shapes[node.input[0]][-1:]
+    elif node.op_type == "Gemm":
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return _product(node, shapes, shapes[node.input[0]][:1] if transposed else shapes[node.input[0]][1:])
-    return 0
-
-
-def _product(node: onnx.NodeProto, shapes: Mapping[str, Shape], summed_over: Sequence[int]) -> int:
-    output = shapes.get(node.output[0], ())
-    count = math.prod(output) * math.prod(summed_over) if output else 0
+        summed_over = shapes[node.input[0]][:1] if transposed else shapes[node.input[0]][1:]
+    else:
+        return 0
+    count = math.prod(shapes.get(node.output[0]) or (0,)) * math.prod(summed_over)
     if not count:
         raise ModelError(f"onnx infers no shape for {node.op_type} {node.name}")
     return count
-
-
-def _module(node: onnx.NodeProto) -> str:
-    """The module that the exporter says the node comes from."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), "['', '']")
-    return str(ast.literal_eval(scopes)[-2])

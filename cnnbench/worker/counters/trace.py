@@ -4,8 +4,8 @@ Nothing that runs can be missed: an operation without a formula becomes an `Opaq
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -14,25 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.worker import models
-from cnnbench.worker.counters.module import count
+from cnnbench.worker.counters.module import parameters
 from cnnbench.worker.hooks import is_leaf, running
 
 WITH_WEIGHTS = {"Conv", "Linear", "BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "LayerScale"}
 FREE = {"empty", "zeros", "ones", "full", "arange", "new_zeros", "new_empty", "lift_fresh", "fill_", "zero_"}
 FREE |= {"as_strided_"}
 """Operations that make something out of nothing, or only look at it in another way."""
-COPIES = {
-    "clone",
-    "cat",
-    "stack",
-    "_unsafe_view",
-    "constant_pad_nd",
-    "roll",
-    "index",
-    "contiguous",
-    "copy_",
-    "_to_copy",
-}
+COPIES = {"clone", "cat", "stack", "_unsafe_view", "constant_pad_nd", "roll", "index", "contiguous", "copy_"}
+COPIES |= {"_to_copy"}
 """Operations that only arrange values."""
 FUNCTIONS = {"hardtanh": "relu6", "_softmax": "softmax", "_safe_softmax": "softmax", "hardswish": "hardswish"}
 """Functions of single values, or named by torch otherwise than by the layers, beside those that torch tags so."""
@@ -62,7 +52,7 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
             module.eval()(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    params = {name: params for name, (params, _) in count(module).items()}
+    params = {name: params for name, (params, _) in parameters(module).items()}
     return Traced(input_shape=tuple(x.shape[1:]), steps=tracer.steps, params=params)
 
 
@@ -119,21 +109,58 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         function = str(settings.get("function", kind)).lower()
         plain = module if (has_weights or module in self.leaves) and module not in self.used else ""
         name = plain or ".".join(part for part in (module, function) if part)
-        unique, number = name, 2
-        while unique in self.used:
-            unique, number = f"{name}_{number}", number + 1
+        names = chain([name], (f"{name}_{number}" for number in count(2)))
+        unique = next(each for each in names if each not in self.used)
         self.used.add(unique)
         return unique
 
     def _described(self, name: str, func: Any, args: Any, tensors: list[Tensor], result: Tensor) -> Described:
-        formula, described = FORMULAS.get(name.strip("_")), None
-        if formula is not None:
-            described = formula(self, *args)
+        described = self._formula(name.strip("_"), args)
         if described is None and name in COPIES:
             described = "Copy", {"to": _per_image(result)}, self.values(tensors)
         if described is None and (torch.Tag.pointwise in func.tags or name.rstrip("_") in FUNCTIONS):
             described = self._pointwise(name, tensors, result)
         return described or ("Opaque", {"function": name, "to": _per_image(result)}, self.values(tensors))
+
+    def _formula(self, operator: str, args: Any) -> Described | None:
+        """The layer that an ATen operator with these arguments is, where there is one with a formula for them."""
+        match operator, args:
+            case "convolution", (x, weight, bias, stride, padding, dilation, False, _, groups) if x.shape[0] == 1:
+                settings = {
+                    "out_channels": weight.shape[0],
+                    "kernel": tuple(weight.shape[2:]),
+                    "stride": tuple(stride),
+                    "padding": tuple(padding),
+                    "dilation": tuple(dilation),
+                    "groups": groups,
+                    "bias": bias is not None,
+                }
+                return "Conv", settings, (x,)
+            case "addmm", (bias, x, weight) if self.owns(weight) and self.owns(bias):
+                return "Linear", {"out_features": weight.shape[1], "bias": True}, (x,)
+            case "mm", (x, weight) if self.owns(weight):
+                return "Linear", {"out_features": weight.shape[1], "bias": False}, (x,)
+            case "mm" | "bmm", (x, other):
+                return "MatMul", {}, (x, other)
+            case "native_batch_norm", (x, weight, _, _, _, uses_batch, *_):
+                return "InstanceNorm" if uses_batch else "BatchNorm", {"affine": weight is not None}, (x,)
+            case "native_layer_norm", (x, shape, weight, *_):
+                return "LayerNorm", {"axes": len(shape), "affine": weight is not None}, (x,)
+            case "native_group_norm", (x, weight, _, _, _, _, groups, *_):
+                return "GroupNorm", {"groups": groups, "affine": weight is not None}, (x,)
+            case "max_pool2d_with_indices", (x, kernel, *rest) if all(each == 1 for each in _flat(rest[2:3])):
+                return "MaxPool", _pool(kernel, *rest[:2], *rest[3:]), (x,)  # without the dilation
+            case "avg_pool2d", (x, kernel, *rest):
+                return "AvgPool", _pool(kernel, *rest), (x,)
+            case "adaptive_avg_pool2d", (x, size):
+                return "AdaptiveAvgPool", {"size": tuple(size)}, (x,)
+            case "mean", (x, axes, *_):
+                spatial = set(range(2, x.ndim))
+                is_global = x.shape[0] == 1 and spatial and {axis % x.ndim for axis in axes} == spatial
+                return ("AdaptiveAvgPool", {"size": 1}, (x,)) if is_global else None
+            case "cat", (tensors, 1) if len(self.values(tensors)) == len(tensors):
+                return ("Concat", {}, tensors) if tensors[0].shape[0] == 1 and tensors[0].ndim >= 3 else None
+        return None
 
     def _pointwise(self, name: str, tensors: list[Tensor], result: Tensor) -> Described | None:
         function, inplace = name.rstrip("_"), name.endswith("_")
@@ -152,97 +179,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return "Activation", {"function": FUNCTIONS.get(function, function), "inplace": inplace}, (x,)
 
 
-# Each takes the tracer and the operator's arguments, and gives None where the layer has no formula for them.
-
-
-def _convolution(_: _Tracer, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Described | None:
-    stride, padding, dilation, transposed, _output_padding, groups = rest
-    if transposed or x.shape[0] != 1:
-        return None
-    settings = {
-        "out_channels": weight.shape[0],
-        "kernel": tuple(weight.shape[2:]),
-        "stride": tuple(stride),
-        "padding": tuple(padding),
-        "dilation": tuple(dilation),
-        "groups": groups,
-        "bias": bias is not None,
-    }
-    return "Conv", settings, (x,)
-
-
-def _addmm(tracer: _Tracer, bias: Tensor, x: Tensor, weight: Tensor) -> Described | None:
-    if not (tracer.owns(weight) and tracer.owns(bias)):
-        return None
-    return "Linear", {"out_features": weight.shape[1], "bias": True}, (x,)
-
-
-def _mm(tracer: _Tracer, x: Tensor, weight: Tensor) -> Described:
-    if tracer.owns(weight):
-        return "Linear", {"out_features": weight.shape[1], "bias": False}, (x,)
-    return "MatMul", {}, (x, weight)
-
-
-def _batch_norm(_: _Tracer, x: Tensor, weight: Tensor | None, *rest: Any) -> Described:
-    uses_batch = rest[3]
-    return "InstanceNorm" if uses_batch else "BatchNorm", {"affine": weight is not None}, (x,)
-
-
-def _layer_norm(_: _Tracer, x: Tensor, shape: Sequence[int], weight: Tensor | None, *__: Any) -> Described:
-    return "LayerNorm", {"axes": len(shape), "affine": weight is not None}, (x,)
-
-
-def _group_norm(_: _Tracer, x: Tensor, weight: Tensor | None, *rest: Any) -> Described:
-    return "GroupNorm", {"groups": rest[4], "affine": weight is not None}, (x,)
-
-
-def _max_pool(
-    _: _Tracer, x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
-) -> Described | None:
-    is_dense = all(each == 1 for each in _flat([dilation]))
-    return ("MaxPool", _pool(kernel, stride, padding, ceil), (x,)) if is_dense else None
-
-
-def _avg_pool(
-    _: _Tracer, x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, *__: Any
-) -> Described:
-    return "AvgPool", _pool(kernel, stride, padding, ceil), (x,)
-
-
-def _mean(_: _Tracer, x: Tensor, axes: Sequence[int], *__: Any) -> Described | None:
-    spatial = set(range(2, x.ndim))
-    if x.shape[0] != 1 or not spatial or {axis % x.ndim for axis in axes} != spatial:
-        return None
-    return "AdaptiveAvgPool", {"size": 1}, (x,)
-
-
-def _cat(tracer: _Tracer, tensors: Sequence[Tensor], axis: int = 0) -> Described | None:
-    values = tracer.values(tensors)
-    if len(values) != len(tensors) or axis != 1 or tensors[0].shape[0] != 1 or tensors[0].ndim < 3:
-        return None
-    return "Concat", {}, values
-
-
-FORMULAS: Mapping[str, Callable[..., Described | None]] = MappingProxyType(
-    {
-        "adaptive_avg_pool2d": lambda _, x, size: ("AdaptiveAvgPool", {"size": tuple(size)}, (x,)),
-        "addmm": _addmm,
-        "avg_pool2d": _avg_pool,
-        "bmm": lambda _, x, other: ("MatMul", {}, (x, other)),
-        "cat": _cat,
-        "convolution": _convolution,
-        "max_pool2d_with_indices": _max_pool,
-        "mean": _mean,
-        "mm": _mm,
-        "native_batch_norm": _batch_norm,
-        "native_group_norm": _group_norm,
-        "native_layer_norm": _layer_norm,
-    }
-)
-"""By ATen operator, without the underscores around its name: the layer that it is."""
-
-
-def _pool(kernel: Any, stride: Any, padding: Any, ceil: bool) -> dict[str, Any]:
+def _pool(kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, *_: Any) -> dict[str, Any]:
     def sides(value: Any) -> Any:
         return value if isinstance(value, int) else tuple(value)
 

@@ -26,8 +26,7 @@ def trace(module: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -> torch.
     assert x.shape[0] == EXPORT_BATCH or not dynamic_batch
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), out_of_place(module):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()), out_of_place(module):
         program = torch.onnx.export(
             module,
             (x,),
@@ -61,19 +60,12 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
 
 def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path) -> int:
     """Optimise the graph, write it, and return its opset."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
         program.optimize()
-        program.save(str(file), external_data=_bytes(module) > PROTOBUF_LIMIT_BYTES)
+        program.save(str(file), external_data=weight_bytes(module) > PROTOBUF_LIMIT_BYTES)
     return int(program.model.opset_imports[""])
 
 
-def check(file: Path) -> None:
-    """Have onnx check the graph and infer its shapes. Raises onnx's own errors."""
-    import onnx
-
-    onnx.checker.check_model(str(file), full_check=True)
-
-
-def _bytes(module: nn.Module) -> int:
+def weight_bytes(module: nn.Module) -> int:
+    """Of all parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in module.state_dict().values())

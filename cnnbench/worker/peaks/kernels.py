@@ -1,11 +1,11 @@
 """What the measurements of peaks in either library share: shapes, sizes, and repetitions. No torch here."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 
-from cnnbench.records.peaks import Kernel, Throughput
+from cnnbench.records.peaks import CallCost, Kernel, Smallest, Throughput
 from cnnbench.suite.case import Precision
 from cnnbench.suite.runtimes import Library
 
@@ -49,13 +49,12 @@ class ConvShape:
         return 2 * batch * self.channels * self.side**2 * self.kernel**2 * (self.channels // self.groups)
 
 
-CONVOLUTIONS: MappingProxyType[Kernel, ConvShape] = MappingProxyType(
-    {
-        "3x3 convolution": ConvShape(128, 28, 3),
-        "1x1 convolution": ConvShape(256, 28, 1),
-        "depthwise convolution": ConvShape(256, 28, 3, groups=256),
-    }
-)
+ConvolutionOf = Callable[[ConvShape, int], Call]
+CONVOLUTIONS: Mapping[Kernel, ConvShape] = {
+    "3x3 convolution": ConvShape(128, 28, 3),
+    "1x1 convolution": ConvShape(256, 28, 1),
+    "depthwise convolution": ConvShape(256, 28, 3, groups=256),
+}
 
 
 def matrix_products(
@@ -76,12 +75,7 @@ def matrix_products(
 
 
 def convolutions(
-    library: Library,
-    precision: Precision,
-    make: Callable[[ConvShape, int], Call],
-    seconds: float,
-    how: str,
-    count: int = 1,
+    library: Library, precision: Precision, make: ConvolutionOf, seconds: float, how: str, count: int = 1
 ) -> list[Throughput]:
     """Each of CONVOLUTIONS; `make` gives a call of `count` of them, from the shape and the batch."""
     return [
@@ -94,7 +88,15 @@ def convolutions(
             seconds=taken,
         )
         for kernel, shape in CONVOLUTIONS.items()
-        for batch, taken in grown(BATCHES, lambda batch, shape=shape: make(shape, batch), seconds).items()  # type: ignore[misc]
+        for batch, taken in grown(BATCHES, partial(make, shape), seconds).items()
+    ]
+
+
+def call_costs(library: Library, calls: Mapping[Smallest, Call], seconds: float) -> list[CallCost]:
+    """What CALLS of next to nothing take, one after the other."""
+    return [
+        CallCost(library=library, smallest=name, calls=CALLS, seconds=repeat(call, seconds))
+        for name, call in calls.items()
     ]
 
 

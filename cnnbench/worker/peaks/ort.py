@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
-from cnnbench.records.peaks import CallCost
+from cnnbench.records.peaks import Smallest
 from cnnbench.records.task_messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.suite.case import Device
-from cnnbench.worker.peaks.kernels import CALLS, Call, ConvShape, convolutions, matrix_products, repeat
-from cnnbench.worker.runtimes.ort import make_session, placed
+from cnnbench.worker.peaks.kernels import CALLS, Call, ConvShape, call_costs, convolutions, matrix_products
+from cnnbench.worker.runtimes.ort import chain, make_session, placed
 
 CHAIN = 4
 """Convolutions in a row: the layout that ONNX Runtime changes before the first and after the last counts for less."""
-OPSET, IR = 17, 10
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -26,30 +25,25 @@ def measure(request: MeasurePeaks) -> MeasuredPeaks:
         ones: Array = np.ones((side, side), np.float32)
         return _runner([_node("MatMul", 0)], ones / np.float32(side), ones, device, threads)
 
-    def chain(shape: ConvShape, batch: int, count: int = CHAIN) -> Call:
+    def row(shape: ConvShape, batch: int, count: int = CHAIN) -> Call:
         nodes = [_node("Conv", place, pads=[shape.kernel // 2] * 4, group=shape.groups) for place in range(count)]
         kernel_elements = shape.channels // shape.groups * shape.kernel**2  # ones stay ones inside the border
         weight: Array = np.full(shape.weight, 1 / kernel_elements, np.float32)
         return _runner(nodes, weight, np.ones(shape.images(batch), np.float32), device, threads)
 
     operators = [_node("Sin", place, has_weight=False) for place in range(CALLS)]
-    calls = {
+    calls: dict[Smallest, Call] = {
         "operator": _runner(operators, None, np.ones((1, 1, 1, 1), np.float32), device, threads),
-        "convolution": chain(ConvShape(1, 1, 1), 1, CALLS),
+        "convolution": row(ConvShape(1, 1, 1), 1, CALLS),
     }
     return MeasuredPeaks(
         device_name="",
         throughputs=[
             *matrix_products("onnxruntime", "fp32", product, seconds),
-            *convolutions("onnxruntime", "fp32", chain, seconds, f"{CHAIN} in a row", CHAIN),
+            *convolutions("onnxruntime", "fp32", row, seconds, f"{CHAIN} in a row", CHAIN),
         ],
         bandwidths=[],
-        calls=[
-            CallCost.model_validate(
-                {"library": "onnxruntime", "smallest": name, "calls": CALLS, "seconds": repeat(call, seconds)}
-            )
-            for name, call in calls.items()
-        ],
+        calls=call_costs("onnxruntime", calls, seconds),
         failures={},
     )
 
@@ -61,15 +55,8 @@ def _node(operator: str, place: int, *, has_weight: bool = True, **settings: Any
 
 def _runner(nodes: Sequence[NodeProto], weight: Array | None, x: Array, device: Device, threads: int) -> Call:
     """A run of the nodes one after the other, input and output bound to the device; over when the device is done."""
-    graph = helper.make_graph(
-        nodes,
-        "peaks",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, x.shape)],
-        [helper.make_tensor_value_info(f"x{len(nodes)}", TensorProto.FLOAT, x.shape)],
-        [] if weight is None else [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    session = make_session(model.SerializeToString(), device, threads)
+    weights = [] if weight is None else [numpy_helper.from_array(weight, "w")]
+    session = make_session(chain(nodes, x.shape, *weights), device, threads)
     binding = session.io_binding()
     binding.bind_ortvalue_input("x0", placed(x, device))
     binding.bind_output(f"x{len(nodes)}", device)

@@ -7,24 +7,15 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from cnnbench.networks.units import FLOAT_BYTES
-from cnnbench.records.peaks import Bandwidth, CallCost, Pattern, Throughput
+from cnnbench.records.peaks import Bandwidth, CallCost, Pattern, Smallest, Throughput
 from cnnbench.records.task_messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.suite.case import Device, Precision
-from cnnbench.worker.peaks.kernels import (
-    CALLS,
-    SHARE,
-    Call,
-    ConvShape,
-    convolutions,
-    matrix_products,
-    repeat,
-    set_sizes,
-)
+from cnnbench.worker.peaks import kernels
+from cnnbench.worker.peaks.kernels import CALLS, SHARE, Call, ConvShape
 from cnnbench.worker.runtimes import device as devices
+from cnnbench.worker.runtimes.eager import FORMATS
 
-TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS: dict[Device, tuple[Precision, ...]] = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
-LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def measure(request: MeasurePeaks) -> MeasuredPeaks:
@@ -60,25 +51,25 @@ def _finished(device: torch.device, call: Call) -> Call:
 
 def _arithmetic(device: torch.device, precision: Precision, seconds: float) -> Iterator[Throughput]:
     def ones(*shape: int) -> Tensor:
-        return torch.ones(shape, dtype=TYPES[precision], device=device)
+        return torch.ones(shape, dtype=devices.TYPES[precision], device=device)
 
     def product(side: int) -> Call:
         a, b = ones(side, side), ones(side, side)
         out = a @ b
         return _finished(device, lambda: torch.mm(a, b, out=out))
 
-    yield from matrix_products("torch", precision, product, seconds)
-    for layout, form in LAYOUTS.items():
+    yield from kernels.matrix_products("torch", precision, product, seconds)
+    for layout, form in FORMATS.items():
 
         def convolution(shape: ConvShape, batch: int, form: torch.memory_format = form) -> Call:
             images, weight = (ones(*size).to(memory_format=form) for size in (shape.images(batch), shape.weight))
             return _finished(device, lambda: conv2d(images, weight, padding=shape.kernel // 2, groups=shape.groups))
 
-        yield from convolutions("torch", precision, convolution, seconds, layout)
+        yield from kernels.convolutions("torch", precision, convolution, seconds, layout)
 
 
 def _bandwidths(device: torch.device, largest_bytes: int, seconds: float) -> Iterator[Bandwidth]:
-    for size in set_sizes(largest_bytes):
+    for size in kernels.set_sizes(largest_bytes):
         values = torch.ones(size // FLOAT_BYTES, device=device)
         source, target = values.chunk(2)
         total = torch.empty((), device=device)
@@ -92,20 +83,20 @@ def _bandwidths(device: torch.device, largest_bytes: int, seconds: float) -> Ite
                 pattern=pattern,
                 working_set_bytes=size,
                 moved_bytes=moved_bytes,
-                seconds=repeat(_finished(device, call), seconds / len(passes)),
+                seconds=kernels.repeat(_finished(device, call), seconds / len(passes)),
             )
 
 
 def _calls(device: torch.device, seconds: float) -> list[CallCost]:
     """Modules called one after the other; on an accelerator they queue, as in a network."""
     one = torch.ones(1, 1, 1, 1, device=device)
-    found = []
-    for name, module in (("operator", nn.ReLU()), ("convolution", nn.Conv2d(1, 1, 1).to(device))):
 
-        def call(module: nn.Module = module) -> None:
+    def several(module: nn.Module) -> Call:
+        def call() -> None:
             for _ in range(CALLS):
                 module(one)
 
-        taken = repeat(_finished(device, call), seconds)
-        found.append(CallCost.model_validate({"library": "torch", "smallest": name, "calls": CALLS, "seconds": taken}))
-    return found
+        return _finished(device, call)
+
+    modules: dict[Smallest, nn.Module] = {"operator": nn.ReLU(), "convolution": nn.Conv2d(1, 1, 1).to(device)}
+    return kernels.call_costs("torch", {name: several(module) for name, module in modules.items()}, seconds)

@@ -13,7 +13,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.hooks import hooked
-from cnnbench.worker.profilers.tally import WARMUP_CALLS, Tally, timed_calls
+from cnnbench.worker.profilers.tally import WARMUP_CALLS, Seen, layer_times, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.eager import EagerInference
 
@@ -41,13 +41,8 @@ def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) 
     events = [event for event in profiler.events() or [] if event.name == CALL]
     if len(events) != WARMUP_CALLS + calls:
         raise WorkerError(f"PyTorch's profiler saw {len(events)} of {WARMUP_CALLS + calls} calls")
-    layers, outside = Tally(calls), Tally(calls)
-    for index, event in enumerate(events[WARMUP_CALLS:]):
-        for module, operator in _operators(event, None):
-            kind = operator.name.removeprefix("aten::")
-            tally, name = (layers, module) if module is not None else (outside, kind)
-            tally.add(name, kind, index, operator.time_range.elapsed_us() * US)  # type: ignore[no-untyped-call]
-    return Profiled(modules=list(entered), layers=layers.times(), other=outside.times(), call_s=call_s)
+    layers, outside = layer_times([_operators(event, None) for event in events[WARMUP_CALLS:]])
+    return Profiled(modules=list(entered), layers=layers, other=outside, call_s=call_s)
 
 
 @contextmanager
@@ -65,12 +60,13 @@ def ranges(module: nn.Module) -> Iterator[dict[str, None]]:
         yield entered
 
 
-def _operators(event: FunctionEvent, module: str | None) -> Iterator[tuple[str | None, FunctionEvent]]:
-    """The outermost operators inside an event, each with the innermost module around it."""
+def _operators(event: FunctionEvent, module: str | None) -> Iterator[Seen]:
+    """The outermost operators inside an event."""
     for child in event.cpu_children:
         if child.name.startswith(MODULE):
             yield from _operators(child, child.name.removeprefix(MODULE))
         elif child.is_user_annotation:
             yield from _operators(child, module)
         else:
-            yield module, child
+            seconds = child.time_range.elapsed_us() * US  # type: ignore[no-untyped-call]
+            yield module, child.name.removeprefix("aten::"), seconds

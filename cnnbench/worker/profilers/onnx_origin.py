@@ -1,7 +1,7 @@
 """Which module each node of a graph comes from, after ONNX Runtime has rewritten the graph. No torch.
 
-The exporter writes into each node the module that it comes from; ONNX Runtime keeps none of that, but the names of the
-values that its nodes put out, or puts these names into those of its nodes.
+The exporter writes into each node the module that it comes from; ONNX Runtime keeps only the names of the values that
+its nodes put out, or puts these into the names of its nodes.
 """
 
 import ast
@@ -51,17 +51,11 @@ class _Exported:
         """The exported node whose output the executed node puts out, or that it is named after."""
         if node.op_type in ONLY_LAYOUT:
             return None
-        for value in node.output:
-            if value in self.makers:
-                return self.makers[value]
         stem = node.name.removeprefix("fused ").partition("/")[0]  # `node_matmul/MatMulScaleFusion/`
-        if stem in self.by_name:
-            return self.by_name[stem]
         blocked = BLOCKED.fullmatch(node.name)
-        if blocked is None:
-            return None
-        value = blocked["value"]
-        return self.makers.get(value + (blocked["norm"] or ""), self.makers.get(value))
+        values = [blocked["value"] + (blocked["norm"] or ""), blocked["value"]] if blocked else []
+        places = [*map(self.makers.get, node.output), self.by_name.get(stem), *map(self.makers.get, values)]
+        return next((place for place in places if place is not None), None)
 
     def principal(self, executed: onnx.NodeProto, place: int, ran: Container[int]) -> int:
         """Of the nodes that were fused into this one, the convolution or matrix product; else the node itself.
@@ -87,10 +81,15 @@ class _Exported:
     def module_of(self, place: int) -> str | None:
         """The module that the exporter says; of a convolution with a batch normalisation folded into it, its own."""
         node = self.nodes[place]
-        written = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), "[]")
-        scopes = [str(scope) for scope in ast.literal_eval(written)]
+        scopes = scopes_of(node)
         if len(scopes) < 2 or scopes[0] != ROOT:
             return None
         if node.op_type in COMPUTING and "batch_norm" in scopes[-1]:
             return str(node.input[1]).rpartition(".")[0]  # whose weight it is
         return scopes[-2]
+
+
+def scopes_of(node: onnx.NodeProto) -> list[str]:
+    """The modules that the exporter says a node comes from, then its own name; none where it says nothing."""
+    written = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), "[]")
+    return [str(scope) for scope in ast.literal_eval(written)]

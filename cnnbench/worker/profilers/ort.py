@@ -13,7 +13,7 @@ from cnnbench.records.artifact import GRAPH, WEIGHTS
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.profilers.onnx_origin import origins
-from cnnbench.worker.profilers.tally import WARMUP_CALLS, Tally, timed_calls
+from cnnbench.worker.profilers.tally import WARMUP_CALLS, Seen, layer_times, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.ort import OrtInference
 
@@ -21,8 +21,6 @@ WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
 CALL, KERNEL = "model_run", "_kernel_time"
 """What ONNX Runtime calls the event of a whole run, and the end of the name of a node's."""
 US = 1e-6
-
-Event = Mapping[str, Any]
 
 
 def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) -> Profiled:
@@ -37,31 +35,26 @@ def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) 
     (scratch / WEIGHTS).unlink(missing_ok=True)
     modules = origins(_graph(folder / GRAPH), _graph(scratch / GRAPH))
     call_s = timed_calls(runtime.phases()["forward"], calls)
-    events = json.loads(Path(runtime.session.end_profiling()).read_text())
-    runs = _runs(events)
+    runs = _runs(json.loads(Path(runtime.session.end_profiling()).read_text()), modules)
     if len(runs) != WARMUP_CALLS + calls:
         raise WorkerError(f"ONNX Runtime's profiler saw {len(runs)} of {WARMUP_CALLS + calls} calls; ask for fewer")
-    layers, other = Tally(calls), Tally(calls)
-    for index, nodes in enumerate(runs[WARMUP_CALLS:]):
-        for event in nodes:
-            operator, module = str(event["args"]["op_name"]), modules.get(event["name"].removesuffix(KERNEL))
-            tally, name = (layers, module) if module is not None else (other, operator)
-            tally.add(name, operator, index, event["dur"] * US)
-    return Profiled(modules=[], layers=layers.times(), other=other.times(), call_s=call_s)
+    layers, other = layer_times(runs[WARMUP_CALLS:])
+    return Profiled(modules=[], layers=layers, other=other, call_s=call_s)
 
 
 def _graph(file: Path) -> onnx.GraphProto:
     return onnx.load(file, load_external_data=False).graph
 
 
-def _runs(events: Sequence[Event]) -> list[list[Event]]:
+def _runs(events: Sequence[Mapping[str, Any]], modules: Mapping[str, str | None]) -> list[list[Seen]]:
     """The nodes of each whole run. A run's event comes after those of its nodes."""
-    runs: list[list[Event]] = []
-    nodes: list[Event] = []
+    runs: list[list[Seen]] = []
+    nodes: list[Seen] = []
     for event in events:
-        if event["name"] == CALL:
+        name = event["name"]
+        if name == CALL:
             runs.append(nodes)
             nodes = []
-        elif event["cat"] == "Node" and event["name"].endswith(KERNEL):
-            nodes.append(event)
+        elif event["cat"] == "Node" and name.endswith(KERNEL):
+            nodes.append((modules.get(name.removesuffix(KERNEL)), str(event["args"]["op_name"]), event["dur"] * US))
     return runs

@@ -1,34 +1,30 @@
-"""Seconds by layer and call, as a runtime's own profiler sees them. No torch."""
+"""Calls under a runtime's own profiler, and their seconds by layer. No torch."""
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from cnnbench.records.task_messages import LayerTimes
 
 WARMUP_CALLS = 5
 """Calls that are profiled first and not counted: what a library or its profiler prepares is prepared then."""
+Seen = tuple[str | None, str, float]
+"""An operator that ran: the innermost module around it (None where that is unknown), its kind, and its seconds."""
 
 
-class Tally:
-    """Seconds by name, call by call, in the order in which names first come."""
-
-    def __init__(self, calls: int) -> None:
-        self._calls = calls
-        self._seconds: dict[str, list[float]] = {}
-        self._operators: dict[str, dict[str, None]] = {}
-
-    def add(self, name: str, operator: str, call: int, seconds: float) -> None:
-        """An operator ran for so long in this call."""
-        self._seconds.setdefault(name, [0.0] * self._calls)[call] += seconds
-        self._operators.setdefault(name, {})[operator] = None
-
-    def times(self) -> list[LayerTimes]:
-        """All that was added."""
-        return [
-            LayerTimes(name=name, operators=list(self._operators[name]), seconds=seconds)
-            for name, seconds in self._seconds.items()
-        ]
+def layer_times(calls: Sequence[Iterable[Seen]]) -> tuple[list[LayerTimes], list[LayerTimes]]:
+    """Seconds of each call by module, and by operator those of no known module, in the order of their first run."""
+    layers: dict[str, LayerTimes] = {}
+    other: dict[str, LayerTimes] = {}
+    for index, call in enumerate(calls):
+        for module, operator, seconds in call:
+            found, name = (other, operator) if module is None else (layers, module)
+            if name not in found:
+                found[name] = LayerTimes(name=name, operators=[], seconds=[0.0] * len(calls))
+            found[name].seconds[index] += seconds
+            if operator not in found[name].operators:
+                found[name].operators.append(operator)
+    return list(layers.values()), list(other.values())
 
 
 def timed_calls(call: Callable[[], None], calls: int) -> list[float]:

@@ -1,14 +1,22 @@
-"""Outputs against the float64 reference, relative to the part that depends on the input. No torch here."""
+"""An artifact's reference, and outputs against it, relative to the part that depends on the input. No torch here."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
-from cnnbench.records.record import Parity
+from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import GOLDEN, read_facts
+from cnnbench.records.cache import note_use
+from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Precision
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
+PROOF_IMAGES = 4
+"""On how many reference inputs a training step is proved."""
 
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
@@ -31,10 +39,7 @@ def limit_for(eager_error: float, precision: Precision = "fp32") -> float:
 
 
 def output_rms_of(reference: Array) -> float:
-    """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides.
-
-    An output that ignores its input is off by at least that in the root mean square, however small the outputs are.
-    """
+    """Root mean square of the reference (N, classes) minus its mean over the images: what the input decides."""
     return float(np.sqrt(np.mean(np.square(reference - reference.mean(axis=0, keepdims=True)))))
 
 
@@ -63,20 +68,30 @@ def compare_losses(what: str, losses: Sequence[float], reference: Sequence[float
     return Parity(what=what, error=error, limit=limit)
 
 
-def batches(count: int) -> list[slice]:
+def batches(count: int) -> list[range]:
     """Consecutive batches of 1, 2, 3, ... images that use up `count` of them."""
-    slices, start, size = [], 0, 1
+    found: list[range] = []
+    start = 0
     while start < count:
-        slices.append(slice(start, min(start + size, count)))
-        start, size = start + size, size + 1
-    return slices
-
-
-def size(batch: slice) -> int:
-    """How many images a slice has."""
-    return int(batch.stop - batch.start)
+        found.append(range(start, min(start + len(found) + 1, count)))
+        start = found[-1].stop
+    return found
 
 
 def tiled(images: Array, batch: int) -> Array:
     """`batch` images, the given ones over and over."""
     return np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
+
+
+def open_artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
+    """Facts, and the reference inputs and outputs. Raises WorkerError if the artifact is not finished."""
+    facts = read_facts(folder)
+    if facts is None:
+        raise WorkerError(f"no finished artifact in {folder}")
+    note_use(folder)
+    return facts, load_file(folder / GOLDEN)
+
+
+def labels_for(count: int, classes: int, seed: int) -> Array:
+    """(count,) int64 class numbers."""
+    return np.random.default_rng(seed).integers(classes, size=count)

@@ -10,9 +10,8 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.worker.reference.parity import Array
-from cnnbench.worker.timing import memory
-from cnnbench.worker.timing.measure import Phases
-from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
+from cnnbench.worker.timing import usage
+from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
 
 
 class Runtime(ABC):
@@ -70,8 +69,8 @@ class Runtime(ABC):
 
     def reset_peak(self) -> None:
         """Let the peak of memory begin anew, where the system can."""
-        memory.reset_peak()
+        usage.reset_peak()
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """What the process has held. Runtimes with device memory of their own add to it."""
-        return Memory(imported_bytes=imported_bytes, loaded_bytes=loaded_bytes, peak_bytes=memory.peak_bytes())
+        return Memory(imported_bytes=imported_bytes, loaded_bytes=loaded_bytes, peak_bytes=usage.peak_bytes())

@@ -1,14 +1,16 @@
 """A torch device: where its differences from the CPU stand, written against torch's device-generic API."""
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnbench.records.reason import Reason
 from cnnbench.suite.case import Device, Precision
-from cnnbench.worker.timing.stopwatch import HostStopwatch, Stopwatch
+from cnnbench.worker.reference.parity import Array
+
+TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EventStopwatch:
@@ -19,15 +21,13 @@ class EventStopwatch:
         self._events: list[torch.Event] = []
 
     def mark(self) -> None:
-        """Put an event into the stream."""
         event = torch.Event(self._device, enable_timing=True)
         event.record()
         self._events.append(event)
 
     def intervals_s(self) -> list[float]:
-        """Seconds between consecutive events, after waiting for the last one."""
         self._events[-1].synchronize()
-        seconds = [a.elapsed_time(b) / 1e3 for a, b in zip(self._events, self._events[1:], strict=False)]
+        seconds = [earlier.elapsed_time(later) / 1e3 for earlier, later in pairwise(self._events)]
         self._events.clear()
         return seconds
 
@@ -45,20 +45,15 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Automatic mixed precision in a 16-bit format; nothing for float32."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    return torch.autocast(device.type, TYPES[precision])
 
 
-def tf32_faults(device: torch.device) -> list[Reason]:
-    """Where TF32 stands in for float32, which only an accelerator does."""
-    if device.type != "cuda":
-        return []
+def tf32(device: torch.device) -> list[str] | None:
+    """What TF32 may stand in for float32 in; None on the CPU, which has none."""
+    if device.type == "cpu":
+        return None
     flags = {"matrix products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
-    return [Reason(code="tf32", detail=f"for {what}") for what, on in flags.items() if on]
-
-
-def stopwatch(device: torch.device) -> Stopwatch:
-    """The host's clock for the CPU, events for an accelerator."""
-    return HostStopwatch() if device.type == "cpu" else EventStopwatch(device)
+    return [what for what, on in flags.items() if on]
 
 
 def synchronize(device: torch.device) -> None:
@@ -67,20 +62,15 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """A detached copy on the CPU."""
-    return tensor.detach().to("cpu")
+def to_host(tensor: Tensor) -> Array:
+    """Its values on the CPU in float32."""
+    values: Array = tensor.detach().to("cpu").float().numpy()
+    return values
 
 
 def name(device: torch.device) -> str:
     """What the device calls itself; the CPU's name is known from the machine."""
     return "cpu" if device.type == "cpu" else str(torch.cuda.get_device_name(device))
-
-
-def reset_peak(device: torch.device) -> None:
-    """Let the allocator's peak begin anew."""
-    if device.type != "cpu":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def memory(device: torch.device) -> dict[str, int]:
@@ -93,13 +83,6 @@ def memory(device: torch.device) -> dict[str, int]:
         "device_reserved_bytes": torch.cuda.max_memory_reserved(device),
         "device_used_bytes": total - free,
     }
-
-
-def tf32(device: torch.device) -> bool | None:
-    """Whether TF32 may stand in for float32; None on the CPU, which has none."""
-    if device.type == "cpu":
-        return None
-    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 def facts(device: torch.device) -> dict[str, bool | int | float | str | None]:

@@ -17,12 +17,10 @@ from cnnbench.suite.case import Case, Device, Layout
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.hooks import hooked
-from cnnbench.worker.reference.labels import labels_for
-from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.reference.parity import Array, labels_for
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
-from cnnbench.worker.timing.measure import Phases
-from cnnbench.worker.timing.stopwatch import Stopwatch
+from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
 
 FORMATS: dict[Layout, torch.memory_format] = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGE_AXES = 4
@@ -41,7 +39,7 @@ class Eager(Runtime):
         self.module = self.prepared(self.module.eval()).to(self.device)
         if case.layout == "channels_last":
             self.module = self.module.to(memory_format=torch.channels_last)
-        self.images = self.placed(torch.from_numpy(batch))
+        self.images = self.placed(batch)
         self.autocast = devices.autocast(self.device, case.precision)
         self.run: Callable[[Tensor], Any] = self.module
         """What is called with the images."""
@@ -60,73 +58,77 @@ class Eager(Runtime):
         """The module that is run, made from the one with the artifact's weights."""
         return module
 
-    def placed(self, images: Tensor) -> Tensor:
+    def placed(self, images: Array) -> Tensor:
         """Images on the device, in the case's layout."""
-        return images.to(self.device).contiguous(memory_format=FORMATS[self.case.layout])
+        return torch.from_numpy(images).to(self.device).contiguous(memory_format=FORMATS[self.case.layout])
 
     def predict(self, images: Array) -> Array:
         """Logits in inference mode, whatever the workload; the module is left in the mode it was in."""
         training = self.module.training
         self.module.eval()
-        x = self.placed(torch.from_numpy(images))  # an ordinary tensor, as the timed one is
+        x = self.placed(images)  # an ordinary tensor, as the timed one is
         with torch.inference_mode(), self.autocast:
             y = self.run(x)
         self.logits_type = y.dtype
         self.module.train(training)
-        result: Array = devices.to_host(y).float().numpy()
-        return result
+        return devices.to_host(y)
 
     def result(self) -> Array:
-        """What the last step put out, on the host."""
-        result: Array = devices.to_host(self.output).float().numpy()
-        return result
+        return devices.to_host(self.output)
 
     def ran(self) -> Ran:
         """The device and type of the output itself, how layers got their inputs, and torch's settings."""
         dtype = self.output.dtype if self.case.workload == "inference" else self.logits_type
-        precisions = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        tf32 = devices.tf32(self.device)
         return Ran(
             device=self.output.device.type,
             device_name=devices.name(self.device),
             threads=torch.get_num_threads(),
-            precision=precisions[dtype] if dtype in precisions else str(dtype),
+            precision=next((name for name, each in devices.TYPES.items() if each is dtype), str(dtype)),
             torch_in_process=True,
-            tf32=devices.tf32(self.device),
+            tf32=None if tf32 is None else bool(tf32),
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
 
     def faults(self) -> list[Reason]:
         """TF32 where float32 was asked; convolutions whose inputs were silently copied to another layout."""
-        found = devices.tf32_faults(self.device) if self.case.precision == "fp32" else []
-        return [*found, *self.layout_faults()]
+        coarse = (devices.tf32(self.device) or []) if self.case.precision == "fp32" else []
+        return [*(Reason(code="tf32", detail=f"for {what}") for what in coarse), *self.layout_faults()]
 
     def layout_faults(self) -> list[Reason]:
-        """That convolutions got inputs in another layout than the case's."""
+        """That convolutions got inputs that are not channels_last, seen in a pass that is not timed.
+
+        Where there is one channel or one pixel, both layouts are the same.
+        """
         if self.case.layout == "nchw":
             return []
-        lost, convolutions = layout_lost(self.module, self.images)
-        detail = f"channels_last was lost before {lost} of {convolutions} convolutions"
-        return [Reason(code="layout", detail=detail)] if lost else []
+        kept: list[bool] = []
+
+        def look(_: str, child: nn.Module, inputs: tuple[Tensor]) -> None:
+            if isinstance(child, nn.Conv2d):
+                kept.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+        training = self.module.training
+        with hooked(self.module, before=look), torch.inference_mode():
+            self.module.eval()(self.images[:1])
+        self.module.train(training)
+        detail = f"channels_last was lost before {kept.count(False)} of {len(kept)} convolutions"
+        return [] if all(kept) else [Reason(code="layout", detail=detail)]
 
     def reset_peak(self) -> None:
-        """On the device too."""
         super().reset_peak()
-        devices.reset_peak(self.device)
+        if self.device.type != "cpu":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
-        """The process's memory, and what torch's allocator held on the device."""
         on_host = super().memory(imported_bytes, loaded_bytes)
         return on_host.model_copy(update=devices.memory(self.device))
 
 
 class EagerInference(Eager):
-    """Timed: the module's forward under inference mode, images and logits staying on the device.
-
-    Each call ends when its output is there, as in every other runtime, so the host's clock times it.
-    """
+    """Timed: the module's forward under inference mode, on the device, until its output is there."""
 
     def phases(self) -> Phases:
-        """One phase: forward."""
         run, images, device = self.run, self.images, self.device
         guard, synchronize, autocast = torch.inference_mode, devices.synchronize, self.autocast
 
@@ -145,11 +147,10 @@ class EagerInference(Eager):
 
 def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.optim.Optimizer:
     """torch's own optimizer of a module's parameters."""
+    parameters, decay = module.parameters(), settings.weight_decay
     if settings.name == "adam":
-        return torch.optim.Adam(
-            module.parameters(), rate, settings.betas, settings.eps, weight_decay=settings.weight_decay
-        )
-    return torch.optim.SGD(module.parameters(), rate, settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(parameters, rate, settings.betas, settings.eps, weight_decay=decay)
+    return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay)
 
 
 class EagerTraining(Eager):
@@ -164,7 +165,7 @@ class EagerTraining(Eager):
     @cached_property
     def stopwatch(self) -> Stopwatch:
         """The device's: the parts of a step do not wait for each other."""
-        return devices.stopwatch(self.device)
+        return HostStopwatch() if self.device.type == "cpu" else devices.EventStopwatch(self.device)
 
     def phases(self) -> Phases:
         """Forward with the loss; backward; the optimizer's step, which also drops the gradients."""
@@ -185,19 +186,31 @@ class EagerTraining(Eager):
         return {"forward": forward, "backward": backward, "optimizer": optimizer}
 
 
-def layout_lost(module: nn.Module, images: Tensor) -> tuple[int, int]:
-    """How many convolutions get an input that is not channels_last, of how many; seen in a pass that is not timed.
+class EagerTrainer:
+    """One step after the other by autograd and torch's optimizer, on the module itself and in its precision."""
 
-    Where there is one channel or one pixel, both layouts are the same.
-    """
-    kept: list[bool] = []
+    def __init__(self, module: nn.Module, optimizer: Optimizer, rate: float) -> None:
+        self.module, self.states = module.train(), optimizer.states
+        self.dtype = next(module.parameters()).dtype
+        self.optimizer = optimizer_of(module, optimizer, rate)
 
-    def look(_: str, child: nn.Module, inputs: tuple[Tensor]) -> None:
-        if isinstance(child, nn.Conv2d):
-            kept.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    def train(self, images: Array, labels: Array) -> float:
+        """One step on images (N, C, H, W) and labels (N); the loss before it."""
+        self.optimizer.zero_grad()
+        loss = models.loss(self.module(torch.from_numpy(images).to(self.dtype)), torch.from_numpy(labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
 
-    training = module.training
-    with hooked(module, before=look), torch.inference_mode():
-        module.eval()(images[:1])
-    module.train(training)
-    return kept.count(False), len(kept)
+    def values(self) -> dict[str, Array]:
+        """Parameters, buffers and the optimizer's states by the exported step's names; valid until the next step."""
+        found = weights_of(self.module)
+        for name, parameter in self.module.named_parameters():
+            state = self.optimizer.state[parameter]
+            found |= {f"{name}.{key}": state[key].numpy() for key in self.states if state.get(key) is not None}
+        return found
+
+
+def weights_of(module: nn.Module) -> dict[str, Array]:
+    """The module's own parameters and buffers, as arrays in the same memory."""
+    return {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}

@@ -4,8 +4,9 @@ import sys
 import tempfile
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -20,11 +21,15 @@ from cnnbench.worker.runtimes import cuda_driver
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
 
+if TYPE_CHECKING:
+    import onnx
+
 PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     # TF32 would be on by itself; device 0 as torch's `cuda`.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"}),
 }
+Options: TypeAlias = ort.SessionOptions | None
 TENSORRT: tuple[str, dict[str, str]] = ("TensorrtExecutionProvider", {"device_id": "0"})
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -37,13 +42,10 @@ COMPUTING = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"
 
 
 def make_session(
-    graph: str | bytes, device: Device, threads: int, variant: str = "", options: ort.SessionOptions | None = None
+    graph: str | bytes, device: Device, threads: int, variant: str = "", options: Options = None
 ) -> ort.InferenceSession:
-    """A session on exactly this device, with further options if given.
-
-    Raises WorkerError where ONNX Runtime falls back to the CPU as a whole.
-    """
-    provider = provider_of(device, variant)
+    """A session on exactly this device. Raises WorkerError where ONNX Runtime falls back to the CPU as a whole."""
+    provider = _provider(device, variant)
     options = options or ort.SessionOptions()
     if variant in LEVELS:
         options.graph_optimization_level = LEVELS[variant]
@@ -61,9 +63,19 @@ def make_session(
     return session
 
 
-def provider_of(device: Device, variant: str) -> tuple[str, dict[str, str]]:
+def _provider(device: Device, variant: str) -> tuple[str, dict[str, str]]:
     """The execution provider that is asked for, with its options."""
     return TENSORRT if variant == "tensorrt" else PROVIDERS[device]
+
+
+def chain(nodes: Sequence["onnx.NodeProto"], shape: Sequence[int], *weights: "onnx.TensorProto") -> bytes:
+    """A float32 model of nodes one after the other, from the value `x0` to `x<number of nodes>` of the same shape."""
+    from onnx import TensorProto, helper
+
+    first, last = (helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in (0, len(nodes)))
+    graph = helper.make_graph(nodes, "chain", [first], [last], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def placed(values: Array, device: Device) -> ort.OrtValue:
@@ -82,7 +94,7 @@ def assigned_nodes(session: ort.InferenceSession) -> list[tuple[str, str]]:
 class Ort(Runtime):
     """A graph in a session."""
 
-    def __init__(self, case: Case, graph: Path, threads: int, options: ort.SessionOptions | None = None) -> None:
+    def __init__(self, case: Case, graph: Path, threads: int, options: Options = None) -> None:
         self.case, self.graph, self.threads = case, str(graph), threads
         self.variant = split(case.runtime)[1]
         self.session = make_session(self.graph, case.device, threads, self.variant, options)
@@ -90,13 +102,11 @@ class Ort(Runtime):
     @classmethod
     def probe(cls, device: Device, variant: str = "") -> str:
         """Run a graph of one addition. Raises WorkerError, or ONNX Runtime's own error."""
-        from onnx import TensorProto, helper
+        from onnx import helper
 
-        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-        graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-        session = make_session(model.SerializeToString(), device, 1, variant)
-        if session.run(None, {"x": np.ones(1, np.float32)})[0][0] != 2:
+        graph = chain([helper.make_node("Add", ["x0", "x0"], ["x1"])], [1])
+        session = make_session(graph, device, 1, variant)
+        if session.run(None, {"x0": np.ones(1, np.float32)})[0][0] != 2:
             raise WorkerError("1 + 1 is not 2 on this device")
         return device_name(device)
 
@@ -107,7 +117,7 @@ class Ort(Runtime):
     def ran(self) -> Ran:
         """The device of what was put out and of every node that computes, the providers, and the session's options."""
         output, options, nodes = self.put_out(), self.session.get_session_options(), assigned_nodes(self.session)
-        expected, device = provider_of(self.case.device, self.variant)[0], output.device_name().lower()
+        expected, device = _provider(self.case.device, self.variant)[0], output.device_name().lower()
         elsewhere = {provider for provider, operator in nodes if operator in COMPUTING and provider != expected}
         return Ran(
             device=" and ".join(sorted(elsewhere)) or device,
@@ -150,13 +160,7 @@ class OrtInference(Ort):
     """Timed: one run of the session with input and output bound to the device beforehand."""
 
     def __init__(
-        self,
-        case: Case,
-        facts: ArtifactFacts,
-        folder: Path,
-        batch: Array,
-        threads: int,
-        options: ort.SessionOptions | None = None,
+        self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int, options: Options = None
     ) -> None:
         graph = folder / GRAPH
         if not graph.exists():
@@ -174,7 +178,7 @@ class OrtInference(Ort):
         return logits
 
     def phases(self) -> Phases:
-        """One phase: forward; on a device other than the CPU it ends when the device is done."""
+        """Forward; on a device other than the CPU it ends when the device is done."""
         session, binding = self.session, self.binding
         if self.case.device == "cpu":
             return {"forward": lambda: session.run_with_iobinding(binding)}
@@ -186,12 +190,10 @@ class OrtInference(Ort):
         return {"forward": forward}
 
     def result(self) -> Array:
-        """The logits of the last run."""
         logits: Array = self.binding.copy_outputs_to_cpu()[0]
         return logits
 
     def put_out(self) -> Any:
-        """The logits."""
         return self.binding.get_outputs()[0]
 
     def _bind(self, images: Any) -> Any:

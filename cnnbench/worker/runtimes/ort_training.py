@@ -1,21 +1,21 @@
 """ONNX Runtime on the exported training step, in a process that never imports torch."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import STEP, WEIGHTS, read_step
+from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP, WEIGHTS, read_step
 from cnnbench.records.record import ArtifactFacts, Parity
-from cnnbench.suite.case import Case
+from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
-from cnnbench.worker.reference.labels import labels_for, proof_images
-from cnnbench.worker.reference.parity import Array, compare_losses
-from cnnbench.worker.runtimes.ort import Ort, assigned_nodes
-from cnnbench.worker.runtimes.step_session import StepSession, step_options
+from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, compare_losses, labels_for
+from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
 from cnnbench.worker.timing.measure import Phases
 
 
@@ -38,7 +38,6 @@ class OrtTraining(Ort):
         self.steps.bind(self.images, self.labels)
 
     def first_call(self, reference_inputs: Array) -> None:
-        """A step on the case's own batch."""
         self.steps.step()
 
     def own_proof(self, reference_inputs: Array) -> list[Parity]:
@@ -47,22 +46,18 @@ class OrtTraining(Ort):
         A wrong gradient or update shows in the second. The case's own state begins anew afterwards.
         """
         self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=False)
-        images = proof_images(reference_inputs, self.facts.first_image)
-        self.steps.bind(images, labels_for(len(images), self.classes, self.case.spec.seed))
-        losses = []
-        for _ in self.facts.losses:
-            self.steps.step()
-            losses.append(self.steps.loss)
+        first = self.facts.first_image
+        images = reference_inputs[first : first + PROOF_IMAGES]
+        labels = labels_for(len(images), self.classes, self.case.spec.seed)
+        losses = [self.steps.train(images, labels) for _ in self.facts.losses]
         self._begin()
         found = compare_losses(f"{self.case.runtime} losses", losses, self.facts.losses, self.facts.loss_limit)
         return [found, *self.facts.parity]
 
     def predict(self, images: Array) -> Array:
-        """Raises WorkerError: a training step has a loss and no logits."""
         raise WorkerError("a training step puts out no logits")
 
     def put_out(self) -> Any:
-        """The loss."""
         return self.steps.loss_value
 
     def operators(self) -> dict[str, int]:
@@ -70,9 +65,93 @@ class OrtTraining(Ort):
         return dict(Counter(operator for _, operator in assigned_nodes(self.session)).most_common())
 
     def phases(self) -> Phases:
-        """One phase: the step."""
         return {"step": self.steps.step}
 
     def result(self) -> Array:
-        """The loss () of the last step."""
         return np.asarray(self.steps.loss)
+
+
+def step_options() -> ort.SessionOptions:
+    """What a session of a training step asks for."""
+    options = ort.SessionOptions()
+    # Nodes as they stand in the graph: each parameter is updated as soon as its gradient is there.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    # The plan of one block for all of a step's tensors takes twice the memory, and saves no time (docs/training.md).
+    options.enable_mem_pattern = False
+    return options
+
+
+class StepSession:
+    """Steps one after the other: what one puts out, the next takes in, without a copy.
+
+    There are two sets of buffers for parameters, states and statistics; each step reads one and writes the other.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
+        self.device, self.session = device, session
+        self.shapes = {value.name: value.shape for value in session.get_inputs()}
+        self.types = {value.name: value.type for value in session.get_inputs()}
+        self.lasting = [value.name.removesuffix(NEW) for value in session.get_outputs() if value.name.endswith(NEW)]
+        self.loss_value = placed(np.zeros((), np.float32), device)
+        self._buffers: list[dict[str, ort.OrtValue]] = []
+        self._given: dict[str, ort.OrtValue] = {}
+        """Inputs that stay: kept, because on the CPU a value is a view of an array that a binding does not keep."""
+        self._bindings: list[Any] = []
+        self._next = 0
+        """The set of buffers that the next step reads."""
+
+    @classmethod
+    def of(cls, graph: str, threads: int) -> "StepSession":
+        """Load a graph on the CPU."""
+        return cls(make_session(graph, "cpu", threads, options=step_options()), "cpu")
+
+    def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool) -> None:
+        """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero."""
+        self._buffers = [
+            {name: placed(self._start(name, values), self.device) for name in self.lasting} for _ in range(2)
+        ]
+        scalars = {LEARNING_RATE: rate, DROP: float(drop)}
+        self._given = {name: placed(np.asarray(value, np.float32), self.device) for name, value in scalars.items()}
+        self._next = 0
+
+    def bind(self, images: Array, labels: Array) -> None:
+        """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
+        self._given |= {IMAGES: placed(images, self.device), LABELS: placed(labels, self.device)}
+        self._bindings = []
+        for read, written in (self._buffers, self._buffers[::-1]):
+            binding = self.session.io_binding()
+            for name, value in {**self._given, **read}.items():
+                if name in self.shapes:
+                    binding.bind_ortvalue_input(name, value)
+            for name, value in written.items():
+                binding.bind_ortvalue_output(name + NEW, value)
+            binding.bind_ortvalue_output(LOSS, self.loss_value)
+            self._bindings.append(binding)
+
+    def step(self) -> None:
+        """One step on what is bound; on the CPU it is done when this returns."""
+        binding = self._bindings[self._next]
+        self.session.run_with_iobinding(binding)
+        self._next ^= 1
+        if self.device != "cpu":
+            binding.synchronize_outputs()
+
+    def train(self, images: Array, labels: Array) -> float:
+        """One step on images and labels of its own; the loss before it."""
+        self.bind(images, labels)
+        self.step()
+        return self.loss
+
+    @property
+    def loss(self) -> float:
+        """Of the last step, before its update."""
+        return float(self.loss_value.numpy())
+
+    def values(self) -> dict[str, Array]:
+        """Parameters, buffers and states now, on the host."""
+        return {name: value.numpy().copy() for name, value in self._buffers[self._next].items()}
+
+    def _start(self, name: str, values: Mapping[str, Array]) -> Array:
+        if name in values:  # a copy: on the CPU, ONNX Runtime works in the array's own memory
+            return np.array(values[name], order="C", copy=True)
+        return np.zeros(self.shapes[name], np.int64 if "int64" in self.types[name] else np.float32)

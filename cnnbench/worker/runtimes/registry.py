@@ -5,45 +5,34 @@ import os
 import pkgutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
+from functools import cache
 
 from cnnbench.errors import WorkerError
 from cnnbench.networks import registry
-from cnnbench.records.messages import Purpose
-from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.messages import Loaded, Preload, Purpose
+from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import runtime_kind
+from cnnbench.suite.runtimes import runtime_kind, split
+from cnnbench.worker.forking import check_can_fork
 from cnnbench.worker.origin import look_here_too
-from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.base import Runtime
 
 COMPILER = "torch._dynamo"
 """Of torch.compile; the first optimizer imports it too, which takes a second."""
 RUNNING = ("torch", COMPILER, "torchvision")
-PRELOADED: Mapping[Purpose, tuple[str, ...]] = MappingProxyType(
-    {
-        "run": RUNNING,
-        # Not ONNX Runtime, which starts a thread when it is imported; and then nothing could be forked.
-        "build": (
-            *RUNNING,
-            "onnx",
-            "onnxscript.function_libs.torch_lib.ops",
-            "fvcore.nn",
-            "cnnbench.worker.artifact",
-            "cnnbench.worker.export.training.step",
-        ),
-    }
-)
-"""What processes that are forked find imported."""
-
-_import_s: dict[str, float] = {}
-"""How long importing each module took, in this process or in the one that it was forked from."""
+BUILDING = ("onnx", "onnxscript.function_libs.torch_lib.ops", "fvcore.nn")
+BUILDERS = ("cnnbench.worker.artifact", "cnnbench.worker.export.training.step")
+PRELOADED: Mapping[Purpose, tuple[str, ...]] = {"run": RUNNING, "build": (*RUNNING, *BUILDING, *BUILDERS)}
+"""What processes that are forked find imported. Not ONNX Runtime, which starts a thread when it is imported; and then
+nothing could be forked."""
+MAX_REASON = 200
 
 
-def preload(purpose: Purpose) -> float:
-    """Import what most models need for the purpose; in seconds."""
-    return sum(map(_imported, PRELOADED[purpose]))
+def preload(request: Preload) -> Loaded:
+    """Import what most models need for the purpose. Raises WorkerError if this process cannot be forked then."""
+    import_s = sum(map(_imported, PRELOADED[request.purpose]))
+    check_can_fork()
+    return Loaded(import_s=import_s)
 
 
 def import_libraries(case: Case, threads: int) -> float:
@@ -76,19 +65,25 @@ def _further(case: Case) -> list[str]:
     return found
 
 
+@cache
 def _imported(module: str) -> float:
-    """Seconds that importing a module took."""
-    if module not in _import_s:
-        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that outlives a compilation
-        start = time.perf_counter()
-        importlib.import_module(module)
-        _import_s[module] = time.perf_counter() - start
-    return _import_s[module]
+    """Seconds that importing a module took, in this process or in the one that it was forked from."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes that outlives a compilation
+    start = time.perf_counter()
+    importlib.import_module(module)
+    return time.perf_counter() - start
 
 
-def open_session(case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> Runtime:
-    """The runtime of a case, loaded, with its batch (N, C, H, W) bound. Raises WorkerError if it cannot."""
-    return class_of(case.runtime, case.workload)(case, facts, folder, batch, threads)
+def probe(request: Probe) -> Probed:
+    """Run an addition on the device through the runtime. A provider's or a build's own list proves nothing."""
+    variant = split(request.runtime)[1]
+    try:
+        kind = class_of(request.runtime)
+        name = kind.probe(request.device, variant) if variant else kind.probe(request.device)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Probed(works=False, reason=reason[:MAX_REASON])
+    return Probed(works=True, name=name)
 
 
 def class_of(runtime: str, workload: str = "") -> type[Runtime]:

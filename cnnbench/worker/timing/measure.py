@@ -1,13 +1,15 @@
-"""The timed region: the loop, its warm-up, and when that has converged."""
+"""The timed region: the clock, the loop, its warm-up, and when that has converged."""
 
 import gc
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
-from cnnbench.worker.timing.stopwatch import Stopwatch
+from cnnbench.records.messages import Sampled, Warmed
+from cnnbench.worker.timing.usage import usage_now, usage_since
 
 Phases = Mapping[str, Callable[[], None]]
 """The parts of one step in order, each to be called once."""
@@ -24,6 +26,30 @@ the sixth on, ONNX Runtime no longer (batch 8, five launches), so that fewer fav
 WAKE_BELOW_S = 0.1
 """Shorter calls are made once, uncounted, at the start of a block: a worker that was suspended finds the caches filled
 by others, and filling them again takes a few milliseconds."""
+
+
+class Stopwatch(Protocol):
+    """Marks in order, on the host's clock or in a device's stream, then the seconds between them."""
+
+    def mark(self) -> None:
+        """Note the present moment."""
+
+    def intervals_s(self) -> list[float]:
+        """Seconds between consecutive marks since the last call; waits until the device is done."""
+
+
+class HostStopwatch:
+    """Marks on a monotonic clock of the host, for devices that are done when a call returns."""
+
+    def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._marks: list[int] = []
+        self.mark = lambda: self._marks.append(clock_ns())  # one call less than a method
+
+    def intervals_s(self) -> list[float]:
+        """Seconds between consecutive marks since the last call."""
+        seconds = [(later - earlier) / 1e9 for earlier, later in pairwise(self._marks)]
+        self._marks.clear()
+        return seconds
 
 
 def slowed(phases: Phases, slowdown: float) -> Phases:
@@ -46,17 +72,6 @@ def slowed(phases: Phases, slowdown: float) -> Phases:
     return {name: slow(phase) for name, phase in phases.items()} if slowdown else phases
 
 
-@dataclass(frozen=True)
-class WarmUp:
-    """How a warm-up went."""
-
-    calls: int
-    seconds: float
-    converged: bool
-    call_s: float
-    """Median of the last calls."""
-
-
 def time_block(phases: Phases, calls: int, stopwatch: Stopwatch) -> dict[str, float]:
     """Seconds of a block of calls, by phase.
 
@@ -76,16 +91,14 @@ def time_block(phases: Phases, calls: int, stopwatch: Stopwatch) -> dict[str, fl
                 step()
                 mark()
     intervals = stopwatch.intervals_s()
-    if len(steps) == 1:
-        return dict(zip(phases, intervals, strict=True))
     return {name: sum(intervals[index :: len(steps)]) for index, name in enumerate(phases)}
 
 
 def has_converged(seconds: list[float]) -> bool:
     """Whether the medians of the last two windows agree within 1 %, or within three of their standard errors.
 
-    The standard error is taken from the median absolute deviation of both windows: 1.4826 MAD / sqrt(n), which for
-    normal noise estimates that of the mean; the factor of three covers what the median adds.
+    The standard error is that of a mean of normal noise, 1.4826 MAD / sqrt(n), with the median absolute deviation of
+    both windows; the factor of three covers what the median adds.
     """
     if len(seconds) < 2 * WINDOW:
         return False
@@ -104,7 +117,7 @@ def warm_up(
     *,
     hard_limit_s: float = math.inf,
     min_calls: int = 0,
-) -> WarmUp:
+) -> Warmed:
     """Call until the times have converged and half a second has gone by, or until the limit; six calls at least.
 
     After the hard limit it ends with however few calls. Where `min_calls` are requested, to equalise warm-up with
@@ -124,9 +137,9 @@ def warm_up(
         enough = len(seconds) >= min(MIN_WARMUP_CALLS, min_calls or MIN_WARMUP_CALLS)
         if (enough and (converged or elapsed >= limit_s)) or elapsed >= hard_limit_s:
             break
-    return WarmUp(
-        calls=len(seconds), seconds=elapsed, converged=converged, call_s=statistics.median(seconds[-2 * WINDOW :])
-    )
+    call_s, calls = statistics.median(seconds[-2 * WINDOW :]), len(seconds)
+    per_sample = calls_per_sample(call_s)
+    return Warmed(calls=calls, seconds=elapsed, converged=converged, calls_per_sample=per_sample, call_s=call_s)
 
 
 def calls_per_sample(call_s: float) -> int:
@@ -142,8 +155,8 @@ def sample(
     *,
     wake: bool = False,
     clock_s: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Samples of `calls` calls for about so many seconds, one at least: by phase, the seconds of each.
+) -> Sampled:
+    """Samples of `calls` calls for about so many seconds, one at least, and what the system counted meanwhile.
 
     Garbage is collected before and not meanwhile. With `wake`, one call is made first and not counted.
     """
@@ -154,12 +167,12 @@ def sample(
     try:
         if wake:
             time_block(phases, 1, stopwatch)
-        start = clock_s()
+        before, start = usage_now(), clock_s()
         while True:
             for name, spent in time_block(phases, calls, stopwatch).items():
                 samples[name].append(spent)
             if clock_s() - start >= seconds:
-                return samples
+                return Sampled(seconds=samples, usage=usage_since(before))
     finally:
         if collecting:
             gc.enable()

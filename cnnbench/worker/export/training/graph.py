@@ -18,7 +18,6 @@ BATCH = "batch"
 
 Size = int | None
 """Of a dimension; None is the batch."""
-TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Tensor:
     dtype: str = "float32"
     varies: bool = False
     """Whether it depends on something that a gradient is wanted of."""
+    origin: str = ""
+    """The traced operator that put it out: one that changes nothing puts out its argument."""
 
     @property
     def ndim(self) -> int:
@@ -70,20 +71,20 @@ class Graph:
     _count: int = 0
 
     def __call__(
-        self, operator: str, x: Tensor, *others: Tensor, shape: Sequence[Size] | None = None, **attributes: Any
+        self, operator: str, x: Tensor, *others: Tensor | None, shape: Sequence[Size] | None = None, **attributes: Any
     ) -> Tensor:
-        """Append a node with one output, of x's shape if none is given."""
+        """Append a node with one output, of x's shape if none is given. The last inputs may be None: left out."""
         return self.several(operator, x, *others, shapes=[x.shape if shape is None else shape], **attributes)[0]
 
     def several(
-        self, operator: str, *inputs: Tensor, shapes: Sequence[Sequence[Size]], **attributes: Any
+        self, operator: str, *inputs: Tensor | None, shapes: Sequence[Sequence[Size]], **attributes: Any
     ) -> list[Tensor]:
         """Append a node with as many outputs as shapes."""
         self._count += 1
         name = f"{self.scope or 'step'}/{operator}_{self._count}"
         outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
         self._made |= {output.name for output in outputs}
-        read, written = ([value.name for value in values] for values in (inputs, outputs))
+        read, written = ([value.name for value in values if value] for values in (inputs, outputs))
         self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
@@ -179,10 +180,6 @@ class Graph:
         batch = broadcast(a.shape[:-2], b.shape[:-2])
         return self("MatMul", a, b, shape=(*batch, a.shape[-2], b.shape[-1]))
 
-    def slice(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
-        """The entries of an axis of known size from start to before stop."""
-        return self.window(x, [axis], [start], [stop - start], [1])
-
     def window(
         self, x: Tensor, axes: Sequence[int], starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
     ) -> Tensor:
@@ -237,4 +234,5 @@ def broadcast(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
 
 
 def _info(name: str, shape: Sequence[Size], dtype: str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TYPES[dtype], [BATCH if size is None else size for size in shape])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(name, kind, [BATCH if size is None else size for size in shape])

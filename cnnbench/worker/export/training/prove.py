@@ -3,9 +3,9 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cnnbench.errors import WorkerError
 from cnnbench.records import files
-from cnnbench.records.artifact import GOLDEN, STEP, STEP_FACTS, WEIGHTS, locked, read_facts, read_step
+from cnnbench.records.artifact import STEP, STEP_FACTS, WEIGHTS, read_step, seal
+from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.export.training.step import CannotExport, export_step
-from cnnbench.worker.reference.labels import PROOF_IMAGES, labels_for, proof_images
-from cnnbench.worker.reference.parity import MIN_LIMIT, ROOM, compare_losses
-from cnnbench.worker.runtimes.step_session import StepSession
-from cnnbench.worker.trainers import EagerTrainer, Images, Labels, OrtTrainer, Trainer, Values
+from cnnbench.worker.reference import parity
+from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses
+from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
+from cnnbench.worker.runtimes.ort_training import StepSession
 
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
@@ -33,18 +33,16 @@ MIN_TYPICAL_LIMIT, MIN_WORST_LIMIT = 2e-3, 2e-2
 """Of a tensor's change: the median of all tensors, and the worst of them. Where rounding moves the input of a rectifier
 across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up to 1.6 %
 was seen in DenseNet-121, in other tensors at each run."""
-
 NOTHING = 1e-6
 """A tensor that changes by less than this share of the one that changes most has a gradient of zero but for rounding,
 such as a bias before batch normalisation; it is judged by that share."""
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """Where some steps have led."""
 
     losses: list[float]
-    values: Values
+    values: dict[str, Array]
     """In float64, before the further steps."""
 
 
@@ -52,7 +50,7 @@ def build_step(request: BuildStep) -> StepFacts:
     """Export the step with the artifact's weights, have onnx check it, prove it, and write it to `out`.
 
     That a step cannot be exported, or is wrong, is in the facts; they are written beside the graph where that is the
-    artifact's own. One process builds an artifact's step; others that want it meanwhile wait, and take it.
+    artifact's own, and others that want it meanwhile wait.
     """
     folder, out = Path(request.folder), Path(request.out)
     if out != folder / STEP:
@@ -63,55 +61,48 @@ def build_step(request: BuildStep) -> StepFacts:
             return known
         facts = _build(request, folder, out)
         files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
+        seal(folder, parity.open_artifact(folder)[0].key)
     return facts
 
 
 def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
-    known = read_facts(folder)
-    if known is None:
-        raise WorkerError(f"no finished artifact in {folder}")
+    known, reference = parity.open_artifact(folder)
     module, _ = models.build(request.spec)
     module.load_state_dict(load_file(folder / WEIGHTS))
-    reference_inputs = load_file(folder / GOLDEN)["images"].numpy()
-    seconds: dict[str, float] = {}
+    images = reference["images"]
     start = time.perf_counter()
     try:
-        model = export_step(module, torch.from_numpy(reference_inputs[:2]), request.optimizer)
-        seconds["export"] = time.perf_counter() - start
-        with files.replacing(out) as file:
-            onnx.save(model, str(file))
-            start = time.perf_counter()
-            labels = labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
-            session = StepSession.of(str(file), torch.get_num_threads())
-            facts = first_that_passes(
-                prove(
-                    module,
-                    session,
-                    proof_images(reference_inputs, first),
-                    labels,
-                    request.optimizer,
-                    further=FURTHER_STEPS,
-                ).model_copy(update={"first_image": first})
-                for first in range(len(reference_inputs) - PROOF_IMAGES + 1)
-            )
-        seconds["prove"] = time.perf_counter() - start
-        size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
-        facts = facts.model_copy(update={**size, "seconds": seconds})
+        model = export_step(module, torch.from_numpy(images[:2]), request.optimizer)
     except CannotExport as error:
-        facts = StepFacts(error=str(error), seconds=seconds)
-    return facts
+        return StepFacts(error=str(error))
+    exported = time.perf_counter()
+    with files.replacing(out) as file:
+        onnx.save(model, str(file))
+        begun = time.perf_counter()
+        labels = parity.labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
+        session = StepSession.of(str(file), torch.get_num_threads())
+
+        def proof(first: int) -> StepFacts:
+            chosen = images[first : first + PROOF_IMAGES]
+            found = prove(module, session, chosen, labels, request.optimizer, further=FURTHER_STEPS)
+            return found.model_copy(update={"first_image": first})
+
+        facts = first_that_passes(map(proof, range(len(images) - PROOF_IMAGES + 1)))
+    seconds = {"export": exported - start, "prove": time.perf_counter() - begun}
+    size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
+    return facts.model_copy(update={**size, "seconds": seconds})
 
 
 def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
     """Of proofs of one step on different images, the first that passes; the first of all where none does.
 
-    A wrong gradient is wrong on all images. A rectifier's input that rounding moves across zero in one runtime alone
-    moves every gradient before it, in networks with small last maps by a percent, but only on some images, and on
-    other ones with another processor: MobileNetV2's step at 96x96 passed with AVX-512 and not with AVX2.
+    A wrong gradient is wrong on all images. Rounding that moves a rectifier's input across zero in one runtime moves
+    every gradient before it, by a percent in networks with small last maps, but only on some images: MobileNetV2's step
+    at 96x96 passed with AVX-512 and not with AVX2.
     """
-    found: StepFacts | None = None
+    found = None
     for proof in proofs:
-        if all(parity.passed for parity in proof.parity):
+        if all(each.passed for each in proof.parity):
             return proof
         found = found or proof
     assert found is not None
@@ -121,8 +112,8 @@ def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
 def prove(
     module: nn.Module,
     session: StepSession,
-    images: Images,
-    labels: Labels,
+    images: Array,
+    labels: Array,
     optimizer: Optimizer,
     steps: int = PROOF_STEPS,
     rate: float = TIMED_LEARNING_RATE,
@@ -137,51 +128,53 @@ def prove(
         train(EagerTrainer(without_dropping(module).to(dtype), optimizer, rate), images, labels, steps, further)
         for dtype in (torch.float64, torch.float32)
     )
-    ours = train(OrtTrainer(module, session, rate, drop=False), images, labels, steps, further)
+    session.begin(weights_of(module), rate, drop=False)
+    ours = train(session, images, labels, steps, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
-    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), MIN_LIMIT)
+    limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), parity.MIN_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
     changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
     least = NOTHING * max(changes.values())
-    groups: dict[str, Callable[[str], bool]] = {
-        "parameters": {name for name, _ in module.named_parameters()}.__contains__,
-        "buffers": {name for name, _ in module.named_buffers()}.__contains__,
-        "optimizer's states": lambda name: name not in before,
+
+    def errors_of(name: str) -> tuple[float, float]:
+        """How far a tensor is from float64's, ours and torch's in float32, as a share of its change."""
+        scale = max(changes[name], least)
+        distances = (float(np.linalg.norm(each.values[name] - double.values[name])) / scale for each in (ours, single))
+        own, torchs = (distance if math.isfinite(distance) else math.inf for distance in distances)
+        return own, torchs
+
+    groups = {
+        "parameters": {name for name, _ in module.named_parameters()},
+        "buffers": {name for name, _ in module.named_buffers()},
+        "optimizer's states": double.values.keys() - before.keys(),
     }
-    for group, belongs in groups.items():
-        names = [name for name in double.values if belongs(name)]
-        errors = {name: _errors(name, max(changes[name], least), double, ours, single) for name in names}
+    for group, names in groups.items():
+        errors = {name: errors_of(name) for name in double.values if name in names}
         if errors:
             found += _judged(f"ort, {group} after {steps} step{'s' * (steps > 1)}", errors)
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
 
 
-def _errors(name: str, scale: float, double: Trained, *others: Trained) -> list[float]:
-    """Of a tensor, for each of the others: how far it is from float64's, over the scale."""
-    distances = [float(np.linalg.norm(other.values[name] - double.values[name])) / scale for other in others]
-    return [distance if np.isfinite(distance) else math.inf for distance in distances]
-
-
-def _judged(what: str, errors: Mapping[str, list[float]]) -> list[Parity]:
+def _judged(what: str, errors: Mapping[str, tuple[float, float]]) -> list[Parity]:
     """The worst tensor and the median, from each tensor's own error and torch's."""
     limits = {name: max(ROOM * torchs, MIN_WORST_LIMIT) for name, (_, torchs) in errors.items()}
     worst = max(errors, key=lambda name: errors[name][0] / limits[name])
-    own, torchs = (float(np.median([each[i] for each in errors.values()])) for i in range(2))
+    own, torchs = map(float, np.median(list(errors.values()), axis=0))
+    judged = [
+        (f"worst {worst}", errors[worst][0], limits[worst]),
+        (f"median of {len(errors)}", own, max(ROOM * torchs, MIN_TYPICAL_LIMIT)),
+    ]
     return [
-        Parity(what=f"{what}, worst {worst}", error=_known(errors[worst][0]), limit=limits[worst]),
-        Parity(what=f"{what}, median of {len(errors)}", error=_known(own), limit=max(ROOM * torchs, MIN_TYPICAL_LIMIT)),
+        Parity(what=f"{what}, {which}", error=error if math.isfinite(error) else None, limit=limit)
+        for which, error, limit in judged
     ]
 
 
-def _known(error: float) -> float | None:
-    return error if math.isfinite(error) else None
-
-
-def train(trainer: Trainer, images: Images, labels: Labels, steps: int, further: int = 0) -> Trained:
+def train(trainer: EagerTrainer | StepSession, images: Array, labels: Array, steps: int, further: int = 0) -> Trained:
     """Steps on the same images, and the values after the first `steps` of them."""
-    losses = [trainer.step(images, labels) for _ in range(steps)]
+    losses = [trainer.train(images, labels) for _ in range(steps)]
     values = {name: value.astype(np.float64) for name, value in trainer.values().items()}
-    return Trained([*losses, *(trainer.step(images, labels) for _ in range(further))], values)
+    return Trained([*losses, *(trainer.train(images, labels) for _ in range(further))], values)
 
 
 def without_dropping(module: nn.Module) -> nn.Module:

@@ -1,15 +1,12 @@
-"""The training step as one graph: forward, loss, backward and the optimizer's update, with a dynamic batch.
-
-The module is traced in training mode into ATen operators; each has a rule (rules/) that writes its ONNX nodes and
-computes its vector-Jacobian product. Nothing of the result is particular to ONNX Runtime.
-"""
+"""The training step as one graph: forward, loss, backward and the optimizer's update (docs/training.md)."""
 
 import copy
 import json
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +14,6 @@ import onnx
 import torch
 from torch import Tensor as Torch
 from torch import fx, nn
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP_COUNT
@@ -27,12 +23,10 @@ from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.optimizers import update
 from cnnbench.worker.export.training.rules import RULES
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, ScaledGradient, Shape, VjpResult, materialise
+from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
 
 METADATA = "cnnbench.training_step"
 """The model's property that says, in JSON, what each input and output is."""
-Place = tuple[fx.Node, int]
-"""An output of a traced operator."""
 
 
 class CannotExport(WorkerError):
@@ -46,8 +40,7 @@ def export_step(module: nn.Module, images: Torch, optimizer: Optimizer) -> onnx.
     buffer by its name, and the optimizer's states. Outputs: loss (), and each of the latter under its name with `.new`
     behind it. Raises CannotExport.
     """
-    program = _traced(module, images)
-    model = _Step(optimizer).write(program)
+    model = _Step(optimizer).write(_traced(module, images))
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -86,11 +79,9 @@ def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     labels = torch.zeros(len(images), dtype=torch.long)
     try:
-        with warnings.catch_warnings(), out_of_place(module):
-            warnings.simplefilter("ignore")
-            program = torch.export.export(
-                _Loss(module), (images, labels), dynamic_shapes=({0: batch}, {0: batch}), strict=False
-            )
+        with warnings.catch_warnings(action="ignore"), out_of_place(module):
+            shapes = ({0: batch}, {0: batch})
+            program = torch.export.export(_Loss(module), (images, labels), dynamic_shapes=shapes, strict=False)
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             return decomposed
     except Exception as error:
@@ -105,69 +96,68 @@ class _Step:
     graph: Graph = field(default_factory=Graph)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """What stands for each traced node: a tensor, a list of tensors, or a number."""
-    parameters: dict[fx.Node, str] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
-    gradients: dict[Place, Tensor | ScaledGradient] = field(default_factory=dict)
+    gradients: dict[Tensor, Gradient] = field(default_factory=dict)
+    """As far as they are known."""
     after: dict[str, Tensor] = field(default_factory=dict)
     """By the name of an input that lasts: its value after the step."""
 
     def write(self, program: torch.export.ExportedProgram) -> onnx.ModelProto:
         """The whole model."""
-        g, nodes = self.graph, {node.name: node for node in program.graph.nodes}
-        self._inputs(program, nodes)
-        calls = [node for node in nodes.values() if node.op == "call_function"]
-        written = [entry for node in calls if (entry := self._forward(node))]
-        loss = self._outputs(program, nodes)
+        g, signature = self.graph, program.graph_signature
+        self._inputs(program)
+        calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        written = [(node, result) for node in calls if (result := self._forward(node))]
+        values = {node.name: value for node, value in self.values.items()}
+        self.after = {_name(buffer): values[output] for output, buffer in signature.buffers_to_mutate.items()}
+        (loss,) = (values[str(output)] for output in signature.user_outputs)
         g.scope = "loss"
-        self.gradients[self._place(loss)] = g.constant(1.0)
+        self.gradients[loss] = g.constant(1.0)
         rate, step = g.input(LEARNING_RATE, ()), None
         if self.optimizer.counts_steps:
             g.scope = STEP_COUNT
             step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), 1.0)
-        uses = Counter(place for _, _, places in written for place in places)
-        for node, op_result, places in reversed(written):
-            self._backward(node, op_result, places)
-            for place in places:
-                uses[place] -= 1
-                if not uses[place] and place[0] in self.parameters:
-                    self._update(place[0], rate, step)  # while parameter and gradient are in the caches
-        for node, name in self.parameters.items():
+        uses = Counter(argument for _, result in written for argument, _ in result.vjps)
+        for node, result in reversed(written):
+            self._backward(node, result)
+            for argument, _ in result.vjps:
+                uses[argument] -= 1
+                if not uses[argument] and self.parameters.get(argument.name) == argument:
+                    self._update(argument.name, rate, step)  # while parameter and gradient are in the caches
+        for name in self.parameters:
             if name not in self.after:
-                self._update(node, rate, step)
+                self._update(name, rate, step)
         g.scope = ""
-        g.output(self.values[loss], LOSS)
+        g.output(loss, LOSS)
         for name, tensor in self.after.items():
             g.output(tensor, name + NEW)
         return g.model("training step", {METADATA: json.dumps(self._described())})
 
-    def _inputs(self, program: torch.export.ExportedProgram, nodes: Mapping[str, fx.Node]) -> None:
-        users = iter((IMAGES, LABELS))
-        for spec in program.graph_signature.input_specs:
-            if isinstance(spec.arg, ConstantArgument):
+    def _inputs(self, program: torch.export.ExportedProgram) -> None:
+        signature, users = program.graph_signature, iter((IMAGES, LABELS))
+        for node in program.graph.find_nodes(op="placeholder"):
+            if constant := signature.inputs_to_lifted_tensor_constants.get(node.name):
+                self.values[node] = self.graph.constant(program.constants[constant].numpy())
                 continue
-            node, name = nodes[spec.arg.name], _name(spec.target)
-            traced = node.meta["val"]
-            if spec.kind is InputKind.CONSTANT_TENSOR and spec.target:
-                constant = program.constants[spec.target]
-                assert isinstance(constant, Torch)
-                self.values[node] = self.graph.constant(constant.numpy())
-                continue
-            if spec.kind is InputKind.PARAMETER:
-                self.parameters[node] = name
-            elif spec.kind is InputKind.BUFFER:
-                self.buffers.append(name)
-            else:
-                name = next(users)
+            parameter = _name(signature.inputs_to_parameters.get(node.name))
+            buffer = _name(signature.inputs_to_buffers.get(node.name))
+            traced, name = node.meta["val"], parameter or buffer or next(users)
             value = self.graph.input(name, _shape(traced), str(traced.dtype).removeprefix("torch."))
-            self.values[node] = replace(value, varies=spec.kind is InputKind.PARAMETER)
+            self.values[node] = value = replace(value, varies=bool(parameter))
+            if parameter:
+                self.parameters[name] = value
+            elif buffer:
+                self.buffers.append(name)
 
-    def _forward(self, node: fx.Node) -> tuple[fx.Node, OpResult, list[Place]] | None:
+    def _forward(self, node: fx.Node) -> OpResult | None:
         """Write a traced operator; None for what only picks or asks for a size."""
+        value = node.meta.get("val")
         if node.target is operator.getitem:
-            source, index = self._place(node)
+            source, index = node.args
+            assert isinstance(source, fx.Node)
             self.values[node] = self.values[source][index]
             return None
-        value = node.meta.get("val")
         if isinstance(value, (int, torch.SymInt)):
             self.values[node] = None if isinstance(value, torch.SymInt) else value
             return None
@@ -177,60 +167,39 @@ class _Step:
             raise CannotExport(f"no gradient rule for {name}{_where(node)}")
         several = isinstance(value, (tuple, list))
         parts: Any = value if several else [value]
-        shapes = [_shape(part) for part in parts]
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
-        inputs: list[fx.Node] = []  # in order, those in lists included, each as often as it stands there
-        fx.map_arg((node.args, node.kwargs), lambda n: inputs.append(n))
-        places = [self._place(n) for n in inputs if isinstance(self.values[n], Tensor)]
-        try:
-            op_result = RULES[name](self.graph, shapes, *args, **kwargs)
-        except (NoRule, AssertionError, TypeError) as error:
-            raise CannotExport(
-                f"the gradient rule for {name}{_where(node)}: {error or type(error).__name__}"
-            ) from error
-        varies = any(self._tensor(place).varies for place in places)
-        outputs = [replace(output, varies=varies) for output in op_result.outputs]
-        self.values[node] = outputs if several else outputs[0]
-        return node, op_result, places
+        with _explained(f"the gradient rule for {name}{_where(node)}"):
+            result = RULES[name](self.graph, [_shape(part) for part in parts], *args, **kwargs)
+        inputs = [self.values[n] for n in node.all_input_nodes]
+        varies = any(isinstance(each, Tensor) and each.varies for each in inputs)
+        outputs, others = (
+            [replace(output, varies=varies, origin=node.name) for output in group]
+            for group in (result.outputs, result.others)
+        )
+        self.values[node] = [*outputs, *others] if several else outputs[0]
+        return replace(result, outputs=outputs)
 
-    def _outputs(self, program: torch.export.ExportedProgram, nodes: Mapping[str, fx.Node]) -> fx.Node:
-        """Note what buffers become; the loss's node."""
-        for spec in program.graph_signature.output_specs:
-            assert isinstance(spec.arg, TensorArgument)
-            if spec.kind is OutputKind.BUFFER_MUTATION:
-                self.after[_name(spec.target)] = self.values[nodes[spec.arg.name]]
-            else:
-                loss = nodes[spec.arg.name]
-        return loss
-
-    def _backward(self, node: fx.Node, op_result: OpResult, arguments: list[Place]) -> None:
-        g, first = self.graph, self.gradients.get((node, 0))
-        places = [(node, index) for index in range(len(op_result.outputs))]
-        if not any(place in self.gradients for place in places) or not any(self._tensor(p).varies for p in arguments):
+    def _backward(self, node: fx.Node, result: OpResult) -> None:
+        if not any(y in self.gradients for y in result.outputs) or not any(x.varies for x, _ in result.vjps):
             return
+        g = self.graph
         g.scope = f"{_module_of(node)}/gradient"
-        try:
-            found: VjpResult
-            if op_result.vjp_scaled and isinstance(first, ScaledGradient):
-                found = op_result.vjp_scaled(first)
-            else:
-                found = op_result.vjp([self._gradient(place) for place in places])
-        except (NoRule, AssertionError) as error:
-            raise CannotExport(f"the gradient of {node.target}{_where(node)}: {error}") from error
-        for place, gradient in zip(arguments, found, strict=False):
-            if gradient is not None and self._tensor(place).varies:
-                earlier = self._gradient(place)
-                self.gradients[place] = gradient if earlier is None else g.add(earlier, materialise(g, gradient))
+        with _explained(f"the gradient of {node.target}{_where(node)}"):
+            given = [self.gradients.get(y) if result.takes_scaled else self._gradient(y) for y in result.outputs]
+            found = result.argument_gradients(g, given)
+        for argument, gradient in found:
+            earlier = self._gradient(argument)
+            self.gradients[argument] = gradient if earlier is None else g.add(earlier, materialise(g, gradient))
 
-    def _gradient(self, place: Place) -> Tensor | None:
-        """The gradient of an output, as far as it is known."""
-        gradient = self.gradients.get(place)
+    def _gradient(self, tensor: Tensor) -> Tensor | None:
+        """The gradient of a tensor, as far as it is known, without a factor of its own."""
+        gradient = self.gradients.get(tensor)
         return None if gradient is None else materialise(self.graph, gradient)
 
-    def _update(self, node: fx.Node, rate: Tensor, step: Tensor | None) -> None:
+    def _update(self, name: str, rate: Tensor, step: Tensor | None) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete."""
-        g, name = self.graph, self.parameters[node]
-        parameter, gradient = self.values[node], self._gradient((node, 0))
+        g, parameter = self.graph, self.parameters[name]
+        gradient = self._gradient(parameter)
         names = [f"{name}.{state}" for state in self.optimizer.states]
         states: Sequence[Tensor] = [g.input(state, parameter.shape) for state in names]
         g.scope = f"{name}/update"
@@ -239,7 +208,7 @@ class _Step:
         self.after |= {name: parameter, **dict(zip(names, states, strict=True))}
 
     def _described(self) -> Mapping[str, Any]:
-        names = list(self.parameters.values())
+        names, states = list(self.parameters), self.optimizer.states
         roles = {
             IMAGES: "images",
             LABELS: "labels: class numbers",
@@ -248,11 +217,7 @@ class _Step:
             DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none",
             **dict.fromkeys(names, "parameter"),
             **dict.fromkeys(self.buffers, "buffer"),
-        }
-        roles |= {
-            f"{name}.{state}": f"optimizer's state of {name}; begins as zeros"
-            for name in names
-            for state in self.optimizer.states
+            **{f"{n}.{state}": f"optimizer's state of {n}; begins as zeros" for n in names for state in states},
         }
         return {
             "inputs": {value.name: roles[value.name] for value in self.graph.inputs},
@@ -262,20 +227,14 @@ class _Step:
             "optimizer": self.optimizer.model_dump(),
         }
 
-    def _place(self, node: fx.Node) -> Place:
-        """The output that a node is, or picks."""
-        if node.target is operator.getitem:
-            source, index = node.args
-            assert isinstance(source, fx.Node)
-            assert isinstance(index, int)
-            return source, index
-        return node, 0
 
-    def _tensor(self, place: Place) -> Tensor:
-        value = self.values[place[0]]
-        tensor = value[place[1]] if isinstance(value, list) else value
-        assert isinstance(tensor, Tensor)
-        return tensor
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raise what a rule cannot do, or a fault in it, as CannotExport."""
+    try:
+        yield
+    except (NoRule, AssertionError, TypeError) as error:
+        raise CannotExport(f"{what}: {error or type(error).__name__}") from error
 
 
 def _shape(value: Torch) -> Shape:

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
-from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, ScaledGradient, VjpResult, op_result
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, ScaledGradient, op_result
+
+TensorVjp = Callable[[Tensor], Tensor]
 
 
 def batch_norm(
     g: Graph,
     _: Any,
     x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
+    w: Param,
+    b: Param,
     running_mean: Tensor,
     running_var: Tensor,
     training: bool,
@@ -48,71 +50,59 @@ def batch_norm(
         for old, new in ((running_mean, mean), (running_var, unbiased))
     ]
 
-    def vjp(dy: Tensor) -> VjpResult:
-        """With s = scale and means over the axes: dx = s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
-        total = g.sum(dy, axes, keep=True)
-        along = g.sum(g.mul(dy, centred), axes, keep=True)
-        dx = None
-        if x.varies:
-            slope = g.mul(g.mul(inverse, inverse), g.div(along, values))
-            dx = ScaledGradient(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
-        found: list[Tensor | ScaledGradient | None] = [dx]
-        if w is not None:
-            found.append(g.reshape(g.mul(along, inverse), (channels,)) if w.varies else None)
-        if b is not None:
-            found.append(g.reshape(total, (channels,)) if b.varies else None)
-        return [*found, None, None]
+    @cache
+    def sums(dy: Tensor) -> tuple[Tensor, Tensor]:
+        return g.sum(dy, axes, keep=True), g.sum(g.mul(dy, centred), axes, keep=True)
 
-    return op_result(y, vjp, mean, inverse, *running)
+    def dx(dy: Tensor) -> ScaledGradient:
+        """With s = scale and means over the axes: s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
+        total, along = sums(dy)
+        slope = g.mul(g.mul(inverse, inverse), g.div(along, values))
+        return ScaledGradient(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
+
+    return op_result(
+        y,
+        (x, dx),
+        (w, lambda dy: g.reshape(g.mul(sums(dy)[1], inverse), (channels,))),
+        (b, lambda dy: g.reshape(sums(dy)[0], (channels,))),
+        others=[mean, inverse, *running],
+    )
 
 
 def layer_norm(
-    g: Graph,
-    _: Any,
-    x: Tensor,
-    normalized: Sequence[int],
-    w: Tensor | None = None,
-    b: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
+    g: Graph, _: Any, x: Tensor, sizes: Sequence[int], w: Param = None, b: Param = None, eps: float = 1e-5, *__: Any
 ) -> OpResult:
     """Over the last axes, each position by itself."""
-    axes = list(range(x.ndim - len(normalized), x.ndim))
-    return op_result(*_normalised(g, x, axes, w, b, tuple(normalized), eps))
+    axes = list(range(x.ndim - len(sizes), x.ndim))
+    y, dx, dw, db = _normalised(g, x, axes, w, b, tuple(sizes), eps)
+    return op_result(y, (x, dx), (w, dw), (b, db))
 
 
 def group_norm(
-    g: Graph,
-    _: Any,
-    x: Tensor,
-    groups: int,
-    w: Tensor | None = None,
-    b: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
+    g: Graph, _: Any, x: Tensor, groups: int, w: Param = None, b: Param = None, eps: float = 1e-5, *__: Any
 ) -> OpResult:
     """Over the channels of a group and all pixels, each image by itself (Wu and He 2018)."""
     channels = x.known(1)
     split = (x.shape[0], groups, channels // groups, *x.shape[2:])
-    grouped = replace(g.reshape(x, split), varies=x.varies)
     affine = (1, groups, channels // groups, *(1 for _ in x.shape[2:]))
-    y, vjp_split = _normalised(g, grouped, list(range(2, len(split))), w, b, affine, eps)
-
-    def vjp(dy: Tensor) -> Gradients:
-        dx, *rest = vjp_split(g.reshape(dy, split))
-        return [None if dx is None else g.reshape(dx, x.shape), *rest]
-
-    return op_result(g.reshape(y, x.shape), vjp)
+    y, dx, dw, db = _normalised(g, g.reshape(x, split), list(range(2, len(split))), w, b, affine, eps)
+    grouped = cache(lambda dy: g.reshape(dy, split))
+    return op_result(
+        g.reshape(y, x.shape),
+        (x, lambda dy: g.reshape(dx(grouped(dy)), x.shape)),
+        (w, lambda dy: dw(grouped(dy))),
+        (b, lambda dy: db(grouped(dy))),
+    )
 
 
 def instance_norm(
     g: Graph,
     out: Any,
     x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    w: Param,
+    b: Param,
+    running_mean: Param,
+    running_var: Param,
     use_input_stats: bool,
     momentum: float,
     eps: float,
@@ -125,32 +115,29 @@ def instance_norm(
 
 
 def _normalised(
-    g: Graph, x: Tensor, axes: list[int], w: Tensor | None, b: Tensor | None, affine: tuple[Size, ...], eps: float
-) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
-    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; and its vjp."""
+    g: Graph, x: Tensor, axes: list[int], w: Param, b: Param, affine: tuple[Size, ...], eps: float
+) -> tuple[Tensor, TensorVjp, TensorVjp, TensorVjp]:
+    """y = w (x - mean) / deviation + b, with statistics over `axes` and w, b in the shape `affine`; the three vjps."""
     centred = g.sub(x, g.mean(x, axes, keep=True))
     inverse = _inverse_deviation(g, g.mean(g.mul(centred, centred), axes, keep=True), eps)
     unit = g.mul(centred, inverse)
     y = unit if w is None else g.mul(unit, g.reshape(w, affine))
     if b is not None:
         y = g.add(y, g.reshape(b, affine))
+    parameter_shape = next((parameter.shape for parameter in (w, b) if parameter), ())
     along_all = (1,) * (x.ndim - len(affine)) + tuple(affine)
     copies = [axis for axis, size in enumerate(along_all) if size == 1 and along_all != x.shape]
 
-    def vjp(dy: Tensor) -> Gradients:
-        found: list[Tensor | None] = [None]
-        if x.varies:
-            inner = dy if w is None else g.mul(dy, g.reshape(w, affine))
-            along = g.mean(g.mul(inner, unit), axes, keep=True)
-            rest = g.sub(g.sub(inner, g.mean(inner, axes, keep=True)), g.mul(unit, along))
-            found = [g.mul(rest, inverse)]
-        if w is not None:
-            found.append(g.reshape(g.sum(g.mul(dy, unit), copies), w.shape) if w.varies else None)
-        if b is not None:
-            found.append(g.reshape(g.sum(dy, copies), b.shape) if b.varies else None)
-        return found
+    def dx(dy: Tensor) -> Tensor:
+        inner = dy if w is None else g.mul(dy, g.reshape(w, affine))
+        along = g.mean(g.mul(inner, unit), axes, keep=True)
+        rest = g.sub(g.sub(inner, g.mean(inner, axes, keep=True)), g.mul(unit, along))
+        return g.mul(rest, inverse)
 
-    return y, vjp
+    def db(dy: Tensor) -> Tensor:
+        return g.reshape(g.sum(dy, copies), parameter_shape)
+
+    return y, dx, lambda dy: db(g.mul(dy, unit)), db
 
 
 def _inverse_deviation(g: Graph, variance: Tensor, eps: float) -> Tensor:

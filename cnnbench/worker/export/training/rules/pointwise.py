@@ -1,26 +1,28 @@
 """Elementwise operators: sums, products, activations."""
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import Gradients, NoRule, OpResult, op_result, unbroadcast
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, op_result
+
+STEEP = 3e38
+"""Nearly the largest float32: times any positive normal number it is at least 1."""
 
 
 def add(g: Graph, _: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> OpResult:
     """x + alpha y, broadcast."""
     if not isinstance(y, Tensor):
         total = g("Add", x, g.constant(np.asarray(alpha * y, x.dtype)), shape=x.shape)
-        return op_result(Tensor(total.name, x.shape, x.dtype), lambda dy: [dy])
-    other = y if alpha == 1 else g.mul(y, alpha)
+        return op_result(Tensor(total.name, x.shape, x.dtype), (x, lambda dy: dy))
 
-    def vjp(dy: Tensor) -> Gradients:
-        scaled = dy if alpha == 1 else g.mul(dy, alpha)
-        return [unbroadcast(g, dy, x) if x.varies else None, unbroadcast(g, scaled, y) if y.varies else None]
+    def scaled(value: Tensor) -> Tensor:
+        return value if alpha == 1 else g.mul(value, alpha)
 
-    return op_result(g.add(x, other), vjp)
+    return op_result(g.add(x, scaled(y)), (x, lambda dy: dy), (y, scaled))
 
 
 def sub(g: Graph, out: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> OpResult:
@@ -30,109 +32,79 @@ def sub(g: Graph, out: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -
 
 def mul(g: Graph, _: Any, x: Tensor, y: Tensor | float) -> OpResult:
     """x y, broadcast."""
-    if not isinstance(y, Tensor):
-        return op_result(g.mul(x, y), lambda dy: [g.mul(dy, y)])
-
-    def vjp(dy: Tensor) -> Gradients:
-        return [
-            unbroadcast(g, g.mul(dy, y), x) if x.varies else None,
-            unbroadcast(g, g.mul(dy, x), y) if y.varies else None,
-        ]
-
-    return op_result(g.mul(x, y), vjp)
+    return op_result(g.mul(x, y), (x, lambda dy: g.mul(dy, y)), (y, lambda dy: g.mul(dy, x)))
 
 
-def div(g: Graph, _: Any, x: Tensor, y: Tensor | float) -> OpResult:
+def div(g: Graph, out: Any, x: Tensor, y: Tensor | float) -> OpResult:
     """x / y, broadcast."""
     if not isinstance(y, Tensor):
-        return op_result(g.mul(x, 1 / y), lambda dy: [g.mul(dy, 1 / y)])
+        return mul(g, out, x, 1 / y)
     quotient = g.div(x, y)
-
-    def vjp(dy: Tensor) -> Gradients:
-        dx = g.div(dy, y)
-        negative = g("Neg", g.mul(dx, quotient))
-        return [unbroadcast(g, dx, x) if x.varies else None, unbroadcast(g, negative, y) if y.varies else None]
-
-    return op_result(quotient, vjp)
-
-
-STEEP = 3e38
-"""Nearly the largest float32: times any positive normal number it is at least 1."""
+    dx = cache(lambda dy: g.div(dy, y))
+    return op_result(quotient, (x, dx), (y, lambda dy: g("Neg", g.mul(dx(dy), quotient))))
 
 
 def relu(g: Graph, _: Any, x: Tensor) -> OpResult:
     """max(x, 0); the gradient at 0 is 0."""
     y = g("Relu", x)
-    return op_result(y, lambda dy: [g.mul(dy, _positive(g, y))])
+    return op_result(y, (x, lambda dy: g.mul(dy, unit_step(g, y))))
 
 
-def _positive(g: Graph, x: Tensor) -> Tensor:
-    """1.0 where x > 0, else 0.0: a steep line within [0, 1], for which one pass suffices."""
-    return g("HardSigmoid", x, alpha=STEEP, beta=0.0)
-
-
-def not_negative(g: Graph, x: Tensor) -> Tensor:
-    """1.0 where x >= 0, else 0.0, likewise."""
-    return g("HardSigmoid", x, alpha=STEEP, beta=1.0)
+def unit_step(g: Graph, x: Tensor, at_zero: float = 0.0) -> Tensor:
+    """1.0 where x > 0, else 0.0, and so much at 0: a steep line within [0, 1], for which one pass suffices."""
+    return g("HardSigmoid", x, alpha=STEEP, beta=at_zero)
 
 
 def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) -> OpResult:
     """x within its bounds, such as ReLU6; the gradient at a bound is 0."""
     y = g("Clip", x, g.constant(float(low)), g.constant(float(high)))
 
-    def vjp(dy: Tensor) -> Gradients:
+    def dx(dy: Tensor) -> Tensor:
         above = g.sub(y, float(low)) if low else y
         below = g.sub(g.constant(float(high)), y)
-        return [g.mul(dy, _positive(g, g.mul(above, below)))]
+        return g.mul(dy, unit_step(g, g.mul(above, below)))
 
-    return op_result(y, vjp)
+    return op_result(y, (x, dx))
 
 
 def sigmoid(g: Graph, _: Any, x: Tensor) -> OpResult:
     """1 / (1 + exp(-x))."""
     y = g("Sigmoid", x)
-    return op_result(y, lambda dy: [g.mul(dy, g.sub(y, g.mul(y, y)))])
+    return op_result(y, (x, lambda dy: g.mul(dy, g.sub(y, g.mul(y, y)))))
 
 
 def silu(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x s(x) with s the sigmoid; its derivative is s + y (1 - s)."""
     s = g("Sigmoid", x)
     y = g.mul(x, s)
-
-    def vjp(dy: Tensor) -> Gradients:
-        return [g.mul(dy, g.add(s, g.mul(y, g.sub(g.constant(1.0), s))))]
-
-    return op_result(y, vjp)
+    return op_result(y, (x, lambda dy: g.mul(dy, g.add(s, g.mul(y, g.sub(g.constant(1.0), s))))))
 
 
 def tanh(g: Graph, _: Any, x: Tensor) -> OpResult:
     """The hyperbolic tangent."""
     y = g("Tanh", x)
-    return op_result(y, lambda dy: [g.sub(dy, g.mul(dy, g.mul(y, y)))])
+    return op_result(y, (x, lambda dy: g.sub(dy, g.mul(dy, g.mul(y, y)))))
 
 
 def hardsigmoid(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x / 6 + 1 / 2 within [0, 1]."""
-    y = g("HardSigmoid", x, alpha=1 / 6, beta=0.5)
 
-    def vjp(dy: Tensor) -> Gradients:
+    def dx(dy: Tensor) -> Tensor:
         inside = g("And", g("Greater", x, g.constant(-3.0)), g("Less", x, g.constant(3.0)))
-        return [g.where(inside, g.mul(dy, 1 / 6), 0.0)]
+        return g.where(inside, g.mul(dy, 1 / 6), 0.0)
 
-    return op_result(y, vjp)
+    return op_result(g("HardSigmoid", x, alpha=1 / 6, beta=0.5), (x, dx))
 
 
 def hardswish(g: Graph, _: Any, x: Tensor) -> OpResult:
     """x hardsigmoid(x); its derivative is 0 up to -3, x / 3 + 1 / 2 between, and 1 from 3 on."""
-    y = g("HardSwish", x)
 
-    def vjp(dy: Tensor) -> Gradients:
+    def dx(dy: Tensor) -> Tensor:
         slope = g.add(g.mul(x, 1 / 3), 0.5)
         between = g.where(g("Greater", x, g.constant(-3.0)), slope, 0.0)
-        below = g("Less", x, g.constant(3.0))
-        return [g.mul(dy, g.where(below, between, 1.0))]
+        return g.mul(dy, g.where(g("Less", x, g.constant(3.0)), between, 1.0))
 
-    return op_result(y, vjp)
+    return op_result(g("HardSwish", x), (x, dx))
 
 
 def gelu(g: Graph, _: Any, x: Tensor, *, approximate: str = "none") -> OpResult:
@@ -141,8 +113,8 @@ def gelu(g: Graph, _: Any, x: Tensor, *, approximate: str = "none") -> OpResult:
         raise NoRule(f"gelu with approximate={approximate!r}")
     distribution = g.add(g.mul(g("Erf", g.mul(x, math.sqrt(0.5))), 0.5), 0.5)
 
-    def vjp(dy: Tensor) -> Gradients:
+    def dx(dy: Tensor) -> Tensor:
         density = g.mul(g("Exp", g.mul(g.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
-        return [g.mul(dy, g.add(distribution, g.mul(x, density)))]
+        return g.mul(dy, g.add(distribution, g.mul(x, density)))
 
-    return op_result(g.mul(x, distribution), vjp)
+    return op_result(g.mul(x, distribution), (x, dx))

@@ -1,4 +1,4 @@
-"""What a gradient rule is: an operator's ONNX nodes, and its vector-Jacobian product (vjp)."""
+"""What a gradient rule is: an operator's ONNX nodes, and its vector-Jacobian products (vjps)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cnnbench.worker.export.training.graph import Graph, Size, Tensor
 
 Shape = tuple[Size, ...]
+Param = Tensor | None
+"""A layer's weight or bias; None where it has none."""
 
 
 class NoRule(Exception):
@@ -20,13 +22,10 @@ class ScaledGradient:
     factor: Tensor
 
 
-Gradients = Sequence[Tensor | None]
-VjpResult = Sequence[Tensor | ScaledGradient | None]
-
-
-def materialise(g: Graph, gradient: Tensor | ScaledGradient) -> Tensor:
-    """The gradient itself."""
-    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, ScaledGradient) else gradient
+Gradient = Tensor | ScaledGradient
+Vjp = Callable[..., Gradient]
+"""Writes the loss's gradient of an argument, or of the argument broadcast, from the gradients of the outputs: a tensor
+for each (None where there is none)."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,19 @@ class OpResult:
     """An operator that was written into the graph."""
 
     outputs: Sequence[Tensor]
-    vjp: Callable[[Gradients], VjpResult]
-    """From the loss's gradients of the outputs (None where there is none) to those of the operator's tensor arguments,
-    in the order of the arguments, those in lists included; None for what does not vary or has no gradient."""
-    vjp_scaled: Callable[[ScaledGradient], Gradients] | None = None
-    """The same of its only output's gradient, where the factor need not be multiplied into it."""
+    """Those whose gradients the vjps take."""
+    vjps: Sequence[tuple[Tensor, Vjp]]
+    """For each argument that has a gradient. Only those of arguments that vary are called."""
+    others: Sequence[Tensor] = ()
+    """The outputs behind, whose gradients are not followed."""
+    takes_scaled: bool = False
+    """Whether the vjps also take a `ScaledGradient`, whose factor they need not multiply into it."""
+
+    def argument_gradients(self, g: Graph, gradients: Sequence[Gradient | None]) -> list[tuple[Tensor, Gradient]]:
+        """The gradients of the arguments that vary, from those of the outputs."""
+        return [
+            (argument, _unbroadcast(g, vjp(*gradients), argument)) for argument, vjp in self.vjps if argument.varies
+        ]
 
 
 Rule = Callable[..., OpResult]
@@ -46,21 +53,23 @@ Rule = Callable[..., OpResult]
 with a `Tensor` for each tensor."""
 
 
-def op_result(y: Tensor, vjp: Callable[[Tensor], VjpResult], *others: Tensor) -> OpResult:
-    """An operator whose gradients come from its first output alone."""
-
-    def vjp_one(gradients: Gradients) -> VjpResult:
-        assert gradients[0] is not None
-        return vjp(gradients[0])
-
-    return OpResult([y, *others], vjp_one)
+def op_result(
+    y: Tensor, *vjps: tuple[Tensor | float | None, Vjp], others: Sequence[Tensor] = (), takes_scaled: bool = False
+) -> OpResult:
+    """An operator whose gradients come from its first output alone; arguments that are no tensors are left out."""
+    return OpResult([y], [(x, vjp) for x, vjp in vjps if isinstance(x, Tensor)], others, takes_scaled)
 
 
-def unbroadcast(g: Graph, gradient: Tensor, x: Tensor) -> Tensor:
+def materialise(g: Graph, gradient: Gradient) -> Tensor:
+    """The gradient itself."""
+    return g.mul(gradient.rest, gradient.factor) if isinstance(gradient, ScaledGradient) else gradient
+
+
+def _unbroadcast(g: Graph, gradient: Gradient, x: Tensor) -> Gradient:
     """The gradient of x, where the gradient is of x broadcast to a larger shape: the sum over its copies."""
+    if isinstance(gradient, ScaledGradient):
+        return gradient
     extra = gradient.ndim - x.ndim
     axes = list(range(extra))
     axes += [axis for axis in range(extra, gradient.ndim) if x.shape[axis - extra] == 1 and gradient.shape[axis] != 1]
-    if not axes:
-        return gradient
-    return g.reshape(g.sum(gradient, axes, keep=True), x.shape)
+    return g.reshape(g.sum(gradient, axes, keep=True), x.shape) if axes else gradient

@@ -1,22 +1,101 @@
-"""The convolution itself: the output (N, K, ...) from the input, the weight and the bias."""
+"""A convolution's settings, and the convolution itself: the output (N, K, ...) from the input, weight and bias."""
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution.settings import (
-    MANY_POSITIONS,
-    Settings,
-    channels_first,
-    is_depthwise,
-    joined_rows,
-)
+from cnnbench.worker.export.training.rules.rule import NoRule
 
+FEW_CHANNELS = 8
+"""With fewer input channels a convolution's matrix product has too few rows, and rows of channels are copied slowly."""
+MANY_POSITIONS = 400
+"""Of an output, for which a product of its own for each image costs less than putting channels before images."""
 HEAVY = 2**18
 """Values of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
 BAND = 6
 """A depthwise image of at most so many times its kernel's height is faster by banded matrices, mostly zeros though."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a convolution is beside its weight; one number for each spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def sides(self) -> int:
+        """How many spatial axes there are."""
+        return len(self.kernel)
+
+    def attributes(self) -> dict[str, Any]:
+        """For ONNX's Conv and ConvTranspose."""
+        return {
+            "kernel_shape": self.kernel,
+            "strides": self.stride,
+            "pads": [*self.padding, *self.padding],
+            "dilations": self.dilation,
+            "group": self.groups,
+        }
+
+    def dilated_extent(self) -> tuple[int, ...]:
+        """How far a window's last kernel element lies from its first."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
+
+    def out(self, sizes: Iterable[int]) -> tuple[int, ...]:
+        """The output's spatial sizes, of an input's."""
+        each = zip(sizes, self.padding, self.dilated_extent(), self.stride, strict=True)
+        return tuple((size + 2 * pad - extent - 1) // step + 1 for size, pad, extent, step in each)
+
+    def kernel_elements(self) -> list[tuple[int, ...]]:
+        """Where each kernel element of the first window lies in the padded input, in the weight's order."""
+        return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
+
+
+def settings_of(
+    w: Tensor, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int], groups: int
+) -> Settings:
+    """From the arguments of aten's operators; one number stands for all spatial axes. Raises NoRule."""
+    kernel = w.spatial()
+
+    def each(values: Sequence[int]) -> tuple[int, ...]:
+        return tuple(values) * (len(kernel) if len(values) == 1 else 1)
+
+    if padding == "valid":
+        padding = (0,)
+    elif isinstance(padding, str):
+        ends = [d * (k - 1) for d, k in zip(each(dilation), kernel, strict=True)]
+        if any(end % 2 for end in ends):
+            raise NoRule("padding='same' with an even kernel")
+        padding = [end // 2 for end in ends]
+    return Settings(kernel, each(stride), each(padding), each(dilation), groups)
+
+
+def is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
+    """Whether each channel is convolved by itself, with one kernel."""
+    return s.groups == x.shape[1] == w.shape[0] and s.groups > 1
+
+
+def channels_first(g: Graph, x: Tensor) -> Tensor:
+    """(N, C, ...) as (C, N, ...), so that a product can sum over images and pixels together."""
+    return g.transpose(x, [1, 0, *range(2, x.ndim)])
+
+
+def joined_rows(height: int, rows: int, s: Settings) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(height * rows * kernel columns, kernel elements) float32: 1 where it joins an output row and one of x."""
+    found = np.zeros((height, rows, s.kernel[1], *s.kernel), np.float32)
+    out = np.arange(height)
+    for i, j in itertools.product(*map(range, s.kernel)):
+        found[out, out * s.stride[0] + i * s.dilation[0], j, i, j] = 1
+    return found.reshape(-1, math.prod(s.kernel))
 
 
 def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
@@ -31,8 +110,7 @@ def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Te
 
 def by_images(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """ONNX's Conv, which ONNX Runtime computes as a matrix product for each image."""
-    given = (x, w) if b is None else (x, w, b)
-    return g("Conv", *given, shape=(x.shape[0], w.shape[0], *s.out(x.spatial())), **s.attributes())
+    return g("Conv", x, w, b, shape=(x.shape[0], w.shape[0], *s.out(x.spatial())), **s.attributes())
 
 
 def as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
@@ -40,10 +118,8 @@ def as_one_image(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) 
     image = g.reshape(channels_first(g, x), (1, w.known(1), None, *x.spatial()))
     kernel = g.reshape(w, (w.known(0), w.known(1), 1, *s.kernel))
     among = Settings((1, *s.kernel), (1, *s.stride), (0, *s.padding), (1, *s.dilation), 1)
-    given = (image, kernel) if b is None else (image, kernel, b)
-    sizes = s.out(x.spatial())
-    found = g("Conv", *given, shape=(1, w.known(0), None, *sizes), **among.attributes())
-    return channels_first(g, g.reshape(found, (w.known(0), None, *sizes)))
+    shape = (w.known(0), None, *s.out(x.spatial()))
+    return channels_first(g, g.reshape(g("Conv", image, kernel, b, shape=(1, *shape), **among.attributes()), shape))
 
 
 def banded(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward
-from cnnbench.worker.export.training.rules.convolution.settings import FEW_CHANNELS, Settings, is_depthwise
+from cnnbench.worker.export.training.rules.convolution.forward import FEW_CHANNELS, Settings, is_depthwise
 
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution.settings import (
+from cnnbench.worker.export.training.rules.convolution.forward import (
     FEW_CHANNELS,
     MANY_POSITIONS,
     Settings,
@@ -35,9 +35,8 @@ def by_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings, plac
     """Of one group: x convolved with dy; images become channels, strides dilations and dilations strides.
 
     The channels of x become one more spatial axis, with a kernel of 1, before those of the image (`place` 0) or behind
-    them, where whole rows of channels are copied. So it is one convolution of one image with as many output positions
-    as C times the kernel elements; its inner matrix product is as large as the forward one's, and its windows are
-    gathered in the caches.
+    them, where whole rows of channels are copied. So the inner matrix product is as large as the forward one's, and its
+    windows are gathered in the caches.
     """
     x, after = _covered(g, x, dy, s, list(range(s.sides)))
     order = [0, *_inserted(range(2, x.ndim), place, 1)]

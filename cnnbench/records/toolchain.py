@@ -1,0 +1,93 @@
+"""What builds and runs models: the installed libraries, the package's own code, and the file of a user's own model."""
+
+import ast
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from pathlib import Path
+from types import MappingProxyType
+
+from cnnbench.records import files
+from cnnbench.suite.case import ModelSpec
+
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
+BUILDERS = ("networks/**/*.py", "suite/optimizer.py", "worker/**/*.py")
+"""The modules that build, count, export and prove models, with the optimizer whose step is exported."""
+
+
+@cache
+def library_versions() -> Mapping[str, str]:
+    """The installed versions of what builds and runs models, without importing any of it."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return MappingProxyType(found)
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What builds artifacts: the code, as a digest, and the libraries' versions."""
+
+    code: str
+    versions: Mapping[str, str]
+
+
+@cache
+def own_toolchain() -> Toolchain:
+    """That of this process."""
+    return Toolchain(_code_digest(), library_versions())
+
+
+def _code_digest() -> str:
+    """A digest of the code that builds and counts models, so that a change of it is never hidden by the cache."""
+    package = Path(__file__).parent.parent
+    digest = sha256()
+    for file in sorted(file for pattern in BUILDERS for file in package.glob(pattern)):
+        digest.update(meaning(file.read_text()).encode())
+    return digest.hexdigest()
+
+
+def meaning(source: str) -> str:
+    """A module's syntax tree as text, without comments, docstrings and the descriptions of constants and fields."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [each for each in body if not _is_description(each)]
+    return ast.dump(tree)
+
+
+def _is_description(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def source_digest(spec: ModelSpec) -> str:
+    """A digest of the file that a user's own model stands in, without importing it; empty for any other."""
+    if not spec.is_users_own:
+        return ""
+    try:
+        origin = _origin(spec.model.partition(":")[0])
+        return sha256(files.read(Path(origin))).hexdigest() if origin else ""
+    except Exception:  # whatever somebody's hook of the import system raises
+        return ""
+
+
+def _origin(module: str) -> str | None:
+    """The file of a module, found as a worker finds it, with the current folder at last; no package is imported."""
+    found, places = None, None
+    for depth, name in enumerate(accumulate(module.split("."), "{}.{}".format)):
+        found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, places))), None)
+        if found is None and depth == 0:
+            found = PathFinder.find_spec(name, [os.getcwd()])
+        if found is None:
+            return None
+        places = found.submodule_search_locations
+    return found.origin if found else None

@@ -1,0 +1,72 @@
+"""What a network ends with: fully connected layers, dropout and the loss."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from cnnbench.records.artifact import DROP
+from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, op_result
+
+MEAN = 1
+"""aten's number for the reduction `mean`."""
+
+
+def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Param = None) -> OpResult:
+    """x (..., I) times the weight (O, I) transposed, plus the bias (O)."""
+    outputs, inputs = w.known(0), w.known(1)
+    rows = x if x.ndim == 2 else g.reshape(x, (None, inputs))
+    y = g("Gemm", rows, w, b, shape=(rows.shape[0], outputs), transB=1)
+
+    @cache
+    def in_rows(dy: Tensor) -> Tensor:
+        return dy if dy.ndim == 2 else g.reshape(dy, (None, outputs))
+
+    return op_result(
+        g.reshape(y, (*x.shape[:-1], outputs)),
+        (x, lambda dy: g.reshape(g("Gemm", in_rows(dy), w, shape=rows.shape), x.shape)),
+        (w, lambda dy: g("Gemm", in_rows(dy), rows, shape=w.shape, transA=1)),
+        (b, lambda dy: g.sum(in_rows(dy), [0])),
+    )
+
+
+def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) -> OpResult:
+    """aten.native_dropout: values are zero with probability p, the others divided by 1 - p (Srivastava et al. 2014).
+
+    Outputs y and which values were kept.
+    """
+    if not train or p == 0:
+        return op_result(x, (x, lambda dy: dy), others=[x])
+    if not any(value.name == DROP for value in g.inputs):
+        g.input(DROP, ())
+    rate = g.mul(Tensor(DROP, ()), p)
+    kept = g("GreaterOrEqual", g("RandomUniformLike", x), rate)
+    factor = g("Reciprocal", g.sub(g.constant(1.0), rate))
+    mask = g.mul(g("Cast", kept, to=TensorProto.FLOAT), factor)
+    return op_result(g.mul(x, mask), (x, lambda dy: g.mul(dy, mask)), others=[kept])
+
+
+def cross_entropy(
+    g: Graph,
+    _: Any,
+    logits: Tensor,
+    labels: Tensor,
+    weight: Param = None,
+    reduction: int = MEAN,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> OpResult:
+    """Mean over the images of -sum(target log_softmax(logits)), logits (N, classes), labels (N) int64."""
+    if weight is not None or reduction != MEAN or logits.ndim != 2:
+        raise NoRule("cross-entropy other than the mean over images")
+    classes = logits.known(1)
+    depth = g.constant(np.asarray(classes, np.int64))
+    target = g("OneHot", labels, depth, g.constant([0.0, 1.0]), shape=logits.shape, axis=1)
+    if label_smoothing:
+        target = g.add(g.mul(target, 1 - label_smoothing), g.constant(label_smoothing / classes))
+    log_p = g("LogSoftmax", logits, axis=1)
+    share = g("Reciprocal", g.batch_size(logits))
+    loss = g("Neg", g.mul(g.sum(g.mul(target, log_p), [0, 1]), share))
+    return op_result(loss, (logits, lambda dy: g.mul(g.sub(g("Exp", log_p), target), g.mul(dy, share))))

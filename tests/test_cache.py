@@ -1,0 +1,245 @@
+"""The cache holds what it says, is its owner's or its group's, and is made smaller without losing what is used."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import InputError
+from cnnbench.records import artifact, cache, toolchain
+from cnnbench.records.artifact import fault_of, folder_of, key_of, seal
+from cnnbench.records.cache import cache_folder, entries, prune
+from cnnbench.records.toolchain import Toolchain, meaning
+from cnnbench.runner.artifacts import Artifacts
+from cnnbench.suite.case import ModelSpec
+from tests.conftest import Cli
+from tests.records import facts
+
+LENET = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv(cache.PLACE, str(tmp_path / "cache"))
+    monkeypatch.delenv(cache.SHARED, raising=False)
+    monkeypatch.delenv(cache.LIMIT, raising=False)
+    cache.prepare()
+    return tmp_path / "cache"
+
+
+def entry(name: str = "lenet5", key: str = "key", size: int = 1000, age_h: float = 48.0) -> Path:
+    """A sealed entry that was used so long ago."""
+    folder = cache.artifacts_folder() / f"{name}-{key}"
+    with cache.locked(folder), cache.filling(folder) as building:
+        (building / artifact.WEIGHTS).write_bytes(bytes(size))
+        (building / artifact.FACTS).write_text(facts().model_dump_json())
+        seal(building, key)
+    used = time.time() - age_h * 3600
+    os.utime(folder / cache.SEAL, (used, used))
+    return folder
+
+
+def flip(folder: Path) -> None:
+    file = folder / artifact.WEIGHTS
+    file.write_bytes(b"\x01" + file.read_bytes()[1:])
+
+
+def a_link_in_its_place(folder: Path) -> None:
+    shutil.move(folder, folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+def a_pipe_in_it(folder: Path) -> None:
+    (folder / artifact.WEIGHTS).unlink()
+    os.mkfifo(folder / artifact.WEIGHTS)
+
+
+def another(folder: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(entry("lenet5", "other"), folder)
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (flip, "weights.safetensors is damaged"),
+    (lambda folder: os.truncate(folder / artifact.WEIGHTS, 10), "weights.safetensors is damaged"),
+    (lambda folder: (folder / artifact.WEIGHTS).unlink(), "weights.safetensors is missing"),
+    (lambda folder: (folder / artifact.FACTS).write_text("{}"), "artifact.json is damaged"),
+    (lambda folder: (folder / cache.SEAL).unlink(), "seal.json is missing"),
+    (lambda folder: (folder / cache.SEAL).write_text("[" * 100_000), "cannot be read"),
+    (a_pipe_in_it, "weights.safetensors is damaged"),
+    (a_link_in_its_place, "is no folder"),
+    (another, "has another one's content"),
+]
+
+
+@pytest.mark.parametrize(("damage", "fault"), DAMAGES)
+def test_each_damage_is_told_and_what_lies_there_is_replaced(damage: Callable[[Path], object], fault: str) -> None:
+    folder = entry()
+    assert fault_of(folder) is None
+    damage(folder)
+    assert fault_of(folder) == fault
+    assert fault_of(entry()) is None
+
+
+def test_where_nothing_lies_nothing_is_wrong() -> None:
+    assert fault_of(cache.artifacts_folder() / "lenet5-key") is None
+
+
+def test_a_damaged_artifact_is_looked_for_in_vain_and_the_user_reads_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Artifacts() as artifacts:
+        wanted = artifacts.wanted(LENET)
+        folder = entry("lenet5", wanted.key)
+        assert not artifacts.missing(wanted)
+    flip(folder)
+    with Artifacts() as artifacts:
+        assert artifacts.missing(wanted)
+        assert artifacts.find(wanted).fault == "weights.safetensors is damaged"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners here")
+def test_what_belongs_to_another_user_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = entry()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(InputError, match=r"the cache is another user's: set CNNBENCH_CACHE .* CNNBENCH_CACHE_SHARED=1"):
+        cache_folder()
+    assert fault_of(folder) == "belongs to another user"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners here")
+def test_a_shared_cache_is_its_groups_and_believes_what_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.SHARED, "1")
+    cache.prepare()
+    folder = entry()
+    modes = {file.name: oct(file.stat().st_mode)[-4:] for file in (folder.parent, folder, *folder.iterdir())}
+    assert set(modes.values()) == {"2770", "0660"}
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert fault_of(folder) is None
+    flip(folder)
+    assert fault_of(folder) == "weights.safetensors is damaged"
+    folder.chmod(0o777)
+    assert fault_of(folder) == "may be written by everybody"
+
+
+def test_compiled_code_is_its_users_alone_in_a_shared_cache_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.SHARED, "1")
+    folder = cache.private_folder("inductor")
+    assert folder.parent == place
+    assert oct(folder.stat().st_mode)[-3:] == "700"
+
+
+def test_a_cache_that_is_not_shared_is_its_owners_alone(place: Path) -> None:
+    assert oct((place / "artifacts").stat().st_mode)[-3:] == "700"
+    assert (place / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+
+
+def test_what_was_not_used_for_longest_goes_first_and_what_may_be_in_use_stays() -> None:
+    old, older, used = entry("b", age_h=50), entry("a", age_h=60), entry("c", age_h=0)
+    assert [each.folder for each in entries()] == [older, old, used]
+    size = entries()[0].size_bytes
+    assert [each.folder for each in prune(2 * size)] == [older]
+    assert [each.folder for each in prune(0)] == [old]
+    assert [each.folder for each in entries()] == [used]
+
+
+def test_age_alone_is_enough_and_a_run_keeps_what_was_used_within_a_day() -> None:
+    entry("old", age_h=50), entry("new", age_h=20)
+    assert prune(0, keep_s=cache.RECENT_S)[0].folder.name == "old-key"
+    assert prune(float("inf"), unused_s=19 * 3600.0)[0].folder.name == "new-key"
+
+
+def test_an_entry_that_is_being_built_is_not_deleted(place: Path) -> None:
+    folder = entry()
+    building = folder.with_name(f"{cache.BUILDING}{folder.name}")
+    building.mkdir()
+    with cache.locked(folder):
+        assert prune(0) == []
+        assert building.exists()
+    assert [each.folder for each in prune(0)] == [folder]
+    assert not building.exists()
+
+
+def test_a_cache_that_cannot_be_written_serves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Artifacts() as artifacts:
+        wanted = artifacts.wanted(LENET)
+    entry("lenet5", wanted.key)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Artifacts(tmp_path) as artifacts:
+        artifacts.build([wanted])
+        with pytest.raises(InputError, match="the cache cannot be written: permission denied; set CNNBENCH_CACHE"):
+            artifacts.get(LENET.model_copy(update={"seed": 1}))
+
+
+def test_the_cache_is_absolute_and_knows_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for text, expected in (("relative", tmp_path / "relative"), ("~/mine", tmp_path / "home" / "mine")):
+        monkeypatch.setenv(cache.PLACE, text)
+        assert folder_of(LENET, "key") == expected / "artifacts" / "lenet5-key"
+
+
+def test_a_place_that_cannot_be_made_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(cache.PLACE, str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"file/artifacts: the cache cannot be written: .*; set CNNBENCH_CACHE"):
+        cache.prepare()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: str) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(cache.PLACE)
+    monkeypatch.setattr("platformdirs.user_cache_dir", homeless)
+    with pytest.raises(InputError, match="set CNNBENCH_CACHE"):
+        cache_folder()
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "much"])
+def test_a_limit_that_is_none_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT, text)
+    with pytest.raises(InputError, match="CNNBENCH_CACHE_LIMIT: expected a size in GB"):
+        cache.limit_bytes()
+
+
+KEY = key_of(LENET, "")
+
+
+def test_descriptions_are_no_part_of_the_key_and_each_constant_is() -> None:
+    source = '"""A module."""\nLIMIT = 3.5\n"""Of something."""\ndef f(x):\n    """Half."""\n    return x / 2  # why\n'
+    described = source.replace("A module", "One").replace("Half", "x / 2").replace("# why", "").replace("Of some", "S")
+    assert meaning(described) == meaning(source)
+    for old, new in (("3.5", "3.6"), ("/ 2", "/ 3"), ("LIMIT", "MOST")):
+        assert meaning(source.replace(old, new, 1)) != meaning(source)
+
+
+@pytest.mark.parametrize("where", ["networks/registry.py", "suite/optimizer.py", "worker/reference/parity.py"])
+def test_code_that_builds_is_a_part_of_the_key(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(toolchain.__file__).parent.parent
+    covered = {str(file.relative_to(package)) for pattern in toolchain.BUILDERS for file in package.glob(pattern)}
+    assert where in covered
+
+
+def test_each_setting_of_a_model_and_each_version_is_a_part_of_its_key() -> None:
+    own = toolchain.own_toolchain()
+    changed: dict[str, object] = {"model": "alexnet", "image_size": (32, 32), "classes": 11, "seed": 1}
+    assert set(changed) == set(ModelSpec.model_fields)
+    keys = {key_of(LENET.model_copy(update={name: value}), "") for name, value in changed.items()}
+    keys |= {key_of(LENET, "", Toolchain("other code", own.versions)), key_of(LENET, "", weights_of="other")}
+    keys |= {key_of(LENET, "", Toolchain(own.code, {**own.versions, name: "0"})) for name in own.versions}
+    assert len(keys | {KEY}) == len(changed) + 2 + len(own.versions) + 1
+
+
+def test_the_commands_list_verify_and_prune(cli: Cli) -> None:
+    folder = entry()
+    assert "lenet5-key" in cli("cache", "list").stdout
+    assert cli("cache", "verify").returncode == 0
+    flip(folder)
+    verified = cli("cache", "verify")
+    assert verified.returncode == 3
+    assert "weights.safetensors is damaged" in verified.stdout
+    assert "lenet5-key" in cli("cache", "prune", "--unused", "24h").stdout
+    assert not folder.exists()
