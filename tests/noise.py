@@ -52,6 +52,9 @@ class Simulated:
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
 
+    def check(self, comparison: ArmComparison) -> Paired:
+        return Paired((), {})
+
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:

@@ -162,6 +162,15 @@ def test_an_entry_that_is_being_built_is_not_deleted(place: Path) -> None:
     assert not building.exists()
 
 
+def test_what_a_killed_builder_left_is_deleted_by_a_run_that_builds_nothing(place: Path) -> None:
+    with Artifacts() as artifacts:
+        wanted = artifacts.wanted(LENET)
+        left = entry("lenet5", wanted.key).with_name(f"{cache.BUILDING}another")
+        left.mkdir()
+        artifacts.build([wanted])
+    assert not left.exists()
+
+
 def test_a_cache_that_cannot_be_written_serves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Artifacts() as artifacts:
         wanted = artifacts.wanted(LENET)

@@ -210,7 +210,7 @@ def test_settings_make_arms_of_one_environment(tmp_path: Path) -> None:
     [
         ("no-such-revision", "'no-such-revision' is no"),
         ("runtime=onnxrt", "--base: runtime: "),
-        ("batch=3", r"expected a setting, one of device, layout, precision, runtime, threads; got 'batch'"),
+        ("batch=3", r"expected a setting, one of allocator, device, layout, precision, runtime, threads; got 'batch'"),
         ("threads=none", "--base: threads: "),
         (str(ROOT), "got the folder"),
         ("/bin/false", "expected a Python"),

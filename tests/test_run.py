@@ -147,7 +147,7 @@ def test_cases_that_crash_hang_or_run_out_of_memory_are_told_and_the_run_goes_on
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     found = records(home / "out")
-    reasons = {id_.split(":")[1]: str(record.reasons[0]) for id_, record in found.items()}
+    reasons = {id_.split(":")[1]: " ".join(map(str, record.reasons)) for id_, record in found.items()}
     assert "crashed: the worker was killed by SIGKILL" in reasons["Crashes@16x16/inference/eager/cpu/fp32/b7"]
     assert "hung: no answer within 20 s" in reasons["Hangs@16x16/inference/eager/cpu/fp32/b7"]
     assert "out-of-memory: " in reasons["Hungry@16x16/inference/eager/cpu/fp32/b7"]

@@ -131,8 +131,9 @@ class Pairs(ExitStack):
     ) -> Paired:
         """One fresh launch of each arm, all alive together and measured interleaved."""
         launches: dict[ArmName, Launch] = {}
-        missing, wrong = self._problems(comparison)
-        if not missing and not wrong:
+        checked = self.check(comparison)
+        missing, wrong = checked.missing, checked.wrong
+        if not checked.problem:
             self._servers.close(before=number - 1)  # each block has two pairs
             members = [self._member(comparison, arm, number) for arm in order]
             allowance = Allowance(comparison.launch_s * scale)
@@ -166,17 +167,17 @@ class Pairs(ExitStack):
         status, reasons = status_of([outcome.launch], outcome.parity, outcome.faults, (), facts)
         return str(reasons[0]) if status == "invalid" else None
 
-    def _problems(self, comparison: ArmComparison) -> tuple[str, str]:
-        """Why the comparison cannot be measured, or would compare two things; both empty if it can."""
+    def check(self, comparison: ArmComparison) -> Paired:
+        """Without times: its `problem` tells why the comparison cannot be measured, or would compare two things."""
         for name in ("base", "head"):
             case = comparison.case(name)
             if problem := self._built(name, case).problem(case):
-                return f"{name}: {problem.reason}", ""
+                return Paired((), {}, missing=f"{name}: {problem.reason}")
         spec = comparison.base.spec
         if spec not in self._outputs:
             base, head = self.folder("base", spec), self.folder("head", spec)
             self._outputs[spec] = difference_of_outputs(base, head) if base != head else ""
-        return "", self._outputs[spec]
+        return Paired((), {}, wrong=self._outputs[spec])
 
     def _member(self, comparison: ArmComparison, name: ArmName, number: int) -> GroupMember:
         case = comparison.case(name)

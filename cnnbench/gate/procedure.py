@@ -86,6 +86,9 @@ class Paired:
 class Measurer(Protocol):
     """Measures pairs."""
 
+    def check(self, comparison: ArmComparison) -> Paired:
+        """Without times: its `problem` tells why the comparison cannot be measured."""
+
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
     ) -> Paired:
@@ -125,6 +128,11 @@ class CaseVerdict:
         """Of the null arm, if it has one."""
         return ratio_of(self.screened, "null")
 
+    def fail(self, pair: Paired) -> None:
+        """Take over the pair's problem, if it has one."""
+        if pair.problem:
+            self.verdict, self.reason = "missing" if pair.missing else "wrong", pair.problem
+
     def call_s(self, arm: ArmName) -> float | None:
         """Median over launches of a call's time."""
         times = [pair.call_s[arm] for pair in self.pairs if arm in pair.call_s]
@@ -154,8 +162,15 @@ class Result:
         return sum(case.verdict == verdict for case in self.cases)
 
     def exit_code(self, *, strict: bool = False, allow_missing: bool = False) -> int:
-        """1 for a confirmed regression only; `faster` never fails, `inconclusive` only if `strict`."""
-        code = exit_code_of([case.verdict for case in self.cases], strict=strict, allow_missing=allow_missing)
+        """1 for a confirmed regression only; `faster` never fails, `inconclusive` only if `strict`.
+
+        A gate that ended before the first pair of any case has not measured anything.
+        """
+        verdicts = [case.verdict for case in self.cases]
+        none_decided = {"inconclusive"} <= set(verdicts) <= {"inconclusive", "missing"}
+        if none_decided and not any(case.pairs for case in self.cases):
+            return EXIT_NOT_MEASURED
+        code = exit_code_of(verdicts, strict=strict, allow_missing=allow_missing)
         return EXIT_INCONCLUSIVE if code == EXIT_OK and strict and self.untrusted else code
 
 
@@ -215,7 +230,9 @@ class _Gate:
         return self.clock_s() - self.began
 
     def screen(self) -> None:
-        """Six pairs for every case, then more for wide intervals, whichever way they point."""
+        """Six pairs for every case that can be measured, then more for wide intervals, whichever way they point."""
+        for case in self.cases:
+            case.fail(self.measurer.check(case.comparison))
         minimum = self.rule.screen_pairs
         for pairs_left in reversed(range(0, minimum, 2)):
             self._block(self._open(), "screen", until_s=self.budget_s, then=pairs_left)
@@ -299,8 +316,8 @@ class _Gate:
                 pair = self.measurer.measure(case.comparison, stage, order, self.number + number, self.scale)
                 self.pair_s[case.comparison.name] = self.clock_s() - began
                 (case.screened if stage == "screen" else case.fresh).append(pair)
+                case.fail(pair)
                 if pair.problem:
-                    case.verdict, case.reason = "missing" if pair.missing else "wrong", pair.problem
                     break
         return True
 

@@ -169,11 +169,11 @@ class Artifacts:
 
         `watch` is told when each build begins and ends, and ends all of it by answering False.
         """
+        cache.sweep()
         waiting = [each for each in wanted if self.missing(each)]
         if not waiting:
             return
         cache.prepare()
-        cache.sweep()
         alone = len(self.to_build(waiting)) == 1  # a fork server would import more than it needs
         most = min(machine.usable_threads(), 1 + psutil.virtual_memory().available // BUILDER_BYTES)
         running: list[_Job] = []
