@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from cnnbench.analysis.kernel import faults_per_call, kernel_share, spends_much
 from cnnbench.analysis.stats import Estimate, launch_estimate, percentile, ranks
 from cnnbench.analysis.times import call_time, comparable_time, peak_mib, speedup
 from cnnbench.records.record import MEASURED, Record, Status
@@ -46,6 +47,12 @@ class CaseRow:
     """The medians of a training step's phases, where the runtime separates them."""
     speedup: Estimate | None = None
     """How many times as fast as the reference runtime in the same rounds."""
+    kernel_in_ratio: bool = False
+    """Whether either of the two spends so much of its time in the kernel that the ratio depends on the allocator."""
+    kernel_share: float | None = None
+    """Of the CPU time of the timed calls."""
+    faults_per_call: float | None = None
+    """Page faults without reading from a disk."""
     peak_mib: float | None = None
     parity_error: float | None = None
     millijoules_per_image: float | None = None
@@ -130,6 +137,7 @@ def _case_row(record: Record, reference: Record | None, rank: int | None = None,
         rank=rank,
         tied=tied,
         speedup=speedup(record, reference) if reference else None,
+        kernel_in_ratio=spends_much(record, reference),
         **_measured(record),
     )
 
@@ -150,6 +158,8 @@ def _measured(record: Record) -> dict[str, Any]:
         **{f"p{p}_ms": None if value is None else value * MS for p, value in percentiles.items()},
         "images_per_s": case.batch / time.value,
         **{f"{phase}_ms": launch_estimate(measurement.times(phase)).value * MS for phase in phases},
+        "kernel_share": kernel_share(launches),
+        "faults_per_call": faults_per_call(launches),
         "peak_mib": peak_mib(record),
         "millijoules_per_image": None if joules is None else 1e3 * joules,
         "launches": len(launches),

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cnnbench.analysis.kernel import kept, kernel_share
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
+from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.times import comparable_time
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
@@ -24,6 +26,8 @@ class Explained:
     peaks: Peaks | None
     profiled: ProfiledCall | None
     """Where its model and runtime were profiled."""
+    kept: tuple[Record, Estimate] | None = None
+    """The same case with another allocator, and its time as a multiple of this one's; the fastest of several."""
 
     @property
     def case(self) -> Case:
@@ -63,9 +67,10 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
         record=record,
         seconds=seconds,
         macs=macs,
-        roofline=case_roofline(case, seconds, macs, spec.closed_form, peaks),
+        roofline=case_roofline(case, seconds, macs, spec.closed_form, peaks, kernel_share(record.launches)),
         peaks=peaks,
         profiled=ProfiledCall(profile, case, seconds, peaks) if profile and is_profiled else None,
+        kept=kept(record, run.records.values()) if case.allocator == "default" else None,
     )
 
 

@@ -18,13 +18,16 @@ from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import runtime_kind, split
 
-Bound = Literal["compute", "memory", "overhead"]
+Bound = Literal["compute", "memory", "overhead", "kernel"]
 BOUNDS: tuple[Bound, ...] = ("compute", "memory", "overhead")
+"""Those of a layer. The kernel's time is known for a whole call alone."""
 
 OPTIMIZER_PASSES = 5
 """SGD with momentum reads weight, gradient and momentum, and writes weight and momentum."""
 TRAINING_FACTOR = 3
 """A training step of a network without a closed form: a forward pass, and one more for each of the two gradients."""
+MOST = 0.5
+"""Of the CPU time: where the lower bound is unknown, the kernel is the limit from this share on."""
 HALF = 0.5
 """Of float32's bytes: the least that a value has in 16-bit precision."""
 
@@ -79,6 +82,8 @@ class Roofline:
     """None where there is no closed form."""
     peak_flops_per_s: float | None
     layers: tuple[LowerBound, ...] = ()
+    kernel_share: float | None = None
+    """Of the CPU time, what the system's kernel spent; None where that is not known, as of a single layer."""
 
     @property
     def flops_per_s(self) -> float:
@@ -117,28 +122,41 @@ class Roofline:
 
     @property
     def bound(self) -> Bound | None:
-        """What limits the layers that make up most of the lower bound; None where that is unknown."""
+        """What takes the largest share: the kernel, or the limit of the layers that make up most of the lower bound.
+
+        None where that is unknown.
+        """
+        kernel_share = self.kernel_share or 0.0
         if not self.lower_bound_s:
-            return None
+            return "kernel" if kernel_share > MOST else None
         seconds: dict[Bound, float] = dict.fromkeys(BOUNDS, 0.0)
         for layer in self.layers:
             if layer.bound is not None:
                 seconds[layer.bound] += layer.total_s or 0.0
-        return max(BOUNDS, key=lambda bound: seconds[bound])
+        largest = max(BOUNDS, key=lambda bound: seconds[bound])
+        return "kernel" if kernel_share > seconds[largest] / self.seconds else largest
 
     def _share(self, seconds: Iterable[float | None]) -> float | None:
         total = _sum(seconds) if self.layers else None
         return None if total is None else total / self.seconds
 
 
-def case_roofline(case: Case, seconds: float, macs: int, network: Network | None, peaks: Peaks | None) -> Roofline:
-    """Of a case whose call of a batch takes so long.
+def case_roofline(
+    case: Case,
+    seconds: float,
+    macs: int,
+    network: Network | None,
+    peaks: Peaks | None,
+    kernel_share: float | None = None,
+) -> Roofline:
+    """Of a case whose call of a batch takes so long, of which the kernel has a share.
 
     `macs` are its model's for one image; a network without a closed form has no layers to sum over.
     """
     factor = TRAINING_FACTOR if case.workload == "training" else 1
     work = works(network, case) if network else None
-    return _roofline(seconds, case, peaks, work, macs * case.batch * factor)
+    found = _roofline(seconds, case, peaks, work, macs * case.batch * factor)
+    return replace(found, kernel_share=kernel_share)
 
 
 def _roofline(seconds: float, case: Case, peaks: Peaks | None, work: Sequence[Work] | None, macs: int) -> Roofline:

@@ -16,6 +16,7 @@ from math import log
 from statistics import fmean, median
 from typing import Literal, Protocol
 
+from cnnbench.analysis.kernel import MUCH
 from cnnbench.analysis.paired import PairedRatio, Rule, Verdict, confirmed, is_suspect, pairs_needed, unconfirmed
 from cnnbench.suite.case import Case
 
@@ -72,6 +73,8 @@ class Paired:
     """Whether the ratio of head to base drifted between rounds, or had two modes."""
     interference: bool = False
     """Whether the system's counters show too much interference."""
+    in_kernel: bool = False
+    """Whether an arm spends much of its time in the kernel."""
     missing: str = ""
     """Why an arm could not be run."""
     wrong: str = ""
@@ -275,7 +278,7 @@ class _Gate:
             self._decide(case)
             if differ:
                 case.verdict, case.reason = "inconclusive", f"{case.verdict}, but the null arms differ"
-        notes, position = _shift(self.cases, self.rule), _position(self.cases)
+        notes, position = _shift(self.cases, self.rule) + _kernel(self.cases), _position(self.cases)
         return Result(self.cases, self.rule, self.elapsed_s, differ, notes, position)
 
     def _decide(self, case: CaseVerdict) -> None:
@@ -378,6 +381,20 @@ def _shift(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
     count, way = max((slower, "slower"), (len(ratios) - slower, "faster"))
     is_shift = count > MIN_SHIFT_SHARE * len(ratios)
     return [f"a shift of the whole suite: {count} of {len(ratios)} cases lean {way}"] if is_shift else []
+
+
+def _kernel(cases: Sequence[CaseVerdict]) -> list[str]:
+    """A note on the cases that compare two runtimes, one of which spends much of its time in the kernel."""
+    found = [
+        case.comparison.name
+        for case in cases
+        if case.comparison.base.runtime != case.comparison.head.runtime and any(pair.in_kernel for pair in case.pairs)
+    ]
+    return [
+        f"{name}: one of the two runtimes spends more than {MUCH:.0%} of its CPU time in the kernel, mostly for memory "
+        "that was handed back a moment before: the ratio depends on the allocator, see allocator=keep"
+        for name in found
+    ]
 
 
 def _position(cases: Sequence[CaseVerdict]) -> float | None:

@@ -45,6 +45,7 @@ def _roofline_columns(of: Callable[[R], Roofline]) -> list[Column[R]]:
         measure("GB/s", lambda r: of(r).bytes_per_s, in_giga, "bytes_per_s"),
         hidden("memory_share", lambda r: of(r).memory_share),
         hidden("overhead_share", lambda r: of(r).overhead_share),
+        hidden("kernel_share", lambda r: of(r).kernel_share),
         measure("lower bound ms", lower_bound_ms),
         measure("of lower bound", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
         words("bound by", lambda r: of(r).bound, axis=True),
@@ -67,7 +68,8 @@ def _cases(explained: Sequence[Explained]) -> Table:
         "on this device, in the case's precision and with its threads. GB/s: bytes that layers read and write if "
         "nothing stays in a cache. Lower bound: sum over layers of launch overhead and the longer of arithmetic and "
         "memory traffic at their peaks. Of lower bound: lower bound divided by measured time. Bound by: the limit of "
-        "the layers that make up most of the lower bound."
+        "the layers that make up most of the lower bound, or the system's kernel where its share of the CPU time is "
+        "larger than theirs."
     )
     return table_of("bounds", "Cases against their lower bounds", caption, explained, columns)
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from cnnbench.analysis.explain import Explained, explain, telling
+from cnnbench.analysis.kernel import MUCH, faults_per_call
 from cnnbench.analysis.roofline import Bound, Part
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, percent, significant
@@ -16,7 +17,14 @@ FAR_BELOW = 0.25
 """Where the lower bound is a smaller share of the measured time, the peaks do not explain that time."""
 EQUAL = 0.1
 """Ratios that differ by less than this count as equal."""
-BOUND_BY: dict[Bound, str] = {"compute": "compute-bound", "memory": "memory-bound", "overhead": "overhead-bound"}
+BOUND_BY: dict[Bound, str] = {
+    "compute": "compute-bound",
+    "memory": "memory-bound",
+    "overhead": "overhead-bound",
+    "kernel": "bound by the kernel",
+}
+MAX_KERNEL = 5
+"""So many cases with a large share of the kernel are told one by one."""
 UNKNOWN_PEAKS = (
     "This machine's peaks were not measured, so what limits it is unknown; "
     "`cnnbench doctor --peaks --into RUN` measures them."
@@ -43,6 +51,31 @@ def paragraphs(run: Run) -> dict[str, str]:
             text += [f"In {name_of(each.case.runtime)} it takes {_ms(each)}.", *_time(each)]
         found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
     return found
+
+
+def kernel_paragraph(run: Run) -> str:
+    """Which cases spend much of their time in the kernel, the largest shares first; empty if none does."""
+    found = [each for each in explain(run).values() if (each.roofline.kernel_share or 0.0) > MUCH]
+    if not found:
+        return ""
+    found.sort(key=lambda each: -(each.roofline.kernel_share or 0.0))
+    rest = f" So do {len(found) - MAX_KERNEL} more cases: see the column kernel." if len(found) > MAX_KERNEL else ""
+    return (
+        f"Memory: {len(found)} cases spend more than {percent(MUCH)} of their CPU time in the system's kernel. Most of "
+        "it hands out memory, page by page, that the call before handed back; an allocator that keeps memory avoids "
+        f"this (`allocators: [default, keep]`). {' '.join(map(_kernel, found[:MAX_KERNEL]))}{rest}"
+    )
+
+
+def _kernel(each: Explained) -> str:
+    case, faults = each.case, faults_per_call(each.record.launches)
+    share = percent(each.roofline.kernel_share or 0.0)
+    touched = f", with {faults:,.0f} page faults in each call" if faults else ""
+    gain = ""
+    if each.kept is not None:
+        record, ratio = each.kept
+        gain = f"; with allocator {record.case.allocator} the call takes {significant(ratio.value, 2)} of the time"
+    return f"{case.label}, {case.workload}, {case.backend}, batch {case.batch}: {share}{touched}{gain}."
 
 
 def name_of(runtime: str) -> str:

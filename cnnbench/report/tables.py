@@ -1,18 +1,20 @@
 """The tables of a run: each figure with the digits that its interval supports, and a caption."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from cnnbench.analysis import counts
 from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
+from cnnbench.analysis.kernel import MUCH, Standing, kernel_share, standings
+from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, ratio_text, significant
+from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.reasons import reasons_text
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 from cnnbench.suite.case import PHASES, WORKLOADS, Workload
@@ -29,6 +31,7 @@ def run_tables(run: Run) -> list[Table]:
         _models(records),
         _counters(records),
         *(_cases([row for row in cases if row.workload == workload], workload) for workload in WORKLOADS),
+        _runtimes(standings(records)),
         _batches(batches(records)),
         _start(starts(records)),
     ]
@@ -115,6 +118,12 @@ def _counters(records: Sequence[Record]) -> Table:
     return table_of("counters", "Cross-checks", caption, list(rows.values()), columns, notes=list(notes))
 
 
+KERNEL_MARK = "K"
+KERNEL_NOTE = (
+    f"{KERNEL_MARK}: one of the two spends more than {percent(MUCH)} of its CPU time in the kernel (column kernel), "
+    "mostly for memory that was handed back a moment before. The ratio depends on the allocator as much as on the "
+    "runtimes: see the rows with `keep`, or measure them with `allocators: [default, keep]`."
+)
 CAPTIONS: Mapping[Workload, str] = {
     "inference": (
         "ms: median time of one call of the whole batch [95 % interval over launches and blocks]. p90: of at least 64 "
@@ -139,11 +148,17 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         number = numbers.get((row.status, row.reason))
         return f"{row.status} [{number}]" if number else row.status
 
+    def ratio(row: CaseRow) -> str:
+        return NONE if row.speedup is None else ratio_text(row.speedup) + f" {KERNEL_MARK}" * row.kernel_in_ratio
+
+    speedup: list[Column[CaseRow]] = estimate("vs eager", lambda r: r.speedup, ratio_text)
     ratios: list[Column[CaseRow]] = [
-        *estimate("vs eager", lambda r: r.speedup, ratio_text),
+        replace(speedup[0], text=ratio),
+        *speedup[1:],
         Column("rank", lambda r: r.rank, lambda r: f"{r.rank}{'=' if r.tied else ''}" if r.rank else NONE),
     ]
     parity: list[Column[CaseRow]] = [figure("parity error", lambda r: r.parity_error, "{:.0e}".format)]
+    kernel: list[Column[CaseRow]] = [figure("kernel", lambda r: r.kernel_share, percent)]
     phases: list[Column[CaseRow]] = [
         figure("forward ms", lambda r: r.forward_ms),
         figure("backward ms", lambda r: r.backward_ms),
@@ -159,15 +174,58 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
         *(ratios if not trains or any(row.speedup for row in rows) else ()),
         figure("launches", lambda r: r.launches, whole),
+        *(kernel if any((row.kernel_share or 0.0) > MUCH for row in rows) else ()),
         figure("peak MiB", lambda r: r.peak_mib, whole),
         *(phases if trains else parity),
         words("status", status),
     ]
     left_out = ["parity_error"] if trains else [f"{phase}_ms" for phase in PHASES["training"]]
     data = case_frame(rows).drop(columns=left_out)
-    notes = [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
+    notes = [KERNEL_NOTE] if any(row.speedup and row.kernel_in_ratio for row in rows) else []
+    notes += [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
     title, caption = workload.capitalize(), CAPTIONS[workload]
     return table_of(workload, title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)
+
+
+def _runtimes(found: Sequence[Standing]) -> Table:
+    """Each runtime against eager: geometric means over the cases that both measured."""
+    rows: dict[tuple[str, str], list[Standing]] = {}
+    for each in found:
+        rows.setdefault((each.default.case.workload, each.default.case.backend), []).append(each)
+
+    def mean(of: Callable[[Standing], Estimate | None]) -> Callable[[list[Standing]], Estimate | None]:
+        def over(row: list[Standing]) -> Estimate | None:
+            known = [ratio for each in row if (ratio := of(each)) is not None]
+            return geometric_mean(known) if known else None
+
+        return over
+
+    def kernel(row: list[Standing]) -> int | None:
+        is_known = any(kernel_share(each.default.launches) is not None for each in row)
+        return sum(each.kernel for each in row) if is_known else None
+
+    best: list[Column[list[Standing]]] = [
+        *estimate("at best allocators", mean(lambda each: each.best_vs_reference), ratio_text),
+        *estimate("default costs", mean(lambda each: each.default_costs), ratio_text),
+        figure("of cases", lambda row: sum(each.default_costs is not None for each in row) or None, whole),
+    ]
+    columns: list[Column[list[Standing]]] = [
+        words("workload", lambda row: row[0].default.case.workload, axis=True),
+        words("backend", lambda row: row[0].default.case.backend, axis=True),
+        figure("cases", len, whole),
+        *estimate("vs eager", mean(lambda each: each.vs_reference), ratio_text),
+        figure(f"with {KERNEL_MARK}", kernel, whole, "kernel"),
+        *(best if any(each.default_costs for each in found) else ()),
+    ]
+    caption = (
+        "Geometric means over the cases that the backend and eager both measured. vs eager: speed as a multiple of "
+        f"PyTorch eager's, both with the system's allocator; with {KERNEL_MARK}: in so many of these cases one of the "
+        f"two spends more than {percent(MUCH)} of its CPU time in the kernel. At best allocators: the same, each at "
+        "the fastest of the allocators that were measured for it. Default costs: time with the system's allocator as a "
+        "multiple of that at the fastest, over the cases where another one is faster."
+    )
+    shown = [row for row in rows.values() if any(each.vs_reference or each.default_costs for each in row)]
+    return table_of("runtimes", "Runtimes against eager", caption, shown, columns)
 
 
 def _batches(rows: Sequence[Batches]) -> Table:

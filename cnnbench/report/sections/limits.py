@@ -11,7 +11,7 @@ from cnnbench.networks.units import FLOP_PER_MAC, GIGA
 from cnnbench.report.charts import INK, SERIES, WIDTH, Bar, Chart, colours, data, stacked_bars
 from cnnbench.report.format import in_giga
 from cnnbench.report.html import Part, Section
-from cnnbench.report.prose import paragraphs
+from cnnbench.report.prose import kernel_paragraph, paragraphs
 from cnnbench.report.sections.sources import Sources
 
 MAX_KINDS = 7
@@ -24,7 +24,8 @@ def section(sources: Sources) -> Section:
     explained = list(explain(sources.run).values())
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
     parts: list[Part] = [*peaks, *_roofline(explained), *bounds, *_shares(explained), *layers]
-    return Section("why", "What limits each model", list(paragraphs(sources.run).values()), parts)
+    prose = [*paragraphs(sources.run).values(), kernel_paragraph(sources.run)]
+    return Section("why", "What limits each model", [text for text in prose if text], parts)
 
 
 def _roofline(explained: Sequence[Explained]) -> list[Chart]:

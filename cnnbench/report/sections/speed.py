@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import altair as alt
 
 from cnnbench.analysis.cases import CaseRow
+from cnnbench.analysis.kernel import MUCH
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.report.charts import Chart, Mark, colours, data, legend_of, ratio_marks
-from cnnbench.report.format import ratio_text
-from cnnbench.report.html import Section
+from cnnbench.report.format import percent, ratio_text
+from cnnbench.report.html import Part, Section
 from cnnbench.report.sections.sources import Sources, described
 from cnnbench.suite.case import WORKLOADS
 
@@ -31,10 +32,12 @@ def runtimes(sources: Sources) -> Section:
         pairs = [(row, row.speedup) for row in sources.measured if row.workload == workload and row.speedup]
         for backend in sorted({row.backend for row, _ in pairs}):
             ratios = [ratio for row, ratio in pairs if row.backend == backend]
-            prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}")
+            marked = sum(row.kernel_in_ratio for row, _ in pairs if row.backend == backend)
+            prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}{_kernel(marked)}")
         marks = []
         for row, ratio in pairs:
             what = f"{row.model}, {row.backend}, batch {row.batch}: {ratio_text(ratio)}"
+            what += f"; one of the two spends more than {percent(MUCH)} in the kernel" * row.kernel_in_ratio
             marks.append(Mark(f"{row.model}, {row.batch}", row.backend, ratio, what))
         chart = Chart(
             f"runtimes-{workload}",
@@ -44,7 +47,18 @@ def runtimes(sources: Sources) -> Section:
             ratio_marks(marks, sources.backends, "speed as a multiple of PyTorch eager's"),
         )
         charts += [chart] if pairs else []
-    return Section("runtimes", "ONNX Runtime and others against PyTorch", prose, charts)
+    parts: list[Part] = [*sources.table("runtimes"), *charts]
+    return Section("runtimes", "ONNX Runtime and others against PyTorch", prose, parts if prose else ())
+
+
+def _kernel(marked: int) -> str:
+    """How many of the ratios depend on the allocator."""
+    if not marked:
+        return ""
+    return (
+        f" In {marked} of them one of the two spends more than {percent(MUCH)} of its CPU time in the kernel, mostly "
+        "for memory, so that the ratio depends on the allocator too: see the column at best allocators."
+    )
 
 
 def _summary(ratios: Sequence[Estimate]) -> str:
