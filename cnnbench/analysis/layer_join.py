@@ -79,8 +79,8 @@ def owner(name: str, modules: Collection[str]) -> str:
 def typical(seconds: Iterable[float]) -> float:
     """The mean of the middle half: a quarter is left out at either end.
 
-    Disturbed calls do not move it while they are fewer than a quarter, and it is finer than a median where a clock
-    ticks in microseconds.
+    Calls with interference do not move it while they are fewer than a quarter, and it is finer than a median where a
+    clock ticks in microseconds.
     """
     ordered = sorted(seconds)
     cut = len(ordered) // 4

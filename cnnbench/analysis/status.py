@@ -79,8 +79,8 @@ def noise_reasons(measurement: Measurement) -> list[Reason]:
     if launch_estimate(times).half_width > NOISY_HALF_WIDTH:
         found.append(Reason(code="wide-interval"))
     # blocks with interference are used where there are too few others
-    disturbed = (each for each in measurement.launches if any(block.interference for block in each.usable()))
-    if launch := next(disturbed, None):
+    affected = (each for each in measurement.launches if any(block.interference for block in each.usable()))
+    if launch := next(affected, None):
         clean = sum(not block.interference for block in launch.blocks)
         first = next(interference for block in launch.blocks for interference in block.interference)
         detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"

@@ -15,7 +15,7 @@ PROFILES = "profiles.jsonl"
 """In a run's folder: one model a line."""
 WORST = 5
 """How many layers are named of the slowest."""
-DISTURBED = 1.2
+SPREAD = 1.2
 """So many times longer than typical is too much for a quarter of the calls."""
 MIN_SHARE = 0.01
 """Of a call's time: a layer below it is not called slow for its work, however slow."""
@@ -53,7 +53,7 @@ class Times:
     outside_s: float
     """Between the operators: what the runtime and its profiler do there."""
     quartiles_s: tuple[float, float]
-    """Of the whole calls, by the host's clock: half of them lie between. Far apart, something disturbed them."""
+    """Of the whole calls, by the host's clock: half of them lie between. Far apart, there was interference."""
 
     @property
     def operators_s(self) -> float:
@@ -68,7 +68,7 @@ class Times:
     @property
     def has_interference(self) -> bool:
         """Whether a quarter of the calls took far longer than their typical parts together."""
-        return self.quartiles_s[1] > DISTURBED * self.call_s
+        return self.quartiles_s[1] > SPREAD * self.call_s
 
 
 @dataclass(frozen=True)

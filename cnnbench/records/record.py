@@ -2,7 +2,7 @@
 
 Schema history (a reader accepts its own version and older ones):
     1   first version
-    2   several launches per case, each with its race and what really ran; turns that were disturbed; layouts
+    2   several launches per case, each with its comparison group and what really ran; blocks with interference; layouts
     3   exported training steps
     4   the golden images that a training step is proved on
     5   reasons and interference by code, what really ran by field, and what records share once in a file of its own
@@ -31,7 +31,7 @@ unavailable  this machine, or this version, cannot run it
 """
 
 MIN_BLOCKS = 6
-"""The fewest turns whose medians give an interval at 95 %."""
+"""The fewest blocks whose medians give an interval at 95 %."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 """From best to worst."""
@@ -224,13 +224,13 @@ class Launch(Recorded):
     """Why sampling ended."""
     memory: Memory
     group: str = ""
-    """The race that it was measured in: launches of one race share rounds."""
+    """The comparison group that it was measured in: launches of one group share rounds."""
     ran: "Ran | None" = None
     environment: str = ""
     """The digest of the environment that it was measured in; empty where that is not known."""
 
     def usable(self) -> list[Block]:
-        """The turns that statistics rest on: those that nothing disturbed, or all where those are too few."""
+        """The blocks that statistics rest on: those without interference, or all where those are too few."""
         clean = [block for block in self.blocks if not block.interference]
         return clean if len(clean) >= MIN_BLOCKS else self.blocks
 
@@ -240,7 +240,7 @@ class Launch(Recorded):
         return sum(sum(block.totals_s()) for block in self.blocks)
 
     def call_blocks(self, phase: str | None = None) -> list[list[float]]:
-        """Seconds per call of each sample of each usable turn: of one phase, or of all."""
+        """Seconds per call of each sample of each usable block: of one phase, or of all."""
         return [
             [seconds / self.calls_per_sample for seconds in (block.seconds[phase] if phase else block.totals_s())]
             for block in self.usable()
@@ -253,11 +253,11 @@ class Measurement(Recorded):
     launches: Annotated[list[Launch], Field(min_length=1)]
 
     def times(self, phase: str | None = None) -> list[list[list[float]]]:
-        """Seconds per call of each sample, by launch and usable turn: of one phase, or of all."""
+        """Seconds per call of each sample, by launch and usable block: of one phase, or of all."""
         return [launch.call_blocks(phase) for launch in self.launches]
 
     def joules_per_image(self, batch: int) -> float | None:
-        """Energy of the usable turns by their images, where the system told that of every one."""
+        """Energy of the usable blocks by their images, where the system told that of every one."""
         blocks = [(launch, block) for launch in self.launches for block in launch.usable()]
         joules = [block.joules for _, block in blocks if block.joules is not None]
         images = batch * sum(launch.calls_per_sample * len(block.totals_s()) for launch, block in blocks)

@@ -1,6 +1,6 @@
 """What the machine did besides measuring, from the system's counters; the measured values play no part.
 
-A turn that was disturbed is known as such before its times are looked at, so leaving it out favours nobody.
+A block with interference is known as such before its times are looked at, so leaving it out favours nobody.
 """
 
 import functools
@@ -19,7 +19,7 @@ N = TypeVar("N", int, float)
 TICK_S = 0.01
 """CPU time is counted in steps of 10 ms, so short windows resolve no more."""
 STEAL_SHARE = 0.03
-"""Of all CPUs' time; a host that takes less hardly moves the median of a turn."""
+"""Of all CPUs' time; a host that takes less hardly moves the median of a block."""
 STEAL_TICKS = 2
 """One tick may have begun before the window."""
 OTHERS_SHARE = 0.1
@@ -79,7 +79,7 @@ class SystemCounters:
 
 @dataclass(frozen=True)
 class Window:
-    """What happened between two readings; None where it is not known, which never disturbs."""
+    """What happened between two readings; None where it is not known, which counts as no interference."""
 
     seconds: float
     cpus: int

@@ -1,4 +1,4 @@
-"""What this computer is: identity, what a process may use of it, and what will disturb a measurement."""
+"""What this computer is: identity, what a process may use of it, and what will interfere with a measurement."""
 
 import contextlib
 import math

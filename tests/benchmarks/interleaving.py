@@ -1,14 +1,14 @@
-"""What racing is worth: an A/A race against its own claim, and the spread of a ratio, raced and one after the other.
+"""What interleaving is worth: an A/A comparison against its own claim, and the spread of a ratio with and without it.
 
-    python -m tests.benchmarks.race aa [--model mobilenet_v2] [--runtime ort] [--repeats 40] [--launches 3]
-    python -m tests.benchmarks.race spread [--model mobilenet_v2] [--repeats 10]
-    python -m tests.benchmarks.race overhead
-    python -m tests.benchmarks.race forked [--model mobilenet_v2] [--repeats 10]
+    python -m tests.benchmarks.interleaving aa [--model mobilenet_v2] [--runtime ort] [--repeats 40] [--launches 3]
+    python -m tests.benchmarks.interleaving spread [--model mobilenet_v2] [--repeats 10]
+    python -m tests.benchmarks.interleaving overhead
+    python -m tests.benchmarks.interleaving forked [--model mobilenet_v2] [--repeats 10]
 
-`aa` races a case against itself, launch after launch, and counts how often the 95 % interval of the ratio holds 1.
+`aa` compares a case with itself, launch after launch, and counts how often the 95 % interval of the ratio holds 1.
 `spread` measures ONNX Runtime against eager so many times: both alive and in turn, and one after the other; printed is
-the standard deviation of the log ratio for each. `overhead` times an empty call in the timing loop. `forked` races
-a worker that is forked from a template against one that has imported for itself.
+the standard deviation of the log ratio for each. `overhead` times an empty call in the timing loop. `forked` compares
+a worker that is forked from a fork server with one that has imported for itself.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def artifact_of(model: str, logs: Path) -> tuple[ModelSpec, Path]:
 
 
 def group_measured(cases: Sequence[Case], folder: Path, logs: Path, budget_s: float, seed: int) -> list[Launch]:
-    """One race: a launch of each case."""
+    """One comparison group: a launch of each case."""
     threads = machine.usable_threads()
     with ForkServers(logs, LIMIT_S) as servers:
         members = [
@@ -100,15 +100,15 @@ def aa(model: str, runtime: str, repeats: int, launches: int, budget_s: float, l
 
 
 def spread(model: str, repeats: int, budget_s: float, logs: Path) -> None:
-    """The spread of eager / ort over repeats, raced and one after the other."""
+    """The spread of eager / ort over repeats, interleaved and one after the other."""
     spec, folder = artifact_of(model, logs)
     eager, ort = (Case(spec=spec, workload="inference", runtime=runtime, batch=1) for runtime in ("eager", "ort"))
-    found: dict[str, list[float]] = {"raced": [], "one after the other": []}
+    found: dict[str, list[float]] = {"interleaved": [], "one after the other": []}
     for repeat in range(repeats):
         order = list(found)
         random.Random(repeat).shuffle(order)
         for way in order:
-            if way == "raced":
+            if way == "interleaved":
                 own, other = same_rounds(*group_measured([eager, ort], folder, logs, budget_s, repeat))
                 ratio = launch_ratio_estimate([own], [other]).value
             else:
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["aa", "spread", "overhead", "forked"])
     parser.add_argument("--model", default="mobilenet_v2")
-    parser.add_argument("--runtime", default="ort", help="what `aa` races against itself")
+    parser.add_argument("--runtime", default="ort", help="what `aa` compares with itself")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--launches", type=int, default=3, help="of each in a comparison of `aa`")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of measuring for each case")
