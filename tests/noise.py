@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired, Stage
 from cnnbench.suite.case import Case, ModelSpec
 
 ROUNDS = 20

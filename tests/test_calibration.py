@@ -21,7 +21,7 @@ from cnnbench.gate.calibration import (
     read_calibration,
     write_calibration,
 )
-from cnnbench.gate.procedure import Paired, exit_code_of
+from cnnbench.gate.verdict import Paired, exit_code_of
 from cnnbench.records.run_folder import Run
 from tests.noise import comparisons
 from tests.records import ENVIRONMENT, case, record

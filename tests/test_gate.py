@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from cnnbench.analysis.paired import Rule, Verdict
-from cnnbench.gate.procedure import ArmComparison, CaseVerdict, Paired, Result, run_gate
+from cnnbench.gate.procedure import run_gate
+from cnnbench.gate.verdict import ArmComparison, CaseVerdict, Paired, Result
 from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, comparisons
 
 GATES = 40

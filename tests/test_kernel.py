@@ -10,7 +10,8 @@ from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.explain import explain
 from cnnbench.analysis.paired import Rule
 from cnnbench.gate.pairs import Pair
-from cnnbench.gate.procedure import ArmComparison, Paired, run_gate
+from cnnbench.gate.procedure import run_gate
+from cnnbench.gate.verdict import ArmComparison, Paired
 from cnnbench.networks import registry
 from cnnbench.records.record import CountsSummary, Record, Usage
 from cnnbench.records.run_folder import Run

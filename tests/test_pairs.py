@@ -9,7 +9,7 @@ import pytest
 
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pair, Pairs, Rounds
-from cnnbench.gate.procedure import ArmComparison, Paired
+from cnnbench.gate.verdict import ArmComparison, Paired
 from cnnbench.records.reason import Interference
 from cnnbench.records.record import Launch
 from cnnbench.runner.fork_server import ForkServers

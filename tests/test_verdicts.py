@@ -8,8 +8,8 @@ import pytest
 from cnnbench.analysis.paired import Rule, Verdict
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, LayerChange, differences_of
-from cnnbench.gate.procedure import ArmComparison, CaseVerdict, Paired, Result
 from cnnbench.gate.run import GateReport
+from cnnbench.gate.verdict import ArmComparison, CaseVerdict, Paired, Result
 from cnnbench.records.record import Ran
 from cnnbench.records.toolchain import Toolchain
 from cnnbench.report import verdicts

@@ -76,8 +76,8 @@ def gate(
     """
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.calibration import check_margin
-    from cnnbench.gate.procedure import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.gate.run import measure_gate
+    from cnnbench.gate.verdict import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.report.terminal import Progress
 
     if exact:

@@ -15,7 +15,7 @@ from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.analysis.status import rechecked
 from cnnbench.errors import CnnbenchError, RunFolderError
 from cnnbench.gate.calibration import MIN_SESSIONS, Calibration, noise_of
-from cnnbench.gate.procedure import Paired
+from cnnbench.gate.verdict import Paired
 from cnnbench.records.environment import Environment, differences
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run, read_run

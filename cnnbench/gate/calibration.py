@@ -15,7 +15,8 @@ from statistics import fmean, median, stdev
 
 from cnnbench.analysis.paired import Rule, pairs_needed, smallest_effect
 from cnnbench.errors import InputError
-from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage, run_gate
+from cnnbench.gate.procedure import run_gate
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import files
 from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment

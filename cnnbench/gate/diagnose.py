@@ -11,7 +11,7 @@ from typing import Any
 from cnnbench.errors import CnnbenchError
 from cnnbench.gate.arms import SETTINGS, Arm
 from cnnbench.gate.pairs import Pairs
-from cnnbench.gate.procedure import ArmComparison, ArmName
+from cnnbench.gate.verdict import ArmComparison, ArmName
 from cnnbench.records.messages import Load, Loaded
 from cnnbench.records.record import Ran
 from cnnbench.records.task_messages import Profile, Profiled

@@ -14,7 +14,7 @@ from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_
 from cnnbench.analysis.status import status_of
 from cnnbench.analysis.times import shared_blocks
 from cnnbench.gate.arms import Arm
-from cnnbench.gate.procedure import ArmComparison, ArmName, Paired, Stage
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired, Stage
 from cnnbench.records import artifact
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Launch, Ran

@@ -10,18 +10,15 @@ There is no optional stopping: the number of pairs depends on noise and time onl
 
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import log
-from statistics import fmean, median
-from typing import Literal, Protocol
+from statistics import fmean
+from typing import Protocol
 
-from cnnbench.analysis.kernel import MUCH
-from cnnbench.analysis.paired import PairedRatio, Rule, Verdict, confirmed, is_suspect, pairs_needed, unconfirmed
-from cnnbench.suite.case import Case
-
-ArmName = Literal["base", "head", "null"]
-Stage = Literal["screen", "confirm"]
+from cnnbench.analysis.paired import Rule, confirmed, is_suspect, pairs_needed, unconfirmed
+from cnnbench.gate import checks
+from cnnbench.gate.verdict import ArmComparison, ArmName, CaseVerdict, Paired, Result, Stage, ratio_of
 
 NULL_EVERY = 3
 """One case in this many has a null arm."""
@@ -31,59 +28,6 @@ EXTENDED_SHARE = 0.7
 """Share of the budget until which cases with wide intervals are screened further."""
 MIN_SCALE = 0.2
 """Launches keep at least this share of the suite's measuring time."""
-MIN_CLEAN = 6
-"""Pairs with interference are dropped if at least this many without it remain."""
-MIN_SHIFT_CASES, MIN_SHIFT_SHARE = 6, 0.9
-"""Of at least this many cases, a share that leans the same way and is noted as a shift of the whole suite."""
-BIAS_P = 0.01
-"""Significance level of a sign test on null arms."""
-
-EXIT_OK, EXIT_SLOWER, EXIT_NOT_MEASURED, EXIT_INCONCLUSIVE = 0, 1, 3, 4
-
-
-@dataclass(frozen=True)
-class ArmComparison:
-    """One case in both arms."""
-
-    base: Case
-    head: Case
-    launch_s: float
-    """Measuring time of each launch."""
-
-    @property
-    def name(self) -> str:
-        """The case's id; both ids if the arms run it differently."""
-        return self.base.id if self.base.id == self.head.id else f"{self.base.id} → {self.head.id}"
-
-    def case(self, arm: ArmName) -> Case:
-        """As an arm runs it; the null arm is a copy of base."""
-        return self.head if arm == "head" else self.base
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The result of a pair of launches."""
-
-    order: tuple[ArmName, ...]
-    """In which the launches were started."""
-    logs: Mapping[ArmName, float]
-    """Logarithm of each arm's time over base's."""
-    call_s: Mapping[ArmName, float] = field(default_factory=dict)
-    unsteady: bool = False
-    """Whether the ratio of head to base drifted between rounds, or had two modes."""
-    interference: bool = False
-    """Whether the system's counters show too much interference."""
-    in_kernel: bool = False
-    """Whether an arm spends much of its time in the kernel."""
-    missing: str = ""
-    """Why an arm could not be run."""
-    wrong: str = ""
-    """Why an arm's outputs, or what ran, are wrong."""
-
-    @property
-    def problem(self) -> str:
-        """Why the pair says nothing of times; empty if it does."""
-        return self.missing or self.wrong
 
 
 class Measurer(Protocol):
@@ -103,94 +47,6 @@ class Observer(Protocol):
 
     def doing(self, what: str, left_s: float) -> None:
         """A step begins; the gate will end in about `left_s` seconds."""
-
-
-@dataclass
-class CaseVerdict:
-    """One case's pairs and its verdict."""
-
-    comparison: ArmComparison
-    verdict: Verdict = "inconclusive"
-    reason: str = ""
-    screened: list[Paired] = field(default_factory=list)
-    fresh: list[Paired] = field(default_factory=list)
-    suspect: bool = False
-
-    @property
-    def ratio(self) -> PairedRatio:
-        """The ratio that the verdict rests on: of a confirmed suspect, fresh pairs only."""
-        return ratio_of(self.fresh if self.fresh else self.screened)
-
-    @property
-    def pairs(self) -> list[Paired]:
-        """All, screened and fresh."""
-        return [*self.screened, *self.fresh]
-
-    @property
-    def null(self) -> PairedRatio:
-        """Of the null arm, if it has one."""
-        return ratio_of(self.screened, "null")
-
-    def fail(self, pair: Paired) -> None:
-        """Take over the pair's problem, if it has one."""
-        if pair.problem:
-            self.verdict, self.reason = "missing" if pair.missing else "wrong", pair.problem
-
-    def call_s(self, arm: ArmName) -> float | None:
-        """Median over launches of a call's time."""
-        times = [pair.call_s[arm] for pair in self.pairs if arm in pair.call_s]
-        return median(times) if times else None
-
-    def pairs_to_tell(self, margin: float) -> int | None:
-        """Pairs needed for a verdict of slower or same; None if too many, or unknown."""
-        ratio = self.ratio
-        return None if ratio.sd is None else pairs_needed(ratio.sd, abs(log(1 + margin) - abs(log(ratio.ratio))))
-
-
-@dataclass
-class Result:
-    """The verdicts of a gate."""
-
-    cases: list[CaseVerdict]
-    rule: Rule
-    seconds: float = 0.0
-    untrusted: list[str] = field(default_factory=list)
-    """Why all verdicts became inconclusive; empty if they did not."""
-    notes: list[str] = field(default_factory=list)
-    position: float | None = None
-    """Mean log of the time of the arm that was started second over the first's."""
-
-    def count(self, verdict: Verdict) -> int:
-        """Number of cases with this verdict."""
-        return sum(case.verdict == verdict for case in self.cases)
-
-    def exit_code(self, *, strict: bool = False, allow_missing: bool = False) -> int:
-        """1 for a confirmed regression only; `faster` never fails, `inconclusive` only if `strict`.
-
-        A gate that ended before the first pair of any case has not measured anything.
-        """
-        verdicts = [case.verdict for case in self.cases]
-        none_decided = {"inconclusive"} <= set(verdicts) <= {"inconclusive", "missing"}
-        if none_decided and not any(case.pairs for case in self.cases):
-            return EXIT_NOT_MEASURED
-        code = exit_code_of(verdicts, strict=strict, allow_missing=allow_missing)
-        return EXIT_INCONCLUSIVE if code == EXIT_OK and strict and self.untrusted else code
-
-
-def exit_code_of(verdicts: Collection[Verdict], *, strict: bool, allow_missing: bool) -> int:
-    """The exit code of a set of verdicts."""
-    if "slower" in verdicts:
-        return EXIT_SLOWER
-    if not verdicts or "wrong" in verdicts or ("missing" in verdicts and not allow_missing):
-        return EXIT_NOT_MEASURED
-    return EXIT_INCONCLUSIVE if strict and ("inconclusive" in verdicts or "unsteady" in verdicts) else EXIT_OK
-
-
-def ratio_of(pairs: Sequence[Paired], arm: ArmName = "head") -> PairedRatio:
-    """Over pairs without interference, or over all if those are too few. Pairs are never dropped for their values."""
-    known = [pair for pair in pairs if arm in pair.logs]
-    clean = [pair for pair in known if not pair.interference]
-    return PairedRatio(tuple(pair.logs[arm] for pair in (clean if len(clean) >= MIN_CLEAN else known)))
 
 
 def run_gate(
@@ -273,12 +129,12 @@ class _Gate:
         found = confirmed(screened, [ratio_of(case.fresh) for case in suspects], self.rule)
         for case, verdict in zip(suspects, found, strict=True):
             case.verdict = verdict or unconfirmed(case.ratio, self.rule.margin)
-        differ = untrusted(self.cases, self.rule)
+        differ = checks.untrusted(self.cases, self.rule)
         for case in self._open():
             self._decide(case)
             if differ:
                 case.verdict, case.reason = "inconclusive", f"{case.verdict}, but the null arms differ"
-        notes, position = _shift(self.cases, self.rule) + _kernel(self.cases), _position(self.cases)
+        notes, position = checks.shift(self.cases, self.rule) + checks.kernel(self.cases), checks.position(self.cases)
         return Result(self.cases, self.rule, self.elapsed_s, differ, notes, position)
 
     def _decide(self, case: CaseVerdict) -> None:
@@ -352,53 +208,3 @@ class _Gate:
         """Expected time of a pair: that of the case's last one, else the mean of all, else twice its launches."""
         known = self.pair_s.get(case.comparison.name)
         return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * case.comparison.launch_s)
-
-
-def untrusted(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
-    """How null arms, which are copies of base, differ from base; empty if they do not."""
-    from scipy.stats import binomtest
-
-    nulls = [case for case in cases if case.null.pairs >= rule.screen_pairs]
-    ratios = [case.null for case in nulls]
-    verdicts = confirmed(ratios, ratios, rule)  # tested in the direction of their own ratio: two-sided
-    found = [
-        f"{case.comparison.name}: a second copy of base seems {verdict}, {case.null.ratio:.3f} times base"
-        for case, verdict in zip(nulls, verdicts, strict=True)
-        if verdict
-    ]
-    above = sum(ratio.ratio > 1 for ratio in ratios)
-    if nulls and binomtest(above, len(nulls)).pvalue < BIAS_P:
-        found.append(f"{above} of {len(nulls)} null arms are slower than base: one position is favoured")
-    return found
-
-
-def _shift(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
-    """A note if nearly all cases lean the same way, none by more than the margin."""
-    ratios = [case.ratio.ratio for case in cases if case.ratio.pairs >= rule.screen_pairs]
-    if len(ratios) < MIN_SHIFT_CASES or any(abs(log(ratio)) > log(1 + rule.margin) for ratio in ratios):
-        return []
-    slower = sum(ratio > 1 for ratio in ratios)
-    count, way = max((slower, "slower"), (len(ratios) - slower, "faster"))
-    is_shift = count > MIN_SHIFT_SHARE * len(ratios)
-    return [f"a shift of the whole suite: {count} of {len(ratios)} cases lean {way}"] if is_shift else []
-
-
-def _kernel(cases: Sequence[CaseVerdict]) -> list[str]:
-    """A note on the cases that compare two runtimes, one of which spends much of its time in the kernel."""
-    found = [
-        case.comparison.name
-        for case in cases
-        if case.comparison.base.runtime != case.comparison.head.runtime and any(pair.in_kernel for pair in case.pairs)
-    ]
-    return [
-        f"{name}: one of the two runtimes spends more than {MUCH:.0%} of its CPU time in the kernel, mostly for memory "
-        "that was handed back a moment before: the ratio depends on the allocator, see allocator=keep"
-        for name in found
-    ]
-
-
-def _position(cases: Sequence[CaseVerdict]) -> float | None:
-    """Mean log of the later started arm's time over the earlier's, over all pairs."""
-    pairs = [pair for case in cases for pair in case.pairs if "head" in pair.logs]
-    signs = [1 if pair.order.index("base") < pair.order.index("head") else -1 for pair in pairs]
-    return fmean(sign * pair.logs["head"] for sign, pair in zip(signs, pairs, strict=True)) if pairs else None

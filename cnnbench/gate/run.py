@@ -20,7 +20,8 @@ from cnnbench.errors import RunFolderError
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.diagnose import Explanation, explain
 from cnnbench.gate.pairs import Pair, Pairs
-from cnnbench.gate.procedure import ArmComparison, ArmName, Observer, Paired, Result, run_gate
+from cnnbench.gate.procedure import Observer, run_gate
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired, Result
 from cnnbench.records import files
 from cnnbench.records.environment import Environment
 from cnnbench.records.json_object import read_each

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cnnbench.analysis.paired import Rule, pairs_needed
 from cnnbench.gate.calibration import SLOWDOWNS, Calibration, DetectionPower, Noise, noise_of
-from cnnbench.gate.procedure import Paired
+from cnnbench.gate.verdict import Paired
 from cnnbench.report.table import Column, Table, figure, table_of, words
 
 two_decimals = "{:.2%}".format

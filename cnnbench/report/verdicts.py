@@ -11,8 +11,8 @@ from cnnbench.analysis.stats import Estimate
 from cnnbench.gate.baseline import BaselineResult
 from cnnbench.gate.diagnose import Explanation
 from cnnbench.gate.exact import ExactReport
-from cnnbench.gate.procedure import ArmName, CaseVerdict, Result
 from cnnbench.gate.run import GateReport
+from cnnbench.gate.verdict import ArmName, CaseVerdict, Result
 from cnnbench.report import escape
 from cnnbench.report.format import format_seconds
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
