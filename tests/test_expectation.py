@@ -54,7 +54,7 @@ def suite(written: Path, cli: Cli) -> Path:
     if not expectation_file(load_suite(str(file))).exists():
         done = cli("gate", str(file), "--exact", "--update")
         assert done.returncode == 0, done.stderr
-        assert "lenet5: building" in done.stderr  # it takes a while, so it tells
+        assert "lenet5: proving" in done.stderr  # it takes a while, so it tells
     return file
 
 
