@@ -21,6 +21,7 @@ from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
 from cnnbench.worker.export.training import step as training
+from cnnbench.worker.export.training.elementary import elementary
 from cnnbench.worker.export.training.rules.rule import OpResult
 from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
 from cnnbench.worker.reference import inputs as golden
@@ -76,6 +77,46 @@ def proved(module: nn.Module, folder: Path, optimizer: Optimizer, steps: int, im
 
 def failed(facts: StepFacts) -> list[str]:
     return [f"{p.what}: {p.error}, limit {p.limit}" for p in facts.parity if not p.passed]
+
+
+class Normalised(nn.Module):
+    """Batch normalisation of images, of lines and of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.images, self.lines = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm1d(4, affine=False)
+        self.vectors, self.last = nn.BatchNorm1d(4 * 144), nn.Linear(4 * 144, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.images(self.conv(x)))
+        return self.last(self.vectors(torch.tanh(self.lines(x.flatten(2))).flatten(1)))
+
+
+def test_elementary_operators_make_the_same_step_for_other_providers(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    module = Normalised()
+    for_cpu = export_step(module, IMAGES[:2], MOMENTUM)
+    everywhere = elementary(for_cpu)
+    onnx.checker.check_model(everywhere, full_check=True)
+    operators = [{node.op_type for node in model.graph.node} for model in (for_cpu, everywhere)]
+    assert {"BatchNormalization"} < operators[0]
+    assert not {"BatchNormalization", "Affine"} & operators[1]
+    groups = [
+        onnx.helper.get_node_attr_value(n, "group")
+        for n in everywhere.graph.node
+        if n.op_type == "Conv" and any(a.name == "group" for a in n.attribute)
+    ]
+    assert set(groups) <= {1}
+    found = []
+    for name, model in (("cpu.onnx", for_cpu), ("everywhere.onnx", everywhere)):
+        onnx.save(model, str(tmp_path / name))
+        session = StepSession.of(str(tmp_path / name), 1)
+        session.begin(weights_of(module), 0.1, drop=False)
+        losses = [session.train(IMAGES.numpy(), LABELS) for _ in range(2)]
+        found.append((losses, session.values()))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+    for name, values in found[0][1].items():
+        np.testing.assert_allclose(values, found[1][1][name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("steps", [1, 5])

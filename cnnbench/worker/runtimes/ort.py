@@ -94,8 +94,8 @@ def assigned_nodes(session: ort.InferenceSession) -> list[tuple[str, str]]:
 class Ort(Runtime):
     """A graph in a session."""
 
-    def __init__(self, case: Case, graph: Path, threads: int, options: Options = None) -> None:
-        self.case, self.graph, self.threads = case, str(graph), threads
+    def __init__(self, case: Case, graph: Path | bytes, threads: int, options: Options = None) -> None:
+        self.case, self.graph, self.threads = case, graph if isinstance(graph, bytes) else str(graph), threads
         self.variant = split(case.runtime)[1]
         self.session = make_session(self.graph, case.device, threads, self.variant, options)
 

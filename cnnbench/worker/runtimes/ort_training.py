@@ -14,6 +14,7 @@ from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS,
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
+from cnnbench.worker.export.training.elementary import elementary
 from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, compare_losses, labels_for
 from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
 from cnnbench.worker.timing.measure import Phases
@@ -26,7 +27,7 @@ class OrtTraining(Ort):
         step = read_step(folder)
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
-        super().__init__(case, folder / STEP, threads, step_options())
+        super().__init__(case, step_graph(folder / STEP, case.device), threads, step_options())
         self.facts, self.images, self.classes = step, batch, facts.classes
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed)
         self.weights = load_file(folder / WEIGHTS)
@@ -69,6 +70,15 @@ class OrtTraining(Ort):
 
     def result(self) -> Array:
         return np.asarray(self.steps.loss)
+
+
+def step_graph(file: Path, device: Device) -> Path | bytes:
+    """The graph as the device's provider can run it."""
+    if device == "cpu":
+        return file
+    import onnx
+
+    return bytes(elementary(onnx.load(file)).SerializeToString())
 
 
 def step_options() -> ort.SessionOptions:

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 18
 """The first whose ScatterElements adds, and whose reductions take their axes as an input."""
 IR_VERSION = 10
+AFFINE = "Affine"
+"""In the names of depthwise convolutions that stand for numbers of each channel."""
 BATCH = "batch"
 """Name of the one dimension that is not known when the graph is written."""
 
@@ -77,11 +79,16 @@ class Graph:
         return self.several(operator, x, *others, shapes=[x.shape if shape is None else shape], **attributes)[0]
 
     def several(
-        self, operator: str, *inputs: Tensor | None, shapes: Sequence[Sequence[Size]], **attributes: Any
+        self,
+        operator: str,
+        *inputs: Tensor | None,
+        shapes: Sequence[Sequence[Size]],
+        label: str | None = None,
+        **attributes: Any,
     ) -> list[Tensor]:
-        """Append a node with as many outputs as shapes."""
+        """Append a node with as many outputs as shapes; its name has the label, or else the operator."""
         self._count += 1
-        name = f"{self.scope or 'step'}/{operator}_{self._count}"
+        name = f"{self.scope or 'step'}/{label or operator}_{self._count}"
         outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
         self._made |= {output.name for output in outputs}
         read, written = ([value.name for value in values if value] for values in (inputs, outputs))
@@ -152,6 +159,18 @@ class Graph:
         if key not in self._with_axes:
             self._with_axes[key] = self.reshape(scalar, (1,) * other.ndim)
         return self._with_axes[key]
+
+    def affine(self, x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """scale x + offset, with numbers (1, C, 1, ...) for each channel of x (N, C, ...).
+
+        As a depthwise convolution with a kernel of 1, which is one pass for the two of a product and a sum.
+        """
+        channels, spatial = x.known(1), x.ndim - 2
+        if spatial not in (1, 2):
+            return self.add(self.mul(x, scale), offset)
+        weight = self.reshape(scale, (channels, 1, *(1 for _ in range(spatial))))
+        bias = self.reshape(offset, (channels,))
+        return self.several("Conv", x, weight, bias, shapes=[x.shape], label=AFFINE, group=channels)[0]
 
     def _reduce(self, operator: str, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
         """Over axes, which stay as axes of 1 if they are kept."""

@@ -36,14 +36,15 @@ def batch_norm(
     per_channel = (1, channels, *(1 for _ in x.shape[2:]))
     axes = [0, *range(2, x.ndim)]
     values = g.mul(g.constant(np.full((1,) * x.ndim, math.prod(x.spatial()), np.float32)), g.batch_size(x))
-    mean = g.mean(x, axes, keep=True)
-    centred = g.sub(x, mean)
-    variance = g.mean(g.mul(centred, centred), axes, keep=True)
+    # With a momentum of 0 the operator puts out the batch's own statistics. It may write them into its last inputs.
+    old = [g.mul(statistic, 0.0) for statistic in (running_mean, running_var)]
+    weight, bias = w or g.constant(np.ones(channels, np.float32)), b or g.constant(np.zeros(channels, np.float32))
+    settings: dict[str, Any] = {"epsilon": eps, "momentum": 0.0, "training_mode": 1}
+    shapes = [x.shape, (channels,), (channels,)]
+    y, mean, variance = g.several("BatchNormalization", x, weight, bias, *old, shapes=shapes, **settings)
+    mean, variance = g.reshape(mean, per_channel), g.reshape(variance, per_channel)
     inverse = _inverse_deviation(g, variance, eps)
     scale = inverse if w is None else g.mul(inverse, g.reshape(w, per_channel))
-    y = g.mul(centred, scale)
-    if b is not None:
-        y = g.add(y, g.reshape(b, per_channel))
     unbiased = g.mul(variance, g.div(values, g.sub(values, 1.0)))
     running = [
         g.add(g.mul(old, 1 - momentum), g.mul(g.reshape(new, (channels,)), momentum))
@@ -52,13 +53,16 @@ def batch_norm(
 
     @cache
     def sums(dy: Tensor) -> tuple[Tensor, Tensor]:
-        return g.sum(dy, axes, keep=True), g.sum(g.mul(dy, centred), axes, keep=True)
+        """Over the axes: of dy, and of dy (x - mean)."""
+        total = g.sum(dy, axes, keep=True)
+        return total, g.sub(g.sum(g.mul(dy, x), axes, keep=True), g.mul(mean, total))
 
     def dx(dy: Tensor) -> ScaledGradient:
-        """With s = scale and means over the axes: s (dy - mean(dy) - centred inverse^2 mean(dy centred))."""
+        """With s = scale, c = x - mean and means over the axes: s (dy - mean(dy) - c inverse^2 mean(dy c))."""
         total, along = sums(dy)
         slope = g.mul(g.mul(inverse, inverse), g.div(along, values))
-        return ScaledGradient(g.sub(g.sub(dy, g.div(total, values)), g.mul(centred, slope)), scale)
+        offset = g.sub(g.mul(mean, slope), g.div(total, values))
+        return ScaledGradient(g.add(dy, g.affine(x, g("Neg", slope), offset)), scale)
 
     return op_result(
         y,

@@ -33,7 +33,12 @@ def max_pool(
     after = [max(0, (o - 1) * s + d * (k - 1) + 1 - n - p) for n, o, k, s, d, p in dims]
     if kernel == stride == [2, 2] and dilation == [1, 1] and not any((*before, *after)):
         return _max_of_pairs(g, out, x)
-    windows = {"kernel_shape": kernel, "strides": stride, "pads": [*before, *after], "dilations": dilation}
+    windows: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": stride,
+        "pads": [*before, *after],
+        "dilations": dilation,
+    }
     y, positions = g.several("MaxPool", x, shapes=[out[0], out[0]], **windows)
 
     def dx(dy: Tensor) -> Tensor:
