@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--renew", action="store_true", help="Write tests/golden anew from what the code gives now.")
+    parser.addoption("--renew", action="store_true", help="Rewrite tests/golden from the present output.")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""Memory allocators: put in force before a worker starts, proved by what it does, refused where they cannot be had."""
+"""Memory allocators: put in force before a worker starts, checked by what it does, refused where not available."""
 
 import json
 import platform
@@ -53,7 +53,7 @@ def test_what_is_asked_for_is_in_force_in_the_process(allocator: Allocator, tmp_
 
 def test_another_one_than_was_asked_for_is_a_fault() -> None:
     ran = Ran(device="cpu", device_name="CPU", threads=1, precision="fp32", allocator="default")
-    assert [str(fault) for fault in ran.faults(case("keep"))] == ["allocator: keep was asked, default ran"]
+    assert [str(fault) for fault in ran.faults(case("keep"))] == ["allocator: requested keep, got default"]
     assert ran.model_copy(update={"allocator": "keep"}).faults(case("keep")) == []
     assert ran.model_copy(update={"allocator": "keep"}).faults(case("default")) == []
 

@@ -122,7 +122,7 @@ def test_what_is_no_result_is_struck_out_with_its_reason_below(page: "Page") -> 
     cell = struck.locator("td").first
     assert "line-through" in cell.evaluate("cell => getComputedStyle(cell).textDecorationLine")
     notes = page.locator("#table-training .notes").inner_text()
-    assert "invalid: the outputs are not the reference's: it computes something else" in notes
+    assert "invalid: the outputs differ from the float64 reference: it computes something else" in notes
 
 
 def test_a_name_that_is_a_script_is_text(page: "Page") -> None:

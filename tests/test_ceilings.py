@@ -172,7 +172,7 @@ def test_both_libraries_are_really_measured(measured: Peaks) -> None:
 def test_doctor_says_what_its_options_need(cli: Cli) -> None:
     done = cli("doctor", "--threads", "1")
     assert done.returncode == 2
-    assert "expected --peaks" in done.stderr
+    assert "expected them with --peaks" in done.stderr
 
 
 def test_ceilings_go_into_no_run_of_another_machine(home: Path, cli: Cli) -> None:
@@ -204,7 +204,7 @@ def test_peaks_are_kept_until_the_machine_changes_or_somebody_asks(
     assert measured[1:] == [("cpu", 1), ("cpu", 2), ("cpu", 2)]
     for name in ("NVIDIA L4", "NVIDIA L4", "NVIDIA T4"):
         tasks.peaks_of("cuda", 2, ENVIRONMENT.model_copy(update={"accelerators": {"cuda": name}}))
-    assert measured[4:] == [("cuda", 2), ("cuda", 2)], "another accelerator is measured anew"
+    assert measured[4:] == [("cuda", 2), ("cuda", 2)], "another accelerator is measured again"
     for file in tmp_path.rglob(PEAKS):
         file.write_text("{")
     tasks.peaks_of("cpu", 2, ENVIRONMENT)

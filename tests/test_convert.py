@@ -246,7 +246,7 @@ def test_junit_tells_every_case_with_its_reason(run: Path) -> None:
         "error",
         "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m <&>",
     )
-    assert outcomes[INVALID] == ("failure", "the outputs are not the reference's: ort b1, error 2")
+    assert outcomes[INVALID] == ("failure", "the outputs differ from the float64 reference: ort b1, error 2")
     assert outcomes[UNAVAILABLE] == ("skipped", "there is no such device: no driver")
     assert {each.get("type") for each in suite.iter("error")} == {"crashed"}
     assert outcomes[UNRECORDED][0] == "skipped"

@@ -101,7 +101,7 @@ def test_wrong_outputs_are_invalid_and_not_timed(run: Runs) -> None:
     code, _, found = run(INFERENCE, *script)
     assert code == 3
     assert (found[ORT].status, found[ORT].measurement) == ("invalid", None)
-    assert found[ORT].reasons == [Reason(code="parity", detail="ort b1, error 5.0e-01, limit 1.0e-05 of the signal")]
+    assert found[ORT].reasons == [Reason(code="parity", detail="ort b1, error 5.0e-01, limit 1.0e-05 (relative)")]
     assert found[EAGER].status in ("ok", "noisy")
 
 

@@ -54,7 +54,7 @@ def suite(written: Path, cli: Cli) -> Path:
     if not expectation_file(load_suite(str(file))).exists():
         done = cli("gate", str(file), "--exact", "--update")
         assert done.returncode == 0, done.stderr
-        assert "lenet5: proving" in done.stderr  # it takes a while, so it tells
+        assert "lenet5: verifying" in done.stderr  # it takes a while, so it tells
     return file
 
 
@@ -96,7 +96,7 @@ def test_a_change_is_told_with_the_lines_that_the_file_would_need(suite: Path, c
     assert "another exporter version may write other operators" in done.stdout
     assert "3 figures of 1 of 2 models differ" in done.stdout
     assert "--exact --update" in done.stdout
-    lines = done.stdout.partition("its lines would be:\n")[2].partition("if this is meant")[0]
+    lines = done.stdout.partition("lines that the file needs to match:\n")[2].partition("to accept the new")[0]
     (model,) = yaml.safe_load(lines)["models"].items()
     assert model == ("lenet5", yaml.safe_load(suite.with_suffix(".expect.yaml").read_text())["models"]["lenet5"])
 

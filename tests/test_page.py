@@ -338,7 +338,7 @@ def test_samples_are_thinned_and_blocks_with_interference_marked(sample: Run) ->
     assert sum(len(block["ms"]) for block in shown["launches"][0]["blocks"]) <= MAX_SAMPLES + 6
     blocks = samples(sample.records.values()).cases[0]["launches"][0]["blocks"]
     assert [block["out"] for block in blocks] == [False, True, *[False] * 6]
-    assert blocks[1]["why"] == "other processes used 48 % of the CPUs"
+    assert blocks[1]["why"] == "other processes: 48 % of all CPU time"
 
 
 def test_the_script_reads_the_keys_that_the_samples_have(sample: Run) -> None:

@@ -37,5 +37,5 @@ def test_words_have_the_detail_and_shares_their_unit() -> None:
     )
     assert reason_text(Reason(code="other", detail="whatever")) == "whatever"
     found = [Interference(kind="other-processes", amount=0.431), Interference(kind="swap", amount=1200)]
-    assert interference_text(found) == "other processes used 43 % of the CPUs; pages swapped: 1,200"
+    assert interference_text(found) == "other processes: 43 % of all CPU time; pages swapped: 1,200"
     assert [str(each) for each in found] == ["other-processes 43 %", "swap 1,200"]

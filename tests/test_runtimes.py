@@ -90,7 +90,7 @@ def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, mon
     found = []
     for _ in range(2):
         opened, closed = launch(case, small, tmp_path)
-        assert [parity.what for parity in opened.parity] == ["compile b2"]  # each batch would be compiled anew
+        assert [parity.what for parity in opened.parity] == ["compile b2"]  # each batch would need its own compilation
         assert all(parity.passed for parity in [*opened.parity, *closed.parity])
         assert closed.faults == []
         facts = {key: closed.ran.facts[key] for key in ("graphs", "compile_cache")}

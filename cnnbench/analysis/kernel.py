@@ -1,6 +1,6 @@
-"""The kernel's share of a case's time, most of it for memory that was handed back a moment before; and what it costs.
+"""The share of a case's CPU time in the operating system's kernel, most of it for page faults; and what it costs.
 
-The system's malloc gives large blocks back to the kernel when they are freed; the next call gets them anew, page by
+The system's malloc returns large blocks to the kernel when they are freed; the next call requests them again, page by
 page, each cleared first. Another allocator keeps them, so runtimes are also compared at the best one for each.
 """
 

@@ -40,7 +40,7 @@ def status_of(
     for each in parity:
         if not each.passed:
             error = "not finite or misshapen" if each.error is None else f"error {each.error:.1e}"
-            wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} of the signal"))
+            wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} (relative)"))
     wrong = list(dict.fromkeys([*wrong, *faults]))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(Reason(code="denormals", detail=f"{facts.denormal_share:.1%}"))

@@ -1,4 +1,4 @@
-"""Commands about the cache of artifacts: what is in it, whether it is whole, and making it smaller."""
+"""Commands about the cache of artifacts: list, check, delete."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from cnnbench.records.cache import Entry
 
 app = typer.Typer()
-commands = typer.Typer(help="Look at the cache of models that are built, and make it smaller.", no_args_is_help=True)
+commands = typer.Typer(help="List, check or delete cached artifacts (built models).", no_args_is_help=True)
 app.add_typer(commands, name="cache")
 
 
 @commands.command(name="list")
 def list_(as_json: Json = False) -> None:
-    """List artifacts, those first that were not used for longest.
+    """List artifacts, the least recently used first.
 
     Example: cnnbench cache list
     """
@@ -30,7 +30,7 @@ def list_(as_json: Json = False) -> None:
 
 @commands.command()
 def verify(as_json: Json = False) -> None:
-    """Check each artifact's content against its digests. Damaged ones are built anew when they are needed.
+    """Check each artifact's content against its digests. Damaged ones are rebuilt when they are needed.
 
     Exit code 3 if one is damaged.
 
@@ -48,18 +48,23 @@ def verify(as_json: Json = False) -> None:
 
 @commands.command()
 def prune(
-    unused: Annotated[str | None, typer.Option(help="Delete what was not used for so long, such as 240h.")] = None,
+    unused: Annotated[
+        str | None, typer.Option(help="Delete artifacts unused for at least this time, such as 240h.")
+    ] = None,
     size: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="GB", callback=finite, help="Delete what was not used for longest, down to this size."
+            min=0,
+            metavar="GB",
+            callback=finite,
+            help="Delete the least recently used artifacts, down to this size in GB.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Delete artifacts by age, size or both; without options, down to the limit that each run keeps to.
 
-    What was used within the last hour stays, for a run may be using it.
+    Artifacts used within the last hour are kept, because a run may be using them.
 
     Example: cnnbench cache prune --unused 240h
     """

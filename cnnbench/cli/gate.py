@@ -25,7 +25,7 @@ app = typer.Typer()
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; never exceeded.")]
 Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to this is no regression.")]
 CalibrationFile = Annotated[
-    Path | None, typer.Option("--calibration", metavar="FILE", help="This machine's file; in the cache if not given.")
+    Path | None, typer.Option("--calibration", metavar="FILE", help="Calibration file; the cached one if not given.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order of launches.")]
 Out = Annotated[Path | None, typer.Option(help="The folder to write; runs/gate-<suite>-<time> if not given.")]
@@ -189,7 +189,9 @@ def _calibration(request: "GateRequest", file: Path | None) -> "Calibration | No
     if found is None and file is not None and not file.parent.is_dir():
         raise InputError(f"--calibration: expected a file in a folder that exists; got {file}")
     if found and found.fingerprint != request.environment.fingerprint:
-        raise InputError(f"--calibration: {file}: it is of another machine, {found.machine}; calibrate this one")
+        raise InputError(
+            f"--calibration: {file}: it was measured on another machine, {found.machine}; run `cnnbench calibrate` here"
+        )
     return found
 
 

@@ -17,7 +17,7 @@ DeviceName = Literal["cpu", "cuda"]
 
 @app.command(name="list")
 def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
-    """List models, runtimes, devices or suites. Devices are tried, not just looked up.
+    """List models, runtimes, devices or suites. Each runtime is tested on each device.
 
     Example: cnnbench list models
     """
@@ -78,7 +78,9 @@ def _suites() -> Iterator[dict[str, Any]]:
 
 @app.command()
 def doctor(
-    peaks: Annotated[bool, typer.Option("--peaks", help="Measure its peak rates, in some ten seconds.")] = False,
+    peaks: Annotated[
+        bool, typer.Option("--peaks", help="Measure the machine's peaks; takes about ten seconds per device.")
+    ] = False,
     device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="With --peaks: CPU threads; every physical core if not given.")
@@ -101,7 +103,7 @@ def doctor(
         _peaks(device, threads or machine.usable_threads(), into, as_json)
         return
     if into or threads:
-        raise InputError("--into and --threads: expected --peaks beside them")
+        raise InputError("--into, --threads: expected them with --peaks; got them without")
     about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
     interference, devices, cache = machine.interference(), list(_devices()), str(cache_folder())
     if as_json:
@@ -137,7 +139,7 @@ def _peaks(device: DeviceName, threads: int, into: Path | None, as_json: bool) -
     for peaks in found:
         typer.echo("\n".join(peaks_lines(peaks)))
     if into:
-        typer.echo(f"written into {into}; `cnnbench report {into}` shows what bounds each case")
+        typer.echo(f"written into {into}; `cnnbench report {into}` shows what limits each case")
 
 
 @app.command()

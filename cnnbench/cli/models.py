@@ -22,7 +22,7 @@ app = typer.Typer()
 Batch = Annotated[int, typer.Option(min=1, max=2**40, help="Images; work and output shapes are for all of them.")]
 OptimizerName = Annotated[Literal["sgd", "adam"], typer.Option("--optimizer", help="torch.optim's SGD or Adam.")]
 Momentum = Annotated[
-    float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD; Adam has its own.")
+    float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD; ignored for Adam.")
 ]
 WeightDecay = Annotated[
     float, typer.Option(min=0.0, callback=common.finite, help="Weight decay of either, added to the gradient.")
@@ -166,7 +166,7 @@ def export(
     if workload == "training":
         done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
         size = f"{done.nodes:,} nodes, {done.onnx_bytes / MB:.1f} MB"
-        lines = [f"{p.what}: {p.error:.1e} off torch in float64, limit {p.limit:.1e}" for p in done.parity]
+        lines = [f"{p.what}: error {p.error:.1e} against torch in float64, limit {p.limit:.1e}" for p in done.parity]
         lines = [f"{done.weights}: its initial weights, {done.weight_bytes / MB:.1f} MB", *lines]
     else:
         done = export_model(chosen, out)
@@ -196,7 +196,7 @@ def profile(
 ) -> None:
     """Profile each layer's time in PyTorch and ONNX Runtime on the CPU, beside its MACs and bytes.
 
-    Names the slowest layers, and those that are slow for their work. Do not compare these times with `cnnbench run`.
+    Lists the slowest and the least efficient layers (fewest MAC/s). Do not compare these times with `cnnbench run`.
     Example: cnnbench profile mobilenet_v2 --batch 8
     """
     from cnnbench.report import layer_times

@@ -28,7 +28,7 @@ def untrusted(cases: Sequence[CaseVerdict], rule: Rule) -> list[str]:
     ]
     above = sum(ratio.ratio > 1 for ratio in ratios)
     if nulls and binomtest(above, len(nulls)).pvalue < BIAS_P:
-        found.append(f"{above} of {len(nulls)} null arms are slower than base: one position is favoured")
+        found.append(f"{above} of {len(nulls)} null arms are slower than base: the measurement is biased")
     return found
 
 
@@ -51,8 +51,9 @@ def kernel(cases: Sequence[CaseVerdict]) -> list[str]:
         if case.comparison.base.runtime != case.comparison.head.runtime and any(pair.in_kernel for pair in case.pairs)
     ]
     return [
-        f"{name}: one of the two runtimes spends more than {MUCH:.0%} of its CPU time in the kernel, mostly for memory "
-        "that was handed back a moment before: the ratio depends on the allocator, see allocator=keep"
+        f"{name}: one of the two runtimes spends more than {MUCH:.0%} of its CPU time in the operating system's "
+        "kernel, mostly on page faults: the allocator returns freed memory to the system and requests it again at each "
+        "call. The ratio depends on the allocator too; allocator=keep keeps freed memory"
         for name in found
     ]
 

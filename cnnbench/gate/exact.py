@@ -178,7 +178,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
         }
         artifacts.build(list(wanted.values()), watch)
         for spec, cases in by_model.items():
-            on_model(f"{_name(spec)}: proving")
+            on_model(f"{_name(spec)}: verifying")
             models[_name(spec)] = _figures(spec, cases, artifacts.find(wanted[spec]), artifacts.logs)
     installed = library_versions()
     # Without the build's device: `2.14.1` of `2.14.1+cu130`.

@@ -237,7 +237,7 @@ def difference_of_outputs(base: Path, head: Path) -> str:
     error = float(abs(got - expected).max()) / facts.output_rms
     if error <= facts.parity_limit:
         return ""
-    return f"head's outputs differ from base's by {error:.1e} of the signal, with the same weights and images"
+    return f"head's outputs differ from base's by {error:.1e} of the output RMS, with the same weights and images"
 
 
 def _first(reasons: Iterable[tuple[ArmName, Reason | str | None]]) -> str:

@@ -2,7 +2,7 @@
 
     screen    every case gets pairs, in blocks of two: base head head base or head base base head, at random
     confirm   suspects get fresh pairs, as many as their noise requires; screened pairs are not used again
-    null      in one case in three a second copy of base runs along; if a null arm differs, every verdict becomes
+    null      in every third case a second copy of base is measured too; if a null arm differs, every verdict becomes
               inconclusive
 
 There is no optional stopping: the number of pairs depends on noise and time only, never on significance.

@@ -56,7 +56,7 @@ def weight_gradient_macs(layer: Layer) -> int:
 
 
 def backward_macs(layer: Layer) -> int:
-    """Of a layer's backward pass for one image, without gradients of values that depend on no weight."""
+    """Of a layer's backward pass for one image, without activation gradients that no weight needs."""
     inputs = sum(value.requires_grad for value in layer.inputs)
     return layer.macs * inputs + weight_gradient_macs(layer)
 
@@ -176,7 +176,7 @@ class _Step:
                     del alive[storage]
 
     def backward(self) -> Iterator[int]:
-        """At each layer: the images, values still saved, weight gradients so far, and gradients of values in flight.
+        """At each layer: the images, values still saved, weight gradients so far, and activation gradients.
 
         A layer's gradients go into new tensors, one for each input, unless it hands its output's on; the gradients that
         a value has from several layers are then summed into one tensor.

@@ -26,7 +26,7 @@ Reply = Frozen
 
 
 class Count(Request):
-    """Ask every witness for a model's counts."""
+    """Ask every counter for a model's counts."""
 
     op: Literal["count"] = "count"
     spec: ModelSpec
@@ -73,7 +73,7 @@ class Build(Request):
 
 
 class BuildStep(Request):
-    """Export a model's training step from its artifact, and prove it."""
+    """Export a model's training step from its artifact, and verify it."""
 
     op: Literal["build_step"] = "build_step"
     spec: ModelSpec
@@ -157,7 +157,7 @@ class Loaded(Frozen):
 
 
 class Open(Request):
-    """Load the artifact into a session, call it once, and prove its outputs."""
+    """Load the artifact into a session, call it once, and check its outputs."""
 
     op: Literal["open"] = "open"
     case: Case

@@ -68,8 +68,8 @@ InterferenceKind = Literal["steal", "other-processes", "throttled", "thermal", "
 """
 steal            share of all CPUs' time that the host gave to other machines
 other-processes  share of all CPUs' time that processes beside the measured ones used
-throttled        share of the block for which threads were paused because the quota was spent
-thermal          how often cores slowed down to cool
+throttled        share of the block for which threads were throttled by the CPU quota
+thermal          thermal throttling events
 swap             pages that went to or came from swap
 """
 INTERFERENCE_SHARES: tuple[InterferenceKind, ...] = ("steal", "other-processes", "throttled")

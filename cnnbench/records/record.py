@@ -4,7 +4,7 @@ Schema history (a reader accepts its own version and older ones):
     1   first version
     2   several launches per case, each with its comparison group and what really ran; blocks with interference; layouts
     3   exported training steps
-    4   the golden images that a training step is proved on
+    4   the reference images that a training step is checked on
     5   reasons and interference by code, what really ran by field, and what records share once in a file of its own
 
 `upgrade.py` reads the older ones.
@@ -57,20 +57,20 @@ class Published(Recorded):
 
 
 class CounterResults(Recorded):
-    """Who says what of a model's parameters and MACs; a witness that could not speak is in `silent`."""
+    """What each counter found of a model's parameters and MACs; a counter that failed is in `failed`."""
 
     closed_form: Counts | None
     """None for a model that has no closed form."""
     counted: dict[Counter, Counts]
-    """By witness: `module` (parameters alone), `dispatch` and `fvcore` (MACs alone), `onnx` (both, of what inference
+    """By counter: `module` (parameters alone), `dispatch` and `fvcore` (MACs alone), `onnx` (both, of what inference
     needs), `backward` (MACs of the backward pass, for one image)."""
     published: Published | None = None
     failed: dict[str, str] = {}
-    """Witnesses that could not be heard, with the reason."""
+    """Counters that failed, with the reason."""
 
 
 class CountsSummary(Recorded):
-    """The counts of a model in a record: totals, and every disagreement between witnesses."""
+    """The counts of a model in a record: totals, and every disagreement between counters."""
 
     params: Count
     macs: Count
@@ -78,7 +78,7 @@ class CountsSummary(Recorded):
     closed_form: bool
     """Whether the totals are the closed form's; else the module's and the dispatch counter's."""
     counters: list[str]
-    """Those that were heard."""
+    """Those that gave figures."""
     disagreements: list[str]
     top1_percent: Figure | None = None
 
@@ -86,7 +86,7 @@ class CountsSummary(Recorded):
 class Parity(Recorded):
     """How far one batch of outputs is from the float64 reference, relative to the part that depends on the input.
 
-    error = max |y - reference| / signal, signal = root mean square of (reference - its mean over the images).
+    error = max |y - reference| / output RMS, output RMS = root mean square of (reference - its mean over the images).
     """
 
     what: str
@@ -117,11 +117,11 @@ class ArtifactFacts(Recorded):
     output_rms: float
     """Root mean square of the part of the reference output that depends on the input."""
     eager_error: float
-    """Of eager float32 on the CPU where the artifact was built, in units of the signal."""
+    """Of eager float32 on the CPU where the artifact was built, in units of the output RMS."""
     parity_limit: float
-    """The largest error that a float32 run may show, in units of the signal."""
+    """The largest error that a float32 run may show, in units of the output RMS."""
     denormal_share: float = 0.0
-    """The largest share of one layer's activations that are denormal numbers, on the golden images."""
+    """The largest share of one layer's activations that are denormal numbers, on the reference images."""
     seconds: dict[str, Seconds]
     """Time of each stage: instantiate, count, condition, reference, export, check."""
     counters: CounterResults
@@ -136,7 +136,7 @@ class StepFacts(Recorded):
     onnx_bytes: Count | None = None
     nodes: Count | None = None
     first_image: int = 0
-    """Of the golden images that it was proved on; each launch is proved on the same."""
+    """Of the reference images that it was checked on; each launch is checked on the same."""
     losses: list[float] = []
     """Of consecutive steps on these images with nothing dropped, in float64 by torch and its optimizer."""
     loss_limit: float = 0.0
@@ -182,7 +182,7 @@ class Usage(Recorded):
 
     user_s: Seconds
     kernel_s: Seconds
-    """CPU time in the kernel on the process's behalf, most of it for memory that is handed out page by page."""
+    """CPU time in the operating system's kernel on the process's behalf, most of it for page faults."""
     minor_faults: Count
     """Pages that the process touched for the first time since it got them."""
     major_faults: Count
@@ -297,7 +297,7 @@ class Ran(Recorded):
             ("threads", case.threads or self.threads, self.threads),
             ("allocator", case.allocator, case.allocator if case.allocator == "default" else self.allocator),
         )
-        return [Reason(code=code, detail=f"{asked} was asked, {ran} ran") for code, asked, ran in pairs if asked != ran]
+        return [Reason(code=code, detail=f"requested {asked}, got {ran}") for code, asked, ran in pairs if asked != ran]
 
 
 class Record(Recorded):

@@ -18,7 +18,7 @@ from cnnbench.suite.case import ModelSpec
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
 BUILDERS = ("networks/**/*.py", "suite/optimizer.py", "worker/**/*.py")
-"""The modules that build, count, export and prove models, with the optimizer whose step is exported."""
+"""The modules that build, count, export and verify models, with the optimizer whose step is exported."""
 
 
 @cache

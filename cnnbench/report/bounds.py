@@ -47,7 +47,7 @@ def _roofline_columns(of: Callable[[R], Roofline]) -> list[Column[R]]:
         hidden("overhead_share", lambda r: of(r).overhead_share),
         hidden("kernel_share", lambda r: of(r).kernel_share),
         measure("lower bound ms", lower_bound_ms),
-        measure("of lower bound", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
+        measure("bound / time", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
         words("bound by", lambda r: of(r).bound, axis=True),
     ]
 
@@ -67,9 +67,9 @@ def _cases(explained: Sequence[Explained]) -> Table:
         "GFLOP/s: two for each MAC of the closed form, over the median time. % of peak: of the fastest measured kernel "
         "on this device, in the case's precision and with its threads. GB/s: bytes that layers read and write if "
         "nothing stays in a cache. Lower bound: sum over layers of launch overhead and the longer of arithmetic and "
-        "memory traffic at their peaks. Of lower bound: lower bound divided by measured time. Bound by: the limit of "
-        "the layers that make up most of the lower bound, or the system's kernel where its share of the CPU time is "
-        "larger than theirs."
+        "memory traffic at their peaks. bound / time: lower bound divided by measured time; 100 % is as fast as the "
+        "peaks allow. Bound by: what limits most of the lower bound (compute, memory, or overhead: that of launches), "
+        "or kernel: the operating system's kernel, where it takes a larger share of the CPU time."
     )
     return table_of("bounds", "Cases against their lower bounds", caption, explained, columns)
 

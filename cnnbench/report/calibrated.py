@@ -43,10 +43,12 @@ def table_of_calibration(calibration: Calibration, power: DetectionPower, rule: 
         *map(detected, SLOWDOWNS),
     ]
     caption = (
-        "Standard deviations of logarithms: of a pair's ratio, with its upper limit at 95 %; between launches; between "
-        f"the medians of sessions. Smallest margin: the change that {rule.max_confirm_pairs} pairs detect. Pairs for "
-        f"+1 %: pairs that detect a change of 1 % beyond the margin. Detected: share of {power.gates // 4} simulated "
-        f"gates, on pairs drawn from these, that call such a slowdown slower with a margin of {rule.margin:.2%}."
+        "Session: one calibration. sd: standard deviation of logarithms, about a relative spread. pair sd: of a pair's "
+        "ratio of head to base; upper: its upper limit at 95 %. launch sd: between launches. session sd: between the "
+        f"medians of sessions. Smallest margin: the smallest change that {rule.max_confirm_pairs} pairs detect. Pairs "
+        "for +1 %: pairs needed to detect a slowdown of 1 % beyond the margin. Detected: share of "
+        f"{power.gates // 4} simulated gates, on pairs drawn from these, with the verdict slower for this slowdown at "
+        f"a margin of {rule.margin:.2%}."
     )
     return table_of("calibration", "Detection power on this machine", caption, rows, columns)
 

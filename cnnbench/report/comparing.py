@@ -231,7 +231,7 @@ def _rankings(comparison: Comparison) -> Table:
     ]
     caption = (
         "Rank among the models that every machine measured in this setting: 1 is the shortest time; models with "
-        "overlapping intervals share a rank."
+        "overlapping intervals share a rank. changes: the rank differs between machines."
     )
     return table_of("rankings", "Ranking of models by machine", caption, rows, columns)
 

@@ -108,19 +108,19 @@ def _runtime(profile: ModelProfile, runtime: str) -> Iterator[str]:
 
     yield (
         f"{runtime}: {times.call_s * 1e3:.3f} ms a call = {part(times.layers_s)} in layers + "
-        f"{part(sum(times.other.values()))} in operators of no known layer + {part(times.outside_s)} outside operators"
+        f"{part(sum(times.other.values()))} in operators without a layer + {part(times.outside_s)} framework overhead"
     )
     low, high = times.quartiles_s
     interference = "; interference was detected, repeat the profile" if times.has_interference else ""
     yield f"  half of the calls took {low * 1e3:.3f} to {high * 1e3:.3f} ms{interference}"
-    yield f"  over all: {in_giga(macs / times.call_s)} GMAC/s"
+    yield f"  overall: {in_giga(macs / times.call_s)} GMAC/s"
     yield f"  layers without MACs: {part(unworked_s)}"
     yield "  slowest"
     yield from lines_of(map(cells, profile.slowest(runtime)), indent="    ")
     if slow := profile.slow_for_work(runtime):
         few = f"the fewest GMAC/s, of the layers with MACs and {100 * MIN_SHARE:g} % of the time or more"
-        yield f"  slow for their work: {few}"
+        yield f"  least efficient: {few}"
         yield from lines_of(map(cells, slow), indent="    ")
     if times.other:
         other = ", ".join(f"{operator} {part(seconds)}" for operator, seconds in times.other.items())
-        yield f"  of no known layer: {other}"
+        yield f"  without a layer: {other}"

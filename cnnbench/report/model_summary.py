@@ -166,8 +166,8 @@ def _totals(network: Network, batch: int, step: dict[str, Any] | None) -> Iterat
     giga = [FLOP_PER_MAC * part / 1e9 for part in (step["forward_macs"], values_macs, step["weight_gradient_macs"])]
     yield (
         "training",
-        f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} gradients of values "
-        f"+ {giga[2]:,.3f} gradients of weights",
+        f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} activation gradients "
+        f"+ {giga[2]:,.3f} weight gradients",
     )
     yield "saved", f"{step['saved_bytes'] / MB:,.1f} MB saved for the backward pass"
     peaks = (f"{memory['peak'] / MB:,.1f} MB with {optimizer}" for optimizer, memory in step["step_memory"].items())

@@ -21,10 +21,10 @@ BOUND_BY: dict[Bound, str] = {
     "compute": "compute-bound",
     "memory": "memory-bound",
     "overhead": "overhead-bound",
-    "kernel": "bound by the kernel",
+    "kernel": "bound by OS kernel time",
 }
 MAX_KERNEL = 5
-"""So many cases with a large share of the kernel are told one by one."""
+"""So many cases with a large share of kernel time are listed one by one."""
 UNKNOWN_PEAKS = (
     "This machine's peaks were not measured, so what limits it is unknown; "
     "`cnnbench doctor --peaks --into RUN` measures them."
@@ -54,16 +54,18 @@ def paragraphs(run: Run) -> dict[str, str]:
 
 
 def kernel_paragraph(run: Run) -> str:
-    """Which cases spend much of their time in the kernel, the largest shares first; empty if none does."""
+    """Which cases spend much of their CPU time in the kernel, the largest shares first; empty if none does."""
     found = [each for each in explain(run).values() if (each.roofline.kernel_share or 0.0) > MUCH]
     if not found:
         return ""
     found.sort(key=lambda each: -(each.roofline.kernel_share or 0.0))
-    rest = f" So do {len(found) - MAX_KERNEL} more cases: see the column kernel." if len(found) > MAX_KERNEL else ""
+    more = len(found) - MAX_KERNEL
+    rest = f" The column kernel has {more} more case{'s' * (more > 1)}." if more > 0 else ""
     return (
-        f"Memory: {len(found)} cases spend more than {percent(MUCH)} of their CPU time in the system's kernel. Most of "
-        "it hands out memory, page by page, that the call before handed back; an allocator that keeps memory avoids "
-        f"this (`allocators: [default, keep]`). {' '.join(map(_kernel, found[:MAX_KERNEL]))}{rest}"
+        f"Memory: {len(found)} case{'s spend' if len(found) > 1 else ' spends'} more than {percent(MUCH)} of the CPU "
+        "time in the operating system's kernel, mostly on page faults: the allocator returns freed memory to the "
+        "system and requests it again at each call. An allocator that keeps freed memory avoids this "
+        f"(`allocators: [default, keep]`). {' '.join(map(_kernel, found[:MAX_KERNEL]))}{rest}"
     )
 
 

@@ -120,23 +120,29 @@ def _counters(records: Sequence[Record]) -> Table:
 
 KERNEL_MARK = "K"
 KERNEL_NOTE = (
-    f"{KERNEL_MARK}: one of the two spends more than {percent(MUCH)} of its CPU time in the kernel (column kernel), "
-    "mostly for memory that was handed back a moment before. The ratio depends on the allocator as much as on the "
-    "runtimes: see the rows with `keep`, or measure them with `allocators: [default, keep]`."
+    f"{KERNEL_MARK}: one of the two runtimes spends more than {percent(MUCH)} of its CPU time in the operating "
+    "system's kernel (column kernel), mostly on page faults: the allocator returns freed memory to the system and "
+    "requests it again at each call. The ratio depends on the allocator as well as on the runtimes: see the rows with "
+    "`keep`, or measure them with `allocators: [default, keep]`."
 )
-CAPTIONS: Mapping[Workload, str] = {
-    "inference": (
-        "ms: median time of one call of the whole batch [95 % interval over launches and blocks]. p90: of at least 64 "
-        "single calls. vs eager: speed as a multiple of PyTorch eager's in shared rounds. rank: in the comparison "
-        "group; cases with overlapping intervals share one, marked =. peak MiB: resident memory of the process with "
-        "its libraries (CUDA: torch's allocator). parity error: largest difference from float64, relative to the part "
-        "of the output that depends on the image."
-    ),
-    "training": (
-        "ms: median time of one training step (forward and loss, backward, SGD with momentum and weight decay) of the "
-        "whole batch [95 % interval over launches and blocks]; then the medians of its three phases."
-    ),
+CALLS: Mapping[Workload, str] = {
+    "inference": "one call",
+    "training": "one training step (forward and loss, backward, SGD with momentum and weight decay)",
 }
+CAPTIONS: Mapping[str, str] = {
+    "p90 ms": "p90: 90th percentile, of at least 64 single calls.",
+    "vs eager": "vs eager: speed as a multiple of PyTorch eager's in shared rounds.",
+    "rank": "rank: in the comparison group; cases with overlapping intervals share one, marked =.",
+    "launches": "launches: processes measured.",
+    "kernel": "kernel: share of the CPU time spent in the operating system's kernel.",
+    "peak MiB": "peak MiB: resident memory of the process with its libraries (CUDA: torch's allocator).",
+    "parity error": (
+        "parity error: largest difference from the float64 output, relative to the RMS of its part that depends on the "
+        "image."
+    ),
+    "forward ms": "forward, backward, optimizer: medians of the phases; an exported step has no phases.",
+}
+"""Of the columns of cases, by heading: a caption explains those that the table has."""
 
 
 def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
@@ -183,7 +189,9 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
     data = case_frame(rows).drop(columns=left_out)
     notes = [KERNEL_NOTE] if any(row.speedup and row.kernel_in_ratio for row in rows) else []
     notes += [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]
-    title, caption = workload.capitalize(), CAPTIONS[workload]
+    whole_batch = f"ms: median time of {CALLS[workload]} of the whole batch [95 % interval over launches and blocks]."
+    caption = " ".join([whole_batch, *(CAPTIONS[each.heading] for each in columns if each.heading in CAPTIONS)])
+    title = workload.capitalize()
     return table_of(workload, title, caption, rows, columns, data=data, status=lambda r: r.status, notes=notes)
 
 
@@ -209,21 +217,26 @@ def _runtimes(found: Sequence[Standing]) -> Table:
         *estimate("default costs", mean(lambda each: each.default_costs), ratio_text),
         figure("of cases", lambda row: sum(each.default_costs is not None for each in row) or None, whole),
     ]
+    best_is_shown = any(each.default_costs for each in found)
     columns: list[Column[list[Standing]]] = [
         words("workload", lambda row: row[0].default.case.workload, axis=True),
         words("backend", lambda row: row[0].default.case.backend, axis=True),
         figure("cases", len, whole),
         *estimate("vs eager", mean(lambda each: each.vs_reference), ratio_text),
         figure(f"with {KERNEL_MARK}", kernel, whole, "kernel"),
-        *(best if any(each.default_costs for each in found) else ()),
+        *(best if best_is_shown else ()),
     ]
     caption = (
         "Geometric means over the cases that the backend and eager both measured. vs eager: speed as a multiple of "
-        f"PyTorch eager's, both with the system's allocator; with {KERNEL_MARK}: in so many of these cases one of the "
-        f"two spends more than {percent(MUCH)} of its CPU time in the kernel. At best allocators: the same, each at "
-        "the fastest of the allocators that were measured for it. Default costs: time with the system's allocator as a "
-        "multiple of that at the fastest, over the cases where another one is faster."
+        f"PyTorch eager's, both with the system's allocator. with {KERNEL_MARK}: the number of these cases in which "
+        f"one of the two runtimes spends more than {percent(MUCH)} of its CPU time in the operating system's kernel."
     )
+    if best_is_shown:
+        caption += (
+            " at best allocators: speed relative to eager, each at the fastest of its measured allocators. default "
+            "costs: time with the system's allocator as a multiple of that at the fastest, over the cases where "
+            "another one is faster; of cases: their number."
+        )
     shown = [row for row in rows.values() if any(each.vs_reference or each.default_costs for each in row)]
     return table_of("runtimes", "Runtimes against eager", caption, shown, columns)
 
@@ -267,9 +280,9 @@ def _start(found: Sequence[Start]) -> Table:
     caption = (
         "Stages before the first output, each measured once: export to ONNX when the artifact was built; import of the "
         "libraries, in all workers of a comparison group in parallel; load of weights or graph into a session; first "
-        "call on one image, on the whole batch where the runtime compiles for it. Break-even: images after which a "
-        "slower start-up than eager's is amortised by faster calls. Converged: the warm-up ended because times had "
-        "settled, not at its limit."
+        "call on one image, on the whole batch where the runtime compiles for it. Break-even: the number of images "
+        "after which faster calls amortise a start-up that is slower than eager's. Converged: the warm-up ended "
+        "because the times had settled, not at its limit."
     )
     return table_of("start", "Cold start", caption, rows, columns)
 

@@ -69,7 +69,7 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
         f"Head over base, from pairs of interleaved launches [{judge.CONFIDENCE:.0%} interval; each end is a one-sided "
         f"bound at 95 %]. A slowdown up to {margin:.2%} is no regression. Spread: standard deviation of a pair's log "
         "ratio. Detectable: the smallest slowdown that these pairs detect with a power of 80 %. In time order: the "
-        "pairs, scaled to their extremes. Suspects are judged on their fresh pairs only."
+        "pairs, scaled to their extremes. A suspect (flagged by the screen) is tested on its fresh pairs only."
     )
     notes = [f"{judged.comparison.name}: {judged.reason}" for judged in cases if judged.reason]
     notes += _skipped(gate_report.skipped)
@@ -144,7 +144,7 @@ def facts(result: Result) -> list[str]:
 def explained(name: str, explanation: Explanation, again: str) -> Iterator[str]:
     """A confirmed regression: differences between the arms, slower layers, and the command that repeats it."""
     yield f"{name}:"
-    yield from (f"- {difference}" for difference in explanation.differences or ["no known difference of settings"])
+    yield from (f"- {difference}" for difference in explanation.differences or ["no known difference in settings"])
     if explanation.call_s:
         base, head = explanation.call_s
         yield f"- under the profiler a call takes {base * 1e3:.3g} ms in base and {head * 1e3:.3g} ms in head:"
@@ -219,6 +219,6 @@ def exact_lines(report: ExactReport, command: str) -> Iterator[str]:
     if report.differences:
         yield f"{len(report.differences)} figures of {differing} of {models} models differ from {report.file}"
     if report.replacement:
-        yield f"its lines would be:\n{report.replacement.rstrip()}"
+        yield f"lines that the file needs to match:\n{report.replacement.rstrip()}"
     if report.differences or report.versions:
-        yield f"if this is meant: {command} --update"
+        yield f"to accept the new figures: {command} --update"

@@ -1,6 +1,6 @@
-"""Memory allocators of workers: what puts one in force before the process starts, and why it cannot be had here.
+"""Memory allocators of workers: what puts one in force before the process starts, and why it is not available here.
 
-glibc gives large blocks back to the kernel when they are freed, and gets them anew, page by page, at the next call.
+glibc returns large blocks to the kernel when they are freed, and requests them again, page by page, at the next call.
 """
 
 import ctypes.util
@@ -27,7 +27,7 @@ def variables(allocator: Allocator) -> dict[str, str]:
 
 
 def why_not(allocator: Allocator) -> str | None:
-    """Why the allocator cannot be had here; None if it can."""
+    """Why the allocator is not available here; None if it is."""
     if allocator == "default":
         return None
     if platform.libc_ver()[0] != "glibc":

@@ -62,7 +62,7 @@ class Built:
     folder: Path
     facts: ArtifactFacts | None = None
     fault: str | None = None
-    """What was wrong with the one in the cache, which is built anew for that."""
+    """What was wrong with the one in the cache, which is rebuilt for that."""
     error: CnnbenchError | None = None
     """Why it could not be built."""
     step: StepFacts | None = None
@@ -255,5 +255,5 @@ def _discard(folder: Path) -> None:
 
 def _what(request: Build | BuildStep, fault: str | None = None) -> str:
     if isinstance(request, Build):
-        return "building, counting and exporting" + (f" anew: in the cache, {fault}" if fault else "")
-    return "exporting and proving the training step"
+        return "building, counting and exporting" + (f" again: in the cache, {fault}" if fault else "")
+    return "exporting and verifying the training step"

@@ -179,7 +179,7 @@ def _stop_reason(results: Iterable[Blocks], rounds: int, spent_s: float, budget_
 def measure_group(
     members: Sequence[GroupMember], allowance: Allowance, *, seed: int, on_progress: OnProgress = lambda text: None
 ) -> list[Outcome]:
-    """Start a worker for each member, prove it, warm it up, measure all interleaved, and close them, in this order.
+    """Start a worker for each member, check it, warm it up, measure all interleaved, and close them, in this order.
 
     A worker that fails has its reason in its outcome; the others go on.
     """
@@ -261,7 +261,7 @@ class WorkerParticipant:
         self.suspend()
 
     def open(self, warmup_s: float, hard_limit_s: float | None = None) -> None:
-        """Load, prove and warm; a case whose outputs are wrong is not timed."""
+        """Load, check and warm up; a case whose outputs are wrong is not timed."""
         case, folder = self.member.case, str(self.member.folder)
         self.resume()
         self.opened = self.worker.ask(Open(case=case, folder=folder, slowdown=self.member.slowdown), Opened)

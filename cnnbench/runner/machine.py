@@ -168,19 +168,20 @@ def interference() -> list[str]:
         found.append(f"other processes are busy: {', '.join(neighbours)}; stop them while measuring")
     quota = cpu_quota()
     if quota is not None and quota < affinity_cores():
-        found.append(
-            f"a quota of {quota:g} cores' time for {affinity_cores()} cores: threads are paused when it is spent"
-        )
+        found.append(f"a CPU quota of {quota:g} for {affinity_cores()} cores: threads are throttled when it is used up")
     if _virtualised():
         found.append("a virtual machine: the host's other guests take time that cannot be seen from here")
     governor = _text(GOVERNOR)
     if governor and governor != "performance":
-        found.append(f"the frequency governor is {governor!r}: clocks follow the load; `performance` keeps them up")
+        found.append(
+            f"the frequency governor is {governor!r}: the clock frequency follows the load; set the governor to "
+            "`performance`"
+        )
     swap = psutil.swap_memory()
     if swap.used > 64 * MIB:
         found.append(f"{swap.used // MIB} MiB are swapped out; free some memory first")
     if _on_battery():
-        found.append("running from a battery: plug it in")
+        found.append("running on battery power: plug it in")
     if (os.cpu_count() or 1) > (psutil.cpu_count(logical=False) or 1):
         found.append("two logical cores share a physical one: threads are kept to the physical ones by default")
     return found

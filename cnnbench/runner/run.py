@@ -82,7 +82,7 @@ def _measure(
     """Build all, launch every group, then again those whose intervals are widest; True if all cases were reached."""
     budget = Budget(budget_s, suite.case_budgets_s, suite.launches)
     budget.first = plan.group_cases(cases)
-    observer.doing("trying what can run here", budget.remaining_s())
+    observer.doing("probing runtimes and devices", budget.remaining_s())
     unavailable, accelerators = find_unavailable(cases, store.logs)
     environment = environment.model_copy(update={"accelerators": accelerators})
     if cases:  # all that is not measured again was measured in such a one

@@ -191,7 +191,7 @@ def check_name(runtime: str) -> str:
 
 
 def cannot(runtime: str, workload: str, device: str, precision: str, layout: str) -> str | None:
-    """Why no machine can run this, or None if one may."""
+    """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
     if workload not in kind.workloads:

@@ -1,4 +1,4 @@
-"""One case in a process: opened and proved, warmed up, sampled, closed, in this order; or profiled."""
+"""One case in a process: opened and checked, warmed up, sampled, closed, in this order; or profiled."""
 
 import math
 import pkgutil
@@ -54,7 +54,7 @@ class Session:
     def warm(self, request: Warm) -> Warmed:
         """Warm up, and settle how many calls make a sample.
 
-        The peak of memory begins anew afterwards: the first calls also hold what libraries try out and then free.
+        The peak of memory is reset afterwards: the first calls also hold what libraries try out and then free.
         """
         stopwatch, hard_limit_s = self.runtime.stopwatch, request.hard_limit_s or math.inf
         warmed = measure.warm_up(

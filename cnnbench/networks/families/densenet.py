@@ -2,7 +2,7 @@
 
 Huang et al. 2016, "Densely connected convolutional networks", table 1; the form with bottleneck and compression,
 DenseNet-BC (section 3). DenseNet-161 (k = 48) is not in the table but in the authors' repository
-(github.com/liuzhuang13/DenseNet). Every layer concatenates its input anew, which copies it: what autograd keeps of a
+(github.com/liuzhuang13/DenseNet). Every layer concatenates its input again, which copies it: what autograd keeps of a
 block grows with the square of its layers (Pleiss et al. 2017).
 """
 

@@ -21,7 +21,8 @@ def raw_samples(sources: Sources) -> Section:
     """Every sample of any case in the order of time."""
     found = samples(sources.records)
     prose = [
-        "All figures above are computed from these. Steps and drifts are interference, not properties of the model."
+        "All figures above are computed from these samples. Steps and drifts usually come from the machine (other "
+        "processes, clock frequency, temperature), not from the model."
     ]
     return Section("samples", "Raw samples", prose, [found]) if found.cases else Section("samples", "Raw samples")
 

@@ -89,8 +89,8 @@ def _shares(explained: Sequence[Explained]) -> list[Chart]:
     chart = Chart(
         "time-by-work",
         "Time by kind of work",
-        "By each runtime's own profiler. The gap to 100 % is framework overhead between operators, and operators of no "
-        "known layer. Where a runtime fuses operators, their time is in the convolution before them.",
+        "By each runtime's own profiler. The gap to 100 % is framework overhead between operators, and operators "
+        "without a layer. Where a runtime fuses operators, their time is in the convolution before them.",
         stacked_bars(bars, kinds, "share of the call's time", is_share=True, palette=SERIES),
     )
     return [chart] if bars else []

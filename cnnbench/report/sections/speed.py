@@ -37,7 +37,8 @@ def runtimes(sources: Sources) -> Section:
         marks = []
         for row, ratio in pairs:
             what = f"{row.model}, {row.backend}, batch {row.batch}: {ratio_text(ratio)}"
-            what += f"; one of the two spends more than {percent(MUCH)} in the kernel" * row.kernel_in_ratio
+            if row.kernel_in_ratio:
+                what += f"; one of the two spends more than {percent(MUCH)} of its CPU time in the system's kernel"
             marks.append(Mark(f"{row.model}, {row.batch}", row.backend, ratio, what))
         chart = Chart(
             f"runtimes-{workload}",
@@ -56,8 +57,9 @@ def _kernel(marked: int) -> str:
     if not marked:
         return ""
     return (
-        f" In {marked} of them one of the two spends more than {percent(MUCH)} of its CPU time in the kernel, mostly "
-        "for memory, so that the ratio depends on the allocator too: see the column at best allocators."
+        f" In {marked} of these cases one of the two runtimes spends more than {percent(MUCH)} of its CPU time in the "
+        "operating system's kernel, mostly on page faults, so the ratio depends on the allocator too. "
+        "`allocators: [default, keep]` in the suite measures this; the table then has a column for it."
     )
 
 

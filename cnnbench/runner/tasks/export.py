@@ -1,4 +1,4 @@
-"""A model's ONNX graph as a file of the user's, proved before it is handed over."""
+"""A model's ONNX graph as a file of the user's, checked before it is written."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from cnnbench.suite.optimizer import Optimizer
 DATA = f"{artifact.GRAPH}.data"
 """Where a graph keeps weights above 2 GB; the graph names the file, so that it cannot be called otherwise."""
 MAX_BATCH = 3
-"""Of those that a graph is proved at; `Open` goes up to the case's own."""
+"""Of those that a graph is checked at; `Open` goes up to the case's own."""
 
 
 class _Written(Frozen):
@@ -28,7 +28,7 @@ class _Written(Frozen):
     seconds: dict[str, float]
     """Of each stage."""
     parity: list[Parity]
-    """How it was proved."""
+    """How it was checked."""
 
 
 class Exported(_Written):
@@ -47,7 +47,7 @@ class ExportedStep(_Written):
 
 
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
-    """Export the training step, have onnx check it, prove it against torch in float64, and only then write `out`.
+    """Export the training step, have onnx check it, compare it with torch in float64, and only then write `out`.
 
     The weights stand beside it, in a file that ends in `.safetensors`. Raises as `export_model` does.
     """
@@ -80,7 +80,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
 
 
 def export_model(spec: ModelSpec, out: Path) -> Exported:
-    """Export, have onnx check the graph, prove it against float64 in ONNX Runtime, and only then write `out`.
+    """Export, have onnx check the graph, compare it with float64 in ONNX Runtime, and only then write `out`.
 
     Raises InputError for a place that cannot be written, ModelError for a model that cannot be built, WorkerError for
     one that cannot be exported or whose graph computes something else.
@@ -94,7 +94,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         folder = artifact.folder_of(spec, facts.key)
         parity = prove_graph(spec, folder, artifacts.logs / "prove.log")
         for each in parity:
-            _check(spec, each, "of the signal")
+            _check(spec, each, "of the output RMS")
         graph = folder / artifact.GRAPH
         _copy({graph: out, **({folder / DATA: out.parent / DATA} if (folder / DATA).exists() else {})})
     return Exported(

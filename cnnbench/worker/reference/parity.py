@@ -16,7 +16,7 @@ from cnnbench.suite.case import Precision
 
 Array = NDArray[Any]
 PROOF_IMAGES = 4
-"""On how many reference inputs a training step is proved."""
+"""On how many reference inputs a training step is checked."""
 
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other

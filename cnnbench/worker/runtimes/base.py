@@ -21,7 +21,7 @@ class Runtime(ABC):
     """
 
     takes_any_batch = True
-    """Whether it is proved at other batches than the case's; not where each batch is compiled anew."""
+    """Whether it is checked at other batches than the case's; not where each batch needs its own compilation."""
 
     @abstractmethod
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
@@ -68,7 +68,7 @@ class Runtime(ABC):
         return []
 
     def reset_peak(self) -> None:
-        """Let the peak of memory begin anew, where the system can."""
+        """Reset the peak of memory, where the system can."""
         usage.reset_peak()
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:

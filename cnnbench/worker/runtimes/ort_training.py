@@ -44,7 +44,7 @@ class OrtTraining(Ort):
     def own_proof(self, reference_inputs: Array) -> list[Parity]:
         """The losses of consecutive steps on some reference inputs, from the artifact's weights, against float64's.
 
-        A wrong gradient or update shows in the second. The case's own state begins anew afterwards.
+        A wrong gradient or update shows in the second. The case's own state is reset afterwards.
         """
         self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=False)
         first = self.facts.first_image

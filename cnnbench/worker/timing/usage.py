@@ -21,7 +21,7 @@ def resident_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let the peak begin anew. Only Linux can; elsewhere it is that of the process's life."""
+    """Reset the peak. Only Linux can; elsewhere it is that of the process's life."""
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")
 
@@ -52,7 +52,7 @@ def usage_since(before: Usage | None) -> Usage | None:
     if now is None or before is None:
         return None
     return Usage(
-        user_s=max(now.user_s - before.user_s, 0.0),  # the kernel shares the CPU time out anew at each reading
+        user_s=max(now.user_s - before.user_s, 0.0),  # the kernel divides the CPU time again at each reading
         kernel_s=max(now.kernel_s - before.kernel_s, 0.0),
         minor_faults=now.minor_faults - before.minor_faults,
         major_faults=now.major_faults - before.major_faults,

@@ -1,4 +1,4 @@
-"""A model's training step exported from its artifact, and proved against torch in float64."""
+"""A model's training step exported from its artifact, and compared with torch in float64."""
 
 import copy
 import math
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
 
 
 def build_step(request: BuildStep) -> StepFacts:
-    """Export the step with the artifact's weights, have onnx check it, prove it, and write it to `out`.
+    """Export the step with the artifact's weights, have onnx check it, compare it with float64, and write it to `out`.
 
     That a step cannot be exported, or is wrong, is in the facts; they are written beside the graph where that is the
     artifact's own, and others that want it meanwhile wait.
