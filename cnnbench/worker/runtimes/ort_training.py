@@ -30,12 +30,12 @@ class OrtTraining(Ort):
         super().__init__(case, step_graph(folder / STEP, case.device), threads, step_options())
         self.facts, self.images, self.classes = step, batch, facts.classes
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed)
-        self.weights = load_file(folder / WEIGHTS)
+        self.weights = folder / WEIGHTS
         self.steps = StepSession(self.session, case.device)
         self._begin()
 
     def _begin(self) -> None:
-        self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=True)
+        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=True)
         self.steps.bind(self.images, self.labels)
 
     def first_call(self, reference_inputs: Array) -> None:
@@ -46,7 +46,7 @@ class OrtTraining(Ort):
 
         A wrong gradient or update shows in the second. The case's own state is reset afterwards.
         """
-        self.steps.begin(self.weights, TIMED_LEARNING_RATE, drop=False)
+        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=False)
         first = self.facts.first_image
         images = reference_inputs[first : first + PROOF_IMAGES]
         labels = labels_for(len(images), self.classes, self.case.spec.seed)
@@ -117,6 +117,7 @@ class StepSession:
 
     def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool) -> None:
         """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero."""
+        self._buffers, self._bindings = [], []  # those of before go first
         self._buffers = [
             {name: placed(self._start(name, values), self.device) for name in self.lasting} for _ in range(2)
         ]
