@@ -21,12 +21,12 @@ from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
 from cnnbench.worker.export.training import step as training
-from cnnbench.worker.export.training.elementary import elementary
 from cnnbench.worker.export.training.rules.rule import OpResult
 from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
 from cnnbench.worker.reference import inputs as golden
 from cnnbench.worker.reference.parity import labels_for
 from cnnbench.worker.runtimes.eager import weights_of
+from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort_training import StepSession
 
 SGD, MOMENTUM, ADAM = (

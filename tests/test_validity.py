@@ -72,7 +72,7 @@ def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
     wrong = Parity(what="ort b3", error=0.5, limit=1e-5)
     assert status_of([launch(QUIET)], parity=[wrong, wrong]) == (
         "invalid",
-        [Reason(code="parity", detail="ort b3, error 5.0e-01, limit 1.0e-05 of the signal")],
+        [Reason(code="parity", detail="ort b3, error 5.0e-01, limit 1.0e-05 (relative)")],
     )
     unknown = Parity(what="ort b3", error=None, limit=1e-5)
     assert "not finite or misshapen" in status_of([launch(QUIET)], parity=[unknown])[1][0].detail

@@ -14,8 +14,8 @@ from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS,
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
-from cnnbench.worker.export.training.elementary import elementary
 from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, compare_losses, labels_for
+from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
 from cnnbench.worker.timing.measure import Phases
 

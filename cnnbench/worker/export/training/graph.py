@@ -10,11 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from cnnbench.worker.runtimes.elementary import AFFINE
+
 OPSET = 18
 """The first whose ScatterElements adds, and whose reductions take their axes as an input."""
 IR_VERSION = 10
-AFFINE = "Affine"
-"""In the names of depthwise convolutions that stand for numbers of each channel."""
 BATCH = "batch"
 """Name of the one dimension that is not known when the graph is written."""
 

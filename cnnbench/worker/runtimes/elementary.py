@@ -7,8 +7,10 @@ only, and numbers for each channel as a depthwise convolution, for which it has 
 import onnx
 from onnx import inliner, parser
 
-from cnnbench.worker.export.training.graph import AFFINE, OPSET
-
+AFFINE = "Affine"
+"""In the names of depthwise convolutions that stand for numbers of each channel."""
+OPSET = 18
+"""Of the functions, and at most that of the step."""
 DOMAIN = "cnnbench"
 FUNCTIONS = (
     f"""
