@@ -62,9 +62,12 @@ def test_a_slowdown_that_is_made_is_seen_and_every_pair_is_kept(tmp_path: Path) 
     assert 1.3 < judged.ratio.ratio < 2.2
     assert found.result.exit_code() == 1
     pairs = read_pairs(found.folder)
-    assert [pair.stage for pair in pairs] == ["screen"] * 6 + ["confirm"] * 6
+    stages = [pair.stage for pair in pairs]
+    screened = stages.count("screen")  # more than six where there was interference
+    assert stages == ["screen"] * screened + ["confirm"] * (len(stages) - screened)
+    assert min(screened, len(stages) - screened) >= 6
     assert all(set(pair.launches) == set(pair.order) for pair in pairs)
-    assert all("null" in pair.launches for pair in pairs[:6])  # the only case carries it
+    assert all("null" in pair.launches for pair in pairs[:screened])  # the only case carries it
     orders = [pair.order for pair in pairs]
     assert all(first == second[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
 
