@@ -22,6 +22,7 @@ from cnnbench.gate.calibration import (
     write_calibration,
 )
 from cnnbench.gate.verdict import Paired, exit_code_of
+from cnnbench.records.record import Measurement
 from cnnbench.records.run_folder import Run
 from tests.noise import comparisons
 from tests.records import ENVIRONMENT, case, record
@@ -145,6 +146,12 @@ def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
     assert (found.verdict, found.reason) == ("missing", "no baseline: it has no record there")
     assert exit_code_of([found.verdict], strict=False, allow_missing=False) == 3
     assert exit_code_of([], strict=False, allow_missing=True) == 3
+    (measured,) = stored().records.values()
+    (launch,) = measured.launches[:1]
+    empty = Measurement(launches=[launch.model_copy(update={"blocks": []})])
+    run = replace(run, records={measured.id: measured.model_copy(update={"measurement": empty})})
+    (found,) = compare_with_baseline(run, head(0.01), None, Rule())
+    assert (found.verdict, found.reason) == ("missing", "no baseline: its record there has no samples")
 
 
 def test_a_baseline_of_another_machine_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -50,3 +50,9 @@ def test_counts_have_metric_prefixes() -> None:
 
 def test_waiting_times_read_like_speech() -> None:
     assert [format_seconds(s) for s in (42, 185, 3720)] == ["42 s", "3 min 05 s", "1 h 02 min"]
+
+
+def test_an_image_larger_than_any_case_may_have_is_refused() -> None:
+    assert parse_image_size("2147483647") == (2**31 - 1,)
+    with pytest.raises(ValueError, match="expected sides below 2\\^31 pixels; got '2147483648x1'"):
+        parse_image_size("2147483648x1")

@@ -9,7 +9,7 @@ import pytest
 
 import cnnbench
 from cnnbench.integrations.convert import convert
-from cnnbench.records import files
+from cnnbench.records import files, upgrade
 from cnnbench.records.json_object import parse_object
 from cnnbench.records.lines import parse_record, record_line, shared_values
 from cnnbench.records.reason import Interference, Reason
@@ -141,3 +141,8 @@ def test_a_run_takes_less_than_half_of_what_it_took(
     share = sum((tmp_path / name).stat().st_size for name in (RECORDS, SHARED)) / (run / RECORDS).stat().st_size
     record_property("share of the bytes of schema 4", round(share, 3))
     assert share < 0.4
+
+
+def test_a_reason_that_no_version_wrote_is_kept_at_once_however_long_it_is() -> None:
+    said = ": no " * 1_000_000
+    assert upgrade._reason(said) == {"code": "other", "detail": said}

@@ -15,6 +15,7 @@ from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.prose import paragraphs
+from cnnbench.report.table import figure, hidden, table_of
 from cnnbench.runner import run as runner
 from cnnbench.runner.tasks import peaks as peaks_task
 from cnnbench.runner.tasks.peaks import measure_peaks
@@ -168,3 +169,24 @@ def test_a_run_that_is_long_enough_measures_what_its_reasons_rest_on(
     assert "% of the time" in told
     assert "In ONNX Runtime it takes" in told
     assert "why" in {section.id for section in results.page.sections}
+
+
+def test_a_model_without_macs_is_told_beside_the_others(two: Run) -> None:
+    pool = measured("resnet18", 0.01)
+    assert pool.counts
+    pool = pool.model_copy(update={"counts": pool.counts.model_copy(update={"macs": 0})})
+    text = paragraphs(run(*two.records.values(), pool))["resnet18"]
+    assert text.startswith("resnet18 has no MACs, and takes 10.0 ms (PyTorch, batch 1).")
+
+
+def test_a_record_at_a_size_that_its_formula_refuses_is_explained_without_it() -> None:
+    small = measured("alexnet", 0.01)
+    spec = small.case.spec.model_copy(update={"image_size": (1, 1)})
+    small = small.model_copy(update={"case": small.case.model_copy(update={"spec": spec})})
+    (explained,) = explain(run(small)).values()
+    assert explained.roofline.layers == ()
+
+
+def test_a_count_beyond_64_bits_is_a_figure_in_the_files() -> None:
+    table = table_of("t", "T", "", [2**70, 1], [figure("n", float, key="n"), hidden("exact", lambda row: row)])
+    assert list(table.data["exact"]) == [float(2**70), 1.0]

@@ -1,12 +1,14 @@
 """Every measured case with all that explains its time: its roofline, the machine's peaks, and its layer profile."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cnnbench.analysis.kernel import kept, kernel_share
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
 from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.times import comparable_time
+from cnnbench.errors import ShapeError
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
@@ -62,12 +64,15 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
     has_profile = axes == ("inference", "cpu", "fp32", "nchw", "default")
     wanted = (spec.label, case.batch, threads)
     profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
+    network = None
+    with suppress(ShapeError):  # a size that the record's own formula refuses
+        network = spec.closed_form
     is_profiled = profile is not None and split(case.runtime)[0] in profile.times
     return Explained(
         record=record,
         seconds=seconds,
         macs=macs,
-        roofline=case_roofline(case, seconds, macs, spec.closed_form, peaks, kernel_share(record.launches)),
+        roofline=case_roofline(case, seconds, macs, network, peaks, kernel_share(record.launches)),
         peaks=peaks,
         profiled=ProfiledCall(profile, case, seconds, peaks) if profile and is_profiled else None,
         kept=kept(record, run.records.values()) if case.allocator == "default" else None,

@@ -77,6 +77,8 @@ def _compare(
         status = f"its record there is {record.status}" if record else "it has no record there"
         return BaselineResult(name, "missing", f"no baseline: {status}")
     then = [time_estimate(blocks).value for blocks in record.measurement.times() if blocks]
+    if not then:
+        return BaselineResult(name, "missing", "no baseline: its record there has no samples")
     now = [call_s for pair in pairs for call_s in pair.call_s.values()]
     ratio = median(now) / median(then)
     noise = noise_of(calibration.cases.get(name, [])) if calibration else None

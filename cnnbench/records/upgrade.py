@@ -115,10 +115,14 @@ REASONS: tuple[tuple[str, Code, str], ...] = (
 """The sentence, its code, and what of it is the detail."""
 
 
+MAX_SENTENCE = 10_000
+"""Characters; no sentence of an older version was longer."""
+
+
 def _reason(said: object) -> Mapping[str, str] | object:
     if not isinstance(said, str):
         return said
-    for sentence, code, detail in REASONS:
+    for sentence, code, detail in REASONS if len(said) <= MAX_SENTENCE else ():
         if match := re.fullmatch(sentence, said, re.DOTALL):
             return {"code": code, "detail": match.expand(detail)}
     return {"code": "other", "detail": said}

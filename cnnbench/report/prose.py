@@ -92,6 +92,8 @@ def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
     where = f"{name_of(case.runtime)}, batch {case.batch}"
     if heaviest is each:
         return f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
+    if not each.macs:
+        return f"{case.label} has no MACs, and takes {_ms(each)} ({where})."
     fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
     times_faster = f"{significant(faster, 2)} times faster"
     if faster < 1:

@@ -160,9 +160,11 @@ def table_of(
 
 
 def _series(values: list[Value]) -> "pd.Series[Any]":
-    """Integers stay integers where some are missing."""
+    """Integers stay integers where some are missing, unless they are too large for 64 bits."""
     import pandas as pd
 
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in values):
+        values = [float(value) if isinstance(value, int) else value for value in values]
     kinds = {type(value) for value in values}
     return pd.Series(values, dtype="Int64" if kinds == {int, type(None)} else None)
 

@@ -11,6 +11,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,30})?)"
+MAX_SIDE = 2**31
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 MAX_DURATION_S = 30 * 24 * 3600.0
 
@@ -60,6 +61,8 @@ def parse_image_size(text: str | int) -> tuple[int, ...]:
     size = tuple(int(side) for side in match.groups() if side)
     if min(size) < 1:
         raise ValueError(f"expected an image of at least one pixel; got {shown(text)}")
+    if max(size) >= MAX_SIDE:
+        raise ValueError(f"expected sides below 2^31 pixels; got {shown(text)}")
     return size
 
 

@@ -44,7 +44,7 @@ def _phases(row: CaseRow, reference: CaseRow) -> Iterator[Bar]:
     if row.ms is None or reference.ms is None:
         return
     whole, phases = row.ms.value, row.phases_ms or {STEP[0]: row.ms.value}
-    line, total = f"{row.model}, {row.backend}, {row.batch}", sum(phases.values())
+    line, total = f"{row.model}, {row.backend}, {row.batch}", sum(phases.values()) or whole
     for phase, ms in phases.items():
         share = ms / total * whole / reference.ms.value
         yield Bar(line, phase, share, f"{line}: {phase} {significant(ms)} ms of {significant(whole)} ms")

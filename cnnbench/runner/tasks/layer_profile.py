@@ -106,9 +106,15 @@ def profile_models(
 
 
 def profile_run(run: Run, go_on: Callable[[str, int, int], bool]) -> list[str]:
-    """The same for the models of a run. Raises InputError on another machine than the run's."""
+    """The same for the models of a run, without any code that the run names.
+
+    Raises InputError on another machine than the run's.
+    """
     machine.check_is_this(run.environment, str(run.folder))
     measured = [record for record in run.records.values() if record.status in MEASURED]
     call_s = {record.case: time.value for record in measured if (time := call_time(record)) is not None}
+    own = {case.label: None for case in call_s if case.spec.is_users_own}
+    call_s = {case: seconds for case, seconds in call_s.items() if not case.spec.is_users_own}
+    left_out = [f"{label}: not profiled: a run's own code is not run; `cnnbench profile {label}` does" for label in own]
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
-        return profile_models(run.folder, call_s, artifacts, servers, go_on)
+        return left_out + profile_models(run.folder, call_s, artifacts, servers, go_on)

@@ -1,5 +1,6 @@
 """ONNX Runtime on the exported graph, in a process that never imports torch."""
 
+import contextlib
 import sys
 import tempfile
 from abc import abstractmethod
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH
@@ -133,16 +135,23 @@ class Ort(Runtime):
         )
 
     def operators(self) -> dict[str, int]:
-        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone."""
+        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone.
+
+        None are known where there is no place for the optimised graph: that takes nothing from the measurement.
+        """
         import onnx
 
-        with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
+        with (
+            contextlib.suppress(OSError, Fail, RuntimeException),
+            tempfile.TemporaryDirectory(prefix="cnnbench-") as folder,
+        ):
             file = Path(folder) / "optimized.onnx"
             options = ort.SessionOptions()
             options.optimized_model_filepath = str(file)
             make_session(self.graph, self.case.device, self.threads, self.variant, options)
             graph = onnx.load(str(file), load_external_data=False).graph
-        return dict(Counter(node.op_type for node in graph.node).most_common())
+            return dict(Counter(node.op_type for node in graph.node).most_common())
+        return {}
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """With the device's used memory: the session's arena gives nothing back, so that the end is its peak."""

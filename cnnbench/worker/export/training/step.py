@@ -85,6 +85,8 @@ def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             return decomposed
     except Exception as error:
+        if isinstance(error, (MemoryError, OSError)) or "allocate memory" in str(error):
+            raise  # passing: it says nothing of the model
         raise CannotExport(f"torch.export: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
