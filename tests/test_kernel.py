@@ -101,7 +101,7 @@ def test_a_ratio_that_it_does_not_touch_is_not_marked() -> None:
     training = table(of, "training")
     assert "kernel" not in training.headings
     assert training.notes == []
-    assert kernel_paragraph(of) == ""
+    assert kernel_paragraph(explain(of).values()) == ""
 
 
 def test_the_kernel_is_a_bound_of_its_own_where_its_share_is_the_largest() -> None:

@@ -53,9 +53,9 @@ def paragraphs(run: Run) -> dict[str, str]:
     return found
 
 
-def kernel_paragraph(run: Run) -> str:
+def kernel_paragraph(explained: Iterable[Explained]) -> str:
     """Which cases spend much of their CPU time in the kernel, the largest shares first; empty if none does."""
-    found = [each for each in explain(run).values() if (each.roofline.kernel_share or 0.0) > MUCH]
+    found = [each for each in explained if (each.roofline.kernel_share or 0.0) > MUCH]
     if not found:
         return ""
     found.sort(key=lambda each: -(each.roofline.kernel_share or 0.0))
