@@ -135,6 +135,16 @@ def test_fresh_pairs_alone_decide_about_a_suspect() -> None:
     assert result.cases[0].verdict == "same"
 
 
+def test_a_large_slowdown_gets_fewer_fresh_pairs_than_one_near_the_margin() -> None:
+    fresh = {}
+    for slowdown in (0.03, 0.1):
+        simulated = Simulated(TYPICAL, 3, {comparisons(1)[0].name: slowdown})
+        result = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock)
+        fresh[slowdown] = len(result.cases[0].fresh)
+        assert result.cases[0].verdict == "slower"
+    assert fresh[0.1] == Rule().confirm_pairs < fresh[0.03]
+
+
 def test_the_budget_is_kept_and_what_it_cut_off_is_inconclusive() -> None:
     for budget_s in (30.0, 200.0, 400.0):
         simulated = Simulated(TYPICAL, 2, {comparisons(CASES)[3].name: 0.1})

@@ -55,7 +55,7 @@ class Rule:
     confirm_pairs: int = 10
     max_confirm_pairs: int = 40
     visible_beyond: float = 0.01
-    """Suspects get enough fresh pairs to detect a slowdown of so much beyond the margin."""
+    """The smallest slowdown beyond the margin that fresh pairs are to detect; fewer pairs detect a larger one."""
     max_unsteady: float = 0.25
     """The share of pairs that may be unsteady."""
 

@@ -1,18 +1,19 @@
 """The gate's procedure: verdicts on head against base, from pairs of launches.
 
     screen    every case gets pairs, in blocks of two: base head head base or head base base head, at random
-    confirm   suspects get fresh pairs, as many as their noise requires; screened pairs are not used again
+    confirm   suspects get fresh pairs, as many as their noise and the screened change require; screened pairs are not
+              used again
     null      in every third case a second copy of base is measured too; if a null arm differs, every verdict becomes
               inconclusive
 
-There is no optional stopping: the number of pairs depends on noise and time only, never on significance.
+There is no optional stopping: the number of fresh pairs is fixed before the first of them.
 """
 
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import log
+from math import log, sqrt
 from statistics import fmean
 from typing import Protocol
 
@@ -198,11 +199,13 @@ class _Gate:
         return len(case.screened) < self.rule.max_screen_pairs and ratio.half_width > log(1 + self.rule.margin)
 
     def _wanted(self, case: CaseVerdict) -> int:
-        """Fresh pairs, even in number."""
-        sd = ratio_of(case.screened).sd or 0.0
-        wanted = pairs_needed(sd, log((1 + self.rule.margin + self.rule.visible_beyond) / (1 + self.rule.margin)))
-        maximum = self.rule.max_confirm_pairs
-        return min(max(wanted or maximum, self.rule.confirm_pairs), maximum) // 2 * 2
+        """Fresh pairs, even in number: to detect the screened change less its standard error, beyond the margin."""
+        ratio, rule = ratio_of(case.screened), self.rule
+        sd = ratio.sd or 0.0
+        change = max(abs(log(ratio.ratio)) - sd / sqrt(ratio.pairs), log(1 + rule.margin + rule.visible_beyond))
+        wanted = pairs_needed(sd, change - log(1 + rule.margin))
+        maximum = rule.max_confirm_pairs
+        return min(max(wanted or maximum, rule.confirm_pairs), maximum) // 2 * 2
 
     def _expected_s(self, case: CaseVerdict) -> float:
         """Expected time of a pair: that of the case's last one, else the mean of all, else twice its launches."""
