@@ -13,8 +13,8 @@ from cnnbench.records.environment import Threads
 from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report import prose
 from cnnbench.report.bounds import bound_tables
-from cnnbench.report.prose import paragraphs
 from cnnbench.report.table import figure, hidden, table_of
 from cnnbench.runner import run as runner
 from cnnbench.runner.tasks import peaks as peaks_task
@@ -36,6 +36,10 @@ def run(*records: Record) -> Run:
     environment = ENVIRONMENT.model_copy(update={"threads": Threads(used=(2,), usable=2)})
     found = [each.model_copy(update={"environment": environment}) for each in records]
     return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, peaks=[peaks()])
+
+
+def paragraphs(of: Run) -> dict[str, str]:
+    return prose.paragraphs(explain(of).values())
 
 
 @pytest.fixture
@@ -138,11 +142,11 @@ def test_invalid_records_are_not_explained() -> None:
 
 def test_profiles_come_back_from_a_folder_and_the_later_counts(tmp_path: Path) -> None:
     assert read_profiles(tmp_path) == ([], [])
-    append_profiles(tmp_path, [profile(), dataclasses.replace(profile(), calls=9)])
+    append_profiles(tmp_path, [profile(), profile().model_copy(update={"calls": 9})])
     with (tmp_path / "profiles.jsonl").open("a") as file:
         file.write("{\n")
     found, unreadable = read_profiles(tmp_path)
-    assert found == [dataclasses.replace(profile(), calls=9)]
+    assert found == [profile().model_copy(update={"calls": 9})]
     assert unreadable == [f"{tmp_path / 'profiles.jsonl'}: not read: line 3: it is cut short or is not JSON"]
 
 
