@@ -1,6 +1,7 @@
 """Why a model is as fast as it is: paragraphs from fixed numbers, compared whole."""
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cnnbench
 from cnnbench.analysis.explain import explain, telling
 from cnnbench.networks import registry
 from cnnbench.records.environment import Threads
-from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
+from cnnbench.records.layer_profile import PROFILES, ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report import prose
@@ -148,6 +149,37 @@ def test_profiles_come_back_from_a_folder_and_the_later_counts(tmp_path: Path) -
     found, unreadable = read_profiles(tmp_path)
     assert found == [profile().model_copy(update={"calls": 9})]
     assert unreadable == [f"{tmp_path / 'profiles.jsonl'}: not read: line 3: it is cut short or is not JSON"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("rows", 0, "macs"), 10**400),
+        (("rows", 0, "moved_bytes"), -1),
+        (("rows", 0, "seconds", "eager"), 1e-300),
+        (("rows", 0, "seconds", "eager"), -1.0),
+        (("rows", 0, "name"), None),
+        (("rows",), {}),
+        (("times", "eager", "layers_s"), 1e300),
+        (("times", "eager", "outside_s"), -0.04),
+        (("times", "eager", "other"), {"copy": float("inf")}),
+        (("times", "eager", "quartiles_s"), [0.1]),
+        (("batch",), 0),
+        (("model",), "x" * 200_000),
+    ],
+)
+def test_a_profile_that_no_profiler_gives_is_told_and_left_out(
+    tmp_path: Path, place: tuple[str | int, ...], value: object
+) -> None:
+    content = json.loads(profile().model_dump_json())
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (tmp_path / PROFILES).write_text(f"{json.dumps(content)}\n{profile().model_dump_json()}\n")
+    found, (unreadable,) = read_profiles(tmp_path)
+    assert found == [profile()]
+    assert f"{PROFILES}: not read: line 1: " in unreadable
 
 
 SUITE = """
