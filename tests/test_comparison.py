@@ -1,5 +1,6 @@
 """Runs side by side: what is compared with what, ratios with intervals, means over common cases, ranks, prices."""
 
+import csv
 import dataclasses
 import math
 import time
@@ -130,6 +131,20 @@ def test_in_what_runs_differ_is_said() -> None:
     assert found[0].startswith("Suites differ: tiny (a); other (b).")
     assert found[1].startswith("torch differs: 2.14.1 (a); 2.9 (b).")
     assert found[-1].startswith("1 of 1 cases were measured on every machine")
+
+
+def test_names_of_machines_are_data_in_markdown_and_in_spreadsheets(tmp_path: Path) -> None:
+    evil = "=![x](http:evil)|<b>`"
+    of = ("eager", "inference", "cpu", 8, "lenet5"), ("eager", "inference", "cpu", 8, "alexnet")
+    compared = Compared(compare_runs([run(name, *(record(case(*each), TIMES) for each in of)) for name in (evil, "b")]))
+    compared.write(tmp_path / "out")
+    shown = (tmp_path / "out" / "report.md").read_text()
+    assert "](http" not in shown
+    assert "<b>" not in shown
+    assert "|&lt;b&gt;" not in shown
+    for file in (tmp_path / "out" / "tables").glob("*.csv"):
+        names = next(csv.reader(file.read_text().splitlines()))
+        assert not any(name.startswith("=") for name in names), file
 
 
 def test_invalid_records_are_compared_with_nothing() -> None:

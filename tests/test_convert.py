@@ -104,7 +104,7 @@ def run(tmp_path: Path) -> Path:
         record(
             case("eager", batch=1),
             status="failed",
-            reasons=[Reason(code="crashed", detail="killed by SIGKILL\x1b[0m <&>")],
+            reasons=[Reason(code="crashed", detail="killed by SIGKILL\x1b[0m\ufffe <&>")],
         ),
         record(
             case("eager", batch=2), TIMES_S, status="invalid", reasons=[Reason(code="parity", detail="ort b1, error 2")]

@@ -87,6 +87,15 @@ def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         list(files.read_lines(tmp_path / "a"))
 
 
+def test_lines_are_read_up_to_a_bound_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINES_BYTES", 6)
+    (tmp_path / "a").write_bytes(b"1\n2\n3\n4\n")
+    found = files.read_lines(tmp_path / "a")
+    assert [next(found) for _ in range(3)] == [b"1", b"2", b"3"]
+    with pytest.raises(OSError, match="larger than 6 bytes"):
+        next(found)
+
+
 def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     """The nth of all writes, syncs and renames fails as on a full disk."""
     count = 0

@@ -61,6 +61,7 @@ def test_the_share_is_of_cpu_time_and_faults_are_by_call() -> None:
     untold = record(case(), [0.1] * 7)
     assert (kernel.kernel_share(untold.launches), kernel.faults_per_call(untold.launches)) == (None, None)
     assert not kernel.spends_much(untold, None)
+    assert [kernel.is_much(share) for share in (None, 0.0, 0.2, 0.21)] == [False, False, False, True]
 
 
 def test_each_runtime_is_compared_as_it_stands_and_at_its_best_allocator() -> None:
@@ -75,6 +76,15 @@ def test_each_runtime_is_compared_as_it_stands_and_at_its_best_allocator() -> No
     assert ort.best_vs_reference is not None
     assert ort.best_vs_reference.value == pytest.approx(1.1)
     assert ort.kernel  # for eager's sake
+
+
+def test_a_case_is_told_the_fastest_of_its_own_allocators_alone() -> None:
+    slower = measured("eager", 0.9, 0.0, "jemalloc")
+    found = kernel.kept([KEPT, slower, ORT, EAGER])
+    assert list(found) == [EAGER.id]
+    other, ratio = found[EAGER.id]
+    assert other is KEPT
+    assert ratio.value == pytest.approx(0.44 / 0.8)
 
 
 def test_a_ratio_that_the_kernel_touches_is_marked_wherever_it_stands() -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -22,13 +21,17 @@ from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.messages import Load, Loaded
+from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import LayerTimes, Profile, Profiled
 from cnnbench.report import layer_times
+from cnnbench.runner import machine
+from cnnbench.runner.tasks.layer_profile import profile_run
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.profilers.eager import ranges
 from cnnbench.worker.profilers.onnx_origin import NAME_SCOPES, origins
 from tests.conftest import Cli
+from tests.records import ENVIRONMENT, case, record
 
 MOBILENET = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CALLS, BATCH = 3, 2
@@ -244,7 +247,7 @@ def test_slow_for_its_work_is_who_has_the_fewest_macs_per_second_and_a_percent_o
     assert "10000.000 ms a call = 9010.000 ms (90.1 %) in layers" in said
     assert "990.000 ms (9.9 %) framework overhead" in said
     assert "interference" not in said
-    shaken = replace(profile, times={"eager": replace(times, quartiles_s=(13.0, 20.0))})
+    shaken = profile.model_copy(update={"times": {"eager": times.model_copy(update={"quartiles_s": (13.0, 20.0)})}})
     said = "\n".join(layer_times.text(shaken))
     assert "took 13000.000 to 20000.000 ms; interference was detected, repeat the profile" in said
 
@@ -323,6 +326,21 @@ def test_a_mistake_is_one_clear_message(cli: Cli, words: tuple[str, ...], code: 
 def test_a_case_without_an_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="no finished artifact"):
         ask(MOBILENET, "ort", tmp_path, tmp_path)
+
+
+def test_a_model_that_a_runs_records_name_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is its module imported, though the run says that it is of this machine."""
+    monkeypatch.setattr(machine, "check_is_this", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('imported', 'w')\ndef build(): ...\n")
+    named = record(case(model="evil:build"), [0.01] * 7)
+
+    def go_on(model: str, number: int, count: int) -> bool:
+        raise AssertionError(f"{model} is profiled")
+
+    (line,) = profile_run(Run(tmp_path, "t", "?", ENVIRONMENT, {named.id: named}), go_on)
+    assert line.startswith("evil:build/k10: not profiled: a run's own code is not run")
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.slow

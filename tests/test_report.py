@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.stats import Estimate
+from cnnbench.analysis.status import rechecked
+from cnnbench.analysis.times import batches
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import CounterResults, Measurement, Record
+from cnnbench.records.record import Block, CounterResults, Measurement, Parity, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.files import write_report
 from cnnbench.report.format import interval_text
@@ -109,6 +112,45 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
     eager = start[(start["backend"] == "eager/cpu") & (start["workload"] == "inference")].iloc[0]
     assert (ort["export s"], ort["load ms"], ort["first call ms"]) == ("2.50", "250", "50")
     assert eager["export s"] == "–"
+
+
+@pytest.mark.parametrize(("known", "mib_per_image", "full_at"), [(0, None, None), (1, None, None), (2, 1.0, 8192)])
+def test_memory_by_batch_is_told_where_two_peaks_are_known(
+    tmp_path: Path, known: int, mib_per_image: float | None, full_at: int | None
+) -> None:
+    """ONNX Runtime on CUDA tells none."""
+    records = [record(case("ort", device="cuda", batch=batch), EAGER) for batch in (1, 2, 4)]
+    for place, each in enumerate(records[:known]):
+        (launch,) = each.launches
+        memory = launch.memory.model_copy(update={"device_allocated_bytes": each.case.batch * 2**20})
+        launches = [launch.model_copy(update={"memory": memory})]
+        records[place] = each.model_copy(update={"measurement": Measurement(launches=launches)})
+    (found,) = batches(records)
+    assert (found.best, found.mib_per_image, found.memory_full_at) == (4, mib_per_image, full_at)
+    row = table(run_tables(run(tmp_path, *records)), "batches").cells.iloc[0]
+    assert (row["batches"], row["memory full at"]) == ("1, 2, 4", "–" if full_at is None else "8,192")
+
+
+def test_a_step_whose_phases_take_no_time_has_a_row_and_a_page(tmp_path: Path) -> None:
+    """As a damaged file says: of each phase most samples are 0 s, and no sum is."""
+    step = record(case("eager", "training"), EAGER)
+    (launch,) = step.launches
+    seconds = {"forward": [0, 0, 0.01], "backward": [0, 0.01, 0], "optimizer": [0.01, 0, 0]}
+    blocks = [Block.model_validate({"round": n, "seconds": seconds}) for n in range(6)]
+    launches = [launch.model_copy(update={"blocks": blocks})] * 3
+    step = step.model_copy(update={"measurement": Measurement(launches=launches)})
+    (row,) = case_rows([step])
+    assert row.phases_ms == {"forward": 0, "backward": 0, "optimizer": 0}
+    of = run(tmp_path, step)
+    assert "training" in {section.id for section in run_page(of, run_tables(of)).sections}
+
+
+def test_a_better_status_than_the_data_support_is_shown_as_claimed(tmp_path: Path) -> None:
+    wrong = record(case("ort"), ORT).model_copy(update={"parity": [Parity(what="ort b1", error=0.5, limit=1e-5)]})
+    inference = table(run_tables(rechecked(run(tmp_path, record(case("eager"), EAGER), wrong))), "inference")
+    assert inference.cells["status"].tolist() == ["ok", "invalid [1]"]
+    assert inference.cells["vs eager"].tolist() == ["–", "–"]
+    assert "the file claims another status: ok" in inference.notes[0]
 
 
 def test_records_of_two_comparison_groups_are_not_compared(tmp_path: Path) -> None:

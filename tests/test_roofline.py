@@ -140,7 +140,7 @@ def profile() -> ModelProfile:
     """Two seconds under the profiler: 1.0 in two depthwise layers, 0.5 in another, 0.5 between the operators."""
 
     def row(name: str, work: str, macs: int, seconds: float) -> Row:
-        return Row(name=name, kind="Conv", work=work, macs=macs, moved_bytes=10**7, seconds={"eager": seconds})  # type: ignore[arg-type]
+        return Row(name=name, kind="Conv", work=work, macs=macs, moved_bytes=10**7, seconds={"eager": seconds})
 
     rows = (
         row("a", "depthwise convolutions", 10**6, 0.6),

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import RunFolderError
+from cnnbench.records import files, json_object
+from cnnbench.records.layer_profile import PROFILES, read_profiles
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import SCHEMA_VERSION
 from cnnbench.records.run_folder import RECORDS, Run, Store, read_run
@@ -85,6 +87,30 @@ def test_one_line_says_which_lines_could_not_be_read(tmp_path: Path, suite: Suit
     run = read_run(tmp_path / "run")
     assert run.unreadable == [f"{file}: not read: lines 1-3, 6: it is cut short or is not JSON"]
     assert len(run.records) == 2
+
+
+@pytest.mark.parametrize(("bound", "limit"), [("MAX_LINES", 2), ("MAX_BAD_LINES", 2), ("MAX_LINES_BYTES", 15)])
+def test_one_line_says_that_the_rest_of_an_endless_file_is_not_read(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch, bound: str, limit: int
+) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / PROFILES
+    file.write_text("junk\n" * 1000)
+    monkeypatch.setattr(files if bound == "MAX_LINES_BYTES" else json_object, bound, limit)
+    (line,) = read_profiles(tmp_path / "run")[1]
+    read = 3 if bound == "MAX_LINES_BYTES" else 2
+    told = f"not read: lines 1-{read}: it is cut short or is not JSON; what follows line {read}: "
+    assert line.startswith(f"{file}: {told}")
+
+
+def test_times_of_another_cases_phases_are_refused_in_later_lines_too(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / RECORDS
+    line = json.loads(file.read_text().splitlines()[0])
+    line["case"]["workload"] = "training"
+    file.write_text(file.read_text() + json.dumps({**line, "earlier": 1, "launches": []}) + "\n")
+    (told,) = read_run(tmp_path / "run").unreadable
+    assert told.endswith("line 3: blocks: expected times of step")
 
 
 @pytest.mark.parametrize(

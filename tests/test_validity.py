@@ -1,11 +1,15 @@
 """What launches are worth: each reason for a status, and none where there is none."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from cnnbench.analysis.status import status_of
+from cnnbench.analysis.status import rechecked, status_of
 from cnnbench.records.reason import Interference, Reason
-from cnnbench.records.record import Block, Launch, Parity
-from tests.records import facts, measurement
+from cnnbench.records.record import Block, Launch, Parity, Ran, Record
+from cnnbench.records.run_folder import Run
+from tests.records import case, facts, measurement, record
 
 TF32, KILLED = Reason(code="tf32", detail="for matrix products"), Reason(code="crashed", detail="by SIGKILL")
 QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]
@@ -100,3 +104,47 @@ def test_a_median_over_launches_is_wider_than_within_one() -> None:
 
 def test_a_turn_of_the_first_schema_can_still_be_read() -> None:
     assert Block.model_validate({"round": 0, "seconds": {"forward": [0.1]}}).interference == []
+
+
+def _elsewhere(of: Record) -> Record:
+    """The same record, whose launches ran on another device than its case asks for."""
+    ran = Ran(device="cuda", device_name="GPU", threads=1, precision="fp32")
+    launches = [each.model_copy(update={"ran": ran}) for each in of.launches]
+    assert of.measurement
+    return of.model_copy(update={"measurement": of.measurement.model_copy(update={"launches": launches})})
+
+
+def _disagreeing(of: Record) -> Record:
+    assert of.counts
+    return of.model_copy(update={"counts": of.counts.model_copy(update={"disagreements": ["conv1: 1 and 2"]})})
+
+
+DAMAGES: dict[str, Callable[[Record], Record]] = {
+    "parity": lambda of: of.model_copy(update={"parity": [Parity(what="ort b3", error=0.5, limit=1e-5)]}),
+    "device": _elsewhere,
+    "counts": _disagreeing,
+    "denormals": lambda of: of.model_copy(update={"artifact": facts().model_copy(update={"denormal_share": 0.5})}),
+}
+
+
+def _rechecked(of: Record) -> Record:
+    (found,) = rechecked(Run(Path("a"), "tiny", "2026", None, {of.id: of})).records.values()
+    return found
+
+
+@pytest.mark.parametrize("status", ["ok", "noisy"])
+@pytest.mark.parametrize("code", DAMAGES)
+def test_a_record_that_its_own_data_contradict_is_invalid_whatever_it_claims(code: str, status: str) -> None:
+    sound = record(case(), QUIET).model_copy(update={"status": status})
+    assert _rechecked(sound) == sound
+    found = _rechecked(DAMAGES[code](sound))
+    assert (found.status, [each.code for each in found.reasons]) == ("invalid", ["claimed", code])
+    assert found.reasons[0].detail == status
+
+
+def test_a_claim_without_a_measurement_is_invalid_and_a_worse_status_stays() -> None:
+    assert _rechecked(record(case(), status="ok")).status == "invalid"
+    assert _rechecked(record(case(), [0.01, 0.02] * 5)).status == "noisy"
+    for status in ("failed", "unavailable", "invalid"):
+        worse = DAMAGES["parity"](record(case(), QUIET).model_copy(update={"status": status}))
+        assert _rechecked(worse) == worse

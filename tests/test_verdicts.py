@@ -1,6 +1,7 @@
 """A gate's verdicts for people and for GitHub, from results made by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_the_summary_says_all_of_it_and_how_to_repeat_a_case(gate_report: GateRe
     assert "- torch: 2.13 in base, 2.14 in head\n" in text
     assert "  - conv1: 1 to 2 ms (+1 ms)\n" in text
     assert "`cnnbench gate s --only lenet5/inference/ort/cpu/fp32/b3`" in text
+
+
+def test_names_of_layers_and_differences_are_data_in_the_summary(gate_report: GateReport) -> None:
+    evil = "![x](http:evil)\n<b>"
+    for name, each in gate_report.explanations.items():
+        layers = [replace(layer, name=evil) for layer in each.layers]
+        gate_report.explanations[name] = replace(each, differences=[evil], layers=layers)
+    again = dict.fromkeys(gate_report.explanations, "cnnbench gate")
+    text = verdicts.summary(gate_report, verdicts.table_of_verdicts(gate_report), again)
+    assert text.count("&lt;b&gt;") == 2
+    assert "](http" not in text
+    assert "<b>" not in text
 
 
 def test_annotations_are_one_line_each_with_what_github_would_interpret_escaped(gate_report: GateReport) -> None:

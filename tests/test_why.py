@@ -1,6 +1,7 @@
 """Why a model is as fast as it is: paragraphs from fixed numbers, compared whole."""
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import cnnbench
 from cnnbench.analysis.explain import explain, telling
 from cnnbench.networks import registry
 from cnnbench.records.environment import Threads
-from cnnbench.records.layer_profile import ModelProfile, Row, Times, append_profiles, read_profiles
+from cnnbench.records.layer_profile import PROFILES, ModelProfile, Row, Times, append_profiles, read_profiles
 from cnnbench.records.record import CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report import prose
 from cnnbench.report.bounds import bound_tables
-from cnnbench.report.prose import paragraphs
 from cnnbench.report.table import figure, hidden, table_of
 from cnnbench.runner import run as runner
 from cnnbench.runner.tasks import peaks as peaks_task
@@ -36,6 +37,10 @@ def run(*records: Record) -> Run:
     environment = ENVIRONMENT.model_copy(update={"threads": Threads(used=(2,), usable=2)})
     found = [each.model_copy(update={"environment": environment}) for each in records]
     return Run(Path("a"), "tiny", "2026", environment, {each.id: each for each in found}, peaks=[peaks()])
+
+
+def paragraphs(of: Run) -> dict[str, str]:
+    return prose.paragraphs(explain(of).values())
 
 
 @pytest.fixture
@@ -138,12 +143,43 @@ def test_invalid_records_are_not_explained() -> None:
 
 def test_profiles_come_back_from_a_folder_and_the_later_counts(tmp_path: Path) -> None:
     assert read_profiles(tmp_path) == ([], [])
-    append_profiles(tmp_path, [profile(), dataclasses.replace(profile(), calls=9)])
+    append_profiles(tmp_path, [profile(), profile().model_copy(update={"calls": 9})])
     with (tmp_path / "profiles.jsonl").open("a") as file:
         file.write("{\n")
     found, unreadable = read_profiles(tmp_path)
-    assert found == [dataclasses.replace(profile(), calls=9)]
+    assert found == [profile().model_copy(update={"calls": 9})]
     assert unreadable == [f"{tmp_path / 'profiles.jsonl'}: not read: line 3: it is cut short or is not JSON"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("rows", 0, "macs"), 10**400),
+        (("rows", 0, "moved_bytes"), -1),
+        (("rows", 0, "seconds", "eager"), 1e-300),
+        (("rows", 0, "seconds", "eager"), -1.0),
+        (("rows", 0, "name"), None),
+        (("rows",), {}),
+        (("times", "eager", "layers_s"), 1e300),
+        (("times", "eager", "outside_s"), -0.04),
+        (("times", "eager", "other"), {"copy": float("inf")}),
+        (("times", "eager", "quartiles_s"), [0.1]),
+        (("batch",), 0),
+        (("model",), "x" * 200_000),
+    ],
+)
+def test_a_profile_that_no_profiler_gives_is_told_and_left_out(
+    tmp_path: Path, place: tuple[str | int, ...], value: object
+) -> None:
+    content = json.loads(profile().model_dump_json())
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (tmp_path / PROFILES).write_text(f"{json.dumps(content)}\n{profile().model_dump_json()}\n")
+    found, (unreadable,) = read_profiles(tmp_path)
+    assert found == [profile()]
+    assert f"{PROFILES}: not read: line 1: " in unreadable
 
 
 SUITE = """

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cnnbench.analysis.kernel import kept, kernel_share
+from cnnbench.analysis.kernel import Kept, kept, kernel_share
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
-from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import ShapeError
 from cnnbench.records.peaks import Peaks, find_peaks
@@ -28,7 +27,7 @@ class Explained:
     peaks: Peaks | None
     profiled: ProfiledCall | None
     """Where its model and runtime were profiled."""
-    kept: tuple[Record, Estimate] | None = None
+    kept: Kept | None = None
     """The same case with another allocator, and its time as a multiple of this one's; the fastest of several."""
 
     @property
@@ -49,14 +48,15 @@ class Explained:
 
 def explain(run: Run) -> dict[str, Explained]:
     """All measured cases of a run by id."""
+    others = kept(run.records.values())
     return {
-        record.id: _explained(run, record, time.value, record.counts.macs)
+        record.id: _explained(run, record, time.value, record.counts.macs, others.get(record.id))
         for record in run.records.values()
         if record.counts is not None and (time := comparable_time(record)) is not None
     }
 
 
-def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained:
+def _explained(run: Run, record: Record, seconds: float, macs: int, other: Kept | None) -> Explained:
     case, spec = record.case, record.case.spec
     threads = case.threads or (record.environment.threads.usable if record.environment else None)
     peaks = find_peaks(run.peaks, case.device, threads)
@@ -75,7 +75,7 @@ def _explained(run: Run, record: Record, seconds: float, macs: int) -> Explained
         roofline=case_roofline(case, seconds, macs, network, peaks, kernel_share(record.launches)),
         peaks=peaks,
         profiled=ProfiledCall(profile, case, seconds, peaks) if profile and is_profiled else None,
-        kept=kept(record, run.records.values()) if case.allocator == "default" else None,
+        kept=other,
     )
 
 

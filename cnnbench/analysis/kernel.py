@@ -31,19 +31,36 @@ def faults_per_call(launches: Iterable[Launch]) -> float | None:
     return sum(usage.minor_faults for _, _, usage in used) / calls if calls else None
 
 
+def is_much(share: float | None) -> bool:
+    """Whether a share of the CPU time is one that is not passed over; an unknown one is."""
+    return share is not None and share > MUCH
+
+
 def spends_much(*records: Record | None) -> bool:
     """Whether any of them spends much of its time in the kernel."""
-    return any(record is not None and (kernel_share(record.launches) or 0.0) > MUCH for record in records)
+    return any(record is not None and is_much(kernel_share(record.launches)) for record in records)
 
 
 def _usages(launches: Iterable[Launch]) -> list[tuple[Launch, Block, Usage]]:
     return [(launch, block, block.usage) for launch in launches for block in launch.usable() if block.usage]
 
 
-def kept(record: Record, records: Iterable[Record]) -> tuple[Record, Estimate] | None:
-    """The same case with the allocator that makes it fastest, and its time as a multiple of the record's; else None."""
-    others = [other for other in records if _all_but_allocator(other.case) == _all_but_allocator(record.case)]
-    ratios = [(other, ratio) for other in others if (ratio := speedup(record, other)) is not None]
+Kept = tuple[Record, Estimate]
+"""A case with another allocator, and its time as a multiple of that with the default one."""
+
+
+def kept(records: Iterable[Record]) -> dict[str, Kept]:
+    """By the id of each case with the default allocator, the same case with the one that makes it fastest, if any."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(_all_but_allocator(record.case), []).append(record)
+    defaults = [(each, members) for members in groups.values() for each in members if each.case.allocator == "default"]
+    return {each.id: found for each, members in defaults if (found := _fastest(each, members)) is not None}
+
+
+def _fastest(record: Record, members: Iterable[Record]) -> Kept | None:
+    """Of cases that differ from the record's in the allocator alone."""
+    ratios = [(other, ratio) for other in members if (ratio := speedup(record, other)) is not None]
     return min(ratios, key=lambda pair: pair[1].value, default=None)
 
 
@@ -87,7 +104,7 @@ def _default_and_best(members: Sequence[Record]) -> tuple[Record, Record] | None
     default = next((record for record in members if record.case.allocator == "default"), None)
     if default is None:
         return None
-    faster = kept(default, members)
+    faster = _fastest(default, members)
     return default, faster[0] if faster is not None and faster[1].value < 1 else default
 
 

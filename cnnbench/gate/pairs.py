@@ -9,7 +9,7 @@ from random import Random
 from statistics import median
 from uuid import uuid4
 
-from cnnbench.analysis.kernel import MUCH, kernel_share
+from cnnbench.analysis.kernel import is_much, kernel_share
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
 from cnnbench.analysis.times import shared_blocks
@@ -56,7 +56,7 @@ class Pair(Frozen):
             times,
             unsteady=head is not None and head.is_unsteady,
             interference=any(each.interference for each in rounds.values()),
-            in_kernel=any((kernel_share([launch]) or 0.0) > MUCH for launch in self.launches.values()),
+            in_kernel=any(is_much(kernel_share([launch])) for launch in self.launches.values()),
             wrong=self.wrong,
         )
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from cnnbench.suite.case import Frozen
 
@@ -11,6 +11,16 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 """That a float holds exactly."""
 PositiveCount = Annotated[int, Field(ge=1, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e9)]
+
+
+def _as_a_clock_gives(seconds: float) -> float:
+    if 0 < seconds < 1e-12:
+        raise ValueError("expected 0 s, or as much as a clock can tell")
+    return seconds
+
+
+Elapsed = Annotated[Seconds, AfterValidator(_as_a_clock_gives)]
+"""Seconds that other figures are divided by, where they are not 0."""
 Repetitions = Annotated[list[Annotated[float, Field(ge=1e-12, lt=1e9)]], Field(min_length=1)]
 """Seconds of each."""
 Figure = Annotated[float, Field(ge=0, lt=1e18)]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 MAX_BYTES = 256 * 2**20
 """Of a file that is read at once, and of one line of a file that is read line by line."""
+MAX_LINES_BYTES = 4 * MAX_BYTES
+"""Of a whole file that is read line by line."""
 LEFT = ".cnnbench-"
 """Begins the name of a file that is being written, and of what a killed process left."""
 _NOT_A_FILE = "expected a file; got a folder, a pipe or a device"
@@ -82,11 +84,15 @@ def read(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 def read_lines(file: Path) -> Iterator[bytes]:
     """The lines of a regular file, without their ends; none if there is no file. Only a line feed ends a line."""
+    left = MAX_LINES_BYTES
     try:
         with _naming(file), _opened(file) as stream:
             while line := stream.readline(MAX_BYTES + 1):
                 if len(line) > MAX_BYTES:
                     raise OSError(EFBIG, f"has a line of more than {MAX_BYTES:,} bytes")
+                left -= len(line)
+                if left < 0:
+                    raise OSError(EFBIG, f"is larger than {MAX_LINES_BYTES:,} bytes")
                 yield line.removesuffix(b"\n")
     except FileNotFoundError:
         return

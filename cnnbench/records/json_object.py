@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from errno import EFBIG
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
 MAX_FAULTS, MAX_FAULT = 10, 200
 """Kinds of faults that are named of one file, and characters of each."""
+MAX_LINES, MAX_BAD_LINES = 1_000_000, 10_000
+"""Of one file, and those of them that cannot be read; what follows is not read."""
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
@@ -53,20 +56,27 @@ def read_model(file: Path, model: type[M], remedy: str = "") -> M | None:
 
 
 def read_each(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
-    """Hand over the objects of a file, one a line; gives at most one line, about all that raised ValueError."""
+    """Hand over the objects of a file, one a line; gives at most one line, about all that could not be read."""
     faults: dict[str, list[int]] = {}
+    number = bad = 0
+    rest = []
     try:
-        for number, line in enumerate(files.read_lines(file), start=1):
+        for line in files.read_lines(file):
+            if number == MAX_LINES or bad == MAX_BAD_LINES:
+                raise OSError(EFBIG, f"more than {MAX_LINES:,} lines, or {MAX_BAD_LINES:,} that cannot be read")
+            number += 1
             try:
                 if line.strip():
                     take(parse_object(line))
             except ValueError as error:
                 faults.setdefault(_why(error), []).append(number)
+                bad += 1
     except OSError as error:
-        return [f"{file}: not read: {_why(error)}"]
+        rest = [f"what follows line {number}: {_why(error)}" if number else _why(error)]
     kinds = [f"line{'s' * (len(lines) > 1)} {_ranges(lines)}: {why}" for why, lines in faults.items()]
     more = [f"and {len(kinds) - MAX_FAULTS} more kinds of fault"] if len(kinds) > MAX_FAULTS else []
-    return [f"{file}: not read: {'; '.join([*kinds[:MAX_FAULTS], *more])}"] if kinds else []
+    found = [*kinds[:MAX_FAULTS], *more, *rest]
+    return [f"{file}: not read: {'; '.join(found)}"] if found else []
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,15 +1,16 @@
 """Where the time of one model's call goes, layer by layer: values, and how they are kept in a run's folder."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import TypeAdapter
+from pydantic import Field, model_validator
 
 from cnnbench.networks.layers import WorkKind
 from cnnbench.records import files
+from cnnbench.records.bounds import Count, Elapsed, PositiveCount, Recorded, Seconds
 from cnnbench.records.json_object import read_each
+from cnnbench.suite.case import Size
 
 PROFILES = "profiles.jsonl"
 """In a run's folder: one model a line."""
@@ -21,8 +22,7 @@ MIN_SHARE = 0.01
 """Of a call's time: a layer below it is not called slow for its work, however slow."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Recorded):
     """What one module computes itself, beside the modules inside it. Work is for the whole batch."""
 
     name: str
@@ -31,10 +31,10 @@ class Row:
     """The kinds of the layers whose figures these are; in the runtime's words where no layer is known."""
     work: WorkKind
     """What most of its work is."""
-    macs: int | None
-    moved_bytes: int | None
+    macs: Count | None
+    moved_bytes: Count | None
     """None, as MACs, where no layer is known."""
-    seconds: dict[str, float]
+    seconds: dict[str, Elapsed]
     """Of one call, by runtime; one that ran no operator for it is absent."""
 
     def macs_per_s(self, runtime: str) -> float | None:
@@ -42,18 +42,23 @@ class Row:
         return self.macs / self.seconds[runtime] if self.macs and self.seconds.get(runtime) else None
 
 
-@dataclass(frozen=True)
-class Times:
+class Times(Recorded):
     """What one runtime's profiler saw of a call, in parts that add up to it."""
 
-    layers_s: float
+    layers_s: Seconds
     """All rows."""
-    other: dict[str, float]
+    other: dict[str, Seconds]
     """Seconds of operators of which it is not known whose they are."""
-    outside_s: float
+    outside_s: Annotated[float, Field(gt=-1e9, lt=1e9)]
     """Between the operators: what the runtime and its profiler do there."""
-    quartiles_s: tuple[float, float]
+    quartiles_s: tuple[Seconds, Seconds]
     """Of the whole calls, by the host's clock: half of them lie between. Far apart, there was interference."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.call_s < 1e-12:
+            raise ValueError("expected parts of a call that takes time")
+        return self
 
     @property
     def operators_s(self) -> float:
@@ -71,19 +76,18 @@ class Times:
         return self.quartiles_s[1] > SPREAD * self.call_s
 
 
-@dataclass(frozen=True)
-class ModelProfile:
+class ModelProfile(Recorded):
     """All of it, for one model and batch."""
 
     model: str
-    input_shape: tuple[int, ...]
-    batch: int
-    calls: int
-    threads: int
+    input_shape: tuple[Size, ...]
+    batch: PositiveCount
+    calls: PositiveCount
+    threads: PositiveCount
     rows: tuple[Row, ...]
     """In network order."""
     times: dict[str, Times]
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = {}
     """By runtime, why it could not be profiled."""
     left_out: tuple[str, ...] = ()
     """What the MACs and bytes of a model without a closed form leave out."""
@@ -107,15 +111,12 @@ class ModelProfile:
         return [row for _, row in sorted(rated, key=lambda pair: pair[0])[:WORST]]
 
 
-_ADAPTER = TypeAdapter(ModelProfile)
-
-
 def read_profiles(folder: Path) -> tuple[list[ModelProfile], list[str]]:
     """The profiles in a run's folder, and at most one line about what of the file could not be read."""
     found: dict[tuple[str, int, int], ModelProfile] = {}
 
     def add(content: dict[str, Any]) -> None:
-        profile = _ADAPTER.validate_python(content)
+        profile = ModelProfile.model_validate(content)
         found[profile.model, profile.batch, profile.threads] = profile
 
     unreadable = read_each(folder / PROFILES, add)
@@ -125,4 +126,4 @@ def read_profiles(folder: Path) -> tuple[list[ModelProfile], list[str]]:
 def append_profiles(folder: Path, profiles: Iterable[ModelProfile]) -> None:
     """Write profiles down; of two of one model, batch and number of threads the later counts."""
     for profile in profiles:
-        files.append(folder / PROFILES, _ADAPTER.dump_json(profile))
+        files.append(folder / PROFILES, profile.model_dump_json())

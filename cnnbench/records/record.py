@@ -219,7 +219,8 @@ class Launch(Recorded):
     converged: bool
     """Whether the warm-up ended because the times were steady, not because its limit was reached."""
     calls_per_sample: PositiveCount
-    blocks: list[Block]
+    blocks: Annotated[list[Block], Field(max_length=1000)]
+    """A case's budget is cut into about twenty."""
     stopped: str
     """Why sampling ended."""
     memory: Memory
@@ -250,7 +251,7 @@ class Launch(Recorded):
 class Measurement(Recorded):
     """The launches of one case."""
 
-    launches: Annotated[list[Launch], Field(min_length=1)]
+    launches: Annotated[list[Launch], Field(min_length=1, max_length=1000)]
 
     def times(self, phase: str | None = None) -> list[list[list[float]]]:
         """Seconds per call of each sample, by launch and usable block: of one phase, or of all."""

@@ -26,10 +26,12 @@ def code(text: str) -> str:
 
 
 def spreadsheet(frame: "pd.DataFrame") -> str:
-    """A frame as CSV in which words are no formulas: one that begins like a formula has a `'` before it."""
-    return frame.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell).to_csv(
-        index=False
-    )
+    """A frame as CSV in which no word and no name of a column is a formula: a `'` is before what begins like one."""
+    return frame.map(_no_formula).rename(columns=_no_formula).to_csv(index=False)
+
+
+def _no_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def strict_json(content: object, indent: int | None = None, *, ascii_only: bool = True) -> str:

@@ -39,13 +39,14 @@ def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequen
         files.write(file.with_suffix(".csv"), escape.spreadsheet(table.data))
         files.write(file.with_suffix(".parquet"), table.data.to_parquet(index=False))
         files.write(file.with_suffix(".tex"), table_latex(table))
-        paragraphs += [f"## {table.title}", *table.paragraphs]
+        paragraphs += [f"## {escape.markdown(table.title)}", *table.paragraphs]
     _make(folder / CHARTS)
     for chart in page.charts:
         file = folder / CHARTS / chart.name
         files.write(file.with_suffix(".svg"), chart.svg)
         files.write(file.with_suffix(".png"), chart.png)
-        paragraphs += [f"## {chart.title}", f"![{chart.title}]({CHARTS}/{chart.name}.svg)", chart.caption]
+        title, caption = escape.markdown(chart.title), escape.markdown(chart.caption)
+        paragraphs += [f"## {title}", f"![{title}]({CHARTS}/{chart.name}.svg)", caption]
     files.write(folder / MARKDOWN, "\n\n".join(paragraphs) + "\n")
     files.write(folder / PAGE, html(page))
     return folder / PAGE

@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from cnnbench.analysis.explain import Explained, explain, telling
-from cnnbench.analysis.kernel import MUCH, faults_per_call
+from cnnbench.analysis.explain import Explained, telling
+from cnnbench.analysis.kernel import MUCH, faults_per_call, is_much
 from cnnbench.analysis.roofline import Bound, Part
-from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_count, percent, significant
 from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
 
@@ -31,14 +30,14 @@ UNKNOWN_PEAKS = (
 )
 
 
-def paragraphs(run: Run) -> dict[str, str]:
+def paragraphs(explained: Iterable[Explained]) -> dict[str, str]:
     """One paragraph per model, by its label: its MACs and time beside the heaviest model's, and where the time goes.
 
     Of the inference cases alone, at the batch, device and precision that most models have; of several such the
     smallest batch.
     """
-    explained = explain(run)
-    chosen = [explained[case.id] for case in telling(each.case for each in explained.values())]
+    by_id = {each.record.id: each for each in explained}
+    chosen = [by_id[case.id] for case in telling(each.case for each in by_id.values())]
     by_runtime: dict[str, dict[str, Explained]] = {}
     for each in chosen:
         by_runtime.setdefault(each.case.runtime, {})[each.case.label] = each
@@ -55,7 +54,7 @@ def paragraphs(run: Run) -> dict[str, str]:
 
 def kernel_paragraph(explained: Iterable[Explained]) -> str:
     """Which cases spend much of their CPU time in the kernel, the largest shares first; empty if none does."""
-    found = [each for each in explained if (each.roofline.kernel_share or 0.0) > MUCH]
+    found = [each for each in explained if is_much(each.roofline.kernel_share)]
     if not found:
         return ""
     found.sort(key=lambda each: -(each.roofline.kernel_share or 0.0))

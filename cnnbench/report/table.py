@@ -119,15 +119,15 @@ class Table:
     @property
     def paragraphs(self) -> list[str]:
         """The same with caption and notes."""
-        return [self.markdown, self.caption, *map(escape.markdown, self.notes)]
+        return [self.markdown, *map(escape.markdown, (self.caption, *self.notes))]
 
     def tabulated(self, format_name: str, escaped: Callable[[str], str]) -> str:
         """Headings and words in a format of tabulate's."""
         from tabulate import tabulate
 
-        rows = [[escaped(text) for text in row] for row in self.texts]
+        headings, *rows = [[escaped(text) for text in row] for row in (self.headings, *self.texts)]
         align = ["right" if column.is_figure else "left" for column in self.columns]
-        return str(tabulate(rows, self.headings, format_name, colalign=align, disable_numparse=True))
+        return str(tabulate(rows, headings, format_name, colalign=align, disable_numparse=True))
 
     @cached_property
     def cells(self) -> "pd.DataFrame":

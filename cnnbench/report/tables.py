@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cnnbench.analysis import counts
 from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
-from cnnbench.analysis.kernel import MUCH, Standing, kernel_share, standings
+from cnnbench.analysis.kernel import MUCH, Standing, is_much, kernel_share, standings
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.networks.units import GIGA, MB
@@ -180,7 +180,7 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         figure("images/s", lambda r: r.images_per_s if r.is_comparable else None),
         *(ratios if not trains or any(row.speedup for row in rows) else ()),
         figure("launches", lambda r: r.launches, whole),
-        *(kernel if any((row.kernel_share or 0.0) > MUCH for row in rows) else ()),
+        *(kernel if any(is_much(row.kernel_share) for row in rows) else ()),
         figure("peak MiB", lambda r: r.peak_mib, whole),
         *(phases if trains else parity),
         words("status", status),

@@ -141,19 +141,19 @@ def facts(result: Result) -> list[str]:
     return found + result.notes
 
 
-def explained(name: str, explanation: Explanation, again: str) -> Iterator[str]:
+def explained(name: str, explanation: Explanation, again: str, escaped: Callable[[str], str] = str) -> Iterator[str]:
     """A confirmed regression: differences between the arms, slower layers, and the command that repeats it."""
-    yield f"{name}:"
-    yield from (f"- {difference}" for difference in explanation.differences or ["no known difference in settings"])
+    yield f"{escaped(name)}:"
+    yield from (f"- {escaped(each)}" for each in explanation.differences or ["no known difference in settings"])
     if explanation.call_s:
         base, head = explanation.call_s
         yield f"- under the profiler a call takes {base * 1e3:.3g} ms in base and {head * 1e3:.3g} ms in head:"
         for layer in explanation.layers:
             lost = f"{(layer.head_s - layer.base_s) * 1e3:+.3g} ms"
-            yield f"  - {layer.name}: {layer.base_s * 1e3:.3g} to {layer.head_s * 1e3:.3g} ms ({lost})"
+            yield f"  - {escaped(layer.name)}: {layer.base_s * 1e3:.3g} to {layer.head_s * 1e3:.3g} ms ({lost})"
     elif explanation.unprofiled:
-        yield f"- no layers: {explanation.unprofiled}"
-    yield f"- this case alone: `{again}`"
+        yield f"- no layers: {escaped(explanation.unprofiled)}"
+    yield f"- this case alone: {escape.code(again)}"
 
 
 def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> str:
@@ -163,7 +163,8 @@ def summary(gate_report: GateReport, table: Table, again: Mapping[str, str]) -> 
     parts += ["## Verdicts", *table.paragraphs]
     if gate_report.explanations:
         parts.append("## Why")
-        parts += ["\n".join(explained(name, each, again[name])) for name, each in gate_report.explanations.items()]
+        found = gate_report.explanations.items()
+        parts += ["\n".join(explained(name, each, again[name], escape.markdown)) for name, each in found]
     return "\n\n".join(parts) + "\n"
 
 

@@ -24,7 +24,7 @@ def section(sources: Sources) -> Section:
     explained = list(explain(sources.run).values())
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
     parts: list[Part] = [*peaks, *_roofline(explained), *bounds, *_shares(explained), *layers]
-    prose = [*paragraphs(sources.run).values(), kernel_paragraph(explained)]
+    prose = [*paragraphs(explained).values(), kernel_paragraph(explained)]
     return Section("why", "What limits each model", [text for text in prose if text], parts)
 
 
