@@ -144,11 +144,8 @@ def run(
     cases = checked(partial(select, loaded.cases), only, "only")
     budget_s = loaded.budget_s if budget is None else checked(parse_duration, budget, "budget")
     folder = Path(out) if out is not None else new_folder(loaded)
-    ended = measure(
-        loaded, cases, folder, budget_s=budget_s, resume=resume, watch=partial(Progress, Console(width=160))
-    )
-    if ended.interrupted:
-        raise KeyboardInterrupt
+    watch = partial(Progress, Console(width=160))
+    measure(loaded, cases, folder, budget_s=budget_s, resume=resume, watch=watch).check()
     return load(folder)
 
 

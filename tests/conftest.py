@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from errno import ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+FillDisk = Callable[[Callable[[], bool]], None]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of this process, before it imports torch; workers are told their own
@@ -106,6 +108,22 @@ def artifact_of(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> "Calla
         return artifact.folder_of(spec, facts.key)
 
     return call
+
+
+@pytest.fixture
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> FillDisk:
+    """`fill_disk(is_full)`: while it says so, no file that this process writes reaches the disk."""
+    sync = os.fsync
+
+    def fill(is_full: Callable[[], bool]) -> None:
+        def synced(descriptor: int) -> None:
+            if is_full():
+                raise OSError(ENOSPC, "No space left on device")
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", synced)
+
+    return fill
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from cnnbench.errors import InputError, ModelError
 from cnnbench.gate import arms
 from cnnbench.gate.arms import open_arms
 from cnnbench.records.messages import CHECKOUTS
-from cnnbench.runner import git
+from cnnbench.runner import git, scratch
 from cnnbench.worker.origin import check_origin
 
 
@@ -100,9 +100,9 @@ def test_the_worktree_of_a_gate_that_was_killed_goes_with_the_next(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = subprocess.Popen(["true"])
     ended.wait()
-    dead, alive = (tmp_path / f"{arms.SCRATCH}{pid}-x" for pid in (ended.pid, os.getpid()))
-    for scratch in (dead, alive):
-        git.ask(repository, "worktree", "add", "--detach", str(scratch / "base"), "HEAD")
+    dead, alive = (tmp_path / f"{scratch.PREFIX}{arms.KIND}{pid}-x" for pid in (ended.pid, os.getpid()))
+    for folder in (dead, alive):
+        git.ask(repository, "worktree", "add", "--detach", str(folder / "base"), "HEAD")
     with open_arms("topic", "."):
         assert not dead.exists()
         assert alive.exists()

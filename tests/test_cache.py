@@ -252,3 +252,18 @@ def test_the_commands_list_verify_and_prune(cli: Cli) -> None:
     assert "weights.safetensors is damaged" in verified.stdout
     assert "lenet5-key" in cli("cache", "prune", "--unused", "24h").stdout
     assert not folder.exists()
+
+
+def test_compiled_code_is_not_kept_where_a_link_leads_or_another_user_can_write(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cache.private_folder("inductor")
+    assert cache.private_folder("inductor") == folder
+    monkeypatch.setattr(cache, "_is_own", lambda path: path != folder)
+    with pytest.raises(PermissionError, match="a folder of this user's own"):
+        cache.private_folder("inductor")
+    monkeypatch.undo()
+    monkeypatch.setenv(cache.PLACE, str(place))
+    a_link_in_its_place(folder)
+    with pytest.raises(PermissionError, match="got a link"):
+        cache.private_folder("inductor")

@@ -13,7 +13,7 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
 from cnnbench.records.run_folder import Store, read_run
 from tests import scripted
-from tests.conftest import Cli, write_suite
+from tests.conftest import Cli, FillDisk, write_suite
 from tests.scripted import Dies, Hangs, Says, Slowly, lenet
 
 Runs = Callable[..., tuple[int, str, dict[str, Record]]]
@@ -295,3 +295,17 @@ def test_what_was_measured_on_another_machine_is_measured_again_and_the_run_name
     now = read_run(out).environment
     assert now is not None
     assert (now.machine.cpu, now.software["torch"]) == (here.machine.cpu, here.software["torch"])
+
+
+def test_a_full_disk_in_the_middle_is_one_line_with_the_tables_and_exit_code_3(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, fill_disk: FillDisk
+) -> None:
+    scripted.use(monkeypatch, home, *lenet())
+    records = home / "out" / "records.jsonl"
+    fill_disk(lambda: records.exists() and records.read_bytes().count(b"\n") > 1)  # from the second record on
+    suite = write_suite(home, f"name: s\nlaunches: 1\n{INFERENCE}\nmodels: [lenet5]\n")
+    done = cli("run", suite, "--out", "out")
+    assert done.returncode == 3
+    assert "jsonl: No space left on device; finished records are lost: make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"1 records in {records.parent.name}" in done.stdout, "the tables come before"

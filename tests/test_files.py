@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.records import files
+from tests.conftest import FillDisk
 
 
 def test_a_file_is_written_and_read_back_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -31,6 +32,8 @@ def test_lines_are_not_added_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to("secret")
     with pytest.raises(OSError, match=r"a\.jsonl"):
         files.append(tmp_path / "a.jsonl", "theirs")
+    with pytest.raises(OSError, match=r"a\.jsonl"):
+        files.open_to_append(tmp_path / "a.jsonl")
     assert (tmp_path / "secret").read_text() == "mine"
 
 
@@ -147,3 +150,21 @@ def test_an_interrupt_while_a_line_reaches_the_disk_does_not_take_it_back(
     with pytest.raises(KeyboardInterrupt):
         files.append(tmp_path / "lines", "measured")
     assert list(files.read_lines(tmp_path / "lines")) == [b"measured"]
+
+
+def test_lines_that_a_full_disk_refuses_are_written_in_order_once_there_is_room(
+    tmp_path: Path, fill_disk: FillDisk
+) -> None:
+    is_full, lines = False, files.Appender()
+    fill_disk(lambda: is_full)
+    lines.append(tmp_path / "a", "1")
+    is_full = True
+    lines.append(tmp_path / "a", "2")
+    lines.append(tmp_path / "b", "3")
+    assert lines.fault == f"{tmp_path / 'a'}: No space left on device"
+    assert (list(files.read_lines(tmp_path / "a")), (tmp_path / "b").exists()) == ([b"1"], False)
+    is_full = False
+    lines.append(tmp_path / "a", "4")
+    assert lines.fault == ""
+    assert list(files.read_lines(tmp_path / "a")) == [b"1", b"2", b"4"]
+    assert list(files.read_lines(tmp_path / "b")) == [b"3"]

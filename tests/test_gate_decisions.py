@@ -11,7 +11,7 @@ from cnnbench.gate.run import read_pairs
 from cnnbench.records import messages
 from cnnbench.records.record import Parity
 from tests import scripted
-from tests.conftest import Cli, write_suite
+from tests.conftest import Cli, FillDisk, write_suite
 from tests.scripted import Dies, Says, lenet
 
 Gates = Callable[..., tuple[int, str]]
@@ -138,3 +138,23 @@ def test_a_calibration_is_kept_and_a_margin_below_it_refused(
     assert "false alarms: in " in done.stdout
     known = json.loads((home / "noise.json").read_text())["cases"]
     assert [len(session["logs"]) for sessions in known.values() for session in sessions] == [6]
+
+
+def test_a_full_disk_takes_neither_the_verdict_nor_its_exit_code(gate: Gates, home: Path, fill_disk: FillDisk) -> None:
+    fill_disk((home / "out" / "gate.json").exists)
+    code, said = gate("--base threads=2 --head threads=1 --only */b4", Says("sample", SLOW, threads=1))
+    assert code == 1, said
+    assert "1 slower" in said
+    assert "pairs.jsonl: No space left on device; not all pairs are on disk" in said
+    for name in ("gate.json", "summary.md"):
+        assert f"out/{name}: not written: No space left on device" in said
+
+
+def test_a_summary_of_the_job_that_cannot_be_written_is_told_and_the_verdict_stands(
+    gate: Gates, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(home))  # a folder
+    code, said = gate("--base threads=2 --head threads=1 --only */b4", Says("sample", SLOW, threads=1))
+    assert code == 1, said
+    assert f"warning: {home}: not written: " in said
+    assert set(verdicts(home).values()) == {"slower"}

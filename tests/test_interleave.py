@@ -11,7 +11,6 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.runner.interleave import (
     MIN_ROUNDS,
-    PLANNED_ROUNDS,
     Allowance,
     GroupMember,
     Outcome,
@@ -20,6 +19,7 @@ from cnnbench.runner.interleave import (
 )
 from cnnbench.runner.plan import group_cases
 from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.load import PLANNED_ROUNDS
 from tests.in_process import Answer, ScriptedWorker
 from tests.records import case
 

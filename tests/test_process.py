@@ -127,3 +127,10 @@ def test_colours_reach_the_terminal_and_commands_do_not() -> None:
 
 def test_output_that_was_closed_is_no_fault() -> None:
     assert output_of("print('x')", to=">&- 2>&-").returncode == 0
+
+
+def test_output_that_cannot_be_written_ends_nothing_and_is_told_at_the_end() -> None:
+    program = "import sys\nfrom cnnbench import cli\nfor n in range(100_000): print(n)\nsys.exit(cli._flushed({}))"
+    found = [output_of(program.format(code), to="2>&1 >/dev/full") for code in (0, 3)]
+    assert (found[0].returncode, found[0].stdout) == (2, "error: standard output: No space left on device\n")
+    assert found[1].returncode == 3, "the exit code of what was done stands"

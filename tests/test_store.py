@@ -209,3 +209,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, suite: Suite) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be made"):
         store(tmp_path / "file" / "run", suite)
+
+
+@pytest.mark.parametrize("name", ["logs", RECORDS, "shared.jsonl"])
+def test_a_link_in_a_runs_folder_is_not_added_to_by_resuming(tmp_path: Path, suite: Suite, name: str) -> None:
+    written(tmp_path / "run", suite)
+    place, theirs = tmp_path / "run" / name, tmp_path / "theirs"
+    theirs.mkdir() if name == "logs" else theirs.touch()
+    place.unlink(missing_ok=True)
+    place.symlink_to(theirs)
+    with pytest.raises(RunFolderError, match=rf"{name}: expected a .*; got a link .*; give another --out"):
+        store(tmp_path / "run", suite, resume=True)

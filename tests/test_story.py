@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.errors import ModelError, WorkerError
+from cnnbench.errors import ModelError, RunFolderError, WorkerError
 from cnnbench.records.messages import Failure
 from cnnbench.records.record import CounterResults, Record, StepFacts
 from cnnbench.records.run_folder import read_run
@@ -15,7 +15,7 @@ from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.run import Ended, run
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.load import Suite, load_suite
-from tests.conftest import write_suite
+from tests.conftest import FillDisk, write_suite
 from tests.in_process import Answer, ScriptedWorker
 from tests.records import facts
 
@@ -165,3 +165,29 @@ def test_an_interrupt_keeps_what_was_finished(story: Story) -> None:
     ended = story.run()
     assert (ended.interrupted, ended.empty) == (True, False)
     assert {id_.partition("/")[0] for id_ in story.records} == {"lenet5"}
+
+
+def fill(story: Story, fill_disk: FillDisk, until: int) -> None:
+    """The disk is full from the second finished launch on, until so many launches are finished."""
+    fill_disk(lambda: 1 <= len(story.watch.log) < until)
+
+
+def test_a_full_disk_loses_no_finished_record_if_there_is_room_later(story: Story, fill_disk: FillDisk) -> None:
+    fill(story, fill_disk, until=6)
+    ended = story.run()
+    assert (ended.unwritten, ended.left) == ("", [])
+    assert {len(record.launches) for record in story.records.values()} == {2}
+
+
+def test_records_that_no_room_was_found_for_are_told_and_measured_by_resuming(
+    story: Story, fill_disk: FillDisk
+) -> None:
+    fill(story, fill_disk, until=99)
+    ended = story.run()
+    assert len(story.watch.log) == 8, "a full disk ends no measurement"
+    assert "jsonl: No space left on device; finished records are lost" in ended.unwritten
+    assert len(ended.left) == 3
+    with pytest.raises(RunFolderError, match="No space left on device"):
+        ended.check()
+    fill_disk(lambda: False)
+    assert story.run(resume=True).left == []

@@ -192,3 +192,10 @@ def test_no_server_is_started_before_a_worker_needs_one_and_each_launch_has_its_
         servers.starter("compile", Lineage(1, 1))(tmp_path / "log")
         assert started.log[7:] == ["close", "fork"]
     assert started.log[9:] == ["close"]
+
+
+def test_a_forked_worker_does_not_log_through_a_link(fork_server: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "forked.log").symlink_to("secret")
+    with pytest.raises(WorkerCrashed, match="before it connected"):
+        fork_server.start(tmp_path / "forked.log")
+    assert not (tmp_path / "secret").exists()

@@ -1,6 +1,7 @@
 """Real child processes: what they import, what they survive, and what their parent learns when they do not."""
 
 import json
+import os
 import pkgutil
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from cnnbench.records.messages import (
 )
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Probe, Probed
+from cnnbench.runner import scratch
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.loop import HANDLERS
@@ -358,3 +360,52 @@ def test_a_driver_that_fails_says_nothing(monkeypatch: pytest.MonkeyPatch, fails
 def test_a_machine_without_the_driver_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libnothing.so.1")
     assert cuda_driver.device_name() is None
+
+
+TAKES_SPACE = "import sys, tempfile; print(tempfile.mkdtemp(), flush=True); sys.stdin.read()"
+
+
+def test_what_a_killed_worker_left_in_its_folder_for_temporary_files_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(Interpreter, "command", (sys.executable, "-c", TAKES_SPACE))
+    child = worker(tmp_path)
+    left = Path(child._answers.get(timeout=30).strip())
+    assert left.is_dir()
+    assert left.is_relative_to(tmp_path / "temporary")
+    child.kill()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_deleted_by_the_next_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import time; from cnnbench.runner.scratch import scratch_folder\n"
+        "with scratch_folder() as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    command, there = [sys.executable, "-c", script], {**os.environ, "TMPDIR": str(tmp_path)}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=there)
+    assert run.stdout is not None
+    left = Path(run.stdout.readline().strip())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scratch.sweep()
+    assert left.exists(), "its process is alive"
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    others = [f"cnnbench-{run.pid}", f"cnnbench-gate-{run.pid}-x", f"cnnbench-{'9' * 30}-x", f"theirs-{run.pid}-x"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / f"cnnbench-{run.pid}-link").symlink_to(tmp_path)
+    scratch.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {*others, f"cnnbench-{run.pid}-link"}
+
+
+def test_a_worker_does_not_log_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "worker.log").symlink_to("secret")
+    with pytest.raises(WorkerError, match=r"could not be started: .*worker\.log"):
+        worker(tmp_path)
+    assert not (tmp_path / "secret").exists()

@@ -74,12 +74,9 @@ def _tell(message: str, code: int) -> int:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, when all that was printed has gone out."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        process.drop(sys.stdout.fileno())
-        return code or _tell(f"standard output: {error.strerror}", CnnbenchError.exit_code)
+    """The exit code, when all that was printed has gone out; none says that all is well if it has not."""
+    if fault := process.flush_output():
+        return code or _tell(f"standard output: {fault}", CnnbenchError.exit_code)
     return code
 
 

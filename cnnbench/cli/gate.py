@@ -76,7 +76,7 @@ def gate(
     """
     from cnnbench.analysis.paired import Rule
     from cnnbench.gate.calibration import check_margin
-    from cnnbench.gate.run import measure_gate
+    from cnnbench.gate.run import measure_gate, write_verdicts
     from cnnbench.gate.verdict import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.report.terminal import Progress
 
@@ -103,6 +103,7 @@ def gate(
             check_margin(known, request.comparisons, rule)
         with Progress(console()) as progress:
             gate_report = measure_gate(request, progress, rule)
+    _attempt(partial(write_verdicts, request, gate_report))
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if inject:
         detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
@@ -175,7 +176,14 @@ def _open_request(
             loaded, cases = select_cases(suite, only)
             about = environment_of(loaded, cases)
             seconds = checked(parse_duration, budget, "--budget")
-            yield GateRequest(loaded, cases, *arms, out or new_folder(loaded, kind), about, seconds, seed, slowdown)
+            folder = out or new_folder(loaded, kind)
+            request = GateRequest(loaded, cases, *arms, folder, about, seconds, seed, slowdown)
+            try:
+                yield request
+            finally:
+                request.kept.flush()
+                if request.kept.fault:
+                    typer.echo(f"warning: {request.kept.fault}; not all pairs are on disk", err=True)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was measured is in the gate's folder", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -255,18 +263,17 @@ def _show(gate_report: "GateReport", command: list[str]) -> None:
 
 
 def _write_summary(file: Path, text: str) -> None:
-    """Into the gate's folder, and appended to the summary of a GitHub job, if this is one.
-
-    A file that cannot be written is a warning: the verdict has been printed, and it stands.
-    """
+    """Into the gate's folder, and appended to the summary of a GitHub job, if this is one."""
     from cnnbench.records import files
 
-    def attempt(write: Callable[[Path, str], None], place: Path) -> None:
-        try:
-            write(place, text)
-        except OSError as error:
-            typer.echo(f"warning: {place}: not written: {error.strerror}", err=True)
-
-    attempt(files.write, file)
+    _attempt(partial(files.write, file, text))
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        attempt(files.append, Path(step_summary))
+        _attempt(partial(files.append, Path(step_summary), text))
+
+
+def _attempt(write: Callable[[], None]) -> None:
+    """Write a file of a gate that is over: one that cannot be written is a warning, and the verdict stands."""
+    try:
+        write()
+    except OSError as error:
+        typer.echo(f"warning: {error.filename}: not written: {error.strerror}", err=True)

@@ -57,12 +57,11 @@ def _runtimes() -> Iterator[dict[str, Any]]:
 
 
 def _devices() -> Iterator[dict[str, Any]]:
-    from tempfile import TemporaryDirectory
-
+    from cnnbench.runner.scratch import scratch_folder
     from cnnbench.runner.tasks.probe import probe_all
 
-    with TemporaryDirectory(prefix="cnnbench-") as logs:
-        probed = probe_all(Path(logs))
+    with scratch_folder() as logs:
+        probed = probe_all(logs)
     for (runtime, device), found in probed.items():
         works = "yes" if found.works else "no"
         yield {"device": device, "runtime": runtime, "works": works, "why": found.reason or found.name}

@@ -13,17 +13,20 @@ from cnnbench.records.printable import without_commands
 
 
 class _Descriptor(io.FileIO):
-    """What is written when the reader is gone is dropped: a verdict stands whether or not somebody reads on."""
+    """What cannot be written is dropped: a run goes on and a verdict stands whether or not somebody can read on."""
+
+    fault = ""
+    """Why something was dropped, unless the reader is gone."""
 
     def write(self, data: object, /) -> int:
-        """Write, and name the place if that fails."""
+        """Write or drop."""
         try:
             return super().write(data)  # type: ignore[arg-type]
         except OSError as error:
-            if error.errno in (EPIPE, EIO):
-                drop(self.fileno())
-                return len(memoryview(data))  # type: ignore[arg-type]
-            raise OSError(error.errno, error.strerror, "standard output") from None
+            drop(self.fileno())
+            if error.errno not in (EPIPE, EIO):
+                self.fault = str(error.strerror)
+            return len(memoryview(data))  # type: ignore[arg-type]
 
 
 class _Text(io.TextIOWrapper):
@@ -54,6 +57,17 @@ def set_up_output() -> None:
                 buffer = io.BufferedWriter(_Descriptor(stream.fileno(), "wb", closefd=False))
                 made = _Text(buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
                 setattr(sys, name, made)
+
+
+def flush_output() -> str:
+    """Have all that was printed go out; gives why some of it did not, if so."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        drop(sys.stdout.fileno())
+        return str(error.strerror)
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.fault if isinstance(raw, _Descriptor) else ""
 
 
 @contextlib.contextmanager

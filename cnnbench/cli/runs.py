@@ -50,9 +50,13 @@ def run(
         raise InputError("--resume: expected --out with the folder of the run to continue; got none")
     folder = out or new_folder(loaded)
     ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=partial(Progress, console()))
+    if ended.unwritten:
+        typer.echo(f"error: {ended.unwritten}", err=True)
     if ended.empty and ended.interrupted:
         typer.echo("interrupted before a case was finished", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
+    if ended.empty and ended.unwritten:
+        raise typer.Exit(EXIT_NOT_ALL_MEASURED)
     records = _show_run(folder).run.records
     options = [word for pattern in only or [] for word in ("--only", pattern)]
     again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
@@ -64,7 +68,7 @@ def run(
         typer.echo(f"the budget was spent with {left}", err=True)
     found = [records[case.id] for case in cases if case.id in records]
     nothing_measured = all(record.measurement is None for record in found)
-    if ended.left or nothing_measured or any(record.status == "invalid" for record in found):
+    if ended.left or ended.unwritten or nothing_measured or any(record.status == "invalid" for record in found):
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 

@@ -23,14 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import ValidationError
 
 import cnnbench
 from cnnbench.errors import InputError, unknown
 from cnnbench.records.messages import CHECKOUTS
 from cnnbench.records.toolchain import Toolchain, own_toolchain
-from cnnbench.runner import git
+from cnnbench.runner import git, scratch
 from cnnbench.runner.worker_process import HERE, SAFE_PATH, Interpreter
 from cnnbench.suite.case import Case, Frozen
 
@@ -46,8 +45,8 @@ import numpy, psutil, pydantic, safetensors
 print(json.dumps({"code": tools.code, "versions": dict(tools.versions), "python": platform.python_version()}))
 """
 ABOUT_LIMIT_S, ABOUT_BYTES = 60.0, 2**16
-SCRATCH = "cnnbench-gate-"
-"""Begins the name of a gate's folder for temporary files; the process id follows."""
+KIND = "gate-"
+"""Of a gate's folder for temporary files, which has worktrees in it."""
 
 
 class _About(Frozen):
@@ -91,8 +90,8 @@ def open_arms(base: str, head: str) -> Iterator[tuple[Arm, Arm]]:
     with ExitStack() as stack:
         # Both lie at paths of equal length: the size of the environment and of arguments moves a program's stack, and
         # with it its speed (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong", 2009).
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-")))
-        opened = [_open(name, text, scratch / name, stack) for name, text in (("base", base), ("head", head))]
+        folder = stack.enter_context(scratch.scratch_folder(KIND))
+        opened = [_open(name, text, folder / name, stack) for name, text in (("base", base), ("head", head))]
         yield opened[0], opened[1]
 
 
@@ -157,12 +156,10 @@ def _why_no_revision(text: str, here: Path, said: str) -> str:
 
 def _forget_dead_gates(repository: Path) -> None:
     """Remove the worktrees of gates that were killed."""
-    for scratch in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        pid = scratch.name.removeprefix(SCRATCH).partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            for folder in (scratch / "base", scratch / "head"):
-                _remove_worktree(repository, folder)
-            shutil.rmtree(scratch, ignore_errors=True)
+    for left in scratch.leftovers(KIND):
+        for name in ("base", "head"):
+            _remove_worktree(repository, left / name)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove_worktree(repository: Path, folder: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from cnnbench.errors import CnnbenchError
@@ -16,6 +15,7 @@ from cnnbench.records.messages import Load, Loaded
 from cnnbench.records.record import Ran
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.runner import machine
+from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.runtimes import profiled_runtimes, runtime_kind
 
@@ -58,10 +58,10 @@ def explain(comparison: ArmComparison, pairs: Pairs) -> Explanation:
     seen: dict[ArmName, list[Profiled]] = {"base": [], "head": []}
     order: tuple[ArmName, ...] = ("base", "head", "head", "base")
     try:
-        with TemporaryDirectory(prefix="cnnbench-") as scratch:
+        with scratch_folder() as scratch:
             for name in order:
-                seen[name].append(_profile(name, comparison, pairs, Path(scratch)))
-    except CnnbenchError as error:
+                seen[name].append(_profile(name, comparison, pairs, scratch))
+    except (CnnbenchError, OSError) as error:
         return Explanation(differences, [], None, str(error))
     base, head = _by_layer(seen["base"]), _by_layer(seen["head"])
     changes = [LayerChange(name, base.get(name, 0.0), head.get(name, 0.0)) for name in {**base, **head}]

@@ -8,7 +8,7 @@ logs/         output of the workers' libraries
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,6 +64,8 @@ class GateRequest:
     seed: int = 0
     slowdown: float = 0.0
     """Relative slowdown injected into head."""
+    kept: files.Appender = field(default_factory=files.Appender)
+    """Writes the pairs down."""
 
     @property
     def comparisons(self) -> list[ArmComparison]:
@@ -97,7 +99,7 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
         raise RunFolderError(f"{request.folder}: cannot be made: {error.strerror}; give another --out") from None
 
     def keep(pair: Pair) -> None:
-        files.append(request.folder / PAIRS, pair.model_dump_json())
+        request.kept.append(request.folder / PAIRS, pair.model_dump_json())
 
     observer.doing("probing what can run here", request.budget_s)
     reasons, _ = find_unavailable([each.base for each in request.comparisons], logs)
@@ -110,19 +112,27 @@ def open_pairs(request: GateRequest, observer: Observer) -> Iterator[tuple[Pairs
 
 
 def measure_gate(request: GateRequest, observer: Observer, rule: Rule) -> GateReport:
-    """Measure all cases that can run here and decide their verdicts. Each pair is on disk once it is measured."""
+    """Measure all cases that can run here and decide their verdicts. Each pair is written down once it is measured."""
     ends_s = time.monotonic() + MEASURED_SHARE * request.budget_s
     with open_pairs(request, observer) as (pairs, comparisons, skipped):
-        about = {**request.about(), "rule": asdict(rule)}
-        files.write(request.folder / GATE, json.dumps(about, indent=1))
+        _write(request, rule)
         result = run_gate(comparisons, pairs, observer, rule, ends_s - time.monotonic(), request.seed)
         gate_report = GateReport(request.folder, request.base, request.head, result, skipped)
         slower = [case for case in result.cases if case.verdict == "slower" and not request.slowdown]
         for case in sorted(slower, key=lambda case: -case.ratio.ratio)[:MAX_DIAGNOSED]:
             observer.doing(f"{case.comparison.name}: diagnosing", 0.0)
             gate_report.explanations[case.comparison.name] = explain(case.comparison, pairs)
-    files.write(request.folder / GATE, json.dumps({**about, "found": _found(gate_report)}, indent=1))
     return gate_report
+
+
+def write_verdicts(request: GateRequest, gate_report: GateReport) -> None:
+    """Add the verdicts to the request on disk. Raises OSError."""
+    _write(request, gate_report.result.rule, {"found": _found(gate_report)})
+
+
+def _write(request: GateRequest, rule: Rule, more: Mapping[str, Any] | None = None) -> None:
+    content = {**request.about(), "rule": asdict(rule), **(more or {})}
+    files.write(request.folder / GATE, json.dumps(content, indent=1))
 
 
 def measure_all(

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from errno import EPERM
 from pathlib import Path
 
 import platformdirs
@@ -90,11 +91,13 @@ def prepare() -> None:
 
 
 def private_folder(name: str) -> Path:
-    """A folder of the cache that is this user's alone, in a shared cache too. Raises OSError."""
+    """A folder of the cache that is this user's alone and can be written, in a shared cache too. Raises OSError."""
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
     folder = cache_folder() / f"{name}-{user}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)  # which its owner alone can do
+    if folder.is_symlink() or not _is_own(folder):  # the group can put one there, and root could use it
+        raise PermissionError(EPERM, "expected a folder of this user's own; got a link or another user's", str(folder))
+    folder.chmod(0o700)  # which fails where the cache can only be read
     return folder
 
 

@@ -3,13 +3,15 @@
 A run's folder may be a stranger's: a link in it may lead to any file of the user's, a pipe in it never ends. A disk may
 be full, and a machine may lose its power at any moment. All of this is dealt with here, and nowhere else.
 
-All functions raise OSError, whose `filename` is the file and whose `strerror` says what is wrong with it.
+All functions raise OSError, whose `filename` is the file and whose `strerror` says what is wrong with it; an `Appender`
+raises none.
 """
 
 import contextlib
 import os
 import secrets
 import stat
+from collections import deque
 from collections.abc import Iterator
 from errno import EFBIG, EINVAL
 from io import BufferedReader
@@ -56,9 +58,8 @@ def append(file: Path, line: str | bytes) -> None:
     """
     content = (line.encode() if isinstance(line, str) else line) + b"\n"
     with _naming(file):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK | _NO_WAIT, 0o666)
+        descriptor = open_to_append(file)
         with open(descriptor, "rb+", buffering=0) as stream:
-            _check_regular(descriptor)
             size = stream.seek(0, os.SEEK_END)
             if size:
                 stream.seek(-1, os.SEEK_END)
@@ -71,6 +72,38 @@ def append(file: Path, line: str | bytes) -> None:
                 with contextlib.suppress(OSError):
                     stream.truncate(size)
                 raise
+
+
+class Appender:
+    """Adds lines to files, in order; those that a full disk refuses wait in memory, and are tried with each further."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Path, str]] = deque()
+        self.fault = ""
+        """Which file could not be written and why, if lines wait."""
+
+    def append(self, file: Path, line: str) -> None:
+        """Add a line, which is on the disk afterwards or waits."""
+        self._waiting.append((file, line))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self.fault = ""
+        while self._waiting:
+            try:
+                append(*self._waiting[0])
+            except OSError as error:
+                self.fault = f"{error.filename}: {error.strerror}"
+                return
+            self._waiting.popleft()
+
+
+def open_to_append(file: Path) -> int:
+    """The descriptor of a regular file, made if it is not there, at whose end is written whatever is written."""
+    with _naming(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK | _NO_WAIT, 0o666)
+        return _checked(descriptor)
 
 
 def read(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -99,18 +132,15 @@ def read_lines(file: Path) -> Iterator[bytes]:
 
 
 def _opened(file: Path) -> BufferedReader:
-    descriptor = os.open(file, os.O_RDONLY | _NO_WAIT)
-    try:
-        _check_regular(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return open(descriptor, "rb")
+    return open(_checked(os.open(file, os.O_RDONLY | _NO_WAIT)), "rb")
 
 
-def _check_regular(descriptor: int) -> None:
+def _checked(descriptor: int) -> int:
+    """The descriptor, if it is a regular file's."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(EINVAL, _NOT_A_FILE)
+    return descriptor
 
 
 @contextlib.contextmanager

@@ -129,6 +129,7 @@ class Store:
     def __init__(self, folder: Path, suite: Suite, environment: Environment, *, resume: bool) -> None:
         """Make the folder, or go on in it. Raises RunFolderError if it is not empty, or another suite's, or busy."""
         self.folder, self.logs = folder, folder / LOGS
+        self._lines = files.Appender()
         self._shared: set[str] = set()
         self._launches: dict[str, list[Launch]] = {}
         """By case, those that are on disk."""
@@ -154,15 +155,23 @@ class Store:
             raise
 
     def append(self, record: Record) -> None:
-        """Write a record down, at once; what is on disk already is referred to."""
+        """Write a record down, at once; what is on disk already is referred to.
+
+        What cannot be written, as on a full disk, waits for the next record, or for `flush`.
+        """
         for digest, each in shared_values(record).items():
             if digest not in self._shared:
-                files.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
+                self._lines.append(self.folder / SHARED, each.model_dump_json(exclude_unset=True))
                 self._shared.add(digest)
         known = self._launches.get(record.id, [])
         earlier = len(known) if record.launches[: len(known)] == known else 0
-        files.append(self.folder / RECORDS, record_line(record, earlier))
+        self._lines.append(self.folder / RECORDS, record_line(record, earlier))
         self._launches[record.id] = record.launches
+
+    def flush(self) -> str:
+        """Write what waits; gives which file could not be written and why, if so: the records that wait are lost."""
+        self._lines.flush()
+        return self._lines.fault
 
     def write_environment(self, environment: Environment) -> None:
         """Write down what is known of the machine."""
@@ -191,6 +200,7 @@ class Store:
     def _begin(self, suite: Suite, environment: Environment, resume: bool) -> None:
         about = read_model(self.folder / RUN, About, ANOTHER)
         if about is not None:
+            _check_places(self.folder)
             _check_goes_on(self.folder, about, suite, resume)
         else:
             names = sorted(path.name for path in self.folder.iterdir())
@@ -211,6 +221,15 @@ class Store:
             files.write(self.folder / SUITE, suite.text)
         if not (self.folder / ENVIRONMENT).exists():
             self.write_environment(environment)
+
+
+def _check_places(folder: Path) -> None:
+    """Raises RunFolderError if what is added to is a link, as in a stranger's folder it may be, or something else."""
+    places = {LOGS: Path.is_dir, RECORDS: Path.is_file, SHARED: Path.is_file}
+    for path, is_right in ((folder / name, is_right) for name, is_right in places.items()):
+        if path.is_symlink() or (path.exists() and not is_right(path)):
+            what = "a folder" if path.name == LOGS else "a file"
+            raise RunFolderError(f"{path}: expected {what}; got a link or something else; give another --out")
 
 
 def _check_goes_on(folder: Path, about: About, suite: Suite, resume: bool) -> None:

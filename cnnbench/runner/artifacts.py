@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 from uuid import uuid4
 
@@ -17,7 +16,7 @@ from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, BuildStep
 from cnnbench.records.reason import Reason, reason_for
 from cnnbench.records.record import ArtifactFacts, Status, StepFacts
-from cnnbench.runner import machine
+from cnnbench.runner import machine, scratch
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -116,7 +115,7 @@ class Artifacts:
     def __init__(self, logs: Path | None = None, limit_s: float = LIMIT_S) -> None:
         """Builders log into `logs`, or a folder that is gone at the end; none may take longer than `limit_s`."""
         self._held = contextlib.ExitStack()
-        self.logs = logs or Path(self._held.enter_context(TemporaryDirectory(prefix="cnnbench-")))
+        self.logs = logs or self._held.enter_context(scratch.scratch_folder())
         self._limit_s = limit_s
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
@@ -170,6 +169,7 @@ class Artifacts:
         `watch` is told when each build begins and ends, and ends all of it by answering False.
         """
         cache.sweep()
+        scratch.sweep()
         waiting = [each for each in wanted if self.missing(each)]
         if not waiting:
             return

@@ -24,10 +24,9 @@ from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
+from cnnbench.suite.load import PLANNED_ROUNDS
 
 MIN_ROUNDS = MIN_BLOCKS
-PLANNED_ROUNDS = 20
-"""A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 WARMUP_LIMIT_S = 3.0
 EQUALISE_SHARE = 1 / 3
 """Of a warm-up's limit: the longest that a worker warms up once more, to have made as many calls as the others."""

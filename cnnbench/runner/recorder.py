@@ -30,7 +30,7 @@ class Observer(Protocol):
 
 
 class Recorder:
-    """Keeps the outcomes of each case, and appends its record after each launch."""
+    """Keeps the outcomes of each case, and appends its record after each launch; a full disk ends nothing."""
 
     def __init__(self, store: Store, environment: Environment, observer: Observer) -> None:
         self._store, self._environment, self._observer = store, environment, observer

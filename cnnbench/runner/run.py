@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnbench.errors import CnnbenchError, ModelError
+from cnnbench.errors import CnnbenchError, ModelError, RunFolderError
 from cnnbench.networks import registry
 from cnnbench.records import artifact
 from cnnbench.records.environment import Environment
@@ -47,6 +47,15 @@ class Ended:
     interrupted: bool
     empty: bool
     """Whether there is no record at all."""
+    unwritten: str = ""
+    """Where and why finished records could not be written, if so; they are lost."""
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if it was interrupted, RunFolderError if finished records are lost."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if self.unwritten:
+            raise RunFolderError(self.unwritten)
 
 
 def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, resume: bool, watch: Watch) -> Ended:
@@ -66,9 +75,13 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
                 )
         except KeyboardInterrupt:
             interrupted = True
+        finally:
+            unwritten = store.flush()
         finished = store.finished()
     left = [case.id for case in cases if case.id not in finished]
-    return Ended(left=left, in_time=in_time, interrupted=interrupted, empty=not finished)
+    if unwritten:
+        unwritten += "; finished records are lost: make room, and resume the run"
+    return Ended(left=left, in_time=in_time, interrupted=interrupted, empty=not finished, unwritten=unwritten)
 
 
 def environment_of(suite: Suite, cases: Sequence[Case]) -> Environment:
@@ -193,7 +206,7 @@ class _Session:
         """Write down what the machine can do at best, where it can be known."""
         for device, threads in peaks_for(cases):
             self.doing(f"{device}: peaks with {threads} threads")
-            with contextlib.suppress(CnnbenchError):  # then they are unknown, and shown so
+            with contextlib.suppress(CnnbenchError, OSError):  # then they are unknown, and shown so
                 write_peaks(self.store.folder, [peaks_of(device, threads, environment, self.store.logs)])
 
     def add_profiles(self) -> None:

@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self, TypeVar
 
 import psutil
 from pydantic import BaseModel, ValidationError
 
 from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung, WorkerOutOfMemory
+from cnnbench.records import files
 from cnnbench.records.messages import Failure, Request
+from cnnbench.runner import scratch
 from cnnbench.runner.git import without_git
 
 R = TypeVar("R", bound=BaseModel)
@@ -85,7 +86,9 @@ class Worker:
         """Start it, unless it is there; what its libraries print goes to `log`. Raises WorkerError."""
         self.log, self.limit_s = log, limit_s
         self._log_begins = log.stat().st_size if log.exists() else 0  # launches of one case share it
-        self._process = process or _start(log, threads, interpreter)
+        self._held = contextlib.ExitStack()
+        """Its folder for temporary files, which it may be killed in the middle of using."""
+        self._process = process or self._start(threads, interpreter)
         self.pid = self._process.pid
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._due_s = 0.0
@@ -95,6 +98,30 @@ class Worker:
             self._listener.start()
         except RuntimeError as error:  # no thread can be started any more
             self._process.kill()
+            self._held.close()
+            raise WorkerError(f"a worker could not be started: {error}") from None
+
+    def _start(self, threads: int, interpreter: Interpreter) -> Process:
+        variables = interpreter.environment() | thread_environment(threads)
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(files.open_to_append(self.log), "ab") as stderr, contextlib.ExitStack() as held:
+                with contextlib.suppress(OSError):  # where there is no place for one, it may still need none
+                    variables["TMPDIR"] = str(held.enter_context(scratch.scratch_folder()))
+                process = subprocess.Popen(
+                    interpreter.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    encoding="utf-8",
+                    bufsize=1,  # each line is sent at once
+                    env=variables,
+                    cwd=interpreter.folder,
+                    start_new_session=True,
+                )
+                self._held = held.pop_all()
+                return process
+        except OSError as error:
             raise WorkerError(f"a worker could not be started: {error}") from None
 
     def ask(self, request: Request, answer: type[R]) -> R:
@@ -161,6 +188,7 @@ class Worker:
                 os.killpg(self.pid, signal.SIGKILL)  # it leads a session of its own
         self._process.kill()
         self._process.wait()
+        self._held.close()
         self._listener.join(GRACE_S)
         if self._listener.is_alive():  # somebody still holds the other end: closing would wait for it
             return
@@ -207,25 +235,6 @@ class Worker:
         return how + (f"; its last words: {' | '.join(words)}"[:400] if words else "") + f" (log: {self.log})"
 
 
-def _start(log: Path, threads: int, interpreter: Interpreter) -> Process:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stderr:
-            return subprocess.Popen(
-                interpreter.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                encoding="utf-8",
-                bufsize=1,  # each line is sent at once
-                env=interpreter.environment() | thread_environment(threads),
-                cwd=interpreter.folder,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise WorkerError(f"a worker could not be started: {error}") from None
-
-
 def thread_environment(threads: int) -> dict[str, str]:
     """The variables that size thread pools; OpenBLAS is numpy's, whose threads only stand in the way of a fork."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
@@ -234,5 +243,6 @@ def thread_environment(threads: int) -> dict[str, str]:
 @contextlib.contextmanager
 def one_worker(name: str, threads: int, limit_s: float) -> Iterator[Worker]:
     """A worker for one task, whose log is kept only as long as it takes."""
-    with TemporaryDirectory(prefix="cnnbench-") as logs, Worker(Path(logs) / f"{name}.log", threads, limit_s) as worker:
+    scratch.sweep()
+    with scratch.scratch_folder() as logs, Worker(logs / f"{name}.log", threads, limit_s) as worker:
         yield worker

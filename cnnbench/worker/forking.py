@@ -14,6 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from cnnbench.errors import WorkerError
+from cnnbench.records import files
 from cnnbench.records.messages import Fork, Forked, Reap, Reaped
 
 Serve = Callable[[TextIO, TextIO], None]
@@ -68,7 +69,7 @@ def reap(request: Reap) -> Reaped:
 def _begin(log: str, resident: list[tuple[int, int]]) -> None:
     """Become a worker: a session, standard streams and memory of its own."""
     os.setsid()
-    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    errors = files.open_to_append(Path(log))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(errors, 1)

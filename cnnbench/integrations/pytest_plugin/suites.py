@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from cnnbench.records.run_folder import read_run
 from cnnbench.report.reasons import reasons_text
 from cnnbench.report.terminal import Progress
 from cnnbench.runner.run import run
+from cnnbench.runner.scratch import scratch_folder
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite, load_suite, suite_of
 from cnnbench.suite.parse import parse_duration
@@ -38,8 +38,7 @@ def measure_ids(ids: Sequence[str], budget: str, launches: int, folder: Path) ->
 
 def _measure(suite: Suite, cases: Sequence[Case], folder: Path, budget_s: float, console: Console) -> dict[str, Record]:
     """Run cases of a suite into a new folder, as `cnnbench run` does; returns records by id. Raises CnnbenchError."""
-    if run(suite, cases, folder, budget_s=budget_s, resume=False, watch=partial(Progress, console)).interrupted:
-        raise KeyboardInterrupt
+    run(suite, cases, folder, budget_s=budget_s, resume=False, watch=partial(Progress, console)).check()
     return read_run(folder).records
 
 
@@ -121,8 +120,8 @@ class SuiteFile(pytest.File):
         if self.is_disabled:
             return
         chosen = [item.case for item in self.session.items if isinstance(item, CaseTest) and item.parent is self]
-        with TemporaryDirectory(prefix="cnnbench-") as scratch, self._terminal():
-            folder = _unused(self.out or Path(scratch), self.suite.name)
+        with scratch_folder() as scratch, self._terminal():
+            folder = _unused(self.out or scratch, self.suite.name)
             try:
                 self.records = _measure(self.suite, chosen, folder, self.budget_s or self.suite.budget_s, Console())
             except CnnbenchError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cnnbench.analysis.explain import telling
 from cnnbench.analysis.layer_join import join, times_of
@@ -17,6 +16,7 @@ from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.fork_server import ForkServers, Lineage
+from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.tasks.trace import read
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.runtimes import REFERENCE, profiled_runtimes, runtime_kind
@@ -46,16 +46,16 @@ def profile_artifact(
     failures: dict[str, str] = {}
     reading = read(spec)
     folder = artifact.folder_of(spec, facts.key)
-    with TemporaryDirectory(prefix="cnnbench-") as scratch:
+    with scratch_folder() as scratch:
         for runtime in profiled_runtimes():
             case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
             start = servers.starter(runtime, Lineage(threads))
             try:
                 if facts.onnx_error is not None and runtime_kind(runtime).runs_exported_graph:
                     raise WorkerError(f"ONNX export failed: {facts.onnx_error}")
-                with start(Path(scratch) / f"{runtime}.log") as worker:
+                with start(scratch / f"{runtime}.log") as worker:
                     worker.ask(Load(case=case, threads=threads), Loaded)
-                    request = Profile(case=case, folder=str(folder), scratch=scratch, calls=calls)
+                    request = Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls)
                     found[runtime] = worker.ask(request, Profiled)
             except WorkerError as error:
                 if runtime == REFERENCE:
@@ -100,7 +100,7 @@ def profile_models(
             facts = artifacts.get(case.spec)
             calls = min(max(round(PROFILE_S / call_s[case]), MIN_CALLS), MAX_CALLS)
             append_profiles(folder, [profile_artifact(case.spec, facts, case.batch, calls, threads, servers)])
-        except CnnbenchError as error:
+        except (CnnbenchError, OSError) as error:  # also a full disk, which ends nothing else
             faults.append(f"{case.label}: not profiled: {error}")
     return faults
 

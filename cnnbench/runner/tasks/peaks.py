@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import get_args
 
 import psutil
@@ -18,6 +17,7 @@ from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
 from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import machine
+from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device
 
@@ -69,7 +69,7 @@ def measure_peaks(
     found: dict[str, MeasuredPeaks] = {}
     failures: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        folder = logs or Path(stack.enter_context(TemporaryDirectory(prefix="cnnbench-")))
+        folder = logs or stack.enter_context(scratch_folder())
         for library in get_args(Library):
             request = MeasurePeaks(
                 library=library, device=device, threads=threads, kernel_s=kernel_s, largest_set_bytes=largest_set_bytes

@@ -1,8 +1,8 @@
 """torch.compile, compiled for the case's own batch."""
 
-import contextlib
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -15,6 +15,9 @@ from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
+
+PLACE = "TORCHINDUCTOR_CACHE_DIR"
+"""The environment variable that tells torch where to keep what it compiles."""
 
 
 class _Compiled(Eager):
@@ -38,8 +41,8 @@ class _Compiled(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
-        with contextlib.suppress(OSError, InputError):  # torch's own place is a folder of a known name in /tmp
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("inductor")))
+        if not os.environ.get(PLACE):
+            os.environ[PLACE] = _place_for_code()
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         self.run = torch.compile(self.module, mode=split(case.runtime)[1] or None, dynamic=False)
@@ -76,6 +79,14 @@ class CompiledInference(_Compiled, EagerInference):
 
 class CompiledTraining(_Compiled, EagerTraining):
     """Training: forward and backward compiled, the loss and the optimizer's step as in eager."""
+
+
+def _place_for_code() -> str:
+    """A folder of this user's alone: torch runs what it finds there, and its own has a known name in /tmp."""
+    try:
+        return str(private_folder("inductor"))
+    except (OSError, InputError):
+        return tempfile.mkdtemp()
 
 
 def _graph_breaks() -> dict[str, int]:

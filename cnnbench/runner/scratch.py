@@ -1,0 +1,43 @@
+"""Folders for temporary files: each goes with its process, or a later one deletes what a killed one left.
+
+A folder's name tells the id of the process that made it.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PREFIX = "cnnbench-"
+
+
+@contextlib.contextmanager
+def scratch_folder(kind: str = "") -> Iterator[Path]:
+    """A new folder, which is deleted afterwards; `kind` is a part of its name, such as `gate-`. Raises OSError."""
+    prefix = f"{PREFIX}{kind}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def leftovers(kind: str = "") -> list[Path]:
+    """The folders of that kind that are this user's, and whose processes are dead."""
+    name = re.compile(rf"{PREFIX}{kind}(\d{{1,9}})-\w+", re.ASCII)
+    user, found = os.geteuid() if hasattr(os, "geteuid") else None, []
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if (match := name.fullmatch(entry.name)) and not psutil.pid_exists(int(match[1])):
+                is_own = user is None or entry.stat(follow_symlinks=False).st_uid == user
+                if is_own and entry.is_dir(follow_symlinks=False):
+                    found.append(Path(entry.path))
+    return found
+
+
+def sweep() -> None:
+    """Delete what killed processes left, but for a gate's worktrees, which are registered with a repository."""
+    for folder in leftovers():
+        shutil.rmtree(folder, ignore_errors=True)
