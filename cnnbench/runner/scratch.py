@@ -1,6 +1,7 @@
 """Folders for temporary files: each goes with its process, or a later one deletes what a killed one left.
 
-A folder's name tells the id of the process that made it.
+A folder's name tells the id of the process that made it, which holds a lock in it: containers may share a folder for
+temporary files and not their processes' ids.
 """
 
 import contextlib
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 PREFIX = "cnnbench-"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -21,7 +24,8 @@ def scratch_folder(kind: str = "") -> Iterator[Path]:
     """A new folder, which is deleted afterwards; `kind` is a part of its name, such as `gate-`. Raises OSError."""
     prefix = f"{PREFIX}{kind}{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+        with FileLock(Path(folder, LOCK)):
+            yield Path(folder)
 
 
 def leftovers(kind: str = "") -> list[Path]:
@@ -32,9 +36,17 @@ def leftovers(kind: str = "") -> list[Path]:
         for entry in entries:
             if (match := name.fullmatch(entry.name)) and not psutil.pid_exists(int(match[1])):
                 is_own = user is None or entry.stat(follow_symlinks=False).st_uid == user
-                if is_own and entry.is_dir(follow_symlinks=False):
+                if is_own and entry.is_dir(follow_symlinks=False) and not _is_held(Path(entry.path)):
                     found.append(Path(entry.path))
     return found
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def sweep() -> None:
