@@ -23,9 +23,9 @@ LOCK = ".lock"
 def scratch_folder(kind: str = "") -> Iterator[Path]:
     """A new folder, which is deleted afterwards; `kind` is a part of its name, such as `gate-`. Raises OSError."""
     prefix = f"{PREFIX}{kind}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        with FileLock(Path(folder, LOCK)):
-            yield Path(folder)
+    made = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    with made as folder, FileLock(Path(folder, LOCK)):
+        yield Path(folder)
 
 
 def leftovers(kind: str = "") -> list[Path]:
