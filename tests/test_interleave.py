@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.records.messages import Failure, Opened, Sampled
+from cnnbench.records.messages import Failure, Opened, Request, Sample, Sampled, Warm
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.runner.interleave import (
     MIN_ROUNDS,
+    PLANNED_ROUNDS,
     Allowance,
     GroupMember,
     Outcome,
@@ -19,7 +20,6 @@ from cnnbench.runner.interleave import (
 )
 from cnnbench.runner.plan import group_cases
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.load import PLANNED_ROUNDS
 from tests.in_process import Answer, ScriptedWorker
 from tests.records import case
 
@@ -198,3 +198,22 @@ def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
     assert log.count("warm eager") == 2
     assert outcome.launch is not None
     assert outcome.launch.warmup_calls == 8
+
+
+def test_no_answer_is_asked_for_that_would_seem_to_hang() -> None:
+    """Each block of a long budget, and each warm-up, ends well before a worker's limit."""
+    asked: list[float] = []
+
+    class Listening(ScriptedWorker):
+        def send(self, request: Request) -> None:
+            if isinstance(request, Warm):
+                asked.append(request.limit_s)
+            elif isinstance(request, Sample):
+                asked.append(request.seconds)
+            super().send(request)
+
+    steady = {"sample": Sampled(seconds={"forward": [0.01] * 3})}
+    member = GroupMember(case(), Path("artifact"), 1, lambda file: Listening(steady, [], limit_s=1.0), Path("log"))
+    (outcome,) = measure_group([member], Allowance(100.0), seed=0)
+    assert outcome.launch is not None
+    assert asked == [0.5] * (1 + len(outcome.launch.blocks))

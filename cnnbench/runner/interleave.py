@@ -24,10 +24,13 @@ from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.machine import affinity_cores
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case
-from cnnbench.suite.load import PLANNED_ROUNDS
 
 MIN_ROUNDS = MIN_BLOCKS
+PLANNED_ROUNDS = 20
+"""A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 WARMUP_LIMIT_S = 3.0
+ANSWER_SHARE = 0.5
+"""Of a worker's limit: the longest block or warm-up asked for, so that no slow case seems to hang."""
 EQUALISE_SHARE = 1 / 3
 """Of a warm-up's limit: the longest that a worker warms up once more, to have made as many calls as the others."""
 NARROW_HALF_WIDTH = 0.01
@@ -266,7 +269,9 @@ class WorkerParticipant:
         self.opened = self.worker.ask(Open(case=case, folder=folder, slowdown=self.member.slowdown), Opened)
         self.parity += self.opened.parity
         if all(parity.passed for parity in self.opened.parity):
-            self.warmed = self.worker.ask(Warm(limit_s=warmup_s, hard_limit_s=hard_limit_s), Warmed)
+            hard_limit_s = None if hard_limit_s is None else self._bounded(hard_limit_s)
+            request = Warm(limit_s=self._bounded(warmup_s), hard_limit_s=hard_limit_s)
+            self.warmed = self.worker.ask(request, Warmed)
         self.suspend()
 
     def equalise_warmup(self, calls: int, limit_s: float) -> None:
@@ -275,7 +280,7 @@ class WorkerParticipant:
         if warmed is None or warmed.calls >= calls:
             return
         self.resume()
-        more = self.worker.ask(Warm(limit_s=limit_s, min_calls=calls - warmed.calls), Warmed)
+        more = self.worker.ask(Warm(limit_s=self._bounded(limit_s), min_calls=calls - warmed.calls), Warmed)
         self.suspend()
         total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
         self.warmed = more.model_copy(update={**total, "converged": warmed.converged})
@@ -288,10 +293,13 @@ class WorkerParticipant:
         """Stop it."""
         self.worker.suspend()
 
+    def _bounded(self, seconds: float) -> float:
+        return min(seconds, ANSWER_SHARE * self.worker.limit_s)
+
     def sample(self, seconds: float) -> Sampled:
         """A block of about so many seconds."""
         try:
-            return self.worker.ask(Sample(seconds=seconds), Sampled)
+            return self.worker.ask(Sample(seconds=self._bounded(seconds)), Sampled)
         except CnnbenchError:
             self.worker.kill()
             raise

@@ -15,8 +15,6 @@ T = TypeVar("T")
 
 EXPECTATION = ".expect.yaml"
 """Suffix of the file beside a suite that holds its exact figures."""
-PLANNED_ROUNDS = 20
-"""A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
 SETUP_S = 60.0
 """Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
 
@@ -51,12 +49,7 @@ def load_suite(name_or_path: str) -> Suite:
 
 
 def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> Suite:
-    """A suite of given cases, each measured for `case_budget_s` in each launch; its budget is what they need.
-
-    Raises SuiteError if that is too long.
-    """
-    limit_s: float = SuiteFile.model_fields["limit"].default
-    _check_block(case_budget_s, limit_s, "case_budget_s")
+    """A suite of given cases, each measured for `case_budget_s` in each launch; its budget is what they need."""
     budgets = {case.id: case_budget_s for case in cases}
     return Suite(
         name="cases",
@@ -64,7 +57,7 @@ def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> 
         path=Path("cases.yaml"),
         text="".join(f"# {id_}\n" for id_ in budgets),
         budget_s=len(budgets) * launches * (case_budget_s + SETUP_S),
-        limit_s=limit_s,
+        limit_s=SuiteFile.model_fields["limit"].default,
         cases=tuple({case.id: case for case in cases}.values()),
         case_budgets_s=budgets,
         launches=launches,
@@ -112,7 +105,6 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         settings, place = _merge(defaults, entry), source.place(("models", index))
         assert settings.workloads is not None
         assert settings.case_budget is not None
-        _check_block(settings.case_budget, file.limit, source.place(_set_by(source, index, "case_budget", ("limit",))))
         spec = _spec(source, index, entry.model, settings)
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
             if case.id in cases:
@@ -138,23 +130,9 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
     try:
         return ModelSpec.checked(model, settings.image_size, settings.classes, settings.seed or 0)
     except ShapeError as error:
-        where = _set_by(source, index, "image_size", ("models", index, "model"))
+        places: list[KeyPath] = [("models", index, "image_size"), ("defaults", "image_size")]
+        where = next((place for place in places if place in source.lines), ("models", index, "model"))
         raise SuiteError(f"{source.place(where)}: {error}") from None
-
-
-def _set_by(source: YamlSource, index: int, key: str, otherwise: KeyPath) -> KeyPath:
-    """Where a model's setting stands: at the model or in the defaults."""
-    places: list[KeyPath] = [("models", index, key), ("defaults", key)]
-    return next((place for place in places if place in source.lines), otherwise)
-
-
-def _check_block(case_budget_s: float, limit_s: float, where: str) -> None:
-    """Raises SuiteError if a worker would be ended, as hung, while it measures a block."""
-    if case_budget_s >= PLANNED_ROUNDS * limit_s:
-        raise SuiteError(
-            f"{where}: expected a budget of each case below {PLANNED_ROUNDS} times the limit of {limit_s:g} s, as it "
-            f"is measured in {PLANNED_ROUNDS} answers; got {case_budget_s:g} s; shorten it or give a longer `limit`"
-        )
 
 
 def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[Case]:

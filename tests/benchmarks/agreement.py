@@ -28,10 +28,9 @@ from cnnbench.records import artifact
 from cnnbench.records.messages import Build, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.runner import machine
-from cnnbench.runner.interleave import Participant, measure_interleaved
+from cnnbench.runner.interleave import PLANNED_ROUNDS, Participant, measure_interleaved
 from cnnbench.runner.worker_process import Worker, thread_environment
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.load import PLANNED_ROUNDS
 
 LIMIT_S = 300.0
 
