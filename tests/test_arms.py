@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -107,6 +108,24 @@ def test_the_worktree_of_a_gate_that_was_killed_goes_with_the_next(
         assert not dead.exists()
         assert alive.exists()
         assert worktrees(repository) == 3
+
+
+def test_a_gate_that_is_killed_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    script = (
+        "import time; from cnnbench.gate.arms import open_arms; from cnnbench.runner.scratch import scratch_folder\n"
+        "with open_arms('topic', '.'), scratch_folder(): print('ready', flush=True); time.sleep(60)"
+    )
+    command, there = [sys.executable, "-c", script], {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=there) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        assert worktrees(repository) == 2
+        run.kill()
+    ends_s = time.monotonic() + 30
+    while list(tmp_path.glob(f"{scratch.PREFIX}*")) and time.monotonic() < ends_s:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob(f"{scratch.PREFIX}*"))
+    assert worktrees(repository) == 1
 
 
 def test_code_of_the_checkout_that_a_revision_stands_beside_is_refused(

@@ -102,6 +102,9 @@ def test_published_figures_can_disagree() -> None:
         "11,689,512 parameters by formula, 1 published",
         "1.814 G MACs by formula, 1.800 G published",
     ]
+    unknown = lying.model_copy(update={"closed_form": None})
+    assert disagreements(spec, unknown) == []
+    assert counts.summary(spec, unknown).params == 0
 
 
 def test_what_a_module_counts_itself_leaves_out_its_children() -> None:

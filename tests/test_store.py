@@ -154,6 +154,27 @@ def test_a_folder_without_a_readable_record_or_without_a_run_is_an_error(tmp_pat
         read_run(tmp_path)
 
 
+def test_what_cannot_be_read_of_what_a_run_says_of_itself_is_told_and_takes_no_record(
+    tmp_path: Path, suite: Suite
+) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "started": 5, "cases": {"a": 1}}))
+    run = read_run(tmp_path / "run")
+    assert (run.suite, run.cases, len(run.records)) == ("tiny", [], 2)
+    assert run.unreadable == [f"{file}: not read: cases: Input should be a valid list"]
+    file.write_bytes(b'{"suite": "\xff"}')
+    with pytest.raises(RunFolderError, match=r"run\.json: not read: it is cut short or is not JSON; give another"):
+        read_run(tmp_path / "run")
+
+
+def test_what_is_no_character_is_shown_as_unknown(tmp_path: Path, suite: Suite) -> None:
+    written(tmp_path / "run", suite)
+    file = tmp_path / "run" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "suite": "a\ufffe\uffffb"}))
+    assert read_run(tmp_path / "run").suite == "a\ufffd\ufffdb"
+
+
 def test_a_first_record_cut_short_does_not_block_going_on(tmp_path: Path, suite: Suite) -> None:
     written(tmp_path / "run", suite)
     (tmp_path / "run" / RECORDS).write_text('{"schema_ver')

@@ -85,6 +85,15 @@ def test_its_reasons_have_codes(old: Path) -> None:
         assert codes["inference/compile/cpu/fp32/b4"] == ["no-runtime"]
 
 
+def test_a_records_own_word_of_what_ran_is_the_last_launchs() -> None:
+    lines = files.read_lines(RUNS / "schema-4" / RECORDS)
+    record = next(content for content in map(parse_object, lines) if content.get("ran"))
+    record["ran"]["device"] = "cuda"
+    ran = parse_record(record, {}, {}).launches[-1].ran
+    assert ran is not None
+    assert ran.device == "cuda"
+
+
 def test_what_ran_beside_it_has_kinds_and_amounts() -> None:
     measured = read_run(RUNS / "schema-4").records[ORT].measurement
     assert measured is not None

@@ -394,7 +394,7 @@ def test_what_a_killed_run_left_is_deleted_by_the_next_and_nothing_else_is(
     scratch.sweep()
     assert left.exists(), "its process is alive"
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("psutil.pid_exists", lambda _: False)
+        elsewhere.setattr(scratch, "_is_running", lambda _: False)
         scratch.sweep()
     assert left.exists(), "its process is alive in another container"
     run.kill()

@@ -173,8 +173,8 @@ def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) 
     published = counters.published
     if published is None or spec.classes is not None:
         return
-    params = total(counted["module"], PARAMS)
-    if params != published.params:
+    params = total(counted["module"], PARAMS) if "module" in counted else None
+    if params not in (None, published.params):
         found.disagreements.append(f"{params:,} parameters by module, {published.params:,} published")
     if "dispatch" in macs and spec.image_size is None:
         _compare_giga_macs(macs["dispatch"], "dispatch", published, found)
@@ -196,7 +196,7 @@ def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
     if published is not None and (formulas is not None or spec.classes is None):
         names.append("published")
     return CountsSummary(
-        params=total(formulas or counted["module"], PARAMS),
+        params=total(formulas or counted.get("module") or {}, PARAMS),
         macs=total(formulas or counted.get("dispatch") or counted.get("fvcore") or {}, MACS),
         closed_form=formulas is not None,
         counters=names,

@@ -45,6 +45,7 @@ import numpy, psutil, pydantic, safetensors
 print(json.dumps({"code": tools.code, "versions": dict(tools.versions), "python": platform.python_version()}))
 """
 ABOUT_LIMIT_S, ABOUT_BYTES = 60.0, 2**16
+_CLEAR = "import sys; sys.stdin.read(); from cnnbench.gate import arms; arms.clear(sys.argv[1])"
 KIND = "gate-"
 """Of a gate's folder for temporary files, which has worktrees in it."""
 
@@ -118,6 +119,7 @@ def _revision(name: str, text: str, folder: Path, stack: ExitStack) -> Arm:
     except git.GitError as error:
         raise InputError(f"--{name}: {_what_else(text)}; {_why_no_revision(text, here, str(error))}") from None
     _forget_dead_gates(repository)
+    stack.enter_context(_cleared_if_killed(repository))
     stack.callback(_remove_worktree, repository, folder)
     try:
         git.ask(repository, "worktree", "add", "--detach", "--quiet", str(folder), commit, may_fetch=True)
@@ -152,6 +154,30 @@ def _why_no_revision(text: str, here: Path, said: str) -> str:
             return f"{shown!r} is no revision of this shallow clone; `git fetch --unshallow` gets its history"
         return f"{shown!r} is no revision of this repository"
     return f"{shown!r} is no file, and git says: {said}"
+
+
+@contextmanager
+def _cleared_if_killed(repository: Path) -> Iterator[None]:
+    """A process waits for the end of this one, and deletes what it has left if it was killed."""
+    waiting = subprocess.Popen(
+        [HERE.python, *SAFE_PATH, "-c", _CLEAR, str(repository)],
+        env=HERE.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with waiting:
+        try:
+            yield
+        finally:
+            waiting.kill()
+
+
+def clear(repository: str) -> None:
+    """Delete what killed gates of a repository have left, and what their workers have."""
+    _forget_dead_gates(Path(repository))
+    scratch.sweep()
 
 
 def _forget_dead_gates(repository: Path) -> None:

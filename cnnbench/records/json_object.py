@@ -15,8 +15,9 @@ from cnnbench.records import files
 
 M = TypeVar("M", bound=BaseModel)
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, line separators and overrides of the writing direction, which terminals and pages obey."""
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffe\uffff]")
+"""Control characters, line separators and overrides of the writing direction, which terminals and pages obey; and what
+is no character, which no chart can show."""
 _MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
 MAX_FAULTS, MAX_FAULT = 10, 200
 """Kinds of faults that are named of one file, and characters of each."""
@@ -24,15 +25,18 @@ MAX_LINES, MAX_BAD_LINES = 1_000_000, 10_000
 """Of one file, and those of them that cannot be read; what follows is not read."""
 
 
-def parse_object(line: bytes) -> dict[str, Any]:
-    """A JSON object, without characters that a terminal obeys. Raises ValueError, for NaN and deep nesting too."""
+def parse_object(text: bytes, errors: str = "strict") -> dict[str, Any]:
+    """A JSON object, without characters that a terminal obeys; `errors` is what becomes of bytes that are no UTF-8.
+
+    Raises ValueError, for NaN and deep nesting too.
+    """
     try:
-        content = from_json(line.decode(errors="replace"), allow_inf_nan=False)
+        content = from_json(text.decode(errors=errors), allow_inf_nan=False)
     except ValueError:
         raise ValueError("it is cut short or is not JSON") from None
     if not isinstance(content, dict):
         raise ValueError("expected a JSON object")
-    return _cleaned(content) if _MAY_BE_UNSAFE.search(line) else content
+    return _cleaned(content) if _MAY_BE_UNSAFE.search(text) else content
 
 
 def _cleaned(value: Any) -> Any:
@@ -47,12 +51,37 @@ def _cleaned(value: Any) -> Any:
 
 def read_model(file: Path, model: type[M], remedy: str = "") -> M | None:
     """A file's one object; None if there is no file. Raises RunFolderError, with the remedy, if it cannot be read."""
+    found = _read(file, remedy)
     try:
-        return model.model_validate(parse_object(files.read(file)))
+        return None if found is None else model.model_validate(found)
+    except ValidationError as error:
+        raise _not_read(file, error, remedy) from None
+
+
+def read_known(file: Path, model: type[M], remedy: str = "") -> tuple[M, list[str]] | None:
+    """As `read_model`, but fields that cannot be read have their defaults, and one line says so."""
+    found = _read(file, remedy)
+    if found is None:
+        return None
+    try:
+        return model.model_validate(found), []
+    except ValidationError as error:
+        bad = {fault["loc"][0] for fault in error.errors()}
+        known = model.model_validate({key: value for key, value in found.items() if key not in bad})
+        return known, [str(_not_read(file, error))]
+
+
+def _read(file: Path, remedy: str) -> dict[str, Any] | None:
+    try:
+        return parse_object(files.read(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{file}: not read: {_why(error)}{remedy and f'; {remedy}'}") from None
+        raise _not_read(file, error, remedy) from None
+
+
+def _not_read(file: Path, error: Exception, remedy: str = "") -> RunFolderError:
+    return RunFolderError(f"{file}: not read: {_why(error)}{remedy and f'; {remedy}'}")
 
 
 def read_each(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
@@ -67,7 +96,7 @@ def read_each(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
             number += 1
             try:
                 if line.strip():
-                    take(parse_object(line))
+                    take(parse_object(line, errors="replace"))
             except ValueError as error:
                 faults.setdefault(_why(error), []).append(number)
                 bad += 1

@@ -25,7 +25,7 @@ from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.bounds import Moment
 from cnnbench.records.environment import Environment
-from cnnbench.records.json_object import read_each, read_model
+from cnnbench.records.json_object import read_each, read_known, read_model
 from cnnbench.records.layer_profile import ModelProfile, read_profiles
 from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
@@ -80,9 +80,10 @@ def new_folder(suite: Suite, kind: str = "") -> Path:
 
 def read_run(folder: Path, *, strict: bool = True) -> Run:
     """Read a run back. Raises RunFolderError if there is none or, with `strict`, if no line of it can be read."""
-    about = read_model(folder / RUN, About, ANOTHER)
-    if about is None:
+    found = read_known(folder / RUN, About, ANOTHER)
+    if found is None:
         raise RunFolderError(f"{folder}: expected a run's folder with {RUN}; there is none; `cnnbench run` makes one")
+    about, faults = found
     shared: dict[str, Shared] = {}
     records: dict[str, Record] = {}
 
@@ -95,7 +96,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records.pop(record.id, None)
         records[record.id] = record
 
-    unreadable = [*read_each(folder / SHARED, share), *read_each(folder / RECORDS, add)]
+    unreadable = [*faults, *read_each(folder / SHARED, share), *read_each(folder / RECORDS, add)]
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[-1]}")
     peaks: list[Peaks] = []

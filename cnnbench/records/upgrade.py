@@ -40,9 +40,10 @@ def _record(record: Json) -> Json:
         record["artifact"] = _artifact(record["artifact"])
     group, ran = record.pop("group", None), record.pop("ran", None)
     launches = [_launch(launch) for launch in (record.get("measurement") or {}).get("launches", [])]
-    if launches:  # in schema 1 a record had one launch, and what belongs to it
+    if launches:  # in schema 1 a record had one launch, and what belongs to it; what ran was always the last one's
         launches[0].setdefault("group", group or "")
-        launches[-1].setdefault("ran", _ran(ran) if ran else None)
+        if ran:
+            launches[-1]["ran"] = _ran(ran)
         record["measurement"] = {"launches": launches}
     return {key: value for key, value in record.items() if key not in ("schema_version", "id")}
 

@@ -34,11 +34,18 @@ def leftovers(kind: str = "") -> list[Path]:
     user, found = os.geteuid() if hasattr(os, "geteuid") else None, []
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
-            if (match := name.fullmatch(entry.name)) and not psutil.pid_exists(int(match[1])):
+            if (match := name.fullmatch(entry.name)) and not _is_running(int(match[1])):
                 is_own = user is None or entry.stat(follow_symlinks=False).st_uid == user
                 if is_own and entry.is_dir(follow_symlinks=False) and not _is_held(Path(entry.path)):
                     found.append(Path(entry.path))
     return found
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_held(folder: Path) -> bool:
