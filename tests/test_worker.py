@@ -408,6 +408,25 @@ def test_what_a_killed_run_left_is_deleted_by_the_next_and_nothing_else_is(
     assert {path.name for path in tmp_path.iterdir()} == {*others, f"cnnbench-{run.pid}-link"}
 
 
+def test_a_folder_whose_deletion_is_interrupted_goes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete, asked = shutil.rmtree, []
+
+    def interrupted(folder: str, **options: bool) -> None:
+        asked.append(folder)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        delete(folder, **options)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch.scratch_folder():
+        pass
+    assert len(asked) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_does_not_log_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "worker.log").symlink_to("secret")
     with pytest.raises(WorkerError, match=r"could not be started: .*worker\.log"):

@@ -24,8 +24,11 @@ def scratch_folder(kind: str = "") -> Iterator[Path]:
     """A new folder, which is deleted afterwards; `kind` is a part of its name, such as `gate-`. Raises OSError."""
     prefix = f"{PREFIX}{kind}{os.getpid()}-"
     made = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
-    with made as folder, FileLock(Path(folder, LOCK)):
-        yield Path(folder)
+    try:
+        with made as folder, FileLock(Path(folder, LOCK)):
+            yield Path(folder)
+    finally:
+        shutil.rmtree(made.name, ignore_errors=True)  # again: Ctrl-C may have come in the middle of it
 
 
 def leftovers(kind: str = "") -> list[Path]:
