@@ -156,6 +156,14 @@ def test_the_budget_is_kept_and_what_it_cut_off_is_inconclusive() -> None:
             assert all("budget was spent" in judged.reason for judged in result.cases)
 
 
+def test_a_budget_too_small_for_one_pair_as_it_is_gets_shorter_ones() -> None:
+    (comparison,) = comparisons(1)
+    simulated = Simulated(TYPICAL, 2)
+    result = run_gate([comparison], simulated, simulated, Rule(), 3 * comparison.launch_s, 1, clock_s=simulated.clock)
+    assert len(result.cases[0].screened) >= 2
+    assert result.exit_code() == 0
+
+
 def broken(**how: object) -> Callable[..., Paired]:
     def measure(
         self: Simulated, comparison: ArmComparison, stage: str, order: object, number: int, scale: float

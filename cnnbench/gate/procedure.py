@@ -93,6 +93,8 @@ class _Gate:
         """Six pairs for every case that can be measured, then more for wide intervals, whichever way they point."""
         for case in self.cases:
             case.fail(self.measurer.check(case.comparison))
+        if sum(2 * self._expected_s(case) for case in self._open()) > self.budget_s:
+            self.scale = MIN_SCALE  # not even the first pairs fit as they are
         minimum = self.rule.screen_pairs
         for pairs_left in reversed(range(0, minimum, 2)):
             self._block(self._open(), "screen", until_s=self.budget_s, then=pairs_left)
@@ -208,6 +210,6 @@ class _Gate:
         return min(max(wanted or maximum, rule.confirm_pairs), maximum) // 2 * 2
 
     def _expected_s(self, case: CaseVerdict) -> float:
-        """Expected time of a pair: that of the case's last one, else the mean of all, else twice its launches."""
+        """Expected time of a pair: that of the case's last one, else the mean of all, else its two launches'."""
         known = self.pair_s.get(case.comparison.name)
-        return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * case.comparison.launch_s)
+        return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * self.scale * case.comparison.launch_s)
