@@ -164,6 +164,13 @@ def test_a_budget_too_small_for_one_pair_as_it_is_gets_shorter_ones() -> None:
     assert result.exit_code() == 0
 
 
+def test_a_budget_that_building_has_spent_still_gives_a_pair() -> None:
+    simulated = Simulated(TYPICAL, 2)
+    result = run_gate(comparisons(3), simulated, simulated, Rule(), -10.0, 1, clock_s=simulated.clock)
+    assert sorted(len(case.screened) for case in result.cases) == [0, 0, 2]
+    assert result.exit_code() == 0
+
+
 def broken(**how: object) -> Callable[..., Paired]:
     def measure(
         self: Simulated, comparison: ArmComparison, stage: str, order: object, number: int, scale: float

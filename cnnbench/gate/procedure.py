@@ -159,12 +159,15 @@ class _Gate:
     def _block(
         self, cases: Sequence[CaseVerdict], stage: Stage, *, until_s: float, then: int = 0, rest_s: float | None = None
     ) -> bool:
-        """Two pairs of each case, in random order; False if time ran out. `then`: pairs that each will still get."""
+        """Two pairs of each case, in random order; False if time ran out. `then`: pairs that each will still get.
+
+        The first case's are measured even if building has spent the whole budget.
+        """
         cases = list(cases)
         self.rng.shuffle(cases)
         self.number += 2
         for place, case in enumerate(cases):
-            if self.elapsed_s + 2 * self._expected_s(case) > until_s:
+            if self.pair_s and self.elapsed_s + 2 * self._expected_s(case) > until_s:
                 return False
             later = sum(2 * self._expected_s(other) for other in cases[place:])
             rest = sum(then * self._expected_s(other) for other in cases) if rest_s is None else rest_s
