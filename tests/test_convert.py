@@ -244,7 +244,7 @@ def test_junit_tells_every_case_with_its_reason(run: Path) -> None:
     assert outcomes[EAGER] == ("system-out", None)
     assert outcomes[FAILED] == (
         "error",
-        "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m <&>",
+        "the process crashed: killed by SIGKILL\N{REPLACEMENT CHARACTER}[0m\N{REPLACEMENT CHARACTER} <&>",
     )
     assert outcomes[INVALID] == ("failure", "the outputs differ from the float64 reference: ort b1, error 2")
     assert outcomes[UNAVAILABLE] == ("skipped", "there is no such device: no driver")

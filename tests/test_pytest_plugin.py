@@ -48,7 +48,7 @@ def follow(folder: Path) -> None:
 def pytest_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A session of pytest in a folder, warnings being errors."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *PLUGIN, "-W", "error", "-p", "no:cacheprovider", *words],
+        [sys.executable, "-m", "pytest", *PLUGIN, "--rootdir=.", "-W", "error", "-p", "no:cacheprovider", *words],
         cwd=folder,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
         capture_output=True,

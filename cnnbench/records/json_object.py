@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffe\uffff]")
 """Control characters, line separators and overrides of the writing direction, which terminals and pages obey; and what
-is no character, which no chart can show."""
+is no character, which no chart or XML may hold (XML 1.0, section 2.2)."""
 _MAY_BE_UNSAFE = re.compile(rb"\\[ubf]|[\x7f-\xff]")
 MAX_FAULTS, MAX_FAULT = 10, 200
 """Kinds of faults that are named of one file, and characters of each."""
