@@ -413,7 +413,7 @@ def test_a_folder_whose_deletion_is_interrupted_goes_all_the_same(
 ) -> None:
     delete, asked = shutil.rmtree, []
 
-    def interrupted(folder: str, **options: bool) -> None:
+    def interrupted(folder: str, **options: Any) -> None:
         asked.append(folder)
         if len(asked) == 1:
             raise KeyboardInterrupt
