@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from cnnbench.analysis.kernel import faults_per_call, kernel_share, spends_much
-from cnnbench.analysis.stats import Estimate, Launches, percentile, ranks
+from cnnbench.analysis.stats import Estimate, launch_median, percentile, ranks
 from cnnbench.analysis.times import call_time, comparable_time, peak_mib, speedup
 from cnnbench.records.record import MEASURED, Record, Status
 from cnnbench.suite.case import PHASES, WORKLOADS, Allocator, Device, Layout, Precision, Workload
@@ -143,11 +142,6 @@ def _case_row(record: Record, reference: Record | None, rank: int | None = None,
     )
 
 
-def _median_s(launches: Launches) -> float:
-    """As that of `launch_estimate`, which takes no phase of 0 s."""
-    return median(median(map(median, blocks)) for blocks in launches if blocks)
-
-
 def _measured(record: Record) -> dict[str, Any]:
     """The fields of a row that come from raw samples."""
     case, measurement, time = record.case, record.measurement, call_time(record)
@@ -163,7 +157,7 @@ def _measured(record: Record) -> dict[str, Any]:
         "ms": time.scaled(MS),
         **{f"p{p}_ms": None if value is None else value * MS for p, value in percentiles.items()},
         "images_per_s": case.batch / time.value,
-        **{f"{phase}_ms": _median_s(measurement.times(phase)) * MS for phase in phases},
+        **{f"{phase}_ms": launch_median(measurement.times(phase)) * MS for phase in phases},
         "kernel_share": kernel_share(launches),
         "faults_per_call": faults_per_call(launches),
         "peak_mib": peak_mib(record),

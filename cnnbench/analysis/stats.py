@@ -74,6 +74,11 @@ def time_estimate(blocks: Sequence[Sequence[float]]) -> Estimate:
     return median_estimate([median(block) for block in blocks])
 
 
+def launch_median(launches: Launches) -> float:
+    """The value of `launch_estimate` alone, which unlike an interval of logarithms may be 0."""
+    return median(median(map(median, blocks)) for blocks in launches if blocks)
+
+
 def launch_estimate(launches: Launches) -> Estimate:
     """Median over process launches of each launch's median over blocks; launches without blocks are left out.
 
@@ -85,7 +90,7 @@ def launch_estimate(launches: Launches) -> Estimate:
     are no blocks at all.
     """
     estimates = [time_estimate(blocks) for blocks in launches if blocks]
-    value = median(estimate.value for estimate in estimates)
+    value = launch_median(launches)
     lows = [estimate.low for estimate in estimates if estimate.low is not None]
     highs = [estimate.high for estimate in estimates if estimate.high is not None]
     if len(estimates) < 3:
