@@ -6,8 +6,8 @@ import pytest
 
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
-from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, Budget
-from cnnbench.runner.interleave import NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
+from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, PROOF_CALLS, WARMUP_CALLS, Budget
+from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
 from cnnbench.runner.plan import Group, build_order, models_of
 from cnnbench.suite.case import Case, ModelSpec
 from tests.records import measurement
@@ -40,7 +40,7 @@ class Run:
         allowance = self.budget.allowance(group)
         warmup_s *= allowance.warmup_s / WARMUP_LIMIT_S
         launches = [launched(allowance.sampling_s, warmup_s, call_s) for _ in group]
-        self.now_s += len(group) * (start_s + warmup_s + allowance.sampling_s)
+        self.now_s += len(group) * (start_s + PROOF_CALLS * call_s + warmup_s + allowance.sampling_s)
         outcomes = [Outcome(c, "g", datetime.now(), launch) for c, launch in zip(group, launches, strict=True)]
         self.budget.measured(group, outcomes, half_width)
         return allowance
@@ -56,15 +56,15 @@ def test_with_time_enough_every_group_has_all_that_it_should() -> None:
     run = Run(1000, SMALL)
     allowance = run.budget.allowance(SMALL[0])
     assert (allowance.sampling_s, allowance.warmup_s) == (SAMPLING_S, WARMUP_LIMIT_S)
-    assert allowance.whole_s == pytest.approx(1000 - 9 * 7.0), "what the others do not need"
+    assert allowance.whole_s == pytest.approx(1000 - 9 * 7.0, rel=1e-3), "what the others do not need"
 
 
 def test_with_less_time_warm_ups_and_samples_of_all_groups_are_cut_alike_and_the_budget_is_kept() -> None:
     run = Run(50, SMALL)  # of 70 s
     allowances = [run.launch(group, start_s=2.0) for group in SMALL]
     for allowance in allowances:
-        assert allowance.sampling_s == pytest.approx(SAMPLING_S * 3 / 5, rel=0.01)
-        assert allowance.warmup_s == pytest.approx(WARMUP_LIMIT_S * 3 / 5, rel=0.01)
+        assert allowance.sampling_s == pytest.approx(SAMPLING_S * 3 / 5, rel=0.05)
+        assert allowance.warmup_s == pytest.approx(WARMUP_LIMIT_S * 3 / 5, rel=0.05)
     assert run.now_s == pytest.approx(50, rel=0.01)
 
 
@@ -122,6 +122,33 @@ def test_what_remains_is_foreseen_within_a_fifth_once_some_groups_are_measured()
     assert all(abs(now_s + left_s - run.now_s) < 0.2 * (run.now_s - now_s) for now_s, left_s in early)
 
 
+def test_what_cases_need_is_foreseen_from_how_fast_their_artifacts_were_built() -> None:
+    run = Run(1000, [BIG])
+    before = run.budget.remaining_s()
+    run.budget.references_s = {BIG[0].spec: 1.0}
+    faster = run.budget.remaining_s()
+    assert faster < before
+    run.budget.references_s = {BIG[0].spec: 1e3}
+    assert run.budget.remaining_s() == before, "a machine that swaps while it builds is not one that runs so slowly"
+
+
+def test_a_call_costs_at_least_what_its_layers_cost_however_little_they_compute() -> None:
+    deep: Group = (case("resnet50", 1),)
+    run = Run(1000, [SMALL[0], deep])
+    layers = [len(spec.closed_form.layers) for spec in (SMALL[0][0].spec, deep[0].spec) if spec.closed_form]
+    run.launch(SMALL[0], start_s=2.0, call_s=0.5)  # as on a machine where a thread waits for its core at each layer
+    call_s = 0.5 * layers[1] / layers[0]
+    assert run.budget.remaining_s() == pytest.approx(2.0 + (MIN_ROUNDS + WARMUP_CALLS + PROOF_CALLS) * call_s)
+
+
+def test_what_was_learnt_of_one_runtime_is_not_held_against_another() -> None:
+    deep = case("resnet50", 1)
+    run = Run(1000, [SMALL[0], (deep.model_copy(update={"runtime": "ort"}),)])
+    before = run.budget.remaining_s()
+    run.launch(SMALL[0], start_s=2.0, call_s=0.5)
+    assert run.budget.remaining_s() < before
+
+
 def test_time_goes_on_within_a_launch() -> None:
     run = Run(1000, SMALL)
     run.launch(SMALL[0], start_s=2.0)
@@ -133,10 +160,12 @@ def test_time_goes_on_within_a_launch() -> None:
 
 def test_further_launches_are_foreseen_only_for_groups_that_may_need_them() -> None:
     run = Run(1000, SMALL[:2], launches=3)
-    assert run.budget.remaining_s() == pytest.approx(2 * 3 * 7.0)
+    assert run.budget.remaining_s() == pytest.approx(2 * 3 * 7.0, rel=1e-3)
     for _ in range(2):
         run.launch(SMALL[0], start_s=2.0, half_width=NARROW_HALF_WIDTH / 2)
-    assert run.budget.remaining_s() == pytest.approx(2 * 7.0), "the other one, twice: as the first it will be narrow"
+    assert run.budget.remaining_s() == pytest.approx(2 * 7.0, rel=0.01), (
+        "the other one, twice: as the first it will be narrow"
+    )
 
 
 def test_builds_are_foreseen_by_layers_and_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,11 +199,11 @@ def test_a_large_model_is_foreseen_to_take_longer_than_its_budget() -> None:
     run = Run(1000, [BIG])
     run.launch(BIG, start_s=1.0, call_s=3.3)  # 32.7 G MACs in 3.3 s
     run.budget.first = [BIG]
-    assert run.budget.remaining_s() == pytest.approx(1 + 13 * 4.0, rel=0.05)
+    assert run.budget.remaining_s() == pytest.approx((PROOF_CALLS + WARMUP_CALLS + MIN_ROUNDS) * 4.0, rel=0.05)
 
 
 def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
     run = Run(1000, [SMALL[0], BIG])
     before = run.budget.remaining_s() - 7.0
     run.launch(SMALL[0], start_s=2.0)
-    assert run.budget.remaining_s() == pytest.approx(before)
+    assert run.budget.remaining_s() == pytest.approx(before, rel=0.01)

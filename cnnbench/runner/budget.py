@@ -1,5 +1,6 @@
 """How a run's time is spent: what is left to do, how long that takes, and what each group may take of it."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from cnnbench.runner.plan import Group, layers_to_build
 from cnnbench.suite.case import Case, ModelSpec
 
 FIRST_GUESS_START_S = 2.0
-"""Importing, loading, the first call and the proof of one case."""
+"""Importing and loading of one case."""
 FIRST_GUESS_WARMUP_S = 1.0
 FIRST_GUESS_LAYER_S = 0.11
 FIRST_GUESS_MACS_PER_S = 20e9
@@ -20,7 +21,9 @@ MIN_MACS = 50e6
 """Calls with less work than this are mostly overhead and tell nothing of the rate."""
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
-WARMUP_CALLS = 7
+WARMUP_CALLS, PROOF_CALLS = 7, 4
+BUILD_IMAGES = 18
+"""A build runs six images in float32 and in float64, which takes twice as long, on one thread."""
 MIN_WARMUP_S = 0.1
 OVERDRAFT = 0.1
 """The share of the budget by which first launches may overdraw it, rather than leave cases without a measurement."""
@@ -28,13 +31,22 @@ OVERDRAFT = 0.1
 
 @dataclass
 class _Learned:
-    """What launches on one device took so far."""
+    """What launches in one runtime on one device took so far."""
 
     starts_s: list[float] = field(default_factory=list)
+    """Without the calls of the proof."""
     warmups_s: list[float] = field(default_factory=list)
     """As long as they would have been with the whole limit."""
     macs: float = 0.0
     macs_s: float = 0.0
+    layer_s: float = math.inf
+    """The least that a call took per layer: what each layer costs at least, however little it computes."""
+
+    def call_s(self, case: Case, macs_per_s: float) -> float:
+        """About how long a call takes: bound by arithmetic, or by the number of its layers."""
+        work, layers = _work(case)
+        rate = self.macs / self.macs_s if self.macs_s else macs_per_s
+        return max(work / rate, layers * self.layer_s if self.layer_s < math.inf else 0.0)
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,14 @@ class Budget:
         """Of what is left to be built, the models."""
         self.first: list[Group] = []
         """Groups that were not launched yet."""
+        self.references_s: dict[ModelSpec, float] = {}
+        """What the reference outputs of artifacts took, when they were built here."""
         self._case_budgets_s, self._max_launches, self._clock_s = case_budgets_s, launches, clock_s
         self._began_s = self._current_began_s = clock_s()
         self._current: Group | None = None
         self._share = 1.0
-        self._learned: dict[str, _Learned] = {}
+        self._learned: dict[tuple[str, str], _Learned] = {}
+        """By device and runtime."""
         self._launched: dict[Group, _Launched] = {}
         self._built_layers, self._built_s = 0, 0.0
 
@@ -114,15 +129,19 @@ class Budget:
         launches = [outcome.launch for outcome in outcomes if outcome.launch is not None]
         if len(launches) < len(outcomes):  # one that hung tells nothing of the others
             return
-        learned = self._learned.setdefault(group[0].device, _Learned())
-        warmup_s = sum(launch.warmup_s for launch in launches)
-        timed_s = sum(launch.timed_s for launch in launches)
-        learned.starts_s.append(max(0.0, seconds - warmup_s - timed_s) / len(group))
-        learned.warmups_s.append(warmup_s / len(group) / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
-        for outcome, launch in zip(outcomes, launches, strict=True):
-            if (work := _macs(outcome.case)) >= MIN_MACS:
-                learned.macs += work * launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks)
+        calls = [launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks) for launch in launches]
+        calls_s = [launch.timed_s / max(1, count) for launch, count in zip(launches, calls, strict=True)]
+        spent_s = sum(launch.warmup_s + launch.timed_s for launch in launches) + PROOF_CALLS * sum(calls_s)
+        for outcome, launch, count, call_s in zip(outcomes, launches, calls, calls_s, strict=True):
+            learned = self._learned.setdefault(_kind(outcome.case), _Learned())
+            learned.starts_s.append(max(0.0, seconds - spent_s) / len(group))
+            learned.warmups_s.append(launch.warmup_s / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
+            work, layers = _work(outcome.case)
+            if work >= MIN_MACS:
+                learned.macs += work * count
                 learned.macs_s += launch.timed_s
+            if layers and count:
+                learned.layer_s = min(learned.layer_s, call_s / layers)
 
     def to_repeat(self) -> Group | None:
         """The group with the widest interval, of those that are worth another launch and fit into what is left."""
@@ -176,17 +195,32 @@ class Budget:
         return sum(self._case_s(case, share) for group in groups for case in group)
 
     def _case_s(self, case: Case, share: float) -> float:
-        learned = self._learned.get(case.device, _Learned())
+        learned = self._learned.get(_kind(case), _Learned())
         start_s = mean(learned.starts_s) if learned.starts_s else FIRST_GUESS_START_S
         warmup_s = mean(learned.warmups_s) if learned.warmups_s else FIRST_GUESS_WARMUP_S
-        rate = learned.macs / learned.macs_s if learned.macs_s else FIRST_GUESS_MACS_PER_S
-        least_s = (MIN_ROUNDS + WARMUP_CALLS) * _macs(case) / rate
-        return start_s + max(share * (warmup_s + self._case_budgets_s[case.id]), least_s)
+        call_s = learned.call_s(case, self._macs_per_s)
+        least_s = (MIN_ROUNDS + WARMUP_CALLS) * call_s
+        return start_s + PROOF_CALLS * call_s + max(share * (warmup_s + self._case_budgets_s[case.id]), least_s)
+
+    @property
+    def _macs_per_s(self) -> float:
+        """Where nothing was measured yet: as many as all cores make at the speed at which the builds' ran on one."""
+        networks = ((spec.closed_form, seconds) for spec, seconds in self.references_s.items())
+        built = [(network.macs, seconds) for network, seconds in networks if network and network.macs >= MIN_MACS]
+        macs, seconds = (sum(each) for each in zip(*built, strict=True)) if built else (0, 0.0)
+        if not seconds:
+            return FIRST_GUESS_MACS_PER_S
+        return max(FIRST_GUESS_MACS_PER_S, machine.usable_threads() * BUILD_IMAGES * macs / seconds)
+
+
+def _kind(case: Case) -> tuple[str, str]:
+    return case.device, case.runtime
 
 
 @cache
-def _macs(case: Case) -> float:
-    """MACs of one call; 0 where there is no closed form."""
-    network = case.spec.closed_form
-    macs = 0.0 if network is None else float(network.macs * case.batch)
-    return macs * (TRAINING_FACTOR if case.workload == "training" else 1)
+def _work(case: Case) -> tuple[float, float]:
+    """MACs and layers of one call; 0 where there is no closed form."""
+    if (network := case.spec.closed_form) is None:
+        return 0.0, 0.0
+    passes = TRAINING_FACTOR if case.workload == "training" else 1
+    return float(passes * network.macs * case.batch), float(passes * len(network.layers))

@@ -1,7 +1,7 @@
 """A run, from its cases to their records: built, measured group by group, recorded, and launched again."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from cnnbench.records.layer_profile import read_profiles
 from cnnbench.records.peaks import write_peaks
 from cnnbench.records.run_folder import Store
 from cnnbench.runner import machine, plan
-from cnnbench.runner.artifacts import Artifacts, Building, Problem
+from cnnbench.runner.artifacts import Artifacts, Building, Problem, Wanted
 from cnnbench.runner.budget import Budget
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import GroupMember, measure_group
@@ -23,7 +23,7 @@ from cnnbench.runner.recorder import Observer, Recorder
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
-from cnnbench.suite.case import Case
+from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.load import Suite
 from cnnbench.suite.runtimes import runtime_kind
 
@@ -149,6 +149,7 @@ class _Session:
         """Build what the groups lack, until measuring what is built needs all that is left of the budget."""
         groups, budget, artifacts = self.budget.first, self.budget, self.artifacts
         models = {spec: artifacts.wanted(spec, with_step=step) for spec, step in plan.models_of(groups).items()}
+        self._learn_references(models)
         budget.builds = artifacts.to_build(models.values())
         order = plan.build_order(models) if budget.has_time_for(groups) else list(models)
 
@@ -159,12 +160,18 @@ class _Session:
                 self.doing(f"{building.spec.label}: {building.what}")
             else:
                 budget.built(building.spec, building.seconds)
+                self._learn_references(models)
             budget.builds = artifacts.to_build(models.values())
             ready = [group for group in groups if all(map(self.is_built, group))]
             return not ready or budget.has_time_for(ready, alone=True)
 
         artifacts.build([models[spec] for spec in order], watch)
         budget.builds = []
+
+    def _learn_references(self, models: Mapping[ModelSpec, Wanted]) -> None:
+        """Tell the budget how fast this machine ran the models that are built."""
+        known = {spec: self.artifacts.find(wanted).facts for spec, wanted in models.items()}
+        self.budget.references_s = {spec: facts.seconds.get("reference", 0.0) for spec, facts in known.items() if facts}
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
