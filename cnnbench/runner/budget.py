@@ -39,14 +39,20 @@ class _Learned:
     """As long as they would have been with the whole limit."""
     macs: float = 0.0
     macs_s: float = 0.0
-    layer_s: float = math.inf
-    """The least that a call took per layer: what each layer costs at least, however little it computes."""
+    layers: float = 0.0
+    calls_s: float = 0.0
+    """Of one call of each launch."""
 
     def call_s(self, case: Case, macs_per_s: float) -> float:
-        """About how long a call takes: bound by arithmetic, or by the number of its layers."""
+        """About how long a call takes, between what its MACs and what the number of its layers would have it take.
+
+        A layer that computes little is not free: on a machine whose cores are wanted by others, a thread waits for the
+        other's core at the end of each.
+        """
         work, layers = _work(case)
-        rate = self.macs / self.macs_s if self.macs_s else macs_per_s
-        return max(work / rate, layers * self.layer_s if self.layer_s < math.inf else 0.0)
+        by_macs = work * self.macs_s / self.macs if self.macs else work / macs_per_s
+        by_layers = layers * self.calls_s / self.layers if self.layers else 0.0
+        return max(by_macs, math.sqrt(by_macs * by_layers))
 
 
 @dataclass(frozen=True)
@@ -140,8 +146,8 @@ class Budget:
             if work >= MIN_MACS:
                 learned.macs += work * count
                 learned.macs_s += launch.timed_s
-            if layers and count:
-                learned.layer_s = min(learned.layer_s, call_s / layers)
+                learned.layers += layers
+                learned.calls_s += call_s
 
     def to_repeat(self) -> Group | None:
         """The group with the widest interval, of those that are worth another launch and fit into what is left."""
