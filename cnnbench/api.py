@@ -13,7 +13,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.records.run_folder import Run, new_folder, read_run
 from cnnbench.suite.case import ModelSpec
-from cnnbench.suite.parse import checked, parse_duration, parse_image_size
+from cnnbench.suite.parse import checked, parse_duration, parse_image_size, parse_inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,20 +154,24 @@ def count(
     *,
     image_size: str | int | None = None,
     classes: int | None = None,
+    channels: int | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
     what_if: Mapping[str, object] | None = None,
 ) -> Network:
     """Count a network layer by layer, for one image: `count("resnet18").macs`. 1 MAC = 2 FLOP.
 
     `model` is a name of `cnnbench list models`, in closed form, or any other that a suite could name, such as
     `mypackage.nets:build`, which is traced in a child process. `image_size` is `224` or `"480x640"`, the model's
-    default if not given; `what_if` are settings of its family, such as {"width": 0.75}. Raises InputError, ModelError.
+    default if not given; `channels`, or `inputs` such as {"left": (3, 224, 224)}, are for a model of the user's own
+    whose inputs cannot be read from it; `what_if` are settings of its family, such as {"width": 0.75}. Raises InputError, ModelError.
     """
     checked(registry.check_name, model, "model")
     size = None if image_size is None else checked(parse_image_size, image_size, "image_size")
     if registry.find(model) is None and not what_if:
         from cnnbench.runner.tasks.trace import read
 
-        return read(ModelSpec(model=model, image_size=registry.full_size(model, size), classes=classes)).network
+        shapes = None if inputs is None else checked(parse_inputs, dict(inputs), "inputs")
+        return read(ModelSpec.checked(model, size, classes, channels=channels, inputs=shapes)).network
     architecture = registry.get(model)
     if what_if:
         architecture = checked(architecture.varied, {name: str(value) for name, value in what_if.items()}, "what_if")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.suite.parse import checked, parse_image_size
+from cnnbench.suite.parse import checked, parse_image_size, parse_inputs
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
@@ -20,7 +20,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AnyModel = Annotated[str, typer.Argument(help="A model's name; one without a closed form is traced.")]
 ImageSize = Annotated[
     str | None,
-    typer.Option(metavar="N|HxW", help="Image size, such as 224 or 480x640; the model's default if not given."),
+    typer.Option(
+        metavar="N|HxW|DxHxW", help="Image size, such as 224 or 480x640; the model's default if not given."
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(min=1, max=2**31 - 1, help="Channels of the images, where they cannot be read from the model."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="NAME=SHAPE", help="An input's shape without the batch, such as x=3x224x224; for each one."
+    ),
 ]
 Classes = Annotated[
     int | None, typer.Option(min=1, max=2**31 - 1, help="Number of classes; the model's default if not given.")
@@ -59,12 +71,26 @@ def _settings(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def spec(model: str, image_size: str | None, classes: int | None, seed: int = 0) -> "ModelSpec":
+def spec(
+    model: str,
+    image_size: str | None,
+    classes: int | None,
+    seed: int = 0,
+    channels: int | None = None,
+    inputs: list[str] | None = None,
+) -> "ModelSpec":
     """The model that a command names. Raises InputError."""
     from cnnbench.networks import registry
     from cnnbench.suite.case import ModelSpec
 
-    return ModelSpec.checked(checked(registry.check_name, model, "MODEL"), size_of(image_size), classes, seed)
+    return ModelSpec.checked(
+        checked(registry.check_name, model, "MODEL"),
+        size_of(image_size),
+        classes,
+        seed,
+        channels=channels,
+        inputs=checked(parse_inputs, inputs, "--input") if inputs else None,
+    )
 
 
 def select_cases(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]]":

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cnnbench.cli import common
-from cnnbench.cli.common import AnyModel, Classes, ImageSize, Json, WhatIf, architecture_of, size_of, spec
+from cnnbench.cli.common import (
+    AnyModel,
+    Channels,
+    Classes,
+    ImageSize,
+    Inputs,
+    Json,
+    WhatIf,
+    architecture_of,
+    size_of,
+    spec,
+)
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
@@ -73,6 +84,8 @@ def show(
     model: AnyModel,
     image_size: ImageSize = None,
     classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
     batch: Batch = 1,
     what_if: WhatIf = None,
     formula: Annotated[
@@ -98,7 +111,7 @@ def show(
     else:
         from cnnbench.runner.tasks.trace import read
 
-        reading = read(spec(model, image_size, classes))
+        reading = read(spec(model, image_size, classes, 0, channels, inputs))
         network, left_out = reading.network, reading.left_out
     if as_json:
         print_json(model_summary.as_json(network, batch, left_out))
@@ -111,6 +124,8 @@ def verify(
     models: Annotated[list[str] | None, typer.Argument(help="Models; all with a closed form if none given.")] = None,
     image_size: ImageSize = None,
     classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
     as_json: Json = False,
 ) -> None:
     """Cross-check each model's counts: formula, module, torch's counter, fvcore, ONNX graph, published figures.
@@ -122,7 +137,7 @@ def verify(
     from cnnbench.report.model_summary import cross_checks
     from cnnbench.runner.tasks.verify import verify as verify_models
 
-    specs = [spec(model, image_size, classes) for model in models or registry.ARCHITECTURES]
+    specs = [spec(model, image_size, classes, 0, channels, inputs) for model in models or registry.ARCHITECTURES]
     start = time.monotonic()
     verdicts = []
     for verdict in verify_models(specs):
@@ -143,6 +158,8 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as resnet18.onnx.")],
     image_size: ImageSize = None,
     classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
     workload: Annotated[
         Literal["inference", "training"], typer.Option(help="The network alone, or a whole training step.")
@@ -161,7 +178,7 @@ def export(
     """
     from cnnbench.runner.tasks.export import Exported, ExportedStep, export_model, export_training_step
 
-    chosen = spec(model, image_size, classes, seed)
+    chosen = spec(model, image_size, classes, seed, channels, inputs)
     done: Exported | ExportedStep
     if workload == "training":
         done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
@@ -190,6 +207,8 @@ def profile(
     model: AnyModel,
     image_size: ImageSize = None,
     classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
     batch: Annotated[int, typer.Option(min=1, max=2**40, help="Images per call.")] = 1,
     calls: Annotated[int, typer.Option(min=1, help="Profiled calls, after a few warm-up calls.")] = 20,
     as_json: Json = False,
@@ -202,7 +221,7 @@ def profile(
     from cnnbench.report import layer_times
     from cnnbench.runner.tasks.layer_profile import profile_model
 
-    found = profile_model(spec(model, image_size, classes), batch, calls)
+    found = profile_model(spec(model, image_size, classes, 0, channels, inputs), batch, calls)
     if as_json:
         print_json(layer_times.as_json(found))
     else:

@@ -107,8 +107,15 @@ class ArtifactFacts(Recorded):
     key: str
     """Digest of everything that the artifact depends on."""
     input_shape: tuple[Size, ...]
-    """(C, H, W) of one image, or (C, L) of one signal."""
+    """(C, H, W) of one image, or (C, L) of one signal; of the first input, where there are several."""
     classes: PositiveCount
+    """The size of the output's first axis behind the batch."""
+    inputs: dict[str, tuple[Size, ...]] = {}
+    """The shape of each input by its name, where there are several."""
+    outputs: list[tuple[Count, ...]] = []
+    """The shape of each output, where they are not logits (classes)."""
+    writes_input: bool = False
+    """Whether the module changes its inputs, so that it is given copies."""
     weight_bytes: Count
     onnx_bytes: Count | None
     onnx_error: str | None = None

@@ -2,14 +2,14 @@
 
 import re
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cnnbench.errors import InputError
+from cnnbench.errors import InputError, ShapeError
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
-from cnnbench.suite.parse import parse_image_size
+from cnnbench.suite.parse import parse_image_size, parse_inputs
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
@@ -37,13 +37,14 @@ STEP = ("step",)
 """The one part of a training step that runs as a single graph."""
 
 _ID = re.compile(
-    r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+)?))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
+    r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
+    r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
     r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
-"""`MODEL[@SIZE][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in
-brackets are left out where they are the default."""
+"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH
+[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
@@ -60,20 +61,34 @@ class ModelSpec(Frozen):
 
     model: Annotated[str, Field(max_length=300)]
     image_size: tuple[Size, ...] | None = None
-    """(height, width), or (length,) of signals; None is the model's default."""
+    """(height, width), (length,) of signals, or (depth, height, width) of volumes; None is the model's default."""
     classes: Size | None = None
     """None is the model's default."""
+    channels: Size | None = None
+    """Of images or signals; None where they are read from the model."""
+    inputs: tuple[tuple[str, tuple[Size, ...]], ...] | None = None
+    """Name and shape of each input, without the batch; None where there is one, of the channels and size above."""
     seed: int = 0
 
     @classmethod
-    def checked(cls, model: str, image_size: tuple[int, ...] | None, classes: int | None, seed: int = 0) -> "ModelSpec":
-        """With defaults filled in from the closed form, if it has one. Raises ShapeError for a size it cannot take."""
+    def checked(
+        cls, model: str, image_size: tuple[int, ...] | None, classes: int | None, seed: int = 0, **inputs: Any
+    ) -> "ModelSpec":
+        """With defaults filled in from the closed form, if it has one; `inputs` are `channels` and `inputs`.
+
+        Raises ShapeError for a size that the model cannot take, and for inputs of a model whose inputs are known.
+        """
         size = registry.full_size(model, image_size)
         architecture = registry.find(model)
+        given = {name: value for name, value in inputs.items() if value is not None}
         if architecture:
+            if given:
+                raise ShapeError(f"{model}: its inputs are known; expected no `{next(iter(given))}`")
             architecture.network(size, classes)
             classes = classes or architecture.classes
-        return cls(model=model, image_size=size, classes=classes, seed=seed)
+        if "inputs" in given and (size or "channels" in given):
+            raise ShapeError(f"{model}: `inputs` gives whole shapes; expected no `image_size` or `channels` beside it")
+        return cls(model=model, image_size=size, classes=classes, seed=seed, **given)
 
     @property
     def closed_form(self) -> Network | None:
@@ -92,7 +107,10 @@ class ModelSpec(Frozen):
         architecture = registry.find(self.model)
         own_size, own_classes = (architecture.image_size, architecture.classes) if architecture else (None, None)
         size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size and self.image_size != own_size else ""
-        return self.model + size + (f"/k{self.classes}" if self.classes and self.classes != own_classes else "")
+        inputs = ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.inputs or ())
+        channels = f"/c{self.channels}" if self.channels else ""
+        classes = f"/k{self.classes}" if self.classes and self.classes != own_classes else ""
+        return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes
 
 
 class Case(Frozen):
@@ -117,12 +135,15 @@ class Case(Frozen):
             raise InputError(f"{id_}: expected a case's id such as resnet18/inference/ort/cpu/fp32/b8; got {id_!r}")
         given = {name: part for name, part in match.groupdict().items() if part is not None}
         try:
-            size, classes = given.pop("image_size", None), given.pop("classes", None)
+            size, inputs = given.pop("image_size", None), given.pop("inputs", None)
+            classes, channels = (int(given.pop(name, 0)) or None for name in ("classes", "channels"))
             spec = ModelSpec.checked(
                 registry.check_name(given.pop("model")),
                 parse_image_size(size) if size else None,
-                int(classes) if classes else None,
+                classes,
                 int(given.pop("seed", 0)),
+                channels=channels,
+                inputs=parse_inputs(inputs.split(",")) if inputs else None,
             )
             return cls.model_validate({"spec": spec, **given})
         except ValidationError as error:

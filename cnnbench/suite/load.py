@@ -103,6 +103,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
     defaults = _merge(BUILT_IN, file.defaults)
     for index, entry in enumerate(file.models):
         settings, place = _merge(defaults, entry), source.place(("models", index))
+        if entry.inputs is not None:  # whole shapes, beside which no default of a part of them counts
+            settings = settings.model_copy(update={"image_size": entry.image_size, "channels": entry.channels})
         assert settings.workloads is not None
         assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
@@ -128,9 +130,17 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
 
 def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> ModelSpec:
     try:
-        return ModelSpec.checked(model, settings.image_size, settings.classes, settings.seed or 0)
+        return ModelSpec.checked(
+            model,
+            settings.image_size,
+            settings.classes,
+            settings.seed or 0,
+            channels=settings.channels,
+            inputs=settings.inputs,
+        )
     except ShapeError as error:
-        places: list[KeyPath] = [("models", index, "image_size"), ("defaults", "image_size")]
+        keys = ("inputs", "channels", "image_size")
+        places: list[KeyPath] = [place for key in keys for place in (("models", index, key), ("defaults", key))]
         where = next((place for place in places if place in source.lines), ("models", index, "model"))
         raise SuiteError(f"{source.place(where)}: {error}") from None
 

@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,30})?)"
 MAX_SIDE = 2**31
+MAX_SPATIAL_AXES = 3
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 MAX_DURATION_S = 30 * 24 * 3600.0
 
@@ -53,17 +54,43 @@ def parse_percent(text: str) -> float:
 
 
 def parse_image_size(text: str | int) -> tuple[int, ...]:
-    """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`. Raises ValueError."""
-    word = shown(text).strip("' ")
-    match = re.fullmatch(r"([0-9]{1,10})(?:x([0-9]{1,10}))?", word) if not isinstance(text, bool) else None
-    if not match:
-        raise ValueError(f"expected an image size such as 224 or 480x640 (height x width); got {shown(text)}")
-    size = tuple(int(side) for side in match.groups() if side)
+    """(side,) from `224`, for all sides; (height, width) in pixels from `480x640`; (depth, height, width) of volumes.
+
+    Raises ValueError.
+    """
+    size = _sides(text)
+    if not 1 <= len(size) <= MAX_SPATIAL_AXES:
+        raise ValueError(
+            f"expected an image size such as 224, 480x640 (height x width) or 16x112x112; got {shown(text)}"
+        )
     if min(size) < 1:
         raise ValueError(f"expected an image of at least one pixel; got {shown(text)}")
     if max(size) >= MAX_SIDE:
         raise ValueError(f"expected sides below 2^31 pixels; got {shown(text)}")
     return size
+
+
+def parse_shape(value: object) -> tuple[int, ...]:
+    """The shape of one input without its batch, such as (3, 224, 224), from `3x224x224` or a list. Raises ValueError."""
+    shape = tuple(value) if isinstance(value, (list, tuple)) else _sides(value)
+    if not shape or not all(type(size) is int and 0 < size < MAX_SIDE for size in shape):
+        raise ValueError(f"expected the shape of one input without its batch, such as 3x224x224; got {shown(value)}")
+    return shape
+
+
+def parse_inputs(value: object) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Each input's name and shape, in order, from a mapping or from `NAME=SHAPE`. Raises ValueError."""
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        value = {name: shape for name, _, shape in (each.partition("=") for each in value)}
+    if not isinstance(value, dict) or not value or not all(str(name).isidentifier() for name in value):
+        raise ValueError(f"expected inputs by name, such as {{left: [3, 224, 224]}} or left=3x224x224; got {shown(value)}")
+    return tuple((str(name), parse_shape(shape)) for name, shape in value.items())
+
+
+def _sides(value: object) -> tuple[int, ...]:
+    """Numbers joined by `x`; none where it is something else."""
+    word = "" if isinstance(value, bool) else shown(value).strip("' ")
+    return tuple(map(int, word.split("x"))) if re.fullmatch(r"[0-9]{1,10}(x[0-9]{1,10})*", word) else ()
 
 
 def shown(value: object) -> str:

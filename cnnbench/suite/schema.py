@@ -30,7 +30,7 @@ from cnnbench.suite.case import (
     RuntimeName,
     Workload,
 )
-from cnnbench.suite.parse import parse_duration, parse_image_size, shown
+from cnnbench.suite.parse import parse_duration, parse_image_size, parse_inputs, shown
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
 T = TypeVar("T")
@@ -67,6 +67,17 @@ ImageSize = Annotated[
     WithJsonSchema({"type": ["integer", "string"], "examples": [224, "480x640"]}),
 ]
 
+Inputs = Annotated[
+    tuple[tuple[str, tuple[int, ...]], ...],
+    BeforeValidator(parse_inputs),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": ["array", "string"], "examples": [[3, 224, 224], "3x224x224"]},
+        }
+    ),
+]
+
 
 class Settings(BaseModel):
     """Keys of `defaults` and of a model's entry, which overrides them."""
@@ -87,10 +98,16 @@ class Settings(BaseModel):
     )
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(
-        None, description="224 or 480x640 (height x width); the model's default if absent"
+        None, description="224, 480x640 (height x width) or 16x112x112; the model's default if absent"
     )
     classes: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
         None, description="classes of the last layer; the model's default if absent"
+    )
+    channels: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
+        None, description="channels of images or signals, where they cannot be read from the model"
+    )
+    inputs: Inputs | None = Field(
+        None, description="shape of each input by its name, without the batch, such as {left: [3, 224, 224]}"
     )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(
         None, description="of weights and images"

@@ -5,42 +5,78 @@ import inspect
 import pkgutil
 import traceback
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
+from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.hooks import running
 from cnnbench.worker.origin import check_origin, look_here_too
+from cnnbench.worker.reference import inputs as reference_inputs
+from cnnbench.worker.signature import Inputs, Shape, find_inputs, flat, shapes_of, zeros
 
-Image = tuple[int, ...]
-"""(C, H, W) of one image, or (C, L) of one signal."""
-DEFAULT_IMAGE: Image = (3, 224, 224)
-DEFAULT_SIGNAL = (1024,)
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss (Szegedy et al. 2014, section 5)."""
 
 
-def build(spec: ModelSpec) -> tuple[nn.Module, Image]:
-    """The module, with random weights from the spec's seed, and the (C, H, W) of its images.
+class Trial(NamedTuple):
+    """What one run of a model showed."""
 
-    Raises ModelError for a name that does not exist, and for code that raises or gives no module.
+    outputs: list[Shape]
+    """Of each tensor that it puts out, without the batch."""
+    writes_input: bool
+    """Whether it changes the tensors that it is given; it is then given copies."""
+
+    @property
+    def classes(self) -> int:
+        """The size of its first output's first axis."""
+        return self.outputs[0][0] if self.outputs[0] else 1
+
+
+def build(spec: ModelSpec) -> tuple[nn.Module, Inputs]:
+    """The module, with random weights from the spec's seed, and what it takes: the (C, H, W) of its images.
+
+    Raises ModelError for a name that does not exist, for code that raises or gives no module, and where it is not
+    certain what a user's module takes.
     """
+    module, inputs, maker = _made(spec)
+    return module, find_inputs(module, spec, maker) if inputs is None else inputs
+
+
+def rebuild(spec: ModelSpec, facts: ArtifactFacts) -> nn.Module:
+    """The module that an artifact was made of, ready for its weights. Raises ModelError."""
+    module = _made(spec)[0]
+    if facts.writes_input:
+        give_copies(module)
+    if any(isinstance(child, nn.modules.lazy.LazyModuleMixin) for child in module.modules()):
+        with torch.no_grad():
+            module.eval()(*zeros(facts.inputs or facts.input_shape))
+    return module
+
+
+def give_copies(module: nn.Module) -> None:
+    """Have the module run on copies of its inputs from now on, because it writes into them."""
+    module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
+
+
+def _made(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
+    """The module, its inputs where they are known beforehand, and the user's callable that made it."""
     torch.manual_seed(spec.seed)
     architecture = registry.find(spec.model)
     if architecture and not architecture.from_torchvision:
         from cnnbench.worker.builtin_models import NETWORKS
 
         image = (architecture.image[0], *architecture.full_size(spec.image_size))
-        return NETWORKS[spec.model](image, spec.classes or architecture.classes), image
-    if spec.model.startswith("timm/"):
-        return _timm(spec)
+        return NETWORKS[spec.model](image, spec.classes or architecture.classes), image, None
     if spec.is_users_own:
-        return _users_own(spec)
-    return _torchvision(spec)
+        module, maker = _users_own(spec)
+        return module, None, maker
+    module, image = _timm(spec) if spec.model.startswith("timm/") else _torchvision(spec)
+    return module, image, None
 
 
 def loss(output: Any, labels: Tensor) -> Tensor:
@@ -50,26 +86,35 @@ def loss(output: Any, labels: Tensor) -> Tensor:
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
 
 
-def try_out(module: nn.Module, image: Image, spec: ModelSpec) -> int:
-    """Run one image and return the number of classes. Raises ModelError, naming the module that raised."""
+def try_out(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> Trial:
+    """Run one image. A module that writes into it is given copies from then on.
+
+    Raises ModelError, naming the module that raised, and for outputs that are no tensors with the batch first.
+    """
     module.eval()
-    shape = "x".join(map(str, image))
-    with running(module) as stack, torch.inference_mode():
+    given = reference_inputs.draw(1, inputs, spec.seed)
+    before = [x.clone() for x in given]
+    with running(module) as stack, torch.no_grad():
         try:
-            output = module(torch.zeros(1, *image))
+            made = module(*given)
         except Exception as error:
             layer = f" in layer {stack[-1]!r}" if stack and stack[-1] else ""
+            what = ", ".join("x".join(map(str, shape)) for shape in shapes_of(inputs))
             raise ModelError(
-                f"model {spec.model!r} cannot take one image of {shape}{layer}: {_said(error)}; "
-                f"set image_size if its images have another size"
+                f"model {spec.model!r} cannot take one image of {what}{layer}: {_said(error)}; if its images are of "
+                "another shape, set image_size, channels or inputs"
             ) from None
-    if not (isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == 1):
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"model {spec.model!r}: expected logits of shape (1, classes) for one image; got {got}")
-    return int(output.shape[1])
+    outputs = flat(made)
+    if not outputs or not all(y.ndim and y.shape[0] == 1 for y in outputs):
+        got = " and ".join(str(tuple(y.shape)) for y in outputs) or type(made).__name__
+        raise ModelError(f"model {spec.model!r}: expected tensors of shape (1, ...) for one image; got {got}")
+    writes = not all(map(torch.equal, given, before))
+    if writes:
+        give_copies(module)
+    return Trial([tuple(y.shape[1:]) for y in outputs], writes)
 
 
-def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
+def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Shape]:
     import torchvision
     from torchvision.models import get_model, get_model_weights
 
@@ -91,7 +136,7 @@ def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Image]:
             raise ModelError(f"torchvision's {name} cannot be built with {options}: {_said(error)}") from None
 
 
-def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
+def _timm(spec: ModelSpec) -> tuple[nn.Module, Shape]:
     timm: Any = importlib.import_module("timm")  # optional, so unknown to type checkers
     name = spec.model.removeprefix("timm/")
     if not timm.is_model(name):
@@ -102,7 +147,8 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Image]:
     return module, (channels, *(spec.image_size or (height, width)))
 
 
-def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
+def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
+    """The module, and the callable that made it."""
     look_here_too()
     name = f"model {spec.model!r}"
     try:
@@ -120,10 +166,7 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Image]:
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name}: expected a torch.nn.Module; got {type(module).__name__}")
     check_origin(spec.model)
-    first = next((m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), None)
-    channels, sides = (first.in_channels, len(first.kernel_size)) if first else (DEFAULT_IMAGE[0], 2)
-    size = spec.image_size or (DEFAULT_SIGNAL if sides == 1 else DEFAULT_IMAGE[1:])
-    return module.float(), (channels, *size[:sides])
+    return module.float(), made
 
 
 def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:

@@ -13,7 +13,18 @@ from cnnbench.records.record import Parity
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
 from cnnbench.worker.allocator import allocator_in_force
-from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, batches, compare, limit_for, open_artifact, tiled
+from cnnbench.worker.reference.parity import (
+    PROOF_IMAGES,
+    Tensors,
+    batches,
+    compare_all,
+    limit_for,
+    open_artifact,
+    part,
+    scales_of,
+    several,
+    tiled,
+)
 from cnnbench.worker.runtimes.registry import class_of
 from cnnbench.worker.timing import measure, usage
 
@@ -24,8 +35,8 @@ class Session:
     def __init__(self, request: Open, threads: int, imported_bytes: int) -> None:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
-        self.facts, inputs = open_artifact(folder)
-        self.images, self.reference = inputs["images"], inputs["reference"]
+        self.facts, (self.images, self.reference) = open_artifact(folder)
+        self.scales = scales_of(self.reference)
         start = time.perf_counter()
         kind = class_of(self.case.runtime, self.case.workload)
         self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
@@ -91,19 +102,20 @@ class Session:
         if self.case.is_exported_step:
             return (runtime.own_proof(self.images) or []) if (batch < PROOF_IMAGES) == after_timing else []
         if runtime.takes_any_batch:
-            chosen = [each for each in batches(len(self.images)) if (len(each) > batch) == after_timing]
-            pairs = [(self.images[each], self.reference[each]) for each in chosen]
+            known = len(several(self.images)[0])
+            chosen = [each for each in batches(known) if (len(each) > batch) == after_timing]
+            pairs = [(part(self.images, each), part(self.reference, each)) for each in chosen]
         else:
             pairs = [] if after_timing else [(tiled(self.images, batch), tiled(self.reference, batch))]
         return [
-            self._compare(f"{self.case.runtime} b{len(images)}", runtime.predict(images), reference)
+            self._compare(f"{self.case.runtime} b{len(several(images)[0])}", runtime.predict(images), reference)
             for images, reference in pairs
         ]
 
-    def _compare(self, what: str, y: Array, reference: Array) -> Parity:
+    def _compare(self, what: str, y: Tensors, reference: Tensors) -> Parity:
         precision = self.case.precision
         limit = limit_for(self.facts.eager_error, precision)
-        return compare(what, y, reference, self.facts.output_rms, limit, precision)
+        return compare_all(what, y, reference, self.scales, limit, precision)
 
 
 def watchers() -> list[Reason]:
@@ -124,6 +136,6 @@ def profile(request: Profile, threads: int) -> Profiled:
     profiler = runtime_kind(request.case.runtime).profiler
     if not profiler:
         raise WorkerError(f"{request.case.runtime} has no profiler that tells layers")
-    facts, inputs = open_artifact(Path(request.folder))
-    found = pkgutil.resolve_name(profiler)(request, facts, tiled(inputs["images"], request.case.batch), threads)
+    facts, golden = open_artifact(Path(request.folder))
+    found = pkgutil.resolve_name(profiler)(request, facts, tiled(golden.images, request.case.batch), threads)
     return Profiled.model_validate(found)

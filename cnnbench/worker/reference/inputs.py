@@ -1,29 +1,44 @@
 """Reference inputs, weights whose outputs depend on them, and float64 reference outputs."""
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cnnbench.worker.hooks import hooked, is_leaf
+from cnnbench.worker.signature import Inputs, Shape, flat, shapes_of
 
 GOLDEN_IMAGES = 6
 """Read as batches of 1, 2 and 3: the export's batch is 2, so two of the three differ from it."""
 NORM_PASSES = 3
 NORM_BATCH = 4
 COARSE_SIDE = 4
+SAME = 1e-4
+"""The largest difference between two calls, as a share of the largest value, that is no random one."""
+MODES: Mapping[int, str] = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""Of interpolation, by the number of spatial axes."""
 
 
-def images(count: int, image: tuple[int, ...], seed: int) -> Tensor:
+def draw(count: int, inputs: Inputs, seed: int) -> tuple[Tensor, ...]:
+    """(count, ...) float32 for each input."""
+    return tuple(images(count, shape, seed + place) for place, shape in enumerate(shapes_of(inputs)))
+
+
+def images(count: int, image: Shape, seed: int) -> Tensor:
     """(count, C, H, W) or (count, C, L) float32 with structure at a coarse and a fine scale, mean 0 and deviation 1.
 
-    White noise alone would look the same to any network that averages over the image. Zeros or constants are never
-    used: values change what arithmetic costs on some devices.
+    White noise alone would look the same to any network that averages over the image; a vector (count, C) is that.
+    Zeros or constants are never used: values change what arithmetic costs on some devices.
     """
     generator = torch.Generator().manual_seed(seed)
     channels, *size = image
+    if len(size) not in MODES:
+        return torch.randn(count, *image, generator=generator)
     coarse = torch.randn(count, channels, *(COARSE_SIDE,) * len(size), generator=generator)
-    mode = "linear" if len(size) == 1 else "bilinear"
+    mode = MODES[len(size)]
     smooth = nn.functional.interpolate(coarse, size=tuple(size), mode=mode, align_corners=False)
     mixed = smooth + 0.5 * torch.randn(count, *image, generator=generator)
     axes = tuple(range(1, mixed.ndim))
@@ -31,7 +46,7 @@ def images(count: int, image: tuple[int, ...], seed: int) -> Tensor:
     return (mixed - mean) / std
 
 
-def randomise_degenerate(module: nn.Module, image: tuple[int, ...], seed: int) -> None:
+def randomise_degenerate(module: nn.Module, inputs: Inputs, seed: int) -> None:
     """Change degenerate parameters, in place, so that a wrong graph has wrong outputs.
 
     Two things hide errors in a fresh network. Constant parameters (a scale of one, a shift of zero, a layer scale of
@@ -58,14 +73,14 @@ def randomise_degenerate(module: nn.Module, image: tuple[int, ...], seed: int) -
         norm.train()
     with torch.no_grad():
         for index in range(NORM_PASSES):
-            module(images(NORM_BATCH, image, seed + 2 + index))
+            module(*draw(NORM_BATCH, inputs, seed + 2 + index))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
 
 
-def denormal_share(module: nn.Module, x: Tensor) -> float:
-    """The largest share of denormal numbers in what one layer puts out for x (N, C, H, W)."""
+def denormal_share(module: nn.Module, inputs: Sequence[Tensor]) -> float:
+    """The largest share of denormal numbers in what one layer puts out for the inputs (N, ...)."""
     shares = [0.0]
 
     def look(_: str, child: nn.Module, y: object) -> None:
@@ -75,12 +90,43 @@ def denormal_share(module: nn.Module, x: Tensor) -> float:
             shares.append(float(denormal.float().mean()))
 
     with hooked(module, after=look), torch.inference_mode():
-        module.eval()(x)
+        module.eval()(*inputs)
     return max(shares)
 
 
-def reference(module: nn.Module, x: Tensor) -> Tensor:
-    """Outputs (N, classes) of the module in float64 for x (N, C, H, W), one image at a time to spare memory."""
+def reference(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each output (N, ...) of the module in float64 for inputs (N, ...), one image at a time to spare memory."""
     double = copy.deepcopy(module).double().eval()
-    with torch.inference_mode():
-        return torch.cat([double(one.unsqueeze(0).double()) for one in x])
+    with torch.inference_mode(), _InDouble():
+        images = zip(*(x.double().split(1) for x in inputs), strict=True)
+        return tuple(torch.cat(each) for each in zip(*(flat(double(*image)) for image in images), strict=True))
+
+
+class _InDouble(TorchFunctionMode):
+    """What asks for float32, as `x.float()` in a module does, gets float64 while this lasts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        args, kwargs = torch.utils._pytree.tree_map(
+            lambda each: torch.float64 if each is torch.float32 else each, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
+
+
+def random_module(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
+    """The first module inside which values are drawn anew at each call in inference mode; None if the model is not so."""
+    first, second = (_outputs_by_module(module, inputs) for _ in range(2))
+    pairs = zip(first, second, strict=False)
+    return next((name for (name, one), (_, other) in pairs if not all(map(_is_same, one, other))), None)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether they differ by no more than other orders of summation make them."""
+    return one.shape == other.shape and bool((one - other).abs().max() <= SAME * one.abs().max())
+
+
+def _outputs_by_module(module: nn.Module, inputs: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
+    found: list[tuple[str, list[Tensor]]] = []
+    with hooked(module, after=lambda name, _, y: found.append((name, flat(y)))), torch.inference_mode():
+        module.eval()(*(x.clone() for x in inputs))
+    return found

@@ -1,8 +1,9 @@
 """An artifact's reference, and outputs against it, relative to the part that depends on the input. No torch here."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Precision
 
 Array = NDArray[Any]
+Tensors = Array | tuple[Array, ...]
+"""One array; where a model has several inputs or outputs, one for each, in order."""
+Value = TypeVar("Value")
 PROOF_IMAGES = 4
 """On how many reference inputs a training step is checked."""
 
@@ -60,6 +64,28 @@ def compare(
     return Parity(what=f"{what}, root mean square", error=error, limit=limit)
 
 
+def scales_of(references: Tensors) -> list[float]:
+    """Of each output (N, ...), the RMS of what depends on the input; of one that does not, that of its values."""
+    return [output_rms_of(y) or float(np.sqrt(np.mean(np.square(y)))) or 1.0 for y in several(references)]
+
+
+def compare_all(
+    what: str,
+    outputs: Tensors,
+    references: Tensors,
+    scales: Sequence[float],
+    limit: float,
+    precision: Precision = "fp32",
+) -> Parity:
+    """The worst of all outputs, each in units of its own scale."""
+    ys, expected = several(outputs), several(references)
+    if len(ys) != len(expected):
+        return Parity(what=what, error=None, limit=limit)
+    names = [what] if len(expected) == 1 else [f"{what}, output {place}" for place in range(len(expected))]
+    found = [compare(*each, limit, precision) for each in zip(names, ys, expected, scales, strict=True)]
+    return max(found, key=lambda parity: math.inf if parity.error is None else parity.error)
+
+
 def compare_losses(what: str, losses: Sequence[float], reference: Sequence[float], limit: float) -> Parity:
     """The largest difference of the losses of consecutive steps, relative to the first."""
     if not reference or len(losses) != len(reference) or not np.isfinite(losses).all():
@@ -78,18 +104,51 @@ def batches(count: int) -> list[range]:
     return found
 
 
-def tiled(images: Array, batch: int) -> Array:
+def several(tensors: Tensors) -> tuple[Array, ...]:
+    """All arrays, also where there is one."""
+    return tensors if isinstance(tensors, tuple) else (tensors,)
+
+
+def each(function: Callable[[Array], Array], tensors: Tensors) -> Tensors:
+    """The function of the array, or of each."""
+    return tuple(map(function, tensors)) if isinstance(tensors, tuple) else function(tensors)
+
+
+def part(tensors: Tensors, places: range | slice) -> Tensors:
+    """Some images."""
+    return each(lambda array: array[places], tensors)
+
+
+def tiled(images: Tensors, batch: int) -> Tensors:
     """`batch` images, the given ones over and over."""
-    return np.ascontiguousarray(np.resize(images, (batch, *images.shape[1:])))
+    return each(lambda array: np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:]))), images)
 
 
-def open_artifact(folder: Path) -> tuple[ArtifactFacts, dict[str, Array]]:
-    """Facts, and the reference inputs and outputs. Raises WorkerError if the artifact is not finished."""
+def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
+    """The first under the name, the others under the name with their number behind it."""
+    return {f"{name}.{place}" if place else name: value for place, value in enumerate(values)}
+
+
+class Golden(NamedTuple):
+    """An artifact's reference inputs (N, ...), and outputs in float64."""
+
+    images: Tensors
+    reference: Tensors
+
+
+def open_artifact(folder: Path) -> tuple[ArtifactFacts, Golden]:
+    """Facts, and the reference. Raises WorkerError if the artifact is not finished."""
     facts = read_facts(folder)
     if facts is None:
         raise WorkerError(f"no finished artifact in {folder}")
     note_use(folder)
-    return facts, load_file(folder / GOLDEN)
+    values = load_file(folder / GOLDEN)
+
+    def read(name: str) -> Tensors:
+        found = tuple(values[key] for key in numbered(name, range(len(values))) if key in values)
+        return found if len(found) > 1 else found[0]
+
+    return facts, Golden(read("images"), read("reference"))
 
 
 def labels_for(count: int, classes: int, seed: int) -> Array:
