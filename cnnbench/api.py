@@ -163,7 +163,8 @@ def count(
     `model` is a name of `cnnbench list models`, in closed form, or any other that a suite could name, such as
     `mypackage.nets:build`, which is traced in a child process. `image_size` is `224` or `"480x640"`, the model's
     default if not given; `channels`, or `inputs` such as {"left": (3, 224, 224)}, are for a model of the user's own
-    whose inputs cannot be read from it; `what_if` are settings of its family, such as {"width": 0.75}. Raises InputError, ModelError.
+    whose inputs cannot be read from it; `what_if` are settings of its family, such as {"width": 0.75}. Raises
+    InputError, ModelError.
     """
     checked(registry.check_name, model, "model")
     size = None if image_size is None else checked(parse_image_size, image_size, "image_size")

@@ -121,7 +121,7 @@ def test_a_graph_that_could_not_be_exported_fails_what_runs_it_alone(builders: B
         artifacts.get(LENET)
         built = artifacts.find(artifacts.wanted(LENET))
     assert built.problem(INFERENCE.model_copy(update={"runtime": "eager"})) is None
-    assert built.problem(INFERENCE) == ("failed", Reason(code="export-failed", detail="no space left"))
+    assert built.problem(INFERENCE) == ("unavailable", Reason(code="not-exportable", detail="no space left"))
 
 
 def test_what_hangs_is_ended_after_the_limit(builders: Builders, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_a_layer_that_a_witness_leaves_out_is_a_disagreement(lenet: CounterResul
 def test_a_grouped_convolutions_weight_gradient_may_be_counted_for_each_group_again() -> None:
     spec = ModelSpec(model="mobilenet_v2", image_size=(32, 32))
     _, image = models.build(spec)
+    assert isinstance(image, tuple)
     layers = {layer.name: layer for layer in ARCHITECTURES["mobilenet_v2"].network((32, 32)).layers}
     depthwise = layers["features.2.conv.1.0"]
     right = {name: (0, backward_macs(layer)) for name, layer in layers.items() if layer.macs}

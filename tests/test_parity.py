@@ -13,7 +13,7 @@ from cnnbench.records.artifact import GRAPH
 from cnnbench.records.messages import Load, Loaded, Open, Opened
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec, Precision
-from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, tiled
+from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, several, tiled
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that all is proved before timing
@@ -156,4 +156,5 @@ def test_the_limit_follows_eagers_own_error_within_bounds() -> None:
 
 def test_golden_images_are_read_in_batches_of_growing_size() -> None:
     assert [(s.start, s.stop) for s in batches(6)] == [(0, 1), (1, 3), (3, 6)]
-    assert tiled(np.arange(3, dtype=np.float32)[:, None], 5).ravel().tolist() == [0, 1, 2, 0, 1]
+    (one,) = several(tiled(np.arange(3, dtype=np.float32)[:, None], 5))
+    assert one.ravel().tolist() == [0, 1, 2, 0, 1]

@@ -170,6 +170,7 @@ def test_every_family_agrees_with_torch(name: str, size: int | None, tmp_path: P
     one = name in ("cnn1d",)
     spec = ModelSpec(model=name, image_size=None if size is None else (size,) if one else (size, size), classes=10)
     module, image = models.build(spec)
+    assert isinstance(image, tuple)
     golden.randomise_degenerate(module, image, 0)
     count = 8 if image[-1] < 200 else 4
     draws, labels = [golden.images(count, image, seed) for seed in range(3)], labels_for(count, 10, 0)

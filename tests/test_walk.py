@@ -36,6 +36,7 @@ def read(module: nn.Module, x: Tensor) -> Reading:
 )
 def test_a_module_that_is_read_has_the_figures_of_its_closed_form(model: str) -> None:
     module, image = models.build(ModelSpec(model=model, image_size=(64,) if model == "cnn1d" else (64, 96)))
+    assert isinstance(image, tuple)
     reading = read(module, torch.zeros(1, *image))
     formula = ARCHITECTURES[model].network(image[1:])
     assert reading.left_out == []

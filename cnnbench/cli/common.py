@@ -20,9 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AnyModel = Annotated[str, typer.Argument(help="A model's name; one without a closed form is traced.")]
 ImageSize = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|HxW|DxHxW", help="Image size, such as 224 or 480x640; the model's default if not given."
-    ),
+    typer.Option(metavar="N|HxW|DxHxW", help="Image size, such as 224 or 480x640; the model's default if not given."),
 ]
 Channels = Annotated[
     int | None,

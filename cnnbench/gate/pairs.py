@@ -231,10 +231,18 @@ def difference_of_outputs(base: Path, head: Path) -> str:
     facts = artifact.read_facts(base)
     if shapes[0] != shapes[1] or facts is None:
         return ""
-    expected, got = (load_file(folder / artifact.GOLDEN)["reference"] for folder in (base, head))
-    if expected.shape != got.shape:
-        return f"outputs of shape {got.shape} in head, {expected.shape} in base"
-    error = float(abs(got - expected).max()) / facts.output_rms
+    goldens = (load_file(folder / artifact.GOLDEN) for folder in (base, head))
+    base_outputs, head_outputs = (
+        {name: golden[name] for name in golden if name.startswith("reference")} for golden in goldens
+    )
+    if base_outputs.keys() != head_outputs.keys():
+        return f"{len(head_outputs)} outputs in head, {len(base_outputs)} in base"
+    error = 0.0
+    for name, expected in base_outputs.items():
+        got = head_outputs[name]
+        if expected.shape != got.shape:
+            return f"outputs of shape {got.shape} in head, {expected.shape} in base"
+        error = max(error, float(abs(got - expected).max()) / facts.output_rms)
     if error <= facts.parity_limit:
         return ""
     return f"head's outputs differ from base's by {error:.1e} of the output RMS, with the same weights and images"

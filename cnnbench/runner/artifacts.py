@@ -83,7 +83,7 @@ class Built:
         if case.is_exported_step and self.step is not None and self.step.error is not None:
             return Problem("unavailable", Reason(code="not-exportable", detail=self.step.error))
         if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
-            return Problem("failed", Reason(code="export-failed", detail=self.facts.onnx_error))
+            return Problem("unavailable", Reason(code="not-exportable", detail=self.facts.onnx_error))
         return None
 
 

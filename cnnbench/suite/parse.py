@@ -71,7 +71,7 @@ def parse_image_size(text: str | int) -> tuple[int, ...]:
 
 
 def parse_shape(value: object) -> tuple[int, ...]:
-    """The shape of one input without its batch, such as (3, 224, 224), from `3x224x224` or a list. Raises ValueError."""
+    """The shape of one input without its batch: (3, 224, 224) from `3x224x224` or a list. Raises ValueError."""
     shape = tuple(value) if isinstance(value, (list, tuple)) else _sides(value)
     if not shape or not all(type(size) is int and 0 < size < MAX_SIDE for size in shape):
         raise ValueError(f"expected the shape of one input without its batch, such as 3x224x224; got {shown(value)}")
@@ -83,7 +83,9 @@ def parse_inputs(value: object) -> tuple[tuple[str, tuple[int, ...]], ...]:
     if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
         value = {name: shape for name, _, shape in (each.partition("=") for each in value)}
     if not isinstance(value, dict) or not value or not all(str(name).isidentifier() for name in value):
-        raise ValueError(f"expected inputs by name, such as {{left: [3, 224, 224]}} or left=3x224x224; got {shown(value)}")
+        raise ValueError(
+            f"expected inputs by name, such as {{left: [3, 224, 224]}} or left=3x224x224; got {shown(value)}"
+        )
     return tuple((str(name), parse_shape(shape)) for name, shape in value.items())
 
 

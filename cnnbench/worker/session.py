@@ -90,8 +90,8 @@ class Session:
         parity = []
         if self.case.workload == "inference":
             parity.append(self._compare(f"timed b{self.case.batch}", result, tiled(self.reference, self.case.batch)))
-        elif not math.isfinite(result):
-            faults.append(Reason(code="not-finite", detail=f"{result} in the last timed step"))
+        elif not math.isfinite(float(several(result)[0])):
+            faults.append(Reason(code="not-finite", detail=f"{several(result)[0]} in the last timed step"))
         if self.case.workload == "inference" or self.case.is_exported_step:
             parity += self._proofs(after_timing=True)
         return Closed(parity=parity, memory=held, ran=ran, faults=faults)

@@ -1,4 +1,4 @@
-"""What a module takes and puts out: the shape of each input is given, known from its own example, or found by trying."""
+"""What a module takes and puts out. The shape of an input is given, known from an example, or found by trying."""
 
 import contextlib
 import inspect
@@ -74,6 +74,11 @@ def _needed(module: nn.Module) -> list[str]:
     return [p.name for p in _parameters(module) if p.kind in kinds and p.default is inspect.Parameter.empty]
 
 
+def takes_any_number(module: nn.Module) -> bool:
+    """Whether its forward pass is declared with `*inputs`, as that of a wrapper is."""
+    return any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in _parameters(module)[:1])
+
+
 def _parameters(module: nn.Module) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(module.forward).parameters.values())
@@ -107,7 +112,7 @@ def _example(module: nn.Module, maker: Any, spec: ModelSpec) -> Inputs | None:
     tensors = dict(made) if isinstance(made, Mapping) else dict(zip(names, made, strict=False))
     if not tensors or not all(isinstance(each, Tensor) and each.is_floating_point() for each in tensors.values()):
         kinds = ", ".join(str(getattr(each, "dtype", type(each).__name__)) for each in tensors.values()) or "none"
-        raise ModelError(f"model {spec.model!r}: expected floating-point tensors of its `example_inputs()`; got {kinds}")
+        raise ModelError(f"model {spec.model!r}: its `example_inputs()` must give floating-point tensors; got {kinds}")
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
     return shapes if len(shapes) > 1 else next(iter(shapes.values()))
 
@@ -140,11 +145,21 @@ def _found(module: nn.Module, spec: ModelSpec, size: Shape) -> Shape:
     convolution; one that averages them accepts any.
     """
     tried = [(channels, *size) for channels in _candidates(module)]
-    accepted = islice((image for image in tried if _accepts(module, image, spec)), 2)
+    accepted = islice((image for image in tried if _accepts(module, image, spec)), 3)
     found = [*accepted] or tried[:1]  # where it accepts none, running it once more tells why
+    if len(found) == 2 and _is_broadcast(module, *sorted(found)):
+        return max(found)
     if len(found) > 1:
         raise ModelError(_unknown_channels(spec, f"it accepts {found[0][0]} as well as {found[1][0]}"))
     return found[0]
+
+
+def _is_broadcast(module: nn.Module, grey: Shape, image: Shape) -> bool:
+    """Whether a grey image is the same to it as one whose channels are all equal: it normalises each channel."""
+    x = torch.rand(1, *grey, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = [flat(module.eval()(y.clone())) for y in (x, x.expand(1, *image))]
+    return grey[0] == 1 and all(map(torch.equal, *outputs))
 
 
 def _candidates(module: nn.Module) -> list[int]:
@@ -158,7 +173,7 @@ def _accepts(module: nn.Module, image: Shape, spec: ModelSpec) -> bool:
     lazy: list[bool] = []
 
     def look(_: str, child: nn.Module, __: object) -> None:
-        is_lazy = isinstance(child, LAZY) and child.has_uninitialized_params()  # type: ignore[misc]
+        is_lazy = isinstance(child, LAZY) and child.has_uninitialized_params()
         if is_lazy or next(child.parameters(recurse=False), None) is not None:
             lazy.append(is_lazy)
 

@@ -10,7 +10,7 @@ import struct
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,15 @@ class TrainingRun:
         torch.set_num_threads(request.threads)
         self.request = request
         self.module, image = models.build(request.spec)
+        if isinstance(image, Mapping):
+            raise InputError(f"{request.spec.label}: expected a model of one input; it takes {', '.join(image)}")
         data = request.data
         raw = {"train": read_idx(data.train_images), "test": read_idx(data.test_images)}
         mean, deviation = float(raw["train"].mean()), float(raw["train"].std())
         self.images = {part: prepared(pixels, mean, deviation, image) for part, pixels in raw.items()}
         labels = {"train": read_idx(data.train_labels), "test": read_idx(data.test_labels)}
         self.labels = {part: each.astype(np.int64) for part, each in labels.items()}
-        self._check_fit(models.try_out(self.module, image, request.spec))
+        self._check_fit(models.try_out(self.module, image, request.spec).classes)
         self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
         self.folder = Path(self._folder.name)
         self.trainer = self._trainer()

@@ -14,9 +14,10 @@ from cnnbench.worker import models
 from cnnbench.worker.counters import module as counters
 from cnnbench.worker.counters import onnx as graph
 from cnnbench.worker.export import inference
+from cnnbench.worker.signature import Inputs, shapes_of, zeros
 
-COUNTERS: dict[str, Callable[[nn.Module, torch.Tensor], Counts]] = {
-    "module": lambda module, _: counters.parameters(module),
+COUNTERS: dict[str, Callable[..., Counts]] = {
+    "module": lambda module, *_: counters.parameters(module),
     "dispatch": counters.dispatched,
     "fvcore": counters.traced_by_fvcore,
     "backward": counters.backward,
@@ -25,18 +26,19 @@ COUNTERS: dict[str, Callable[[nn.Module, torch.Tensor], Counts]] = {
 
 def count(request: Count) -> CounterResults:
     """Every counter of a model, with a graph that is exported for this alone."""
-    module, image = models.build(request.spec)
-    found = collect(module, image, request.spec)
-    return collect_graph(found, lambda: inference.trace(module, torch.zeros(1, *image), dynamic_batch=False))
+    module, inputs = models.build(request.spec)
+    models.try_out(module, inputs, request.spec)
+    found = collect(module, inputs, request.spec)
+    return collect_graph(found, lambda: inference.trace(module, *zeros(inputs), dynamic_batch=False))
 
 
-def collect(module: nn.Module, image: tuple[int, ...], spec: ModelSpec) -> CounterResults:
+def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResults:
     """Every counter of the module on one image, in inference mode; one that fails has its reason."""
-    module, x = module.eval(), torch.zeros(1, *image)
-    known = closed_form(spec, image) if registry.find(spec.model) else None
+    module, given = module.eval(), zeros(inputs)
+    known = closed_form(spec, shapes_of(inputs)[0]) if registry.find(spec.model) else None
     found = CounterResults(closed_form=known, counted={}, published=published(spec), failed={})
     for name, counter in COUNTERS.items():
-        found = _with(found, name, partial(counter, module, x))
+        found = _with(found, name, partial(counter, module, *given))
     return found
 
 

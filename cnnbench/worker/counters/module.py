@@ -1,6 +1,6 @@
 """What a module is made of and does, counted by torch and by fvcore: parameters and MACs, by submodule.
 
-Each counter of MACs takes one image x (1, C, H, W).
+Each counter of MACs takes one image (1, C, H, W), or a tensor for each input.
 """
 
 import logging
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.record import Counts
 from cnnbench.worker.hooks import hooked
+from cnnbench.worker.signature import flat
 
 FVCORE_MACS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 """fvcore's names of the operators that multiply and accumulate; it also counts normalisation, which is none."""
@@ -31,10 +32,10 @@ def parameters(module: nn.Module) -> Counts:
     return {name: (params, 0) for name, params in counts.items()}
 
 
-def dispatched(module: nn.Module, x: torch.Tensor) -> Counts:
+def dispatched(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     """MACs as torch's dispatcher sees them: every convolution and matrix product that is executed."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(x)
+        module(*inputs)
     return by_module(module, counter)
 
 
@@ -49,12 +50,12 @@ def by_module(module: nn.Module, counter: FlopCounterMode) -> Counts:
     return {name: (0, flops // FLOP_PER_MAC) for name, flops in exclusive(inclusive).items()}
 
 
-def traced_by_fvcore(module: nn.Module, x: torch.Tensor) -> Counts:
+def traced_by_fvcore(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     """MACs as fvcore finds them in a trace; attention's, among others, it does not know."""
     from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    analysis = FlopCountAnalysis(module, x)
+    analysis = FlopCountAnalysis(module, inputs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     inclusive = {
         name: sum(int(macs) for operator, macs in operators.items() if operator in FVCORE_MACS)
@@ -75,7 +76,7 @@ def exclusive(inclusive: Mapping[str, int]) -> dict[str, int]:
     return {name: value for name, value in own.items() if value}
 
 
-def backward(module: nn.Module, x: torch.Tensor) -> Counts:
+def backward(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     """MACs of the backward pass, by torch's own formulas; on shapes alone, nothing is computed.
 
     In torch 2.14 the formula takes the weight gradient of a convolution for `groups` times what it is.
@@ -84,7 +85,7 @@ def backward(module: nn.Module, x: torch.Tensor) -> Counts:
         name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
         for name, tensor in module.state_dict(keep_vars=True).items()
     }
-    images = torch.zeros(BACKWARD_BATCH, *x.shape[1:], device="meta")
+    images = tuple(torch.zeros(BACKWARD_BATCH, *x.shape[1:], device="meta") for x in inputs)
     was_training = module.training
     starts: list[int] = []
     ranges: list[tuple[range, str]] = []
@@ -95,8 +96,8 @@ def backward(module: nn.Module, x: torch.Tensor) -> Counts:
             lambda *_: starts.append(_next_node()),
             lambda name, *_: ranges.append((range(starts.pop(), _next_node()), name)),
         ):
-            output = torch.func.functional_call(module.train(), shapes, (images,))
-        heads = [head for head in (output if isinstance(output, tuple) else (output,)) if head is not None]
+            output = torch.func.functional_call(module.train(), shapes, images)
+        heads = flat(output)
         with _FlopsByNode() as flops:
             torch.stack([head.sum() for head in heads]).sum().backward()  # type: ignore[no-untyped-call]
     finally:

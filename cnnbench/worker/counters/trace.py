@@ -16,6 +16,7 @@ from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.worker import models
 from cnnbench.worker.counters.module import parameters
 from cnnbench.worker.hooks import is_leaf, running
+from cnnbench.worker.signature import zeros
 
 WITH_WEIGHTS = {"Conv", "Linear", "BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "LayerScale"}
 FREE = {"empty", "zeros", "ones", "full", "arange", "new_zeros", "new_empty", "lift_fresh", "fill_", "zero_"}
@@ -33,13 +34,13 @@ Described = tuple[str, dict[str, Any], Sequence[Tensor]]
 
 def trace_model(request: Trace) -> Traced:
     """The trace of a model by its name. Raises ModelError for one that cannot be built or run."""
-    module, image = models.build(request.spec)
-    models.try_out(module, image, request.spec)
-    return trace(module, torch.zeros(1, *image))
+    module, inputs = models.build(request.spec)
+    models.try_out(module, inputs, request.spec)
+    return trace(module, *zeros(inputs))
 
 
-def trace(module: nn.Module, x: Tensor) -> Traced:
-    """Every layer that one image x (1, C, H, W) passes in inference mode, in order."""
+def trace(module: nn.Module, *inputs: Tensor) -> Traced:
+    """Every layer that one image (1, C, H, W), or one tensor for each input, passes in inference mode, in order."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # so that attention is seen as the products that it is
     try:
@@ -47,19 +48,19 @@ def trace(module: nn.Module, x: Tensor) -> Traced:
             running(module) as stack,
             torch.no_grad(),
             torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            _Tracer(module, x, stack) as tracer,
+            _Tracer(module, inputs, stack) as tracer,
         ):
-            module.eval()(x)
+            module.eval()(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     params = {name: params for name, (params, _) in parameters(module).items()}
-    return Traced(input_shape=tuple(x.shape[1:]), steps=tracer.steps, params=params)
+    return Traced(input_shape=tuple(inputs[0].shape[1:]), steps=tracer.steps, params=params)
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down each operation as it is dispatched."""
 
-    def __init__(self, module: nn.Module, x: Tensor, stack: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], stack: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.stack = stack
         self.leaves = {name for name, child in module.named_modules() if is_leaf(child)}
@@ -68,9 +69,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         state = module.state_dict(keep_vars=True)
         self.owners = {_memory(tensor): name.rpartition(".")[0] for name, tensor in state.items()}
         """By piece of memory of parameters and buffers, the submodule that holds them."""
-        self.made_by = {_memory(x): -1}
+        self.made_by = {_memory(x): -1 for x in inputs}
         """By piece of memory, the place of the step that wrote it last; -1 is the image."""
-        self.alive: list[Tensor] = [x]  # so that no memory is used twice
+        self.alive: list[Tensor] = [*inputs]  # so that no memory is used twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

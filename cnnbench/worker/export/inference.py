@@ -1,8 +1,9 @@
-"""The inference graph: images in, logits out, with a dynamic batch."""
+"""The inference graph: images in, logits out, with a dynamic batch; as many of either as the module has."""
 
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,35 +11,60 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cnnbench.worker.signature import takes_any_number
+
 INPUT, OUTPUT = "images", "logits"
 EXPORT_BATCH = 2
 """Not 0 or 1, which the exporter would take for constants."""
+REASONS = {
+    "data-dependent": "its forward pass takes another path for other values (data-dependent control flow)",
+    "ScriptModule": "a module that torch.jit made cannot be exported; give the one that it was made of",
+    "set_ on a graph input": "its forward pass writes into its own parameters",
+    "Inferred shape and existing shape differ": "the exported graph has other shapes than the model",
+    "ONNX function": "it uses an operator that ONNX, or torch's exporter, does not have",
+}
+"""By a part of torch's words, the kind of failure."""
 PROTOBUF_LIMIT_BYTES = 1_800_000_000
 """Above it weights stand in a second file: a protobuf message cannot exceed 2 GiB."""
 
 
-def trace(module: nn.Module, x: Tensor, *, dynamic_batch: bool = True) -> torch.onnx.ONNXProgram:
+def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> torch.onnx.ONNXProgram:
     """The graph of the module in inference mode, not yet optimised: each node names the module that it comes from.
 
-    x is (2, C, H, W) for a dynamic batch, else of the batch that the graph is to have. Raises whatever torch's exporter
-    raises, when it cannot.
+    An input is (2, C, H, W) for a dynamic batch, else of the batch that the graph is to have. Raises whatever torch's
+    exporter raises, when it cannot.
     """
-    assert x.shape[0] == EXPORT_BATCH or not dynamic_batch
+    assert inputs[0].shape[0] == EXPORT_BATCH or not dynamic_batch
+    shapes: tuple[object, ...] = tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs)
+    if takes_any_number(module):  # its one parameter is a tuple
+        shapes = (shapes,)
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()), out_of_place(module):
         program = torch.onnx.export(
             module,
-            (x,),
+            inputs,
             dynamo=True,
             optimize=False,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
-            input_names=[INPUT],
+            dynamic_shapes=shapes if dynamic_batch else None,
+            input_names=[f"{INPUT}.{place}" if place else INPUT for place in range(len(inputs))],
             output_names=[OUTPUT],
             verbose=False,
         )
     assert program is not None
     return program
+
+
+def said(error: Exception) -> str:
+    """Why an export failed: the kind of failure where it is known, and what the innermost error says first."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    words = re.split(
+        r" (?:For more information|Caused by|The error above|Maybe try|If you)", " ".join(str(error).split())
+    )[0]
+    kind = next((reason for part, reason in REASONS.items() if part in words), "it cannot be exported")
+    places = re.findall(r"\(([^()]+\.py:\d+) in \w+\)", str(error))
+    return f"{kind}{f' ({places[-1]})' if places else ''}: {type(error).__name__}: {words[:300]}"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ def reference(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]
     """Each output (N, ...) of the module in float64 for inputs (N, ...), one image at a time to spare memory."""
     double = copy.deepcopy(module).double().eval()
     with torch.inference_mode(), _InDouble():
-        images = zip(*(x.double().split(1) for x in inputs), strict=True)
+        images = zip(*(torch.split(x.double(), 1) for x in inputs), strict=True)
         return tuple(torch.cat(each) for each in zip(*(flat(double(*image)) for image in images), strict=True))
 
 
@@ -114,19 +114,38 @@ class _InDouble(TorchFunctionMode):
 
 
 def random_module(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
-    """The first module inside which values are drawn anew at each call in inference mode; None if the model is not so."""
-    first, second = (_outputs_by_module(module, inputs) for _ in range(2))
-    pairs = zip(first, second, strict=False)
-    return next((name for (name, one), (_, other) in pairs if not all(map(_is_same, one, other))), None)
+    """The first module that puts out other values at a second call in inference mode for the same inputs, if any."""
+    pairs = zip(*(_calls(module, inputs) for _ in range(2)), strict=False)
+    return next(
+        (one.name for one, other in pairs if _same(one.taken, other.taken) and not _same(one.made, other.made)), None
+    )
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether they differ by no more than other orders of summation make them."""
-    return one.shape == other.shape and bool((one - other).abs().max() <= SAME * one.abs().max())
+class _Call(NamedTuple):
+    name: str
+    taken: list[Tensor]
+    made: list[Tensor]
 
 
-def _outputs_by_module(module: nn.Module, inputs: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
-    found: list[tuple[str, list[Tensor]]] = []
-    with hooked(module, after=lambda name, _, y: found.append((name, flat(y)))), torch.inference_mode():
+def _calls(module: nn.Module, inputs: Sequence[Tensor]) -> list[_Call]:
+    """What each submodule took and put out, the inner ones first."""
+    found: list[_Call] = []
+    taken: list[list[Tensor]] = []
+
+    def enter(_: str, __: nn.Module, given: object) -> None:
+        taken.append([x.clone() for x in flat(given)])
+
+    def leave(name: str, _: nn.Module, made: object) -> None:
+        found.append(_Call(name, taken.pop(), [y.clone() for y in flat(made)]))
+
+    with hooked(module, enter, leave), torch.inference_mode():
         module.eval()(*(x.clone() for x in inputs))
     return found
+
+
+def _same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether they differ by no more than other orders of summation make them."""
+    return len(ones) == len(others) and all(
+        one.shape == other.shape and (not one.numel() or bool((one - other).abs().max() <= SAME * one.abs().max()))
+        for one, other in zip(ones, others, strict=True)
+    )

@@ -9,7 +9,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Memory, Parity, Ran
 from cnnbench.suite.case import Case, Device
-from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.reference.parity import Tensors, part
 from cnnbench.worker.timing import usage
 from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
 
@@ -24,8 +24,11 @@ class Runtime(ABC):
     """Whether it is checked at other batches than the case's; not where each batch needs its own compilation."""
 
     @abstractmethod
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
-        """Load the artifact in `folder` and bind the batch (N, C, H, W). Raises WorkerError if it cannot."""
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
+        """Load the artifact in `folder` and bind the batch (N, C, H, W), or that of each input where there are several.
+
+        Raises WorkerError if it cannot.
+        """
 
     @cached_property
     def stopwatch(self) -> Stopwatch:
@@ -39,24 +42,24 @@ class Runtime(ABC):
             raise WorkerError("it does not say that it can use one")
         return device
 
-    def first_call(self, reference_inputs: Array) -> None:
+    def first_call(self, reference_inputs: Tensors) -> None:
         """The first call, timed as such: of one reference input (N, C, H, W), or of as many as it is compiled for."""
-        self.predict(reference_inputs[:1] if self.takes_any_batch else reference_inputs)
+        self.predict(part(reference_inputs, slice(1)) if self.takes_any_batch else reference_inputs)
 
-    def own_proof(self, reference_inputs: Array) -> list[Parity] | None:
+    def own_proof(self, reference_inputs: Tensors) -> list[Parity] | None:
         """How far it is from the reference on reference inputs (N, C, H, W); None where logits are compared instead."""
         return None
 
     @abstractmethod
-    def predict(self, images: Array) -> Array:
-        """Logits (N, classes) for images (N, C, H, W), on the host; not timed."""
+    def predict(self, images: Tensors) -> Tensors:
+        """Logits (N, classes) for images (N, C, H, W), on the host; not timed. One array for each output."""
 
     @abstractmethod
     def phases(self) -> Phases:
         """The timed step on the bound batch, in parts."""
 
     @abstractmethod
-    def result(self) -> Array:
+    def result(self) -> Tensors:
         """What the last timed step put out: logits (N, classes) in inference, the loss () in training."""
 
     @abstractmethod

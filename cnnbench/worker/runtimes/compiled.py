@@ -13,7 +13,7 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
-from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.reference.parity import Tensors
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
 
 PLACE = "TORCHINDUCTOR_CACHE_DIR"
@@ -39,7 +39,7 @@ class _Compiled(Eager):
             raise WorkerError("torch.compile needs triton on CUDA: pip install triton")
         return super().probe(device)
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
         if not os.environ.get(PLACE):
             os.environ[PLACE] = _place_for_code()

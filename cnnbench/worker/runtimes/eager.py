@@ -17,9 +17,10 @@ from cnnbench.suite.case import Case, Device, Layout
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.hooks import hooked
-from cnnbench.worker.reference.parity import Array, labels_for
+from cnnbench.worker.reference.parity import Array, Tensors, labels_for, several
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.signature import flat
 from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
 
 FORMATS: dict[Layout, torch.memory_format] = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -29,21 +30,23 @@ IMAGE_AXES = 4
 class Eager(Runtime):
     """A module with the artifact's weights on its device."""
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         self.case = case
         self.device = devices.use(case.device)
-        self.module, _ = models.build(case.spec)
+        self.module = models.rebuild(case.spec, facts)
         self.module.load_state_dict(load_file(folder / WEIGHTS))
-        if case.layout == "channels_last" and batch.ndim != IMAGE_AXES:
-            raise WorkerError(f"the layout channels_last is for images (N, C, H, W); got {batch.shape}")
+        if case.layout == "channels_last" and (isinstance(batch, tuple) or batch.ndim != IMAGE_AXES):
+            shapes = " and ".join(str(array.shape) for array in several(batch))
+            raise WorkerError(f"the layout channels_last is for images (N, C, H, W); got {shapes}")
         self.module = self.prepared(self.module.eval()).to(self.device)
         if case.layout == "channels_last":
             self.module = self.module.to(memory_format=torch.channels_last)
         self.images = self.placed(batch)
+        """The batch of each input."""
         self.autocast = devices.autocast(self.device, case.precision)
-        self.run: Callable[[Tensor], Any] = self.module
-        """What is called with the images."""
-        self.output = torch.empty(0)
+        self.run: Callable[..., Any] = self.module
+        """What is called with the inputs."""
+        self.output: Any = torch.empty(0)
         self.logits_type: torch.dtype | None = None
         torch.manual_seed(case.spec.seed)
 
@@ -58,30 +61,32 @@ class Eager(Runtime):
         """The module that is run, made from the one with the artifact's weights."""
         return module
 
-    def placed(self, images: Array) -> Tensor:
-        """Images on the device, in the case's layout."""
-        return torch.from_numpy(images).to(self.device).contiguous(memory_format=FORMATS[self.case.layout])
+    def placed(self, images: Tensors) -> tuple[Tensor, ...]:
+        """The batch of each input on the device, in the case's layout."""
+        layout = FORMATS[self.case.layout]
+        return tuple(torch.from_numpy(x).to(self.device).contiguous(memory_format=layout) for x in several(images))
 
-    def predict(self, images: Array) -> Array:
-        """Logits in inference mode, whatever the workload; the module is left in the mode it was in."""
+    def predict(self, images: Tensors) -> Tensors:
+        """Outputs in inference mode, whatever the workload; the module is left in the mode it was in."""
         training = self.module.training
         self.module.eval()
         x = self.placed(images)  # an ordinary tensor, as the timed one is
         with torch.inference_mode(), self.autocast:
-            y = self.run(x)
-        self.logits_type = y.dtype
+            y = self.run(*x)
+        self.logits_type = flat(y)[0].dtype
         self.module.train(training)
-        return devices.to_host(y)
+        return on_host(y)
 
-    def result(self) -> Array:
-        return devices.to_host(self.output)
+    def result(self) -> Tensors:
+        return on_host(self.output)
 
     def ran(self) -> Ran:
         """The device and type of the output itself, how layers got their inputs, and torch's settings."""
-        dtype = self.output.dtype if self.case.workload == "inference" else self.logits_type
+        output = flat(self.output)[0]
+        dtype = output.dtype if self.case.workload == "inference" else self.logits_type
         tf32 = devices.tf32(self.device)
         return Ran(
-            device=self.output.device.type,
+            device=output.device.type,
             device_name=devices.name(self.device),
             threads=torch.get_num_threads(),
             precision=next((name for name, each in devices.TYPES.items() if each is dtype), str(dtype)),
@@ -110,7 +115,7 @@ class Eager(Runtime):
 
         training = self.module.training
         with hooked(self.module, before=look), torch.inference_mode():
-            self.module.eval()(self.images[:1])
+            self.module.eval()(*(x[:1] for x in self.images))
         self.module.train(training)
         detail = f"channels_last was lost before {kept.count(False)} of {len(kept)} convolutions"
         return [] if all(kept) else [Reason(code="layout", detail=detail)]
@@ -134,15 +139,21 @@ class EagerInference(Eager):
 
         def forward() -> None:
             with guard():
-                self.output = run(images)
+                self.output = run(*images)
             synchronize(device)
 
         def mixed() -> None:
             with guard(), autocast:
-                self.output = run(images)
+                self.output = run(*images)
             synchronize(device)
 
         return {"forward": forward if self.case.precision == "fp32" else mixed}
+
+
+def on_host(output: Any) -> Tensors:
+    """Each tensor of a module's output."""
+    arrays = tuple(map(devices.to_host, flat(output)))
+    return arrays if len(arrays) > 1 else arrays[0]
 
 
 def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.optim.Optimizer:
@@ -156,7 +167,7 @@ def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.o
 class EagerTraining(Eager):
     """Timed: forward and loss, backward, and SGD with momentum and weight decay; data loading is left out."""
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
         self.labels = torch.from_numpy(labels_for(case.batch, facts.classes, case.spec.seed)).to(self.device)
         self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)
@@ -173,10 +184,10 @@ class EagerTraining(Eager):
 
         def forward() -> None:
             with self.autocast:
-                self.output = models.loss(self.run(self.images), self.labels)
+                self.output = models.loss(self.run(*self.images), self.labels)
 
         def backward() -> None:
-            self.scaler.scale(self.output).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(self.output).backward()
 
         def optimizer() -> None:
             self.scaler.step(self.optimizer)

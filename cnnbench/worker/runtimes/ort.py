@@ -18,7 +18,7 @@ from cnnbench.records.artifact import GRAPH
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
-from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.reference.parity import Array, Tensors, several
 from cnnbench.worker.runtimes import cuda_driver
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
@@ -169,22 +169,21 @@ class OrtInference(Ort):
     """Timed: one run of the session with input and output bound to the device beforehand."""
 
     def __init__(
-        self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int, options: Options = None
+        self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int, options: Options = None
     ) -> None:
         graph = folder / GRAPH
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
         super().__init__(case, graph, threads, options)
-        self.images = placed(batch, case.device)
+        self.images = [placed(array, case.device) for array in several(batch)]
         self.binding = self._bind(self.images)
 
-    def predict(self, images: Array) -> Array:
-        """Logits through a binding of their own."""
-        binding = self._bind(placed(images, self.case.device))
+    def predict(self, images: Tensors) -> Tensors:
+        """Outputs through a binding of their own."""
+        binding = self._bind([placed(array, self.case.device) for array in several(images)])
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        logits: Array = binding.copy_outputs_to_cpu()[0]
-        return logits
+        return _on_host(binding)
 
     def phases(self) -> Phases:
         """Forward; on a device other than the CPU it ends when the device is done."""
@@ -198,15 +197,21 @@ class OrtInference(Ort):
 
         return {"forward": forward}
 
-    def result(self) -> Array:
-        logits: Array = self.binding.copy_outputs_to_cpu()[0]
-        return logits
+    def result(self) -> Tensors:
+        return _on_host(self.binding)
 
     def put_out(self) -> Any:
         return self.binding.get_outputs()[0]
 
-    def _bind(self, images: Any) -> Any:
+    def _bind(self, images: Sequence[Any]) -> Any:
         binding = self.session.io_binding()
-        binding.bind_ortvalue_input(self.session.get_inputs()[0].name, images)
-        binding.bind_output(self.session.get_outputs()[0].name, self.case.device)
+        for value, given in zip(self.session.get_inputs(), images, strict=True):
+            binding.bind_ortvalue_input(value.name, given)
+        for value in self.session.get_outputs():
+            binding.bind_output(value.name, self.case.device)
         return binding
+
+
+def _on_host(binding: Any) -> Tensors:
+    arrays = tuple(binding.copy_outputs_to_cpu())
+    return arrays if len(arrays) > 1 else arrays[0]

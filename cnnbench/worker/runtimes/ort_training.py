@@ -14,7 +14,15 @@ from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS,
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
-from cnnbench.worker.reference.parity import PROOF_IMAGES, Array, compare_losses, labels_for
+from cnnbench.worker.reference.parity import (
+    PROOF_IMAGES,
+    Array,
+    Tensors,
+    compare_losses,
+    labels_for,
+    part,
+    several,
+)
 from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
 from cnnbench.worker.timing.measure import Phases
@@ -23,11 +31,13 @@ from cnnbench.worker.timing.measure import Phases
 class OrtTraining(Ort):
     """Timed: one run of the graph of the whole step; data loading is left out."""
 
-    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Array, threads: int) -> None:
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         step = read_step(folder)
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
         super().__init__(case, step_graph(folder / STEP, case.device), threads, step_options())
+        if isinstance(batch, tuple):
+            raise WorkerError(f"a training step has one input; the model takes {len(batch)}")
         self.facts, self.images, self.classes = step, batch, facts.classes
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed)
         self.weights = folder / WEIGHTS
@@ -38,24 +48,24 @@ class OrtTraining(Ort):
         self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=True)
         self.steps.bind(self.images, self.labels)
 
-    def first_call(self, reference_inputs: Array) -> None:
+    def first_call(self, reference_inputs: Tensors) -> None:
         self.steps.step()
 
-    def own_proof(self, reference_inputs: Array) -> list[Parity]:
+    def own_proof(self, reference_inputs: Tensors) -> list[Parity]:
         """The losses of consecutive steps on some reference inputs, from the artifact's weights, against float64's.
 
         A wrong gradient or update shows in the second. The case's own state is reset afterwards.
         """
         self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=False)
         first = self.facts.first_image
-        images = reference_inputs[first : first + PROOF_IMAGES]
+        (images,) = several(part(reference_inputs, slice(first, first + PROOF_IMAGES)))
         labels = labels_for(len(images), self.classes, self.case.spec.seed)
         losses = [self.steps.train(images, labels) for _ in self.facts.losses]
         self._begin()
         found = compare_losses(f"{self.case.runtime} losses", losses, self.facts.losses, self.facts.loss_limit)
         return [found, *self.facts.parity]
 
-    def predict(self, images: Array) -> Array:
+    def predict(self, images: Tensors) -> Tensors:
         raise WorkerError("a training step puts out no logits")
 
     def put_out(self) -> Any:

@@ -67,9 +67,10 @@ def build_step(request: BuildStep) -> StepFacts:
 
 def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
     known, reference = parity.open_artifact(folder)
-    module, _ = models.build(request.spec)
+    if isinstance(reference.images, tuple):
+        return StepFacts(error=f"a training step has one input; the model takes {len(reference.images)}")
+    module, images = models.rebuild(request.spec, known), reference.images
     module.load_state_dict(load_file(folder / WEIGHTS))
-    images = reference["images"]
     start = time.perf_counter()
     try:
         model = export_step(module, torch.from_numpy(images[:2]), request.optimizer)
