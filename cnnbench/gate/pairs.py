@@ -242,7 +242,7 @@ def difference_of_outputs(base: Path, head: Path) -> str:
         got = head_outputs[name]
         if expected.shape != got.shape:
             return f"outputs of shape {got.shape} in head, {expected.shape} in base"
-        error = max(error, float(abs(got - expected).max()) / facts.output_rms)
+        error = max(error, float(abs(got - expected).max()) / (facts.output_rms or 1.0))
     if error <= facts.parity_limit:
         return ""
     return f"head's outputs differ from base's by {error:.1e} of the output RMS, with the same weights and images"

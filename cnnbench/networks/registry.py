@@ -3,6 +3,7 @@
 import re
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from cnnbench.errors import InputError, unknown
 from cnnbench.networks.architecture import Architecture
@@ -19,7 +20,7 @@ for _family in FAMILIES:
         assert _member.name not in ARCHITECTURES, f"{_member.name} is registered twice"
         ARCHITECTURES[_member.name] = _member
 
-FORMS = "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, or package.module:callable"
+FORMS = "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, package.module:callable, or path/to/net.onnx"
 _OTHER_NAMES = re.compile(r"torchvision/\w+|timm/[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -48,11 +49,20 @@ def full_size(model: str, image_size: tuple[int, ...] | None) -> tuple[int, ...]
     return image_size * 2 if image_size is not None and len(image_size) == 1 else image_size
 
 
+def is_onnx_file(model: str) -> bool:
+    """Whether it is the name of an ONNX file."""
+    return model.endswith(".onnx")
+
+
 def check_name(model: str) -> str:
     """The name itself, if it may name a model. Raises ValueError, with the nearest name.
 
     Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported.
     """
+    if is_onnx_file(model):
+        if not Path(model).is_file():
+            raise ValueError(f"{model!r}: there is no such file")
+        return model
     if model not in ARCHITECTURES and not _OTHER_NAMES.fullmatch(model):
         raise ValueError(f"{unknown('model', model, ARCHITECTURES)}; a model is {FORMS}")
     if model.startswith("timm/") and find_spec("timm") is None:

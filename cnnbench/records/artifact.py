@@ -22,6 +22,8 @@ from cnnbench.records.toolchain import Toolchain, own_toolchain, source_digest
 from cnnbench.suite.case import Case, ModelSpec
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
+CONSTANT = "constant."
+"""Begins, in the reference, the name of an input that is the same for all images."""
 STEP, STEP_FACTS = "step.onnx", "step.json"
 MAX_NAME_BYTES = 100
 """Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
@@ -57,7 +59,7 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
         "code": toolchain.code,
         "spec": spec.model_dump(),
         "versions": dict(toolchain.versions),
-        "run": run_id if spec.is_users_own else None,
+        "run": run_id if spec.is_users_own else source_digest(spec) or None,
         **({"weights": weights_of} if weights_of else {}),
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]

@@ -116,6 +116,14 @@ class ArtifactFacts(Recorded):
     """The shape of each output, where they are not logits (classes)."""
     writes_input: bool = False
     """Whether the module changes its inputs, so that it is given copies."""
+    constants: list[str] = []
+    """Of an ONNX file, inputs that are the same for all images, such as a scalar or a state."""
+    batch: PositiveCount | None = None
+    """The only batch that an ONNX file takes; None if it takes any."""
+    whole_outputs: list[Count] = []
+    """Of an ONNX file, the places of outputs whose first axis is not the batch."""
+    reference_by: str = "torch in float64"
+    """What computed the reference outputs."""
     weight_bytes: Count
     onnx_bytes: Count | None
     onnx_error: str | None = None

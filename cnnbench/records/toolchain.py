@@ -70,10 +70,18 @@ def _is_description(node: ast.stmt) -> bool:
 
 
 def source_digest(spec: ModelSpec) -> str:
-    """A digest of the file that a user's own model stands in, without importing it; empty for any other."""
-    if not spec.is_users_own:
+    """A digest of the file that a user's own model stands in, without importing it; empty for any other.
+
+    Of an ONNX file, with its name, size and time stand those of the files beside it that may hold its weights.
+    """
+    if not spec.is_users_own and not spec.is_onnx_file:
         return ""
     try:
+        if spec.is_onnx_file:
+            digest = sha256(files.read(file := Path(spec.model)))
+            for beside in sorted(file.parent.glob(f"{file.stem}*")):
+                digest.update(f"{beside.name} {beside.stat().st_size} {beside.stat().st_mtime_ns}".encode())
+            return digest.hexdigest()
         origin = _origin(spec.model.partition(":")[0])
         return sha256(files.read(Path(origin))).hexdigest() if origin else ""
     except Exception:  # whatever somebody's hook of the import system raises

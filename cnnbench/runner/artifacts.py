@@ -82,6 +82,9 @@ class Built:
             return Problem("failed", reason_for(self.step_error))
         if case.is_exported_step and self.step is not None and self.step.error is not None:
             return Problem("unavailable", Reason(code="not-exportable", detail=self.step.error))
+        if self.facts is not None and self.facts.batch not in (None, case.batch):
+            only = f"the file takes batches of {self.facts.batch} alone"
+            return Problem("unavailable", Reason(code="unsupported", detail=only))
         if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
             return Problem("unavailable", Reason(code="not-exportable", detail=self.facts.onnx_error))
         return None
@@ -184,7 +187,7 @@ class Artifacts:
                         each = waiting.pop(0)
                         if not watch(Building(each.spec, _what(self.missing(each)[0], self.find(each).fault))):
                             return
-                        self._begin(each, servers.start if alone else servers.fork, running)
+                        self._begin(each, servers.start if alone or each.spec.is_onnx_file else servers.fork, running)
                         continue
                     for job in [job for job in running if job.worker.has_answer]:
                         running.remove(job)

@@ -99,7 +99,12 @@ class ModelSpec(Frozen):
     @property
     def is_users_own(self) -> bool:
         """Whether it is `package.module:callable`, whose code may change between runs."""
-        return ":" in self.model
+        return ":" in self.model and not self.is_onnx_file
+
+    @property
+    def is_onnx_file(self) -> bool:
+        """Whether it is a graph in a file, which runs where exported graphs do."""
+        return registry.is_onnx_file(self.model)
 
     @property
     def label(self) -> str:

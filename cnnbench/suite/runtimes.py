@@ -190,10 +190,16 @@ def check_name(runtime: str) -> str:
     return runtime
 
 
-def cannot(runtime: str, workload: str, device: str, precision: str, layout: str) -> str | None:
+def cannot(
+    runtime: str, workload: str, device: str, precision: str, layout: str, *, onnx_file: bool = False
+) -> str | None:
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
+    if onnx_file and workload == "training":
+        return "an ONNX file is a network, not a training step"
+    if onnx_file and not kind.runs_exported_graph:
+        return f"{name} does not run ONNX files"
     if workload not in kind.workloads:
         return f"{name} is for {' and '.join(kind.workloads)} alone"
     if precision not in kind.precisions:

@@ -1,4 +1,4 @@
-"""A model made into an artifact: weights, reference inputs and outputs, and graph in one folder."""
+"""A module made into an artifact: weights, reference inputs and outputs, and graph in one folder."""
 
 import json
 import time
@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cnnbench.errors import ModelError
-from cnnbench.records.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS, fault_of, read_facts, seal
-from cnnbench.records.cache import filling, locked
+from cnnbench.records.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.toolchain import library_versions
@@ -33,24 +32,8 @@ from cnnbench.worker.reference.parity import (
 from cnnbench.worker.signature import flat, shapes_of
 
 
-def build_artifact(request: Build) -> ArtifactFacts:
-    """Build the model, count it, randomise degenerate parameters, compute its reference, export and check its graph.
-
-    The folder appears at once, complete; others that want it meanwhile wait. Why a graph cannot be exported is in the
-    facts; the rest is of use without it. Raises ModelError for a model that cannot be built or run.
-    """
-    folder = Path(request.folder)
-    with locked(folder):
-        known = read_facts(folder) if fault_of(folder) is None else None
-        if known is not None and known.onnx_error is None:
-            return known
-        with filling(folder) as building:
-            facts = _fill(request, building)
-            seal(building, request.key)
-    return facts
-
-
-def _fill(request: Build, folder: Path) -> ArtifactFacts:
+def fill(request: Build, folder: Path) -> ArtifactFacts:
+    """Build the model, count it, randomise degenerate parameters, compute its reference, export and check its graph."""
     spec = request.spec
     seconds: dict[str, float] = {}
 

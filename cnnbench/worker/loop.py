@@ -113,7 +113,7 @@ PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
 HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = {
     messages.Count: "counters.collect:count",
     messages.Trace: "counters.trace:trace_model",
-    messages.Build: "artifact:build_artifact",
+    messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
     messages.Describe: "graph_file:describe",
     messages.Preload: "runtimes.registry:preload",

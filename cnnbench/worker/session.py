@@ -14,7 +14,9 @@ from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.suite.runtimes import runtime_kind
 from cnnbench.worker.allocator import allocator_in_force
 from cnnbench.worker.reference.parity import (
+    LEAST_OF_FILE,
     PROOF_IMAGES,
+    RESOLVED,
     Tensors,
     batches,
     compare_all,
@@ -36,7 +38,7 @@ class Session:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
         self.facts, (self.images, self.reference) = open_artifact(folder)
-        self.scales = scales_of(self.reference)
+        self.scales = scales_of(self.reference, LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED)
         start = time.perf_counter()
         kind = class_of(self.case.runtime, self.case.workload)
         self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)

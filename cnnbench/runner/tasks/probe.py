@@ -29,7 +29,8 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
     reasons: dict[str, Reason] = {}
     asked: set[tuple[str, Device]] = set()
     for case in cases:
-        if why := cannot(case.runtime, case.workload, case.device, case.precision, case.layout):
+        asked_for = (case.runtime, case.workload, case.device, case.precision, case.layout)
+        if why := cannot(*asked_for, onnx_file=case.spec.is_onnx_file):
             reasons[case.id] = Reason(code="unsupported", detail=why)
             continue
         if why := allocators.why_not(case.allocator):

@@ -26,6 +26,10 @@ ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
 orders of summation differ by small factors, wrong graphs by far larger ones."""
 MIN_LIMIT, MAX_LIMIT = 1e-5, 1e-2
+RESOLVED = 1e-6
+"""The least share of an output's values that float32 can tell from rounding."""
+LEAST_OF_FILE = 0.1
+"""The same for an ONNX file, whose trained network may put out nearly the same for any reference input."""
 
 ROUNDOFF_OF_FP32 = {"bf16": 2.0**16, "fp16": 2.0**13}
 """How many times coarser the 16-bit formats are than float32: 8 and 11 bits of significand against 24."""
@@ -64,9 +68,10 @@ def compare(
     return Parity(what=f"{what}, root mean square", error=error, limit=limit)
 
 
-def scales_of(references: Tensors) -> list[float]:
-    """Of each output (N, ...), the RMS of what depends on the input; of one that does not, that of its values."""
-    return [output_rms_of(y) or float(np.sqrt(np.mean(np.square(y)))) or 1.0 for y in several(references)]
+def scales_of(references: Tensors, least: float = RESOLVED) -> list[float]:
+    """Of each output (N, ...), the RMS of what depends on the input; that of its values, where less than `least` does."""
+    sizes = [(output_rms_of(y), float(np.sqrt(np.mean(np.square(y))))) for y in several(references)]
+    return [part if part > least * whole else whole or 1.0 for part, whole in sizes]
 
 
 def compare_all(

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import GRAPH
+from cnnbench.records.artifact import CONSTANT, GOLDEN, GRAPH
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
@@ -175,6 +175,9 @@ class OrtInference(Ort):
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
         super().__init__(case, graph, threads, options)
+        self.facts = facts
+        self.takes_any_batch = facts.batch is None
+        self.constants = constants_of(facts, folder, case.device)
         self.images = [placed(array, case.device) for array in several(batch)]
         self.binding = self._bind(self.images)
 
@@ -183,7 +186,7 @@ class OrtInference(Ort):
         binding = self._bind([placed(array, self.case.device) for array in several(images)])
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return _on_host(binding)
+        return self._on_host(binding)
 
     def phases(self) -> Phases:
         """Forward; on a device other than the CPU it ends when the device is done."""
@@ -198,20 +201,32 @@ class OrtInference(Ort):
         return {"forward": forward}
 
     def result(self) -> Tensors:
-        return _on_host(self.binding)
+        return self._on_host(self.binding)
 
     def put_out(self) -> Any:
         return self.binding.get_outputs()[0]
 
     def _bind(self, images: Sequence[Any]) -> Any:
         binding = self.session.io_binding()
-        for value, given in zip(self.session.get_inputs(), images, strict=True):
-            binding.bind_ortvalue_input(value.name, given)
+        names = (value.name for value in self.session.get_inputs() if value.name not in self.constants)
+        for name, given in {**self.constants, **dict(zip(names, images, strict=True))}.items():
+            binding.bind_ortvalue_input(name, given)
         for value in self.session.get_outputs():
             binding.bind_output(value.name, self.case.device)
         return binding
 
+    def _on_host(self, binding: Any) -> Tensors:
+        """The outputs; one without a batch gets an axis for it."""
+        whole = self.facts.whole_outputs
+        arrays = tuple(y[None] if place in whole else y for place, y in enumerate(binding.copy_outputs_to_cpu()))
+        return arrays if len(arrays) > 1 else arrays[0]
 
-def _on_host(binding: Any) -> Tensors:
-    arrays = tuple(binding.copy_outputs_to_cpu())
-    return arrays if len(arrays) > 1 else arrays[0]
+
+def constants_of(facts: ArtifactFacts, folder: Path, device: Device) -> dict[str, ort.OrtValue]:
+    """The inputs that are the same for all images, on the device."""
+    if not facts.constants:
+        return {}
+    from safetensors.numpy import load_file
+
+    values = load_file(folder / GOLDEN)
+    return {name: placed(values[CONSTANT + name], device) for name in facts.constants}

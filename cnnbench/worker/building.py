@@ -1,0 +1,29 @@
+"""A model made into an artifact, by what it is given as: a module, or an ONNX file, for which no torch is imported."""
+
+import pkgutil
+from pathlib import Path
+
+from cnnbench.records.artifact import fault_of, read_facts, seal
+from cnnbench.records.cache import filling, locked
+from cnnbench.records.messages import Build
+from cnnbench.records.record import ArtifactFacts
+
+MODULE, ONNX_FILE = "cnnbench.worker.artifact:fill", "cnnbench.worker.onnx_artifact:fill"
+
+
+def build_artifact(request: Build) -> ArtifactFacts:
+    """Build and count the model, compute its reference, and check its graph, into a folder.
+
+    The folder appears at once, complete; others that want it meanwhile wait. Why a graph cannot be exported is in the
+    facts; the rest is of use without it. Raises ModelError for a model that cannot be built or run.
+    """
+    folder = Path(request.folder)
+    with locked(folder):
+        known = read_facts(folder) if fault_of(folder) is None else None
+        if known is not None and known.onnx_error is None:
+            return known
+        fill = pkgutil.resolve_name(ONNX_FILE if request.spec.is_onnx_file else MODULE)
+        with filling(folder) as building:
+            facts = ArtifactFacts.model_validate(fill(request, building))
+            seal(building, request.key)
+    return facts
