@@ -95,6 +95,6 @@ def test_a_share_is_nothing_odd(text: str) -> None:
 
 def test_an_image_size_may_be_quoted_in_a_file_and_has_bounds() -> None:
     assert parse_image_size(" 480x640 ") == (480, 640)
-    for text in ("1" * 300, "1x2x3", "0x5", True, -5, 2.5, 10**400):
+    for text in ("1" * 300, "1x2x3x4", "0x5", True, -5, 2.5, 10**400):
         with pytest.raises(ValueError, match="expected an image"):
             parse_image_size(text)  # type: ignore[arg-type]

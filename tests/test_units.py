@@ -20,12 +20,14 @@ def test_a_bad_duration_is_told(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "size"), [(224, (224,)), ("224", (224,)), ("480x640", (480, 640))])
+@pytest.mark.parametrize(
+    ("text", "size"), [(224, (224,)), ("224", (224,)), ("480x640", (480, 640)), ("8x9x10", (8, 9, 10))]
+)
 def test_image_sizes_are_one_number_for_all_sides_or_height_by_width(text: str | int, size: tuple[int, ...]) -> None:
     assert parse_image_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["0", "3x", "x3", "-4", "3x4x5", "2.5", True, "0x5"])
+@pytest.mark.parametrize("text", ["0", "3x", "x3", "-4", "3x4x5x6", "2.5", True, "0x5"])
 def test_a_bad_image_size_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="expected an image"):
         parse_image_size(text)

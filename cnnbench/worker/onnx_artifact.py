@@ -179,7 +179,7 @@ def _input(
         shown = "x".join(map(str, own))
         raise ModelError(
             f"model {spec.model!r}: the file leaves sizes of its input {value.name!r} ({shown}) open, or has others; "
-            f"give the whole shape without the batch, such as --input {value.name}="
+            f"give its whole shape{' without the batch' if is_batched else ''}, such as --input {value.name}="
             + "x".join(str(size if isinstance(size, int) else 64) for size in own)
         )
     return GraphInput(value.name, tuple(int(size) for size in wanted), dtype, None, is_batched)

@@ -69,7 +69,7 @@ def compare(
 
 
 def scales_of(references: Tensors, least: float = RESOLVED) -> list[float]:
-    """Of each output (N, ...), the RMS of what depends on the input; that of its values, where less than `least` does."""
+    """Of each output (N, ...), the RMS of what depends on the input; of its values where less than `least` does."""
     sizes = [(output_rms_of(y), float(np.sqrt(np.mean(np.square(y))))) for y in several(references)]
     return [part if part > least * whole else whole or 1.0 for part, whole in sizes]
 

@@ -41,7 +41,7 @@ class Eager(Runtime):
         self.module = self.prepared(self.module.eval()).to(self.device)
         if case.layout == "channels_last":
             self.module = self.module.to(memory_format=torch.channels_last)
-        self.images = self.placed(batch)
+        self.inputs = tuple(map(self.placed, several(batch)))
         """The batch of each input."""
         self.autocast = devices.autocast(self.device, case.precision)
         self.run: Callable[..., Any] = self.module
@@ -61,18 +61,22 @@ class Eager(Runtime):
         """The module that is run, made from the one with the artifact's weights."""
         return module
 
-    def placed(self, images: Tensors) -> tuple[Tensor, ...]:
-        """The batch of each input on the device, in the case's layout."""
-        layout = FORMATS[self.case.layout]
-        return tuple(torch.from_numpy(x).to(self.device).contiguous(memory_format=layout) for x in several(images))
+    @property
+    def images(self) -> Tensor:
+        """The batch of the only input, or of the first."""
+        return self.inputs[0]
+
+    def placed(self, images: Array) -> Tensor:
+        """Images on the device, in the case's layout."""
+        return torch.from_numpy(images).to(self.device).contiguous(memory_format=FORMATS[self.case.layout])
 
     def predict(self, images: Tensors) -> Tensors:
         """Outputs in inference mode, whatever the workload; the module is left in the mode it was in."""
         training = self.module.training
         self.module.eval()
-        x = self.placed(images)  # an ordinary tensor, as the timed one is
+        inputs = tuple(map(self.placed, several(images)))  # ordinary tensors, as the timed ones are
         with torch.inference_mode(), self.autocast:
-            y = self.run(*x)
+            y = self.run(*inputs)
         self.logits_type = flat(y)[0].dtype
         self.module.train(training)
         return on_host(y)
@@ -115,7 +119,7 @@ class Eager(Runtime):
 
         training = self.module.training
         with hooked(self.module, before=look), torch.inference_mode():
-            self.module.eval()(*(x[:1] for x in self.images))
+            self.module.eval()(*(x[:1] for x in self.inputs))
         self.module.train(training)
         detail = f"channels_last was lost before {kept.count(False)} of {len(kept)} convolutions"
         return [] if all(kept) else [Reason(code="layout", detail=detail)]
@@ -134,17 +138,17 @@ class EagerInference(Eager):
     """Timed: the module's forward under inference mode, on the device, until its output is there."""
 
     def phases(self) -> Phases:
-        run, images, device = self.run, self.images, self.device
+        run, inputs, device = self.run, self.inputs, self.device
         guard, synchronize, autocast = torch.inference_mode, devices.synchronize, self.autocast
 
         def forward() -> None:
             with guard():
-                self.output = run(*images)
+                self.output = run(*inputs)
             synchronize(device)
 
         def mixed() -> None:
             with guard(), autocast:
-                self.output = run(*images)
+                self.output = run(*inputs)
             synchronize(device)
 
         return {"forward": forward if self.case.precision == "fp32" else mixed}
@@ -184,7 +188,7 @@ class EagerTraining(Eager):
 
         def forward() -> None:
             with self.autocast:
-                self.output = models.loss(self.run(*self.images), self.labels)
+                self.output = models.loss(self.run(*self.inputs), self.labels)
 
         def backward() -> None:
             self.scaler.scale(self.output).backward()

@@ -1,0 +1,196 @@
+"""An ONNX file as a model: read, proved in float64 without torch, and timed where exported graphs run."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from cnnbench.errors import ModelError
+from cnnbench.records.artifact import GRAPH
+from cnnbench.records.messages import Build, Open
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.parse import parse_inputs
+from cnnbench.worker import building
+from cnnbench.worker.onnx_artifact import inputs_of
+from cnnbench.worker.reference.onnx_float64 import AveragePool, Float64, MaxPool, in_float64
+from cnnbench.worker.session import Session
+
+Dims = list[int | str | None]
+
+
+def value(name: str, dims: Dims, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+def model(batch: int | str | None = "N", opset: int = 17, side: int | str = 8) -> onnx.ModelProto:
+    """Convolution, batch normalisation, pooling, a layer, softmax: (batch, 2, side, side) to (batch, 3)."""
+    random = np.random.default_rng(0)
+    weights = {"w": (4, 2, 3, 3), "scale": (4,), "shift": (4,), "mean": (4,), "fc": (4, 3)}
+    tensors = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in weights.items()]
+    tensors.append(numpy_helper.from_array(np.full(4, 2.0, np.float32), "var"))
+    norm: dict[str, Any] = {} if opset >= 14 else {"momentum": 0.9}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "var"], ["b"], **norm),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "fc"], ["g"]),
+        helper.make_node("Softmax", ["g"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(nodes, "net", [value("x", [batch, 2, side, side])], [value("y", [batch, 3])], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def stateful() -> onnx.ModelProto:
+    """Adds to a state whose batch is its second axis; a scalar scales it."""
+    nodes = [
+        helper.make_node("Cast", ["rate"], ["r"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "r"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "state"], ["next"]),
+        helper.make_node("ReduceSum", ["next"], ["y"], keepdims=0),
+        helper.make_node("Reshape", ["y", "shape"], ["out"]),
+    ]
+    shape = numpy_helper.from_array(np.asarray([1, 1]), "shape")
+    inputs = [value("x", ["N", 3]), value("state", [2, "N", 3]), value("rate", [], TensorProto.INT64)]
+    outputs = [value("out", ["N", 1]), value("next", [2, "N", 3])]
+    graph = helper.make_graph(nodes, "state", inputs, outputs, [shape])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def built(made: onnx.ModelProto, folder: Path, **given: Any) -> tuple[ModelSpec, ArtifactFacts, Path]:
+    file = folder / "net.onnx"
+    onnx.save(made, str(file))
+    spec = ModelSpec(model=str(file), **given)
+    artifact = folder / "net-key"
+    return spec, building.build_artifact(Build(spec=spec, key="key", folder=str(artifact))), artifact
+
+
+def proofs(spec: ModelSpec, artifact: Path, batch: int) -> list[bool]:
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=batch)
+    session = Session(Open(case=case, folder=str(artifact)), 1, 0)
+    opened = session.open()
+    session.phases["forward"]()
+    return [parity.passed for parity in (*opened.parity, *session.close().parity)]
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_graph_is_run_in_float64_and_proved_at_every_batch(opset: int, tmp_path: Path) -> None:
+    spec, facts, artifact = built(model(opset=opset), tmp_path)
+    assert facts.reference_by == "onnx's reference implementation in float64"
+    assert (facts.input_shape, facts.classes, facts.batch, facts.opset) == ((2, 8, 8), 3, None, opset)
+    assert 0 < facts.eager_error < 1e-5
+    assert proofs(spec, artifact, 2) == [True, True, True]
+
+
+def test_a_broken_copy_of_the_graph_fails_its_proof(tmp_path: Path) -> None:
+    spec, _, artifact = built(model(), tmp_path)
+    broken = onnx.load(str(artifact / GRAPH))
+    (norm,) = (node for node in broken.graph.node if node.op_type == "BatchNormalization")
+    norm.attribute.append(helper.make_attribute("epsilon", 0.1))
+    onnx.save(broken, str(artifact / GRAPH))
+    assert not any(proofs(spec, artifact, 1))
+
+
+def test_a_fixed_batch_is_the_only_one(tmp_path: Path) -> None:
+    spec, facts, artifact = built(model(4), tmp_path)
+    assert facts.batch == 4
+    assert proofs(spec, artifact, 4) == [True, True]
+
+
+def test_inputs_and_outputs_without_a_batch_are_fed_and_compared_whole(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"value of its scalar input 'rate'.*--input rate=16000"):
+        built(stateful(), tmp_path)
+    spec, facts, artifact = built(stateful(), tmp_path, inputs=parse_inputs(["rate=3"]))
+    assert (facts.constants, facts.whole_outputs, facts.batch) == (["state", "rate"], [1], 1)
+    assert proofs(spec, artifact, 1) == [True, True]
+
+
+def test_sizes_that_the_file_leaves_open_are_asked_for() -> None:
+    graph = model(side="S").graph
+    with pytest.raises(ModelError, match=r"leaves sizes of its input 'x' \(2xSxS\) open.*--input x=2x64x64"):
+        inputs_of(graph, ModelSpec(model="net.onnx"))
+    for given in ({"image_size": (8, 9)}, {"inputs": (("x", (2, 8, 9)),)}):
+        (found,), batch = inputs_of(graph, ModelSpec(model="net.onnx", **given))
+        assert (found.shape, batch) == ((2, 8, 9), None)
+    with pytest.raises(ModelError, match="or has others"):
+        inputs_of(graph, ModelSpec(model="net.onnx", inputs=(("x", (3, 8, 8)),)))
+    with pytest.raises(ModelError, match="no input 'z'; its inputs are x"):
+        inputs_of(graph, ModelSpec(model="net.onnx", inputs=(("z", (3,)),)))
+
+
+def test_weights_in_a_second_file_come_along(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    file = tmp_path / "given" / "net.onnx"
+    onnx.save(model(), str(file), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    spec = ModelSpec(model=str(file))
+    artifact = tmp_path / "net-key"
+    building.build_artifact(Build(spec=spec, key="key", folder=str(artifact)))
+    (tmp_path / "given" / "weights.bin").unlink()
+    assert all(proofs(spec, artifact, 1))
+
+
+def test_what_is_no_onnx_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_text("no graph")
+    spec = ModelSpec(model=str(tmp_path / "net.onnx"))
+    with pytest.raises(ModelError, match="expected an ONNX file"):
+        building.build_artifact(Build(spec=spec, key="key", folder=str(tmp_path / "x-key")))
+
+
+@pytest.mark.parametrize("ours", [MaxPool, AveragePool])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 1]},
+        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        {"kernel_shape": [3], "strides": [2]},
+    ],
+)
+def test_pooling_is_what_onnxs_slow_implementation_computes(ours: Any, settings: dict[str, Any]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 7)[: 2 + len(settings["kernel_shape"])]).astype(np.float32)
+    node = helper.make_node(ours.__name__, ["x"], ["y"], **settings)
+    graph = helper.make_graph([node], "pool", [value("x", [None] * x.ndim)], [value("y", [None] * x.ndim)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (expected,) = list(ReferenceEvaluator(made).run(None, {"x": x}))
+    (got,) = Float64(made)({"x": x})
+    np.testing.assert_allclose(got, np.asarray(expected), rtol=1e-4)
+    assert got.dtype == np.float64
+
+
+def test_constants_casts_and_branches_are_made_float64_too() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.asarray([0.1], np.float32)))],
+        "branch",
+        [],
+        [value("c", [1])],
+    )
+    nodes = [
+        helper.make_node("If", ["flag"], ["c"], then_branch=branch, else_branch=branch),
+        helper.make_node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "f"], ["y"]),
+    ]
+    inputs = [value("flag", [], TensorProto.BOOL), value("n", [1], TensorProto.INT64)]
+    made = helper.make_model(helper.make_graph(nodes, "g", inputs, [value("y", [1])]))
+    assert in_float64(made).graph.output[0].type.tensor_type.elem_type == TensorProto.DOUBLE
+    (y,) = Float64(made)({"flag": np.asarray(True), "n": np.asarray([3])})
+    assert y.dtype == np.float64
+
+
+def test_an_onnx_file_is_measured_without_pytorch(tmp_path: Path) -> None:
+    onnx.save(model(), str(tmp_path / "net.onnx"))
+    program = (
+        "import sys; from cnnbench.worker import building; from cnnbench.records.messages import Build;"
+        "from cnnbench.suite.case import ModelSpec;"
+        "building.build_artifact(Build(spec=ModelSpec(model='net.onnx'), key='key', folder='x-key'));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 0
