@@ -39,6 +39,10 @@ WhatIf = Annotated[
     str | None,
     typer.Option(metavar="NAME=VALUE,...", help="Settings of the family, such as width=0.75,depth=1.2,resolution=192."),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|DEFAULT", help="Weights: a file, or those published for it; random if not given."),
+]
 
 
 def finite(value: float | None) -> float | None:
@@ -76,6 +80,7 @@ def spec(
     seed: int = 0,
     channels: int | None = None,
     inputs: list[str] | None = None,
+    weights: str | None = None,
 ) -> "ModelSpec":
     """The model that a command names. Raises InputError."""
     from cnnbench.networks import registry
@@ -88,6 +93,7 @@ def spec(
         seed,
         channels=channels,
         inputs=checked(parse_inputs, inputs, "--input") if inputs else None,
+        weights=weights,
     )
 
 

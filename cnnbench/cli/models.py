@@ -14,6 +14,7 @@ from cnnbench.cli.common import (
     ImageSize,
     Inputs,
     Json,
+    Weights,
     WhatIf,
     architecture_of,
     size_of,
@@ -167,6 +168,7 @@ def export(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    weights: Weights = None,
     as_json: Json = False,
 ) -> None:
     """Export a model to ONNX with a dynamic batch, checked by onnx and compared with float64.
@@ -178,7 +180,7 @@ def export(
     """
     from cnnbench.runner.tasks.export import Exported, ExportedStep, export_model, export_training_step
 
-    chosen = spec(model, image_size, classes, seed, channels, inputs)
+    chosen = spec(model, image_size, classes, seed, channels, inputs, weights)
     done: Exported | ExportedStep
     if workload == "training":
         done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
@@ -211,6 +213,7 @@ def profile(
     inputs: Inputs = None,
     batch: Annotated[int, typer.Option(min=1, max=2**40, help="Images per call.")] = 1,
     calls: Annotated[int, typer.Option(min=1, help="Profiled calls, after a few warm-up calls.")] = 20,
+    weights: Weights = None,
     as_json: Json = False,
 ) -> None:
     """Profile each layer's time in PyTorch and ONNX Runtime on the CPU, beside its MACs and bytes.
@@ -221,7 +224,7 @@ def profile(
     from cnnbench.report import layer_times
     from cnnbench.runner.tasks.layer_profile import profile_model
 
-    found = profile_model(spec(model, image_size, classes, 0, channels, inputs), batch, calls)
+    found = profile_model(spec(model, image_size, classes, 0, channels, inputs, weights), batch, calls)
     if as_json:
         print_json(layer_times.as_json(found))
     else:

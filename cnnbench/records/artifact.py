@@ -59,7 +59,8 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
         "code": toolchain.code,
         "spec": spec.model_dump(),
         "versions": dict(toolchain.versions),
-        "run": run_id if spec.is_users_own else source_digest(spec) or None,
+        "run": run_id if spec.is_users_own else None,
+        "files": source_digest(spec) or None,
         **({"weights": weights_of} if weights_of else {}),
     }
     return sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]

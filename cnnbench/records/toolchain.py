@@ -70,10 +70,19 @@ def _is_description(node: ast.stmt) -> bool:
 
 
 def source_digest(spec: ModelSpec) -> str:
-    """A digest of the file that a user's own model stands in, without importing it; empty for any other.
+    """A digest of the files that a model stands in, without importing them; empty for a model without any.
 
-    Of an ONNX file, with its name, size and time stand those of the files beside it that may hold its weights.
+    These are a user's module, an ONNX file (with names, sizes and times of files beside it that may hold its weights),
+    and a file of weights.
     """
+    own = _model_digest(spec)
+    try:
+        return own + sha256(files.read(Path(spec.weights))).hexdigest() if spec.weights else own
+    except OSError:  # told where the weights are loaded
+        return own
+
+
+def _model_digest(spec: ModelSpec) -> str:
     if not spec.is_users_own and not spec.is_onnx_file:
         return ""
     try:

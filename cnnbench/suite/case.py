@@ -38,13 +38,13 @@ STEP = ("step",)
 
 _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
-    r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?/(?P<workload>inference|training)"
+    r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?/(?P<workload>inference|training)"
     r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
-"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]/bBATCH
-[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
+"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]
+/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
@@ -68,13 +68,15 @@ class ModelSpec(Frozen):
     """Of images or signals; None where they are read from the model."""
     inputs: tuple[tuple[str, tuple[Size, ...]], ...] | None = None
     """Name and shape of each input, without the batch; None where there is one, of the channels and size above."""
+    weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """A file of weights, or DEFAULT for those that torchvision or timm publish; None for random ones."""
     seed: int = 0
 
     @classmethod
     def checked(
         cls, model: str, image_size: tuple[int, ...] | None, classes: int | None, seed: int = 0, **inputs: Any
     ) -> "ModelSpec":
-        """With defaults filled in from the closed form, if it has one; `inputs` are `channels` and `inputs`.
+        """With defaults filled in from the closed form, if it has one; `inputs` are `channels`, `inputs`, `weights`.
 
         Raises ShapeError for a size that the model cannot take, and for inputs of a model whose inputs are known.
         """
@@ -82,8 +84,8 @@ class ModelSpec(Frozen):
         architecture = registry.find(model)
         given = {name: value for name, value in inputs.items() if value is not None}
         if architecture:
-            if given:
-                raise ShapeError(f"{model}: its inputs are known; expected no `{next(iter(given))}`")
+            if known := given.keys() & {"channels", "inputs"}:
+                raise ShapeError(f"{model}: its inputs are known; expected no `{min(known)}`")
             architecture.network(size, classes)
             classes = classes or architecture.classes
         if "inputs" in given and (size or "channels" in given):
@@ -115,7 +117,8 @@ class ModelSpec(Frozen):
         inputs = ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.inputs or ())
         channels = f"/c{self.channels}" if self.channels else ""
         classes = f"/k{self.classes}" if self.classes and self.classes != own_classes else ""
-        return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes
+        weights = f"/w:{self.weights}" if self.weights else ""
+        return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes + weights
 
 
 class Case(Frozen):
@@ -149,6 +152,7 @@ class Case(Frozen):
                 int(given.pop("seed", 0)),
                 channels=channels,
                 inputs=parse_inputs(inputs.split(",")) if inputs else None,
+                weights=given.pop("weights", None),
             )
             return cls.model_validate({"spec": spec, **given})
         except ValidationError as error:

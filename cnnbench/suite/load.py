@@ -137,6 +137,7 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
             settings.seed or 0,
             channels=settings.channels,
             inputs=settings.inputs,
+            weights=settings.weights,
         )
     except ShapeError as error:
         keys = ("inputs", "channels", "image_size")

@@ -109,6 +109,9 @@ class Settings(BaseModel):
     inputs: Inputs | None = Field(
         None, description="shape of each input by its name, without the batch, such as {left: [3, 224, 224]}"
     )
+    weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="a file of weights, or DEFAULT for those that torchvision or timm publish; random if absent"
+    )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(
         None, description="of weights and images"
     )

@@ -30,6 +30,7 @@ from cnnbench.worker.reference.parity import (
     scales_of,
 )
 from cnnbench.worker.signature import flat, shapes_of
+from cnnbench.worker.weights import load_weights
 
 
 def fill(request: Build, folder: Path) -> ArtifactFacts:
@@ -50,7 +51,9 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
         collected = counters.collect(module, inputs, spec)
     with stage("randomise"):
         given = load_file(request.weights) if request.weights else {}
-        if _shapes(given) == _shapes(module.state_dict()):
+        if spec.weights:
+            load_weights(module, spec)
+        elif _shapes(given) == _shapes(module.state_dict()):
             module.load_state_dict(given)
             module.eval()
         else:  # none, or another network's
