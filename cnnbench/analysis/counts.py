@@ -167,6 +167,8 @@ def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) 
     The latter only at the model's own number of classes and, for MACs, at the published image size.
     """
     counted = counters.counted
+    if "module" in counted and "onnx" in counted:
+        _compare_params(counted["module"], counted["onnx"], found)
     macs = {name: total(counted[name], MACS) for name in ("dispatch", "fvcore", "onnx") if name in counted}
     if len(set(macs.values())) > 1:
         found.disagreements.append(", ".join(f"{count:,} MACs by {name}" for name, count in macs.items()))
@@ -178,6 +180,21 @@ def _compare_totals(spec: ModelSpec, counters: CounterResults, found: Findings) 
         found.disagreements.append(f"{params:,} parameters by module, {published.params:,} published")
     if "dispatch" in macs and spec.image_size is None:
         _compare_giga_macs(macs["dispatch"], "dispatch", published, found)
+
+
+def _compare_params(module: Counts, graph: Counts, found: Findings) -> None:
+    """A module's parameters against those in its inference graph, which lacks what inference does not use."""
+    ours, theirs = total(module, PARAMS), total(graph, PARAMS)
+    if ours == theirs:
+        return
+    unused = {name: pair[PARAMS] for name, pair in module.items() if pair[PARAMS] > graph.get(name, (0, 0))[PARAMS]}
+    if ours - sum(unused.values()) <= theirs < ours:
+        found.explained.append(
+            f"onnx: {theirs:,} of the module's {ours:,} parameters: nothing that inference computes uses the "
+            f"{ours - theirs:,} others, of {', '.join(name or 'the module itself' for name in unused)}"
+        )
+    else:
+        found.disagreements.append(f"{ours:,} parameters by module, {theirs:,} by onnx")
 
 
 def notes(spec: ModelSpec, counters: CounterResults) -> list[str]:
@@ -196,13 +213,17 @@ def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
     if published is not None and (formulas is not None or spec.classes is None):
         names.append("published")
     return CountsSummary(
-        params=total(formulas or counted.get("module") or {}, PARAMS),
-        macs=total(formulas or counted.get("dispatch") or counted.get("fvcore") or {}, MACS),
+        params=total(formulas or counted.get("module") or counted.get("onnx") or {}, PARAMS),
+        macs=_first_total(formulas, counted.get("dispatch"), counted.get("onnx"), counted.get("fvcore")),
         closed_form=formulas is not None,
         counters=names,
         disagreements=find(spec, counters).disagreements,
         top1_percent=published.top1_percent if published else None,
     )
+
+
+def _first_total(*counts: Counts | None) -> int | None:
+    return next((total(each, MACS) for each in counts if each is not None), None)
 
 
 class Verdict(Frozen):

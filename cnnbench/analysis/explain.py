@@ -50,9 +50,11 @@ def explain(run: Run) -> dict[str, Explained]:
     """All measured cases of a run by id."""
     others = kept(run.records.values())
     return {
-        record.id: _explained(run, record, time.value, record.counts.macs, others.get(record.id))
+        record.id: _explained(run, record, time.value, macs, others.get(record.id))
         for record in run.records.values()
-        if record.counts is not None and (time := comparable_time(record)) is not None
+        if record.counts is not None
+        and (macs := record.counts.macs) is not None
+        and (time := comparable_time(record)) is not None
     }
 
 

@@ -34,7 +34,7 @@ def replay(name: str, traced: Traced) -> Reading:
 def _op(step: Step, inputs: list[Value]) -> Op:
     kind = getattr(layers, step.op, None)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in step.settings.items()}
-    if isinstance(kind, type) and issubclass(kind, Joining):
+    if isinstance(kind, type) and (issubclass(kind, Joining) or "others" in getattr(kind, "__dataclass_fields__", {})):
         settings["others"] = tuple(inputs[1:])
     try:
         op = kind(**settings) if isinstance(kind, type) else None

@@ -131,7 +131,8 @@ def verify(
 ) -> None:
     """Cross-check each model's counts: formula, module, torch's counter, fvcore, ONNX graph, published figures.
 
-    Exit code 0 if all agree, layer by layer, except for known differences, which are shown with their reasons.
+    Exit code 0 if all agree, layer by layer, except for known differences, which are shown with their reasons; 1 if two
+    disagree; 3 if a counter could not count all, which is named.
     Example: cnnbench verify resnet18 lenet5
     """
     from cnnbench.networks import registry
@@ -149,8 +150,10 @@ def verify(
             typer.echo("\n".join(cross_checks(verdict, f"{done} of {len(specs)}, about {left} left")))
     if as_json:
         print_json([{**verdict.model_dump(), "agree": verdict.agree} for verdict in verdicts])
-    if not all(verdict.agree for verdict in verdicts):
+    if any(verdict.disagreements for verdict in verdicts):
         raise typer.Exit(common.EXIT_DISAGREE)
+    if any(verdict.failed for verdict in verdicts):
+        raise typer.Exit(common.EXIT_NOT_ALL_MEASURED)
 
 
 @app.command()

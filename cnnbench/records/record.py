@@ -73,8 +73,8 @@ class CountsSummary(Recorded):
     """The counts of a model in a record: totals, and every disagreement between counters."""
 
     params: Count
-    macs: Count
-    """For one image."""
+    macs: Count | None
+    """For one image; None where no counter could count all."""
     closed_form: bool
     """Whether the totals are the closed form's; else the module's and the dispatch counter's."""
     counters: list[str]

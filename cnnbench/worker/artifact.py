@@ -76,7 +76,7 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     try:
         with stage("export"):
             program = inference.trace(module, *(x[: inference.EXPORT_BATCH] for x in images))
-            collected = counters.collect_graph(collected, lambda: program)
+            collected = counters.collect_graph(collected, module, lambda: program)
             opset = inference.save(program, module, graph)
         with stage("check"):
             onnx.checker.check_model(str(graph), full_check=True)

@@ -166,6 +166,8 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name}: expected a torch.nn.Module; got {type(module).__name__}")
     check_origin(spec.model)
+    if isinstance(module, nn.DataParallel):  # on one device it is the module that it holds
+        module = module.module
     return module.float(), made
 
 

@@ -71,7 +71,7 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     spec, started = request.spec, time.perf_counter()
     model = _read(spec)
     inputs, batch = inputs_of(model.graph, spec)
-    counters = _counted(model)
+    counters = _counted(model, inputs)
     unit, drawn = batch or 1, np.random.default_rng(spec.seed)
     images = {each.name: _draw(drawn, (max(unit, IMAGES), *each.shape), each) for each in inputs if each.is_batched}
     constants = {each.name: _draw(drawn, each.shape, each) for each in inputs if not each.is_batched}
@@ -257,8 +257,10 @@ def _rows(outputs: list[Array], is_whole: bool) -> Array:
     return np.stack(outputs) if is_whole else np.concatenate(outputs)
 
 
-def _counted(model: onnx.ModelProto) -> CounterResults:
+def _counted(model: onnx.ModelProto, inputs: Sequence[GraphInput]) -> CounterResults:
+    shapes = {each.name: (1, *each.shape) if each.is_batched else each.shape for each in inputs}
     try:
-        return CounterResults(closed_form=None, counted={"onnx": counter.count(onnx_ir.from_proto(model))})
+        counts = counter.count(onnx_ir.from_proto(model), shapes_of=shapes)
+        return CounterResults(closed_form=None, counted={"onnx": counts})
     except Exception as error:
         return CounterResults(closed_form=None, counted={}, failed={"onnx": " ".join(str(error).split())[:300]})

@@ -5,11 +5,11 @@ from cnnbench.networks.layers.norm import BatchNorm, GroupNorm, InstanceNorm, La
 from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, Terms, Value, WorkKind, spelled, written_out
 from cnnbench.networks.layers.pointwise import Activation, Dropout, LayerScale, StochasticDepth
 from cnnbench.networks.layers.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from cnnbench.networks.layers.weighted import Conv, Linear, MatMul
+from cnnbench.networks.layers.weighted import Conv, ConvTranspose, DeformConv, Linear, MatMul
 
 __all__ = ["Add", "Concat", "Copy", "Flatten", "Joining", "Opaque", "Permute", "Scale", "Shuffle", "Split"]
 __all__ += ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm"]
 __all__ += ["Op", "PerAxis", "Saved", "Shape", "Terms", "Value", "WorkKind", "spelled", "written_out"]
 __all__ += ["Activation", "Dropout", "LayerScale", "StochasticDepth"]
 __all__ += ["AdaptiveAvgPool", "AvgPool", "MaxPool"]
-__all__ += ["Conv", "Linear", "MatMul"]
+__all__ += ["Conv", "ConvTranspose", "DeformConv", "Linear", "MatMul"]

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from cnnbench.errors import ShapeError
 from cnnbench.networks.layers.join import Joining
-from cnnbench.networks.layers.op import Op, PerAxis, Saved, Shape, Terms, check_windows, per_axis, spelled, windows
+from cnnbench.networks.layers.op import (
+    Op,
+    PerAxis,
+    Saved,
+    Shape,
+    Terms,
+    Value,
+    check_windows,
+    per_axis,
+    spelled,
+    windows,
+)
 
 
 class _Weighted(Op):
@@ -56,6 +67,38 @@ class Conv(_Weighted):
     def _kernel_elements(self, x: Shape) -> tuple[int, ...]:
         """R, S, C / groups: the extent of one output value's dot product."""
         return (*per_axis(self.kernel, len(x) - 1), x[0] // self.groups)
+
+
+@dataclass(frozen=True)
+class ConvTranspose(Conv):
+    """Transposed convolution (torch.nn.ConvTranspose2d): each value of the input is spread over a window."""
+
+    output_padding: PerAxis = 0
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(K, P, Q): (n - 1) s - 2p + d(k - 1) + output_padding + 1 on each spatial axis."""
+        settings = (self.kernel, self.stride, self.padding, self.dilation, self.output_padding)
+        axes = zip(x[1:], *(per_axis(each, len(x) - 1) for each in settings), strict=True)
+        return (self.out_channels, *((n - 1) * s - 2 * p + d * (k - 1) + extra + 1 for n, k, s, p, d, extra in axes))
+
+    def check(self, x: Shape) -> None:
+        if x[0] % self.groups or self.out_channels % self.groups:
+            raise ShapeError(f"{x[0]} -> {self.out_channels} channels cannot be split into {self.groups} groups")
+
+    def mac_terms(self, x: Shape) -> Terms:
+        """H * W * C * R * S * (K / groups), with the input's positions: each of its values meets one filter."""
+        return ((*x[1:], x[0], *per_axis(self.kernel, len(x) - 1), self.out_channels // self.groups),)
+
+
+@dataclass(frozen=True)
+class DeformConv(Conv):
+    """Deformable convolution (Dai et al. 2017): a convolution whose window is sampled where its offsets say.
+
+    Sampling is no MAC.
+    """
+
+    others: tuple[Value, ...] = ()
+    """Offsets, and the mask of version 2."""
 
 
 @dataclass(frozen=True)

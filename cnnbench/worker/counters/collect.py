@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from cnnbench.errors import ModelError
 from cnnbench.networks import registry
 from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults, Counts, Published
@@ -29,7 +30,7 @@ def count(request: Count) -> CounterResults:
     module, inputs = models.build(request.spec)
     models.try_out(module, inputs, request.spec)
     found = collect(module, inputs, request.spec)
-    return collect_graph(found, lambda: inference.trace(module, *zeros(inputs), dynamic_batch=False))
+    return collect_graph(found, module, lambda: inference.trace(module, *zeros(inputs), dynamic_batch=False))
 
 
 def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResults:
@@ -42,16 +43,20 @@ def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResult
     return found
 
 
-def collect_graph(found: CounterResults, export: Callable[[], torch.onnx.ONNXProgram]) -> CounterResults:
-    """The same with the exported graph's count, before it is optimised."""
-    return _with(found, "onnx", lambda: graph.count(export().model))
+def collect_graph(
+    found: CounterResults, module: nn.Module, export: Callable[[], torch.onnx.ONNXProgram]
+) -> CounterResults:
+    """The same with the count of the graph that is exported of the module, before it is optimised."""
+    first = {parameter: name for name, parameter in module.named_parameters()}
+    parameters = {name: first[each] for name, each in module.named_parameters(remove_duplicate=False)}
+    return _with(found, "onnx", lambda: graph.count(export().model, parameters))
 
 
 def _with(found: CounterResults, name: str, counter: Callable[[], Counts]) -> CounterResults:
     try:
         return found.model_copy(update={"counted": {**found.counted, name: counter()}})
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        reason = str(error) if isinstance(error, ModelError) else inference.said(error, "it cannot count the model")
         return found.model_copy(update={"failed": {**found.failed, name: reason}})
 
 

@@ -3,9 +3,11 @@
 Each counter of MACs takes one image (1, C, H, W), or a tensor for each input.
 """
 
+import copy
 import logging
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +15,20 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from cnnbench.errors import ModelError
 from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.record import Counts
+from cnnbench.worker.counters.einsum import einsum_macs
 from cnnbench.worker.hooks import hooked
 from cnnbench.worker.signature import flat
 
+Formula = Callable[..., int]
+MULTIPLY = {"_convolution", "_convolution_mode", "lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "_trilinear"}
+MULTIPLY |= {"mv", "addmv", "dot", "vdot", "addbmm", "conv_tbc", "_cdist_forward", "mkldnn_rnn_layer"}
+MULTIPLY |= {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "convolution_overrideable", "_weight_int8pack_mm"}
+"""Operators of aten that multiply and accumulate, and that a counter may have no formula for."""
+KNOWN_FREE = {"torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool", "prim::", "profiler::", "onnx::"}
+"""Operators and whole libraries beside aten that do not multiply and accumulate."""
 FVCORE_MACS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 """fvcore's names of the operators that multiply and accumulate; it also counts normalisation, which is none."""
 BACKWARD_BATCH = 2
@@ -33,10 +44,55 @@ def parameters(module: nn.Module) -> Counts:
 
 
 def dispatched(module: nn.Module, *inputs: torch.Tensor) -> Counts:
-    """MACs as torch's dispatcher sees them: every convolution and matrix product that is executed."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """MACs as torch's dispatcher sees them: every convolution and matrix product that is executed.
+
+    Raises ModelError for an operator that multiplies and accumulates, or may do so, and has no formula.
+    """
+    formulas = _formulas()
+    with _Seen() as seen, FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
         module(*inputs)
+    _check_counted(name for name, packet in seen.operators.items() if packet not in {**flop_registry, **formulas})
     return by_module(module, counter)
+
+
+def _formulas() -> dict[Any, Formula]:
+    """FLOP of operators that torch's counter does not know, where they are there."""
+    if not hasattr(torch.ops.torchvision, "deform_conv2d"):
+        return {}
+    return {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+
+
+def _deformable_flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Those of a convolution (Dai et al. 2017, equation 2); sampling comes on top and is no MAC."""
+    macs: int = math.prod(out_shape) * math.prod(weight[1:])
+    return FLOP_PER_MAC * macs
+
+
+def _check_counted(names: Iterable[str]) -> None:
+    """Raises ModelError for operators without a formula that do what is counted."""
+    missing = [name for name in dict.fromkeys(names) if _multiplies(name)]
+    if missing:
+        raise ModelError(f"no formula for {', '.join(missing)}, so the total would lack what it computes")
+
+
+def _multiplies(name: str) -> bool:
+    """Whether an operator such as `aten::mv` multiplies and accumulates; one of another library may."""
+    library, _, operator = name.rpartition("::")
+    if library in ("aten", ""):
+        return operator.rstrip("_") in MULTIPLY or operator in MULTIPLY
+    return not any(name.startswith(known) for known in KNOWN_FREE)
+
+
+class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The operators that are dispatched, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: dict[str, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators[func._schema.name] = func._overloadpacket
+        return func(*args, **(kwargs or {}))
 
 
 def by_module(module: nn.Module, counter: FlopCounterMode) -> Counts:
@@ -51,17 +107,37 @@ def by_module(module: nn.Module, counter: FlopCounterMode) -> Counts:
 
 
 def traced_by_fvcore(module: nn.Module, *inputs: torch.Tensor) -> Counts:
-    """MACs as fvcore finds them in a trace; attention's, among others, it does not know."""
+    """MACs as fvcore finds them in a trace.
+
+    It has no formula for a convolution padded to the same size, and one for einsum that is wrong but for two patterns.
+    Raises ModelError for an operator that multiplies and accumulates, or may do so, and has no formula.
+    """
     from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     analysis = FlopCountAnalysis(module, inputs)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.set_op_handle("aten::_convolution_mode", _traced_convolution)  # padding="same"
+    analysis.set_op_handle("torchvision::deform_conv2d", _traced_convolution)
+    analysis.set_op_handle("aten::einsum", _traced_einsum)
+    with torch.no_grad():  # so that a module which keeps its activations keeps no graph
+        operators_by_module = analysis.by_module_and_operator()
+    _check_counted(analysis.unsupported_ops())
     inclusive = {
         name: sum(int(macs) for operator, macs in operators.items() if operator in FVCORE_MACS)
-        for name, operators in analysis.by_module_and_operator().items()
+        for name, operators in operators_by_module.items()
     }
     return {name: (0, macs) for name, macs in exclusive(inclusive).items()}
+
+
+def _traced_convolution(inputs: list[Any], outputs: list[Any]) -> Any:
+    _, weight = (value.type().sizes() for value in inputs[:2])
+    return Counter({"conv": math.prod(outputs[0].type().sizes()) * math.prod(weight[1:])})
+
+
+def _traced_einsum(inputs: list[Any], outputs: list[Any]) -> Any:
+    shapes = [tuple(value.type().sizes()) for value in inputs[1].node().inputs()]
+    return Counter({"einsum": einsum_macs(inputs[0].toIValue(), shapes)})
 
 
 def exclusive(inclusive: Mapping[str, int]) -> dict[str, int]:
@@ -77,31 +153,31 @@ def exclusive(inclusive: Mapping[str, int]) -> dict[str, int]:
 
 
 def backward(module: nn.Module, *inputs: torch.Tensor) -> Counts:
-    """MACs of the backward pass, by torch's own formulas; on shapes alone, nothing is computed.
+    """MACs of the backward pass; on shapes alone, nothing is computed, unless the forward pass looks at values.
 
-    In torch 2.14 the formula takes the weight gradient of a convolution for `groups` times what it is.
+    By torch's own formulas, but for that of a convolution, which leaves `groups` out of the weight gradient (2.14).
     """
-    shapes = {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in module.state_dict(keep_vars=True).items()
-    }
-    images = tuple(torch.zeros(BACKWARD_BATCH, *x.shape[1:], device="meta") for x in inputs)
-    was_training = module.training
+    try:
+        return _backward(module, inputs, torch.device("meta"))
+    except (RuntimeError, NotImplementedError):  # it reads a value, or has tensors that are no parameters or buffers
+        return _backward(module, inputs, torch.device("cpu"))
+
+
+def _backward(module: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device) -> Counts:
+    module = copy.deepcopy(module).to(device).train()
+    images = tuple(torch.zeros(BACKWARD_BATCH, *x.shape[1:], device=device) for x in inputs)
     starts: list[int] = []
     ranges: list[tuple[range, str]] = []
     """The numbers that autograd gave the nodes of each module's forward pass; inner modules come first."""
-    try:
-        with hooked(
-            module,
-            lambda *_: starts.append(_next_node()),
-            lambda name, *_: ranges.append((range(starts.pop(), _next_node()), name)),
-        ):
-            output = torch.func.functional_call(module.train(), shapes, images)
-        heads = flat(output)
-        with _FlopsByNode() as flops:
-            torch.stack([head.sum() for head in heads]).sum().backward()  # type: ignore[no-untyped-call]
-    finally:
-        module.train(was_training)
+    with hooked(
+        module,
+        lambda *_: starts.append(_next_node()),
+        lambda name, *_: ranges.append((range(starts.pop(), _next_node()), name)),
+    ):
+        output = module(*images)
+    with _FlopsByNode() as flops:
+        torch.stack([head.sum() for head in flat(output)]).sum().backward()  # type: ignore[no-untyped-call]
+    _check_counted(flops.uncounted)
     macs: Counter[str] = Counter()
     for node, flop in flops.by_node.items():
         macs[next(name for nodes, name in ranges if node in nodes)] += flop
@@ -112,16 +188,44 @@ def _next_node() -> int:
     return int(torch._C._autograd._get_sequence_nr())
 
 
+def convolution_backward_flops(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *settings: Any, out_val: Any = None
+) -> int:
+    """As many MACs for each gradient as forwards: each value of the output, or of a transposed convolution's input,
+    meets the weights (K, C / g, ...) of one filter."""
+    *_, transposed, _, _, mask = settings
+    places = x if transposed else gradient
+    macs: int = sum(mask[:2]) * math.prod(places.shape) * math.prod(weight.shape[1:])
+    return FLOP_PER_MAC * macs
+
+
+def _deformable_backward_flops(
+    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any
+) -> int:
+    return 2 * FLOP_PER_MAC * math.prod(gradient.shape) * math.prod(weight.shape[1:])
+
+
+def _backward_formulas() -> dict[Any, Formula]:
+    found: dict[Any, Formula] = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    if hasattr(torch.ops.torchvision, "_deform_conv2d_backward"):
+        found[torch.ops.torchvision._deform_conv2d_backward] = _deformable_backward_flops
+    return found
+
+
 class _FlopsByNode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Torch's flop formulas applied to what the backward pass executes, by autograd node."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.by_node: Counter[int] = Counter()
+        self.uncounted: list[str] = []
+        self._formulas = {**flop_registry, **_backward_formulas()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulas.get(func._overloadpacket)
+        if formula is None:
+            self.uncounted.append(func._schema.name)
         if formula is not None:
             node = torch._C._current_autograd_node()._sequence_nr()
             self.by_node[node] += formula(*args, **(kwargs or {}), out_val=out)

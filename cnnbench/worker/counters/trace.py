@@ -18,12 +18,22 @@ from cnnbench.worker.counters.module import parameters
 from cnnbench.worker.hooks import is_leaf, running
 from cnnbench.worker.signature import zeros
 
-WITH_WEIGHTS = {"Conv", "Linear", "BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "LayerScale"}
+WITH_WEIGHTS = {
+    "Conv",
+    "ConvTranspose",
+    "DeformConv",
+    "Linear",
+    "BatchNorm",
+    "LayerNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerScale",
+}
 FREE = {"empty", "zeros", "ones", "full", "arange", "new_zeros", "new_empty", "lift_fresh", "fill_", "zero_"}
-FREE |= {"as_strided_"}
+FREE |= {"as_strided_", "empty_like"}
 """Operations that make something out of nothing, or only look at it in another way."""
 COPIES = {"clone", "cat", "stack", "_unsafe_view", "constant_pad_nd", "roll", "index", "contiguous", "copy_"}
-COPIES |= {"_to_copy"}
+COPIES |= {"_to_copy", "pixel_shuffle", "pixel_unshuffle"}
 """Operations that only arrange values."""
 FUNCTIONS = {"hardtanh": "relu6", "_softmax": "softmax", "_safe_softmax": "softmax", "hardswish": "hardswish"}
 """Functions of single values, or named by torch otherwise than by the layers, beside those that torch tags so."""
@@ -67,8 +77,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self.used: set[str] = set()
         state = module.state_dict(keep_vars=True)
-        self.owners = {_memory(tensor): name.rpartition(".")[0] for name, tensor in state.items()}
-        """By piece of memory of parameters and buffers, the submodule that holds them."""
+        self.owners = {_memory(tensor): name.rpartition(".")[0] for name, tensor in reversed(state.items())}
+        """By piece of memory of parameters and buffers, the submodule that holds them first."""
+        self.parameters = {_memory(parameter) for parameter in module.parameters()}
+        self.with_parameters = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
         self.made_by = {_memory(x): -1 for x in inputs}
         """By piece of memory, the place of the step that wrote it last; -1 is the image."""
         self.alive: list[Tensor] = [*inputs]  # so that no memory is used twice
@@ -105,10 +117,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         In a module that has children, or a second time, with the function's behind it.
         """
+        running = self.stack[-1] if self.stack else ""
+        if kind in WITH_WEIGHTS and owner is None and running in self.with_parameters:
+            owner = running  # of which it has been given a copy
         has_weights = kind in WITH_WEIGHTS and owner is not None
-        module = owner if has_weights and owner is not None else self.stack[-1] if self.stack else ""
+        module = owner if has_weights and owner is not None else running
         function = str(settings.get("function", kind)).lower()
-        plain = module if (has_weights or module in self.leaves) and module not in self.used else ""
+        is_its_own = has_weights or (module in self.leaves and module not in self.with_parameters)
+        plain = module if is_its_own and module not in self.used else ""
         name = plain or ".".join(part for part in (module, function) if part)
         names = chain([name], (f"{name}_{number}" for number in count(2)))
         unique = next(each for each in names if each not in self.used)
@@ -126,7 +142,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _formula(self, operator: str, args: Any) -> Described | None:
         """The layer that an ATen operator with these arguments is, where there is one with a formula for them."""
         match operator, args:
-            case "convolution", (x, weight, bias, stride, padding, dilation, False, _, groups) if x.shape[0] == 1:
+            case "convolution", (x, weight, bias, stride, padding, dilation, False, _, groups, *_) if x.shape[0] == 1:
                 settings = {
                     "out_channels": weight.shape[0],
                     "kernel": tuple(weight.shape[2:]),
@@ -137,6 +153,31 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     "bias": bias is not None,
                 }
                 return "Conv", settings, (x,)
+            case "convolution", (x, weight, bias, stride, padding, dilation, True, extra, groups, *_) if (
+                x.shape[0] == 1
+            ):
+                settings = {
+                    "out_channels": weight.shape[1] * groups,
+                    "kernel": tuple(weight.shape[2:]),
+                    "stride": tuple(stride),
+                    "padding": tuple(padding),
+                    "dilation": tuple(dilation),
+                    "output_padding": tuple(extra),
+                    "groups": groups,
+                    "bias": bias is not None,
+                }
+                return "ConvTranspose", settings, (x,)
+            case "torchvision::deform_conv2d", (x, weight, offset, mask, bias, sh, sw, ph, pw, dh, dw, g, _, masked):
+                settings = {
+                    "out_channels": weight.shape[0],
+                    "kernel": tuple(weight.shape[2:]),
+                    "stride": (sh, sw),
+                    "padding": (ph, pw),
+                    "dilation": (dh, dw),
+                    "groups": g,
+                    "bias": bool(bias.any()) or bias.requires_grad,
+                }
+                return "DeformConv", settings, (x, offset, *([mask] if masked else []))
             case "addmm", (bias, x, weight) if self.owns(weight) and self.owns(bias):
                 return "Linear", {"out_features": weight.shape[1], "bias": True}, (x,)
             case "mm", (x, weight) if self.owns(weight):
@@ -174,7 +215,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return "Add", {"inplace": inplace}, (x, others[0])
         if function == "mul" and len(values) == 2 and len(whole) == 1 and _is_factor(others[0], x):
             return "Scale", {}, (x, others[0])
-        factors = [tensor for tensor in tensors if self.owns(tensor)]
+        factors = [tensor for tensor in tensors if _memory(tensor) in self.parameters]
         if function == "mul" and len(factors) == 1 and math.prod(factors[0].shape) == x.shape[1]:
             return "LayerScale", {}, (x,)
         return "Activation", {"function": FUNCTIONS.get(function, function), "inplace": inplace}, (x,)

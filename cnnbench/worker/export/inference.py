@@ -55,14 +55,14 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
     return program
 
 
-def said(error: Exception) -> str:
-    """Why an export failed: the kind of failure where it is known, and what the innermost error says first."""
+def said(error: Exception, otherwise: str = "it cannot be exported") -> str:
+    """Why it failed: the kind of failure where that is known, else `otherwise`, and what the innermost error says."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     words = re.split(
         r" (?:For more information|Caused by|The error above|Maybe try|If you)", " ".join(str(error).split())
     )[0]
-    kind = next((reason for part, reason in REASONS.items() if part in words), "it cannot be exported")
+    kind = next((reason for part, reason in REASONS.items() if part in words), otherwise)
     places = re.findall(r"\(([^()]+\.py:\d+) in \w+\)", str(error))
     return f"{kind}{f' ({places[-1]})' if places else ''}: {type(error).__name__}: {words[:300]}"
 
