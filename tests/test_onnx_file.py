@@ -1,7 +1,11 @@
 """An ONNX file as a model: read, proved in float64 without torch, and timed where exported graphs run."""
 
+import os
+import re
 import subprocess
 import sys
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +15,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from cnnbench.analysis.replay import replay
 from cnnbench.errors import ModelError
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.artifact import GRAPH
-from cnnbench.records.messages import Build, Open
+from cnnbench.records.messages import Build, Count, Open, Trace
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.parse import parse_inputs
-from cnnbench.worker import building
+from cnnbench.worker import building, onnx_artifact
 from cnnbench.worker.onnx_artifact import inputs_of
 from cnnbench.worker.reference.onnx_float64 import AveragePool, Float64, MaxPool, in_float64
 from cnnbench.worker.session import Session
@@ -183,6 +189,99 @@ def test_constants_casts_and_branches_are_made_float64_too() -> None:
     assert in_float64(made).graph.output[0].type.tensor_type.elem_type == TensorProto.DOUBLE
     (y,) = Float64(made)({"flag": np.asarray(True), "n": np.asarray([3])})
     assert y.dtype == np.float64
+
+
+def test_a_graph_is_counted_and_shown_layer_by_layer(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    onnx.save(model(), str(file))
+    spec = ModelSpec(model=str(file))
+    counted = onnx_artifact.count(Count(spec=spec)).counted["onnx"]
+    macs = 8 * 8 * 4 * 2 * 9 + 12
+    assert [sum(column) for column in zip(*counted.values(), strict=True)] == [72 + 8 + 12, macs]
+    reading = replay("net", onnx_artifact.trace_file(Trace(spec=spec)))
+    assert (reading.network.params, reading.network.macs, reading.left_out) == (72 + 8 + 12, macs, [])
+    kinds = [type(layer.op).__name__ for layer in reading.network.layers]
+    assert kinds == ["Conv", "BatchNorm", "Activation", "MaxPool", "AdaptiveAvgPool", "Copy", "Linear", "Activation"]
+
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+light = pytest.mark.skipif(not LIGHT.is_dir(), reason=f"this package of onnx has no {LIGHT.name} networks")
+
+
+@light
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [("resnet50", "resnet50"), ("squeezenet", "squeezenet1_1"), ("vgg19", "vgg19"), ("densenet121", "densenet121")],
+)
+def test_other_exporters_graphs_count_as_the_closed_form_does(name: str, same_as: str) -> None:
+    spec = ModelSpec(model=str(LIGHT / f"light_{name}.onnx"))
+    network = replay(name, onnx_artifact.trace_file(Trace(spec=spec))).network
+    assert network.macs == ARCHITECTURES[same_as].network().macs
+
+
+OPEN_SIZES = {
+    "ch_ppocr_mobile_v2.0_cls_infer": ["x=3x48x96"],
+    "ch_PP-OCRv4_det_infer": ["x=3x96x96"],
+    "ch_PP-OCRv4_rec_infer": ["x=3x48x96"],
+    "nmp": [],
+    "silero_vad": ["input=512", "state=2x1x128", "sr=16000"],
+    "silero_vad_16k_op15": ["input=512", "sr=16000"],
+    "silero_vad_16k_sequence": [],
+    "silero_vad_half": ["input=512"],
+    "silero_vad_op18_ifless": ["input=512", "sr=16000"],
+    "silero_vad_openvino_16k": [],
+}
+"""Of graphs in other people's packages, the sizes that they leave open."""
+FOREIGN = os.environ.get("CNNBENCH_FOREIGN", "")
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Graphs by name: of onnx's own test data, and of wheels in the folder that the environment names."""
+    folder = tmp_path_factory.mktemp("foreign")
+    found = {file.stem: file for file in LIGHT.glob("*.onnx")}
+    for wheel in Path(FOREIGN).glob("*.whl") if FOREIGN else ():
+        with zipfile.ZipFile(wheel) as content:
+            for name in filter(re.compile(r".*\.onnx").fullmatch, content.namelist()):
+                file = folder / Path(name).name
+                file.write_bytes(content.read(name))
+                found[file.stem] = file
+    return found
+
+
+LIGHT_NAMES: tuple[str, ...] = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+)
+LIGHT_NAMES += ("vgg19", "zfnet512")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(f"light_{each}" for each in LIGHT_NAMES), *OPEN_SIZES])
+def test_other_peoples_graphs_are_proved_and_broken_copies_are_not(
+    name: str, foreign: Mapping[str, Path], tmp_path: Path
+) -> None:
+    if name not in foreign:
+        pytest.skip(f"no {name}.onnx: neither in onnx's test data nor in CNNBENCH_FOREIGN={FOREIGN!r}")
+    sizes = OPEN_SIZES.get(name)
+    spec = ModelSpec(model=str(foreign[name]), inputs=parse_inputs(sizes) if sizes else None)
+    artifact = tmp_path / "net-key"
+    building.build_artifact(Build(spec=spec, key="key", folder=str(artifact)))
+    assert all(proofs(spec, artifact, 1))
+    broken = onnx.load(str(artifact / GRAPH))
+    output = broken.graph.output[0]
+    for node in broken.graph.node:
+        node.output[:] = [f"{each}_right" if each == output.name else each for each in node.output]
+    ten = numpy_helper.from_array(np.asarray(1.1, np.float32), "a_tenth_more")
+    broken.graph.initializer.append(ten)
+    broken.graph.node.append(helper.make_node("Mul", [f"{output.name}_right", ten.name], [output.name]))
+    onnx.save(broken, str(artifact / GRAPH))
+    assert not all(proofs(spec, artifact, 1))
 
 
 def test_an_onnx_file_is_measured_without_pytorch(tmp_path: Path) -> None:

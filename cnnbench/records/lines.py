@@ -1,6 +1,6 @@
 """A record as a line of a run's file, and what many records share as lines of a file beside it.
 
-records.jsonl   {"schema_version": 5, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
+records.jsonl   {"schema_version": 6, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
 shared.jsonl    {"digest": "7f3a...", "artifact": {...}}
 
 Counts, artifact, training step and environment are named by the digests of their content. A line of a case that was
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cnnbench.records.environment import Environment
-from cnnbench.records.record import SCHEMA_VERSION, ArtifactFacts, CountsSummary, Record, StepFacts
+from cnnbench.records.record import SAME_SHAPE, SCHEMA_VERSION, ArtifactFacts, CountsSummary, Record, StepFacts
 from cnnbench.records.upgrade import OLDER, upgraded
 from cnnbench.suite.case import Frozen
 
@@ -66,7 +66,7 @@ def parse_record(content: dict[str, Any], shared: Mapping[str, Shared], before: 
         raise ValueError(f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench")
     if version in OLDER:
         return _checked(Record.model_validate(upgraded(content)))
-    if version != SCHEMA_VERSION:
+    if version not in SAME_SHAPE:
         raise ValueError(f"schema_version: expected a number up to {SCHEMA_VERSION}; got {str(version)[:20]!r}")
     del content["schema_version"]
     for name in SHARED:

@@ -6,6 +6,7 @@ Schema history (a reader accepts its own version and older ones):
     3   exported training steps
     4   the reference images that a training step is checked on
     5   reasons and interference by code, what really ran by field, and what records share once in a file of its own
+    6   channels, inputs and weights of a model; several inputs and outputs; no MACs where nothing could count them all
 
 `upgrade.py` reads the older ones.
 """
@@ -19,7 +20,9 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+SAME_SHAPE = (5, SCHEMA_VERSION)
+"""The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
 """

@@ -111,8 +111,8 @@ class Process:
 
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
 HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = {
-    messages.Count: "counters.collect:count",
-    messages.Trace: "counters.trace:trace_model",
+    messages.Count: "counting:count",
+    messages.Trace: "counting:trace_model",
     messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
     messages.Describe: "graph_file:describe",

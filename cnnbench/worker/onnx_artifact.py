@@ -17,11 +17,12 @@ from safetensors.numpy import save_file
 
 from cnnbench.errors import ModelError
 from cnnbench.records.artifact import CONSTANT, FACTS, GOLDEN, GRAPH, WEIGHTS
-from cnnbench.records.messages import Build
+from cnnbench.records.messages import Build, Count, Trace, Traced
 from cnnbench.records.record import ArtifactFacts, CounterResults
 from cnnbench.records.toolchain import library_versions
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.counters import onnx as counter
+from cnnbench.worker.counters.onnx_trace import trace
 from cnnbench.worker.reference.onnx_float64 import Float64
 from cnnbench.worker.reference.parity import (
     LEAST_OF_FILE,
@@ -257,10 +258,31 @@ def _rows(outputs: list[Array], is_whole: bool) -> Array:
     return np.stack(outputs) if is_whole else np.concatenate(outputs)
 
 
-def _counted(model: onnx.ModelProto, inputs: Sequence[GraphInput]) -> CounterResults:
-    shapes = {each.name: (1, *each.shape) if each.is_batched else each.shape for each in inputs}
+def count(request: Count) -> CounterResults:
+    """The counts of the file's graph. Raises ModelError for a file that cannot be used."""
+    model = _read(request.spec)
+    return _counted(model, inputs_of(model.graph, request.spec)[0])
+
+
+def trace_file(request: Trace) -> Traced:
+    """The layers of the file's graph. Raises ModelError for a file that cannot be used, or whose shapes are unknown."""
+    model = _read(request.spec)
     try:
-        counts = counter.count(onnx_ir.from_proto(model), shapes_of=shapes)
+        return trace(model, _whole_shapes(inputs_of(model.graph, request.spec)[0]))
+    except ModelError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise ModelError(f"model {request.spec.model!r}: onnx cannot infer the shapes in its graph: {words}") from None
+
+
+def _whole_shapes(inputs: Sequence[GraphInput]) -> dict[str, Shape]:
+    return {each.name: (1, *each.shape) if each.is_batched else each.shape for each in inputs}
+
+
+def _counted(model: onnx.ModelProto, inputs: Sequence[GraphInput]) -> CounterResults:
+    try:
+        counts = counter.count(onnx_ir.from_proto(model), shapes_of=_whole_shapes(inputs))
         return CounterResults(closed_form=None, counted={"onnx": counts})
     except Exception as error:
         return CounterResults(closed_form=None, counted={}, failed={"onnx": " ".join(str(error).split())[:300]})

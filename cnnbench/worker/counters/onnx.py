@@ -30,8 +30,7 @@ def count(
     of floating point are, but running statistics. `shapes_of` are whole shapes of inputs; else the first one's batch is
     one. Raises ModelError for an operator that multiplies and accumulates and cannot be counted.
     """
-    graph = _inferred(model, shapes_of or {})
-    shapes = {value.name: _shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    graph, shapes = inferred_shapes(model, shapes_of or {})
     statistics = {
         node.input[place] for node in graph.node if node.op_type == "BatchNormalization" for place in STATISTICS
     }
@@ -47,6 +46,13 @@ def count(
         if count := _macs(node, shapes):
             macs[(scopes_of(node) or ["", ""])[-2]] += count
     return {layer: (params[layer], macs[layer]) for layer in {**params, **macs}}
+
+
+def inferred_shapes(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> tuple[onnx.GraphProto, dict[str, Shape]]:
+    """The graph, and the shape of each value in it that onnx can infer from those of inputs and weights."""
+    graph = _inferred(model, shapes_of)
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return graph, {value.name: _shape(value) for value in values}
 
 
 def _inferred(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> onnx.GraphProto:
@@ -67,8 +73,12 @@ def _inferred(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> onnx.Grap
     for node in light.graph:
         for value in node.outputs:
             value.shape = None  # what the exporter says of shapes is not taken over
-    onnxscript.optimizer.fold_constants(light, onnx_shape_inference=True)
-    return onnx.shape_inference.infer_shapes(onnx_ir.to_proto(light), strict_mode=True, data_prop=True).graph
+    plain = onnx_ir.to_proto(light)
+    try:
+        onnxscript.optimizer.fold_constants(light, onnx_shape_inference=True)
+        return onnx.shape_inference.infer_shapes(onnx_ir.to_proto(light), strict_mode=True, data_prop=True).graph
+    except Exception:  # of the optimizer, or of a graph that it has made
+        return onnx.shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True).graph
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape:
