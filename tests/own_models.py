@@ -115,6 +115,14 @@ class Denormal(nn.Module):
         return logits
 
 
-def softplus() -> nn.Module:
-    """An activation that has no gradient rule."""
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+class InverseErf(nn.Module):
+    """An operator that has no gradient rule, and that torch has no decomposition of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        return torch.erfinv(0.5 * torch.tanh(x))
+
+
+def without_rule() -> nn.Module:
+    """Holds an operator that has no gradient rule."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), InverseErf(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))

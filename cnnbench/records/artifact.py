@@ -33,6 +33,8 @@ DROP = "drop"
 """Scales every rate of dropping: 1 as the model says, 0 for none."""
 NEW = ".new"
 """Behind an input's name, the output that is its value after the step."""
+METADATA = "cnnbench.training_step"
+"""The property of a step's graph that says, in JSON, what each input and output is."""
 
 
 class SealedFile(Recorded):

@@ -1,10 +1,12 @@
 """A model's name to its torch module: ours, torchvision's, timm's, or the user's own."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
 import traceback
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,9 @@ from cnnbench.worker.signature import Inputs, Shape, find_inputs, flat, shapes_o
 
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary head's loss (Szegedy et al. 2014, section 5)."""
+MAIN_OUTPUTS = ("out", "logits")
+"""What a mapping calls the main one of its outputs."""
+LOGIT_AXES = 2
 
 
 class Trial(NamedTuple):
@@ -80,10 +85,51 @@ def _made(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
 
 
 def loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (N, classes); auxiliary heads, where a model has them, are added at 0.3 each."""
-    heads = output if isinstance(output, tuple) else (output,)
-    main, *auxiliary = (nn.functional.cross_entropy(head, labels) for head in heads if head is not None)
+    """Cross-entropy of logits (N, classes); auxiliary heads, where a model has them, are added at 0.3 each.
+
+    Raises ModelError for a single logit, whose cross-entropy is always zero, and for outputs that are no logits.
+    """
+    main, *auxiliary = (_cross_entropy(head, labels) for head in heads(output))
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
+
+
+def heads(output: Any) -> list[Tensor]:
+    """The outputs in training that are not None, the main one first.
+
+    Of a mapping or a dataclass that is the one called `out` or `logits`, else its first. Raises ModelError where there
+    is none.
+    """
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    if isinstance(output, Mapping):
+        main = next((name for name in MAIN_OUTPUTS if output.get(name) is not None), None)
+        output = [output[name] for name in sorted(output, key=lambda name: name != main)]
+    given = [output] if isinstance(output, Tensor) else output if isinstance(output, (tuple, list)) else []
+    found = [head for each in given for head in ([each] if isinstance(each, Tensor) or each is None else heads(each))]
+    tensors = [head for head in found if head is not None]
+    if not tensors:
+        raise ModelError(f"the model gives no tensor in training: expected logits, or several; got {_kind(output)}")
+    return tensors
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.ndim < LOGIT_AXES or not logits.is_floating_point():
+        raise ModelError(
+            f"in training the model gives a tensor of shape {tuple(logits.shape)} and type {logits.dtype}; expected "
+            "logits (N, classes), of the main head and of auxiliary ones"
+        )
+    if logits.shape[1] == 1:
+        raise ModelError(
+            "the model has a single output: its cross-entropy is always zero, so that nothing is learned; give it one "
+            "output for each class"
+        )
+    return nn.functional.cross_entropy(logits, labels)
+
+
+def _kind(output: Any) -> str:
+    """What a model gave, in words."""
+    names = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    return f"{type(output).__name__}{names}"
 
 
 def try_out(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> Trial:

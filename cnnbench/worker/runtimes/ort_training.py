@@ -1,5 +1,6 @@
 """ONNX Runtime on the exported training step, in a process that never imports torch."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,18 @@ import onnxruntime as ort
 from safetensors.numpy import load_file
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP, WEIGHTS, read_step
+from cnnbench.records.artifact import (
+    DROP,
+    IMAGES,
+    LABELS,
+    LEARNING_RATE,
+    LOSS,
+    METADATA,
+    NEW,
+    STEP,
+    WEIGHTS,
+    read_step,
+)
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
@@ -112,6 +124,11 @@ class StepSession:
         self.shapes = {value.name: value.shape for value in session.get_inputs()}
         self.types = {value.name: value.type for value in session.get_inputs()}
         self.lasting = [value.name.removesuffix(NEW) for value in session.get_outputs() if value.name.endswith(NEW)]
+        described = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
+        self.same: dict[str, str] = described.get("same", {})
+        """By a further name of a tied parameter or buffer: the one that the graph has."""
+        self._fixed: dict[str, Array] = {}
+        """What no step changes, whether the graph reads it or not."""
         self.loss_value = placed(np.zeros((), np.float32), device)
         self._buffers: list[dict[str, ort.OrtValue]] = []
         self._given: dict[str, ort.OrtValue] = {}
@@ -128,11 +145,15 @@ class StepSession:
     def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool) -> None:
         """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero."""
         self._buffers, self._bindings = [], []  # those of before go first
+        values = {self.same.get(name, name): value for name, value in values.items()}
         self._buffers = [
             {name: placed(self._start(name, values), self.device) for name in self.lasting} for _ in range(2)
         ]
+        fixed = values.keys() - set(self.lasting)
+        self._fixed = {name: np.array(values[name], order="C", copy=True) for name in fixed}
         scalars = {LEARNING_RATE: rate, DROP: float(drop)}
-        self._given = {name: placed(np.asarray(value, np.float32), self.device) for name, value in scalars.items()}
+        given = {name: np.asarray(value, np.float32) for name, value in scalars.items()} | self._fixed
+        self._given = {name: placed(value, self.device) for name, value in given.items() if name in self.shapes}
         self._next = 0
 
     def bind(self, images: Array, labels: Array) -> None:
@@ -170,7 +191,9 @@ class StepSession:
 
     def values(self) -> dict[str, Array]:
         """Parameters, buffers and states now, on the host."""
-        return {name: value.numpy().copy() for name, value in self._buffers[self._next].items()}
+        changed = {name: value.numpy().copy() for name, value in self._buffers[self._next].items()}
+        found = changed | self._fixed
+        return found | {name: found[first] for name, first in self.same.items() if first in found}
 
     def _start(self, name: str, values: Mapping[str, Array]) -> Array:
         if name in values:  # a copy: on the CPU, ONNX Runtime works in the array's own memory

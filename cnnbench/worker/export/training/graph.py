@@ -1,7 +1,7 @@
 """An ONNX graph that is being written, node by node, and the tensors in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from typing import Any
 
@@ -20,6 +20,12 @@ BATCH = "batch"
 
 Size = int | None
 """Of a dimension; None is the batch."""
+INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+"""Types without gradients, in the order in which numpy and torch promote them."""
+
+
+class NoRule(Exception):
+    """What a rule does not know, such as a setting of its operator; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Tensor:
     def known(self, axis: int) -> int:
         """The size of an axis that is not the batch."""
         size = self.shape[axis]
-        assert size is not None, f"axis {axis} of {self.name} is the batch"
+        if size is None:
+            raise NoRule(f"an axis whose size depends on the batch (axis {axis} of {self.name})")
         return size
 
     def spatial(self) -> tuple[int, ...]:
@@ -62,6 +69,8 @@ class Graph:
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     scope: str = ""
+    first_input: Tensor | None = None
+    """The images: what says how large the batch is."""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)
     """What nodes put out."""
@@ -75,7 +84,7 @@ class Graph:
     def __call__(
         self, operator: str, x: Tensor, *others: Tensor | None, shape: Sequence[Size] | None = None, **attributes: Any
     ) -> Tensor:
-        """Append a node with one output, of x's shape if none is given. The last inputs may be None: left out."""
+        """Append a node with one output, of x's shape if none is given. An input that is None is left out."""
         return self.several(operator, x, *others, shapes=[x.shape if shape is None else shape], **attributes)[0]
 
     def several(
@@ -91,7 +100,9 @@ class Graph:
         name = f"{self.scope or 'step'}/{label or operator}_{self._count}"
         outputs = [Tensor(name if i == 0 else f"{name}:{i}", tuple(shape)) for i, shape in enumerate(shapes)]
         self._made |= {output.name for output in outputs}
-        read, written = ([value.name for value in values if value] for values in (inputs, outputs))
+        read, written = ([value.name if value else "" for value in values] for values in (inputs, outputs))
+        while read and not read[-1]:
+            read.pop()
         self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
@@ -143,14 +154,68 @@ class Graph:
         Else ONNX Runtime goes from value to value there: a weight of (2048, 1024, 1, 1) times a scalar took 28 ms for
         0.3 (two threads, ONNX Runtime 1.31).
         """
-        b = b if isinstance(b, Tensor) else self.constant(float(b))
+        a, b = self.alike(a, b)
         first, second = self._axes_as(a, b), self._axes_as(b, a)
-        return self(operator, first, second, shape=broadcast(a.shape, b.shape))
+        return self.typed(a.dtype, operator, first, second, shape=broadcast(a.shape, b.shape))
 
     add = partialmethod(_elementwise, "Add")
     sub = partialmethod(_elementwise, "Sub")
     mul = partialmethod(_elementwise, "Mul")
     div = partialmethod(_elementwise, "Div")
+
+    def typed(self, dtype: str, operator: str, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """Append a node that puts out another type than float32."""
+        first, *others = inputs
+        assert first is not None
+        return replace(self(operator, first, *others, **options), dtype=dtype)
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        """x in another type."""
+        if x.dtype == dtype:
+            return x
+        return self.typed(dtype, "Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def alike(self, a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Both in the type that they are computed in; a number takes the tensor's."""
+        if not isinstance(b, Tensor):
+            whole = a.dtype in INTEGERS and isinstance(b, int)
+            b = self.constant(np.asarray(b, a.dtype if whole else np.float32))
+        if a.dtype == b.dtype:
+            return a, b
+        both = (a.dtype, b.dtype)
+        common = max(both, key=INTEGERS.index) if set(both) <= set(INTEGERS) else "float32"
+        return self.cast(a, common), self.cast(b, common)
+
+    def zeros_like(self, x: Tensor) -> Tensor:
+        """Zeros (float32) of x's shape."""
+        if None in x.shape:
+            return self.mul(self.cast(x, "float32"), 0.0)
+        return self.constant(np.zeros([x.known(axis) for axis in range(x.ndim)], np.float32))
+
+    def spread(self, x: Tensor, shape: Sequence[Size], like: Tensor | None = None) -> Tensor:
+        """x repeated along its axes of 1 and new first ones; `like` has that shape, if the batch is among them."""
+        if x.shape == tuple(shape):
+            return x
+        if like is not None and None in shape:
+            target = self.typed("int64", "Shape", like, shape=(len(shape),))
+        else:
+            own = (1,) * (len(shape) - x.ndim) + x.shape
+            sizes = [self.integers([1 if size is None else size]) for size in shape]
+            for axis, size in enumerate(shape):
+                if size is None and own[axis] is not None:
+                    sizes[axis] = self.batch()
+            target = self.concat(sizes, 0) if None in shape else self.integers([size or 0 for size in shape])
+        return self.typed(x.dtype, "Expand", x, target, shape=shape)
+
+    def batch(self) -> Tensor:
+        """The number of images (1) int64."""
+        if self.first_input is None:
+            raise NoRule("a tensor as long as the batch, where there are no images")
+        return self.typed("int64", "Shape", self.first_input, shape=(1,), start=0, end=1)
+
+    def size(self, x: Tensor) -> Tensor:
+        """How many values x has () float32."""
+        return self("Cast", self.typed("int64", "Size", x, shape=()), to=TensorProto.FLOAT)
 
     def _axes_as(self, scalar: Tensor, other: Tensor) -> Tensor:
         if scalar.ndim or not other.ndim or other.shape[-1] != 1:
@@ -185,14 +250,15 @@ class Graph:
         if tuple(shape) == x.shape:
             return x
         target = [-1 if size is None else size for size in shape]
-        assert target.count(-1) <= 1
-        return self("Reshape", x, self.integers(target), shape=shape)
+        if target.count(-1) > 1:
+            raise NoRule(f"a view with two axes that depend on the batch, {tuple(shape)}")
+        return self.typed(x.dtype, "Reshape", x, self.integers(target), shape=shape)
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
         """Axes in another order."""
         if list(order) == list(range(x.ndim)):
             return x
-        return self("Transpose", x, shape=[x.shape[axis] for axis in order], perm=list(order))
+        return self.typed(x.dtype, "Transpose", x, shape=[x.shape[axis] for axis in order], perm=list(order))
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """Matrix product of the last two axes; the others broadcast."""
@@ -210,7 +276,7 @@ class Graph:
             shape[axis] = size
         stops = [start + (size - 1) * step + 1 for start, size, step in zip(starts, sizes, steps, strict=True)]
         bounds = [self.integers(values) for values in (starts, stops, axes, steps)]
-        return self("Slice", x, *bounds, shape=shape)
+        return self.typed(x.dtype, "Slice", x, *bounds, shape=shape)
 
     def pad(self, x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
         """Zeros around the spatial axes; fewer than none cuts off."""
@@ -225,12 +291,13 @@ class Graph:
             return parts[0]
         shape = list(parts[0].shape)
         shape[axis] = sum(part.known(axis) for part in parts)
-        return self("Concat", *parts, shape=shape, axis=axis)
+        return self.typed(parts[0].dtype, "Concat", *parts, shape=shape, axis=axis)
 
     def where(self, condition: Tensor, x: Tensor, otherwise: Tensor | float) -> Tensor:
-        """x where the condition (of x's shape) holds."""
-        other = otherwise if isinstance(otherwise, Tensor) else self.constant(otherwise)
-        return self("Where", condition, x, other, shape=x.shape)
+        """x where the condition holds; the three broadcast."""
+        x, other = self.alike(x, otherwise)
+        shape = broadcast(condition.shape, broadcast(x.shape, other.shape))
+        return self.typed(x.dtype, "Where", condition, x, other, shape=shape)
 
     def batch_size(self, x: Tensor) -> Tensor:
         """The number of images () float32, from a tensor whose first axis they are; written once."""
@@ -247,7 +314,8 @@ def broadcast(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
     pairs = zip((1,) * (length - len(a)) + tuple(a), (1,) * (length - len(b)) + tuple(b), strict=True)
     shape = []
     for one, other in pairs:
-        assert one == other or 1 in (one, other), f"{a} and {b} do not broadcast"
+        if one != other and 1 not in (one, other):
+            raise NoRule(f"shapes that do not broadcast, {tuple(a)} and {tuple(b)}")
         shape.append(other if one == 1 else one)
     return tuple(shape)
 

@@ -1,6 +1,5 @@
 """A model's training step exported from its artifact, and compared with torch in float64."""
 
-import copy
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
+from cnnbench.worker.export.training.copies import casts_to_double, copied, nothing_dropped
 from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference import parity
 from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses
@@ -71,16 +71,20 @@ def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
         return StepFacts(error=f"a training step has one input; the model takes {len(reference.images)}")
     module, images = models.rebuild(request.spec, known), reference.images
     module.load_state_dict(load_file(folder / WEIGHTS))
-    start = time.perf_counter()
     try:
-        model = export_step(module, torch.from_numpy(images[:2]), request.optimizer)
+        return _exported(module, request, known.classes, images, out)
     except CannotExport as error:
         return StepFacts(error=str(error))
+
+
+def _exported(module: nn.Module, request: BuildStep, classes: int, images: Array, out: Path) -> StepFacts:
+    start = time.perf_counter()
+    model = export_step(module, torch.from_numpy(images[:2]), request.optimizer)
     exported = time.perf_counter()
     with files.replacing(out) as file:
         onnx.save(model, str(file))
         begun = time.perf_counter()
-        labels = parity.labels_for(PROOF_IMAGES, known.classes, request.spec.seed)
+        labels = parity.labels_for(PROOF_IMAGES, classes, request.spec.seed)
         session = StepSession.of(str(file), torch.get_num_threads())
 
         def proof(first: int) -> StepFacts:
@@ -123,12 +127,14 @@ def prove(
     """Steps in ONNX Runtime from the module's weights against torch's in float64, with nothing dropped.
 
     For each tensor the error is the norm of its difference from float64's, over the norm of float64's change. It may be
-    ROOM times what torch itself is off in float32, and so may the median of all tensors.
+    ROOM times what torch itself is off in float32, and so may the median of all tensors. Raises CannotExport where
+    torch's own step gives what is not a number.
     """
-    double, single = (
-        train(EagerTrainer(without_dropping(module).to(dtype), optimizer, rate), images, labels, steps, further)
-        for dtype in (torch.float64, torch.float32)
-    )
+    with nothing_dropped():
+        with casts_to_double():
+            double = train(EagerTrainer(copied(module).double(), optimizer, rate), images, labels, steps, further)
+        single = train(EagerTrainer(copied(module), optimizer, rate), images, labels, steps, further)
+    _check_finite(double)
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
     before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
@@ -178,10 +184,15 @@ def train(trainer: EagerTrainer | StepSession, images: Array, labels: Array, ste
     return Trained([*losses, *(trainer.train(images, labels) for _ in range(further))], values)
 
 
-def without_dropping(module: nn.Module) -> nn.Module:
-    """A copy whose dropout and stochastic depth have a rate of zero."""
-    copied = copy.deepcopy(module)
-    for child in copied.modules():
-        if isinstance(child, nn.modules.dropout._DropoutNd) or type(child).__name__ == "StochasticDepth":
-            child.p = 0.0  # type: ignore[assignment]
-    return copied
+def _check_finite(trained: Trained) -> None:
+    """Raises CannotExport where torch itself computes what is not a number."""
+    if not math.isfinite(trained.losses[0]):
+        raise CannotExport(
+            "the loss of PyTorch's own step, in float64, is not a finite number: nothing can be compared"
+        )
+    worst = next((name for name, value in trained.values.items() if not np.isfinite(value).all()), None)
+    if worst is not None:
+        raise CannotExport(
+            f"after PyTorch's own step, in float64, {worst} is not a number: its gradient is not finite, such as that "
+            "of a square root at zero, or the learning rate is too large"
+        )

@@ -1,9 +1,6 @@
 """The training step as one graph: forward, loss, backward and the optimizer's update (docs/training.md)."""
 
-import copy
 import json
-import operator
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,91 +12,46 @@ import torch
 from torch import Tensor as Torch
 from torch import fx, nn
 
-from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, NEW, STEP_COUNT
+from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker import models
-from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.optimizers import update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
+from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
 
-METADATA = "cnnbench.training_step"
-"""The model's property that says, in JSON, what each input and output is."""
-
-
-class CannotExport(WorkerError):
-    """A step that no graph can be written for; the message names the operator and where it stands."""
+__all__ = ["METADATA", "CannotExport", "export_step"]
 
 
 def export_step(module: nn.Module, images: Torch, optimizer: Optimizer) -> onnx.ModelProto:
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
     Inputs: images (N, C, H, W), labels (N) int64, learning_rate (), drop () where the model drops, every parameter and
-    buffer by its name, and the optimizer's states. Outputs: loss (), and each of the latter under its name with `.new`
-    behind it. Raises CannotExport.
+    buffer that the step reads by its name, and the optimizer's states. Outputs: loss (), and each of the latter that
+    the step changes under its name with `.new` behind it. Raises CannotExport.
     """
-    model = _Step(optimizer).write(_traced(module, images))
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-class RowDropout(nn.Module):
-    """Stochastic depth (Huang et al. 2016) that drops whole images' branches, as torchvision's mode `row`."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Torch) -> Torch:
-        """x (N, ...) with some images' values zero and the others divided by 1 - p."""
-        if not self.training or self.p == 0:
-            return x
-        ones = x.new_ones((x.shape[0], *(1 for _ in x.shape[1:])))
-        return x * nn.functional.dropout(ones, self.p)
-
-
-class _Loss(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Torch, labels: Torch) -> Torch:
-        return models.loss(self.module(images), labels)
-
-
-def _traced(module: nn.Module, images: Torch) -> torch.export.ExportedProgram:
-    """ATen operators of the loss in training mode, without any that write into their arguments."""
-    module = copy.deepcopy(module).train()
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
-                setattr(parent, name, RowDropout(float(str(child.p))))
-    batch = torch.export.Dim("batch", min=1)
-    labels = torch.zeros(len(images), dtype=torch.long)
+    model = _Step(module, optimizer).write(traced(module, images))
     try:
-        with warnings.catch_warnings(action="ignore"), out_of_place(module):
-            shapes = ({0: batch}, {0: batch})
-            program = torch.export.export(_Loss(module), (images, labels), dynamic_shapes=shapes, strict=False)
-            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
-            return decomposed
-    except Exception as error:
-        if isinstance(error, (MemoryError, OSError)) or "allocate memory" in str(error):
-            raise  # passing: it says nothing of the model
-        raise CannotExport(f"torch.export: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CannotExport(f"the step's graph is not valid ONNX: {' '.join(str(error).split())[:300]}") from error
+    return model
 
 
 @dataclass
 class _Step:
     """A step that is being written."""
 
+    module: nn.Module
     optimizer: Optimizer
     graph: Graph = field(default_factory=Graph)
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    """What stands for each traced node: a tensor, a list of tensors, or a number."""
+    """What stands for each traced node: a tensor, a list of tensors, a number, or torch's tensor of a constant."""
     parameters: dict[str, Tensor] = field(default_factory=dict)
+    """Those that the loss is computed from, trained or not."""
     buffers: list[str] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)
+    """By a further name of a parameter or buffer: its first one."""
     gradients: dict[Tensor, Gradient] = field(default_factory=dict)
     """As far as they are known."""
     after: dict[str, Tensor] = field(default_factory=dict)
@@ -108,12 +60,18 @@ class _Step:
     def write(self, program: torch.export.ExportedProgram) -> onnx.ModelProto:
         """The whole model."""
         g, signature = self.graph, program.graph_signature
+        if written := list(getattr(signature, "parameters_to_mutate", {}).values()):
+            raise CannotExport(f"the model writes into its parameter {_name(written[0])} in its forward pass")
         self._inputs(program)
         calls = [node for node in program.graph.nodes if node.op == "call_function"]
         written = [(node, result) for node in calls if (result := self._forward(node))]
-        values = {node.name: value for node, value in self.values.items()}
-        self.after = {_name(buffer): values[output] for output, buffer in signature.buffers_to_mutate.items()}
+        values = {node.name: self._constant(value) for node, value in self.values.items()}
+        self.after = {
+            self._first(_name(buffer)): values[output] for output, buffer in signature.buffers_to_mutate.items()
+        }
         (loss,) = (values[str(output)] for output in signature.user_outputs)
+        if not loss.varies:
+            raise CannotExport("the loss depends on no parameter that asks for a gradient (requires_grad)")
         g.scope = "loss"
         self.gradients[loss] = g.constant(1.0)
         rate, step = g.input(LEARNING_RATE, ()), None
@@ -127,9 +85,6 @@ class _Step:
                 uses[argument] -= 1
                 if not uses[argument] and self.parameters.get(argument.name) == argument:
                     self._update(argument.name, rate, step)  # while parameter and gradient are in the caches
-        for name in self.parameters:
-            if name not in self.after:
-                self._update(name, rate, step)
         g.scope = ""
         g.output(loss, LOSS)
         for name, tensor in self.after.items():
@@ -138,46 +93,84 @@ class _Step:
 
     def _inputs(self, program: torch.export.ExportedProgram) -> None:
         signature, users = program.graph_signature, iter((IMAGES, LABELS))
+        tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        self.same = _further_names(self.module)
+        kept, changed = self.module.state_dict().keys(), {_name(each) for each in signature.buffers_to_mutate.values()}
         for node in program.graph.find_nodes(op="placeholder"):
             if constant := signature.inputs_to_lifted_tensor_constants.get(node.name):
-                self.values[node] = self.graph.constant(program.constants[constant].numpy())
+                self.values[node] = program.constants[constant]
                 continue
-            parameter = _name(signature.inputs_to_parameters.get(node.name))
-            buffer = _name(signature.inputs_to_buffers.get(node.name))
-            traced, name = node.meta["val"], parameter or buffer or next(users)
-            value = self.graph.input(name, _shape(traced), str(traced.dtype).removeprefix("torch."))
-            self.values[node] = value = replace(value, varies=bool(parameter))
+            traced, parameter = node.meta["val"], signature.inputs_to_parameters.get(node.name)
+            full = _name(parameter or signature.inputs_to_buffers.get(node.name))
+            name = self._first(full) if full else next(users)
+            if full and full not in kept and full not in changed:
+                self.values[node] = tensors[name].detach()
+                continue
+            if full and full not in kept:
+                raise CannotExport(
+                    f"the buffer {full} changes in training, and is not in the state dict that has its "
+                    "values (register it with persistent=True)"
+                )
+            if full and not node.users and full not in changed:
+                continue
+            declared = {value.name for value in self.graph.inputs}
+            dtype = str(traced.dtype).removeprefix("torch.")
+            value = Tensor(name, _shape(traced), dtype)
+            if name not in declared:
+                value = self.graph.input(name, _shape(traced), dtype)
+            self.values[node] = value = replace(value, varies=bool(parameter) and tensors[name].requires_grad)
             if parameter:
                 self.parameters[name] = value
-            elif buffer:
+            elif full and name not in self.buffers:
                 self.buffers.append(name)
+            elif name == IMAGES:
+                self.graph.first_input = value
+
+    def _first(self, name: str) -> str:
+        """A parameter's or buffer's first name."""
+        return self.same.get(name, name)
+
+    def _constant(self, value: Any) -> Any:
+        """What a rule is given for torch's tensor of a constant."""
+        if isinstance(value, Torch):
+            if value.dtype in (torch.float64, torch.float16, torch.bfloat16):
+                value = value.float()
+            return self.graph.constant(value.detach().numpy())
+        return [self._constant(each) for each in value] if isinstance(value, list) else value
 
     def _forward(self, node: fx.Node) -> OpResult | None:
-        """Write a traced operator; None for what only picks or asks for a size."""
-        value = node.meta.get("val")
-        if node.target is operator.getitem:
+        """Write a traced operator; None for what only picks, asks for a size, checks, or is a constant."""
+        value, name = node.meta.get("val"), str(node.target)
+        if is_getitem(node):
             source, index = node.args
             assert isinstance(source, fx.Node)
+            assert isinstance(index, int)
+            if index >= len(self.values[source]):
+                raise CannotExport(f"output {index} of {source.target}{_where(source)} has no rule")
             self.values[node] = self.values[source][index]
             return None
-        if isinstance(value, (int, torch.SymInt)):
-            self.values[node] = None if isinstance(value, torch.SymInt) else value
-            return None
-        self.graph.scope = _module_of(node)
-        name = str(node.target)
-        if name not in RULES:
-            raise CannotExport(f"no gradient rule for {name}{_where(node)}")
         several = isinstance(value, (tuple, list))
         parts: Any = value if several else [value]
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        if not any(isinstance(part, Torch) for part in parts):
+            self.values[node] = value if isinstance(value, (int, float)) else None
+            return None
+        given = [self.values[n] for n in node.all_input_nodes]
+        if all(isinstance(each, (Torch, int, float)) for each in given) and _is_repeatable(node):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+            self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            return None
+        self.graph.scope = _module_of(node)
+        if name not in RULES:
+            raise CannotExport(f"no gradient rule for {node.meta.get('original_aten') or name}{_where(node)}")
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._constant(self.values[n]))
         with _explained(f"the gradient rule for {name}{_where(node)}"):
             result = RULES[name](self.graph, [_shape(part) for part in parts], *args, **kwargs)
-        inputs = [self.values[n] for n in node.all_input_nodes]
-        varies = any(isinstance(each, Tensor) and each.varies for each in inputs)
-        outputs, others = (
-            [replace(output, varies=varies, origin=node.name) for output in group]
-            for group in (result.outputs, result.others)
-        )
+        varies = any(argument.varies for argument, _ in result.vjps)
+        types = [str(part.dtype).removeprefix("torch.") for part in parts]
+        if any(each in ("float64", "float16", "bfloat16") for each in types) and varies:
+            raise CannotExport(f"{name}{_where(node)} computes in {types[0]}; a step computes in float32")
+        outputs = [replace(output, varies=varies, origin=node.name) for output in result.outputs]
+        others = [replace(output, varies=False, origin=node.name) for output in result.others]
         self.values[node] = [*outputs, *others] if several else outputs[0]
         return replace(result, outputs=outputs)
 
@@ -199,14 +192,15 @@ class _Step:
         return None if gradient is None else materialise(self.graph, gradient)
 
     def _update(self, name: str, rate: Tensor, step: Tensor | None) -> None:
-        """Write the optimizer's part for one parameter, whose gradient is complete."""
+        """Write the optimizer's part for one parameter, whose gradient is complete; none without a gradient."""
         g, parameter = self.graph, self.parameters[name]
         gradient = self._gradient(parameter)
+        if gradient is None:  # torch leaves a parameter alone that the loss does not depend on
+            return
         names = [f"{name}.{state}" for state in self.optimizer.states]
         states: Sequence[Tensor] = [g.input(state, parameter.shape) for state in names]
         g.scope = f"{name}/update"
-        if gradient is not None:  # torch leaves a parameter alone that the loss does not depend on
-            parameter, states = update(g, self.optimizer, parameter, gradient, states, rate, step)
+        parameter, states = update(g, self.optimizer, parameter, gradient, states, rate, step)
         self.after |= {name: parameter, **dict(zip(names, states, strict=True))}
 
     def _described(self) -> Mapping[str, Any]:
@@ -217,8 +211,8 @@ class _Step:
             LEARNING_RATE: "learning rate",
             STEP_COUNT: "steps made",
             DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none",
-            **dict.fromkeys(names, "parameter"),
-            **dict.fromkeys(self.buffers, "buffer"),
+            **{n: "parameter" if n in self.after else "parameter that stays as it is" for n in names},
+            **{n: "buffer" if n in self.after else "buffer that stays as it is" for n in self.buffers},
             **{f"{n}.{state}": f"optimizer's state of {n}; begins as zeros" for n in names for state in states},
         }
         return {
@@ -226,6 +220,7 @@ class _Step:
             "outputs": {LOSS: "mean over the images, before the update"}
             | {name + NEW: f"{name} after the step" for name in self.after},
             "next": {name: name + NEW for name in self.after},
+            "same": self.same,
             "optimizer": self.optimizer.model_dump(),
         }
 
@@ -235,8 +230,23 @@ def _explained(what: str) -> Iterator[None]:
     """Raise what a rule cannot do, or a fault in it, as CannotExport."""
     try:
         yield
-    except (NoRule, AssertionError, TypeError) as error:
+    except (NoRule, AssertionError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise CannotExport(f"{what}: {error or type(error).__name__}") from error
+
+
+def _is_repeatable(node: fx.Node) -> bool:
+    """Whether it gives the same each time, and no dimension of it depends on the batch."""
+    tags = getattr(node.target, "tags", ())
+    value = node.meta["val"]
+    parts = value if isinstance(value, (tuple, list)) else [value]
+    return torch.Tag.nondeterministic_seeded not in tags and all(None not in _shape(part) for part in parts)
+
+
+def _further_names(module: nn.Module) -> dict[str, str]:
+    """By each further name of a tied parameter or buffer: the first."""
+    first: dict[int, str] = {}
+    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: found for name, tensor in every if (found := first.setdefault(id(tensor), name)) != name}
 
 
 def _shape(value: Torch) -> Shape:

@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from cnnbench.records.artifact import DROP
 from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.rules.products import matmul
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, op_result
 
 MEAN = 1
@@ -16,6 +17,10 @@ MEAN = 1
 
 def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Param = None) -> OpResult:
     """x (..., I) times the weight (O, I) transposed, plus the bias (O)."""
+    if w.ndim == 1:
+        product = matmul(g, _, x, w)
+        ((_, of_x), (_, of_w)), y = product.vjps, product.outputs[0]
+        return op_result(y if b is None else g.add(y, b), (x, of_x), (w, of_w), (b, lambda dy: dy))
     outputs, inputs = w.known(0), w.known(1)
     rows = x if x.ndim == 2 else g.reshape(x, (None, inputs))
     y = g("Gemm", rows, w, b, shape=(rows.shape[0], outputs), transB=1)
@@ -39,13 +44,24 @@ def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) ->
     """
     if not train or p == 0:
         return op_result(x, (x, lambda dy: dy), others=[x])
-    if not any(value.name == DROP for value in g.inputs):
-        g.input(DROP, ())
-    rate = g.mul(Tensor(DROP, ()), p)
+    rate = g.mul(_drop(g), p)
     kept = g("GreaterOrEqual", g("RandomUniformLike", x), rate)
     factor = g("Reciprocal", g.sub(g.constant(1.0), rate))
     mask = g.mul(g("Cast", kept, to=TensorProto.FLOAT), factor)
     return op_result(g.mul(x, mask), (x, lambda dy: g.mul(dy, mask)), others=[kept])
+
+
+def bernoulli(g: Graph, out: Any, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> OpResult:
+    """aten.bernoulli.p: 1.0 with probability p, else 0.0; with the scale `drop` between that and p, its mean."""
+    scale = _drop(g)
+    drawn = g("Cast", g("Less", g("RandomUniformLike", g.zeros_like(x)), g.constant(float(p))), to=TensorProto.FLOAT)
+    return op_result(g.add(g.mul(g.sub(drawn, float(p)), scale), float(p)))
+
+
+def _drop(g: Graph) -> Tensor:
+    if not any(value.name == DROP for value in g.inputs):
+        g.input(DROP, ())
+    return Tensor(DROP, ())
 
 
 def cross_entropy(
@@ -62,6 +78,8 @@ def cross_entropy(
     if weight is not None or reduction != MEAN or logits.ndim != 2:
         raise NoRule("cross-entropy other than the mean over images")
     classes = logits.known(1)
+    if classes == 1:
+        raise NoRule("cross-entropy of a single output is always zero, so that nothing is learned")
     depth = g.constant(np.asarray(classes, np.int64))
     target = g("OneHot", labels, depth, g.constant([0.0, 1.0]), shape=logits.shape, axis=1)
     if label_smoothing:

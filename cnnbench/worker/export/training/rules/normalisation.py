@@ -31,7 +31,7 @@ def batch_norm(
     and Szegedy 2015, algorithm 2).
     """
     if not training:
-        raise NoRule("batch normalisation in inference mode within a training step")
+        return batch_norm_fixed(g, _, x, w, b, running_mean, running_var, momentum, eps)
     channels = x.known(1)
     per_channel = (1, channels, *(1 for _ in x.shape[2:]))
     axes = [0, *range(2, x.ndim)]
@@ -73,6 +73,50 @@ def batch_norm(
     )
 
 
+def batch_norm_fixed(
+    g: Graph,
+    _: Any,
+    x: Tensor,
+    w: Param,
+    b: Param,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> OpResult:
+    """aten._native_batch_norm_legit_no_training: with the running statistics, which stay as they are."""
+    per_channel = (1, x.known(1), *(1 for _ in x.shape[2:]))
+    axes = [0, *range(2, x.ndim)]
+    mean, inverse = (
+        g.reshape(running_mean, per_channel),
+        _inverse_deviation(g, g.reshape(running_var, per_channel), eps),
+    )
+    scale = inverse if w is None else g.mul(inverse, g.reshape(w, per_channel))
+    shift = g("Neg", g.mul(mean, scale))
+    y = g.affine(x, scale, shift if b is None else g.add(shift, g.reshape(b, per_channel)))
+
+    def dw(dy: Tensor) -> Tensor:
+        along = g.sum(g.mul(dy, g.sub(x, mean)), axes, keep=True)
+        return g.reshape(g.mul(along, inverse), (x.known(1),))
+
+    return op_result(
+        y,
+        (x, lambda dy: ScaledGradient(dy, scale)),
+        (w, dw),
+        (b, lambda dy: g.sum(dy, axes)),
+        others=[running_mean, running_var],
+    )
+
+
+def batch_norm_without_statistics(
+    g: Graph, out: Any, x: Tensor, w: Param, b: Param, training: bool, momentum: float, eps: float
+) -> OpResult:
+    """aten._native_batch_norm_legit.no_stats: as in training, and nothing is kept."""
+    zeros, ones = (g.constant(np.full(x.known(1), value, np.float32)) for value in (0.0, 1.0))
+    found = batch_norm(g, out, x, w, b, zeros, ones, True, momentum, eps)
+    return OpResult(found.outputs, found.vjps, found.others[:2])
+
+
 def layer_norm(
     g: Graph, _: Any, x: Tensor, sizes: Sequence[int], w: Param = None, b: Param = None, eps: float = 1e-5, *__: Any
 ) -> OpResult:
@@ -112,9 +156,14 @@ def instance_norm(
     eps: float,
     *_: Any,
 ) -> OpResult:
-    """Over the pixels of each image and channel (Ulyanov et al. 2016)."""
-    if not use_input_stats or running_mean is not None:
-        raise NoRule("instance normalisation with running statistics")
+    """Over the pixels of each image and channel (Ulyanov et al. 2016), or with the running statistics."""
+    if not use_input_stats:
+        assert running_mean is not None
+        assert running_var is not None
+        fixed = batch_norm_fixed(g, out, x, w, b, running_mean, running_var, momentum, eps)
+        return op_result(fixed.outputs[0], *fixed.vjps)
+    if running_mean is not None:
+        raise NoRule("instance normalisation that updates running statistics")
     return group_norm(g, out, x, x.known(1), w, b, eps)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, op_result
+from cnnbench.worker.export.training.rules.rule import OpResult, op_result
 
 STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""
@@ -108,9 +108,20 @@ def hardswish(g: Graph, _: Any, x: Tensor) -> OpResult:
 
 
 def gelu(g: Graph, _: Any, x: Tensor, *, approximate: str = "none") -> OpResult:
-    """x P(x) with P the normal distribution; its derivative is P + x p with p the normal density."""
+    """x P(x) with P the normal distribution; its derivative is P + x p with p the normal density.
+
+    Approximately, P is (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016).
+    """
     if approximate != "none":
-        raise NoRule(f"gelu with approximate={approximate!r}")
+        square, root = g.mul(x, x), math.sqrt(2 / math.pi)
+        t = g("Tanh", g.mul(x, g.add(g.mul(square, 0.044715 * root), root)))
+        half = g.add(g.mul(t, 0.5), 0.5)
+
+        def slope() -> Tensor:
+            inner = g.add(g.mul(square, 3 * 0.044715 * root), root)
+            return g.add(half, g.mul(g.mul(g.mul(x, 0.5), g.sub(g.constant(1.0), g.mul(t, t))), inner))
+
+        return op_result(g.mul(x, half), (x, lambda dy: g.mul(dy, slope())))
     distribution = g.add(g.mul(g("Erf", g.mul(x, math.sqrt(0.5))), 0.5), 0.5)
 
     def dx(dy: Tensor) -> Tensor:

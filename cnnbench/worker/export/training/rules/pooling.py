@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.pointwise import unit_step
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Shape, op_result
+from cnnbench.worker.export.training.rules.rule import OpResult, Shape, op_result
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Window = tuple[int, int, int]
@@ -25,7 +25,7 @@ def max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> OpResult:
-    """aten.max_pool1d and 2d; of equal values the first gets the gradient. The traced size settles `ceil_mode`."""
+    """aten.max_pool1d, 2d and 3d; of equal values the first gets the gradient. The traced size settles `ceil_mode`."""
     sides = x.ndim - 2
     kernel, dilation, before = _each(kernel, sides), _each(dilation, sides), _each(padding, sides)
     stride = _each(stride or kernel, sides)
@@ -86,22 +86,24 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> OpResult:
-    """aten.avg_pool1d and 2d; the traced size settles `ceil_mode`."""
-    if divisor_override is not None:
-        raise NoRule("average pooling with divisor_override")
+    """aten.avg_pool1d, 2d and 3d; the traced size settles `ceil_mode`."""
 
     def windows(size: int, count: int, kernel: int, stride: int, pad: int) -> Iterator[Window]:
         for start in range(-pad, count * stride - pad, stride):
             end = min(start + kernel, size + pad)
             inside = max(start, 0), min(end, size)
-            yield *inside, end - start if count_include_pad else inside[1] - inside[0]
+            divisor = end - start if count_include_pad else inside[1] - inside[0]
+            yield *inside, 1 if divisor_override else divisor
 
     settings = (_each(values, x.ndim - 2) for values in (kernel, stride or kernel, padding))
-    return _averaged(g, x, [list(windows(*each)) for each in zip(x.spatial(), _spatial(out), *settings, strict=True)])
+    sides = [list(windows(*each)) for each in zip(x.spatial(), _spatial(out), *settings, strict=True)]
+    if divisor_override:  # of the whole window: one side's averages bear it
+        sides[-1] = [(start, end, divisor_override) for start, end, _ in sides[-1]]
+    return _averaged(g, x, sides)
 
 
 def adaptive_avg_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int]) -> OpResult:
-    """aten.adaptive_avg_pool1d and 2d: window i of I reaches from floor(i n / I) to ceil((i + 1) n / I)."""
+    """aten.adaptive_avg_pool1d, 2d and 3d: window i of I reaches from floor(i n / I) to ceil((i + 1) n / I)."""
 
     def windows(size: int, count: int) -> Iterator[Window]:
         for index in range(count):
@@ -122,13 +124,42 @@ def _averaged(g: Graph, x: Tensor, windows: Sequence[Sequence[Window]]) -> OpRes
         for row, (start, end, divisor) in zip(matrix, each, strict=True):
             row[start:end] = 1 / divisor
         matrices.append(matrix)
-    return op_result(_product(g, x, matrices), (x, lambda dy: _product(g, dy, [m.T.copy() for m in matrices])))
+    return along_sides(g, x, matrices)
 
 
-def _product(g: Graph, x: Tensor, matrices: Sequence[Matrix]) -> Tensor:
-    """x (N, C, [H,] W) multiplied along each side."""
-    y = g.matmul(x, g.constant(matrices[-1].T.copy()))
-    return y if len(matrices) == 1 else g.matmul(g.constant(matrices[0]), y)
+def along_sides(g: Graph, x: Tensor, matrices: Sequence[Matrix | None]) -> OpResult:
+    """x (N, C, ...) multiplied by a matrix (new size, size) along each of its sides; None leaves a side alone."""
+    back = [matrix if matrix is None else matrix.T.copy() for matrix in matrices]
+    return op_result(_product(g, x, matrices), (x, lambda dy: _product(g, dy, back)))
+
+
+def _product(g: Graph, x: Tensor, matrices: Sequence[Matrix | None]) -> Tensor:
+    for side, matrix in enumerate(matrices, 2):
+        if matrix is None:
+            continue
+        if side == x.ndim - 1:
+            x = g.matmul(x, g.constant(matrix.T.copy()))
+            continue
+        behind = math.prod(x.known(axis) for axis in range(side + 1, x.ndim))
+        flat = g.reshape(x, (*x.shape[: side + 1], behind))
+        x = g.reshape(g.matmul(g.constant(matrix), flat), (*x.shape[:side], len(matrix), *x.shape[side + 1 :]))
+    return x
+
+
+def adaptive_max_pool(g: Graph, out: Sequence[Shape], x: Tensor, _: Sequence[int]) -> OpResult:
+    """aten.adaptive_max_pool1d, 2d and 3d: the windows of averages, made equally long by their last entry again."""
+    matrices: list[Matrix | None] = []
+    kernel: list[int] = []
+    for size, count in zip(x.spatial(), _spatial(out), strict=True):
+        ends = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+        length = max(end - start for start, end in ends)
+        taken = np.concatenate([np.minimum(np.arange(start, start + length), end - 1) for start, end in ends])
+        kernel.append(length)
+        matrices.append(None if list(taken) == list(range(size)) else np.eye(size, dtype=np.float32)[taken])
+    spread = along_sides(g, x, matrices)
+    found = max_pool(g, out, spread.outputs[0], kernel, kernel)
+    d_spread, d_maximum = spread.vjps[0][1], found.vjps[0][1]
+    return op_result(found.outputs[0], (x, lambda dy: d_spread(d_maximum(dy))))
 
 
 def _spatial(out: Sequence[Shape]) -> list[int]:

@@ -3,15 +3,25 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cnnbench.worker.export.training.graph import Graph, Size, Tensor
+from cnnbench.worker.export.training.graph import Graph, NoRule, Size, Tensor
 
 Shape = tuple[Size, ...]
 Param = Tensor | None
 """A layer's weight or bias; None where it has none."""
 
 
-class NoRule(Exception):
-    """An operator with settings that its rule does not know; the message names them."""
+__all__ = [
+    "Gradient",
+    "NoRule",
+    "OpResult",
+    "Param",
+    "Rule",
+    "ScaledGradient",
+    "Shape",
+    "Vjp",
+    "materialise",
+    "op_result",
+]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
-"""Operators that only move values: views, permutations, joining and splitting, means and sums."""
+"""Operators that only move values: views, permutations, joining and splitting."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
-
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Shape, op_result
+from cnnbench.worker.export.training.rules.rule import OpResult, Shape, op_result
 
 
 def view(g: Graph, out: Sequence[Shape], x: Tensor, *_: Any) -> OpResult:
@@ -36,8 +33,14 @@ def transpose(g: Graph, out: Any, x: Tensor, first: int, second: int) -> OpResul
     return permute(g, out, x, order)
 
 
+def stopped(g: Graph, out: Any, x: Tensor, *_: Any, **__: Any) -> OpResult:
+    """x without its past: no gradient goes back through it."""
+    return op_result(x)
+
+
 def cat(g: Graph, _: Any, parts: Sequence[Tensor], axis: int = 0) -> OpResult:
-    """Parts one after the other."""
+    """Parts one after the other; what is empty and has one axis is passed over, as torch does."""
+    parts = [part for part in parts if part.shape != (0,)]
     axis %= parts[0].ndim
     sizes = [part.known(axis) for part in parts]
     ends = accumulate(sizes)
@@ -67,45 +70,9 @@ def split(g: Graph, out: Sequence[Shape], x: Tensor, _: Any, axis: int = 0) -> O
     parts = g.several("Split", x, g.integers([shape[axis] or 0 for shape in out]), shapes=out, axis=axis)
 
     def dx(*gradients: Tensor | None) -> Tensor:
-        return g.concat([d or g.mul(part, 0.0) for part, d in zip(parts, gradients, strict=True)], axis)
+        return g.concat([d or g.zeros_like(part) for part, d in zip(parts, gradients, strict=True)], axis)
 
     return OpResult(parts, [(x, dx)])
-
-
-def slice_(
-    g: Graph, out: Sequence[Shape], x: Tensor, axis: int = 0, start: int | None = 0, _: Any = None, step: int = 1
-) -> OpResult:
-    """Every step-th entry of an axis; the traced size settles where it ends."""
-    axis %= x.ndim
-    if out[0] == x.shape:
-        return identity(g, out, x)
-    size, first = x.known(axis), start or 0
-    first = first + size if first < 0 else first
-
-    def dx(dy: Tensor) -> Tensor:
-        if step != 1:
-            raise NoRule("the gradient of a slice with a step")
-        before, after = [0] * x.ndim, [0] * x.ndim
-        before[axis], after[axis] = first, size - first - dy.known(axis)
-        return g("Pad", dy, g.integers([*before, *after]), shape=x.shape)
-
-    return op_result(g.window(x, [axis], [first], [out[0][axis] or 0], [step]), (x, dx))
-
-
-def mean(g: Graph, _: Any, x: Tensor, axes: Sequence[int], keep: bool = False) -> OpResult:
-    """Mean over axes of known size."""
-    axes = [axis % x.ndim for axis in axes]
-    kept = g.mean(x, axes, keep=True)
-    y = kept if keep else g.reshape(kept, [size for axis, size in enumerate(x.shape) if axis not in axes])
-    spread = [x.known(axis) if axis in axes else 1 for axis in range(x.ndim)]
-    share = np.full(spread, 1 / math.prod(spread), np.float32)
-    return op_result(y, (x, lambda dy: g.mul(g.reshape(dy, kept.shape), g.constant(share))))
-
-
-def sum_all(g: Graph, _: Any, x: Tensor) -> OpResult:
-    """Sum of all values; their number must not depend on the batch."""
-    ones = np.ones([x.known(axis) for axis in range(x.ndim)], np.float32)
-    return op_result(g.sum(x, range(x.ndim)), (x, lambda dy: g.mul(dy, g.constant(ones))))
 
 
 def new_ones(g: Graph, out: Sequence[Shape], x: Tensor, *_: Any, **__: Any) -> OpResult:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.forward import settings_of
-from cnnbench.worker.export.training.rules.rule import Gradient, OpResult, Param, ScaledGradient, op_result
+from cnnbench.worker.export.training.rules.convolution.forward import more_behind, settings_of
+from cnnbench.worker.export.training.rules.rule import Gradient, OpResult, Param, ScaledGradient, Shape, op_result
 
 LIGHT = 4
 """At most this many kernel elements for each output position: scaling the weight and its gradient then costs less than
@@ -33,6 +35,8 @@ def convolution(
 ) -> OpResult:
     """aten.conv1d, conv2d, conv3d. A factor of the output's gradient scales the weight and its gradient instead."""
     s = settings_of(w, stride, padding, dilation, groups)
+    given, behind = x, more_behind(w, padding, dilation)
+    x = g.pad(given, [0] * s.sides, behind)
     y = forward.fastest(g, x, w, b, s)
 
     @cache
@@ -45,10 +49,30 @@ def convolution(
     def rest(dy: Gradient) -> Tensor:
         return dy.rest if isinstance(dy, ScaledGradient) else dy
 
+    def dx(dy: Gradient) -> Tensor:
+        return g.pad(input_gradient.fastest(g, rest(dy), x, scaled(dy, w), s), [0] * s.sides, [-n for n in behind])
+
     return op_result(
         y,
-        (x, lambda dy: input_gradient.fastest(g, rest(dy), x, scaled(dy, w), s)),
+        (given, dx),
         (w, lambda dy: scaled(dy, weight_gradient.fastest(g, rest(dy), x, w, s))),
         (b, lambda dy: scaled(dy, g.sum(rest(dy), [0, *range(2, x.ndim)]))),
         takes_scaled=math.prod(map(w.known, range(1, w.ndim))) <= LIGHT * math.prod(y.spatial()),
     )
+
+
+def im2col(
+    g: Graph,
+    out: Sequence[Shape],
+    x: Tensor,
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> OpResult:
+    """aten.im2col: windows (N, C kernel elements, positions), as a depthwise convolution with one-hot weights."""
+    elements, channels = math.prod(kernel), x.known(1)
+    weight = np.tile(np.eye(elements, dtype=np.float32).reshape(elements, 1, *kernel), (channels, 1, 1, 1))
+    found = convolution(g, out, x, g.constant(weight), None, stride, padding, dilation, channels)
+    ((_, dx), *_), y = found.vjps, found.outputs[0]
+    return op_result(g.reshape(y, out[0]), (x, lambda dy: dx(g.reshape(dy, y.shape))))

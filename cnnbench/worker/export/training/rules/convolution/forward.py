@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.rule import NoRule
 
 FEW_CHANNELS = 8
 """With fewer input channels a convolution's matrix product has too few rows, and rows of channels are copied slowly."""
@@ -19,6 +18,9 @@ HEAVY = 2**18
 """Values of a weight, 1 MiB, from which on it no longer stays in a core's cache from one image to the next."""
 BAND = 6
 """A depthwise image of at most so many times its kernel's height is faster by banded matrices, mostly zeros though."""
+MAX_JOINED = 2**19
+"""Values of the matrix of zeros and ones that bands and pairs of rows need, 2 MiB in the file: it grows with the
+image's height squared and the kernel's elements, to 120 MB for 31x31 on 32x32."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,17 @@ def settings_of(
         padding = (0,)
     elif isinstance(padding, str):
         ends = [d * (k - 1) for d, k in zip(each(dilation), kernel, strict=True)]
-        if any(end % 2 for end in ends):
-            raise NoRule("padding='same' with an even kernel")
         padding = [end // 2 for end in ends]
     return Settings(kernel, each(stride), each(padding), each(dilation), groups)
+
+
+def more_behind(w: Tensor, padding: Sequence[int] | str, dilation: Sequence[int]) -> list[int]:
+    """How many more zeros padding='same' puts behind each side than before it: one for an even kernel."""
+    kernel = w.spatial()
+    if padding != "same":
+        return [0] * len(kernel)
+    dilation = tuple(dilation) * (len(kernel) if len(dilation) == 1 else 1)
+    return [d * (k - 1) % 2 for d, k in zip(dilation, kernel, strict=True)]
 
 
 def is_depthwise(x: Tensor, w: Tensor, s: Settings) -> bool:
@@ -98,9 +107,16 @@ def joined_rows(height: int, rows: int, s: Settings) -> np.ndarray[Any, np.dtype
     return found.reshape(-1, math.prod(s.kernel))
 
 
+def joins_few(height: int, rows: int, s: Settings) -> bool:
+    """Whether the matrix of `joined_rows` is small enough to stand in the file."""
+    return height * rows * s.kernel[1] * math.prod(s.kernel) <= MAX_JOINED
+
+
 def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
-    if is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and x.spatial()[0] <= BAND * s.kernel[0]:
+    height = x.spatial()[0]
+    can_be_banded = is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and height <= BAND * s.kernel[0]
+    if can_be_banded and joins_few(s.out(x.spatial())[0], height, s):
         return banded(g, x, w, b, s)
     is_heavy = math.prod(map(w.known, range(w.ndim))) >= HEAVY and math.prod(s.out(x.spatial())) < MANY_POSITIONS
     if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1 and is_heavy:

@@ -8,6 +8,9 @@ from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.convolution import forward
 from cnnbench.worker.export.training.rules.convolution.forward import FEW_CHANNELS, Settings, is_depthwise
 
+MAX_FLIPPED = 256
+"""Elements of the largest kernel that is flipped by a matrix of their number squared."""
+
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
@@ -33,6 +36,10 @@ def flipped(g: Graph, w: Tensor) -> Tensor:
     elements = math.prod(w.spatial())
     if elements == 1:
         return w
+    if elements > MAX_FLIPPED:
+        axes = list(range(2, w.ndim))
+        bounds = [g.integers(each) for each in ([-1] * len(axes), [-(2**62)] * len(axes), axes, [-1] * len(axes))]
+        return g("Slice", w, *bounds)
     rows = g.reshape(w, (w.known(0) * w.known(1), elements))
     return g.reshape(g.matmul(rows, g.constant(np.eye(elements, dtype=np.float32)[::-1].copy())), w.shape)
 

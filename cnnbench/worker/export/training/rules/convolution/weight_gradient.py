@@ -11,18 +11,26 @@ from cnnbench.worker.export.training.rules.convolution.forward import (
     channels_first,
     is_depthwise,
     joined_rows,
+    joins_few,
 )
 
 MAX_ROWS = 64
 """The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
+
+MAX_ELEMENTS = 64
+"""Of a depthwise kernel whose gradient is one product after the other: each takes four nodes."""
 
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
     overlaps = all(pad <= extent for pad, extent in zip(s.padding, s.dilated_extent(), strict=True))
     if overlaps:  # every window contains some of the input
-        if is_depthwise(x, w, s) and s.sides == 2 and dy.spatial()[0] <= MAX_ROWS:
-            return by_rows(g, dy, x, w, s)
+        if is_depthwise(x, w, s) and s.sides == 2:
+            few = joins_few(dy.spatial()[0], x.spatial()[0] + 2 * s.padding[0], s)
+            if few and dy.spatial()[0] <= MAX_ROWS:
+                return by_rows(g, dy, x, w, s)
+            if math.prod(s.kernel) > MAX_ELEMENTS:
+                return by_channels(g, dy, x, w, s)
         if s.groups == 1 and s.sides <= 2 and math.prod(s.kernel) > 1:
             place = 0 if w.known(1) < FEW_CHANNELS else s.sides
             return by_convolution(g, dy, x, w, s, place)
@@ -136,3 +144,21 @@ def by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     )
     joined = joined_rows(height, rows, s)
     return g.reshape(g.matmul(g.reshape(pairs, (channels, len(joined))), g.constant(joined)), w.shape)
+
+
+def by_channels(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Depthwise: x convolved with dy, each channel by itself, with images as channels and strides as dilations."""
+    channels = w.known(0)
+    x, after = _covered(g, x, dy, s, list(range(s.sides)))
+    image = g.reshape(channels_first(g, x), (1, None, *x.spatial()))
+    found = g(
+        "Conv",
+        image,
+        channels_first(g, dy),
+        shape=(1, channels, *s.kernel),
+        group=channels,
+        pads=[*s.padding, *after],
+        strides=s.dilation,
+        dilations=s.stride,
+    )
+    return g.reshape(found, w.shape)
