@@ -55,6 +55,15 @@ class Attention(nn.Module):
         return moved
 
 
+class Standardised(nn.Conv2d):
+    """Its weight is normalised as a batch of one by batch normalisation (Brock et al. 2021), on twice as many maps."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = F.batch_norm(self.weight.reshape(1, CHANNELS, -1), None, None, training=True)
+        halves = F.batch_norm(x.reshape(-1, CHANNELS // 2, *x.shape[2:]), None, None, training=True)
+        return F.conv2d(halves.reshape(x.shape), flat.reshape_as(self.weight), self.bias, padding=1)
+
+
 class Written(nn.Module):
     """Puts values together by writing into a tensor."""
 
@@ -88,6 +97,7 @@ def products(x: torch.Tensor) -> torch.Tensor:
 
 PIECES: dict[str, Callable[[], Any]] = {
     "transposed": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, 2, 1, output_padding=1, groups=2),
+    "standardised": lambda: Standardised(CHANNELS, CHANNELS, 3),
     "same": lambda: nn.Conv2d(CHANNELS, CHANNELS, 4, padding="same", padding_mode="circular"),
     "reflect": lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, padding_mode="reflect"),
     "replicate": lambda: nn.Conv2d(CHANNELS, CHANNELS, 2, padding="same", padding_mode="replicate"),

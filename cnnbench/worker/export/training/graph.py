@@ -71,6 +71,8 @@ class Graph:
     scope: str = ""
     first_input: Tensor | None = None
     """The images: what says how large the batch is."""
+    merged: set[str] = field(default_factory=set)
+    """Tensors whose first axis is not the batch, but depends on it: images times windows, for example."""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)
     """What nodes put out."""
@@ -300,7 +302,12 @@ class Graph:
         return self.typed(x.dtype, "Where", condition, x, other, shape=shape)
 
     def batch_size(self, x: Tensor) -> Tensor:
-        """The number of images () float32, from a tensor whose first axis they are; written once."""
+        """The size of x's first axis () float32; where that is the batch, it is written once."""
+        if x.shape[0] is not None:
+            return self.constant(float(x.shape[0]))
+        if x.name in self.merged:
+            own = self("Squeeze", self("Shape", x, shape=(1,), start=0, end=1), shape=())
+            return self("Cast", own, shape=(), to=TensorProto.FLOAT)
         if self._batch_size is None:
             size = self("Shape", x, shape=(1,), start=0, end=1)
             scalar = self("Squeeze", size, shape=())

@@ -169,6 +169,10 @@ class _Step:
         types = [str(part.dtype).removeprefix("torch.") for part in parts]
         if any(each in ("float64", "float16", "bfloat16") for each in types) and varies:
             raise CannotExport(f"{name}{_where(node)} computes in {types[0]}; a step computes in float32")
+        sizes = {y.name: part.shape[0] for y, part in zip(result.outputs, parts, strict=False) if part.ndim}
+        self.graph.merged |= {
+            y for y, size in sizes.items() if isinstance(size, torch.SymInt) and not size.node.expr.is_symbol
+        }
         outputs = [replace(output, varies=varies, origin=node.name) for output in result.outputs]
         others = [replace(output, varies=False, origin=node.name) for output in result.others]
         self.values[node] = [*outputs, *others] if several else outputs[0]

@@ -112,9 +112,9 @@ def batch_norm_without_statistics(
     g: Graph, out: Any, x: Tensor, w: Param, b: Param, training: bool, momentum: float, eps: float
 ) -> OpResult:
     """aten._native_batch_norm_legit.no_stats: as in training, and nothing is kept."""
-    zeros, ones = (g.constant(np.full(x.known(1), value, np.float32)) for value in (0.0, 1.0))
-    found = batch_norm(g, out, x, w, b, zeros, ones, True, momentum, eps)
-    return OpResult(found.outputs, found.vjps, found.others[:2])
+    axes = [0, *range(2, x.ndim)]
+    y, dx, dw, db = _normalised(g, x, axes, w, b, (x.known(1), *(1 for _ in x.shape[2:])), eps)
+    return op_result(y, (x, dx), (w, dw), (b, db))
 
 
 def layer_norm(
