@@ -144,6 +144,20 @@ def test_weights_in_a_second_file_come_along(tmp_path: Path) -> None:
     assert all(proofs(spec, artifact, 1))
 
 
+def test_a_file_cannot_have_its_weights_read_from_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    file = tmp_path / "given" / "net.onnx"
+    onnx.save(model(), str(file), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "given" / "weights.bin").rename(tmp_path / "weights.bin")
+    made = onnx.load(str(file), load_external_data=False)
+    for tensor in made.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../weights.bin" if entry.key == "location" else entry.value
+    file.write_bytes(made.SerializeToString())
+    with pytest.raises(ModelError, match="onnx refuses it"):
+        building.build_artifact(Build(spec=ModelSpec(model=str(file)), key="key", folder=str(tmp_path / "x-key")))
+
+
 def test_what_is_no_onnx_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_text("no graph")
     spec = ModelSpec(model=str(tmp_path / "net.onnx"))
