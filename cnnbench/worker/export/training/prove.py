@@ -156,7 +156,9 @@ def prove(
         "optimizer's states": double.values.keys() - before.keys(),
     }
     for group, names in groups.items():
-        errors = {name: errors_of(name) for name in double.values if name in names}
+        found_errors = {name: errors_of(name) for name in double.values if name in names}
+        # One that changes in neither, because nothing of it is trained, says nothing of how right the others are.
+        errors = {name: error for name, error in found_errors.items() if changes[name] or any(error)}
         if errors:
             found += _judged(f"ort, {group} after {steps} step{'s' * (steps > 1)}", errors)
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
