@@ -3,7 +3,6 @@
 Each counter of MACs takes one image (1, C, H, W), or a tensor for each input.
 """
 
-import copy
 import logging
 import math
 from collections import Counter
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from cnnbench.errors import ModelError
 from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.record import Counts
+from cnnbench.worker.copies import copied
 from cnnbench.worker.counters.einsum import einsum_macs
 from cnnbench.worker.hooks import hooked
 from cnnbench.worker.signature import flat
@@ -120,8 +120,7 @@ def traced_by_fvcore(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     analysis.set_op_handle("aten::_convolution_mode", _traced_convolution)  # padding="same"
     analysis.set_op_handle("torchvision::deform_conv2d", _traced_convolution)
     analysis.set_op_handle("aten::einsum", _traced_einsum)
-    with torch.no_grad():  # so that a module which keeps its activations keeps no graph
-        operators_by_module = analysis.by_module_and_operator()
+    operators_by_module = analysis.by_module_and_operator()
     _check_counted(analysis.unsupported_ops())
     inclusive = {
         name: sum(int(macs) for operator, macs in operators.items() if operator in FVCORE_MACS)
@@ -164,7 +163,7 @@ def backward(module: nn.Module, *inputs: torch.Tensor) -> Counts:
 
 
 def _backward(module: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device) -> Counts:
-    module = copy.deepcopy(module).to(device).train()
+    module = copied(module).to(device).train()
     images = tuple(torch.zeros(BACKWARD_BATCH, *x.shape[1:], device=device) for x in inputs)
     starts: list[int] = []
     ranges: list[tuple[range, str]] = []

@@ -1,13 +1,12 @@
 """Reference inputs, weights whose outputs depend on them, and float64 reference outputs."""
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from cnnbench.worker.copies import casts_to_double, copied
 from cnnbench.worker.hooks import hooked, is_leaf
 from cnnbench.worker.signature import Inputs, Shape, flat, shapes_of
 
@@ -96,21 +95,10 @@ def denormal_share(module: nn.Module, inputs: Sequence[Tensor]) -> float:
 
 def reference(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Each output (N, ...) of the module in float64 for inputs (N, ...), one image at a time to spare memory."""
-    double = copy.deepcopy(module).double().eval()
-    with torch.inference_mode(), _InDouble():
+    double = copied(module).double().eval()
+    with torch.inference_mode(), casts_to_double():
         images = zip(*(torch.split(x.double(), 1) for x in inputs), strict=True)
         return tuple(torch.cat(each) for each in zip(*(flat(double(*image)) for image in images), strict=True))
-
-
-class _InDouble(TorchFunctionMode):
-    """What asks for float32, as `x.float()` in a module does, gets float64 while this lasts."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        func = torch.Tensor.double if func is torch.Tensor.float else func
-        args, kwargs = torch.utils._pytree.tree_map(
-            lambda each: torch.float64 if each is torch.float32 else each, (args, kwargs or {})
-        )
-        return func(*args, **kwargs)
 
 
 def random_module(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:

@@ -19,7 +19,7 @@ from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
-from cnnbench.worker.export.training.copies import casts_to_double, copied, nothing_dropped
+from cnnbench.worker.copies import casts_to_double, copied, nothing_dropped
 from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference import parity
 from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses

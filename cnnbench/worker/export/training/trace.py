@@ -18,7 +18,7 @@ from cnnbench.worker import models
 from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training import decompositions
 from cnnbench.worker.export.training.backward_hooks import check_backward
-from cnnbench.worker.export.training.copies import copied
+from cnnbench.worker.copies import copied
 from cnnbench.worker.export.training.rules import RULES
 
 _LIBRARY: Any = torch.library.Library("cnnbench", "DEF")  # type: ignore[no-untyped-call]
