@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference import inputs
 from cnnbench.worker.reference.parity import labels_for
 from cnnbench.worker.runtimes.eager import weights_of
+from cnnbench.worker.runtimes.ort_training import StepSession
 from tests.test_training_step import MOMENTUM, exported, failed
 
 IMAGES = inputs.images(6, (1, 8, 8), 0)
@@ -372,3 +374,27 @@ def test_of_several_outputs_the_main_one_counts_whole_and_others_at_three_tenths
 def test_outputs_that_are_no_logits_are_said(output: Any, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         models.loss(output, torch.zeros(2, dtype=torch.long))
+
+
+class Dense(nn.Module):
+    """Four classes for each pixel, and an auxiliary head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.main, self.more = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 4, 1), nn.Conv2d(5, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = torch.relu(self.body(x))
+        return {"out": self.main(y), "aux": self.more(y)}
+
+
+def test_a_dense_prediction_is_trained_by_the_loss_of_each_pixel(tmp_path: Path) -> None:
+    module, images = Dense(), inputs.images(4, (3, 6, 7), 0)
+    labels = labels_for(4, 4, 0, (6, 7))
+    file = str(tmp_path / "step.onnx")
+    onnx.save(export_step(module, images[:2], MOMENTUM, (6, 7)), file)
+    facts = proof.prove(module, StepSession.of(file, 1), images.numpy(), labels, MOMENTUM, further=2)
+    assert all(each.passed for each in facts.parity), facts.parity
+    by_hand = nn.functional.cross_entropy(module(images)["out"], torch.from_numpy(labels))
+    by_hand = by_hand + 0.3 * nn.functional.cross_entropy(module(images)["aux"], torch.from_numpy(labels))
+    assert facts.losses[0] == pytest.approx(float(by_hand), rel=1e-5)

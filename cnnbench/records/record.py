@@ -145,6 +145,11 @@ class ArtifactFacts(Recorded):
     counters: CounterResults
     versions: dict[str, str]
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """(H, W) of a dense prediction (classes, H, W), each place of which has a label; empty for one of an image."""
+        return tuple(self.outputs[0][1:]) if self.outputs else ()
+
 
 class StepFacts(Recorded):
     """What exporting a training step found out; stored beside it as `step.json`."""

@@ -26,6 +26,8 @@ AUXILIARY_WEIGHT = 0.3
 MAIN_OUTPUTS = ("out", "logits")
 """What a mapping calls the main one of its outputs."""
 LOGIT_AXES = 2
+WITH_AUXILIARY_HEAD = ("fcn_", "deeplabv3_")
+"""How the names of torchvision's segmentation networks begin that may have one."""
 
 
 class Trial(NamedTuple):
@@ -162,14 +164,19 @@ def try_out(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> Trial:
 
 def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Shape]:
     import torchvision
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model, get_model_weights, list_models
 
-    name, names = spec.model.removeprefix("torchvision/"), torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        raise ModelError(unknown("torchvision classifier", name, names))
-    published = get_model_weights(name).DEFAULT
-    size = spec.image_size or (published.transforms.keywords["crop_size"],) * 2
+    name = spec.model.removeprefix("torchvision/")
+    names, dense = (list_models(module=each) for each in (torchvision.models, torchvision.models.segmentation))
+    if name not in (*names, *dense):
+        raise ModelError(unknown("torchvision classifier or segmentation network", name, [*names, *dense]))
+    usual = get_model_weights(name).DEFAULT.transforms.keywords
+    size = spec.image_size or (usual["resize_size" if name in dense else "crop_size"],) * 2
     options: dict[str, Any] = {} if spec.classes is None else {"num_classes": spec.classes}
+    if name in dense:
+        options["weights_backbone"] = None
+    if name.startswith(WITH_AUXILIARY_HEAD):
+        options["aux_loss"] = True  # as its published weights have it
     if spec.image_size and name.startswith("vit_"):  # transformers are built for one size
         options["image_size"] = size[0]
     if spec.image_size and name.startswith("maxvit_"):

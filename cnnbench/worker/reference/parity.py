@@ -156,6 +156,6 @@ def open_artifact(folder: Path) -> tuple[ArtifactFacts, Golden]:
     return facts, Golden(read("images"), read("reference"))
 
 
-def labels_for(count: int, classes: int, seed: int) -> Array:
-    """(count,) int64 class numbers."""
-    return np.random.default_rng(seed).integers(classes, size=count)
+def labels_for(count: int, classes: int, seed: int, places: tuple[int, ...] = ()) -> Array:
+    """(count, *places) int64 class numbers: of each image, or of each place of a dense prediction."""
+    return np.random.default_rng(seed).integers(classes, size=(count, *places))

@@ -173,7 +173,8 @@ class EagerTraining(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
-        self.labels = torch.from_numpy(labels_for(case.batch, facts.classes, case.spec.seed)).to(self.device)
+        labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
+        self.labels = torch.from_numpy(labels).to(self.device)
         self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "fp16")
 

@@ -50,8 +50,8 @@ class OrtTraining(Ort):
         super().__init__(case, step_graph(folder / STEP, case.device), threads, step_options())
         if isinstance(batch, tuple):
             raise WorkerError(f"a training step has one input; the model takes {len(batch)}")
-        self.facts, self.images, self.classes = step, batch, facts.classes
-        self.labels = labels_for(case.batch, facts.classes, case.spec.seed)
+        self.facts, self.images, self.classes, self.places = step, batch, facts.classes, facts.places
+        self.labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
         self.weights = folder / WEIGHTS
         self.steps = StepSession(self.session, case.device)
         self._begin()
@@ -71,7 +71,7 @@ class OrtTraining(Ort):
         self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=False)
         first = self.facts.first_image
         (images,) = several(part(reference_inputs, slice(first, first + PROOF_IMAGES)))
-        labels = labels_for(len(images), self.classes, self.case.spec.seed)
+        labels = labels_for(len(images), self.classes, self.case.spec.seed, self.places)
         losses = [self.steps.train(images, labels) for _ in self.facts.losses]
         self._begin()
         found = compare_losses(f"{self.case.runtime} losses", losses, self.facts.losses, self.facts.loss_limit)

@@ -16,7 +16,7 @@ from cnnbench.records import files
 from cnnbench.records.artifact import STEP, STEP_FACTS, WEIGHTS, read_step, seal
 from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
-from cnnbench.records.record import Parity, StepFacts
+from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.copies import casts_to_double, copied, nothing_dropped
@@ -72,19 +72,19 @@ def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
     module, images = models.rebuild(request.spec, known), reference.images
     module.load_state_dict(load_file(folder / WEIGHTS))
     try:
-        return _exported(module, request, known.classes, images, out)
+        return _exported(module, request, known, images, out)
     except CannotExport as error:
         return StepFacts(error=str(error))
 
 
-def _exported(module: nn.Module, request: BuildStep, classes: int, images: Array, out: Path) -> StepFacts:
+def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, images: Array, out: Path) -> StepFacts:
     start = time.perf_counter()
-    model = export_step(module, torch.from_numpy(images[:2]), request.optimizer)
+    model = export_step(module, torch.from_numpy(images[:2]), request.optimizer, known.places)
     exported = time.perf_counter()
     with files.replacing(out) as file:
         onnx.save(model, str(file))
         begun = time.perf_counter()
-        labels = parity.labels_for(PROOF_IMAGES, classes, request.spec.seed)
+        labels = parity.labels_for(PROOF_IMAGES, known.classes, request.spec.seed, known.places)
         session = StepSession.of(str(file), torch.get_num_threads())
 
         def proof(first: int) -> StepFacts:

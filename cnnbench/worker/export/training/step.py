@@ -23,14 +23,17 @@ from cnnbench.worker.export.training.trace import CannotExport, is_getitem, trac
 __all__ = ["METADATA", "CannotExport", "export_step"]
 
 
-def export_step(module: nn.Module, images: Torch, optimizer: Optimizer) -> onnx.ModelProto:
+def export_step(
+    module: nn.Module, images: Torch, optimizer: Optimizer, places: tuple[int, ...] = ()
+) -> onnx.ModelProto:
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
-    Inputs: images (N, C, H, W), labels (N) int64, learning_rate (), drop () where the model drops, every parameter and
-    buffer that the step reads by its name, and the optimizer's states. Outputs: loss (), and each of the latter that
-    the step changes under its name with `.new` behind it. Raises CannotExport.
+    Inputs: images (N, C, H, W), labels (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (),
+    drop () where the model drops, every parameter and buffer that the step reads by its name, and the optimizer's
+    states. Outputs: loss (), and each of the latter that the step changes under its name with `.new` behind it. Raises
+    CannotExport.
     """
-    model = _Step(module, optimizer).write(traced(module, images))
+    model = _Step(module, optimizer).write(traced(module, images, places))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -15,10 +15,10 @@ from torch.utils import checkpoint
 
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.worker import models
+from cnnbench.worker.copies import copied
 from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training import decompositions
 from cnnbench.worker.export.training.backward_hooks import check_backward
-from cnnbench.worker.copies import copied
 from cnnbench.worker.export.training.rules import RULES
 
 _LIBRARY: Any = torch.library.Library("cnnbench", "DEF")  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ class _Loss(nn.Module):
         return models.loss(self.module(images), labels)
 
 
-def traced(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+def traced(module: nn.Module, images: Tensor, places: tuple[int, ...] = ()) -> torch.export.ExportedProgram:
     """ATen operators of the loss in training mode, without any that write into their arguments. Raises CannotExport."""
     module = copied(module).train()
     for parent in list(module.modules()):
@@ -70,7 +70,7 @@ def traced(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             if type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
                 setattr(parent, name, RowDropout(float(str(child.p))))
     batch = torch.export.Dim("batch", min=1)
-    labels = torch.zeros(len(images), dtype=torch.long)
+    labels = torch.zeros(len(images), *places, dtype=torch.long)
     shapes = ({0: batch}, {0: batch})
     try:
         with warnings.catch_warnings(action="ignore"), out_of_place(module), _checkpoints_run():

@@ -1,5 +1,6 @@
 """What a network ends with: fully connected layers, dropout and the loss."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -74,8 +75,8 @@ def cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> OpResult:
-    """Mean over the images of -sum(target log_softmax(logits)), logits (N, classes), labels (N) int64."""
-    if weight is not None or reduction != MEAN or logits.ndim != 2:
+    """Mean over images and places of -sum(target log_softmax(logits)), logits (N, classes, ...), labels (N, ...)."""
+    if weight is not None or reduction != MEAN:
         raise NoRule("cross-entropy other than the mean over images")
     classes = logits.known(1)
     if classes == 1:
@@ -85,6 +86,6 @@ def cross_entropy(
     if label_smoothing:
         target = g.add(g.mul(target, 1 - label_smoothing), g.constant(label_smoothing / classes))
     log_p = g("LogSoftmax", logits, axis=1)
-    share = g("Reciprocal", g.batch_size(logits))
-    loss = g("Neg", g.mul(g.sum(g.mul(target, log_p), [0, 1]), share))
+    share = g("Reciprocal", g.mul(g.batch_size(logits), float(math.prod(logits.spatial()))))
+    loss = g("Neg", g.mul(g.sum(g.mul(target, log_p), list(range(logits.ndim))), share))
     return op_result(loss, (logits, lambda dy: g.mul(g.sub(g("Exp", log_p), target), g.mul(dy, share))))
