@@ -86,6 +86,7 @@ def cross_entropy(
     if label_smoothing:
         target = g.add(g.mul(target, 1 - label_smoothing), g.constant(label_smoothing / classes))
     log_p = g("LogSoftmax", logits, axis=1)
-    share = g("Reciprocal", g.mul(g.batch_size(logits), float(math.prod(logits.spatial()))))
+    images, places = g.batch_size(logits), math.prod(logits.spatial())
+    share = g("Reciprocal", images if places == 1 else g.mul(images, float(places)))
     loss = g("Neg", g.mul(g.sum(g.mul(target, log_p), list(range(logits.ndim))), share))
     return op_result(loss, (logits, lambda dy: g.mul(g.sub(g("Exp", log_p), target), g.mul(dy, share))))
