@@ -397,4 +397,4 @@ def test_a_dense_prediction_is_trained_by_the_loss_of_each_pixel(tmp_path: Path)
     assert all(each.passed for each in facts.parity), facts.parity
     by_hand = nn.functional.cross_entropy(module(images)["out"], torch.from_numpy(labels))
     by_hand = by_hand + 0.3 * nn.functional.cross_entropy(module(images)["aux"], torch.from_numpy(labels))
-    assert facts.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
+    assert facts.losses[0] == pytest.approx(by_hand.item(), rel=1e-5)
