@@ -62,7 +62,9 @@ def _answer(process: "Process", line: str) -> messages.Reply:
         traceback.print_exc()  # into the worker's log
         text = " ".join(str(error).split())
         out_of_memory = "allocate memory" in text or "out of memory" in text.lower()
-        failure = f"{type(error).__name__}: {text}"[:500]
+        case = getattr(request, "case", None)
+        subject = f"{case.runtime} cannot run {case.spec.label}: " if case else ""
+        failure = f"{subject}{type(error).__name__}: {text}"[:500]
         return messages.Failure(failure=failure, is_user_error=False, out_of_memory=out_of_memory)
 
 

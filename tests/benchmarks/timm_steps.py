@@ -42,6 +42,7 @@ def row(name: str, size: int, threads: int) -> str:
     try:
         module, image = models.build(spec)
         assert isinstance(image, tuple)
+        models.try_out(module, image, spec)
         inputs.randomise_degenerate(module, image, 0)
         draws = [inputs.images(PROOF_IMAGES, image, seed) for seed in range(DRAWS)]
         begun = time.perf_counter()

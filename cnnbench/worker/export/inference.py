@@ -64,7 +64,7 @@ def said(error: Exception, otherwise: str = "it cannot be exported") -> str:
     )[0]
     kind = next((reason for part, reason in REASONS.items() if part in words), otherwise)
     places = re.findall(r"\(([^()]+\.py:\d+) in \w+\)", str(error))
-    return f"{kind}{f' ({places[-1]})' if places else ''}: {type(error).__name__}: {words[:300]}"
+    return f"{kind}{f' ({Path(places[-1]).name})' if places else ''}: {type(error).__name__}: {words[:300]}"
 
 
 @contextlib.contextmanager
