@@ -125,11 +125,24 @@ def test_what_remains_is_foreseen_within_a_fifth_once_some_groups_are_measured()
 def test_what_cases_need_is_foreseen_from_how_fast_their_artifacts_were_built() -> None:
     run = Run(1000, [BIG])
     before = run.budget.remaining_s()
-    run.budget.references_s = {BIG[0].spec: 1.0}
+    run.budget.learn_references({BIG[0].spec: 1.0})
     faster = run.budget.remaining_s()
     assert faster < before
-    run.budget.references_s = {BIG[0].spec: 1e3}
-    assert run.budget.remaining_s() == before, "a machine that swaps while it builds is not one that runs so slowly"
+    slow = Run(1000, [BIG])
+    slow.budget.learn_references({BIG[0].spec: 1e3})
+    assert slow.budget.remaining_s() == before, "a machine that swaps while it builds is not one that runs so slowly"
+
+
+def test_what_remains_is_told_without_building_a_network_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(1000, [*SMALL, BIG])
+    run.budget.learn_references({BIG[0].spec: 1.0})
+    told = run.budget.remaining_s()
+
+    def build_again(spec: ModelSpec) -> None:
+        raise AssertionError(f"{spec.label} is built while cases are measured, at each line of progress")
+
+    monkeypatch.setattr(ModelSpec, "closed_form", property(build_again))
+    assert run.budget.remaining_s() == told
 
 
 def test_a_deep_network_is_not_thought_fast_because_it_computes_little() -> None:

@@ -82,12 +82,12 @@ class Budget:
         """Of what is left to be built, the models."""
         self.first: list[Group] = []
         """Groups that were not launched yet."""
-        self.references_s: dict[ModelSpec, float] = {}
-        """What the reference outputs of artifacts took, when they were built here."""
         self._case_budgets_s, self._max_launches, self._clock_s = case_budgets_s, launches, clock_s
         self._began_s = self._current_began_s = clock_s()
         self._current: Group | None = None
         self._share = 1.0
+        self._macs_per_s = FIRST_GUESS_MACS_PER_S
+        """Where nothing was measured yet."""
         self._learned: dict[tuple[str, str], _Learned] = {}
         """By device and runtime."""
         self._launched: dict[Group, _Launched] = {}
@@ -107,6 +107,13 @@ class Budget:
         """An artifact or a training step took so long."""
         self._built_layers += layers_to_build(spec)
         self._built_s += seconds
+
+    def learn_references(self, references_s: Mapping[ModelSpec, float]) -> None:
+        """Of models that were built here, what the reference outputs took, on one core."""
+        built = [(macs, references_s[spec]) for spec in references_s if (macs := _macs(spec)) >= MIN_MACS]
+        if seconds := sum(seconds for _, seconds in built):
+            all_cores = machine.usable_threads() * BUILD_IMAGES * sum(macs for macs, _ in built) / seconds
+            self._macs_per_s = max(FIRST_GUESS_MACS_PER_S, all_cores)  # less if it swapped meanwhile
 
     def has_time_for(self, groups: Sequence[Group], *, alone: bool = False) -> bool:
         """Whether these groups can be launched in the least time that it takes, after all builds or without them."""
@@ -208,19 +215,15 @@ class Budget:
         least_s = (MIN_ROUNDS + WARMUP_CALLS) * call_s
         return start_s + PROOF_CALLS * call_s + max(share * (warmup_s + self._case_budgets_s[case.id]), least_s)
 
-    @property
-    def _macs_per_s(self) -> float:
-        """Where nothing was measured yet: as many as all cores make at the speed at which the builds' ran on one."""
-        networks = ((spec.closed_form, seconds) for spec, seconds in self.references_s.items())
-        built = [(network.macs, seconds) for network, seconds in networks if network and network.macs >= MIN_MACS]
-        macs, seconds = (sum(each) for each in zip(*built, strict=True)) if built else (0, 0.0)
-        if not seconds:
-            return FIRST_GUESS_MACS_PER_S
-        return max(FIRST_GUESS_MACS_PER_S, machine.usable_threads() * BUILD_IMAGES * macs / seconds)
-
 
 def _kind(case: Case) -> tuple[str, str]:
     return case.device, case.runtime
+
+
+@cache
+def _macs(spec: ModelSpec) -> float:
+    """Of one image; 0 where there is no closed form."""
+    return float(network.macs) if (network := spec.closed_form) else 0.0
 
 
 @cache

@@ -171,7 +171,7 @@ class _Session:
     def _learn_references(self, models: Mapping[ModelSpec, Wanted]) -> None:
         """Tell the budget how fast this machine ran the models that are built."""
         known = {spec: self.artifacts.find(wanted).facts for spec, wanted in models.items()}
-        self.budget.references_s = {spec: facts.seconds.get("reference", 0.0) for spec, facts in known.items() if facts}
+        self.budget.learn_references({s: facts.seconds.get("reference", 0.0) for s, facts in known.items() if facts})
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
