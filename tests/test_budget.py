@@ -16,7 +16,7 @@ SAMPLING_S = 4.0
 
 
 def case(model: str, batch: int = 1) -> Case:
-    spec = ModelSpec(model=model, image_size=(224, 224) if model == "resnet50" else (28, 28))
+    spec = ModelSpec(model=model, image_size=(28, 28) if model == "lenet5" else (224, 224))
     return Case(spec=spec, workload="inference", runtime="eager", batch=batch)
 
 
@@ -128,9 +128,20 @@ def test_what_cases_need_is_foreseen_from_how_fast_their_artifacts_were_built() 
     run.budget.learn_references({BIG[0].spec: 1.0})
     faster = run.budget.remaining_s()
     assert faster < before
-    slow = Run(1000, [BIG])
+    slow, slower = Run(1000, [BIG]), Run(1000, [BIG])
     slow.budget.learn_references({BIG[0].spec: 1e3})
-    assert slow.budget.remaining_s() == before, "a machine that swaps while it builds is not one that runs so slowly"
+    slower.budget.learn_references({BIG[0].spec: 1e4})
+    assert slow.budget.remaining_s() == slower.budget.remaining_s(), (
+        "a machine that swaps while it builds is not so slow"
+    )
+
+
+def test_what_is_not_built_is_foreseen_from_what_is() -> None:
+    other = case("mobilenet_v2", 64)
+    run = Run(1000, [(other,)])
+    before = run.budget.remaining_s()
+    run.budget.learn_references({BIG[0].spec: 1.0})
+    assert run.budget.remaining_s() < 0.8 * before
 
 
 def test_what_remains_is_told_without_building_a_network_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,15 +156,20 @@ def test_what_remains_is_told_without_building_a_network_again(monkeypatch: pyte
     assert run.budget.remaining_s() == told
 
 
-def test_a_deep_network_is_not_thought_fast_because_it_computes_little() -> None:
-    wide, deep = case("resnet50", 8), case("mobilenet_v2", 8)
-    run = Run(1000, [(wide,), (deep,)])
-    works = [spec.closed_form for spec in (wide.spec, deep.spec)]
-    macs, layers = ([getattr(each, what) for each in works if each] for what in ("macs", "layers"))
-    run.launch((wide,), start_s=2.0, call_s=1.0)
-    call_s = (macs[1] / macs[0] * len(layers[1]) / len(layers[0])) ** 0.5
-    assert run.budget.remaining_s() == pytest.approx(2.0 + 4 * call_s + max(5.0, 13 * call_s), rel=0.01)
-    assert call_s > 2 * macs[1] / macs[0]
+def test_large_networks_tell_how_long_calls_take_and_small_ones_hardly() -> None:
+    other = case("mobilenet_v2", 64)
+    run = Run(1000, [SMALL[0], BIG, (other,)])
+    run.budget.learn_references({SMALL[0][0].spec: 1e-3, BIG[0].spec: 1.0, other.spec: 0.25})
+    guess_s = 64 * 0.25 / 18 / machine.usable_threads()
+    run.launch(SMALL[0], start_s=2.0, call_s=0.01)  # a hundred times its reference
+    run.budget.first = [(other,)]
+    assert run.budget.remaining_s() == pytest.approx(2.0 + 4 * guess_s + max(5.0, 13 * guess_s), rel=0.15)
+    run.budget.first = [BIG, (other,)]
+    run.launch(BIG, start_s=2.0, call_s=5 * 8 / 18 / machine.usable_threads())
+    call_s = 5 * guess_s
+    assert run.budget.remaining_s() == pytest.approx(2.0 + 17 * call_s, rel=0.4), (
+        "five times the speed of its reference"
+    )
 
 
 def test_what_was_learnt_of_one_runtime_is_not_held_against_another() -> None:
@@ -225,4 +241,4 @@ def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
     run = Run(1000, [SMALL[0], BIG])
     before = run.budget.remaining_s() - 7.0
     run.launch(SMALL[0], start_s=2.0)
-    assert run.budget.remaining_s() == pytest.approx(before, rel=0.01)
+    assert run.budget.remaining_s() == pytest.approx(before, rel=0.1)

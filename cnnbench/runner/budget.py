@@ -16,14 +16,17 @@ FIRST_GUESS_START_S = 2.0
 """Importing and loading of one case."""
 FIRST_GUESS_WARMUP_S = 1.0
 FIRST_GUESS_LAYER_S = 0.11
-FIRST_GUESS_MACS_PER_S = 20e9
-MIN_MACS = 50e6
-"""Calls with less work than this are mostly overhead and tell nothing of the rate."""
+FIRST_GUESS_MACS_PER_S = 10e9
+"""Of one core."""
+MAX_SLOWER = 10
+"""Than the first guess: what a build says beyond it comes from a machine that swapped meanwhile."""
+LITTLE_S = 0.1
+"""Calls of a launch that take less together say little of how long those of larger networks take."""
 TRAINING_FACTOR = 3
 """A training step is about three forward passes: its own, and one for each of the two gradients."""
 WARMUP_CALLS, PROOF_CALLS = 7, 4
-BUILD_IMAGES = 18
-"""A build runs six images in float32 and in float64, which takes twice as long, on one thread."""
+REFERENCE_IMAGES = 18
+"""A reference is of six images in float32 and in float64, which takes twice as long, on one thread."""
 MIN_WARMUP_S = 0.1
 OVERDRAFT = 0.1
 """The share of the budget by which first launches may overdraw it, rather than leave cases without a measurement."""
@@ -37,22 +40,15 @@ class _Learned:
     """Without the calls of the proof."""
     warmups_s: list[float] = field(default_factory=list)
     """As long as they would have been with the whole limit."""
-    macs: float = 0.0
-    macs_s: float = 0.0
-    layers: float = 0.0
     calls_s: float = 0.0
     """Of one call of each launch."""
+    guesses_s: float = 0.0
+    """What they would have taken on this machine at the speed of its references."""
 
-    def call_s(self, case: Case, macs_per_s: float) -> float:
-        """About how long a call takes, between what its MACs and what the number of its layers would have it take.
-
-        A layer that computes little is not free: on a machine whose cores are wanted by others, a thread waits for the
-        other's core at the end of each.
-        """
-        work, layers = _work(case)
-        by_macs = work * self.macs_s / self.macs if self.macs else work / macs_per_s
-        by_layers = layers * self.calls_s / self.layers if self.layers else 0.0
-        return max(by_macs, math.sqrt(by_macs * by_layers))
+    @property
+    def ratio(self) -> float:
+        """How long a call takes, for each second of the guess; large networks count most."""
+        return (LITTLE_S + self.calls_s) / (LITTLE_S + self.guesses_s)
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,13 @@ class Budget:
         self._began_s = self._current_began_s = clock_s()
         self._current: Group | None = None
         self._share = 1.0
-        self._macs_per_s = FIRST_GUESS_MACS_PER_S
-        """Where nothing was measured yet."""
-        self._learned: dict[tuple[str, str], _Learned] = {}
-        """By device and runtime."""
+        self._references_s: dict[ModelSpec, float] = {}
+        """By model that is built: of an image, on one core."""
+        self._learned: dict[tuple[str, str, str], _Learned] = {}
+        """By device, runtime and workload."""
         self._launched: dict[Group, _Launched] = {}
         self._built_layers, self._built_s = 0, 0.0
+        self._cores = machine.usable_threads()
 
     @property
     def left_s(self) -> float:
@@ -109,11 +106,10 @@ class Budget:
         self._built_s += seconds
 
     def learn_references(self, references_s: Mapping[ModelSpec, float]) -> None:
-        """Of models that were built here, what the reference outputs took, on one core."""
-        built = [(macs, references_s[spec]) for spec in references_s if (macs := _macs(spec)) >= MIN_MACS]
-        if seconds := sum(seconds for _, seconds in built):
-            all_cores = machine.usable_threads() * BUILD_IMAGES * sum(macs for macs, _ in built) / seconds
-            self._macs_per_s = max(FIRST_GUESS_MACS_PER_S, all_cores)  # less if it swapped meanwhile
+        """Of models that are built, what the reference outputs took."""
+        for spec, seconds in references_s.items():
+            most_s = MAX_SLOWER * _macs(spec) / FIRST_GUESS_MACS_PER_S or math.inf
+            self._references_s[spec] = min(seconds / REFERENCE_IMAGES, most_s)
 
     def has_time_for(self, groups: Sequence[Group], *, alone: bool = False) -> bool:
         """Whether these groups can be launched in the least time that it takes, after all builds or without them."""
@@ -145,16 +141,13 @@ class Budget:
         calls = [launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks) for launch in launches]
         calls_s = [launch.timed_s / max(1, count) for launch, count in zip(launches, calls, strict=True)]
         spent_s = sum(launch.warmup_s + launch.timed_s for launch in launches) + PROOF_CALLS * sum(calls_s)
-        for outcome, launch, count, call_s in zip(outcomes, launches, calls, calls_s, strict=True):
+        for outcome, launch, call_s in zip(outcomes, launches, calls_s, strict=True):
             learned = self._learned.setdefault(_kind(outcome.case), _Learned())
             learned.starts_s.append(max(0.0, seconds - spent_s) / len(group))
-            learned.warmups_s.append(launch.warmup_s / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S))
-            work, layers = _work(outcome.case)
-            if work >= MIN_MACS:
-                learned.macs += work * count
-                learned.macs_s += launch.timed_s
-                learned.layers += layers
-                learned.calls_s += call_s
+            whole_warmup_s = launch.warmup_s / max(self._share, MIN_WARMUP_S / WARMUP_LIMIT_S)
+            learned.warmups_s.append(min(whole_warmup_s, WARMUP_LIMIT_S))
+            learned.calls_s += call_s
+            learned.guesses_s += self._guess_s(outcome.case)
 
     def to_repeat(self) -> Group | None:
         """The group with the widest interval, of those that are worth another launch and fit into what is left."""
@@ -180,7 +173,7 @@ class Budget:
 
     @property
     def _builds_s(self) -> float:
-        cores = max(1, min(machine.usable_threads(), len(self.builds)))
+        cores = max(1, min(self._cores, len(self.builds)))
         layer_s = self._built_s / self._built_layers if self._built_layers else FIRST_GUESS_LAYER_S
         return layer_s * sum(map(layers_to_build, self.builds)) / cores
 
@@ -211,25 +204,26 @@ class Budget:
         learned = self._learned.get(_kind(case), _Learned())
         start_s = mean(learned.starts_s) if learned.starts_s else FIRST_GUESS_START_S
         warmup_s = mean(learned.warmups_s) if learned.warmups_s else FIRST_GUESS_WARMUP_S
-        call_s = learned.call_s(case, self._macs_per_s)
+        call_s = learned.ratio * self._guess_s(case)
         least_s = (MIN_ROUNDS + WARMUP_CALLS) * call_s
         return start_s + PROOF_CALLS * call_s + max(share * (warmup_s + self._case_budgets_s[case.id]), least_s)
 
+    def _guess_s(self, case: Case) -> float:
+        """How long a call takes at the speed of the model's own reference, or of the others'."""
+        passes = TRAINING_FACTOR if case.workload == "training" else 1
+        image_s = self._references_s.get(case.spec)
+        if image_s is None:
+            guess_s = sum(_macs(spec) for spec in self._references_s) / FIRST_GUESS_MACS_PER_S
+            faster = min(1.0, sum(self._references_s.values()) / guess_s) if guess_s else 1.0
+            image_s = faster * _macs(case.spec) / FIRST_GUESS_MACS_PER_S
+        return passes * case.batch * image_s / (case.threads or self._cores)
 
-def _kind(case: Case) -> tuple[str, str]:
-    return case.device, case.runtime
+
+def _kind(case: Case) -> tuple[str, str, str]:
+    return case.device, case.runtime, case.workload
 
 
 @cache
 def _macs(spec: ModelSpec) -> float:
     """Of one image; 0 where there is no closed form."""
     return float(network.macs) if (network := spec.closed_form) else 0.0
-
-
-@cache
-def _work(case: Case) -> tuple[float, float]:
-    """MACs and layers of one call; 0 where there is no closed form."""
-    if (network := case.spec.closed_form) is None:
-        return 0.0, 0.0
-    passes = TRAINING_FACTOR if case.workload == "training" else 1
-    return float(passes * network.macs * case.batch), float(passes * len(network.layers))

@@ -171,7 +171,8 @@ class _Session:
     def _learn_references(self, models: Mapping[ModelSpec, Wanted]) -> None:
         """Tell the budget how fast this machine ran the models that are built."""
         known = {spec: self.artifacts.find(wanted).facts for spec, wanted in models.items()}
-        self.budget.learn_references({s: facts.seconds.get("reference", 0.0) for s, facts in known.items() if facts})
+        seconds = {spec: facts.seconds.get("reference") for spec, facts in known.items() if facts}
+        self.budget.learn_references({spec: each for spec, each in seconds.items() if each and not spec.is_onnx_file})
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
