@@ -76,6 +76,23 @@ def test_launches_are_ordered_base_head_head_base_or_the_other_way_round_at_rand
     assert len({tuple(names) for names in rounds}) > 1
 
 
+def test_the_time_left_is_told_while_suspects_are_confirmed() -> None:
+    told: list[tuple[float, float]] = []
+
+    class Watched(Simulated):
+        def doing(self, what: str, left_s: float) -> None:
+            if what.endswith("confirm"):
+                told.append((self.seconds, left_s))
+
+    chosen = comparisons(4)
+    simulated = Watched(QUIET, 0, {chosen[1].name: 0.05, chosen[2].name: 0.05})
+    result = run_gate(chosen, simulated, simulated, Rule(), 1e9, 5, clock_s=simulated.clock)
+    assert [case.verdict for case in result.cases].count("slower") == 2
+    assert len(told) > 4
+    for now_s, left_s in told[2:]:  # before, the last pairs were those of the screen, some with three arms
+        assert left_s == pytest.approx(simulated.seconds - now_s, rel=0.01)
+
+
 def test_the_order_comes_from_the_seed() -> None:
     started = []
     for seed in (1, 1, 2):

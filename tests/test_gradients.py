@@ -343,6 +343,8 @@ def test_elementwise_operators_of_two_tensors(
 def test_elementwise_operators_with_a_number() -> None:
     for name, operator in (("add", torch.add), ("sub", torch.sub), ("mul", torch.mul), ("div", torch.div)):
         check(f"aten.{name}.Tensor", operator, random(2, 3), 2.5)
+    check("aten.sub.Tensor", lambda number, x: number - x, 2.5, random(2, 3), batched=())  # `1 - p`, in many a loss
+    check("aten.add.Tensor", lambda number, x: number + x, 2, random(2, 3), batched=())
 
 
 def test_operators_that_only_move_values() -> None:

@@ -15,16 +15,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from cnnbench.analysis.layer_join import join
 from cnnbench.analysis.replay import replay
 from cnnbench.errors import ModelError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.artifact import GRAPH
 from cnnbench.records.messages import Build, Count, Open, Trace
 from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import Profile
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.parse import parse_inputs
 from cnnbench.worker import building, onnx_artifact
 from cnnbench.worker.onnx_artifact import inputs_of
+from cnnbench.worker.profilers.ort import profile
 from cnnbench.worker.reference.onnx_float64 import AveragePool, Float64, MaxPool, in_float64
 from cnnbench.worker.session import Session
 
@@ -307,3 +310,16 @@ def test_an_onnx_file_is_measured_without_pytorch(tmp_path: Path) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_the_time_of_each_node_is_told_beside_its_work(tmp_path: Path) -> None:
+    spec, facts, artifact = built(model(), tmp_path)
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=2)
+    images = np.ones((2, 2, 8, 8), np.float32)
+    request = Profile(case=case, folder=str(artifact), scratch=str(tmp_path), calls=3)
+    profiled = profile(request, facts, images, 1)
+    network = replay("net", onnx_artifact.trace_file(Trace(spec=spec))).network
+    rows = {row.name: row for row in join(network, 2, {"ort": profiled})}
+    assert (rows["a"].macs, rows["g"].macs) == (2 * 8 * 8 * 4 * 2 * 9, 2 * 4 * 3)
+    assert all(rows[name].seconds["ort"] > 0 for name in ("a", "e", "g", "y"))
+    assert "ort" not in rows["b"].seconds, "folded into the convolution"

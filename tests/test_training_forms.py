@@ -111,7 +111,7 @@ class Training:
         self.images, self.labels = torch.rand(batch, *image), torch.zeros(batch, dtype=torch.long)
 
     def step(self, keep_gradients: bool = False) -> None:
-        models.loss(self.module(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
+        models.loss(self.module, self.module(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         if not keep_gradients:
             self.optimizer.zero_grad(set_to_none=True)

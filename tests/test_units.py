@@ -8,14 +8,24 @@ from cnnbench.suite.parse import parse_duration, parse_image_size
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10m", 600), ("90s", 90), ("1h30m", 5400), ("500ms", 0.5), ("2.5", 2.5), (3, 3), ("1m500ms", 60.5)],
+    [
+        ("10m", 600),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("2.5", 2.5),
+        (3, 3),
+        ("1m500ms", 60.5),
+        ("720h", 2592e3),
+        (2592000, 2592e3),
+    ],
 )
 def test_durations_are_read(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10q", "0s", "-1", "m", "inf", True])
-def test_a_bad_duration_is_told(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "10q", "0s", "-1", "m", "inf", True, "721h", 2592001, -2592001])
+def test_a_bad_duration_is_told(text: str | int) -> None:
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(text)
 

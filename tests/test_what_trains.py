@@ -362,9 +362,9 @@ def test_of_several_outputs_the_main_one_counts_whole_and_others_at_three_tenths
         {"logits": main, "aux": [early]},
     ]
     for output in several:
-        torch.testing.assert_close(models.loss(output, labels), expected)
+        torch.testing.assert_close(models.loss(nn.Identity(), output, labels), expected)
     for output in (main, [main], Outputs(None, main)):
-        torch.testing.assert_close(models.loss(output, labels), F.cross_entropy(main, labels))
+        torch.testing.assert_close(models.loss(nn.Identity(), output, labels), F.cross_entropy(main, labels))
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_of_several_outputs_the_main_one_counts_whole_and_others_at_three_tenths
 )
 def test_outputs_that_are_no_logits_are_said(output: Any, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        models.loss(output, torch.zeros(2, dtype=torch.long))
+        models.loss(nn.Identity(), output, torch.zeros(2, dtype=torch.long))
 
 
 class Dense(nn.Module):

@@ -7,17 +7,17 @@ from collections.abc import Collection, Iterable, Sequence
 from cnnbench.networks.network import Layer, Network
 from cnnbench.records.layer_profile import Row, Times
 from cnnbench.records.task_messages import LayerTimes, Profiled
-from cnnbench.suite.runtimes import REFERENCE
 
 _NUMBER = re.compile(r"_?\d+$")
 
 
 def join(network: Network, batch: int, found: dict[str, Profiled]) -> tuple[Row, ...]:
-    """One row for each module that computes something itself, in network order; `found` has the reference runtime.
+    """One row for each module that computes something itself, in network order.
 
+    The modules are those that the reference runtime has seen, or for an ONNX file the nodes of its graph.
     What a layer does that is no module of its own (a sum, a function), its module does.
     """
-    modules = set(found[REFERENCE].modules)
+    modules = {name for profiled in found.values() for name in profiled.modules}
     layers: dict[str, list[Layer]] = {}
     for layer in network.inference:
         layers.setdefault(owner(layer.name, modules), []).append(layer)

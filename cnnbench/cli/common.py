@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.suite.parse import checked, parse_image_size, parse_inputs
+from cnnbench.suite.parse import checked, parse_image_size, parse_inputs, parse_loss
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
@@ -42,6 +42,12 @@ WhatIf = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE|DEFAULT", help="Weights: a file, or those published for it; random if not given."),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE:CALLABLE", help="Loss of a training step, of outputs and labels; else cross-entropy."
+    ),
 ]
 
 
@@ -81,6 +87,7 @@ def spec(
     channels: int | None = None,
     inputs: list[str] | None = None,
     weights: str | None = None,
+    loss: str | None = None,
 ) -> "ModelSpec":
     """The model that a command names. Raises InputError."""
     from cnnbench.networks import registry
@@ -94,6 +101,7 @@ def spec(
         channels=channels,
         inputs=checked(parse_inputs, inputs, "--input") if inputs else None,
         weights=weights,
+        loss=checked(parse_loss, loss, "--loss") if loss else None,
     )
 
 

@@ -14,6 +14,7 @@ from cnnbench.cli.common import (
     ImageSize,
     Inputs,
     Json,
+    Loss,
     Weights,
     WhatIf,
     architecture_of,
@@ -172,6 +173,7 @@ def export(
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
     weights: Weights = None,
+    loss: Loss = None,
     as_json: Json = False,
 ) -> None:
     """Export a model to ONNX with a dynamic batch, checked by onnx and compared with float64.
@@ -183,7 +185,7 @@ def export(
     """
     from cnnbench.runner.tasks.export import Exported, ExportedStep, export_model, export_training_step
 
-    chosen = spec(model, image_size, classes, seed, channels, inputs, weights)
+    chosen = spec(model, image_size, classes, seed, channels, inputs, weights, loss)
     done: Exported | ExportedStep
     if workload == "training":
         done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
@@ -250,6 +252,7 @@ def train(
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
     classes: Classes = None,
+    loss: Loss = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
     ] = 0,
@@ -269,7 +272,7 @@ def train(
     from cnnbench.runner.tasks.train import train as run
 
     plan = StartTraining(
-        spec=spec(model, None, classes, seed),
+        spec=spec(model, None, classes, seed, loss=loss),
         runtime=runtime,
         data=dataset.find(data),
         batch=batch,

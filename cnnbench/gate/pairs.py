@@ -201,7 +201,7 @@ class Pairs(ExitStack):
         """A model for one arm; of head in another environment, with base's weights, so that both compute the same."""
         arm, base = self._environment(name), self.base
         key = artifact.key_of(spec, self._run_id + base.source, base.toolchain)
-        if arm is base or (not spec.is_users_own and arm.toolchain == base.toolchain):
+        if arm is base or (not spec.depends_on_code and arm.toolchain == base.toolchain):
             return Wanted(spec, key, with_step, base.interpreter)
         weights = artifact.folder_of(spec, key) / artifact.WEIGHTS
         key = artifact.key_of(spec, self._run_id + arm.source, arm.toolchain, weights_of=key)

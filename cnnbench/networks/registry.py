@@ -20,7 +20,10 @@ for _family in FAMILIES:
         assert _member.name not in ARCHITECTURES, f"{_member.name} is registered twice"
         ARCHITECTURES[_member.name] = _member
 
-FORMS = "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, package.module:callable, or path/to/net.onnx"
+FORMS = (
+    "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, package.module:callable, path/to/net.onnx, or "
+    "path/to/program.pt2"
+)
 _OTHER_NAMES = re.compile(r"torchvision/\w+|timm/[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -54,12 +57,17 @@ def is_onnx_file(model: str) -> bool:
     return model.endswith(".onnx")
 
 
+def is_program_file(model: str) -> bool:
+    """Whether it is the name of a file that torch.export has saved."""
+    return model.endswith(".pt2")
+
+
 def check_name(model: str) -> str:
     """The name itself, if it may name a model. Raises ValueError, with the nearest name.
 
     Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported.
     """
-    if is_onnx_file(model):
+    if is_onnx_file(model) or is_program_file(model):
         if not Path(model).is_file():
             raise ValueError(f"{model!r}: there is no such file")
         return model

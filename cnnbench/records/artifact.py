@@ -61,7 +61,7 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
         "code": toolchain.code,
         "spec": spec.model_dump(),
         "versions": dict(toolchain.versions),
-        "run": run_id if spec.is_users_own else None,
+        "run": run_id if spec.depends_on_code else None,
         "files": source_digest(spec) or None,
         **({"weights": weights_of} if weights_of else {}),
     }

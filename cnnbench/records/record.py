@@ -20,8 +20,8 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 6
-SAME_SHAPE = (5, SCHEMA_VERSION)
+SCHEMA_VERSION = 7
+SAME_SHAPE = (5, 6, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]

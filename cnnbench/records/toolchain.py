@@ -72,10 +72,10 @@ def _is_description(node: ast.stmt) -> bool:
 def source_digest(spec: ModelSpec) -> str:
     """A digest of the files that a model stands in, without importing them; empty for a model without any.
 
-    These are a user's module, an ONNX file (with names, sizes and times of files beside it that may hold its weights),
-    and a file of weights.
+    These are a user's module, that of a loss, an exported program, an ONNX file (with names, sizes and times of files
+    beside it that may hold its weights), and a file of weights.
     """
-    own = _model_digest(spec)
+    own = _model_digest(spec) + (_module_digest(spec.loss) if spec.loss else "")
     try:
         return own + sha256(files.read(Path(spec.weights))).hexdigest() if spec.weights else own
     except OSError:  # told where the weights are loaded
@@ -83,15 +83,23 @@ def source_digest(spec: ModelSpec) -> str:
 
 
 def _model_digest(spec: ModelSpec) -> str:
-    if not spec.is_users_own and not spec.is_onnx_file:
-        return ""
     try:
+        if spec.is_program_file:
+            return sha256(files.read(Path(spec.model))).hexdigest()
         if spec.is_onnx_file:
             digest = sha256(files.read(file := Path(spec.model)))
             for beside in sorted(file.parent.glob(f"{file.stem}*")):
                 digest.update(f"{beside.name} {beside.stat().st_size} {beside.stat().st_mtime_ns}".encode())
             return digest.hexdigest()
-        origin = _origin(spec.model.partition(":")[0])
+    except OSError:  # told where the model is built
+        return ""
+    return _module_digest(spec.model) if spec.is_users_own else ""
+
+
+def _module_digest(name: str) -> str:
+    """Of the file that holds the module of `package.module:callable`."""
+    try:
+        origin = _origin(name.partition(":")[0])
         return sha256(files.read(Path(origin))).hexdigest() if origin else ""
     except Exception:  # whatever somebody's hook of the import system raises
         return ""

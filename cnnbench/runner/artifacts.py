@@ -206,7 +206,7 @@ class Artifacts:
     def _begin(self, wanted: Wanted, start: Callable[[Lineage, Path], Worker], running: list[_Job]) -> None:
         request = self.missing(wanted)[0]
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
-        if wanted.spec.is_users_own:
+        if wanted.spec.depends_on_code:
             self._held.callback(_discard, wanted.folder)
         try:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cnnbench.errors import InputError, ShapeError
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
-from cnnbench.suite.parse import parse_image_size, parse_inputs
+from cnnbench.suite.parse import LOSS_NAME, parse_image_size, parse_inputs
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
@@ -38,13 +38,13 @@ STEP = ("step",)
 
 _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
-    r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?/(?P<workload>inference|training)"
-    r"/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
+    r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
-"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT][/ALLOCATOR]
-/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
+"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]
+[/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
 
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
@@ -70,13 +70,15 @@ class ModelSpec(Frozen):
     """Name and shape of each input, without the batch; None where there is one, of the channels and size above."""
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     """A file of weights, or DEFAULT for those that torchvision or timm publish; None for random ones."""
+    loss: Annotated[str, Field(pattern=LOSS_NAME, max_length=300)] | None = None
+    """The user's own, `package.module:callable`, for training; None for cross-entropy."""
     seed: int = 0
 
     @classmethod
     def checked(
         cls, model: str, image_size: tuple[int, ...] | None, classes: int | None, seed: int = 0, **inputs: Any
     ) -> "ModelSpec":
-        """With defaults filled in from the closed form, if it has one; `inputs` are `channels`, `inputs`, `weights`.
+        """With defaults filled in from the closed form, if it has one; `inputs` are the other fields.
 
         Raises ShapeError for a size that the model cannot take, and for inputs of a model whose inputs are known.
         """
@@ -101,12 +103,22 @@ class ModelSpec(Frozen):
     @property
     def is_users_own(self) -> bool:
         """Whether it is `package.module:callable`, whose code may change between runs."""
-        return ":" in self.model and not self.is_onnx_file
+        return ":" in self.model and not self.is_onnx_file and not self.is_program_file
+
+    @property
+    def depends_on_code(self) -> bool:
+        """Whether it is made of code that a user has named, and that may change."""
+        return self.is_users_own or self.loss is not None
 
     @property
     def is_onnx_file(self) -> bool:
         """Whether it is a graph in a file, which runs where exported graphs do."""
         return registry.is_onnx_file(self.model)
+
+    @property
+    def is_program_file(self) -> bool:
+        """Whether it is a program that torch.export has saved, a module with weights of its own."""
+        return registry.is_program_file(self.model)
 
     @property
     def label(self) -> str:
@@ -118,7 +130,8 @@ class ModelSpec(Frozen):
         channels = f"/c{self.channels}" if self.channels else ""
         classes = f"/k{self.classes}" if self.classes and self.classes != own_classes else ""
         weights = f"/w:{self.weights}" if self.weights else ""
-        return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes + weights
+        loss = f"/l:{self.loss}" if self.loss else ""
+        return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes + weights + loss
 
 
 class Case(Frozen):
@@ -153,6 +166,7 @@ class Case(Frozen):
                 channels=channels,
                 inputs=parse_inputs(inputs.split(",")) if inputs else None,
                 weights=given.pop("weights", None),
+                loss=given.pop("loss", None),
             )
             return cls.model_validate({"spec": spec, **given})
         except ValidationError as error:

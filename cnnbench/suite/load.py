@@ -138,6 +138,7 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
             channels=settings.channels,
             inputs=settings.inputs,
             weights=settings.weights,
+            loss=settings.loss,
         )
     except ShapeError as error:
         keys = ("inputs", "channels", "image_size")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from cnnbench.errors import InputError, unknown
+from cnnbench.networks import registry
 from cnnbench.networks.layers import Activation, Add, BatchNorm, Op
 
 GROUP = "cnnbench.runtimes"
@@ -190,15 +191,15 @@ def check_name(runtime: str) -> str:
     return runtime
 
 
-def cannot(
-    runtime: str, workload: str, device: str, precision: str, layout: str, *, onnx_file: bool = False
-) -> str | None:
+def cannot(runtime: str, workload: str, device: str, precision: str, layout: str, *, model: str = "") -> str | None:
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
-    if onnx_file and workload == "training":
+    if registry.is_onnx_file(model) and workload == "training":
         return "an ONNX file is a network, not a training step"
-    if onnx_file and not kind.runs_exported_graph:
+    if registry.is_program_file(model) and workload == "training":
+        return "an exported program is a network in inference; the module that it was made of can be trained"
+    if registry.is_onnx_file(model) and not kind.runs_exported_graph:
         return f"{name} does not run ONNX files"
     if workload not in kind.workloads:
         return f"{name} is for {' and '.join(kind.workloads)} alone"

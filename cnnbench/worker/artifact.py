@@ -53,6 +53,8 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
         given = load_file(request.weights) if request.weights else {}
         if spec.weights:
             load_weights(module, spec)
+        elif spec.is_program_file:
+            pass  # it has its own
         elif _shapes(given) == _shapes(module.state_dict()):
             module.load_state_dict(given)
             module.eval()

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import ModelSpec
+from cnnbench.worker.exported_program import load_program
 from cnnbench.worker.hooks import running
 from cnnbench.worker.origin import check_origin, look_here_too
 from cnnbench.worker.reference import inputs as reference_inputs
@@ -26,6 +27,8 @@ AUXILIARY_WEIGHT = 0.3
 MAIN_OUTPUTS = ("out", "logits")
 """What a mapping calls the main one of its outputs."""
 LOGIT_AXES = 2
+OWN_LOSS = "cnnbench_loss"
+"""The attribute of a module with the name of the user's loss, and the loss."""
 WITH_AUXILIARY_HEAD = ("fcn_", "deeplabv3_")
 """How the names of torchvision's segmentation networks begin that may have one."""
 
@@ -50,13 +53,13 @@ def build(spec: ModelSpec) -> tuple[nn.Module, Inputs]:
     Raises ModelError for a name that does not exist, for code that raises or gives no module, and where it is not
     certain what a user's module takes.
     """
-    module, inputs, maker = _made(spec)
+    module, inputs, maker = _made_with_loss(spec)
     return module, find_inputs(module, spec, maker) if inputs is None else inputs
 
 
 def rebuild(spec: ModelSpec, facts: ArtifactFacts) -> nn.Module:
     """The module that an artifact was made of, ready for its weights. Raises ModelError."""
-    module = _made(spec)[0]
+    module = _made_with_loss(spec)[0]
     if facts.writes_input:
         give_copies(module)
     if any(isinstance(child, nn.modules.lazy.LazyModuleMixin) for child in module.modules()):
@@ -68,6 +71,16 @@ def rebuild(spec: ModelSpec, facts: ArtifactFacts) -> nn.Module:
 def give_copies(module: nn.Module) -> None:
     """Have the module run on copies of its inputs from now on, because it writes into them."""
     module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
+
+
+def _made_with_loss(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
+    module, inputs, maker = _made(spec)
+    if spec.loss:
+        function = _named(spec.loss, "loss")
+        if isinstance(function, nn.Module) and next(function.parameters(), None) is not None:
+            raise ModelError(f"loss {spec.loss!r} has parameters of its own; expected those in the model alone")
+        module.__dict__[OWN_LOSS] = (spec.loss, function)  # no child, if it is a module too
+    return module, inputs, maker
 
 
 def _made(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
@@ -82,17 +95,35 @@ def _made(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
     if spec.is_users_own:
         module, maker = _users_own(spec)
         return module, None, maker
+    if spec.is_program_file:
+        return *load_program(spec), None
     module, image = _timm(spec) if spec.model.startswith("timm/") else _torchvision(spec)
     return module, image, None
 
 
-def loss(output: Any, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (N, classes); auxiliary heads, where a model has them, are added at 0.3 each.
+def loss(module: nn.Module, output: Any, labels: Tensor) -> Tensor:
+    """The user's own loss of what the module puts out in training, or else cross-entropy of logits (N, classes).
 
-    Raises ModelError for a single logit, whose cross-entropy is always zero, and for outputs that are no logits.
+    Labels are integers (N), or (N, ...) of each pixel. Auxiliary heads, where a model has them, are added at 0.3 each.
+    Raises ModelError for a single logit, whose cross-entropy is always zero, for outputs that are no logits, and for a
+    loss of one's own that raises or is no scalar.
     """
+    if OWN_LOSS in module.__dict__:
+        name, function = module.__dict__[OWN_LOSS]
+        return _own_loss(name, function, output, labels)
     main, *auxiliary = (_cross_entropy(head, labels) for head in heads(output))
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
+
+
+def _own_loss(name: str, function: Callable[[Any, Tensor], Any], output: Any, labels: Tensor) -> Tensor:
+    try:
+        found = function(output, labels)
+    except Exception as error:
+        raise ModelError(f"loss {name!r} raises, called as loss(outputs, labels): {_said(error)}") from error
+    if not isinstance(found, Tensor) or found.ndim or not found.is_floating_point():
+        got = f"a tensor of {tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(f"loss {name!r}: expected a scalar tensor of floats, such as a mean; got {got}")
+    return found
 
 
 def heads(output: Any) -> list[Tensor]:
@@ -202,15 +233,7 @@ def _timm(spec: ModelSpec) -> tuple[nn.Module, Shape]:
 
 def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
     """The module, and the callable that made it."""
-    look_here_too()
-    name = f"model {spec.model!r}"
-    try:
-        made = pkgutil.resolve_name(spec.model)
-    except Exception as error:
-        where = f"where `import {spec.model.partition(':')[0]}` works"
-        raise ModelError(f"{name} cannot be imported: {_said(error)}; run cnnbench {where}") from None
-    if not callable(made):
-        raise ModelError(f"{name}: expected a callable that gives a torch module; got {type(made).__name__}")
+    name, made = f"model {spec.model!r}", _named(spec.model, "model")
     options = _understood(made, spec)
     try:
         module = made(**options)
@@ -222,6 +245,20 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
     if isinstance(module, nn.DataParallel):  # on one device it is the module that it holds
         module = module.module
     return module.float(), made
+
+
+def _named(name: str, what: str) -> Any:
+    """The user's callable `package.module:callable`. Raises ModelError."""
+    look_here_too()
+    try:
+        found = pkgutil.resolve_name(name)
+    except Exception as error:
+        where = f"where `import {name.partition(':')[0]}` works"
+        raise ModelError(f"{what} {name!r} cannot be imported: {_said(error)}; run cnnbench {where}") from None
+    if not callable(found):
+        expected = "a callable that gives a torch module" if what == "model" else "a function of outputs and labels"
+        raise ModelError(f"{what} {name!r}: expected {expected}; got {type(found).__name__}")
+    return found
 
 
 def _understood(callable_: Any, spec: ModelSpec) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from cnnbench.records.toolchain import library_versions
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker.counters import onnx as counter
 from cnnbench.worker.counters.onnx_trace import trace
+from cnnbench.worker.profilers.onnx_origin import name_of
 from cnnbench.worker.reference.onnx_float64 import Float64
 from cnnbench.worker.reference.parity import (
     LEAST_OF_FILE,
@@ -201,9 +202,15 @@ def _draw(random: np.random.Generator, shape: Shape, wanted: GraphInput) -> Arra
 
 
 def _copied(model: onnx.ModelProto, source: Path, file: Path) -> Path:
-    """The graph in the artifact, with weights of the source's second file in one of its own."""
+    """The graph in the artifact, with weights of the source's second file in one of its own, and all nodes named."""
+    nameless = [node for node in model.graph.node if not node.name]
+    for node in nameless:  # else a profile could not tell them
+        node.name = name_of(node)
     if _is_whole(source):
-        shutil.copyfile(source, file)
+        if nameless:
+            onnx.save(model, str(file))
+        else:
+            shutil.copyfile(source, file)
     else:
         onnx.save(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
     return file

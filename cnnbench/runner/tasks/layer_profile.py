@@ -19,7 +19,7 @@ from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.tasks.trace import read
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import REFERENCE, profiled_runtimes, runtime_kind
+from cnnbench.suite.runtimes import REFERENCE, cannot, profiled_runtimes, runtime_kind
 
 PROFILE_S = 0.5
 MIN_CALLS, MAX_CALLS = 5, 20
@@ -40,7 +40,8 @@ def profile_artifact(
 ) -> ModelProfile:
     """Profile each runtime that has a profiler, in a process of its own, and join.
 
-    One that fails has its reason in `failures`; WorkerError is raised if PyTorch cannot be profiled.
+    One that fails has its reason in `failures`; WorkerError is raised if PyTorch cannot be profiled, or, for an ONNX
+    file, ONNX Runtime.
     """
     found: dict[str, Profiled] = {}
     failures: dict[str, str] = {}
@@ -49,6 +50,8 @@ def profile_artifact(
     with scratch_folder() as scratch:
         for runtime in profiled_runtimes():
             case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
+            if cannot(runtime, "inference", "cpu", "fp32", "nchw", model=spec.model):
+                continue
             start = servers.starter(runtime, Lineage(threads))
             try:
                 if facts.onnx_error is not None and runtime_kind(runtime).runs_exported_graph:
@@ -58,7 +61,7 @@ def profile_artifact(
                     request = Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls)
                     found[runtime] = worker.ask(request, Profiled)
             except WorkerError as error:
-                if runtime == REFERENCE:
+                if runtime == REFERENCE or spec.is_onnx_file:
                     raise
                 failures[runtime] = str(error)
     rows = join(reading.network, batch, found)
@@ -113,8 +116,8 @@ def profile_run(run: Run, go_on: Callable[[str, int, int], bool]) -> list[str]:
     machine.check_is_this(run.environment, str(run.folder))
     measured = [record for record in run.records.values() if record.status in MEASURED]
     call_s = {record.case: time.value for record in measured if (time := call_time(record)) is not None}
-    own = {case.label: None for case in call_s if case.spec.is_users_own}
-    call_s = {case: seconds for case, seconds in call_s.items() if not case.spec.is_users_own}
+    own = {case.label: None for case in call_s if case.spec.depends_on_code or case.spec.is_program_file}
+    call_s = {case: seconds for case, seconds in call_s.items() if case.label not in own}
     left_out = [f"{label}: not profiled: a run's own code is not run; `cnnbench profile {label}` does" for label in own]
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
         return left_out + profile_models(run.folder, call_s, artifacts, servers, go_on)

@@ -10,6 +10,7 @@ from onnx import helper
 
 from cnnbench.records.messages import Step, Traced
 from cnnbench.worker.counters.onnx import Shape, inferred_shapes
+from cnnbench.worker.profilers.onnx_origin import name_of
 
 Settings = dict[str, Any]
 Layer = tuple[str, Settings]
@@ -55,7 +56,7 @@ def trace(model: onnx.ModelProto, shapes_of: Mapping[str, Shape]) -> Traced:
             made_by |= dict.fromkeys(node.output, made_by[values[0]])
         elif values:
             kind, settings = _layer(node, made_by, shapes)
-            name = node.name or node.output[0]
+            name = name_of(node)
             learned = [each for each in node.input[1:3] if each not in made_by] if kind in WITH_WEIGHTS else []
             params[name] = sum(math.prod(shapes.get(each, ())) for each in learned)
             floats = {each: size for each, size in floats.items() if each not in node.input}

@@ -24,16 +24,18 @@ BLOCKED = re.compile(rf"(?P<value>.+?)(?P<norm>{NORM_SUFFIX})?_nchwc(_token_\d+)
 normalisation was made a convolution."""
 
 
-def origins(exported: onnx.GraphProto, executed: onnx.GraphProto) -> dict[str, str | None]:
+def origins(exported: onnx.GraphProto, executed: onnx.GraphProto, *, by_node: bool = False) -> dict[str, str | None]:
     """By name of each executed node, the module whose work it does; None where that cannot be told.
 
-    A node that several were fused into does the work of the convolution or matrix product among them.
+    With `by_node`, for a graph that knows of no modules, it is the exported node. A node that several were fused into
+    does the work of the convolution or matrix product among them.
     """
     graph = _Exported(exported)
     places = [(node, graph.place_of(node)) for node in executed.node]
     ran = {place for _, place in places if place is not None}
+    named = graph.name_of if by_node else graph.module_of
     return {
-        node.name: None if place is None else graph.module_of(graph.principal(node, place, ran))
+        node.name: None if place is None else named(graph.principal(node, place, ran))
         for node, place in places
         if node.name
     }
@@ -78,6 +80,10 @@ class _Exported:
             seen |= makers
         return min(computing, default=place)
 
+    def name_of(self, place: int) -> str:
+        """The node's own name, or that of what it puts out."""
+        return name_of(self.nodes[place])
+
     def module_of(self, place: int) -> str | None:
         """The module that the exporter says; of a convolution with a batch normalisation folded into it, its own."""
         node = self.nodes[place]
@@ -87,6 +93,11 @@ class _Exported:
         if node.op_type in COMPUTING and "batch_norm" in scopes[-1]:
             return str(node.input[1]).rpartition(".")[0]  # whose weight it is
         return scopes[-2]
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """What a node of a graph from any exporter is called: by its name, or by that of what it puts out."""
+    return str(node.name or node.output[0])
 
 
 def scopes_of(node: onnx.NodeProto) -> list[str]:

@@ -12,7 +12,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH, WEIGHTS
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile, Profiled
-from cnnbench.worker.profilers.onnx_origin import origins
+from cnnbench.worker.profilers.onnx_origin import name_of, origins
 from cnnbench.worker.profilers.tally import WARMUP_CALLS, Seen, layer_times, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.ort import OrtInference
@@ -24,7 +24,7 @@ US = 1e-6
 
 
 def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) -> Profiled:
-    """Nodes by module; those whose module is unknown are `other`, by operator."""
+    """Nodes by module, or by node of an ONNX file; those whose origin is unknown are `other`, by operator."""
     folder, scratch, calls = Path(request.folder), Path(request.scratch), request.calls
     options = ort.SessionOptions()
     options.enable_profiling = True
@@ -33,13 +33,15 @@ def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) 
     options.add_session_config_entry(WEIGHTS_APART, WEIGHTS)
     runtime = OrtInference(request.case, facts, folder, batch, threads, options)
     (scratch / WEIGHTS).unlink(missing_ok=True)
-    modules = origins(_graph(folder / GRAPH), _graph(scratch / GRAPH))
+    exported, is_file = _graph(folder / GRAPH), request.case.spec.is_onnx_file
+    modules = origins(exported, _graph(scratch / GRAPH), by_node=is_file)
     call_s = timed_calls(runtime.phases()["forward"], calls)
     runs = _runs(json.loads(Path(runtime.session.end_profiling()).read_text()), modules)
     if len(runs) != WARMUP_CALLS + calls:
         raise WorkerError(f"ONNX Runtime's profiler saw {len(runs)} of {WARMUP_CALLS + calls} calls; ask for fewer")
     layers, other = layer_times(runs[WARMUP_CALLS:])
-    return Profiled(modules=[], layers=layers, other=other, call_s=call_s)
+    names = [name_of(node) for node in exported.node] if is_file else []
+    return Profiled(modules=names, layers=layers, other=other, call_s=call_s)
 
 
 def _graph(file: Path) -> onnx.GraphProto:

@@ -189,7 +189,7 @@ class EagerTraining(Eager):
 
         def forward() -> None:
             with self.autocast:
-                self.output = models.loss(self.run(*self.inputs), self.labels)
+                self.output = models.loss(self.module, self.run(*self.inputs), self.labels)
 
         def backward() -> None:
             self.scaler.scale(self.output).backward()
@@ -213,7 +213,8 @@ class EagerTrainer:
     def train(self, images: Array, labels: Array) -> float:
         """One step on images (N, C, H, W) and labels (N); the loss before it."""
         self.optimizer.zero_grad()
-        loss = models.loss(self.module(torch.from_numpy(images).to(self.dtype)), torch.from_numpy(labels))
+        outputs = self.module(torch.from_numpy(images).to(self.dtype))
+        loss = models.loss(self.module, outputs, torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return float(loss.detach())

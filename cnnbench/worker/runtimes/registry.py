@@ -62,6 +62,9 @@ def _further(case: Case) -> list[str]:
     elif case.spec.is_users_own:
         look_here_too()
         found.append(case.spec.model.partition(":")[0])
+    if case.spec.loss and case.workload == "training":
+        look_here_too()
+        found.append(case.spec.loss.partition(":")[0])
     return found
 
 

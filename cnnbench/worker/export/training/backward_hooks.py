@@ -47,7 +47,7 @@ def check_backward(module: nn.Module, images: Tensor, labels: Tensor) -> str | N
     watch = _Watch(module)
     try:
         with running(module) as stack, hooked(module, before_it, after), watch.over(stack):
-            loss = models.loss(module(images), labels)
+            loss = models.loss(module, module(images), labels)
     finally:
         torch.set_rng_state(state)
         with torch.no_grad():

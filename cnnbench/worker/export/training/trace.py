@@ -59,7 +59,7 @@ class _Loss(nn.Module):
         self.module = module
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return models.loss(self.module(images), labels)
+        return models.loss(self.module, self.module(images), labels)
 
 
 def traced(module: nn.Module, images: Tensor, places: tuple[int, ...] = ()) -> torch.export.ExportedProgram:

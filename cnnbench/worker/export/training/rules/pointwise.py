@@ -13,8 +13,11 @@ STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""
 
 
-def add(g: Graph, _: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> OpResult:
-    """x + alpha y, broadcast."""
+def add(g: Graph, _: Any, x: Tensor | float, y: Tensor | float, *, alpha: float = 1) -> OpResult:
+    """x + alpha y, broadcast; one of both may be a number, as in 1 - y."""
+    if not isinstance(x, Tensor):
+        assert isinstance(y, Tensor)
+        x = g.alike(y, x)[1]
     if not isinstance(y, Tensor):
         total = g("Add", x, g.constant(np.asarray(alpha * y, x.dtype)), shape=x.shape)
         return op_result(Tensor(total.name, x.shape, x.dtype), (x, lambda dy: dy))
@@ -25,7 +28,7 @@ def add(g: Graph, _: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> 
     return op_result(g.add(x, scaled(y)), (x, lambda dy: dy), (y, scaled))
 
 
-def sub(g: Graph, out: Any, x: Tensor, y: Tensor | float, *, alpha: float = 1) -> OpResult:
+def sub(g: Graph, out: Any, x: Tensor | float, y: Tensor | float, *, alpha: float = 1) -> OpResult:
     """x - alpha y, broadcast."""
     return add(g, out, x, y, alpha=-alpha)
 
