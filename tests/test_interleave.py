@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.records.messages import Failure, Opened, Request, Sample, Sampled, Warm
+from cnnbench.records.messages import Failure, Opened, Request, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
 from cnnbench.runner.interleave import (
@@ -198,6 +198,27 @@ def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
     assert log.count("warm eager") == 2
     assert outcome.launch is not None
     assert outcome.launch.warmup_calls == 8
+
+
+def test_calls_that_equalise_warm_ups_end_with_their_time_however_few_they_are() -> None:
+    """On a machine with busy neighbours a call may take a hundred times as long in one runtime as in the other."""
+    asked: list[Warm] = []
+
+    class Listening(ScriptedWorker):
+        def send(self, request: Request) -> None:
+            if isinstance(request, Warm):
+                asked.append(request)
+            super().send(request)
+
+    made = [Warmed(calls=calls, seconds=1.0, converged=True, calls_per_sample=1, call_s=0.1) for calls in (4, 40)]
+    workers = [Listening({"warm": each}, []) for each in made]
+    members = [
+        GroupMember(each, Path("artifact"), 1, lambda _, worker=worker: worker, Path("log"))  # type: ignore[misc]
+        for each, worker in zip((case(), case("ort")), workers, strict=True)
+    ]
+    measure_group(members, Allowance(1.0, warmup_s=3.0), seed=0)
+    again = asked[-1]
+    assert (again.min_calls, again.limit_s, again.hard_limit_s) == (36, 1.0, 1.0)
 
 
 def test_no_answer_is_asked_for_that_would_seem_to_hang() -> None:

@@ -82,6 +82,12 @@ def test_a_call_longer_than_the_limit_is_still_made_as_often_as_any() -> None:
     assert (done.calls, done.converged) == (measure.MIN_WARMUP_CALLS, False)
 
 
+def test_where_no_time_is_left_one_call_is_all() -> None:
+    clock = Clock()
+    done = measure.warm_up(clock.taking(10_000), HostStopwatch(clock.ns), 3, clock.s, hard_limit_s=0.0)
+    assert done.calls == 1
+
+
 @pytest.mark.parametrize(("call_s", "calls"), [(2.0, 1), (1e-3, 1), (0.4e-3, 3), (1e-5, 100), (0.0, 1_000_000)])
 def test_a_sample_is_a_call_or_a_millisecond_of_calls(call_s: float, calls: int) -> None:
     assert measure.calls_per_sample(call_s) == calls

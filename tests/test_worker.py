@@ -313,6 +313,14 @@ def test_warming_up_again_leaves_the_baseline_of_memory_as_it_was(lenet: Path, t
     assert loaded[1] == pytest.approx(loaded[0], rel=0.02)
 
 
+def test_a_warm_up_without_time_is_one_call(lenet: Path, tmp_path: Path) -> None:
+    case = Case(spec=LENET, workload="inference", runtime="ort", batch=1)
+    with worker(tmp_path) as child:
+        child.ask(Load(case=case, threads=1), Loaded)
+        child.ask(Open(case=case, folder=str(lenet)), Opened)
+        assert child.ask(Warm(limit_s=60.0, hard_limit_s=0.0), Warmed).calls == 1
+
+
 def test_runtimes_do_not_share_a_stopwatch() -> None:
     class Idle(Runtime):
         def __init__(self) -> None:

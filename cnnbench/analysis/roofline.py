@@ -11,7 +11,7 @@ from typing import Literal
 
 from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer, Network
-from cnnbench.networks.training import backward_macs
+from cnnbench.networks.training import TRAINING_FACTOR, backward_macs
 from cnnbench.networks.units import FLOP_PER_MAC
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks, Smallest
@@ -24,8 +24,6 @@ BOUNDS: tuple[Bound, ...] = ("compute", "memory", "overhead")
 
 OPTIMIZER_PASSES = 5
 """SGD with momentum reads weight, gradient and momentum, and writes weight and momentum."""
-TRAINING_FACTOR = 3
-"""A training step of a network without a closed form: a forward pass, and one more for each of the two gradients."""
 MOST = 0.5
 """Of the CPU time: where the lower bound is unknown, the kernel is the limit from this share on."""
 HALF = 0.5

@@ -24,6 +24,8 @@ STATE_PER_WEIGHT: dict[Optimizer, int] = {"sgd": 0, "momentum": 1, "adam": 2}
 SCRATCH_PER_WEIGHT: dict[Optimizer, int] = {"sgd": 0, "momentum": 0, "adam": 2}
 """Temporary values of its update, for each weight of the parameter being updated."""
 
+TRAINING_FACTOR = 3
+"""A step is about so many forward passes: its own, and one for each of the two gradients."""
 IMAGES = 0
 """The storage of the images, which the caller keeps alive."""
 

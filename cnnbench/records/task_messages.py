@@ -7,6 +7,7 @@ from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
+from cnnbench.suite.runtimes import Library
 
 
 class Probe(Request):
@@ -23,9 +24,6 @@ class Probed(Frozen):
     works: bool
     name: str = ""
     reason: str = ""
-
-
-Library = Literal["torch", "onnxruntime"]
 
 
 class MeasurePeaks(Request):

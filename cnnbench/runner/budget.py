@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from statistics import mean
 
+from cnnbench.networks.training import TRAINING_FACTOR
 from cnnbench.runner import machine
 from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
 from cnnbench.runner.plan import Group, layers_to_build
@@ -22,8 +23,6 @@ MAX_SLOWER = 10
 """Than the first guess: what a build says beyond it comes from a machine that swapped meanwhile."""
 LITTLE_S = 0.1
 """Calls of a launch that take less together say little of how long those of larger networks take."""
-TRAINING_FACTOR = 3
-"""A training step is about three forward passes: its own, and one for each of the two gradients."""
 WARMUP_CALLS, PROOF_CALLS = 7, 4
 REFERENCE_IMAGES = 18
 """A reference is of six images in float32 and in float64, which takes twice as long, on one thread."""

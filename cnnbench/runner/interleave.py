@@ -280,7 +280,9 @@ class WorkerParticipant:
         if warmed is None or warmed.calls >= calls:
             return
         self.resume()
-        more = self.worker.ask(Warm(limit_s=self._bounded(limit_s), min_calls=calls - warmed.calls), Warmed)
+        limit_s = self._bounded(limit_s)
+        request = Warm(limit_s=limit_s, hard_limit_s=limit_s, min_calls=calls - warmed.calls)
+        more = self.worker.ask(request, Warmed)
         self.suspend()
         total = {"calls": warmed.calls + more.calls, "seconds": warmed.seconds + more.seconds}
         self.warmed = more.model_copy(update={**total, "converged": warmed.converged})

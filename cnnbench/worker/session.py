@@ -69,7 +69,8 @@ class Session:
 
         The peak of memory is reset afterwards: the first calls also hold what libraries try out and then free.
         """
-        stopwatch, hard_limit_s = self.runtime.stopwatch, request.hard_limit_s or math.inf
+        stopwatch, hard_limit_s = self.runtime.stopwatch, request.hard_limit_s
+        hard_limit_s = math.inf if hard_limit_s is None else hard_limit_s  # none is left where it is 0
         warmed = measure.warm_up(
             self.phases, stopwatch, request.limit_s, hard_limit_s=hard_limit_s, min_calls=request.min_calls
         )

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from cnnbench.errors import InputError
 from cnnbench.integrations.exporters.converted import Converted, unrecorded
 from cnnbench.records.record import MEASURED
 from cnnbench.records.run_folder import Run
@@ -27,14 +26,9 @@ def csv(run: Run) -> Converted:
 
 
 def parquet(run: Run) -> Converted:
-    """`.cases.parquet` and `.samples.parquet`, with types kept. Raises InputError where pyarrow is not installed."""
+    """`.cases.parquet` and `.samples.parquet`, with types kept."""
     tables = {".cases.parquet": _cases(run), ".samples.parquet": _samples(run)}
-    try:
-        contents = {end: table.to_parquet(engine="pyarrow", index=False) for end, table in tables.items()}
-    except ImportError:
-        raise InputError(
-            "--to parquet: expected pyarrow, which writes it; it is not installed: pip install 'cnnbench[parquet]'"
-        ) from None
+    contents = {end: table.to_parquet(engine="pyarrow", index=False) for end, table in tables.items()}
     return Converted(contents, [LOST, *unrecorded(run)])
 
 

@@ -13,14 +13,13 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.hooks import hooked
-from cnnbench.worker.profilers.tally import WARMUP_CALLS, Seen, layer_times, timed_calls
+from cnnbench.worker.profilers.tally import US, WARMUP_CALLS, Seen, layer_times, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.eager import EagerInference
 
 CALL = "cnnbench call"
 MODULE = "cnnbench module:"
 """Begins the name of a module's range; the module's own name follows."""
-US = 1e-6
 
 
 def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) -> Profiled:

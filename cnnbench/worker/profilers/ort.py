@@ -13,14 +13,13 @@ from cnnbench.records.artifact import GRAPH, WEIGHTS
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile, Profiled
 from cnnbench.worker.profilers.onnx_origin import name_of, origins
-from cnnbench.worker.profilers.tally import WARMUP_CALLS, Seen, layer_times, timed_calls
+from cnnbench.worker.profilers.tally import US, WARMUP_CALLS, Seen, layer_times, timed_calls
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.ort import OrtInference
 
 WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
 CALL, KERNEL = "model_run", "_kernel_time"
 """What ONNX Runtime calls the event of a whole run, and the end of the name of a node's."""
-US = 1e-6
 
 
 def profile(request: Profile, facts: ArtifactFacts, batch: Array, threads: int) -> Profiled:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cnnbench.records.task_messages import LayerTimes
 
+US = 1e-6
+"""Profilers tell microseconds."""
 WARMUP_CALLS = 5
 """Calls that are profiled first and not counted: what a library or its profiler prepares is prepared then."""
 Seen = tuple[str | None, str, float]
