@@ -211,14 +211,16 @@ def test_calls_that_equalise_warm_ups_end_with_their_time_however_few_they_are()
             super().send(request)
 
     made = [Warmed(calls=calls, seconds=1.0, converged=True, calls_per_sample=1, call_s=0.1) for calls in (4, 40)]
-    workers = [Listening({"warm": each}, []) for each in made]
     members = [
-        GroupMember(each, Path("artifact"), 1, lambda _, worker=worker: worker, Path("log"))  # type: ignore[misc]
-        for each, worker in zip((case(), case("ort")), workers, strict=True)
+        GroupMember(of, Path("artifact"), 1, lambda _, each=each: Listening({"warm": each}, []), Path("log"))  # type: ignore[misc]
+        for of, each in zip((case(), case("ort")), made, strict=True)
     ]
     measure_group(members, Allowance(1.0, warmup_s=3.0), seed=0)
-    again = asked[-1]
-    assert (again.min_calls, again.limit_s, again.hard_limit_s) == (36, 1.0, 1.0)
+    assert [each.min_calls for each in asked] == [0, 0, 36]
+    assert (asked[-1].limit_s, asked[-1].hard_limit_s) == (1.0, 1.0)
+    asked.clear()
+    measure_group(members, Allowance(1.0, warmup_s=3.0, whole_s=0.0), seed=0)
+    assert [each.min_calls for each in asked] == [0, 0], "no time is left to equalise them"
 
 
 def test_no_answer_is_asked_for_that_would_seem_to_hang() -> None:

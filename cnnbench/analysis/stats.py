@@ -203,9 +203,9 @@ def trend(*launches: Sequence[float]) -> float | None:
     if sum(map(len, launches)) < SHAPE_VALUES or not variance:
         return None
     slopes = [
-        math.log(blocks[later] / blocks[earlier]) / (later - earlier)
+        (after - before) / (later - earlier)
         for blocks in launches
-        for earlier, later in combinations(range(len(blocks)), 2)
+        for (earlier, before), (later, after) in combinations(enumerate(map(math.log, blocks)), 2)
     ]
     score = sum((slope > 0) - (slope < 0) for slope in slopes)
     if NormalDist().cdf((1 - abs(score)) / math.sqrt(variance)) > TREND_P / 2:

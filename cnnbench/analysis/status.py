@@ -86,7 +86,7 @@ def noise_reasons(measurement: Measurement) -> list[Reason]:
         detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"
         found.append(Reason(code="interference", detail=detail))
     launches = [[median(block) for block in blocks] for blocks in times]
-    changes = [trend(*launches), *map(trend, launches)]
+    changes = [trend(*launches), *(map(trend, launches) if len(launches) > 1 else [])]
     most = max((change for change in changes if change is not None), key=abs, default=0.0)
     if abs(most) > NOISY_HALF_WIDTH:
         found.append(Reason(code="drift", detail=f"{100 * most:+.0f} %"))

@@ -193,17 +193,18 @@ def measure_group(
             participant.attempt(participant.start, stack)
         for participant in participants:
             participant.attempt(participant.load)
+        whole_s = float("inf") if allowance.whole_s is None else allowance.whole_s
         hard_limit_s = allowance.whole_s and WARMUP_SHARE * allowance.whole_s / len(members)
         for participant in participants:  # cold-start figures are measured, so one at a time
             on_progress(f"opening {participant.member.case.runtime}")
             participant.attempt(participant.open, allowance.warmup_s, hard_limit_s)
         most = max((p.warmed.calls for p in participants if p.warmed), default=0)
         for participant in participants:
-            participant.attempt(participant.equalise_warmup, most, EQUALISE_SHARE * allowance.warmup_s)
+            left_s = began_s + whole_s - time.perf_counter()
+            if left_s > 0:
+                participant.attempt(participant.equalise_warmup, most, min(EQUALISE_SHARE * allowance.warmup_s, left_s))
         ready = [p for p in participants if p.error is None and p.warmed is not None]
-        ends_s = float("inf")
-        if allowance.whole_s is not None:
-            ends_s = max(began_s + allowance.whole_s, time.perf_counter() + MIN_SAMPLING_S * len(ready))
+        ends_s = max(began_s + whole_s, time.perf_counter() + MIN_SAMPLING_S * len(ready))
         measured = measure_interleaved(
             ready,
             allowance.sampling_s,

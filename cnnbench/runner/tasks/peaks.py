@@ -14,12 +14,13 @@ from cnnbench.records.cache import cache_folder
 from cnnbench.records.environment import Environment
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
 from cnnbench.records.run_folder import Run
-from cnnbench.records.task_messages import Library, MeasuredPeaks, MeasurePeaks
+from cnnbench.records.task_messages import MeasuredPeaks, MeasurePeaks
 from cnnbench.records.toolchain import library_versions
 from cnnbench.runner import machine
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device
+from cnnbench.suite.runtimes import Library
 
 KERNEL_S = 0.12
 """For each kernel, about: all of them together are a few seconds."""
