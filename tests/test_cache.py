@@ -235,7 +235,7 @@ def test_code_that_builds_is_a_part_of_the_key(where: str, monkeypatch: pytest.M
 def test_each_setting_of_a_model_and_each_version_is_a_part_of_its_key() -> None:
     own = toolchain.own_toolchain()
     changed: dict[str, object] = {"model": "alexnet", "image_size": (32, 32), "classes": 11, "seed": 1}
-    changed |= {"channels": 1, "inputs": (("x", (3, 8, 8)),), "weights": "net.pt"}
+    changed |= {"channels": 1, "inputs": (("x", (3, 8, 8)),), "weights": "net.pt", "loss": "mine:loss"}
     assert set(changed) == set(ModelSpec.model_fields)
     keys = {key_of(LENET.model_copy(update={name: value}), "") for name, value in changed.items()}
     keys |= {key_of(LENET, "", Toolchain("other code", own.versions)), key_of(LENET, "", weights_of="other")}

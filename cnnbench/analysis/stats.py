@@ -90,7 +90,7 @@ def launch_estimate(launches: Launches) -> Estimate:
     are no blocks at all.
     """
     estimates = [time_estimate(blocks) for blocks in launches if blocks]
-    value = launch_median(launches)
+    value = median(estimate.value for estimate in estimates)
     lows = [estimate.low for estimate in estimates if estimate.low is not None]
     highs = [estimate.high for estimate in estimates if estimate.high is not None]
     if len(estimates) < 3:

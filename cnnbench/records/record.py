@@ -229,7 +229,8 @@ class Block(Recorded):
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""
-        return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
+        first, *others = self.seconds.values()
+        return list(map(sum, zip(first, *others, strict=True))) if others else first
 
 
 class Launch(Recorded):
