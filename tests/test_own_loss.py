@@ -1,6 +1,8 @@
 """A loss of the user's own: in eager training and in the exported step, in names and keys, and what is refused."""
 
+import os
 import pkgutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnbench.errors import InputError, ModelError
 from cnnbench.records.artifact import STEP, WEIGHTS, key_of
-from cnnbench.records.messages import Build, BuildStep, Open
+from cnnbench.records.messages import CHECKOUTS, Build, BuildStep, Open
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.load import load_suite
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER
@@ -122,6 +124,19 @@ def test_what_is_no_loss_is_refused_in_a_sentence(loss: str, said: str) -> None:
     with pytest.raises(ModelError) as caught:
         first_loss()
     assert said in str(caught.value)
+
+
+def test_a_gates_other_revision_does_not_train_by_the_checkouts_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, worktree = tmp_path / "checkout", tmp_path / "worktree"
+    checkout.mkdir()
+    (checkout / "losses_elsewhere.py").write_text("def loss(outputs, labels): return outputs.mean()\n")
+    monkeypatch.syspath_prepend(checkout)
+    monkeypatch.setenv(CHECKOUTS, os.pathsep.join([str(checkout), str(worktree)]))
+    with pytest.raises(ModelError, match="module 'losses_elsewhere' was imported from"):
+        models.build(ModelSpec(model="lenet5", loss="losses_elsewhere:loss"))
+    del sys.modules["losses_elsewhere"]
 
 
 def test_a_suite_names_it(tmp_path: Path) -> None:

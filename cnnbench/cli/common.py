@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.suite.parse import checked, parse_image_size, parse_inputs, parse_loss
+from cnnbench.suite.parse import checked, parse_image_size, parse_inputs
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
@@ -101,7 +101,7 @@ def spec(
         channels=channels,
         inputs=checked(parse_inputs, inputs, "--input") if inputs else None,
         weights=weights,
-        loss=checked(parse_loss, loss, "--loss") if loss else None,
+        loss=checked(registry.check_loss, loss, "--loss") if loss else None,
     )
 
 

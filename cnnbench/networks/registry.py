@@ -24,7 +24,8 @@ FORMS = (
     "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, package.module:callable, path/to/net.onnx, or "
     "path/to/program.pt2"
 )
-_OTHER_NAMES = re.compile(r"torchvision/\w+|timm/[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+_OTHER_NAMES = re.compile(rf"torchvision/\w+|timm/[\w.]+|{_CALLABLE}")
 
 
 def find(model: str) -> Architecture | None:
@@ -76,3 +77,10 @@ def check_name(model: str) -> str:
     if model.startswith("timm/") and find_spec("timm") is None:
         raise ValueError(f"{model!r} needs timm, which is not installed here: pip install timm")
     return model
+
+
+def check_loss(name: str) -> str:
+    """The name itself, if it may name a loss. Raises ValueError."""
+    if not re.fullmatch(_CALLABLE, name):
+        raise ValueError(f"expected package.module:callable of a loss(outputs, labels); got {name!r}")
+    return name

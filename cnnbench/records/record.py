@@ -186,13 +186,18 @@ class Memory(Recorded):
     """On the whole device when the launch ended, by whoever: with what the driver, libraries and others hold."""
 
 
+def _totals_s(seconds: dict[str, list[float]]) -> list[float]:
+    """Of each sample, over all phases."""
+    first, *others = seconds.values()
+    return list(map(sum, zip(first, *others, strict=True))) if others else first
+
+
 def _check_times(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     """Raises ValueError for what no clock gives: the file or the worker that says so is damaged."""
     lengths = {len(samples) for samples in seconds.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError("expected as many samples of each phase, one at least")
-    first, *others = seconds.values()
-    totals = list(map(sum, zip(first, *others, strict=True))) if others else first
+    totals = _totals_s(seconds)
     if not (min(totals) >= 1e-12 and max(totals) < 1e9):
         raise ValueError("expected times above zero, as a clock gives them")
     return seconds
@@ -229,8 +234,7 @@ class Block(Recorded):
 
     def totals_s(self) -> list[float]:
         """Seconds of each sample over all phases."""
-        first, *others = self.seconds.values()
-        return list(map(sum, zip(first, *others, strict=True))) if others else first
+        return _totals_s(self.seconds)
 
 
 class Launch(Recorded):

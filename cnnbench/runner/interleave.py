@@ -194,7 +194,7 @@ def measure_group(
         for participant in participants:
             participant.attempt(participant.load)
         whole_s = float("inf") if allowance.whole_s is None else allowance.whole_s
-        hard_limit_s = allowance.whole_s and WARMUP_SHARE * allowance.whole_s / len(members)
+        hard_limit_s = None if allowance.whole_s is None else WARMUP_SHARE * whole_s / len(members)
         for participant in participants:  # cold-start figures are measured, so one at a time
             on_progress(f"opening {participant.member.case.runtime}")
             participant.attempt(participant.open, allowance.warmup_s, hard_limit_s)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cnnbench.errors import InputError, ShapeError
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
-from cnnbench.suite.parse import LOSS_NAME, parse_image_size, parse_inputs
+from cnnbench.suite.parse import parse_image_size, parse_inputs
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training"]
@@ -46,6 +46,7 @@ _ID = re.compile(
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]
 [/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
 
+LossName = Annotated[str, AfterValidator(registry.check_loss), Field(max_length=300)]
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
 
@@ -70,7 +71,7 @@ class ModelSpec(Frozen):
     """Name and shape of each input, without the batch; None where there is one, of the channels and size above."""
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     """A file of weights, or DEFAULT for those that torchvision or timm publish; None for random ones."""
-    loss: Annotated[str, Field(pattern=LOSS_NAME, max_length=300)] | None = None
+    loss: LossName | None = None
     """The user's own, `package.module:callable`, for training; None for cross-entropy."""
     seed: int = 0
 

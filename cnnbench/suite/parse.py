@@ -14,8 +14,6 @@ _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,30})?)"
 MAX_SIDE = 2**31
 MAX_SPATIAL_AXES = 3
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
-LOSS_NAME = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
-"""`package.module:callable`."""
 MAX_DURATION_S = 30 * 24 * 3600.0
 
 
@@ -78,13 +76,6 @@ def parse_shape(value: object) -> tuple[int, ...]:
     if not shape or not all(type(size) is int and 0 < size < MAX_SIDE for size in shape):
         raise ValueError(f"expected the shape of one input without its batch, such as 3x224x224; got {shown(value)}")
     return shape
-
-
-def parse_loss(text: str) -> str:
-    """The name of a loss. Raises ValueError."""
-    if not re.fullmatch(LOSS_NAME, text):
-        raise ValueError(f"expected package.module:callable of a loss(outputs, labels); got {shown(text)}")
-    return text
 
 
 def parse_inputs(value: object) -> tuple[tuple[str, tuple[int, ...]], ...]:

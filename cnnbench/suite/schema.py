@@ -26,11 +26,12 @@ from cnnbench.suite.case import (
     Allocator,
     Device,
     Layout,
+    LossName,
     Precision,
     RuntimeName,
     Workload,
 )
-from cnnbench.suite.parse import LOSS_NAME, parse_duration, parse_image_size, parse_inputs, shown
+from cnnbench.suite.parse import parse_duration, parse_image_size, parse_inputs, shown
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
 T = TypeVar("T")
@@ -112,7 +113,7 @@ class Settings(BaseModel):
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         None, description="a file of weights, or DEFAULT for those that torchvision or timm publish; random if absent"
     )
-    loss: Annotated[str, Field(pattern=LOSS_NAME, max_length=300)] | None = Field(
+    loss: LossName | None = Field(
         None, description="package.module:callable of a training step's loss(outputs, labels); cross-entropy if absent"
     )
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)] | None = Field(

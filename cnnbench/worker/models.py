@@ -74,12 +74,15 @@ def give_copies(module: nn.Module) -> None:
 
 
 def _made_with_loss(spec: ModelSpec) -> tuple[nn.Module, Inputs | None, Any]:
+    """The module of `_made` with the user's loss, if there is one. Raises ModelError for another revision's code."""
     module, inputs, maker = _made(spec)
     if spec.loss:
         function = _named(spec.loss, "loss")
         if isinstance(function, nn.Module) and next(function.parameters(), None) is not None:
             raise ModelError(f"loss {spec.loss!r} has parameters of its own; expected those in the model alone")
         module.__dict__[OWN_LOSS] = (spec.loss, function)  # no child, if it is a module too
+    if spec.depends_on_code:
+        check_origin(spec.model)
     return module, inputs, maker
 
 
@@ -241,7 +244,6 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
         raise ModelError(f"{name} raises when it is built: {_said(error)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name}: expected a torch.nn.Module; got {type(module).__name__}")
-    check_origin(spec.model)
     if isinstance(module, nn.DataParallel):  # on one device it is the module that it holds
         module = module.module
     return module.float(), made

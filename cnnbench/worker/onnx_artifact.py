@@ -206,13 +206,12 @@ def _copied(model: onnx.ModelProto, source: Path, file: Path) -> Path:
     nameless = [node for node in model.graph.node if not node.name]
     for node in nameless:  # else a profile could not tell them
         node.name = name_of(node)
-    if _is_whole(source):
-        if nameless:
-            onnx.save(model, str(file))
-        else:
-            shutil.copyfile(source, file)
-    else:
+    if not _is_whole(source):
         onnx.save(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
+    elif nameless:
+        onnx.save(model, str(file))
+    else:
+        shutil.copyfile(source, file)
     return file
 
 
