@@ -17,6 +17,7 @@ from cnnbench.records.record import StepFacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
+from cnnbench.worker.copies import copied
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
@@ -216,6 +217,20 @@ def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_st
     assert all(failed(each) != [] for each in wrong)
     assert step.first_that_passes(iter(wrong)) == wrong[0]
     assert step.first_that_passes(iter([wrong[1], right[1], right[2]])) == right[1]
+
+
+def test_weights_are_copied_outside_the_modes_in_which_a_copy_converts_every_parameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depths: list[int] = []
+
+    def seen(module: nn.Module) -> nn.Module:
+        depths.append(torch._C._len_torch_function_stack())
+        return copied(module)
+
+    monkeypatch.setattr(step, "copied", seen)
+    proved(small(), tmp_path, SGD, 1)
+    assert depths == [0, 0]
 
 
 def test_a_wrong_update_fails(tmp_path: Path) -> None:

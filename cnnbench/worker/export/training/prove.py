@@ -130,10 +130,12 @@ def prove(
     ROOM times what torch itself is off in float32, and so may the median of all tensors. Raises CannotExport where
     torch's own step gives what is not a number.
     """
+    # Copied outside: in these modes each copied parameter would be seen with, and convert, all that were copied before.
+    in_double, in_single = (EagerTrainer(each, optimizer, rate) for each in (copied(module).double(), copied(module)))
     with nothing_dropped():
         with casts_to_double():
-            double = train(EagerTrainer(copied(module).double(), optimizer, rate), images, labels, steps, further)
-        single = train(EagerTrainer(copied(module), optimizer, rate), images, labels, steps, further)
+            double = train(in_double, images, labels, steps, further)
+        single = train(in_single, images, labels, steps, further)
     _check_finite(double)
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
