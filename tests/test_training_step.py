@@ -233,6 +233,35 @@ def test_weights_are_copied_outside_the_modes_in_which_a_copy_converts_every_par
     assert depths == [0, 0]
 
 
+@pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["momentum", "adam"])
+def test_a_step_in_place_gives_the_same_bits(optimizer: Optimizer, tmp_path: Path) -> None:
+    module = small()
+    assert proved(module, tmp_path, optimizer, 2).in_place
+    session = exported(module, tmp_path, optimizer)
+
+    def after(in_place: bool) -> tuple[list[float], dict[str, Any]]:
+        session.begin(weights_of(module), 0.1, drop=False, in_place=in_place)
+        return [session.train(IMAGES.numpy(), LABELS) for _ in range(4)], session.values()
+
+    (losses, values), (in_place, others) = after(False), after(True)
+    assert losses == in_place
+    assert len(set(losses)) == 4
+    assert all(np.array_equal(values[name], others[name]) for name in values)
+
+
+def test_a_step_that_reads_a_weight_after_its_update_is_not_made_in_place(tmp_path: Path) -> None:
+    module = small()
+    model = export_step(module, IMAGES[:2], MOMENTUM)
+    (last,) = [node for node in model.graph.node if "loss" in node.output]
+    last.output[:] = ["first"]
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["last.bias"], ["late"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Add", ["first", "late"], ["loss"]))
+    file = str(tmp_path / "late.onnx")
+    onnx.save(model, file)
+    session = StepSession.of(file, 1)
+    assert not step.prove(module, session, IMAGES.numpy(), LABELS, MOMENTUM, 2).in_place
+
+
 def test_a_wrong_update_fails(tmp_path: Path) -> None:
     module = small()
     session = exported(module, tmp_path, Optimizer(momentum=0.8, weight_decay=1e-4))
