@@ -85,7 +85,8 @@ def test_graph_optimisation_leaves_fewer_nodes(small: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_compile_tells_its_graphs_and_its_cache(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # which torch sets in this process when it is imported
+    monkeypatch.setenv("CNNBENCH_CACHE", str(tmp_path / "cache"))
     case = case_of(runtime="compile")
     found = []
     for _ in range(2):
