@@ -10,7 +10,7 @@ from cnnbench.networks.architecture import Architecture
 
 FAMILIES = (
     *("small", "vgg", "resnet", "inception", "densenet", "squeezenet", "shufflenet_v2", "mobilenet", "efficientnet"),
-    *("regnet", "convnext"),
+    *("regnet", "convnext", "segmentation"),
 )
 """The modules of `cnnbench.networks.families`; each lists its members in `NETWORKS`."""
 

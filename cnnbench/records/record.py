@@ -57,6 +57,9 @@ class Published(Recorded):
     """Side of the square images that the figures are for."""
     top1_percent: Figure | None
     """ImageNet-1K accuracy of the pretrained weights."""
+    miou_percent: Figure | None = None
+    """Of a segmentation network: mean intersection over union on the images of COCO val2017 that have Pascal VOC's
+    classes."""
 
 
 class CounterResults(Recorded):
@@ -84,6 +87,7 @@ class CountsSummary(Recorded):
     """Those that gave figures."""
     disagreements: list[str]
     top1_percent: Figure | None = None
+    miou_percent: Figure | None = None
 
 
 class Parity(Recorded):

@@ -76,11 +76,12 @@ def published(spec: ModelSpec) -> Published | None:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(spec.model.removeprefix("torchvision/")).DEFAULT
-    metrics = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
+    metrics, sizes = weights.meta.get("_metrics", {}), weights.transforms.keywords
     return Published(
         weights=str(weights),
         params=weights.meta["num_params"],
         giga_macs=weights.meta.get("_ops"),
-        image_size=weights.transforms.keywords.get("crop_size"),
-        top1_percent=metrics.get("acc@1"),
+        image_size=sizes.get("crop_size", sizes.get("resize_size")),
+        top1_percent=metrics.get("ImageNet-1K", {}).get("acc@1"),
+        miou_percent=metrics.get("COCO-val2017-VOC-labels", {}).get("miou"),
     )

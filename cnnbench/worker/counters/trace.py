@@ -33,7 +33,7 @@ FREE = {"empty", "zeros", "ones", "full", "arange", "new_zeros", "new_empty", "l
 FREE |= {"as_strided_", "empty_like"}
 """Operations that make something out of nothing, or only look at it in another way."""
 COPIES = {"clone", "cat", "stack", "_unsafe_view", "constant_pad_nd", "roll", "index", "contiguous", "copy_"}
-COPIES |= {"_to_copy", "pixel_shuffle", "pixel_unshuffle"}
+COPIES |= {"_to_copy", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest1d", "upsample_nearest2d"}
 """Operations that only arrange values."""
 FUNCTIONS = {"hardtanh": "relu6", "_softmax": "softmax", "_safe_softmax": "softmax", "hardswish": "hardswish"}
 """Functions of single values, or named by torch otherwise than by the layers, beside those that torch tags so."""
@@ -200,6 +200,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 spatial = set(range(2, x.ndim))
                 is_global = x.shape[0] == 1 and spatial and {axis % x.ndim for axis in axes} == spatial
                 return ("AdaptiveAvgPool", {"size": 1}, (x,)) if is_global else None
+            case "upsample_linear1d" | "upsample_bilinear2d" | "upsample_trilinear3d", (x, size, *_) if x.shape[0] == 1:
+                return "Resize", {"size": tuple(size)}, (x,)
             case "cat", (tensors, 1) if len(self.values(tensors)) == len(tensors):
                 return ("Concat", {}, tensors) if tensors[0].shape[0] == 1 and tensors[0].ndim >= 3 else None
         return None
