@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.worker import models
 from cnnbench.worker.counters.module import parameters
+from cnnbench.worker.detection import up_to_heads
 from cnnbench.worker.hooks import is_leaf, running
 from cnnbench.worker.signature import zeros
 
@@ -43,10 +44,13 @@ Described = tuple[str, dict[str, Any], Sequence[Tensor]]
 
 
 def trace_model(request: Trace) -> Traced:
-    """The trace of a model by its name. Raises ModelError for one that cannot be built or run."""
+    """The trace of a model by its name, of a detection network up to its heads.
+
+    Raises ModelError for one that cannot be built or run.
+    """
     module, inputs = models.build(request.spec)
     models.try_out(module, inputs, request.spec)
-    return trace(module, *zeros(inputs))
+    return trace(up_to_heads(module), *zeros(inputs))
 
 
 def trace(module: nn.Module, *inputs: Tensor) -> Traced:
