@@ -76,7 +76,7 @@ def test_every_counter_counts_a_detection_network_up_to_its_heads() -> None:
 
 
 def test_post_processing_cannot_be_exported_and_the_reason_says_what_can() -> None:
-    with pytest.raises(Exception, match=".*") as refused:
+    with pytest.raises(Exception, match="it") as refused:
         inference.trace(built(SSD), torch.zeros(2, 3, 64, 64))
     assert "depends on values; add /heads to the model's name" in inference.said(refused.value)
 

@@ -15,7 +15,7 @@ class UpToHeads(nn.Module):
     Of a network of two stages these are the heads that propose regions; what looks at each region comes after them.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.head = head_of(detector)
@@ -50,7 +50,7 @@ class WithPostProcessing(nn.Module):
         return made[0]
 
 
-def head_of(detector: nn.Module) -> nn.Module:
+def head_of(detector: Any) -> nn.Module:
     """The heads that look at every position of its feature maps."""
     found = detector.rpn.head if hasattr(detector, "rpn") else detector.head
     assert isinstance(found, nn.Module)
@@ -59,7 +59,7 @@ def head_of(detector: nn.Module) -> nn.Module:
 
 def up_to_heads(module: nn.Module) -> nn.Module:
     """What is counted of a module: of a detection network what its heads need, of others all."""
-    return UpToHeads(module.detector) if isinstance(module, WithPostProcessing) else module  # type: ignore[arg-type]
+    return UpToHeads(module.detector) if isinstance(module, WithPostProcessing) else module
 
 
 def _as_it_is(image: Tensor, target: None) -> tuple[Tensor, None]:

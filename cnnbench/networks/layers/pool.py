@@ -91,4 +91,5 @@ class Resize(Op):
 
     def elementwise(self, x: Shape) -> int:
         """The weighted sum of the 2 neighbours on each axis: on an image 4 products and 3 additions per value."""
-        return (2 ** len(x) - 1) * math.prod(self.output_shape(x))
+        neighbours: int = 2 ** (len(x) - 1)
+        return (2 * neighbours - 1) * math.prod(self.output_shape(x))
