@@ -567,6 +567,12 @@ def test_a_segmentation_network_puts_out_the_logits_of_each_pixel_and_its_auxili
     assert {"out": ends["interpolate"], "aux": ends["aux_interpolate"]} == {k: v.shape for k, v in outputs.items()}
 
 
+def test_a_segmentation_network_has_a_published_miou_and_no_accuracy() -> None:
+    found = counters.published(ModelSpec(model="fcn_resnet50"))
+    assert found is not None
+    assert (found.miou_percent, found.top1_percent, found.image_size) == (60.5, None, 520)
+
+
 def test_a_network_with_another_end_than_its_classes_is_our_mistake() -> None:
     architecture = dataclasses.replace(ARCHITECTURES["resnet18"], describe=lambda net, x, classes: x)
     with pytest.raises(AssertionError, match="resnet18 ends in 3x224x224, not in 1000 classes"):
