@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -89,9 +90,9 @@ def unusual(size: Shape) -> Shape:
 # --- the catalogue ---
 
 
-def test_the_catalogue_has_all_convolutional_classifiers_of_torchvision() -> None:
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    assert set(TORCHVISIONS) == {name for name in classifiers if not name.startswith(TRANSFORMERS)}
+def test_the_catalogue_has_all_convolutional_classifiers_and_segmentation_networks_of_torchvision() -> None:
+    listed = [torchvision.models.list_models(module=m) for m in (torchvision.models, torchvision.models.segmentation)]
+    assert set(TORCHVISIONS) == {name for name in chain(*listed) if not name.startswith(TRANSFORMERS)}
 
 
 def smallest_first(names: list[str]) -> list[Any]:
@@ -309,7 +310,9 @@ def test_other_channels_change_the_first_convolution_alone(name: str) -> None:
     agree(network, on_meta(with_other_channels))
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "squeezenet1_0", "resnet18", "mnasnet0_5"])
+@pytest.mark.parametrize(
+    "name", [*("googlenet", "inception_v3", "squeezenet1_0", "resnet18", "mnasnet0_5"), "deeplabv3_mobilenet_v3_large"]
+)
 def test_other_classes_agree_with_torchvisions_module(name: str) -> None:
     module = on_meta(lambda: built(name, classes=13))
     agree(ARCHITECTURES[name].network(classes=13), module)
@@ -554,6 +557,20 @@ def test_inception_trains_from_the_size_at_which_torchs_auxiliary_head_does() ->
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         module(torch.zeros(2, 3, 298, 298, device="meta"))
     assert architecture.network((298,)).training_problem is not None
+
+
+def test_a_segmentation_network_puts_out_the_logits_of_each_pixel_and_its_auxiliary_head_always_runs() -> None:
+    network = ARCHITECTURES["fcn_resnet50"].network((64, 96), 5)
+    module = on_meta(lambda: built("fcn_resnet50", classes=5)).eval()
+    outputs = module(torch.zeros(1, 3, 64, 96, device="meta"))
+    ends = {layer.name: (1, *layer.output_shape) for layer in network.inference}
+    assert {"out": ends["interpolate"], "aux": ends["aux_interpolate"]} == {k: v.shape for k, v in outputs.items()}
+
+
+def test_a_segmentation_network_has_a_published_miou_and_no_accuracy() -> None:
+    found = counters.published(ModelSpec(model="fcn_resnet50"))
+    assert found is not None
+    assert (found.miou_percent, found.top1_percent, found.image_size) == (60.5, None, 520)
 
 
 def test_a_network_with_another_end_than_its_classes_is_our_mistake() -> None:

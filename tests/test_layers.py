@@ -42,6 +42,7 @@ from cnnbench.networks.layers import (
     Op,
     PerAxis,
     Permute,
+    Resize,
     Scale,
     Shape,
     Shuffle,
@@ -62,6 +63,7 @@ CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 MAX_POOLS: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d}
 AVG_POOLS: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d}
 ADAPTIVE_POOLS: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}
+LINEAR = {1: "linear", 2: "bilinear"}
 BATCH_NORMS: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 INSTANCE_NORMS: dict[int, Any] = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d}
 
@@ -131,6 +133,8 @@ def as_torch(op: Op, x: Shape) -> nn.Module:
             made = AVG_POOLS[axes](op.kernel, op.stride, op.padding, ceil_mode=op.ceil)
         case AdaptiveAvgPool():
             made = ADAPTIVE_POOLS[axes](op.size)
+        case Resize():
+            made = OpResult(lambda images: nn.functional.interpolate(images, op.size, mode=LINEAR[axes]))
         case BatchNorm():
             made = BATCH_NORMS[axes](x[0], affine=op.affine)
         case GroupNorm():
@@ -331,6 +335,14 @@ def test_adaptive_poolings_formulas_agree_with_torch(data: st.DataObject) -> Non
     agree(op, x, lambda: as_torch(op, x))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_resizings_formulas_agree_with_torch(data: st.DataObject) -> None:
+    x = data.draw(shapes((1, 2)))
+    op = Resize(data.draw(per_axis(st.integers(1, 5), len(x) - 1)))
+    agree(op, x, lambda: as_torch(op, x))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.builds(BatchNorm, st.booleans()), shapes((0, 2)))
 def test_batch_normalisations_formulas_agree_with_torch(op: BatchNorm, x: Shape) -> None:
@@ -526,6 +538,9 @@ def test_a_formula_is_written_out_as_people_write_it(op: Op, x: Shape, params: s
         # 5 values in 2 parts: 0 to 2, and 2 to 4: six
         (AdaptiveAvgPool(2), (1, 5), 6),
         (AdaptiveAvgPool(2), (1, 5, 5), 36),
+        # four neighbours, each times its weight, and three additions; two neighbours of a signal
+        (Resize(4), (3, 2, 2), 7 * 48),
+        (Resize(4), (3, 9), 3 * 12),
         (BatchNorm(), (3, 4, 4), 96),
         # with statistics: 5, and a product and an addition for the scale and the shift
         (GroupNorm(3), (3, 4, 4), 7 * 48),

@@ -221,6 +221,18 @@ def test_a_graph_is_counted_and_shown_layer_by_layer(tmp_path: Path) -> None:
     assert kinds == ["Conv", "BatchNorm", "Activation", "MaxPool", "AdaptiveAvgPool", "Copy", "Linear", "Activation"]
 
 
+@pytest.mark.parametrize(("mode", "kind", "elementwise"), [("linear", "Resize", 7 * 48), ("nearest", "Copy", 0)])
+def test_a_resizing_is_read_as_what_it_computes(mode: str, kind: str, elementwise: int, tmp_path: Path) -> None:
+    sizes = numpy_helper.from_array(np.asarray([1, 3, 4, 4]), "sizes")
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode=mode)
+    graph = helper.make_graph([node], "net", [value("x", [1, 3, 2, 2])], [value("y", [1, 3, 4, 4])], [sizes])
+    file = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
+    reading = replay("net", onnx_artifact.trace_file(Trace(spec=ModelSpec(model=str(file)))))
+    assert [type(layer.op).__name__ for layer in reading.network.layers] == [kind]
+    assert (reading.network.elementwise, reading.left_out) == (elementwise, [])
+
+
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 light = pytest.mark.skipif(not LIGHT.is_dir(), reason=f"this package of onnx has no {LIGHT.name} networks")
 

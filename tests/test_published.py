@@ -143,6 +143,8 @@ FORMULAS = [
     "efficientnet_b0",
     "regnet_y_400mf",
     "convnext_tiny",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
 ]
 
 

@@ -55,6 +55,15 @@ def test_the_models_table(tiny: Run) -> None:
     ]
 
 
+def test_the_models_table_has_the_published_miou_where_there_is_one(tmp_path: Path) -> None:
+    of = record(case("eager"), EAGER)
+    assert of.counts is not None
+    of = of.model_copy(update={"counts": of.counts.model_copy(update={"miou_percent": 60.5})})
+    models = table(run_tables(run(tmp_path, of)), "models")
+    assert models.texts[0][models.headings.index("mIoU %")] == "60.5"
+    assert "mIoU" in models.caption
+
+
 def test_the_inference_table(tiny: Run) -> None:
     inference = table(run_tables(tiny), "inference")
     rows = [tuple(row) for row in inference.cells.itertuples(index=False)]

@@ -52,7 +52,17 @@ def test_a_training_step_passes_the_auxiliary_heads_too() -> None:
     assert heads > 0
 
 
-@pytest.mark.parametrize("name", ["resnet18", "googlenet", "mobilenet_v3_small", "convnext_tiny", "resnet_cifar_in"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "googlenet",
+        "mobilenet_v3_small",
+        "convnext_tiny",
+        "resnet_cifar_in",
+        "deeplabv3_mobilenet_v3_large",
+    ],
+)
 def test_the_backward_pass_agrees_with_torchs_formulas_layer_by_layer(name: str) -> None:
     network = ARCHITECTURES[name].network()
     module = on_meta(lambda: models.build(ModelSpec(model=name))[0])
@@ -65,7 +75,10 @@ def test_the_backward_pass_agrees_with_torchs_formulas_layer_by_layer(name: str)
 # --- what autograd keeps ---
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet_cifar_gn", (16, 16)), ("mobilenet_v3_small", (65, 50))])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet_cifar_gn", (16, 16)), ("mobilenet_v3_small", (65, 50)), ("deeplabv3_mobilenet_v3_large", (33, 50))],
+)
 def test_what_is_kept_agrees_with_autograd_on_real_tensors(name: str, size: Size | None) -> None:
     module, image = models.build(ModelSpec(model=name, image_size=size))
     assert training.saved_bytes(ARCHITECTURES[name].network(size), 3) == kept_of_module(module, torch.rand(3, *image))

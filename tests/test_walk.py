@@ -32,6 +32,8 @@ def read(module: nn.Module, x: Tensor) -> Reading:
         "efficientnet_b0",
         "regnet_y_400mf",
         "convnext_tiny",
+        "deeplabv3_mobilenet_v3_large",
+        "lraspp_mobilenet_v3_large",
     ],
 )
 def test_a_module_that_is_read_has_the_figures_of_its_closed_form(model: str) -> None:

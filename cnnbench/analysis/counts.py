@@ -219,6 +219,7 @@ def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
         counters=names,
         disagreements=find(spec, counters).disagreements,
         top1_percent=published.top1_percent if published else None,
+        miou_percent=published.miou_percent if published else None,
     )
 
 

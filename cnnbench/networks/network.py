@@ -226,4 +226,5 @@ class Net:
 
 
 Describe = Callable[[Net, Value, int], Value]
-"""A member of a family: adds its layers to the net, from an image (C, H, W) to a vector (classes,)."""
+"""A member of a family: adds its layers to the net, from an image (C, H, W) to logits: (classes,), or of each pixel
+(classes, H, W)."""

@@ -10,7 +10,7 @@ from cnnbench.networks.architecture import Architecture
 
 FAMILIES = (
     *("small", "vgg", "resnet", "inception", "densenet", "squeezenet", "shufflenet_v2", "mobilenet", "efficientnet"),
-    *("regnet", "convnext"),
+    *("regnet", "convnext", "segmentation"),
 )
 """The modules of `cnnbench.networks.families`; each lists its members in `NETWORKS`."""
 
@@ -21,11 +21,15 @@ for _family in FAMILIES:
         ARCHITECTURES[_member.name] = _member
 
 FORMS = (
-    "a name from `cnnbench list models`, torchvision/NAME, timm/NAME, package.module:callable, path/to/net.onnx, or "
-    "path/to/program.pt2"
+    "a name from `cnnbench list models`, torchvision/NAME[/heads], timm/NAME, package.module:callable, "
+    "path/to/net.onnx, or path/to/program.pt2"
 )
 _CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
-_OTHER_NAMES = re.compile(rf"torchvision/\w+|timm/[\w.]+|{_CALLABLE}")
+_OTHER_NAMES = re.compile(rf"torchvision/\w+(/heads)?|timm/[\w.]+|{_CALLABLE}")
+
+_DETECTION = re.compile(r"torchvision/(fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos|ssd300|ssdlite320)_")
+HEADS = "/heads"
+"""Behind the name of a detection network: the network up to its heads."""
 
 
 def find(model: str) -> Architecture | None:
@@ -61,6 +65,16 @@ def is_onnx_file(model: str) -> bool:
 def is_program_file(model: str) -> bool:
     """Whether it is the name of a file that torch.export has saved."""
     return model.endswith(".pt2")
+
+
+def is_detection(model: str) -> bool:
+    """Whether it is the name of a detection network of torchvision's: all of it, or `NAME/heads`, up to its heads."""
+    return _DETECTION.match(model) is not None
+
+
+def has_post_processing(model: str) -> bool:
+    """Whether it is a detection network with what comes after its heads."""
+    return is_detection(model) and not model.endswith(HEADS)
 
 
 def check_name(model: str) -> str:

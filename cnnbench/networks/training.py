@@ -3,7 +3,8 @@
 The arithmetic is that of reverse-mode differentiation: a layer with y = W x computes the input's gradient W' dy with as
 many multiplications as its forward pass, and the weights' gradient dy x' with as many again. Memory is of tensors only,
 in float32, with gradients set to none after each update; the workspaces of convolution libraries, which may pad
-channels or reorder weights, come on top.
+channels or reorder weights, come on top, and what the loss holds: about twice the logits, which are large where they
+are of each pixel.
 """
 
 from collections.abc import Iterator

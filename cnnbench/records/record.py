@@ -59,6 +59,9 @@ class Published(Recorded):
     """Side of the square images that the figures are for."""
     top1_percent: Figure | None
     """ImageNet-1K accuracy of the pretrained weights."""
+    miou_percent: Figure | None = None
+    """Of a segmentation network: mean intersection over union on the images of COCO val2017 that have Pascal VOC's
+    classes."""
 
 
 class CounterResults(Recorded):
@@ -86,6 +89,7 @@ class CountsSummary(Recorded):
     """Those that gave figures."""
     disagreements: list[str]
     top1_percent: Figure | None = None
+    miou_percent: Figure | None = None
 
 
 class Parity(Recorded):

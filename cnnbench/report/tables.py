@@ -56,6 +56,7 @@ def _models(records: Sequence[Record]) -> Table:
     rows = {
         r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
     }
+    has_miou = any(row.counts.miou_percent is not None for row in rows.values())
     columns: list[Column[_Model]] = [
         words("model", lambda r: r.label, axis=True),
         words("input", lambda r: "x".join(map(str, r.facts.input_shape))),
@@ -65,6 +66,7 @@ def _models(records: Sequence[Record]) -> Table:
         hidden("counters", lambda r: len(r.counts.counters)),
         hidden("closed_form", lambda r: r.counts.closed_form),
         figure("top-1 %", lambda r: r.counts.top1_percent, "{:.1f}".format, "top1_percent"),
+        *([figure("mIoU %", lambda r: r.counts.miou_percent, "{:.1f}".format, "miou_percent")] if has_miou else ()),
         hidden("weights_mb", lambda r: r.facts.weight_bytes / MB),
         figure("ONNX MB", lambda r: r.facts.onnx_bytes / MB if r.facts.onnx_bytes else None, key="onnx_mb"),
         figure("export s", lambda r: r.facts.seconds.get("export"), two_digits),
@@ -73,6 +75,7 @@ def _models(records: Sequence[Record]) -> Table:
         f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
         "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
         "timed weights are random."
+        + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )
     return table_of("models", "Models", caption, list(rows.values()), columns)
 

@@ -199,6 +199,10 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
         return "an ONNX file is a network, not a training step"
     if registry.is_program_file(model) and workload == "training":
         return "an exported program is a network in inference; the module that it was made of can be trained"
+    if registry.is_detection(model) and workload == "training":
+        return "a detection network is trained on boxes, which cnnbench has none of"
+    if registry.has_post_processing(model) and name != REFERENCE:
+        return f"what a detection network does behind its heads depends on values; {name} runs {model}{registry.HEADS}"
     if registry.is_onnx_file(model) and not kind.runs_exported_graph:
         return f"{name} does not run ONNX files"
     if workload not in kind.workloads:

@@ -16,6 +16,7 @@ from cnnbench.errors import ModelError, unknown
 from cnnbench.networks import registry
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import detection
 from cnnbench.worker.exported_program import load_program
 from cnnbench.worker.hooks import running
 from cnnbench.worker.origin import check_origin, look_here_too
@@ -200,10 +201,17 @@ def _torchvision(spec: ModelSpec) -> tuple[nn.Module, Shape]:
     import torchvision
     from torchvision.models import get_model, get_model_weights, list_models
 
-    name = spec.model.removeprefix("torchvision/")
-    names, dense = (list_models(module=each) for each in (torchvision.models, torchvision.models.segmentation))
-    if name not in (*names, *dense):
-        raise ModelError(unknown("torchvision classifier or segmentation network", name, [*names, *dense]))
+    name, _, heads = spec.model.removeprefix("torchvision/").partition("/")
+    kinds = torchvision.models, torchvision.models.segmentation, torchvision.models.detection
+    names, dense, detectors = (list_models(module=each) for each in kinds)
+    if name not in (*names, *dense, *detectors):
+        raise ModelError(
+            unknown("torchvision classifier, segmentation or detection network", name, [*names, *dense, *detectors])
+        )
+    if name in detectors:
+        return detection.build(name, spec, with_post_processing=not heads)
+    if heads:
+        raise ModelError(f"model {spec.model!r}: expected a detection network before /heads; got {name!r}")
     usual = get_model_weights(name).DEFAULT.transforms.keywords
     size = spec.image_size or (usual["resize_size" if name in dense else "crop_size"],) * 2
     options: dict[str, Any] = {} if spec.classes is None else {"num_classes": spec.classes}

@@ -66,14 +66,15 @@ def strides(first: int, blocks: int, depth: float = 1.0) -> list[int]:
     return [first] + [1] * (math.ceil(blocks * depth) - 1)
 
 
-def same_conv(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv:
+def same_conv(channels: int, kernel: int = 1, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv:
     """A convolution without bias, padded so that stride 1 keeps the size."""
-    return nn.Conv(channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    padding = dilation * (kernel // 2)
+    return nn.Conv(channels, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False)
 
 
-def depthwise(channels: int, kernel: int, stride: int = 1) -> nn.Conv:
+def depthwise(channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv:
     """One filter per channel."""
-    return same_conv(channels, kernel, stride, groups=channels)
+    return same_conv(channels, kernel, stride, channels, dilation)
 
 
 def chain(net: Net, x: Value, **ops: Op) -> Value:

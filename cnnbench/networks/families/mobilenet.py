@@ -159,6 +159,9 @@ V3_BLOCKS: dict[Size, tuple[tuple[int, int, int, bool, str, int], ...]] = {
 V3_HIDDEN: dict[Size, int] = {"large": 1280, "small": 1024}
 """Channels of the last layer before the classes."""
 
+V3_LAST_STAGE = 3
+"""Blocks after the last stride."""
+
 HEAD_EXPANSION = 6
 """The last convolution puts out so many times the channels of the last block."""
 
@@ -171,24 +174,31 @@ class MobileNetV3(Widened):
     """
 
     size: Size
+    dilated: bool = False
+    """The last stage is dilated instead of strided, for dense prediction (section 6.4)."""
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
-        features = net.inside("features")
-        x = conv_norm(features.inside("0"), same_conv(self.wide(16), 3, stride=2), x, "hardswish")
-        blocks = V3_BLOCKS[self.size]
-        for index, (kernel, expanded, channels, squeezes, activation, stride) in enumerate(blocks, start=1):
-            hidden, out = self.wide(expanded), self.wide(channels)
-            block = features.inside(f"{index}")
-            squeezed, relu = round_channels(hidden // 4), nn.Activation("relu")
-            excitation = partial(squeeze_excitation, squeezed=squeezed, activation=relu, gate="hardsigmoid")
-            conv = depthwise(hidden, kernel, stride)
-            y = inverted_bottleneck(block, x, hidden, conv, out, activation, excitation if squeezes else None)
-            x = block("add", nn.Add((x,), inplace=True), y) if stride == 1 and x.channels == out else y
-        head = same_conv(HEAD_EXPANSION * x.channels)
-        x = conv_norm(features.inside(f"{len(blocks) + 1}"), head, x, "hardswish")
+        x = self.features(net.inside("features"), x)[-1]
         hidden_layer = nn.Linear(self.wide(V3_HIDDEN[self.size])), nn.Activation("hardswish", inplace=True)
         classifier = (*hidden_layer, nn.Dropout(0.2, inplace=True), nn.Linear(classes))
         return sequential(net.inside("classifier"), pooled(net, x), *classifier)
+
+    def features(self, net: Net, x: Value) -> list[Value]:
+        """The output of the stem, of each block, and of the last convolution."""
+        x = conv_norm(net.inside("0"), same_conv(self.wide(16), 3, stride=2), x, "hardswish")
+        outputs, blocks = [x], V3_BLOCKS[self.size]
+        for index, (kernel, expanded, channels, squeezes, activation, stride) in enumerate(blocks, start=1):
+            hidden, out = self.wide(expanded), self.wide(channels)
+            block = net.inside(f"{index}")
+            squeezed, relu = round_channels(hidden // 4), nn.Activation("relu")
+            excitation = partial(squeeze_excitation, squeezed=squeezed, activation=relu, gate="hardsigmoid")
+            is_dilated = self.dilated and index > len(blocks) - V3_LAST_STAGE
+            conv = depthwise(hidden, kernel, dilation=2) if is_dilated else depthwise(hidden, kernel, stride)
+            y = inverted_bottleneck(block, x, hidden, conv, out, activation, excitation if squeezes else None)
+            x = block("add", nn.Add((x,), inplace=True), y) if stride == 1 and x.channels == out else y
+            outputs.append(x)
+        head = same_conv(HEAD_EXPANSION * x.channels)
+        return [*outputs, conv_norm(net.inside(f"{len(blocks) + 1}"), head, x, "hardswish")]
 
 
 MNAS_SOURCE = "Tan et al. 2018, table 2 (B1)"

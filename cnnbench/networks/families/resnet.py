@@ -41,34 +41,47 @@ class ResNet(Scaled):
     """Channels of each group in the first stage: ResNeXt's d, Wide ResNet's 64 k."""
     stride_on_first: bool = False
     """Downsample in the bottleneck's first convolution, as the paper does."""
+    dilated: bool = False
+    """Stages 3 and 4 are dilated instead of strided, for dense prediction (Chen et al. 2017, figure 3)."""
 
     def __post_init__(self) -> None:
         if not self.bottleneck and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups, width_per_group: expected none for basic blocks, which are not grouped")
 
     def __call__(self, net: Net, x: Value, classes: int) -> Value:
+        return classify(net, self.stages(net, x)[-1], classes)
+
+    def stages(self, net: Net, x: Value) -> list[Value]:
+        """The output of each stage."""
         base = self.wide(64)
         x = chain(net, x, conv1=same_conv(base, 7, 2), bn1=nn.BatchNorm(), relu=RELU)
         x = net("maxpool", nn.MaxPool(3, 2, padding=1), x)
         block = self._bottleneck if self.bottleneck else self._basic_block
+        outputs, dilation = [], 1
         for stage, blocks in enumerate(self.blocks):
-            for index, stride in enumerate(strides(1 if stage == 0 else 2, blocks, self.depth)):
-                x = block(net.inside(f"layer{stage + 1}.{index}"), x, base * 2**stage, stride)
-        return classify(net, x, classes)
+            first_stride, first_dilation = 1 if stage == 0 else 2, dilation
+            if self.dilated and stage >= 2:
+                first_stride, dilation = 1, 2 * dilation
+            for index, stride in enumerate(strides(first_stride, blocks, self.depth)):
+                inside = net.inside(f"layer{stage + 1}.{index}")
+                x = block(inside, x, base * 2**stage, stride, dilation if index else first_dilation)
+            outputs.append(x)
+        return outputs
 
-    def _basic_block(self, net: Net, x: Value, channels: int, stride: int) -> Value:
+    def _basic_block(self, net: Net, x: Value, channels: int, stride: int, dilation: int) -> Value:
         """Two 3x3 convolutions."""
+        assert dilation == 1, "torchvision's basic blocks have no dilation"
         y = chain(net, x, conv1=same_conv(channels, 3, stride), bn1=nn.BatchNorm(), relu1=RELU)
         y = chain(net, y, conv2=same_conv(channels, 3), bn2=nn.BatchNorm())
         return chain(net, y, add=nn.Add((_shortcut(net, x, channels, stride),), inplace=True), relu2=RELU)
 
-    def _bottleneck(self, net: Net, x: Value, channels: int, stride: int) -> Value:
+    def _bottleneck(self, net: Net, x: Value, channels: int, stride: int, dilation: int) -> Value:
         """1x1 to fewer channels, 3x3, 1x1 to more; grouped for ResNeXt, wider for Wide ResNet."""
         inner = channels * self.width_per_group // 64 * self.groups
         outer = channels * EXPANSION
         first, second = (stride, 1) if self.stride_on_first else (1, stride)
         y = chain(net, x, conv1=same_conv(inner, 1, first), bn1=nn.BatchNorm(), relu1=RELU)
-        y = chain(net, y, conv2=same_conv(inner, 3, second, self.groups), bn2=nn.BatchNorm(), relu2=RELU)
+        y = chain(net, y, conv2=same_conv(inner, 3, second, self.groups, dilation), bn2=nn.BatchNorm(), relu2=RELU)
         y = chain(net, y, conv3=same_conv(outer), bn3=nn.BatchNorm())
         return chain(net, y, add=nn.Add((_shortcut(net, x, outer, stride),), inplace=True), relu3=RELU)
 

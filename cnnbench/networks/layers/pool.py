@@ -1,4 +1,4 @@
-"""Pooling: one value for each window of values."""
+"""Pooling and resizing: one value for each window of values."""
 
 import math
 from dataclasses import dataclass
@@ -77,3 +77,19 @@ class AdaptiveAvgPool(Op):
     def saved(self, x: Shape) -> Saved:
         """Its input, though only its shape would be needed; nothing for the mean of the whole image."""
         return Saved(input=any(size != 1 for size in per_axis(self.size, len(x) - 1)))
+
+
+@dataclass(frozen=True)
+class Resize(Op):
+    """Linear interpolation along each spatial axis to another size (torch.nn.functional.interpolate, bilinear)."""
+
+    size: PerAxis
+
+    def output_shape(self, x: Shape) -> Shape:
+        """(C, *size)."""
+        return (x[0], *per_axis(self.size, len(x) - 1))
+
+    def elementwise(self, x: Shape) -> int:
+        """The weighted sum of the 2 neighbours on each axis: on an image 4 products and 3 additions per value."""
+        neighbours: int = 2 ** (len(x) - 1)
+        return (2 * neighbours - 1) * math.prod(self.output_shape(x))

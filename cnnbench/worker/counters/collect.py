@@ -14,6 +14,7 @@ from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import module as counters
 from cnnbench.worker.counters import onnx as graph
+from cnnbench.worker.detection import up_to_heads
 from cnnbench.worker.export import inference
 from cnnbench.worker.signature import Inputs, shapes_of, zeros
 
@@ -29,13 +30,17 @@ def count(request: Count) -> CounterResults:
     """Every counter of a model, with a graph that is exported for this alone."""
     module, inputs = models.build(request.spec)
     models.try_out(module, inputs, request.spec)
+    module = up_to_heads(module)
     found = collect(module, inputs, request.spec)
     return collect_graph(found, module, lambda: inference.trace(module, *zeros(inputs), dynamic_batch=False))
 
 
 def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResults:
-    """Every counter of the module on one image, in inference mode; one that fails has its reason."""
-    module, given = module.eval(), zeros(inputs)
+    """Every counter of the module on one image, in inference mode; one that fails has its reason.
+
+    A detection network is counted up to its heads: how many regions are looked at behind them depends on the image.
+    """
+    module, given = up_to_heads(module).eval(), zeros(inputs)
     known = closed_form(spec, shapes_of(inputs)[0]) if registry.find(spec.model) else None
     found = CounterResults(closed_form=known, counted={}, published=published(spec), failed={})
     for name, counter in COUNTERS.items():
@@ -69,18 +74,24 @@ def closed_form(spec: ModelSpec, image: tuple[int, ...]) -> Counts:
 
 
 def published(spec: ModelSpec) -> Published | None:
-    """torchvision's figures for its default weights; None for a model that is not torchvision's."""
+    """torchvision's figures for its default weights; None for a model that is not torchvision's.
+
+    None for detection networks, whose figures depend on how many regions their heads propose.
+    """
+    if registry.is_detection(spec.model):
+        return None
     architecture = registry.find(spec.model)
     if not (spec.model.startswith("torchvision/") or (architecture and architecture.from_torchvision)):
         return None
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(spec.model.removeprefix("torchvision/")).DEFAULT
-    metrics = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
+    metrics, sizes = weights.meta.get("_metrics", {}), weights.transforms.keywords
     return Published(
         weights=str(weights),
         params=weights.meta["num_params"],
         giga_macs=weights.meta.get("_ops"),
-        image_size=weights.transforms.keywords.get("crop_size"),
-        top1_percent=metrics.get("acc@1"),
+        image_size=sizes.get("crop_size", sizes.get("resize_size")),
+        top1_percent=metrics.get("ImageNet-1K", {}).get("acc@1"),
+        miou_percent=metrics.get("COCO-val2017-VOC-labels", {}).get("miou"),
     )

@@ -136,6 +136,13 @@ def _concat(operator: str, given: Settings, x: Shape, others: Sequence[Shape], o
     return (operator, {}) if given.get("axis") == 1 and len(x) > 2 and values == 1 + len(others) else None
 
 
+def _resize(operator: str, given: Settings, x: Shape, others: Sequence[Shape], out: Shape, values: int) -> Layer | None:
+    mode = given.get("mode", b"nearest")
+    if mode == b"nearest":
+        return "Copy", {"to": _per_image(out)}
+    return (operator, {"size": out[2:]}) if mode == b"linear" and len(x) > 2 else None
+
+
 LAYERS: Mapping[str, Callable[..., Layer | None]] = {
     "Conv": _conv,
     "ConvTranspose": _conv,
@@ -145,6 +152,7 @@ LAYERS: Mapping[str, Callable[..., Layer | None]] = {
     "AveragePool": _pool,
     "GlobalAveragePool": _pool,
     "Concat": _concat,
+    "Resize": _resize,
     "BatchNormalization": lambda *_: ("BatchNorm", {"affine": True}),
 }
 """By operator: called with its name, its attributes, the whole shapes of its first input, the others and the output,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.worker import models
 from cnnbench.worker.counters.module import parameters
+from cnnbench.worker.detection import up_to_heads
 from cnnbench.worker.hooks import is_leaf, running
 from cnnbench.worker.signature import zeros
 
@@ -33,7 +34,7 @@ FREE = {"empty", "zeros", "ones", "full", "arange", "new_zeros", "new_empty", "l
 FREE |= {"as_strided_", "empty_like"}
 """Operations that make something out of nothing, or only look at it in another way."""
 COPIES = {"clone", "cat", "stack", "_unsafe_view", "constant_pad_nd", "roll", "index", "contiguous", "copy_"}
-COPIES |= {"_to_copy", "pixel_shuffle", "pixel_unshuffle"}
+COPIES |= {"_to_copy", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest1d", "upsample_nearest2d"}
 """Operations that only arrange values."""
 FUNCTIONS = {"hardtanh": "relu6", "_softmax": "softmax", "_safe_softmax": "softmax", "hardswish": "hardswish"}
 """Functions of single values, or named by torch otherwise than by the layers, beside those that torch tags so."""
@@ -43,10 +44,13 @@ Described = tuple[str, dict[str, Any], Sequence[Tensor]]
 
 
 def trace_model(request: Trace) -> Traced:
-    """The trace of a model by its name. Raises ModelError for one that cannot be built or run."""
+    """The trace of a model by its name, of a detection network up to its heads.
+
+    Raises ModelError for one that cannot be built or run.
+    """
     module, inputs = models.build(request.spec)
     models.try_out(module, inputs, request.spec)
-    return trace(module, *zeros(inputs))
+    return trace(up_to_heads(module), *zeros(inputs))
 
 
 def trace(module: nn.Module, *inputs: Tensor) -> Traced:
@@ -200,6 +204,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 spatial = set(range(2, x.ndim))
                 is_global = x.shape[0] == 1 and spatial and {axis % x.ndim for axis in axes} == spatial
                 return ("AdaptiveAvgPool", {"size": 1}, (x,)) if is_global else None
+            case "upsample_linear1d" | "upsample_bilinear2d" | "upsample_trilinear3d", (x, size, *_) if x.shape[0] == 1:
+                return "Resize", {"size": tuple(size)}, (x,)
             case "cat", (tensors, 1) if len(self.values(tensors)) == len(tensors):
                 return ("Concat", {}, tensors) if tensors[0].shape[0] == 1 and tensors[0].ndim >= 3 else None
         return None
