@@ -1,6 +1,5 @@
 """Data sets that `--data` can name: folders of the user's, in which nothing is downloaded, and generated ones."""
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,5 +90,5 @@ def _in(folder: Path) -> Iterator[tuple[Kind, Path]]:
         raise InputError(
             f"{folder / most}: expected the four files of MNIST's format; {missing}[.gz] is missing; {HINT}"
         )
-    if any(entry.is_dir() for entry in os.scandir(folder)):
+    if any(entry.is_dir() for entry in folder.iterdir()):
         yield "images", folder

@@ -1,8 +1,8 @@
 """Coloured shapes of ten classes, 3x32x32, drawn at an exact position, angle and scale.
 
-A shape is a set of points of the plane, written as a formula; a pixel has the shape's colour by the share of its area
-that lies inside, which is counted on a grid of 4x4 points. So a shape can be moved by a fraction of a pixel, and turned
-or scaled by any amount, without resampling an image.
+A shape is a formula: how far a point of the plane lies outside its outline. A pixel has the shape's colour by the share
+of its area that lies inside, which is that distance, from half a pixel inside to half a pixel outside. So a shape can
+be moved by any fraction of a pixel, and turned or scaled by any amount, without resampling an image.
 """
 
 import math
@@ -18,7 +18,6 @@ SIZE = 32
 """Of an image's sides, in pixels."""
 RADIUS = 8.0
 """Of the circle around a shape of scale 1, in pixels."""
-POINTS_PER_SIDE = 4
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 2_000
 TRAIN_SEED, TEST_SEED = 1, 2
 MAX_SHIFT, MAX_ANGLE, SCALES = 3.0, 15.0, (0.8, 1.1)
@@ -26,34 +25,41 @@ MAX_SHIFT, MAX_ANGLE, SCALES = 3.0, 15.0, (0.8, 1.1)
 MIN_CONTRAST, NOISE = 0.25, 0.08
 """The least distance between the two colours, and the standard deviation of the noise, as shares of full brightness."""
 
-_PIXELS = np.repeat(np.eye(SIZE, dtype=np.float32), POINTS_PER_SIDE, axis=1) / POINTS_PER_SIDE
-"""(pixels, points): the mean over each pixel's points."""
-
 Points = NDArray[Any]
 Colour = tuple[float, float, float]
 
 
-def _sides_inside(u: Points, v: Points, count: int, distance: float) -> Points:
-    """Within how many of so many lines around the centre, at a distance, each point lies; a corner points upwards."""
-    angles = (math.pi + 2 * math.pi * side / count for side in range(count))
-    inside = [u * math.sin(angle) + v * math.cos(angle) <= distance for angle in angles]
-    found: Points = np.add.reduce(inside, dtype=np.uint8)
-    return found
+def _along_normals(u: Points, v: Points, sides: int) -> list[Points]:
+    """The distance from the centre along the normal of each side of a regular polygon with a corner at the top."""
+    angles = (math.pi + 2 * math.pi * side / sides for side in range(sides))
+    return [u * math.sin(angle) + v * math.cos(angle) for angle in angles]
+
+
+def _star(u: Points, v: Points) -> Points:
+    """Of five points: inside of at least four of the five lines that its edges lie on."""
+    largest = second = np.full_like(u, -np.inf)
+    for each in _along_normals(u, v, 5):
+        largest, second = np.maximum(largest, each), np.maximum(second, np.minimum(largest, each))
+    return second - math.cos(2 * math.pi / 5)
+
+
+def _box(u: Points, v: Points, width: float, height: float) -> Points:
+    return np.maximum(np.abs(u) - width, np.abs(v) - height)
 
 
 SHAPES: Mapping[str, Callable[[Points, Points], Points]] = {
-    "disc": lambda u, v: u**2 + v**2 <= 0.8,
-    "ring": lambda u, v: np.abs(u**2 + v**2 - 0.6) <= 0.3,
-    "half disc": lambda u, v: (u**2 + (v + 0.4) ** 2 <= 0.9) & (v >= -0.4),
-    "crescent": lambda u, v: (u**2 + v**2 <= 0.95) & ((u - 0.4) ** 2 + v**2 >= 0.5),
-    "triangle": lambda u, v: _sides_inside(u, v, 3, 0.5) == 3,
-    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.7,
-    "star": lambda u, v: _sides_inside(u, v, 5, math.cos(2 * math.pi / 5)) >= 4,
-    "bar": lambda u, v: (np.abs(u) <= 0.95) & (np.abs(v) <= 0.28),
-    "cross": lambda u, v: (np.minimum(np.abs(u), np.abs(v)) <= 0.25) & (np.maximum(np.abs(u), np.abs(v)) <= 0.92),
-    "angle": lambda u, v: (np.maximum(np.abs(u), np.abs(v)) <= 0.72) & (np.minimum(u, v) <= -0.25),
+    "disc": lambda u, v: np.hypot(u, v) - 0.9,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.75) - 0.2,
+    "half disc": lambda u, v: np.maximum(np.hypot(u, v + 0.4) - 0.95, -0.4 - v),
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 0.95, 0.7 - np.hypot(u - 0.4, v)),
+    "triangle": lambda u, v: np.maximum.reduce(_along_normals(u, v, 3)) - 0.5,
+    "square": lambda u, v: _box(u, v, 0.7, 0.7),
+    "star": _star,
+    "bar": lambda u, v: _box(u, v, 0.95, 0.28),
+    "cross": lambda u, v: np.minimum(_box(u, v, 0.92, 0.25), _box(u, v, 0.25, 0.92)),
+    "angle": lambda u, v: np.maximum(_box(u, v, 0.72, 0.72), np.minimum(u, v) + 0.25),
 }
-"""By class: whether a point lies inside, in units of RADIUS to the right and upwards from the shape's centre."""
+"""By class: how far a point to the right and upwards of its centre lies outside, all in units of RADIUS."""
 CLASSES = tuple(SHAPES)
 
 
@@ -77,11 +83,13 @@ class Drawing(NamedTuple):
 
 def coverage(shape: str, x: float, y: float, angle: float, scale: float) -> Points:
     """(SIZE, SIZE) float32: the share of each pixel that lies inside the shape."""
-    points = (np.arange(SIZE * POINTS_PER_SIDE, dtype=np.float32) + 0.5) / POINTS_PER_SIDE - SIZE / 2
-    right, up = (points - np.float32(x))[None, :], -(points - np.float32(y))[:, None]
-    cos, sin = (np.float32(f(math.radians(angle)) / (RADIUS * scale)) for f in (math.cos, math.sin))
-    inside = SHAPES[shape](right * cos + up * sin, up * cos - right * sin)
-    return _PIXELS @ inside.astype(np.float32) @ _PIXELS.T
+    places = np.arange(SIZE, dtype=np.float32) + np.float32(0.5 - SIZE / 2)
+    right, up = (places - np.float32(x))[None, :], -(places - np.float32(y))[:, None]
+    unit = RADIUS * scale
+    cos, sin = (np.float32(f(math.radians(angle)) / unit) for f in (math.cos, math.sin))
+    outside = SHAPES[shape](right * cos + up * sin, up * cos - right * sin)
+    found: Points = np.clip(0.5 - outside * np.float32(unit), 0, 1)
+    return found
 
 
 def draw(drawing: Drawing) -> NDArray[Any]:
