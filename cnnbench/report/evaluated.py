@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnbench.analysis.evaluation import Predictions, accuracy, by_class, confusion, differences
 from cnnbench.analysis.stats import Estimate
-from cnnbench.report.charts import INK, PAPER, SERIES, WIDTH, Chart, data
+from cnnbench.report.charts import GRID, INK, PAPER, SERIES, WIDTH, Chart, data
 from cnnbench.report.format import NONE
 from cnnbench.report.plain import lines_of
 
@@ -96,7 +96,8 @@ def chart(predictions: Predictions) -> Chart:
     """The confusion matrix of each backend, side by side."""
     import altair as alt
 
-    count = len(confusion(predictions, next(iter(predictions.classes))))
+    matrices = {backend: confusion(predictions, backend) for backend in predictions.classes}
+    count = max(map(len, matrices.values()))
     names = [predictions.name(number) for number in range(count)]
     rows = [
         {
@@ -107,18 +108,18 @@ def chart(predictions: Predictions) -> Chart:
             "share": images / (sum(row) or 1),
             "what": f"{backend}: {images:,} of {sum(row):,} images of {names[label]} are taken for {names[found]}",
         }
-        for backend in predictions.classes
-        for label, row in enumerate(confusion(predictions, backend))
+        for backend, matrix in matrices.items()
+        for label, row in enumerate(matrix)
         for found, images in enumerate(row)
     ]
     axes = {
-        "x": alt.X("found:N", sort=names, title="taken for", axis=alt.Axis(labelAngle=-45)),
-        "y": alt.Y("class:N", sort=names, title="class"),
+        "x": alt.X("found:N", sort=names, title="taken for", axis=alt.Axis(labelAngle=-45, labelOverlap=True)),
+        "y": alt.Y("class:N", sort=names, title="class", axis=alt.Axis(labelOverlap=True)),
     }
     colour = alt.Color(
         "share:Q", scale=alt.Scale(domain=[0, 1], range=[PAPER, SERIES[1]], interpolate="rgb"), legend=None
     )
-    cells = alt.Chart().mark_rect().encode(**axes, color=colour, description="what:N")
+    cells = alt.Chart().mark_rect(stroke=GRID, strokeWidth=0.5).encode(**axes, color=colour, description="what:N")
     layers: list[Any] = [cells]
     if count <= MAX_CELLS_WITH_NUMBERS:
         shade = alt.condition(alt.datum.share > 0.5, alt.value(PAPER), alt.value(INK))
