@@ -11,6 +11,7 @@ from cnnbench.cli.common import (
     AnyModel,
     Channels,
     Classes,
+    Data,
     ImageSize,
     Inputs,
     Json,
@@ -240,8 +241,8 @@ def profile(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A model's name; for Fashion-MNIST, lenet5 or simple_cnn.")],
-    data: Annotated[Path, typer.Option(help="Folder with Fashion-MNIST, or other data in MNIST's files.")],
+    model: Annotated[str, typer.Argument(help="A model's name, such as simple_cnn.")],
+    data: Data,
     runtime: Annotated[
         Literal["eager", "ort"], typer.Option(help="The runtime that trains; the result is evaluated in both.")
     ] = "ort",
@@ -251,7 +252,11 @@ def train(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    image_size: ImageSize = None,
     classes: Classes = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="At most so many training images, seeded, balanced by class.")
+    ] = None,
     loss: Loss = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
@@ -262,6 +267,7 @@ def train(
     """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
 
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
+    Example: cnnbench train cnn1d --image-size 512 --data signals
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -272,9 +278,9 @@ def train(
     from cnnbench.runner.tasks.train import train as run
 
     plan = StartTraining(
-        spec=spec(model, None, classes, seed, loss=loss),
+        spec=spec(model, image_size, classes, seed, loss=loss),
         runtime=runtime,
-        data=dataset.find(data),
+        data=dataset.find(data, images, seed),
         batch=batch,
         optimizer=_optimizer(optimizer, momentum, weight_decay),
         rate=lr,
