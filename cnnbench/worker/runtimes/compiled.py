@@ -29,20 +29,14 @@ class _Compiled(Eager):
     def probe(cls, device: Device, variant: str = "") -> str:
         """The device's name. Raises WorkerError where there is no compiler for its kernels, or torch's own error."""
         if device == "cpu":
-            from torch._inductor.cpp_builder import get_cpp_compiler
-
-            try:
-                get_cpp_compiler()
-            except Exception as error:
-                raise WorkerError(f"torch.compile needs a C++ compiler such as g++: {type(error).__name__}") from None
+            check_compiler("torch.compile")
         elif importlib.util.find_spec("triton") is None:
             raise WorkerError("torch.compile needs triton on CUDA: pip install triton")
         return super().probe(device)
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
-        if not os.environ.get(PLACE):
-            os.environ[PLACE] = _place_for_code()
+        keep_code_private()
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         self.run = torch.compile(self.module, mode=split(case.runtime)[1] or None, dynamic=False)
@@ -79,6 +73,22 @@ class CompiledInference(_Compiled, EagerInference):
 
 class CompiledTraining(_Compiled, EagerTraining):
     """Training: forward and backward compiled, the loss and the optimizer's step as in eager."""
+
+
+def check_compiler(what: str) -> None:
+    """Raises WorkerError where nothing compiles the code that torch writes for the CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise WorkerError(f"{what} needs a C++ compiler such as g++: {type(error).__name__}") from None
+
+
+def keep_code_private() -> None:
+    """Have torch keep what it compiles in a folder of this user's alone, unless a variable names another."""
+    if not os.environ.get(PLACE):
+        os.environ[PLACE] = _place_for_code()
 
 
 def _place_for_code() -> str:
