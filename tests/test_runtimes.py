@@ -173,7 +173,10 @@ def test_what_no_machine_can_run_has_a_reason(settings: tuple[str, str, str, str
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("onnxrt", "expected a runtime, one of compile, eager, folded, ort; got 'onnxrt' .did you mean 'ort'"),
+        (
+            "onnxrt",
+            "expected a runtime, one of aot, compile, eager, folded, openvino, ort; got 'onnxrt' .did you mean 'ort'",
+        ),
         ("ort:basics", "expected an ort variant, one of basic, disabled, extended, tensorrt; got 'basics'"),
         ("eager:fast", "expected 'eager' without a variant; got 'eager:fast'"),
     ],

@@ -125,6 +125,7 @@ class OpenVino(Runtime):
             operators=dict(Counter(each["kind"] for each in self.nodes).most_common()),
             facts={
                 "openvino": ov.__version__,
+                "onnxruntime_in_process": "onnxruntime" in sys.modules,
                 "hint": str(setting("PERFORMANCE_HINT")).rpartition(".")[2],
                 "requests": len(self.requests),
                 "streams": int(setting("NUM_STREAMS")),
