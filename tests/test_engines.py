@@ -23,8 +23,10 @@ from cnnbench.runner.fork_server import ForkServers
 from cnnbench.runner.tasks.layer_profile import profile_artifact
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.parse import parse_inputs
 from cnnbench.worker.profilers.onnx_origin import origins_by_name
 from tests.conftest import Cli, write_suite
+from tests.test_onnx_file import built, model, stateful
 from tests.test_runtimes import SMALL, case_of, launch
 
 HAS_OPENVINO = find_spec("openvino") is not None
@@ -73,6 +75,18 @@ def test_a_wrong_graph_fails_the_proof_in_openvino(small: Path, tmp_path: Path) 
     onnx.save(model, wrong / artifact.GRAPH)
     opened, _ = launch(case_of(runtime="openvino"), wrong, tmp_path)
     assert not all(parity.passed for parity in opened.parity)
+
+
+@OPENVINO
+@pytest.mark.parametrize("runtime", ["openvino", "openvino:throughput"])
+def test_an_onnx_file_of_a_fixed_batch_or_with_a_state_runs_in_openvino(tmp_path: Path, runtime: str) -> None:
+    for made, batch, given in ((model(4), 4, {}), (stateful(), 1, {"inputs": parse_inputs(["rate=3"])})):
+        folder = tmp_path / f"batch{batch}"
+        folder.mkdir()
+        spec, _, built_in = built(made, folder, **given)
+        opened, closed = launch(case_of(spec, runtime=runtime, batch=batch), built_in, folder)
+        assert all(parity.passed for parity in [*opened.parity, *closed.parity])
+        assert closed.faults == []
 
 
 @OPENVINO

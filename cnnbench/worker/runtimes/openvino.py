@@ -24,8 +24,8 @@ HINTS = {"": "LATENCY", "latency": "LATENCY", "throughput": "THROUGHPUT"}
 COMPUTING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 """The CPU plug-in's kinds of nodes that do a network's arithmetic."""
 NOT_EXECUTED = {"Input", "Output", "Const"}
-PRECISIONS = {"f32": "fp32", "f16": "fp16"}
-"""Its names of types that differ from ours."""
+FLOATS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "f64": "fp64"}
+"""Our names of its types of floating-point numbers."""
 
 
 class OpenVino(Runtime):
@@ -107,18 +107,16 @@ class OpenVino(Runtime):
         return self._outputs(self.requests)
 
     def ran(self) -> Ran:
-        """Threads, streams and pinning as compiled, and the type that each node computes in."""
+        """Threads, streams and pinning as compiled, and every type that a node computes in."""
         setting = self.compiled.get_property
-        types = {each["type"] for each in self.nodes if each["kind"] in COMPUTING} or {
-            each["type"] for each in self.nodes
-        }
+        types = {each["type"] for each in self.nodes if each["kind"] in COMPUTING or each["type"] in FLOATS}
         devices = [str(each) for each in setting("EXECUTION_DEVICES")]
         kernels = Counter(each["kernel"] for each in self.nodes)
         return Ran(
             device=" and ".join(devices).lower(),
             device_name=str(ov.Core().get_property("CPU", "FULL_DEVICE_NAME")),
             threads=int(setting("INFERENCE_NUM_THREADS")),
-            precision=" and ".join(sorted(PRECISIONS.get(each, each) for each in types)),
+            precision=" and ".join(sorted(FLOATS.get(each, each) for each in types)),
             torch_in_process="torch" in sys.modules,
             providers=devices,
             nodes={devices[0]: len(self.nodes)},
