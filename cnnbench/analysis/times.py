@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cnnbench.analysis.stats import Estimate, launch_estimate, launch_ratio_estimate
 from cnnbench.networks.units import MIB
-from cnnbench.records.record import MEASURED, MIN_BLOCKS, Block, Launch, Record
+from cnnbench.records.record import MEASURED, MIN_BLOCKS, ArtifactFacts, Block, Launch, Record
 from cnnbench.suite.case import Case
 
 MIN_BATCHES = 3
@@ -66,6 +66,8 @@ class Start(NamedTuple):
     launch: Launch
     """Its first call is of one image whatever the case's batch, but for runtimes that compile for it."""
     export_s: float | None
+    compile_s: float | None
+    """Of what was compiled ahead."""
     break_even_images: float | None
 
 
@@ -77,10 +79,17 @@ def starts(records: Sequence[Record]) -> list[Start]:
         case = record.case
         key = (case.label, case.workload, case.backend)
         if key not in found and record.measurement and record.artifact:
-            export_s = record.artifact.seconds.get("export") if case.is_exported else None
             later = break_even(record, references.get(case.group_key))
-            found[key] = Start(case, record.measurement.launches[0], export_s, later)
+            found[key] = Start(case, record.measurement.launches[0], *_built_s(record, record.artifact), later)
     return list(found.values())
+
+
+def _built_s(record: Record, artifact: ArtifactFacts) -> tuple[float | None, float | None]:
+    """Seconds of exporting and of compiling ahead what the case runs, each None where that was not done."""
+    if record.case.is_compiled_ahead and (ran := record.launches[0].ran):
+        export_s, compile_s = (ran.facts.get(name) for name in ("export_s", "compile_s"))
+        return (float(export_s), float(compile_s)) if export_s and compile_s else (None, None)
+    return artifact.seconds.get("export") if record.case.is_exported else None, None
 
 
 def break_even(record: Record, reference: Record | None) -> float | None:
@@ -104,8 +113,8 @@ def _start_and_rate(record: Record) -> tuple[float, float] | None:
     if time is None or record.measurement is None or record.artifact is None:
         return None
     launch = record.measurement.launches[0]
-    export_s = record.artifact.seconds.get("export", 0.0) if record.case.is_exported else 0.0
-    return export_s + launch.load_s + launch.first_call_s, time.value / record.case.batch
+    built_s = sum(seconds or 0.0 for seconds in _built_s(record, record.artifact))
+    return built_s + launch.load_s + launch.first_call_s, time.value / record.case.batch
 
 
 def peak_mib(record: Record) -> float | None:

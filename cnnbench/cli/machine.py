@@ -42,16 +42,17 @@ def _models() -> Iterator[dict[str, Any]]:
 
 
 def _runtimes() -> Iterator[dict[str, Any]]:
-    from cnnbench.records.toolchain import library_versions
+    from cnnbench.records.toolchain import engine_versions, library_versions
     from cnnbench.suite.runtimes import runtimes
 
-    versions = library_versions()
+    versions = {**library_versions(), **engine_versions()}
     for kind in runtimes().values():
         axes = ("variants", "workloads", "precisions", "layouts")
         yield {
             "runtime": kind.name,
             **{axis: ", ".join(getattr(kind, axis)) for axis in axes},
-            "library": ", ".join(f"{name} {versions[name]}" for name in kind.libraries if name in versions),
+            "library": ", ".join(f"{name} {versions[name]}" for name in kind.libraries if name in versions)
+            or kind.install,
             "what": kind.what,
         }
 

@@ -22,7 +22,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
-from cnnbench.runner.plan import models_of
+from cnnbench.runner.plan import compiled_ahead, models_of
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -125,8 +125,12 @@ class Pairs(ExitStack):
             return True
 
         for name in ("base", "head"):
-            models = models_of([[comparison.case(name) for comparison in comparisons]])
-            self._artifacts.build([self._wanted(name, spec, step) for spec, step in models.items()], watch)
+            cases = [[comparison.case(name) for comparison in comparisons]]
+            wanted = [
+                replace(self._wanted(name, spec, step), ahead=compiled_ahead(cases, spec))
+                for spec, step in models_of(cases).items()
+            ]
+            self._artifacts.build(wanted, watch)
 
     def measure(
         self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float

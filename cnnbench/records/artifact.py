@@ -6,6 +6,8 @@ golden.safetensors    `images` (N, C, H, W) float32 and `reference` (N, classes)
 artifact.json         ArtifactFacts
 step.onnx             the training step, where somebody has asked for it
 step.json             StepFacts
+package-*.pt2         a package compiled ahead for one batch, number of threads and processor, where a case runs it
+package-*.pt2.json    PackageFacts
 seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
 
@@ -17,14 +19,17 @@ from pathlib import Path
 
 from cnnbench.records import cache, files
 from cnnbench.records.bounds import Count, Recorded
-from cnnbench.records.record import ArtifactFacts, StepFacts
-from cnnbench.records.toolchain import Toolchain, own_toolchain, source_digest
+from cnnbench.records.record import ArtifactFacts, PackageFacts, StepFacts
+from cnnbench.records.toolchain import Toolchain, engine_versions, instruction_set, own_toolchain, source_digest
 from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.runtimes import runtime_kind
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
 CONSTANT = "constant."
 """Begins, in the reference, the name of an input that is the same for all images."""
 STEP, STEP_FACTS = "step.onnx", "step.json"
+PACKAGE, PACKAGE_FACTS = "package-", ".json"
+"""Begins a package's name; behind it, the name of its facts."""
 MAX_NAME_BYTES = 100
 """Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
 IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
@@ -74,7 +79,13 @@ def depends_on(case: Case) -> str:
     A user's own model is known by the file that it stands in.
     """
     key = key_of(case.spec, source_digest(case.spec))
-    return sha256(json.dumps([key, case.model_dump()], sort_keys=True).encode()).hexdigest()[:16]
+    engines = [engine_versions()[name] for name in runtime_kind(case.runtime).libraries if name in engine_versions()]
+    return sha256(json.dumps([key, case.model_dump(), *engines], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def package_name(case: Case, threads: int) -> str:
+    """The file of what is compiled ahead for a case: machine code for its batch, its threads and this processor."""
+    return f"{PACKAGE}{case.runtime.replace(':', '-')}-b{case.batch}-t{threads}-{instruction_set()}.pt2"
 
 
 def file_name(name: str) -> str:
@@ -139,5 +150,13 @@ def read_step(folder: Path) -> StepFacts | None:
     """What is known of an artifact's training step; None if nobody has asked for it yet."""
     try:
         return StepFacts.model_validate_json((folder / STEP_FACTS).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def read_package(file: Path) -> PackageFacts | None:
+    """What is known of a package; None if nobody has asked for it yet."""
+    try:
+        return PackageFacts.model_validate_json(file.with_name(file.name + PACKAGE_FACTS).read_text())
     except (OSError, ValueError):
         return None

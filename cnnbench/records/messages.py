@@ -84,6 +84,17 @@ class BuildStep(Request):
     optimizer: Optimizer
 
 
+class BuildPackage(Request):
+    """Compile a case ahead, from its model's artifact."""
+
+    op: Literal["build_package"] = "build_package"
+    case: Case
+    folder: str
+    """The artifact's, which must be finished."""
+    threads: int
+    """That it will run with."""
+
+
 class Describe(Request):
     """Read an ONNX file."""
 

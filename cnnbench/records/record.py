@@ -178,6 +178,16 @@ class StepFacts(Recorded):
     """Time of each stage: trace and write, check, prove."""
 
 
+class PackageFacts(Recorded):
+    """What compiling a case ahead found out; stored beside the package."""
+
+    error: str | None = None
+    """Why there is no package, where the model cannot be exported."""
+    package_bytes: Count | None = None
+    seconds: dict[str, Seconds] = {}
+    """Time of each stage: export, compile."""
+
+
 class Memory(Recorded):
     """Resident memory of the worker process, in bytes, and on CUDA that of the device."""
 

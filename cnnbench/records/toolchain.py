@@ -2,8 +2,9 @@
 
 import ast
 import os
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,6 +18,8 @@ from cnnbench.records import files
 from cnnbench.suite.case import ModelSpec
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
+ENGINES = ("openvino",)
+"""What runs models and builds none, so that no artifact depends on it."""
 BUILDERS = ("networks/**/*.py", "suite/optimizer.py", "worker/**/*.py")
 """The modules that build, count, export and verify models, with the optimizer whose step is exported."""
 
@@ -24,13 +27,32 @@ BUILDERS = ("networks/**/*.py", "suite/optimizer.py", "worker/**/*.py")
 @cache
 def library_versions() -> Mapping[str, str]:
     """The installed versions of what builds and runs models, without importing any of it."""
+    return _versions(LIBRARIES)
+
+
+@cache
+def engine_versions() -> Mapping[str, str]:
+    """Those of engines that are installed beside them."""
+    return _versions(ENGINES)
+
+
+def _versions(names: Iterable[str]) -> Mapping[str, str]:
     found = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return MappingProxyType(found)
+
+
+@cache
+def instruction_set() -> str:
+    """A digest of what this processor can execute, which machine code depends on."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else [platform.processor()]
+    flags = sorted({line for line in lines if line.startswith(("flags", "Features"))}) or lines[:1]
+    return sha256("".join([platform.machine(), *flags]).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -263,9 +263,13 @@ def _batches(rows: Sequence[Batches]) -> Table:
     return table_of("batches", "Best batch", caption, rows, columns)
 
 
+AHEAD = "Export and compilation of what is compiled ahead are cached: only the first start includes them."
+
+
 def _start(found: Sequence[Start]) -> Table:
     order = list(dict.fromkeys(start.case.label for start in found))
     rows = sorted(found, key=lambda start: (order.index(start.case.label), start.case.workload))
+    has_packages = any(start.compile_s for start in found)
     columns: list[Column[Start]] = [
         words("model", lambda r: r.case.label, axis=True),
         words("workload", lambda r: r.case.workload, axis=True),
@@ -273,6 +277,7 @@ def _start(found: Sequence[Start]) -> Table:
         hidden("device", lambda r: r.case.device),
         words("backend", lambda r: r.case.backend, axis=True),
         figure("export s", lambda r: r.export_s),
+        *([figure("compile s", lambda r: r.compile_s)] if has_packages else []),
         figure("import s", lambda r: r.launch.import_s, two_digits),
         Column("load ms", lambda r: r.launch.load_s, lambda r: two_digits(r.launch.load_s * 1e3), "load_s"),
         figure("first call ms", lambda r: r.launch.first_call_s * 1e3, two_digits),
@@ -287,6 +292,8 @@ def _start(found: Sequence[Start]) -> Table:
         "after which faster calls amortise a start-up that is slower than eager's. Converged: the warm-up ended "
         "because the times had settled, not at its limit."
     )
+    if has_packages:
+        caption += f" {AHEAD}"
     return table_of("start", "Cold start", caption, rows, columns)
 
 

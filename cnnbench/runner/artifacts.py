@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 from uuid import uuid4
@@ -13,15 +13,16 @@ from filelock import Timeout
 
 from cnnbench.errors import CnnbenchError, WorkerCrashed
 from cnnbench.records import artifact, cache
-from cnnbench.records.messages import Build, BuildStep
+from cnnbench.records.messages import Build, BuildPackage, BuildStep
 from cnnbench.records.reason import Reason, reason_for
-from cnnbench.records.record import ArtifactFacts, Status, StepFacts
+from cnnbench.records.record import ArtifactFacts, PackageFacts, Status, StepFacts
 from cnnbench.runner import machine, scratch
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 
+BuildRequest = Build | BuildStep | BuildPackage
 LIMIT_S = 600.0
 """The longest that one build may take; a run has its suite's."""
 BUILDER_BYTES = 2 * 2**30
@@ -40,6 +41,8 @@ class Wanted:
     interpreter: Interpreter = HERE
     weights: Path | None = None
     """A file of weights to take instead of the model's own, where they fit it."""
+    ahead: tuple[Case, ...] = ()
+    """The cases that are wanted compiled ahead."""
 
     @property
     def folder(self) -> Path:
@@ -66,6 +69,21 @@ class Built:
     """Why it could not be built."""
     step: StepFacts | None = None
     step_error: CnnbenchError | None = None
+    packages: Mapping[str, PackageFacts | CnnbenchError] = field(default_factory=dict)
+    """What was compiled ahead, or why it could not be, by the name of its file."""
+
+    def package(self, case: Case) -> PackageFacts | CnnbenchError | None:
+        """What there is of a case that is compiled ahead; None if nobody has asked for it yet."""
+        name = artifact.package_name(case, machine.threads_of(case))
+        if name not in self.packages:
+            known = artifact.read_package(self.folder / name) if self.facts is not None else None
+            return known if known is not None and known.error is None else None
+        return self.packages[name]
+
+    def with_package(self, request: BuildPackage, found: PackageFacts | CnnbenchError) -> Self:
+        """The same, with what came of compiling a case ahead."""
+        name = artifact.package_name(request.case, request.threads)
+        return replace(self, packages={**self.packages, name: found})
 
     def require(self) -> ArtifactFacts:
         """The facts. Raises why there are none: ModelError, WorkerError."""
@@ -82,6 +100,11 @@ class Built:
             return Problem("failed", reason_for(self.step_error))
         if case.is_exported_step and self.step is not None and self.step.error is not None:
             return Problem("unavailable", Reason(code="not-exportable", detail=self.step.error))
+        if case.is_compiled_ahead and (found := self.package(case)) is not None:
+            if isinstance(found, CnnbenchError):
+                return Problem("failed", reason_for(found))
+            if found.error is not None:
+                return Problem("unavailable", Reason(code="not-exportable", detail=found.error))
         if self.facts is not None and self.facts.batch not in (None, case.batch):
             only = f"the file takes batches of {self.facts.batch} alone"
             return Problem("unavailable", Reason(code="unsupported", detail=only))
@@ -103,7 +126,7 @@ class Building(NamedTuple):
 @dataclass
 class _Job:
     wanted: Wanted
-    request: Build | BuildStep
+    request: BuildRequest
     worker: Worker
     began_s: float
 
@@ -123,9 +146,9 @@ class Artifacts:
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
 
-    def wanted(self, spec: ModelSpec, *, with_step: bool = False) -> Wanted:
+    def wanted(self, spec: ModelSpec, *, with_step: bool = False, ahead: Iterable[Case] = ()) -> Wanted:
         """A model as this interpreter builds it."""
-        return Wanted(spec, artifact.key_of(spec, self._run_id), with_step)
+        return Wanted(spec, artifact.key_of(spec, self._run_id), with_step, ahead=tuple(ahead))
 
     def find(self, wanted: Wanted) -> Built:
         """What there is of it.
@@ -148,18 +171,21 @@ class Artifacts:
         self.build([wanted])
         return self.find(wanted).require()
 
-    def missing(self, wanted: Wanted) -> list[Build | BuildStep]:
+    def missing(self, wanted: Wanted) -> list[BuildRequest]:
         """What is still to be built of it, in order."""
         found, folder = self.find(wanted), str(wanted.folder)
         if found.error is not None:
             return []
-        requests: list[Build | BuildStep] = []
+        requests: list[BuildRequest] = []
         if found.facts is None:
             weights = str(wanted.weights) if wanted.weights else None
             requests.append(Build(spec=wanted.spec, key=wanted.key, folder=folder, weights=weights))
         if wanted.with_step and found.step is None and found.step_error is None:
             out = str(wanted.folder / artifact.STEP)
             requests.append(BuildStep(spec=wanted.spec, folder=folder, out=out, optimizer=TIMED_OPTIMIZER))
+        for case in wanted.ahead:
+            if found.package(case) is None:
+                requests.append(BuildPackage(case=case, folder=folder, threads=machine.threads_of(case)))
         return requests
 
     def to_build(self, wanted: Iterable[Wanted]) -> list[ModelSpec]:
@@ -223,8 +249,10 @@ class Artifacts:
         try:
             if isinstance(job.request, Build):
                 found = replace(found, facts=job.worker.receive(ArtifactFacts))
-            else:
+            elif isinstance(job.request, BuildStep):
                 found = replace(found, step=job.worker.receive(StepFacts))
+            else:
+                found = found.with_package(job.request, job.worker.receive(PackageFacts))
             self._built[job.wanted.folder] = found
         except CnnbenchError as error:
             self._fail(job.wanted, job.request, error)
@@ -233,11 +261,15 @@ class Artifacts:
             self._discard(job)
         return None
 
-    def _fail(self, wanted: Wanted, request: Build | BuildStep, error: CnnbenchError) -> None:
+    def _fail(self, wanted: Wanted, request: BuildRequest, error: CnnbenchError) -> None:
         found = self.find(wanted)
-        self._built[wanted.folder] = (
-            replace(found, error=error) if isinstance(request, Build) else replace(found, step_error=error)
-        )
+        if isinstance(request, Build):
+            found = replace(found, error=error)
+        elif isinstance(request, BuildStep):
+            found = replace(found, step_error=error)
+        else:
+            found = found.with_package(request, error)
+        self._built[wanted.folder] = found
 
     def _discard(self, job: _Job) -> None:
         """End the builder, and delete what it has not finished."""
@@ -256,7 +288,9 @@ def _discard(folder: Path) -> None:
         cache.discard(folder)
 
 
-def _what(request: Build | BuildStep, fault: str | None = None) -> str:
+def _what(request: BuildRequest, fault: str | None = None) -> str:
     if isinstance(request, Build):
         return "building, counting and exporting" + (f" again: in the cache, {fault}" if fault else "")
+    if isinstance(request, BuildPackage):
+        return f"compiling ahead for {request.case.runtime} at batch {request.case.batch}"
     return "exporting and verifying the training step"

@@ -17,7 +17,7 @@ from cnnbench import __version__
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
 from cnnbench.records.environment import Environment, Machine, State, Threads, differences
-from cnnbench.records.toolchain import library_versions
+from cnnbench.records.toolchain import engine_versions, library_versions
 from cnnbench.runner import git
 from cnnbench.suite.case import Case
 
@@ -139,6 +139,7 @@ def environment(threads: Sequence[int], folder: Path) -> Environment:
             "cnnbench": __version__,
             "python": platform.python_version(),
             **library_versions(),
+            **engine_versions(),
             "git_commit": git.commit_of(folder),
         },
         threads=Threads(

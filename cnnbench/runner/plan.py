@@ -54,6 +54,12 @@ def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, bool]:
     return found
 
 
+def compiled_ahead(groups: Iterable[Sequence[Case]], spec: ModelSpec) -> tuple[Case, ...]:
+    """The cases of a model that run a package each; those that differ in the allocator alone run the same."""
+    cases = (case for group in groups for case in group if case.spec == spec and case.is_compiled_ahead)
+    return tuple({(case.runtime, case.batch, case.threads): case for case in cases}.values())
+
+
 def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:
     """Models outside the registry first, for they may be wrong; then the largest first, so that cores end together."""
     return sorted(specs, key=lambda spec: (registry.find(spec.model) is not None, -layers_to_build(spec)))

@@ -147,12 +147,18 @@ class _Session:
 
     def is_built(self, case: Case) -> bool:
         """Whether all that the case runs is there, or is known to be impossible."""
-        return not self.artifacts.missing(self.artifacts.wanted(case.spec, with_step=case.is_exported_step))
+        wanted = self.artifacts.wanted(
+            case.spec, with_step=case.is_exported_step, ahead=plan.compiled_ahead([[case]], case.spec)
+        )
+        return not self.artifacts.missing(wanted)
 
     def build(self) -> None:
         """Build what the groups lack, until measuring what is built needs all that is left of the budget."""
         groups, budget, artifacts = self.budget.first, self.budget, self.artifacts
-        models = {spec: artifacts.wanted(spec, with_step=step) for spec, step in plan.models_of(groups).items()}
+        models = {
+            spec: artifacts.wanted(spec, with_step=step, ahead=plan.compiled_ahead(groups, spec))
+            for spec, step in plan.models_of(groups).items()
+        }
         self._learn_references(models)
         budget.builds = artifacts.to_build(models.values())
         order = plan.build_order(models) if budget.has_time_for(groups) else list(models)

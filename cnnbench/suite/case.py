@@ -209,6 +209,11 @@ class Case(Frozen):
         return self.is_exported and self.workload == "training"
 
     @property
+    def is_compiled_ahead(self) -> bool:
+        """Whether what runs is a package that was compiled for it before."""
+        return runtime_kind(self.runtime).compiled_ahead
+
+    @property
     def phases(self) -> tuple[str, ...]:
         """The parts of one call that are timed separately."""
         return STEP if self.is_exported_step else PHASES[self.workload]

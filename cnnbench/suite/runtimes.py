@@ -38,6 +38,8 @@ class RuntimeKind:
     """In prose; empty for its name."""
     libraries: tuple[str, ...] = ()
     """The packages that it is, any of them."""
+    install: str = ""
+    """What to type where they are not installed."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """By workload, the class that executes it, as `module:attribute`; only a worker imports it."""
     imports: tuple[str, ...] = ()
@@ -51,6 +53,8 @@ class RuntimeKind:
     is_plugin: bool = False
     runs_exported_graph: bool = False
     """Whether it executes the artifact's ONNX graph rather than its module."""
+    compiled_ahead: bool = False
+    """Whether what it executes is compiled for the case before the run, into a package beside the artifact."""
     call_library: Library | None = None
     """The library whose measured launch overhead each layer pays; None where that is not known."""
     fuses: tuple[type[Op], ...] = FUSED
@@ -107,6 +111,17 @@ BUILT_IN = (
         must_be_tried=True,
     ),
     _built_in(
+        "aot",
+        "AOTInductor: torch.compile's code, compiled ahead into a package that is loaded without Python's tracing",
+        {"inference": "aot:Aot"},
+        display_name="AOTInductor",
+        libraries=("torch",),
+        imports=("torch",),
+        variants={"freezing": "weights as constants, so that they are folded and packed when it is compiled"},
+        must_be_tried=True,
+        compiled_ahead=True,
+    ),
+    _built_in(
         "ort",
         "ONNX Runtime on the exported graph",
         {"inference": "ort:OrtInference", "training": "ort_training:OrtTraining"},
@@ -122,6 +137,22 @@ BUILT_IN = (
         runs_exported_graph=True,
         call_library="onnxruntime",
         profiler="cnnbench.worker.profilers.ort:profile",
+    ),
+    _built_in(
+        "openvino",
+        "OpenVINO on the exported graph, for the case's own batch",
+        {"inference": "openvino:OpenVino"},
+        display_name="OpenVINO",
+        libraries=("openvino",),
+        install="pip install 'cnnbench[openvino]'",
+        imports=("openvino",),
+        variants={
+            "latency": "its hint of that name, which is the default",
+            "throughput": "its hint of that name: the batch is divided among requests that run at once",
+        },
+        must_be_tried=True,
+        runs_exported_graph=True,
+        profiler="cnnbench.worker.profilers.openvino:profile",
     ),
 )
 

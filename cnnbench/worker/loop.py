@@ -132,6 +132,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Trace: "counting:trace_model",
     messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
+    messages.BuildPackage: "export.package:build_package",
     messages.Describe: "graph_file:describe",
     messages.Preload: "runtimes.registry:preload",
     task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),

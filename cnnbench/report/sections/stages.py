@@ -10,10 +10,11 @@ from cnnbench.report.charts import Bar, Chart, stacked_bars
 from cnnbench.report.format import significant
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources
+from cnnbench.report.tables import AHEAD
 from cnnbench.suite.case import PHASES, STEP, WORKLOADS
 
 MEMORY_PARTS = ("libraries", "model", "activations")
-START_STAGES = ("import", "export", "load", "first call")
+START_STAGES = ("import", "export", "compile", "load", "first call")
 
 
 def training(sources: Sources) -> Section:
@@ -87,15 +88,17 @@ def start(sources: Sources) -> Section:
     for row in starts(sources.records):
         if row.case.workload == "inference":
             line, launch = f"{row.case.label}, {row.case.backend}", row.launch
-            seconds = (launch.import_s, row.export_s, launch.load_s, launch.first_call_s)
+            seconds = (launch.import_s, row.export_s, row.compile_s, launch.load_s, launch.first_call_s)
             stages = zip(START_STAGES, seconds, strict=True)
             bars += [Bar(line, stage, s, f"{line}: {stage} {significant(s)} s") for stage, s in stages if s is not None]
+    has_packages = any(bar.part == "compile" for bar in bars)
+    stages_shown = [stage for stage in START_STAGES if stage != "compile" or has_packages]
     chart = Chart(
         "start",
         "Time to the first output",
         "Inference, by model and backend. Each stage was measured once, so there is no interval. The export is cached: "
-        "only the first start includes it.",
-        stacked_bars(bars, START_STAGES, "seconds to the first output"),
+        "only the first start includes it." + (f" {AHEAD}" if has_packages else ""),
+        stacked_bars(bars, stages_shown, "seconds to the first output"),
     )
     tables = sources.table("start")
     return Section("start", "Cold start and break-even", parts=[chart, *tables] if bars else tables)

@@ -13,13 +13,14 @@ from cnnbench.records.messages import Load, Loaded
 from cnnbench.records.record import MEASURED, ArtifactFacts
 from cnnbench.records.run_folder import Run
 from cnnbench.records.task_messages import Profile, Profiled
+from cnnbench.records.toolchain import engine_versions
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.tasks.trace import read
 from cnnbench.suite.case import Case, ModelSpec
-from cnnbench.suite.runtimes import REFERENCE, cannot, profiled_runtimes, runtime_kind
+from cnnbench.suite.runtimes import REFERENCE, cannot, profiled_runtimes, runtime_kind, split
 
 PROFILE_S = 0.5
 MIN_CALLS, MAX_CALLS = 5, 20
@@ -32,13 +33,22 @@ NOTE = (
 def profile_model(spec: ModelSpec, batch: int, calls: int) -> ModelProfile:
     """Build or find the artifact and profile it with all usable threads. Raises ModelError, WorkerError."""
     with Artifacts() as artifacts, ForkServers(artifacts.logs, LIMIT_S) as servers:
-        return profile_artifact(spec, artifacts.get(spec), batch, calls, machine.usable_threads(), servers)
+        facts, threads = artifacts.get(spec), machine.usable_threads()
+        return profile_artifact(spec, facts, batch, calls, threads, servers, asked=engine_versions())
 
 
 def profile_artifact(
-    spec: ModelSpec, facts: ArtifactFacts, batch: int, calls: int, threads: int, servers: ForkServers
+    spec: ModelSpec,
+    facts: ArtifactFacts,
+    batch: int,
+    calls: int,
+    threads: int,
+    servers: ForkServers,
+    asked: Collection[str] = (),
 ) -> ModelProfile:
     """Profile each runtime that has a profiler, in a process of its own, and join.
+
+    Those that may not work here are only profiled where they are `asked` for by name.
 
     One that fails has its reason in `failures`; WorkerError is raised if PyTorch cannot be profiled, or, for an ONNX
     file, ONNX Runtime.
@@ -50,6 +60,8 @@ def profile_artifact(
     with scratch_folder() as scratch:
         for runtime in profiled_runtimes():
             case = Case(spec=spec, workload="inference", runtime=runtime, batch=batch)
+            if runtime_kind(runtime).must_be_tried and runtime not in asked:
+                continue
             if cannot(runtime, "inference", "cpu", "fp32", "nchw", model=spec.model):
                 continue
             start = servers.starter(runtime, Lineage(threads))
@@ -61,7 +73,7 @@ def profile_artifact(
                     request = Profile(case=case, folder=str(folder), scratch=str(scratch), calls=calls)
                     found[runtime] = worker.ask(request, Profiled)
             except WorkerError as error:
-                if runtime == REFERENCE or spec.is_onnx_file:
+                if runtime == REFERENCE or (spec.is_onnx_file and not runtime_kind(runtime).must_be_tried):
                     raise
                 failures[runtime] = str(error)
     rows = join(reading.network, batch, found)
@@ -102,7 +114,9 @@ def profile_models(
         try:
             facts = artifacts.get(case.spec)
             calls = min(max(round(PROFILE_S / call_s[case]), MIN_CALLS), MAX_CALLS)
-            append_profiles(folder, [profile_artifact(case.spec, facts, case.batch, calls, threads, servers)])
+            asked = {split(each.runtime)[0] for each in call_s if each.spec == case.spec}
+            profile = profile_artifact(case.spec, facts, case.batch, calls, threads, servers, asked)
+            append_profiles(folder, [profile])
         except (CnnbenchError, OSError) as error:  # also a full disk, which ends nothing else
             faults.append(f"{case.label}: not profiled: {error}")
     return faults

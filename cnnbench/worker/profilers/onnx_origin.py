@@ -1,4 +1,4 @@
-"""Which module each node of a graph comes from, after ONNX Runtime has rewritten the graph. No torch.
+"""Which module each node of a graph comes from, after an engine has rewritten the graph. No torch.
 
 The exporter writes into each node the module that it comes from; ONNX Runtime keeps only the names of the values that
 its nodes put out, or puts these into the names of its nodes.
@@ -6,7 +6,7 @@ its nodes put out, or puts these into the names of its nodes.
 
 import ast
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 
 import onnx
 
@@ -41,6 +41,21 @@ def origins(exported: onnx.GraphProto, executed: onnx.GraphProto, *, by_node: bo
     }
 
 
+def origins_by_name(
+    exported: onnx.GraphProto, names: Mapping[str, Sequence[str]], *, by_node: bool = False
+) -> dict[str, str | None]:
+    """The same for an engine that says of each node that it executes which exported ones it does the work of."""
+    graph = _Exported(exported)
+    named = graph.name_of if by_node else graph.module_of
+
+    def origin(listed: Sequence[str]) -> str | None:
+        places = [place for name in listed if (place := graph.place_named(name)) is not None]
+        computing = [place for place in places if graph.nodes[place].op_type in COMPUTING]
+        return named(min(computing or places)) if places else None
+
+    return {name: origin(listed) for name, listed in names.items()}
+
+
 class _Exported:
     """The graph as it was exported, its nodes found by place, by name and by what they put out."""
 
@@ -58,6 +73,12 @@ class _Exported:
         values = [blocked["value"] + (blocked["norm"] or ""), blocked["value"]] if blocked else []
         places = [*map(self.makers.get, node.output), self.by_name.get(stem), *map(self.makers.get, values)]
         return next((place for place in places if place is not None), None)
+
+    def place_named(self, name: str) -> int | None:
+        """The exported node of this name, or of the part of it before what an engine has put behind."""
+        while name and name not in self.by_name and name not in self.makers:
+            name = name.rpartition("/")[0]
+        return self.by_name.get(name, self.makers.get(name)) if name else None
 
     def principal(self, executed: onnx.NodeProto, place: int, ran: Container[int]) -> int:
         """Of the nodes that were fused into this one, the convolution or matrix product; else the node itself.

@@ -29,8 +29,11 @@ def layer_times(calls: Sequence[Iterable[Seen]]) -> tuple[list[LayerTimes], list
     return list(layers.values()), list(other.values())
 
 
-def timed_calls(call: Callable[[], None], calls: int) -> list[float]:
-    """Seconds of each counted call, by the host's clock; those that warm up come first and are left out."""
+def timed_calls(call: Callable[[], None], calls: int, after: Callable[[], None] = lambda: None) -> list[float]:
+    """Seconds of each counted call, by the host's clock; those that warm up come first and are left out.
+
+    `after` is called after each, and not timed.
+    """
     seconds = []
     gc.collect()
     gc.disable()
@@ -39,6 +42,7 @@ def timed_calls(call: Callable[[], None], calls: int) -> list[float]:
             start = time.perf_counter()
             call()
             seconds.append(time.perf_counter() - start)
+            after()
     finally:
         gc.enable()
     return seconds[WARMUP_CALLS:]

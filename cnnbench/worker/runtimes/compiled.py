@@ -23,12 +23,7 @@ class _Compiled(Eager):
     def probe(cls, device: Device, variant: str = "") -> str:
         """The device's name. Raises WorkerError where there is no compiler for its kernels, or torch's own error."""
         if device == "cpu":
-            from torch._inductor.cpp_builder import get_cpp_compiler
-
-            try:
-                get_cpp_compiler()
-            except Exception as error:
-                raise WorkerError(f"torch.compile needs a C++ compiler such as g++: {type(error).__name__}") from None
+            check_compiler("torch.compile")
         elif importlib.util.find_spec("triton") is None:
             raise WorkerError("torch.compile needs triton on CUDA: pip install triton")
         return super().probe(device)
@@ -71,6 +66,16 @@ class CompiledInference(_Compiled, EagerInference):
 
 class CompiledTraining(_Compiled, EagerTraining):
     """Training: forward and backward compiled, the loss and the optimizer's step as in eager."""
+
+
+def check_compiler(what: str) -> None:
+    """Raises WorkerError where nothing compiles the code that torch writes for the CPU."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise WorkerError(f"{what} needs a C++ compiler such as g++: {type(error).__name__}") from None
 
 
 def _graph_breaks() -> dict[str, int]:

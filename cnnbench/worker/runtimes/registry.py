@@ -78,13 +78,19 @@ def _imported(module: str) -> float:
 
 
 def probe(request: Probe) -> Probed:
-    """Run an addition on the device through the runtime. A provider's or a build's own list proves nothing."""
+    """Run an addition on the device through the runtime. A provider's or a build's own list proves nothing.
+
+    Where the engine is missing, or a part of it, the reason says what to install.
+    """
     variant = split(request.runtime)[1]
     try:
         kind = class_of(request.runtime)
         name = kind.probe(request.device, variant) if variant else kind.probe(request.device)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        install = runtime_kind(request.runtime).install
+        if install and not isinstance(error, WorkerError):
+            reason = f"it is not installed, or not whole: {install} ({reason[:90]})"
         return Probed(works=False, reason=reason[:MAX_REASON])
     return Probed(works=True, name=name)
 
