@@ -4,6 +4,9 @@ The arithmetic is that of reverse-mode differentiation: a layer with y = W x com
 many multiplications as its forward pass, and the weights' gradient dy x' with as many again. Memory is of tensors only,
 in float32, with gradients set to none after each update; the workspaces of convolution libraries, which may pad
 channels or reorder weights, come on top.
+
+Of a network that is frozen in part (`trainable.freeze`) they are those of the rest: no gradient goes below the first
+layer that is trained, and nothing is kept there.
 """
 
 from collections.abc import Iterator
@@ -38,7 +41,7 @@ class Work:
     input_gradient: int
     """Of every layer, including the first one's, which training does not need."""
     first_input_gradient: int
-    """The part with respect to the images, which training does not compute."""
+    """The part with respect to the images and to what is frozen, which training does not compute."""
     weight_gradient: int
 
     @property
@@ -53,8 +56,8 @@ def input_gradient_macs(layer: Layer) -> int:
 
 
 def weight_gradient_macs(layer: Layer) -> int:
-    """As many as the forward pass, if the layer has weights."""
-    return layer.macs if layer.params else 0
+    """As many as the forward pass, if the layer has weights that are trained."""
+    return layer.macs if layer.trained_params else 0
 
 
 def backward_macs(layer: Layer) -> int:
@@ -132,21 +135,22 @@ class StepMemory:
 def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemory:
     """Of a training step with `batch` images. Raises ShapeError where the network cannot be trained."""
     saved, weights = saved_bytes(network, batch), network.weight_bytes
+    gradients = network.trained_params * FLOAT_BYTES
     buffers = sum(
         2 * layer.input_shape[0] * FLOAT_BYTES + INDEX_BYTES
         for layer in network.layers
         if isinstance(layer.op, BatchNorm)
     )
-    state = STATE_PER_WEIGHT[optimizer] * weights
-    largest = max((layer.weight_bytes for layer in network.layers), default=0)
+    state = STATE_PER_WEIGHT[optimizer] * gradients
+    largest = max((layer.trained_params * FLOAT_BYTES for layer in network.layers), default=0)
     held = weights + buffers + state
     step = _Step(network, batch)
     passes = max(*step.forward(), *step.backward())
-    update = batch * network.storage_bytes(IMAGES) + weights + SCRATCH_PER_WEIGHT[optimizer] * largest
+    update = batch * network.storage_bytes(IMAGES) + gradients + SCRATCH_PER_WEIGHT[optimizer] * largest
     return StepMemory(
         weights=weights,
         buffers=buffers,
-        gradients=weights,
+        gradients=gradients,
         optimizer_state=state,
         saved=saved,
         peak=held + max(passes, update),
@@ -195,7 +199,7 @@ class _Step:
 
         weight_gradients = 0
         for index, layer in reversed(list(enumerate(self.layers))):
-            weight_gradients += layer.weight_bytes
+            weight_gradients += layer.trained_params * FLOAT_BYTES
             for value in layer.inputs:
                 if value.requires_grad:
                     handed_on = in_flight.get(index) if layer.op.hands_gradient_on else None
