@@ -24,6 +24,11 @@ def check_part(part: str) -> str:
     return part
 
 
+def with_norm(part: str, mode: str) -> str:
+    """The part with the mode, `eval` or `train`, of batch normalisation in what is frozen."""
+    return part if part == ALL or mode == "eval" else part + NORM_TRAINS
+
+
 def norm_trains(part: str) -> bool:
     """Whether batch normalisation of what is frozen runs in training mode."""
     return part.endswith(NORM_TRAINS)

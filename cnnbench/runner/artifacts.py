@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 from uuid import uuid4
@@ -12,6 +12,7 @@ import psutil
 from filelock import Timeout
 
 from cnnbench.errors import CnnbenchError, WorkerCrashed
+from cnnbench.networks.trainable import ALL, first_trained
 from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, BuildStep
 from cnnbench.records.reason import Reason, reason_for
@@ -35,8 +36,8 @@ class Wanted:
 
     spec: ModelSpec
     key: str
-    with_step: bool = False
-    """Whether its training step is wanted too."""
+    steps: tuple[str, ...] = ()
+    """The parts of it whose training steps are wanted too."""
     interpreter: Interpreter = HERE
     weights: Path | None = None
     """A file of weights to take instead of the model's own, where they fit it."""
@@ -64,8 +65,9 @@ class Built:
     """What was wrong with the one in the cache, which is rebuilt for that."""
     error: CnnbenchError | None = None
     """Why it could not be built."""
-    step: StepFacts | None = None
-    step_error: CnnbenchError | None = None
+    steps: Mapping[str, StepFacts] = field(default_factory=dict)
+    """By the part that is trained."""
+    step_errors: Mapping[str, CnnbenchError] = field(default_factory=dict)
 
     def require(self) -> ArtifactFacts:
         """The facts. Raises why there are none: ModelError, WorkerError."""
@@ -75,13 +77,17 @@ class Built:
         return self.facts
 
     def problem(self, case: Case) -> Problem | None:
-        """Why a case of the model cannot be run; None if it can."""
+        """Why a case of the model cannot be run; None if it can. Raises InputError for a part that it does not have."""
         if self.error is not None:
             return Problem("failed", reason_for(self.error))
-        if case.is_exported_step and self.step_error is not None:
-            return Problem("failed", reason_for(self.step_error))
-        if case.is_exported_step and self.step is not None and self.step.error is not None:
-            return Problem("unavailable", Reason(code="not-exportable", detail=self.step.error))
+        if self.facts is not None and case.trainable != ALL:
+            order, heads = self.facts.order, self.facts.heads
+            first_trained(case.spec.label, order, heads[0] if heads else None, case.trainable)
+        if case.is_exported_step and (error := self.step_errors.get(case.trainable)) is not None:
+            return Problem("failed", reason_for(error))
+        step = self.steps.get(case.trainable)
+        if case.is_exported_step and step is not None and step.error is not None:
+            return Problem("unavailable", Reason(code="not-exportable", detail=step.error))
         if self.facts is not None and self.facts.batch not in (None, case.batch):
             only = f"the file takes batches of {self.facts.batch} alone"
             return Problem("unavailable", Reason(code="unsupported", detail=only))
@@ -123,9 +129,9 @@ class Artifacts:
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
 
-    def wanted(self, spec: ModelSpec, *, with_step: bool = False) -> Wanted:
-        """A model as this interpreter builds it."""
-        return Wanted(spec, artifact.key_of(spec, self._run_id), with_step)
+    def wanted(self, spec: ModelSpec, steps: tuple[str, ...] = ()) -> Wanted:
+        """A model as this interpreter builds it, with training steps of these parts of it."""
+        return Wanted(spec, artifact.key_of(spec, self._run_id), steps)
 
     def find(self, wanted: Wanted) -> Built:
         """What there is of it.
@@ -135,12 +141,17 @@ class Artifacts:
         """
         folder = wanted.folder
         if folder not in self._built:
-            facts, step, fault = artifact.read_facts(folder), artifact.read_step(folder), artifact.fault_of(folder)
+            facts, fault = artifact.read_facts(folder), artifact.fault_of(folder)
             if fault is not None or facts is None or facts.onnx_error is not None:
-                facts = step = None
+                facts = None
             cache.note_use(folder)
-            self._built[folder] = Built(folder, facts, fault, step=step if step and step.error is None else None)
-        return self._built[folder]
+            self._built[folder] = Built(folder, facts, fault)
+        built = self._built[folder]
+        if built.facts is not None:
+            read = {part: artifact.read_step(folder, part) for part in wanted.steps if part not in built.steps}
+            known = {part: step for part, step in read.items() if step is not None and step.error is None}
+            built = self._built[folder] = replace(built, steps={**known, **built.steps})
+        return built
 
     def get(self, spec: ModelSpec) -> ArtifactFacts:
         """The facts of a model's artifact, which is built if it is not there. Raises ModelError, WorkerError."""
@@ -157,9 +168,11 @@ class Artifacts:
         if found.facts is None:
             weights = str(wanted.weights) if wanted.weights else None
             requests.append(Build(spec=wanted.spec, key=wanted.key, folder=folder, weights=weights))
-        if wanted.with_step and found.step is None and found.step_error is None:
-            out = str(wanted.folder / artifact.STEP)
-            requests.append(BuildStep(spec=wanted.spec, folder=folder, out=out, optimizer=TIMED_OPTIMIZER))
+        for part in wanted.steps:
+            if part not in found.steps and part not in found.step_errors:
+                out = str(wanted.folder / artifact.step_files(part)[0])
+                settings = {"folder": folder, "out": out, "optimizer": TIMED_OPTIMIZER, "trainable": part}
+                requests.append(BuildStep(spec=wanted.spec, **settings))
         return requests
 
     def to_build(self, wanted: Iterable[Wanted]) -> list[ModelSpec]:
@@ -224,7 +237,8 @@ class Artifacts:
             if isinstance(job.request, Build):
                 found = replace(found, facts=job.worker.receive(ArtifactFacts))
             else:
-                found = replace(found, step=job.worker.receive(StepFacts))
+                step = job.worker.receive(StepFacts)
+                found = replace(found, steps={**found.steps, job.request.trainable: step})
             self._built[job.wanted.folder] = found
         except CnnbenchError as error:
             self._fail(job.wanted, job.request, error)
@@ -235,9 +249,11 @@ class Artifacts:
 
     def _fail(self, wanted: Wanted, request: Build | BuildStep, error: CnnbenchError) -> None:
         found = self.find(wanted)
-        self._built[wanted.folder] = (
-            replace(found, error=error) if isinstance(request, Build) else replace(found, step_error=error)
-        )
+        if isinstance(request, Build):
+            self._built[wanted.folder] = replace(found, error=error)
+        else:
+            errors = {**found.step_errors, request.trainable: error}
+            self._built[wanted.folder] = replace(found, step_errors=errors)
 
     def _discard(self, job: _Job) -> None:
         """End the builder, and delete what it has not finished."""

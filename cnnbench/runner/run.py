@@ -143,12 +143,12 @@ class _Session:
 
     def is_built(self, case: Case) -> bool:
         """Whether all that the case runs is there, or is known to be impossible."""
-        return not self.artifacts.missing(self.artifacts.wanted(case.spec, with_step=case.is_exported_step))
+        return not self.artifacts.missing(self.artifacts.wanted(case.spec, plan.steps_of(case)))
 
     def build(self) -> None:
         """Build what the groups lack, until measuring what is built needs all that is left of the budget."""
         groups, budget, artifacts = self.budget.first, self.budget, self.artifacts
-        models = {spec: artifacts.wanted(spec, with_step=step) for spec, step in plan.models_of(groups).items()}
+        models = {spec: artifacts.wanted(spec, steps) for spec, steps in plan.models_of(groups).items()}
         self._learn_references(models)
         budget.builds = artifacts.to_build(models.values())
         order = plan.build_order(models) if budget.has_time_for(groups) else list(models)
@@ -176,7 +176,7 @@ class _Session:
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
-        built = self.artifacts.find(self.artifacts.wanted(case.spec))
+        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case)))
         if problem := built.problem(case):
             self.recorder.leave_out(case, problem, built)
         return problem is not None

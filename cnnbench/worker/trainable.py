@@ -24,7 +24,7 @@ class Survey(NamedTuple):
     order: list[str]
     """Its submodules with parameters or buffers of their own, as they are first used."""
     heads: list[str]
-    """Of each output, the main one first, the last submodule with parameters; empty where one of them is not certain."""
+    """Of each output, the main one first, the last submodule with parameters; empty if one of them is not certain."""
 
 
 def survey(module: nn.Module, *inputs: Tensor) -> Survey:
