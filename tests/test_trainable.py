@@ -93,7 +93,7 @@ def test_a_suites_parts_are_measured_together_and_each_compared_with_the_same_pa
 
 
 def test_one_part_needs_no_list_and_an_unknown_one_is_told_with_its_line(tmp_path: Path) -> None:
-    text = "defaults: {workloads: [training]}\nmodels:\n  - model: resnet18\n    trainable: {}\n"
+    text = "defaults: {{workloads: [training]}}\nmodels:\n  - model: resnet18\n    trainable: {}\n"
     (case,) = load_suite(write_suite(tmp_path, text.format("from:layer4"))).cases
     assert case.trainable == "from:layer4"
     for part, reason in (("from:layer9", r":4: .*one of conv1, bn1"), ("heads", ":4: expected all, head, or from:")):
@@ -160,7 +160,7 @@ def test_a_users_head_and_order_are_found_by_running_it() -> None:
 
 
 def test_a_head_that_is_not_certain_is_asked_for() -> None:
-    with pytest.raises(InputError, match="not certain.* write from:NAME, such as one of stem, norm, head, spare"):
+    with pytest.raises(InputError, match=r"not certain.* write from:NAME, such as one of stem, norm, head, spare"):
         frozen(Ensemble(), "head", torch.zeros(1, 1, 8, 8))
     assert first_trained("it", ["stem", "norm", "head"], None, "from:norm") == "norm"
 
@@ -179,9 +179,7 @@ def test_resnet18s_head_is_1_81_of_5_32_giga_macs() -> None:
     network = ARCHITECTURES["resnet18"].network()
     head = freeze(network, "head")
     assert training.work(network).total == 5_324_206_080
-    assert (
-        training.work(head).total == 1_814_073_344 + 512_000
-    )  # one forward pass, and the gradient of 512 x 1000 weights
+    assert training.work(head).total == 1_814_073_344 + 512 * 1000  # a forward pass, and the gradient of the weights
     assert training.saving(head, network) == pytest.approx(2.934, abs=1e-3)
     assert training.saved_bytes(head, 8) == 8 * 512 * 4  # the head's input
     assert training.step_memory(head, 8, "adam").optimizer_state == 2 * 4 * 513_000
@@ -196,10 +194,8 @@ def test_the_backward_pass_of_a_part_agrees_with_torch_layer_by_layer(name: str,
     counted = counters.backward(frozen(on_meta(lambda: models.build(ModelSpec(model=name))[0]), part, image), image)
     expected = {layer.name: (0, backward_by_torch(layer)) for layer in network.layers}
     assert counted == {name: pair for name, pair in expected.items() if pair[1]}
-    assert (
-        sum(map(training.backward_macs, network.layers))
-        == training.work(network).total - training.work(network).forward
-    )
+    work = training.work(network)
+    assert sum(map(training.backward_macs, network.layers)) == work.total - work.forward
 
 
 @pytest.mark.parametrize("norm", ["", "/norm:train"])
@@ -235,9 +231,8 @@ def test_the_peak_of_a_parts_step_is_the_formulas(part: str) -> None:
 
 def test_show_tells_what_a_part_costs(cli: Cli) -> None:
     text = cli("show", "resnet18", "--trainable", "head").stdout
-    assert (
-        "513,000 of 11,689,512 parameters: 1,814,585,344 of 5,324,206,080 MACs, so at most 2.93 times as fast" in text
-    )
+    assert "513,000 of 11,689,512 parameters: 1,814,585,344 of 5,324,206,080 MACs" in text
+    assert "so at most 2.93 times as fast" in text
     shown = json.loads(cli("show", "resnet18", "--trainable", "head", "--json").stdout)
     assert shown["training"]["saved_bytes"] == 512 * 4
     assert shown["predicted_speedup"] == pytest.approx(2.934, abs=1e-3)
@@ -263,7 +258,7 @@ def test_a_step_that_trains_the_head_has_no_backward_pass_below_it(norm: str, tm
     }
     graph = onnx.load(tmp_path / "step.onnx")
     gradients = {node.name.split("/gradient")[0] for node in graph.graph.node if "/gradient" in node.name}
-    assert gradients == {"head"}
+    assert gradients == {"", "head"}  # of the loss, which belongs to the model itself, and of the head
 
 
 def test_frozen_normalisation_stays_in_its_mode_in_a_module_that_is_trained_and_copied() -> None:
@@ -282,7 +277,7 @@ models:
 
 
 def test_a_run_sets_a_part_beside_all_in_every_runtime(home: Path, cli: Cli) -> None:
-    done = cli("run", write_suite(home, RUN), "--out", "out", "--json")
+    done = cli("run", write_suite(home, RUN), "--out", "out")
     assert done.returncode == 0, done.stderr
     report = (home / "out" / "report.md").read_text()
     assert "## Training a part against all" in report

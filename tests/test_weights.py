@@ -92,9 +92,7 @@ def test_only_the_heads_tensors_may_be_others_and_only_where_classes_are_given(t
     file = tmp_path / "net.safetensors"
     save_file(state(), file)
     module = models.build(ModelSpec(model="lenet5", classes=4))[0]
-    with pytest.raises(
-        ModelError, match=r"shape fc3\.weight, fc3\.bias; for another number of classes, give `classes`"
-    ):
+    with pytest.raises(ModelError, match=r"shape fc3\.weight, fc3\.bias; for another .*give `classes`"):
         load_weights(module, named(file), ["fc3"])
     save_file({**state(), "fc2.bias": torch.ones(3)}, file)
     with pytest.raises(ModelError, match=r"of another shape fc2\.bias$"):

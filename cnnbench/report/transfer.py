@@ -65,8 +65,11 @@ def _differences(saving: Saving) -> Iterator[str]:
     for number, (phase, share) in enumerate(shares):
         if number and abs(share.time - share.macs) < MIN_SHARE:
             continue
-        macs = f"has {percent(share.macs)} of the whole step's MACs and " if share.macs else ""
-        yield f"{PHASES[phase]} {macs}takes {percent(share.time)} of its time"
+        if share.macs:
+            has = f"{PHASES[phase]} has {percent(share.macs)} of the whole step's MACs"
+            yield f"{has} and takes {percent(share.time)} of its time"
+        else:
+            yield f"{PHASES[phase]} takes {percent(share.time)} of the whole step's time"
     if saving.by_bounds is not None:
         yield f"memory traffic and launches, which MACs leave out, predict ×{significant(saving.by_bounds)}"
     whole, ours = kernel_share(saving.whole.launches), kernel_share(saving.record.launches)

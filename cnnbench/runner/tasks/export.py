@@ -50,7 +50,7 @@ class ExportedStep(_Written):
 
 
 def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer, part: str = ALL) -> ExportedStep:
-    """Export the training step of a part of the model, have onnx check it, compare it with torch in float64, and only then write `out`.
+    """Export the training step of a part of the model; check and compare it with float64, and only then write `out`.
 
     The weights stand beside it, in a file that ends in `.safetensors`. Raises as `export_model` does.
     """
