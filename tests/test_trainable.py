@@ -96,7 +96,7 @@ def test_one_part_needs_no_list_and_an_unknown_one_is_told_with_its_line(tmp_pat
     text = "defaults: {{workloads: [training]}}\nmodels:\n  - model: resnet18\n    trainable: {}\n"
     (case,) = load_suite(write_suite(tmp_path, text.format("from:layer4"))).cases
     assert case.trainable == "from:layer4"
-    for part, reason in (("from:layer9", r":4: .*one of conv1, bn1"), ("heads", ":4: expected all, head, or from:")):
+    for part, reason in (("from:layer9", r":4: .*one of conv1, bn1"), ("heads", r":4: .*expected all, head, or from:")):
         with pytest.raises(SuiteError, match=reason):
             load_suite(write_suite(tmp_path, text.format(part)))
 
@@ -285,6 +285,16 @@ def test_a_run_sets_a_part_beside_all_in_every_runtime(home: Path, cli: Cli) -> 
     for backend in ("eager/cpu", "ort/cpu"):
         assert f"simple_cnn/train:head, {backend}, batch 4: predicted ×" in table
         assert table.count(f"| {backend}") == 1
+
+
+@pytest.mark.slow
+def test_compile_trains_a_part_too(home: Path, cli: Cli) -> None:
+    suite = RUN.replace("[eager, ort]", "[eager, compile]").replace("[all, head]", "[all, head, from:layer3]")
+    done = cli("run", write_suite(home, suite.replace("simple_cnn", "resnet_cifar")), "--out", "out")
+    assert done.returncode == 0, done.stderr
+    report = (home / "out" / "report.md").read_text()
+    for part in ("head", "from:layer3"):
+        assert f"resnet_cifar/train:{part}, compile/cpu, batch 4: predicted ×" in report
 
 
 def test_a_users_model_without_such_a_module_ends_the_run_before_it_is_measured(home: Path, cli: Cli) -> None:
