@@ -226,7 +226,7 @@ def test_models_that_may_be_wrong_are_built_first_and_then_the_largest() -> None
     own = ModelSpec(model="mine:build")
     step = case("lenet5").model_copy(update={"workload": "training", "runtime": "ort"})
     models = models_of([*SMALL, BIG, (step,)])
-    assert models == {SMALL[0][0].spec: True, BIG[0].spec: False}
+    assert models == {SMALL[0][0].spec: ("all",), BIG[0].spec: ()}
     assert build_order([*models, own]) == [own, BIG[0].spec, SMALL[0][0].spec]
 
 

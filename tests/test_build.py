@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from cnnbench.errors import ModelError, WorkerError
+from cnnbench.networks.trainable import ALL
 from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, Failure
 from cnnbench.records.reason import Reason
@@ -55,11 +56,11 @@ def test_as_many_are_built_at_once_as_there_are_cores_and_each_step_after_its_ar
 ) -> None:
     told: list[Building] = []
     with Artifacts(tmp_path) as artifacts:
-        wanted = [artifacts.wanted(spec, with_step=True) for spec in models(3)]
+        wanted = [artifacts.wanted(spec, steps=(ALL,)) for spec in models(3)]
         assert len(artifacts.to_build(wanted)) == 6
         artifacts.build(wanted, lambda building: told.append(building) or True)  # type: ignore[func-returns-value]
         assert artifacts.to_build(wanted) == []
-        assert all(artifacts.find(each).step == StepFacts(nodes=60) for each in wanted)
+        assert all(artifacts.find(each).steps == {ALL: StepFacts(nodes=60)} for each in wanted)
     assert builders.asked[:2] == ["build model0", "build model1"]
     assert {line for line in builders.asked if line.endswith("model2")} == {"build model2", "build_step model2"}
     assert len(builders.asked) == 6
@@ -105,7 +106,7 @@ def test_a_step_that_cannot_be_exported_is_unavailable_and_one_whose_build_crash
 ) -> None:
     builders.script["build_step"] = answer
     with Artifacts(tmp_path) as artifacts:
-        wanted = artifacts.wanted(LENET, with_step=True)
+        wanted = artifacts.wanted(LENET, steps=(ALL,))
         artifacts.build([wanted])
         built = artifacts.find(wanted)
     assert built.problem(INFERENCE) is None
@@ -144,7 +145,7 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
     builders: Builders, tmp_path: Path
 ) -> None:
     def kept(key: str, onnx_error: str | None) -> Wanted:
-        wanted = Wanted(LENET, key, with_step=True)
+        wanted = Wanted(LENET, key, steps=(ALL,))
         wanted.folder.mkdir(parents=True)
         (wanted.folder / artifact.FACTS).write_text(
             facts().model_copy(update={"onnx_error": onnx_error}).model_dump_json()

@@ -77,6 +77,36 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(content: Any, reason:
         load_weights(models.build(ModelSpec(model="lenet5"))[0], named(file))
 
 
+def test_another_number_of_classes_begins_the_head_anew_and_keeps_every_other_weight(tmp_path: Path) -> None:
+    file, folder = tmp_path / "net.safetensors", tmp_path / "x-key"
+    save_file(state(), file)
+    spec = ModelSpec.checked("lenet5", None, 4, weights=str(file))
+    facts = building.build_artifact(Build(spec=spec, key="key", folder=str(folder)))
+    assert facts.begun_anew == ["fc3.weight", "fc3.bias"]
+    kept = load_file(folder / WEIGHTS)
+    assert kept["fc3.weight"].shape == (4, 84)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state().items() if not name.startswith("fc3"))
+
+
+def test_only_the_heads_tensors_may_be_others_and_only_where_classes_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    save_file(state(), file)
+    module = models.build(ModelSpec(model="lenet5", classes=4))[0]
+    with pytest.raises(ModelError, match=r"shape fc3\.weight, fc3\.bias; for another .*give `classes`"):
+        load_weights(module, named(file), ["fc3"])
+    save_file({**state(), "fc2.bias": torch.ones(3)}, file)
+    with pytest.raises(ModelError, match=r"of another shape fc2\.bias$"):
+        load_weights(module, ModelSpec(model="lenet5", classes=4, weights=str(file)), ["fc3"])
+
+
+def test_classes_beside_weights_are_in_the_name_where_they_are_given() -> None:
+    given = ModelSpec.checked("lenet5", None, 10, weights="w.pt")
+    assert (given.classes, given.label) == (10, "lenet5/k10/w:w.pt")
+    usual = ModelSpec.checked("lenet5", None, None, weights="w.pt")
+    assert (usual.classes, usual.label) == (None, "lenet5/w:w.pt")
+    assert Case.from_id("lenet5/k10/w:w.pt/inference/ort/cpu/fp32/b1").spec == given
+
+
 def test_published_weights_are_found_in_the_hub_or_named_with_where_to_put_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 MS = 1e3
 """Milliseconds in a second."""
-CASE_FIELDS = ("workload", "batch", "device", "runtime", "precision", "layout", "allocator", "backend", "is_reference")
+CASE_FIELDS = (
+    *("workload", "batch", "device", "runtime", "precision", "layout", "allocator", "trainable", "backend"),
+    "is_reference",
+)
 """Fields of a row that are its case's."""
 
 
@@ -34,6 +37,7 @@ class CaseRow:
     precision: Precision
     layout: Layout
     allocator: Allocator
+    trainable: str
     backend: str
     status: Status
     ms: Estimate | None = None
@@ -68,7 +72,10 @@ class CaseRow:
     is_reference: bool
     """Whether it is the one of its comparison group that ratios are taken to."""
     rank: int | None = None
-    """In its comparison group, 1 the fastest; overlapping intervals share one. None for a case alone."""
+    """In its comparison group, of cases that train the same: 1 the fastest; overlapping intervals share one.
+
+    None for a case alone.
+    """
     tied: bool = False
 
     @property
@@ -85,10 +92,10 @@ class CaseRow:
 
 def case_rows(records: Sequence[Record]) -> list[CaseRow]:
     """One row per case, inference first."""
-    references = {record.case.group_key: record for record in records if record.case.is_reference}
+    references = {record.case.work_key: record for record in records if record.case.is_reference}
     places = _places(records)
     ordered = sorted(records, key=lambda record: WORKLOADS.index(record.case.workload))
-    return [_case_row(record, references.get(record.case.group_key), *places.get(record.id, ())) for record in ordered]
+    return [_case_row(record, references.get(record.case.work_key), *places.get(record.id, ())) for record in ordered]
 
 
 def case_frame(rows: Sequence[CaseRow]) -> "pd.DataFrame":
@@ -116,7 +123,7 @@ def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
     groups: dict[tuple[object, ...], dict[str, Estimate]] = {}
     for record in records:
         if (time := comparable_time(record)) is not None:
-            groups.setdefault((record.group, record.case.group_key), {})[record.id] = time
+            groups.setdefault((record.group, record.case.work_key), {})[record.id] = time
     found: dict[str, tuple[int, bool]] = {}
     for times in groups.values():
         if len(times) > 1:

@@ -50,7 +50,7 @@ def key_of(case: Case) -> Key:
     """The key of a case."""
     spec = case.spec
     axes = (case.workload, case.runtime, case.precision, case.layout, case.allocator, case.batch)
-    return Key(spec.label, *axes, spec.seed)
+    return Key(spec.label + case.part, *axes, spec.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from cnnbench.analysis.kernel import Kept, kept, kernel_share
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
 from cnnbench.analysis.times import comparable_time
-from cnnbench.errors import ShapeError
+from cnnbench.errors import InputError
+from cnnbench.networks import registry
+from cnnbench.networks.trainable import ALL
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
@@ -53,6 +55,7 @@ def explain(run: Run) -> dict[str, Explained]:
         record.id: _explained(run, record, time.value, macs, others.get(record.id))
         for record in run.records.values()
         if record.counts is not None
+        and (record.case.trainable == ALL or registry.find(record.case.spec.model))  # else its work is not known
         and (macs := record.counts.macs) is not None
         and (time := comparable_time(record)) is not None
     }
@@ -67,8 +70,8 @@ def _explained(run: Run, record: Record, seconds: float, macs: int, other: Kept 
     wanted = (spec.label, case.batch, threads)
     profile = next((p for p in run.profiles if has_profile and (p.model, p.batch, p.threads) == wanted), None)
     network = None
-    with suppress(ShapeError):  # a size that the record's own formula refuses
-        network = spec.closed_form
+    with suppress(InputError):  # a size or a part that the record's own formula refuses
+        network = case.network
     is_profiled = profile is not None and split(case.runtime)[0] in profile.times
     return Explained(
         record=record,

@@ -65,7 +65,7 @@ def _fastest(record: Record, members: Iterable[Record]) -> Kept | None:
 
 
 def _all_but_allocator(case: Case) -> tuple[object, ...]:
-    return (case.group_key, case.runtime, case.layout)
+    return (case.work_key, case.runtime, case.layout)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def standings(records: Sequence[Record]) -> list[Standing]:
     groups: dict[tuple[object, ...], dict[tuple[object, ...], list[Record]]] = {}
     for record in records:
         if comparable_time(record) is not None:
-            group = groups.setdefault(record.case.group_key, {})
+            group = groups.setdefault(record.case.work_key, {})
             group.setdefault(_all_but_allocator(record.case), []).append(record)
     found = []
     for group in groups.values():

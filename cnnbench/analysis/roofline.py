@@ -12,7 +12,7 @@ from typing import Literal
 from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer, Network
 from cnnbench.networks.training import TRAINING_FACTOR, backward_macs
-from cnnbench.networks.units import FLOP_PER_MAC
+from cnnbench.networks.units import FLOAT_BYTES, FLOP_PER_MAC
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks, Smallest
 from cnnbench.suite.case import Case
@@ -175,7 +175,7 @@ def works(network: Network, case: Case) -> list[Work]:
     """
     scale = HALF if case.precision != "fp32" else 1.0
     if case.workload == "training":
-        update_bytes = round(OPTIMIZER_PASSES * network.weight_bytes / scale)  # weights stay in float32
+        update_bytes = round(OPTIMIZER_PASSES * network.trained_params * FLOAT_BYTES / scale)  # weights stay in float32
         update = Work(name="optimizer", kind="other operators", macs=0, moved_bytes=update_bytes)
         found = [*_forward(network.layers, case.batch), *_backward(network.layers, case.batch), update]
     else:

@@ -74,12 +74,12 @@ class Start(NamedTuple):
 def starts(records: Sequence[Record]) -> list[Start]:
     """One per model, workload and backend, of the measured case with the smallest batch."""
     found: dict[tuple[str, ...], Start] = {}
-    references = {record.case.group_key: record for record in records if record.case.is_reference}
+    references = {record.case.work_key: record for record in records if record.case.is_reference}
     for record in sorted(records, key=lambda r: r.case.batch):
         case = record.case
         key = (case.label, case.workload, case.backend)
         if key not in found and record.measurement and record.artifact:
-            later = break_even(record, references.get(case.group_key))
+            later = break_even(record, references.get(case.work_key))
             found[key] = Start(case, record.measurement.launches[0], *_built_s(record, record.artifact), later)
     return list(found.values())
 

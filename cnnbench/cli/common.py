@@ -57,6 +57,11 @@ Loss = Annotated[
     ),
 ]
 
+Trainable = Annotated[
+    str,
+    typer.Option(metavar="all|head|from:NAME", help="What a training step trains; from:layer3 is all from there on."),
+]
+
 
 def finite(value: float | None) -> float | None:
     """The value of an option. Raises typer.BadParameter for NaN and infinity, which no bounds keep out."""

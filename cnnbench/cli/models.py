@@ -16,6 +16,7 @@ from cnnbench.cli.common import (
     Inputs,
     Json,
     Loss,
+    Trainable,
     Weights,
     WhatIf,
     architecture_of,
@@ -40,6 +41,10 @@ Momentum = Annotated[
 ]
 WeightDecay = Annotated[
     float, typer.Option(min=0.0, callback=common.finite, help="Weight decay of either, added to the gradient.")
+]
+FrozenNorm = Annotated[
+    Literal["eval", "train"],
+    typer.Option(help="Mode of batch normalisation in what --trainable leaves out."),
 ]
 
 
@@ -90,6 +95,7 @@ def show(
     channels: Channels = None,
     inputs: Inputs = None,
     batch: Batch = 1,
+    trainable: Trainable = "all",
     what_if: WhatIf = None,
     formula: Annotated[
         bool, typer.Option("--formula", help="Totals as expressions in classes and image size.")
@@ -99,8 +105,10 @@ def show(
     """Show every layer with its formulas and numbers, totals, the cost of training, and the largest layers.
 
     Example: cnnbench show resnet18 --batch 8
+    Example: cnnbench show resnet18 --trainable head
     """
     from cnnbench.networks import registry
+    from cnnbench.networks.trainable import check_part, freeze
     from cnnbench.report import model_summary
 
     checked(registry.check_name, model, "MODEL")
@@ -116,10 +124,12 @@ def show(
 
         reading = read(spec(model, image_size, classes, 0, channels, inputs))
         network, left_out = reading.network, reading.left_out
+    frozen = freeze(network, checked(check_part, trainable, "--trainable"))
+    whole = None if frozen is network else network
     if as_json:
-        print_json(model_summary.as_json(network, batch, left_out))
+        print_json(model_summary.as_json(frozen, batch, left_out, whole))
     else:
-        typer.echo("\n".join(model_summary.text(network, batch, left_out)))
+        typer.echo("\n".join(model_summary.text(frozen, batch, left_out, whole)))
 
 
 @app.command()
@@ -175,6 +185,8 @@ def export(
     weight_decay: WeightDecay = 1e-4,
     weights: Weights = None,
     loss: Loss = None,
+    trainable: Trainable = "all",
+    frozen_norm: FrozenNorm = "eval",
     as_json: Json = False,
 ) -> None:
     """Export a model to ONNX with a dynamic batch, checked by onnx and compared with float64.
@@ -184,12 +196,14 @@ def export(
     Example: cnnbench export resnet18 --out resnet18.onnx
     Example: cnnbench export resnet18 --workload training --out resnet18-step.onnx
     """
+    from cnnbench.networks.trainable import check_part, with_norm
     from cnnbench.runner.tasks.export import Exported, ExportedStep, export_model, export_training_step
 
     chosen = spec(model, image_size, classes, seed, channels, inputs, weights, loss)
     done: Exported | ExportedStep
     if workload == "training":
-        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
+        part = with_norm(checked(check_part, trainable, "--trainable"), frozen_norm)
+        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay), part)
         size = f"{done.nodes:,} nodes, {done.onnx_bytes / MB:.1f} MB"
         lines = [f"{p.what}: error {p.error:.1e} against torch in float64, limit {p.limit:.1e}" for p in done.parity]
         lines = [f"{done.weights}: its initial weights, {done.weight_bytes / MB:.1f} MB", *lines]
@@ -198,6 +212,8 @@ def export(
         errors = ", ".join(f"{p.error:.1e} at {p.what}" for p in done.parity)
         size = f"{done.onnx_bytes / MB:.1f} MB, opset {done.opset}"
         lines = [f"parity with float64, relative to the output's RMS: {errors}; limit {done.parity[0].limit:.0e}"]
+    if done.begun_anew:
+        lines.append(f"begun anew, for another number of classes: {', '.join(done.begun_anew)}")
     if as_json:
         print_json(done.model_dump())
     else:

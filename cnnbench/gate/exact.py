@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from cnnbench.analysis import counts
 from cnnbench.errors import ExpectationError, ShapeError, SuiteError, first_fault
+from cnnbench.networks.trainable import ALL
 from cnnbench.networks.training import step_memory
 from cnnbench.records import artifact, files
 from cnnbench.records.record import Parity
@@ -173,7 +174,7 @@ def find_figures(suite: Suite, on_model: Callable[[str], None] = lambda _: None)
     models = {}
     with Artifacts() as artifacts:
         wanted = {
-            spec: artifacts.wanted(spec, with_step=any(case.is_exported_step for case in cases))
+            spec: artifacts.wanted(spec, (ALL,) if any(case.is_exported_step for case in cases) else ())
             for spec, cases in by_model.items()
         }
         artifacts.build(list(wanted.values()), watch)
@@ -191,9 +192,9 @@ def _name(spec: ModelSpec) -> str:
 
 
 def _figures(spec: ModelSpec, cases: list[Case], built: Built, logs: Path) -> ModelFigures:
-    facts, step = built.require(), built.step
-    if built.step_error is not None:
-        raise built.step_error
+    facts, step = built.require(), built.steps.get(ALL)
+    if ALL in built.step_errors:
+        raise built.step_errors[ALL]
     summary = counts.summary(spec, facts.counters)
     inference = training = None
     if facts.onnx_error is None:

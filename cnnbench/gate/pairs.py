@@ -22,7 +22,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
-from cnnbench.runner.plan import compiled_ahead, models_of
+from cnnbench.runner.plan import compiled_ahead, models_of, steps_of
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -127,8 +127,8 @@ class Pairs(ExitStack):
         for name in ("base", "head"):
             cases = [[comparison.case(name) for comparison in comparisons]]
             wanted = [
-                replace(self._wanted(name, spec, step), ahead=compiled_ahead(cases, spec))
-                for spec, step in models_of(cases).items()
+                replace(self._wanted(name, spec, steps), ahead=compiled_ahead(cases, spec))
+                for spec, steps in models_of(cases).items()
             ]
             self._artifacts.build(wanted, watch)
 
@@ -201,18 +201,18 @@ class Pairs(ExitStack):
         """The arm whose environment it runs in: base, where both have one, so that one process forks all workers."""
         return self.head if name == "head" and self.head.source != self.base.source else self.base
 
-    def _wanted(self, name: ArmName, spec: ModelSpec, with_step: bool = False) -> Wanted:
+    def _wanted(self, name: ArmName, spec: ModelSpec, steps: tuple[str, ...] = ()) -> Wanted:
         """A model for one arm; of head in another environment, with base's weights, so that both compute the same."""
         arm, base = self._environment(name), self.base
         key = artifact.key_of(spec, self._run_id + base.source, base.toolchain)
         if arm is base or (not spec.depends_on_code and arm.toolchain == base.toolchain):
-            return Wanted(spec, key, with_step, base.interpreter)
+            return Wanted(spec, key, steps, base.interpreter)
         weights = artifact.folder_of(spec, key) / artifact.WEIGHTS
         key = artifact.key_of(spec, self._run_id + arm.source, arm.toolchain, weights_of=key)
-        return Wanted(spec, key, with_step, arm.interpreter, weights)
+        return Wanted(spec, key, steps, arm.interpreter, weights)
 
     def _built(self, name: ArmName, case: Case) -> Built:
-        return self._artifacts.find(self._wanted(name, case.spec))
+        return self._artifacts.find(self._wanted(name, case.spec, steps_of(case)))
 
     def _padded(self, interpreter: Interpreter) -> Interpreter:
         """With an environment of a random size, so that where the stack begins is noise and not bias."""

@@ -21,6 +21,8 @@ class Layer:
     output: Value
     training_only: bool = False
     """Whether only training runs it, like an auxiliary head. Its parameters count all the same."""
+    frozen: bool = False
+    """Whether training leaves its parameters as they are."""
 
     @property
     def kind(self) -> str:
@@ -69,7 +71,18 @@ class Layer:
     @property
     def saved(self) -> Saved:
         """What PyTorch's autograd keeps for its backward pass; nothing where it has none."""
-        return self.op.saved(self.input_shape) if self.output.requires_grad else Saved()
+        if not self.output.requires_grad:
+            return Saved()
+        saved = self.op.saved(self.input_shape)
+        if saved.others:  # each is kept for the other's gradient
+            needed = [value.requires_grad for value in self.inputs]
+            saved = saved._replace(input=any(needed[1:]), others=needed[0])
+        return saved
+
+    @property
+    def trained_params(self) -> int:
+        """Parameters that training changes."""
+        return 0 if self.frozen else self.params
 
     @property
     def weight_bytes(self) -> int:
@@ -116,6 +129,11 @@ class Network:
     def params(self) -> int:
         """Learned parameters, auxiliary heads' included."""
         return sum(layer.params for layer in self.layers)
+
+    @property
+    def trained_params(self) -> int:
+        """Parameters that training changes."""
+        return sum(layer.trained_params for layer in self.layers)
 
     @property
     def macs(self) -> int:

@@ -5,6 +5,9 @@ many multiplications as its forward pass, and the weights' gradient dy x' with a
 in float32, with gradients set to none after each update; the workspaces of convolution libraries, which may pad
 channels or reorder weights, come on top, and what the loss holds: about twice the logits, which are large where they
 are of each pixel.
+
+Of a network that is frozen in part (`trainable.freeze`) they are those of the rest: no gradient goes below the first
+layer that is trained, and nothing is kept there.
 """
 
 from collections.abc import Iterator
@@ -39,7 +42,7 @@ class Work:
     input_gradient: int
     """Of every layer, including the first one's, which training does not need."""
     first_input_gradient: int
-    """The part with respect to the images, which training does not compute."""
+    """The part with respect to the images and to what is frozen, which training does not compute."""
     weight_gradient: int
 
     @property
@@ -54,8 +57,8 @@ def input_gradient_macs(layer: Layer) -> int:
 
 
 def weight_gradient_macs(layer: Layer) -> int:
-    """As many as the forward pass, if the layer has weights."""
-    return layer.macs if layer.params else 0
+    """As many as the forward pass, if the layer has weights that are trained."""
+    return layer.macs if layer.trained_params else 0
 
 
 def backward_macs(layer: Layer) -> int:
@@ -75,6 +78,11 @@ def work(network: Network) -> Work:
         ),
         weight_gradient=sum(map(weight_gradient_macs, network.layers)),
     )
+
+
+def saving(network: Network, whole: Network) -> float:
+    """How many times as fast the step of a network that is frozen in part would be as that of the whole, by MACs."""
+    return work(whole).total / work(network).total
 
 
 def saved_bytes(network: Network, batch: int) -> int:
@@ -133,21 +141,22 @@ class StepMemory:
 def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemory:
     """Of a training step with `batch` images. Raises ShapeError where the network cannot be trained."""
     saved, weights = saved_bytes(network, batch), network.weight_bytes
+    gradients = network.trained_params * FLOAT_BYTES
     buffers = sum(
         2 * layer.input_shape[0] * FLOAT_BYTES + INDEX_BYTES
         for layer in network.layers
         if isinstance(layer.op, BatchNorm)
     )
-    state = STATE_PER_WEIGHT[optimizer] * weights
-    largest = max((layer.weight_bytes for layer in network.layers), default=0)
+    state = STATE_PER_WEIGHT[optimizer] * gradients
+    largest = max((layer.trained_params * FLOAT_BYTES for layer in network.layers), default=0)
     held = weights + buffers + state
     step = _Step(network, batch)
     passes = max(*step.forward(), *step.backward())
-    update = batch * network.storage_bytes(IMAGES) + weights + SCRATCH_PER_WEIGHT[optimizer] * largest
+    update = batch * network.storage_bytes(IMAGES) + gradients + SCRATCH_PER_WEIGHT[optimizer] * largest
     return StepMemory(
         weights=weights,
         buffers=buffers,
-        gradients=weights,
+        gradients=gradients,
         optimizer_state=state,
         saved=saved,
         peak=held + max(passes, update),
@@ -196,7 +205,7 @@ class _Step:
 
         weight_gradients = 0
         for index, layer in reversed(list(enumerate(self.layers))):
-            weight_gradients += layer.weight_bytes
+            weight_gradients += layer.trained_params * FLOAT_BYTES
             for value in layer.inputs:
                 if value.requires_grad:
                     handed_on = in_flight.get(index) if layer.op.hands_gradient_on else None

@@ -4,7 +4,7 @@ weights.safetensors   the state dict
 model.onnx            the inference graph, unless the export failed
 golden.safetensors    `images` (N, C, H, W) float32 and `reference` (N, classes) float64
 artifact.json         ArtifactFacts
-step.onnx             the training step, where somebody has asked for it
+step.onnx             the training step, where somebody has asked for it; step-head.onnx one that trains the head alone
 step.json             StepFacts
 package-*.pt2         a package compiled ahead for one batch, number of threads and processor, where a case runs it
 package-*.pt2.json    PackageFacts
@@ -17,6 +17,7 @@ import stat
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+from cnnbench.networks.trainable import ALL
 from cnnbench.records import cache, files
 from cnnbench.records.bounds import Count, Recorded
 from cnnbench.records.record import ArtifactFacts, PackageFacts, StepFacts
@@ -146,10 +147,16 @@ def read_facts(folder: Path) -> ArtifactFacts | None:
         return None
 
 
-def read_step(folder: Path) -> StepFacts | None:
-    """What is known of an artifact's training step; None if nobody has asked for it yet."""
+def step_files(part: str) -> tuple[str, str]:
+    """The names of a training step's graph and facts, by the part of the model that it trains."""
+    suffix = "" if part == ALL else f"-{file_name(part)}"
+    return STEP.replace(".", f"{suffix}."), STEP_FACTS.replace(".", f"{suffix}.")
+
+
+def read_step(folder: Path, part: str = ALL) -> StepFacts | None:
+    """What is known of an artifact's training step of a part; None if nobody has asked for it yet."""
     try:
-        return StepFacts.model_validate_json((folder / STEP_FACTS).read_text())
+        return StepFacts.model_validate_json((folder / step_files(part)[1]).read_text())
     except (OSError, ValueError):
         return None
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt
 
+from cnnbench.networks.trainable import ALL
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Memory, Parity, PhaseSeconds, Ran, Usage
-from cnnbench.suite.case import Case, Frozen, ModelSpec
+from cnnbench.suite.case import Case, Frozen, ModelSpec, Trainable
 from cnnbench.suite.optimizer import Optimizer
 
 CHECKOUTS = "CNNBENCH_CHECKOUTS"
@@ -82,6 +83,7 @@ class BuildStep(Request):
     out: str
     """The graph's file."""
     optimizer: Optimizer
+    trainable: Trainable = ALL
 
 
 class BuildPackage(Request):

@@ -9,6 +9,7 @@ Schema history (a reader accepts its own version and older ones):
     6   channels, inputs and weights of a model; several inputs and outputs; no MACs where nothing could count them all
     7   a model's own loss
     8   training steps that write over what they have read
+    9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
 
 `upgrade.py` reads the older ones.
 """
@@ -22,8 +23,8 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 8
-SAME_SHAPE = (5, 6, 7, SCHEMA_VERSION)
+SCHEMA_VERSION = 9
+SAME_SHAPE = (5, 6, 7, 8, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
@@ -123,6 +124,12 @@ class ArtifactFacts(Recorded):
     """The shape of each input by its name, where there are several."""
     outputs: list[tuple[Count, ...]] = []
     """The shape of each output, where they are not logits (classes)."""
+    order: list[str] = []
+    """Submodules with parameters or buffers of their own, in the order in which a training pass first uses them."""
+    heads: list[str] = []
+    """Of each output in training, the main one first, the last submodule with parameters; empty if not certain."""
+    begun_anew: list[str] = []
+    """Tensors that a file of weights for another number of classes does not have, so that they are random."""
     writes_input: bool = False
     """Whether the module changes its inputs, so that it is given copies."""
     constants: list[str] = []

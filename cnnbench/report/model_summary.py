@@ -47,8 +47,11 @@ def _intensity(of: Layer | Network, batch: int) -> float | None:
     return of.flops(batch) / moved_bytes if moved_bytes else None
 
 
-def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]:
-    """The summary for programs: counts for `batch` images, bytes in float32."""
+def as_json(network: Network, batch: int, left_out: list[str], whole: Network | None = None) -> dict[str, Any]:
+    """The summary for programs: counts for `batch` images, bytes in float32.
+
+    `whole` is the network with all of it trained, where it is frozen in part.
+    """
     return {
         "model": network.name,
         "input_shape": [batch, *network.input_shape],
@@ -59,7 +62,9 @@ def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]
         "activation_bytes": network.activation_bytes * batch,
         "moved_bytes": network.moved_bytes(batch),
         "flop_per_byte": _intensity(network, batch),
+        "trained_params": network.trained_params,
         "training": None if network.training_problem else _training(network, batch),
+        "predicted_speedup": None if whole is None or network.training_problem else training.saving(network, whole),
         "training_problem": network.training_problem,
         "left_out": left_out,
         "layers": [
@@ -69,6 +74,7 @@ def as_json(network: Network, batch: int, left_out: list[str]) -> dict[str, Any]
                 "params_formula": written_out(layer.op.param_terms(layer.input_shape)),
                 "macs_formula": written_out(layer.op.mac_terms(layer.input_shape)),
                 "flop_per_byte": _intensity(layer, batch),
+                "trained": not layer.frozen,
                 "input_gradient_macs": training.input_gradient_macs(layer) * batch,
                 "weight_gradient_macs": training.weight_gradient_macs(layer) * batch,
             }
@@ -90,14 +96,14 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
     }
 
 
-def text(network: Network, batch: int, left_out: list[str]) -> Iterator[str]:
+def text(network: Network, batch: int, left_out: list[str], whole: Network | None = None) -> Iterator[str]:
     """The same for people, line by line."""
     yield f"{network.name}, input {spelled((batch, *network.input_shape))}"
     for stage, layers in groupby(network.layers, key=_stage_of):
         yield from _stage(network, stage, list(layers), batch)
     step = None if network.training_problem else _training(network, batch)
     yield ""
-    yield tabulate(_totals(network, batch, step), tablefmt="plain", disable_numparse=True)
+    yield tabulate(_totals(network, batch, step, whole), tablefmt="plain", disable_numparse=True)
     yield ""
     yield "dominant layers"
     figures = {
@@ -107,9 +113,9 @@ def text(network: Network, batch: int, left_out: list[str]) -> Iterator[str]:
         **({"saved bytes": step["saved_bytes_by_layer"]} if step else {}),
     }
     for what, by_layer in figures.items():
-        whole = sum(by_layer.values())
+        total = sum(by_layer.values())
         most = sorted(by_layer.items(), key=lambda item: -item[1])[:DOMINANT]
-        yield f"  {what}: " + ", ".join(f"{name} {_share(count, whole)}" for name, count in most if count)
+        yield f"  {what}: " + ", ".join(f"{name} {_share(count, total)}" for name, count in most if count)
     if left_out:
         yield "not counted"
         yield from (f"  - {line}" for line in left_out)
@@ -150,7 +156,9 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def _totals(network: Network, batch: int, step: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _totals(
+    network: Network, batch: int, step: dict[str, Any] | None, whole: Network | None
+) -> Iterator[tuple[str, str]]:
     flops, moved, macs = network.flops(batch), network.moved_bytes(batch), network.macs * batch
     yield "parameters", f"{network.params:,} ({network.weight_bytes / MB:,.1f} MB in float32)"
     yield (
@@ -169,6 +177,13 @@ def _totals(network: Network, batch: int, step: dict[str, Any] | None) -> Iterat
         f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} activation gradients "
         f"+ {giga[2]:,.3f} weight gradients",
     )
+    if whole is not None:
+        yield (
+            "trained",
+            f"{network.trained_params:,} of {network.params:,} parameters: {training.work(network).total * batch:,} of "
+            f"{training.work(whole).total * batch:,} MACs, so at most {significant(training.saving(network, whole))} "
+            "times as fast as training all",
+        )
     yield "saved", f"{step['saved_bytes'] / MB:,.1f} MB saved for the backward pass"
     peaks = (f"{memory['peak'] / MB:,.1f} MB with {optimizer}" for optimizer, memory in step["step_memory"].items())
     yield "peak", f"of a training step: {', '.join(peaks)}"

@@ -11,12 +11,14 @@ from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
 from cnnbench.analysis.kernel import MUCH, Standing, is_much, kernel_share, standings
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
+from cnnbench.analysis.transfer import savings
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.reasons import reasons_text
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
+from cnnbench.report.transfer import transfer_table
 from cnnbench.suite.case import PHASES, WORKLOADS, Workload
 
 whole = "{:,.0f}".format
@@ -34,6 +36,7 @@ def run_tables(run: Run) -> list[Table]:
         _runtimes(standings(records)),
         _batches(batches(records)),
         _start(starts(records)),
+        transfer_table(savings(run)),
     ]
     return [table for table in tables if table.rows]
 
@@ -57,6 +60,7 @@ def _models(records: Sequence[Record]) -> Table:
         r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
     }
     has_miou = any(row.counts.miou_percent is not None for row in rows.values())
+    notes = [_begun_anew(row) for row in rows.values() if row.facts.begun_anew]
     columns: list[Column[_Model]] = [
         words("model", lambda r: r.label, axis=True),
         words("input", lambda r: "x".join(map(str, r.facts.input_shape))),
@@ -77,7 +81,12 @@ def _models(records: Sequence[Record]) -> Table:
         "timed weights are random."
         + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )
-    return table_of("models", "Models", caption, list(rows.values()), columns)
+    return table_of("models", "Models", caption, list(rows.values()), columns, notes=notes)
+
+
+def _begun_anew(row: _Model) -> str:
+    names = ", ".join(row.facts.begun_anew)
+    return f"{row.label}: begun anew for {row.facts.classes} classes: {names}; all other weights are the file's."
 
 
 class _Counted(NamedTuple):
@@ -188,7 +197,7 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         *(phases if trains else parity),
         words("status", status),
     ]
-    left_out = ["parity_error"] if trains else [f"{phase}_ms" for phase in PHASES["training"]]
+    left_out = ["parity_error"] if trains else ["trainable", *(f"{phase}_ms" for phase in PHASES["training"])]
     data = case_frame(rows).drop(columns=left_out)
     notes = [KERNEL_NOTE] if any(row.speedup and row.kernel_in_ratio for row in rows) else []
     notes += [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]

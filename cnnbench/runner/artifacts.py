@@ -12,6 +12,7 @@ import psutil
 from filelock import Timeout
 
 from cnnbench.errors import CnnbenchError, WorkerCrashed
+from cnnbench.networks.trainable import ALL, first_trained
 from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, BuildPackage, BuildStep
 from cnnbench.records.reason import Reason, reason_for
@@ -36,8 +37,8 @@ class Wanted:
 
     spec: ModelSpec
     key: str
-    with_step: bool = False
-    """Whether its training step is wanted too."""
+    steps: tuple[str, ...] = ()
+    """The parts of it whose training steps are wanted too."""
     interpreter: Interpreter = HERE
     weights: Path | None = None
     """A file of weights to take instead of the model's own, where they fit it."""
@@ -67,8 +68,9 @@ class Built:
     """What was wrong with the one in the cache, which is rebuilt for that."""
     error: CnnbenchError | None = None
     """Why it could not be built."""
-    step: StepFacts | None = None
-    step_error: CnnbenchError | None = None
+    steps: Mapping[str, StepFacts] = field(default_factory=dict)
+    """By the part that is trained."""
+    step_errors: Mapping[str, CnnbenchError] = field(default_factory=dict)
     packages: Mapping[str, PackageFacts | CnnbenchError] = field(default_factory=dict)
     """What was compiled ahead, or why it could not be, by the name of its file."""
 
@@ -93,13 +95,17 @@ class Built:
         return self.facts
 
     def problem(self, case: Case) -> Problem | None:
-        """Why a case of the model cannot be run; None if it can."""
+        """Why a case of the model cannot be run; None if it can. Raises InputError for a part that it does not have."""
         if self.error is not None:
             return Problem("failed", reason_for(self.error))
-        if case.is_exported_step and self.step_error is not None:
-            return Problem("failed", reason_for(self.step_error))
-        if case.is_exported_step and self.step is not None and self.step.error is not None:
-            return Problem("unavailable", Reason(code="not-exportable", detail=self.step.error))
+        if self.facts is not None and case.trainable != ALL:
+            order, heads = self.facts.order, self.facts.heads
+            first_trained(case.spec.label, order, heads[0] if heads else None, case.trainable)
+        if case.is_exported_step and (error := self.step_errors.get(case.trainable)) is not None:
+            return Problem("failed", reason_for(error))
+        step = self.steps.get(case.trainable)
+        if case.is_exported_step and step is not None and step.error is not None:
+            return Problem("unavailable", Reason(code="not-exportable", detail=step.error))
         if case.is_compiled_ahead and (found := self.package(case)) is not None:
             if isinstance(found, CnnbenchError):
                 return Problem("failed", reason_for(found))
@@ -146,9 +152,9 @@ class Artifacts:
         self._run_id = uuid4().hex
         self._built: dict[Path, Built] = {}
 
-    def wanted(self, spec: ModelSpec, *, with_step: bool = False, ahead: Iterable[Case] = ()) -> Wanted:
-        """A model as this interpreter builds it."""
-        return Wanted(spec, artifact.key_of(spec, self._run_id), with_step, ahead=tuple(ahead))
+    def wanted(self, spec: ModelSpec, steps: tuple[str, ...] = (), ahead: Iterable[Case] = ()) -> Wanted:
+        """A model as this interpreter builds it, with training steps of these parts, and these cases compiled ahead."""
+        return Wanted(spec, artifact.key_of(spec, self._run_id), steps, ahead=tuple(ahead))
 
     def find(self, wanted: Wanted) -> Built:
         """What there is of it.
@@ -158,12 +164,17 @@ class Artifacts:
         """
         folder = wanted.folder
         if folder not in self._built:
-            facts, step, fault = artifact.read_facts(folder), artifact.read_step(folder), artifact.fault_of(folder)
+            facts, fault = artifact.read_facts(folder), artifact.fault_of(folder)
             if fault is not None or facts is None or facts.onnx_error is not None:
-                facts = step = None
+                facts = None
             cache.note_use(folder)
-            self._built[folder] = Built(folder, facts, fault, step=step if step and step.error is None else None)
-        return self._built[folder]
+            self._built[folder] = Built(folder, facts, fault)
+        built = self._built[folder]
+        if built.facts is not None:
+            read = {part: artifact.read_step(folder, part) for part in wanted.steps if part not in built.steps}
+            known = {part: step for part, step in read.items() if step is not None and step.error is None}
+            built = self._built[folder] = replace(built, steps={**known, **built.steps})
+        return built
 
     def get(self, spec: ModelSpec) -> ArtifactFacts:
         """The facts of a model's artifact, which is built if it is not there. Raises ModelError, WorkerError."""
@@ -180,9 +191,11 @@ class Artifacts:
         if found.facts is None:
             weights = str(wanted.weights) if wanted.weights else None
             requests.append(Build(spec=wanted.spec, key=wanted.key, folder=folder, weights=weights))
-        if wanted.with_step and found.step is None and found.step_error is None:
-            out = str(wanted.folder / artifact.STEP)
-            requests.append(BuildStep(spec=wanted.spec, folder=folder, out=out, optimizer=TIMED_OPTIMIZER))
+        for part in wanted.steps:
+            if part not in found.steps and part not in found.step_errors:
+                out = str(wanted.folder / artifact.step_files(part)[0])
+                settings = {"folder": folder, "out": out, "optimizer": TIMED_OPTIMIZER, "trainable": part}
+                requests.append(BuildStep(spec=wanted.spec, **settings))
         for case in wanted.ahead:
             if found.package(case) is None:
                 requests.append(BuildPackage(case=case, folder=folder, threads=machine.threads_of(case)))
@@ -250,7 +263,8 @@ class Artifacts:
             if isinstance(job.request, Build):
                 found = replace(found, facts=job.worker.receive(ArtifactFacts))
             elif isinstance(job.request, BuildStep):
-                found = replace(found, step=job.worker.receive(StepFacts))
+                step = job.worker.receive(StepFacts)
+                found = replace(found, steps={**found.steps, job.request.trainable: step})
             else:
                 found = found.with_package(job.request, job.worker.receive(PackageFacts))
             self._built[job.wanted.folder] = found
@@ -266,7 +280,7 @@ class Artifacts:
         if isinstance(request, Build):
             found = replace(found, error=error)
         elif isinstance(request, BuildStep):
-            found = replace(found, step_error=error)
+            found = replace(found, step_errors={**found.step_errors, request.trainable: error})
         else:
             found = found.with_package(request, error)
         self._built[wanted.folder] = found

@@ -46,12 +46,17 @@ def title(group: Group) -> str:
     return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
 
 
-def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, bool]:
-    """The models that groups run, in order, and whether the training step of each is wanted too."""
-    found: dict[ModelSpec, bool] = {}
+def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, tuple[str, ...]]:
+    """The models that groups run, in order, with the parts of each whose training step is wanted too."""
+    found: dict[ModelSpec, dict[str, None]] = {}
     for case in (case for group in groups for case in group):
-        found[case.spec] = found.get(case.spec, False) or case.is_exported_step
-    return found
+        found.setdefault(case.spec, {}).update(dict.fromkeys(steps_of(case)))
+    return {spec: tuple(parts) for spec, parts in found.items()}
+
+
+def steps_of(case: Case) -> tuple[str, ...]:
+    """The part of its model whose exported training step the case runs, if it does."""
+    return (case.trainable,) if case.is_exported_step else ()
 
 
 def compiled_ahead(groups: Iterable[Sequence[Case]], spec: ModelSpec) -> tuple[Case, ...]:

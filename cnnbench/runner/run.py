@@ -147,17 +147,15 @@ class _Session:
 
     def is_built(self, case: Case) -> bool:
         """Whether all that the case runs is there, or is known to be impossible."""
-        wanted = self.artifacts.wanted(
-            case.spec, with_step=case.is_exported_step, ahead=plan.compiled_ahead([[case]], case.spec)
-        )
+        wanted = self.artifacts.wanted(case.spec, plan.steps_of(case), plan.compiled_ahead([[case]], case.spec))
         return not self.artifacts.missing(wanted)
 
     def build(self) -> None:
         """Build what the groups lack, until measuring what is built needs all that is left of the budget."""
         groups, budget, artifacts = self.budget.first, self.budget, self.artifacts
         models = {
-            spec: artifacts.wanted(spec, with_step=step, ahead=plan.compiled_ahead(groups, spec))
-            for spec, step in plan.models_of(groups).items()
+            spec: artifacts.wanted(spec, steps, plan.compiled_ahead(groups, spec))
+            for spec, steps in plan.models_of(groups).items()
         }
         self._learn_references(models)
         budget.builds = artifacts.to_build(models.values())
@@ -186,7 +184,7 @@ class _Session:
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
-        built = self.artifacts.find(self.artifacts.wanted(case.spec))
+        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case)))
         if problem := built.problem(case):
             self.recorder.leave_out(case, problem, built)
         return problem is not None

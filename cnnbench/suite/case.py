@@ -2,13 +2,14 @@
 
 import re
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cnnbench.errors import InputError, ShapeError
 from cnnbench.networks import registry
 from cnnbench.networks.network import Network
+from cnnbench.networks.trainable import ALL, check_part, freeze
 from cnnbench.suite.parse import parse_image_size, parse_inputs
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
@@ -40,12 +41,16 @@ _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
     r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
     r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
-    r"(/(?P<allocator>keep|tcmalloc|jemalloc))?"
+    r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]
-[/ALLOCATOR]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the default."""
+[/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the
+default."""
 
+Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
+"""What a step trains: `all`, `head`, `from:layer3`; with `/norm:train` behind it where batch normalisation of what is
+frozen runs in training mode."""
 LossName = Annotated[str, AfterValidator(registry.check_loss), Field(max_length=300)]
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_BATCH = 2**40
@@ -64,7 +69,7 @@ class ModelSpec(Frozen):
     image_size: tuple[Size, ...] | None = None
     """(height, width), (length,) of signals, or (depth, height, width) of volumes; None is the model's default."""
     classes: Size | None = None
-    """None is the model's default."""
+    """None is the model's default. Beside `weights` it allows those of another number, but for the head's."""
     channels: Size | None = None
     """Of images or signals; None where they are read from the model."""
     inputs: tuple[tuple[str, tuple[Size, ...]], ...] | None = None
@@ -90,7 +95,8 @@ class ModelSpec(Frozen):
             if known := given.keys() & {"channels", "inputs"}:
                 raise ShapeError(f"{model}: its inputs are known; expected no `{min(known)}`")
             architecture.network(size, classes)
-            classes = classes or architecture.classes
+            if "weights" not in given:  # beside weights it tells whether the head is another one
+                classes = classes or architecture.classes
         if "inputs" in given and (size or "channels" in given):
             raise ShapeError(f"{model}: `inputs` gives whole shapes; expected no `image_size` or `channels` beside it")
         return cls(model=model, image_size=size, classes=classes, seed=seed, **given)
@@ -129,14 +135,14 @@ class ModelSpec(Frozen):
         size = f"@{'x'.join(map(str, self.image_size))}" if self.image_size and self.image_size != own_size else ""
         inputs = ",".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.inputs or ())
         channels = f"/c{self.channels}" if self.channels else ""
-        classes = f"/k{self.classes}" if self.classes and self.classes != own_classes else ""
+        classes = f"/k{self.classes}" if self.classes and (self.classes != own_classes or self.weights) else ""
         weights = f"/w:{self.weights}" if self.weights else ""
         loss = f"/l:{self.loss}" if self.loss else ""
         return self.model + size + (f"@{inputs}" if inputs else "") + channels + classes + weights + loss
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x allocator x batch x threads."""
+    """Model x workload x runtime x device x precision x layout x allocator x part that is trained x batch x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -145,9 +151,21 @@ class Case(Frozen):
     precision: Precision = "fp32"
     layout: Layout = "nchw"
     allocator: Allocator = "default"
+    trainable: Trainable = ALL
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
+
+    @model_validator(mode="after")
+    def _check_trainable(self) -> Self:
+        if self.workload != "training" and self.trainable != ALL:
+            raise ValueError(f"{self.workload} trains nothing; got trainable {self.trainable!r}")
+        return self
+
+    def check_part(self) -> None:
+        """Raises InputError for a part to train that a registered model has not."""
+        if self.trainable != ALL and (network := self.spec.closed_form) is not None:
+            freeze(network, self.trainable)
 
     @classmethod
     def from_id(cls, id_: str) -> "Case":
@@ -169,10 +187,13 @@ class Case(Frozen):
                 weights=given.pop("weights", None),
                 loss=given.pop("loss", None),
             )
-            return cls.model_validate({"spec": spec, **given})
+            case = cls.model_validate({"spec": spec, **given})
+            case.check_part()
+            return case
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{id_}: {first['loc'][-1]}: {first['msg']}; got {first['input']!r}") from None
+            where = f"{first['loc'][-1]}: " if first["loc"] else ""
+            raise InputError(f"{id_}: {where}{first['msg']}" + (f"; got {first['input']!r}" if where else "")) from None
         except ValueError as error:
             raise InputError(f"{id_}: {error}") from None
 
@@ -180,13 +201,24 @@ class Case(Frozen):
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
         backend = (self.runtime, self.device, self.precision, self.layout, self.allocator)
-        parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS), f"b{self.batch}")
-        return "/".join(parts) + self._threads_and_seed
+        parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS))
+        return "/".join(parts) + self.part + f"/b{self.batch}" + self._threads_and_seed
 
     @property
     def label(self) -> str:
-        """The model's label, with threads and seed that are not the defaults."""
-        return self.spec.label + self._threads_and_seed
+        """The model's label, with the part that is trained, threads and seed where they are not the defaults."""
+        return self.spec.label + self.part + self._threads_and_seed
+
+    @property
+    def network(self) -> Network | None:
+        """In closed form, frozen as the case trains it; None for a model outside the registry."""
+        network = self.spec.closed_form
+        return network and freeze(network, self.trainable)
+
+    @property
+    def part(self) -> str:
+        """What is trained as a part of names: `/train:head`; empty where it is all."""
+        return "" if self.trainable == ALL else f"/train:{self.trainable}"
 
     @property
     def _threads_and_seed(self) -> str:
@@ -225,8 +257,13 @@ class Case(Frozen):
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but the runtime, the layout and the allocator: equal for cases that are compared."""
+        """All but the runtime, the layout, the allocator and what is trained: equal for cases measured interleaved."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
+
+    @property
+    def work_key(self) -> tuple[object, ...]:
+        """The same with what is trained: equal for cases that do the same work, so that they are ranked together."""
+        return (*self.group_key, self.trainable)
 
     def matches(self, pattern: str) -> bool:
         """Whether the id matches a shell pattern such as `resnet*/inference/*`."""

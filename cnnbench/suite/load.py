@@ -6,7 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cnnbench.errors import ShapeError, SuiteError, unknown
+from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
+from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
 from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
@@ -109,6 +110,10 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
+            try:
+                case.check_part()
+            except InputError as error:
+                raise SuiteError(f"{_first_place(source, index, 'trainable')}: {error}") from None
             if case.id in cases:
                 raise SuiteError(f"{place}: case {case.id} stands twice; keep one")
             if len(cases) == MAX_CASES:
@@ -141,10 +146,13 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
             loss=settings.loss,
         )
     except ShapeError as error:
-        keys = ("inputs", "channels", "image_size")
-        places: list[KeyPath] = [place for key in keys for place in (("models", index, key), ("defaults", key))]
-        where = next((place for place in places if place in source.lines), ("models", index, "model"))
-        raise SuiteError(f"{source.place(where)}: {error}") from None
+        raise SuiteError(f"{_first_place(source, index, 'inputs', 'channels', 'image_size')}: {error}") from None
+
+
+def _first_place(source: YamlSource, index: int, *keys: str) -> str:
+    """Where the first of these settings that there is stands: in the model's entry, or in the defaults."""
+    places: list[KeyPath] = [place for key in keys for place in (("models", index, key), ("defaults", key))]
+    return source.place(next((place for place in places if place in source.lines), ("models", index, "model")))
 
 
 def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[Case]:
@@ -157,6 +165,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             precision=precision,
             layout=layout,
             allocator=allocator,
+            trainable=part,
             batch=batch,
             threads=settings.threads,
         )
@@ -166,7 +175,14 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for layout in _axis(settings.layouts, workload)
         for runtime in _axis(settings.runtimes, workload)
         for allocator in _axis(settings.allocators, workload)
+        for part in (_parts(settings) if workload == "training" else [ALL])
     )
+
+
+def _parts(settings: Settings) -> list[str]:
+    """What is trained, with the mode of batch normalisation in the rest where there is one."""
+    pairs = [(part, norm) for part in settings.trainable or () for norm in settings.frozen_norm or ()]
+    return list(dict.fromkeys(with_norm(part, norm) for part, norm in pairs))
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import SuiteError, unknown
 from cnnbench.networks import registry
+from cnnbench.networks.trainable import ALL
 from cnnbench.suite.case import (
     MAX_BATCH,
     MAX_THREADS,
@@ -29,6 +30,7 @@ from cnnbench.suite.case import (
     LossName,
     Precision,
     RuntimeName,
+    Trainable,
     Workload,
 )
 from cnnbench.suite.parse import parse_duration, parse_image_size, parse_inputs, shown
@@ -46,6 +48,10 @@ def _each_once(values: list[T]) -> list[T]:
     return values
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 MAX_CASES = 10_000
 ListOf = Annotated[list[T], Field(min_length=1)]
 Axis = Annotated[ListOf[T], AfterValidator(_each_once)]
@@ -54,6 +60,8 @@ PerWorkload = Annotated[
     Discriminator(lambda value: _MAPPING_TAG if isinstance(value, dict) else _LIST_TAG),
 ]
 """One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
+
+FrozenNorm = Literal["eval", "train"]
 
 Batch = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
@@ -97,6 +105,12 @@ class Settings(BaseModel):
     allocators: PerWorkload[Allocator] | None = Field(
         None, description="what serves malloc; keep is the system's, told to keep memory that is freed"
     )
+    trainable: Annotated[Axis[Trainable], BeforeValidator(_listed)] | None = Field(
+        None, description="what a training step trains: all, head, or from:NAME, all from a module on; one or a list"
+    )
+    frozen_norm: Annotated[Axis[FrozenNorm], BeforeValidator(_listed)] | None = Field(
+        None, description="the mode of batch normalisation in what is not trained: eval or train; one or a list"
+    )
     batches: PerWorkload[Batch] | None = Field(None, description="images per call")
     image_size: ImageSize | None = Field(
         None, description="224, 480x640 (height x width) or 16x112x112; the model's default if absent"
@@ -138,6 +152,8 @@ BUILT_IN = Settings(
     precisions=["fp32"],
     layouts=["nchw"],
     allocators=["default"],
+    trainable=[ALL],
+    frozen_norm=["eval"],
     batches={"inference": [1, 8], "training": [8]},
     seed=0,
     case_budget=3.0,

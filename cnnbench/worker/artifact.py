@@ -29,7 +29,8 @@ from cnnbench.worker.reference.parity import (
     output_rms_of,
     scales_of,
 )
-from cnnbench.worker.signature import flat, shapes_of
+from cnnbench.worker.signature import flat, shapes_of, zeros
+from cnnbench.worker.trainable import survey
 from cnnbench.worker.weights import load_weights
 
 
@@ -49,10 +50,12 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
         trial = models.try_out(module, inputs, spec)
     with stage("count"):
         collected = counters.collect(module, inputs, spec)
+        order, heads = survey(module, *zeros(inputs))
+    begun_anew: list[str] = []
     with stage("randomise"):
         given = load_file(request.weights) if request.weights else {}
         if spec.weights:
-            load_weights(module, spec)
+            begun_anew = load_weights(module, spec, heads)
         elif spec.is_program_file:
             pass  # it has its own
         elif _shapes(given) == _shapes(module.state_dict()):
@@ -91,6 +94,9 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
         classes=trial.classes,
         inputs={name: tuple(shape) for name, shape in inputs.items()} if isinstance(inputs, Mapping) else {},
         outputs=trial.outputs if [len(shape) for shape in trial.outputs] != [1] else [],
+        order=order,
+        heads=heads,
+        begun_anew=begun_anew,
         writes_input=trial.writes_input,
         weight_bytes=inference.weight_bytes(module),
         onnx_bytes=sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*")) if graph.exists() else None,

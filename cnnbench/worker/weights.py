@@ -1,7 +1,7 @@
 """Weights of a model from a file, or those that torchvision and timm publish, as far as they lie on this machine."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,19 @@ INSIDE = ("state_dict", "model_state_dict", "model", "module")
 MAX_NAMES = 3
 
 
-def load_weights(module: nn.Module, spec: ModelSpec) -> None:
-    """Load the spec's weights into the module, in evaluation mode.
+def load_weights(module: nn.Module, spec: ModelSpec, heads: Sequence[str] = ()) -> list[str]:
+    """Load the spec's weights into the module, in evaluation mode; gives the tensors that it has no weights for.
 
-    Nothing is downloaded, and nothing but tensors is read. Raises ModelError for a file that is not there or is none,
-    and for weights of another network.
+    Where the spec says how many classes there are, these may be the tensors of the module's heads, which stay as they
+    are. Nothing is downloaded, and nothing but tensors is read. Raises ModelError for a file that is not there or is
+    none, and for weights of another network.
     """
     assert spec.weights is not None
     file = _published(spec) if spec.weights == PUBLISHED else Path(spec.weights)
     state, own = _read(file, spec), module.state_dict()
+    of_heads = {name for name in own if name.rpartition(".")[0] in heads} if spec.classes else set()
+    anew = [name for name in own if name in of_heads and (name not in state or state[name].shape != own[name].shape)]
+    state = {**state, **{name: own[name] for name in anew}}
     faults = {
         "lacks": [name for name in own if name not in state],
         "has, beside the model's,": [name for name in state if name not in own],
@@ -36,9 +40,11 @@ def load_weights(module: nn.Module, spec: ModelSpec) -> None:
     for what, names in faults.items():
         if names:
             shown = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if names[MAX_NAMES:] else "")
-            raise ModelError(f"model {spec.model!r}: expected its weights in {file}; the file {what} {shown}")
+            hint = "" if spec.classes else "; for another number of classes, give `classes`"
+            raise ModelError(f"model {spec.model!r}: expected its weights in {file}; the file {what} {shown}{hint}")
     module.load_state_dict(state)
     module.eval()
+    return anew
 
 
 def _read(file: Path, spec: ModelSpec) -> Mapping[str, Tensor]:

@@ -52,7 +52,7 @@ class Measured:
     @property
     def params(self) -> dict[str, str | int]:
         """The axes of the case, flat: what a tool may group by."""
-        axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "batch"}
+        axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "trainable", "batch"}
         return {"model": self.record.case.spec.label, **self.record.case.model_dump(include=axes)}
 
 

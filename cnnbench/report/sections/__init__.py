@@ -7,7 +7,7 @@ from datetime import datetime
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, limits, noise, speed, stages
+from cnnbench.report.sections import accuracy, limits, noise, speed, stages, transfer
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -35,6 +35,7 @@ SECTIONS = (
     limits.section,
     speed.batches,
     stages.training,
+    transfer.section,
     stages.memory,
     counts,
     stages.start,

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cnnbench.errors import InputError, WorkerError
+from cnnbench.networks.trainable import ALL
 from cnnbench.records import artifact, files
 from cnnbench.records.messages import BuildStep, Describe, Described, Load, Loaded, Open, Opened
 from cnnbench.records.record import Parity, StepFacts
@@ -29,6 +30,8 @@ class _Written(Frozen):
     """Of each stage."""
     parity: list[Parity]
     """How it was checked."""
+    begun_anew: list[str]
+    """Tensors of the head that a file of weights for another number of classes does not have."""
 
 
 class Exported(_Written):
@@ -46,8 +49,8 @@ class ExportedStep(_Written):
     nodes: int
 
 
-def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> ExportedStep:
-    """Export the training step, have onnx check it, compare it with torch in float64, and only then write `out`.
+def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer, part: str = ALL) -> ExportedStep:
+    """Export the training step of a part of the model; check and compare it with float64, and only then write `out`.
 
     The weights stand beside it, in a file that ends in `.safetensors`. Raises as `export_model` does.
     """
@@ -60,7 +63,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
         facts = artifacts.get(spec)
         folder, made = artifact.folder_of(spec, facts.key), artifacts.logs / "step.onnx"
         with Worker(artifacts.logs / "step.log", machine.usable_threads(), LIMIT_S) as worker:
-            request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer)
+            request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer, trainable=part)
             step = worker.ask(request, StepFacts)
         if step.error is not None or step.onnx_bytes is None or step.nodes is None:
             raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
@@ -76,6 +79,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer) -> Ex
         nodes=step.nodes,
         seconds=step.seconds,
         parity=step.parity,
+        begun_anew=facts.begun_anew,
     )
 
 
@@ -104,6 +108,7 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         opset=facts.opset,
         seconds=facts.seconds,
         parity=parity,
+        begun_anew=facts.begun_anew,
     )
 
 

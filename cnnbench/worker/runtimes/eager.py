@@ -22,6 +22,7 @@ from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.signature import flat
 from cnnbench.worker.timing.measure import HostStopwatch, Phases, Stopwatch
+from cnnbench.worker.trainable import freeze
 
 FORMATS: dict[Layout, torch.memory_format] = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGE_AXES = 4
@@ -173,6 +174,7 @@ class EagerTraining(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
+        freeze(self.module, facts, case.trainable, case.spec.label)
         labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
         self.labels = torch.from_numpy(labels).to(self.device)
         self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)

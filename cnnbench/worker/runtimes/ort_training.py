@@ -19,9 +19,9 @@ from cnnbench.records.artifact import (
     LOSS,
     METADATA,
     NEW,
-    STEP,
     WEIGHTS,
     read_step,
+    step_files,
 )
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
@@ -44,10 +44,10 @@ class OrtTraining(Ort):
     """Timed: one run of the graph of the whole step; data loading is left out."""
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
-        step = read_step(folder)
+        step = read_step(folder, case.trainable)
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
-        super().__init__(case, step_graph(folder / STEP, case.device), threads, step_options())
+        super().__init__(case, step_graph(folder / step_files(case.trainable)[0], case.device), threads, step_options())
         if isinstance(batch, tuple):
             raise WorkerError(f"a training step has one input; the model takes {len(batch)}")
         self.facts, self.images, self.classes, self.places = step, batch, facts.classes, facts.places

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnnbench.records import files
-from cnnbench.records.artifact import STEP, STEP_FACTS, WEIGHTS, read_step, seal
+from cnnbench.records.artifact import WEIGHTS, read_step, seal, step_files
 from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
@@ -25,6 +25,7 @@ from cnnbench.worker.reference import parity
 from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
 from cnnbench.worker.runtimes.ort_training import StepSession
+from cnnbench.worker.trainable import freeze
 
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
@@ -53,14 +54,15 @@ def build_step(request: BuildStep) -> StepFacts:
     artifact's own, and others that want it meanwhile wait.
     """
     folder, out = Path(request.folder), Path(request.out)
-    if out != folder / STEP:
+    graph, written = step_files(request.trainable)
+    if out != folder / graph:
         return _build(request, folder, out)
     with locked(folder):
-        known = read_step(folder)
+        known = read_step(folder, request.trainable)
         if known is not None and known.error is None:
             return known
         facts = _build(request, folder, out)
-        files.write(folder / STEP_FACTS, facts.model_dump_json(indent=1))
+        files.write(folder / written, facts.model_dump_json(indent=1))
         seal(folder, parity.open_artifact(folder)[0].key)
     return facts
 
@@ -71,6 +73,7 @@ def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
         return StepFacts(error=f"a training step has one input; the model takes {len(reference.images)}")
     module, images = models.rebuild(request.spec, known), reference.images
     module.load_state_dict(load_file(folder / WEIGHTS))
+    freeze(module, known, request.trainable, request.spec.label)
     try:
         return _exported(module, request, known, images, out)
     except CannotExport as error:
