@@ -280,3 +280,10 @@ def test_a_worker_is_told_where_to_keep_compiled_code_before_torch_chooses_a_pla
     assert HERE.environment()["TORCHINDUCTOR_CACHE_DIR"] == str(cache.private_folder("inductor"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
     assert HERE.environment()["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+def test_compiled_code_is_not_kept_where_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.PLACE, str(tmp_path / "file"))
+    assert "TORCHINDUCTOR_CACHE_DIR" not in HERE.environment()  # torch's own then lies in the worker's scratch folder
