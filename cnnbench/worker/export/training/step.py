@@ -28,10 +28,10 @@ def export_step(
 ) -> onnx.ModelProto:
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
-    Inputs: images (N, C, H, W), or each of several inputs (N, ...) by its name, in the module's order; labels (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (),
-    drop () where the model drops, every parameter and buffer that the step reads by its name, and the optimizer's
-    states. Outputs: loss (), and each of the latter that the step changes under its name with `.new` behind it. Raises
-    CannotExport.
+    Inputs: images (N, C, H, W), or each of several (N, ...) by its name, which are given in the module's order; labels
+    (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (), drop () where the model drops, every
+    parameter and buffer that the step reads by its name, and the optimizer's states. Outputs: loss (), and each of the
+    latter that the step changes under its name with `.new` behind it. Raises CannotExport.
     """
     inputs = images if isinstance(images, Mapping) else {IMAGES: images}
     _check_names(module, inputs)
