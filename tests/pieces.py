@@ -85,6 +85,13 @@ def products(x: torch.Tensor) -> torch.Tensor:
     return torch.bmm(weights, flat).view(x.shape)
 
 
+def positions(x: torch.Tensor) -> torch.Tensor:
+    """Integers that are divided and summed as floats, as position encodings do."""
+    positive = (x > 0).long()
+    scaled = positive.cumsum(2) / (positive.sum(1, keepdim=True) + 2)
+    return x + x * scaled + x * positive.mean((2, 3), keepdim=True, dtype=torch.float32) + positive.cumsum(3) / 7
+
+
 class Deformed(nn.Module):
     """A deformable convolution whose offsets and mask are computed."""
 
@@ -250,6 +257,7 @@ PIECES: dict[str, Callable[[], Any]] = {
     "powers": lambda: Made(
         lambda x: torch.addcmul(x, x, x, value=0.2) + (x.abs() + 0.5).pow(1.5) - x.reciprocal().tanh()
     ),
+    "positions": lambda: Made(positions),
     "sums": lambda: Made(lambda x: x + x.cumsum(2) / 9 + x.sum((1, 3), keepdim=True) / 9 + x.logsumexp(1, True)),
 }
 """By name: what takes maps (N, 4, 6, 6), and gives others of so many channels; with a training step."""

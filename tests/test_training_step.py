@@ -17,6 +17,7 @@ from cnnbench.records.record import StepFacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
+from cnnbench.worker.copies import copied
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
@@ -216,6 +217,50 @@ def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_st
     assert all(failed(each) != [] for each in wrong)
     assert step.first_that_passes(iter(wrong)) == wrong[0]
     assert step.first_that_passes(iter([wrong[1], right[1], right[2]])) == right[1]
+
+
+def test_weights_are_copied_outside_the_modes_in_which_a_copy_converts_every_parameter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depths: list[int] = []
+
+    def seen(module: nn.Module) -> nn.Module:
+        depths.append(torch._C._len_torch_function_stack())
+        return copied(module)
+
+    monkeypatch.setattr(step, "copied", seen)
+    proved(small(), tmp_path, SGD, 1)
+    assert depths == [0, 0]
+
+
+@pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["momentum", "adam"])
+def test_a_step_in_place_gives_the_same_bits(optimizer: Optimizer, tmp_path: Path) -> None:
+    module = small()
+    assert proved(module, tmp_path, optimizer, 2).in_place
+    session = exported(module, tmp_path, optimizer)
+
+    def after(in_place: bool) -> tuple[list[float], dict[str, Any]]:
+        session.begin(weights_of(module), 0.1, drop=False, in_place=in_place)
+        return [session.train(IMAGES.numpy(), LABELS) for _ in range(4)], session.values()
+
+    (losses, values), (in_place, others) = after(False), after(True)
+    assert losses == in_place
+    assert len(set(losses)) == 4
+    assert all(np.array_equal(values[name], others[name]) for name in values)
+
+
+def test_a_step_that_reads_a_weight_after_its_update_is_not_made_in_place(tmp_path: Path) -> None:
+    module = small()
+    model = export_step(module, IMAGES[:2], MOMENTUM)
+    (last,) = [node for node in model.graph.node if "loss" in node.output]
+    last.output[:] = ["first"]
+    model.graph.node.append(onnx.helper.make_node("Sub", ["last.bias.new", "last.bias"], ["change"]))
+    model.graph.node.append(onnx.helper.make_node("ReduceL2", ["change"], ["late"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Add", ["first", "late"], ["loss"]))
+    file = str(tmp_path / "late.onnx")
+    onnx.save(model, file)
+    session = StepSession.of(file, 1)
+    assert not step.prove(module, session, IMAGES.numpy(), LABELS, MOMENTUM, 2).in_place
 
 
 def test_a_wrong_update_fails(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ Schema history (a reader accepts its own version and older ones):
     4   the reference images that a training step is checked on
     5   reasons and interference by code, what really ran by field, and what records share once in a file of its own
     6   channels, inputs and weights of a model; several inputs and outputs; no MACs where nothing could count them all
+    7   a model's own loss
+    8   training steps that write over what they have read
 
 `upgrade.py` reads the older ones.
 """
@@ -20,8 +22,8 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 7
-SAME_SHAPE = (5, 6, SCHEMA_VERSION)
+SCHEMA_VERSION = 8
+SAME_SHAPE = (5, 6, 7, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
@@ -166,6 +168,8 @@ class StepFacts(Recorded):
     """How far from these, relative to the first, a float32 run may be."""
     parity: list[Parity] = []
     """Of the graph in ONNX Runtime when it was built: losses, and the worst parameter, buffer and state."""
+    in_place: bool = False
+    """Whether steps that write over what they have read gave the same bits on the CPU."""
     seconds: dict[str, Seconds] = {}
     """Time of each stage: trace and write, check, prove."""
 

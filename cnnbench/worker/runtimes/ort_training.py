@@ -56,8 +56,12 @@ class OrtTraining(Ort):
         self._begin()
 
     def _begin(self) -> None:
-        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=True)
+        self._start(drop=True)
         self.steps.bind(self.images, self.labels)
+
+    def _start(self, *, drop: bool) -> None:
+        in_place = self.facts.in_place and self.case.device == "cpu"  # what a device's provider does was not looked at
+        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=drop, in_place=in_place)
 
     def first_call(self, reference_inputs: Tensors) -> None:
         self.steps.step()
@@ -67,7 +71,7 @@ class OrtTraining(Ort):
 
         A wrong gradient or update shows in the second. The case's own state is reset afterwards.
         """
-        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=False)
+        self._start(drop=False)
         first = self.facts.first_image
         images = part(reference_inputs, slice(first, first + PROOF_IMAGES))
         labels = labels_for(len(several(images)[0]), self.classes, self.case.spec.seed, self.places)
@@ -115,7 +119,8 @@ def step_options() -> ort.SessionOptions:
 class StepSession:
     """Steps one after the other: what one puts out, the next takes in, without a copy.
 
-    There are two sets of buffers for parameters, states and statistics; each step reads one and writes the other.
+    Parameters, states and statistics have two sets of buffers, of which each step reads one and writes the other, or
+    one, which each step writes over.
     """
 
     def __init__(self, session: ort.InferenceSession, device: Device) -> None:
@@ -144,12 +149,16 @@ class StepSession:
         """Load a graph on the CPU."""
         return cls(make_session(graph, "cpu", threads, options=step_options()), "cpu")
 
-    def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool) -> None:
-        """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero."""
+    def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool, in_place: bool = False) -> None:
+        """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero.
+
+        `in_place`: a step writes over what it has read, instead of into a second set of buffers.
+        """
         self._buffers, self._bindings = [], []  # those of before go first
         values = {self.same.get(name, name): value for name, value in values.items()}
         self._buffers = [
-            {name: placed(self._start(name, values), self.device) for name in self.lasting} for _ in range(2)
+            {name: placed(self._start(name, values), self.device) for name in self.lasting}
+            for _ in range(1 if in_place else 2)
         ]
         fixed = values.keys() - set(self.lasting)
         self._fixed = {name: np.array(values[name], order="C", copy=True) for name in fixed}
@@ -163,7 +172,7 @@ class StepSession:
         given = {**dict(zip(self.inputs, several(images), strict=True)), LABELS: labels}
         self._given |= {name: placed(array, self.device) for name, array in given.items()}
         self._bindings = []
-        for read, written in (self._buffers, self._buffers[::-1]):
+        for read, written in zip(self._buffers, reversed(self._buffers), strict=True):
             binding = self.session.io_binding()
             for name, value in {**self._given, **read}.items():
                 if name in self.shapes:
@@ -177,7 +186,7 @@ class StepSession:
         """One step on what is bound; on the CPU it is done when this returns."""
         binding = self._bindings[self._next]
         self.session.run_with_iobinding(binding)
-        self._next ^= 1
+        self._next = (self._next + 1) % len(self._bindings)
         if self.device != "cpu":
             binding.synchronize_outputs()
 

@@ -130,10 +130,12 @@ def prove(
     ROOM times what torch itself is off in float32, and so may the median of all tensors. Raises CannotExport where
     torch's own step gives what is not a number.
     """
+    # Copied outside: in these modes each copied parameter would be seen with, and convert, all that were copied before.
+    in_double, in_single = (EagerTrainer(each, optimizer, rate) for each in (copied(module).double(), copied(module)))
     with nothing_dropped():
         with casts_to_double():
-            double = train(EagerTrainer(copied(module).double(), optimizer, rate), images, labels, steps, further)
-        single = train(EagerTrainer(copied(module), optimizer, rate), images, labels, steps, further)
+            double = train(in_double, images, labels, steps, further)
+        single = train(in_single, images, labels, steps, further)
     _check_finite(double)
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
@@ -161,7 +163,15 @@ def prove(
         errors = {name: error for name, error in found_errors.items() if changes[name] or any(error)}
         if errors:
             found += _judged(f"ort, {group} after {steps} step{'s' * (steps > 1)}", errors)
-    return StepFacts(losses=double.losses, loss_limit=limit, parity=found)
+    session.begin(weights_of(module), rate, drop=False, in_place=True)
+    in_place = _same_bits(ours, train(session, images, labels, steps, further))
+    return StepFacts(losses=double.losses, loss_limit=limit, parity=found, in_place=in_place)
+
+
+def _same_bits(one: Trained, other: Trained) -> bool:
+    """Whether no node reads a value after a step has written over it: the losses after it would be others."""
+    values = (np.array_equal(value, other.values[name], equal_nan=True) for name, value in one.values.items())
+    return one.losses == other.losses and all(values)
 
 
 def _judged(what: str, errors: Mapping[str, tuple[float, float]]) -> list[Parity]:

@@ -14,13 +14,15 @@ from torch import fx, nn
 
 from cnnbench.records.artifact import DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
 from cnnbench.worker.export.training.optimizers import update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
 from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
 
 __all__ = ["METADATA", "CannotExport", "export_step"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def export_step(
@@ -182,8 +184,13 @@ class _Step:
         if name not in RULES:
             raise CannotExport(f"no gradient rule for {node.meta.get('original_aten') or name}{_where(node)}")
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._constant(self.values[n]))
+        if args and isinstance(args[0], Tensor) and kwargs.get("dtype") in FLOATS:  # in which torch sums integers, too
+            args = (self.graph.cast(args[0], "float32"), *args[1:])
         with _explained(f"the gradient rule for {name}{_where(node)}"):
             result = RULES[name](self.graph, [_shape(part) for part in parts], *args, **kwargs)
+        for y, part in zip(result.outputs, parts, strict=False):
+            if y.dtype in INTEGERS and part.dtype in FLOATS:
+                raise CannotExport(f"the rule for {name}{_where(node)} gives {y.dtype}, PyTorch {part.dtype}")
         varies = any(argument.varies for argument, _ in result.vjps)
         types = [str(part.dtype).removeprefix("torch.") for part in parts]
         if any(each in ("float64", "float16", "bfloat16") for each in types) and varies:

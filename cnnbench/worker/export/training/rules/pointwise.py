@@ -42,7 +42,7 @@ def div(g: Graph, out: Any, x: Tensor, y: Tensor | float) -> OpResult:
     """x / y, broadcast."""
     if not isinstance(y, Tensor):
         return mul(g, out, x, 1 / y)
-    quotient = g.div(x, y)
+    quotient = g.div(g.cast(x, "float32"), y)  # of integers too: ONNX's own quotient of two is cut off
     dx = cache(lambda dy: g.div(dy, y))
     return op_result(quotient, (x, dx), (y, lambda dy: g("Neg", g.mul(dx(dy), quotient))))
 
