@@ -132,7 +132,7 @@ class Scaled(nn.Module):
 
 def sampled(x: torch.Tensor) -> torch.Tensor:
     """At places that the values themselves settle."""
-    turn = torch.tensor([[0.9, 0.3, 0.1], [-0.2, 0.8, 0.0]], dtype=x.dtype).expand(len(x), 2, 3)
+    turn = torch.tensor([[0.9, 0.3, 0.1], [-0.2, 0.8, 0.0]], dtype=x.dtype).expand(x.shape[0], 2, 3)
     grid = F.affine_grid(turn, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid + 0.1 * x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False)
 
@@ -140,7 +140,7 @@ def sampled(x: torch.Tensor) -> torch.Tensor:
 def coordinates(x: torch.Tensor) -> torch.Tensor:
     """Two more maps with each pixel's place (Liu et al. 2018)."""
     sides = [torch.linspace(-1, 1, size, dtype=x.dtype) for size in x.shape[2:]]
-    places = torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(x), -1, -1, -1)
+    places = torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(x.shape[0], -1, -1, -1)
     found = torch.cat([x, places], 1)
     return found[:, :CHANNELS] * (1 + found[:, CHANNELS:].sum(1, keepdim=True))
 
