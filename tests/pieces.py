@@ -153,7 +153,7 @@ def trigonometry(x: torch.Tensor) -> torch.Tensor:
 def shrinks(x: torch.Tensor) -> torch.Tensor:
     """Activations that leave out a part."""
     y = F.hardshrink(x, 0.1) + F.softshrink(x, 0.2) + F.tanhshrink(x) + F.threshold(x, 0.1, -0.2)
-    return y + F.rrelu(x) + F.softmin(x, 1)
+    return y + F.softmin(x, 1)
 
 
 def saturates(x: torch.Tensor) -> torch.Tensor:

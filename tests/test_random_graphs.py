@@ -30,7 +30,7 @@ def artifact(names: list[str]) -> Iterator[Path]:
         patch.setattr(models, "_made", lambda _: (network(names), SHAPE, None))
         folder = Path(made) / "x-key"
         facts = building.build_artifact(Build(spec=SPEC, key="key", folder=str(folder)))
-        assert facts.onnx_error is None
+        assert facts.onnx_error is None, facts.onnx_error
         yield folder
 
 
@@ -56,12 +56,6 @@ def check(names: list[str]) -> None:
 
 
 NETWORKS = st.lists(st.sampled_from(NAMES), min_size=2, max_size=5)
-
-
-@settings(max_examples=3, deadline=None)
-@given(NETWORKS)
-def test_a_few_networks_compute_what_float64_does(names: list[str]) -> None:
-    check(names)
 
 
 @pytest.mark.slow
