@@ -32,6 +32,32 @@ def gives_a_number() -> int:
     return 42
 
 
+class Conditioned(nn.Module):
+    """Of an image and a vector."""
+
+    classes = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.extra, self.last = nn.Linear(3, 4), nn.Linear(4, self.classes)
+
+    def features(self, image: Tensor) -> Tensor:
+        """(N, 4)."""
+        return torch.relu(self.norm(self.conv(image))).mean((2, 3))
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.last(self.features(image) * torch.sigmoid(self.extra(vector)))
+        return logits
+
+
+def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+    """A loss of one's own: the mean square of the labels' log-likelihoods."""
+    return outputs.log_softmax(1).gather(1, labels[:, None]).square().mean()
+
+
 class Fatal(nn.Module):
     """Works, but for batches of seven images: a case fails where the model itself is fine."""
 

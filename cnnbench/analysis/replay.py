@@ -22,12 +22,14 @@ class Reading:
 def replay(name: str, traced: Traced) -> Reading:
     """The steps as layers, their figures computed by the formulas; steps whose shape these do not give are left out."""
     net = Net(name)
-    image = Value(traced.input_shape)
     values: list[Value] = []
     for step in traced.steps:
-        inputs = [replace(values[place] if place >= 0 else image, shape=shape) for place, shape in step.inputs]
+        inputs = [
+            replace(values[place], shape=shape) if place >= 0 else Value(shape, storage=place + 1)
+            for place, shape in step.inputs
+        ]
         values.append(net(step.name, _op(step, inputs), inputs[0]))
-    network = net.network(traced.input_shape)
+    network = net.network(*traced.inputs)
     return Reading(network, _uncounted(network) + _unowned(network, traced.params))
 
 

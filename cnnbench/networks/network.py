@@ -116,6 +116,8 @@ class Network:
 
     name: str
     input_shape: Shape
+    further_inputs: tuple[Shape, ...] = ()
+    """Of a module that takes more than one."""
     layers: tuple[Layer, ...]
     training_problem: str | None = None
     """Why it cannot be trained at this size, though inference works: the image is too small for an auxiliary head."""
@@ -163,9 +165,15 @@ class Network:
         """Operations for `batch` images in inference."""
         return sum(layer.flops(batch) for layer in self.inference)
 
+    @property
+    def input_storages(self) -> range:
+        """Of the image, 0, and of each further input below it; the caller keeps them alive."""
+        return range(0, -1 - len(self.further_inputs), -1)
+
     def storage_bytes(self, storage: int) -> int:
         """Of one storage for one image: the size of the value that it was allocated for."""
-        shape = self.layers[storage - 1].output_shape if storage else self.input_shape
+        inputs = (self.input_shape, *self.further_inputs)
+        shape = self.layers[storage - 1].output_shape if storage > 0 else inputs[-storage]
         return math.prod(shape) * FLOAT_BYTES
 
     def as_rows(self, batch: int = 1) -> list[dict[str, Any]]:
@@ -233,11 +241,12 @@ class Net:
             return tuple(max(1, size) for size in op.output_shape(x))  # goes on, to count the parameters
         return op.output_shape(x)
 
-    def network(self, input_shape: Shape) -> Network:
+    def network(self, input_shape: Shape, *further_inputs: Shape) -> Network:
         """All layers recorded."""
         return Network(
             name=self.name,
             input_shape=input_shape,
+            further_inputs=further_inputs,
             layers=tuple(self.layers.values()),
             training_problem=self.training_problems[0] if self.training_problems else None,
         )

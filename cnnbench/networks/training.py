@@ -30,8 +30,6 @@ SCRATCH_PER_WEIGHT: dict[Optimizer, int] = {"sgd": 0, "momentum": 0, "adam": 2}
 
 TRAINING_FACTOR = 3
 """A step is about so many forward passes: its own, and one for each of the two gradients."""
-IMAGES = 0
-"""The storage of the images, which the caller keeps alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class StepMemory:
     gradients: int
     optimizer_state: int
     saved: int
-    """Kept for the backward pass, the images included."""
+    """Kept for the backward pass, the inputs that it needs included."""
     peak: int
     """The most alive at any moment. Not the sum of the above: gradients grow while saved values are freed."""
 
@@ -152,7 +150,8 @@ def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemor
     held = weights + buffers + state
     step = _Step(network, batch)
     passes = max(*step.forward(), *step.backward())
-    update = batch * network.storage_bytes(IMAGES) + gradients + SCRATCH_PER_WEIGHT[optimizer] * largest
+    inputs = batch * sum(map(network.storage_bytes, network.input_storages))
+    update = inputs + gradients + SCRATCH_PER_WEIGHT[optimizer] * largest
     return StepMemory(
         weights=weights,
         buffers=buffers,
@@ -167,7 +166,7 @@ class _Step:
     """Live memory at each layer of a forward and a backward pass, besides weights and optimizer state."""
 
     def __init__(self, network: Network, batch: int) -> None:
-        self.network, self.batch, self.layers = network, batch, network.layers
+        self.network, self.batch, self.layers, self.inputs = network, batch, network.layers, network.input_storages
         self.extras = list(accumulate(saved_extras(layer, batch) for layer in self.layers))
         self.kept_by: dict[int, set[int]] = {}
         """By storage, the indices of the layers whose backward pass needs it."""
@@ -178,22 +177,22 @@ class _Step:
                 self.kept_by.setdefault(storage, set()).add(index)
 
     def forward(self) -> Iterator[int]:
-        """At each layer: the images, saved values so far, values still to be used, and the layer's output."""
-        alive = {IMAGES: self._bytes(IMAGES)}
+        """At each layer: the inputs, saved values so far, values still to be used, and the layer's output."""
+        alive = {storage: self._bytes(storage) for storage in self.inputs}
         for index, layer in enumerate(self.layers):
             alive.setdefault(layer.output.storage, self._bytes(layer.output.storage))
             yield sum(alive.values()) + self.extras[index]
-            for storage in alive.keys() - self.kept_by.keys() - {IMAGES}:
+            for storage in alive.keys() - self.kept_by.keys() - {*self.inputs}:
                 if self.last_use.get(storage, len(self.layers)) <= index:
                     del alive[storage]
 
     def backward(self) -> Iterator[int]:
-        """At each layer: the images, values still saved, weight gradients so far, and activation gradients.
+        """At each layer: the inputs, values still saved, weight gradients so far, and activation gradients.
 
         A layer's gradients go into new tensors, one for each input, unless it hands its output's on; the gradients that
         a value has from several layers are then summed into one tensor.
         """
-        alive = {storage: self._bytes(storage) for storage in {IMAGES, *self.kept_by}}
+        alive = {storage: self._bytes(storage) for storage in {*self.inputs, *self.kept_by}}
         tensors: list[int] = []
         """The bytes of each gradient."""
         in_flight: dict[int | None, set[int]] = {}
@@ -218,7 +217,7 @@ class _Step:
                     in_flight[value.layer] = new(value)
             for storage in saved_storages(layer):
                 self.kept_by[storage].remove(index)
-                if not self.kept_by[storage] and storage != IMAGES:
+                if not self.kept_by[storage] and storage not in self.inputs:
                     del alive[storage]
 
     def _bytes(self, storage: int) -> int:

@@ -35,6 +35,8 @@ MAX_NAME_BYTES = 100
 """Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
 IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
 """Inputs and the output of a training step's graph, beside parameters, buffers and the optimizer's states."""
+INPUT = "input of the model"
+"""The role of each input of the model, where there are several; the only one is called IMAGES."""
 DROP = "drop"
 """Scales every rate of dropping: 1 as the model says, 0 for none."""
 NEW = ".new"

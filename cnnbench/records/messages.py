@@ -48,7 +48,8 @@ class Step(Frozen):
     """The layer's kind, such as `Conv`."""
     settings: dict[str, Any]
     inputs: list[tuple[int, tuple[int, ...]]]
-    """For each, the place of the step whose memory it lies in (-1: the image's), and its shape for one image."""
+    """For each, the place of the step whose memory it lies in (-1 is the image's, -2 the second input's), and its shape
+    for one image."""
     shape: tuple[int, ...]
     """What came out, for one image."""
 
@@ -56,7 +57,8 @@ class Step(Frozen):
 class Traced(Frozen):
     """All steps, in order, and what they should add up to."""
 
-    input_shape: tuple[int, ...]
+    inputs: list[tuple[int, ...]]
+    """The shape of each of the model's."""
     steps: list[Step]
     params: dict[str, int]
     """Parameters by the submodule that holds them."""

@@ -98,7 +98,8 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
 
 def text(network: Network, batch: int, left_out: list[str], whole: Network | None = None) -> Iterator[str]:
     """The same for people, line by line."""
-    yield f"{network.name}, input {spelled((batch, *network.input_shape))}"
+    inputs = (network.input_shape, *network.further_inputs)
+    yield f"{network.name}, input {' and '.join(spelled((batch, *shape)) for shape in inputs)}"
     for stage, layers in groupby(network.layers, key=_stage_of):
         yield from _stage(network, stage, list(layers), batch)
     step = None if network.training_problem else _training(network, batch)

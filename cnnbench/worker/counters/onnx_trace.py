@@ -46,8 +46,8 @@ def trace(model: onnx.ModelProto, shapes_of: Mapping[str, Shape]) -> Traced:
     """
     graph, shapes = inferred_shapes(onnx_ir.from_proto(model), shapes_of)
     floats = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type in FLOATS}
-    made_by = dict.fromkeys(shapes_of, -1)
-    """By value, the place of the step that computed it; -1 is the input."""
+    made_by = {name: -place for place, name in enumerate(shapes_of, 1)}
+    """By value, the place of the step that computed it; -1 is the first input, -2 the second."""
     steps: list[Step] = []
     params: dict[str, int] = {}
     for node in graph.node:
@@ -65,7 +65,7 @@ def trace(model: onnx.ModelProto, shapes_of: Mapping[str, Shape]) -> Traced:
             shape = _per_image(shapes.get(node.output[0], ()))
             steps.append(Step(name=name, op=kind, settings=settings, inputs=inputs, shape=shape))
     others = {"": sum(floats.values())} if floats else {}
-    return Traced(input_shape=_per_image(next(iter(shapes_of.values()))), steps=steps, params=params | others)
+    return Traced(inputs=list(map(_per_image, shapes_of.values())), steps=steps, params=params | others)
 
 
 def _layer(node: onnx.NodeProto, made_by: Mapping[str, int], shapes: Mapping[str, Shape]) -> Layer:

@@ -68,7 +68,7 @@ def trace(module: nn.Module, *inputs: Tensor) -> Traced:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     params = {name: params for name, (params, _) in parameters(module).items()}
-    return Traced(input_shape=tuple(inputs[0].shape[1:]), steps=tracer.steps, params=params)
+    return Traced(inputs=[tuple(x.shape[1:]) for x in inputs], steps=tracer.steps, params=params)
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -85,8 +85,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """By piece of memory of parameters and buffers, the submodule that holds them first."""
         self.parameters = {_memory(parameter) for parameter in module.parameters()}
         self.with_parameters = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
-        self.made_by = {_memory(x): -1 for x in inputs}
-        """By piece of memory, the place of the step that wrote it last; -1 is the image."""
+        self.made_by = {_memory(x): -place for place, x in enumerate(inputs, 1)}
+        """By piece of memory, the place of the step that wrote it last; -1 is the first input, -2 the second."""
         self.alive: list[Tensor] = [*inputs]  # so that no memory is used twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

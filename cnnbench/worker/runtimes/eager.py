@@ -212,10 +212,11 @@ class EagerTrainer:
         self.dtype = next(module.parameters()).dtype
         self.optimizer = optimizer_of(module, optimizer, rate)
 
-    def train(self, images: Array, labels: Array) -> float:
-        """One step on images (N, C, H, W) and labels (N); the loss before it."""
+    def train(self, images: Tensors, labels: Array) -> float:
+        """One step on images (N, C, H, W), or several inputs, and labels (N); the loss before it."""
         self.optimizer.zero_grad()
-        outputs = self.module(torch.from_numpy(images).to(self.dtype))
+        inputs = map(torch.from_numpy, several(images))
+        outputs = self.module(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
         loss = models.loss(self.module, outputs, torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

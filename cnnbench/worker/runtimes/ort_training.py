@@ -14,6 +14,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import (
     DROP,
     IMAGES,
+    INPUT,
     LABELS,
     LEARNING_RATE,
     LOSS,
@@ -48,8 +49,6 @@ class OrtTraining(Ort):
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
         super().__init__(case, step_graph(folder / step_files(case.trainable)[0], case.device), threads, step_options())
-        if isinstance(batch, tuple):
-            raise WorkerError(f"a training step has one input; the model takes {len(batch)}")
         self.facts, self.images, self.classes, self.places = step, batch, facts.classes, facts.places
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
         self.weights = folder / WEIGHTS
@@ -74,8 +73,8 @@ class OrtTraining(Ort):
         """
         self._start(drop=False)
         first = self.facts.first_image
-        (images,) = several(part(reference_inputs, slice(first, first + PROOF_IMAGES)))
-        labels = labels_for(len(images), self.classes, self.case.spec.seed, self.places)
+        images = part(reference_inputs, slice(first, first + PROOF_IMAGES))
+        labels = labels_for(len(several(images)[0]), self.classes, self.case.spec.seed, self.places)
         losses = [self.steps.train(images, labels) for _ in self.facts.losses]
         self._begin()
         found = compare_losses(f"{self.case.runtime} losses", losses, self.facts.losses, self.facts.loss_limit)
@@ -130,6 +129,9 @@ class StepSession:
         self.types = {value.name: value.type for value in session.get_inputs()}
         self.lasting = [value.name.removesuffix(NEW) for value in session.get_outputs() if value.name.endswith(NEW)]
         described = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
+        roles = described.get("inputs", {})
+        self.inputs = [name for name, role in roles.items() if role == INPUT] or [IMAGES]
+        """Names of the model's, in its order."""
         self.same: dict[str, str] = described.get("same", {})
         """By a further name of a tied parameter or buffer: the one that the graph has."""
         self._fixed: dict[str, Array] = {}
@@ -165,9 +167,10 @@ class StepSession:
         self._given = {name: placed(value, self.device) for name, value in given.items() if name in self.shapes}
         self._next = 0
 
-    def bind(self, images: Array, labels: Array) -> None:
-        """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
-        self._given |= {IMAGES: placed(images, self.device), LABELS: placed(labels, self.device)}
+    def bind(self, images: Tensors, labels: Array) -> None:
+        """Give the next steps their images (N, C, H, W) float32, or several inputs, and labels (N) int64."""
+        given = {**dict(zip(self.inputs, several(images), strict=True)), LABELS: labels}
+        self._given |= {name: placed(array, self.device) for name, array in given.items()}
         self._bindings = []
         for read, written in zip(self._buffers, reversed(self._buffers), strict=True):
             binding = self.session.io_binding()
@@ -187,8 +190,8 @@ class StepSession:
         if self.device != "cpu":
             binding.synchronize_outputs()
 
-    def train(self, images: Array, labels: Array) -> float:
-        """One step on images and labels of its own; the loss before it."""
+    def train(self, images: Tensors, labels: Array) -> float:
+        """One step on images, or several inputs, and labels of its own; the loss before it."""
         self.bind(images, labels)
         self.step()
         return self.loss

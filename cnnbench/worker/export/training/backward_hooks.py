@@ -1,5 +1,6 @@
 """What a trace of the forward pass cannot see of the backward pass: functions with their own, hooks, writes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ REGISTERED = "GeneratedBackwardFor"
 """Begins the name of the function of an operator with a registered gradient: the trace shows that operator."""
 
 
-def check_backward(module: nn.Module, images: Tensor, labels: Tensor) -> str | None:
+def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> str | None:
     """Why the module's gradients are not the derivative of its forward pass, in a sentence; None where they are.
 
     Runs it once, in the mode that it is in, and looks at autograd's own graph: what runs under `no_grad`, or is not
@@ -47,7 +48,7 @@ def check_backward(module: nn.Module, images: Tensor, labels: Tensor) -> str | N
     watch = _Watch(module)
     try:
         with running(module) as stack, hooked(module, before_it, after), watch.over(stack):
-            loss = models.loss(module, module(images), labels)
+            loss = models.loss(module, module(*inputs), labels)
     finally:
         torch.set_rng_state(state)
         with torch.no_grad():

@@ -70,7 +70,7 @@ class Graph:
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     scope: str = ""
     first_input: Tensor | None = None
-    """The images: what says how large the batch is."""
+    """The images, or the first of several inputs: what says how large the batch is."""
     merged: set[str] = field(default_factory=set)
     """Tensors whose first axis is not the batch, but depends on it: images times windows, for example."""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnnbench.records import files
-from cnnbench.records.artifact import WEIGHTS, read_step, seal, step_files
+from cnnbench.records.artifact import IMAGES, WEIGHTS, read_step, seal, step_files
 from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
@@ -22,7 +22,7 @@ from cnnbench.worker import models
 from cnnbench.worker.copies import casts_to_double, copied, nothing_dropped
 from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference import parity
-from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, compare_losses
+from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, Tensors, compare_losses, part, several
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
 from cnnbench.worker.runtimes.ort_training import StepSession
 from cnnbench.worker.trainable import freeze
@@ -69,8 +69,6 @@ def build_step(request: BuildStep) -> StepFacts:
 
 def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
     known, reference = parity.open_artifact(folder)
-    if isinstance(reference.images, tuple):
-        return StepFacts(error=f"a training step has one input; the model takes {len(reference.images)}")
     module, images = models.rebuild(request.spec, known), reference.images
     module.load_state_dict(load_file(folder / WEIGHTS))
     freeze(module, known, request.trainable, request.spec.label)
@@ -80,9 +78,11 @@ def _build(request: BuildStep, folder: Path, out: Path) -> StepFacts:
         return StepFacts(error=str(error))
 
 
-def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, images: Array, out: Path) -> StepFacts:
+def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, images: Tensors, out: Path) -> StepFacts:
     start = time.perf_counter()
-    model = export_step(module, torch.from_numpy(images[:2]), request.optimizer, known.places)
+    examples = map(torch.from_numpy, several(part(images, slice(2))))
+    given = dict(zip(known.inputs or (IMAGES,), examples, strict=True))
+    model = export_step(module, given, request.optimizer, known.places)
     exported = time.perf_counter()
     with files.replacing(out) as file:
         onnx.save(model, str(file))
@@ -91,11 +91,11 @@ def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, image
         session = StepSession.of(str(file), torch.get_num_threads())
 
         def proof(first: int) -> StepFacts:
-            chosen = images[first : first + PROOF_IMAGES]
+            chosen = part(images, slice(first, first + PROOF_IMAGES))
             found = prove(module, session, chosen, labels, request.optimizer, further=FURTHER_STEPS)
             return found.model_copy(update={"first_image": first})
 
-        facts = first_that_passes(map(proof, range(len(images) - PROOF_IMAGES + 1)))
+        facts = first_that_passes(map(proof, range(len(several(images)[0]) - PROOF_IMAGES + 1)))
     seconds = {"export": exported - start, "prove": time.perf_counter() - begun}
     size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
     return facts.model_copy(update={**size, "seconds": seconds})
@@ -120,7 +120,7 @@ def first_that_passes(proofs: Iterable[StepFacts]) -> StepFacts:
 def prove(
     module: nn.Module,
     session: StepSession,
-    images: Array,
+    images: Tensors,
     labels: Array,
     optimizer: Optimizer,
     steps: int = PROOF_STEPS,
@@ -192,7 +192,7 @@ def _judged(what: str, errors: Mapping[str, tuple[float, float]]) -> list[Parity
     ]
 
 
-def train(trainer: EagerTrainer | StepSession, images: Array, labels: Array, steps: int, further: int = 0) -> Trained:
+def train(trainer: EagerTrainer | StepSession, images: Tensors, labels: Array, steps: int, further: int = 0) -> Trained:
     """Steps on the same images, and the values after the first `steps` of them."""
     losses = [trainer.train(images, labels) for _ in range(steps)]
     values = {name: value.astype(np.float64) for name, value in trainer.values().items()}

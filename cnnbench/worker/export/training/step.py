@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor as Torch
 from torch import fx, nn
 
-from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
+from cnnbench.records.artifact import DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
 from cnnbench.worker.export.training.optimizers import update
@@ -26,21 +26,35 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def export_step(
-    module: nn.Module, images: Torch, optimizer: Optimizer, places: tuple[int, ...] = ()
+    module: nn.Module, images: Torch | Mapping[str, Torch], optimizer: Optimizer, places: tuple[int, ...] = ()
 ) -> onnx.ModelProto:
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
-    Inputs: images (N, C, H, W), labels (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (),
-    drop () where the model drops, every parameter and buffer that the step reads by its name, and the optimizer's
-    states. Outputs: loss (), and each of the latter that the step changes under its name with `.new` behind it. Raises
-    CannotExport.
+    Inputs: images (N, C, H, W), or each of several (N, ...) by its name, which are given in the module's order; labels
+    (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (), drop () where the model drops, every
+    parameter and buffer that the step reads by its name, and the optimizer's states. Outputs: loss (), and each of the
+    latter that the step changes under its name with `.new` behind it. Raises CannotExport.
     """
-    model = _Step(module, optimizer).write(traced(module, images, places))
+    inputs = images if isinstance(images, Mapping) else {IMAGES: images}
+    _check_names(module, inputs)
+    model = _Step(module, optimizer, tuple(inputs)).write(traced(module, list(inputs.values()), places))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CannotExport(f"the step's graph is not valid ONNX: {' '.join(str(error).split())[:300]}") from error
     return model
+
+
+def _check_names(module: nn.Module, inputs: Iterable[str]) -> None:
+    """Raises CannotExport for an input whose name is that of another value of the graph."""
+    of_step = (LABELS, LEARNING_RATE, DROP, STEP_COUNT, LOSS)
+    of_module = {name for values in (module.named_parameters(), module.named_buffers()) for name, _ in values}
+    for name in inputs:
+        if name in of_step or name in of_module:
+            kinds = f"its own {', '.join(of_step)}" if name in of_step else "the model's parameters and buffers"
+            raise CannotExport(
+                f"the input {name!r} has the name of another input of the step, among {kinds}; rename one of them"
+            )
 
 
 @dataclass
@@ -49,6 +63,8 @@ class _Step:
 
     module: nn.Module
     optimizer: Optimizer
+    given: tuple[str, ...]
+    """Names of the module's inputs."""
     graph: Graph = field(default_factory=Graph)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """What stands for each traced node: a tensor, a list of tensors, a number, or torch's tensor of a constant."""
@@ -97,7 +113,7 @@ class _Step:
         return g.model("training step", {METADATA: json.dumps(self._described())})
 
     def _inputs(self, program: torch.export.ExportedProgram) -> None:
-        signature, users = program.graph_signature, iter((IMAGES, LABELS))
+        signature, users = program.graph_signature, iter((*self.given, LABELS))
         tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
         self.same = _further_names(self.module)
         kept, changed = self.module.state_dict().keys(), {_name(each) for each in signature.buffers_to_mutate.values()}
@@ -128,7 +144,7 @@ class _Step:
                 self.parameters[name] = value
             elif full and name not in self.buffers:
                 self.buffers.append(name)
-            elif name == IMAGES:
+            elif name == self.given[0]:
                 self.graph.first_input = value
 
     def _first(self, name: str) -> str:
@@ -220,7 +236,7 @@ class _Step:
     def _described(self) -> Mapping[str, Any]:
         names, states = list(self.parameters), self.optimizer.states
         roles = {
-            IMAGES: "images",
+            **({IMAGES: "images"} if len(self.given) == 1 else dict.fromkeys(self.given, INPUT)),
             LABELS: "labels: class numbers",
             LEARNING_RATE: "learning rate",
             STEP_COUNT: "steps made",

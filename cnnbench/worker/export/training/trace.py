@@ -3,7 +3,7 @@
 import inspect
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,25 +58,28 @@ class _Loss(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return models.loss(self.module, self.module(images), labels)
+    def forward(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        return models.loss(self.module, self.module(*inputs), labels)
 
 
-def traced(module: nn.Module, images: Tensor, places: tuple[int, ...] = ()) -> torch.export.ExportedProgram:
-    """ATen operators of the loss in training mode, without any that write into their arguments. Raises CannotExport."""
+def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] = ()) -> torch.export.ExportedProgram:
+    """ATen operators of the loss in training mode, without any that write into their arguments. Raises CannotExport.
+
+    The inputs are two of each, such as images (2, C, H, W).
+    """
     module = copied(module).train()
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ == "StochasticDepth" and getattr(child, "mode", None) == "row":
                 setattr(parent, name, RowDropout(float(str(child.p))))
     batch = torch.export.Dim("batch", min=1)
-    labels = torch.zeros(len(images), *places, dtype=torch.long)
-    shapes = ({0: batch}, {0: batch})
+    given = (tuple(inputs), torch.zeros(len(inputs[0]), *places, dtype=torch.long))
+    shapes = (tuple({0: batch} for _ in inputs), {0: batch})
     try:
         with warnings.catch_warnings(action="ignore"), out_of_place(module), _checkpoints_run():
-            _refuse_hidden(module, images, labels)
+            _refuse_hidden(module, *given)
             with _Rewritten():
-                program = torch.export.export(_Loss(module), (images, labels), dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(_Loss(module), given, dynamic_shapes=shapes, strict=False)
             _mark(program.graph_module)
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
             if any(node.op == "call_function" and not has_rule(node) for node in decomposed.graph.nodes):
@@ -90,10 +93,10 @@ def traced(module: nn.Module, images: Tensor, places: tuple[int, ...] = ()) -> t
         raise CannotExport(f"torch.export: {said(error)}") from error
 
 
-def _refuse_hidden(module: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _refuse_hidden(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> None:
     """Raises CannotExport for what is seen when the module runs, and in no trace."""
     try:
-        reason = check_backward(module, images, labels)
+        reason = check_backward(module, inputs, labels)
     except ModelError as error:
         reason = str(error)
     except RuntimeError as error:

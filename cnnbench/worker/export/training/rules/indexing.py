@@ -137,7 +137,7 @@ def constant_pad(g: Graph, out: Sequence[Shape], x: Tensor, pads: Sequence[int],
 def _taken(g: Graph, x: Tensor, axis: int, index: Tensor) -> tuple[Tensor, Any]:
     """Entries of an axis by an index of any shape, which replaces it, and the vjp."""
     y = g.typed(x.dtype, "Gather", x, index, shape=(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]), axis=axis)
-    count = math.prod(index.known(i) for i in range(index.ndim))
+    count = None if None in index.shape else math.prod(index.known(i) for i in range(index.ndim))
 
     def dx(dy: Tensor) -> Tensor:
         flat = g.reshape(dy, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
@@ -154,10 +154,17 @@ def index_select(g: Graph, _: Any, x: Tensor, axis: int, index: Tensor) -> OpRes
     return op_result(y, (x, dx))
 
 
-def embedding(g: Graph, _: Any, table: Tensor, index: Tensor, *__: Any) -> OpResult:
-    """Rows of a table."""
+def embedding(
+    g: Graph, _: Any, table: Tensor, index: Tensor, padding: int = -1, by_frequency: bool = False, *__: Any
+) -> OpResult:
+    """Rows of a table; that of the padding has no gradient."""
+    if by_frequency:
+        raise NoRule("gradients that are divided by how often a row is taken")
     y, dx = _taken(g, table, 0, index)
-    return op_result(y, (table, dx))
+    if padding < 0:
+        return op_result(y, (table, dx))
+    trained = g.constant((np.arange(table.known(0))[:, None] != padding).astype(np.float32))
+    return op_result(y, (table, lambda dy: g.mul(dx(dy), trained)))
 
 
 def index(g: Graph, out: Sequence[Shape], x: Tensor, indices: Sequence[Tensor | None]) -> OpResult:
