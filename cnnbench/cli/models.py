@@ -25,7 +25,7 @@ from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import print_json, print_rows
-from cnnbench.suite.parse import checked
+from cnnbench.suite.parse import checked, parse_bytes
 
 if TYPE_CHECKING:
     from cnnbench.suite.optimizer import Optimizer
@@ -236,6 +236,54 @@ def profile(
         typer.echo("\n".join(layer_times.text(found)))
     if found.failures:
         raise typer.Exit(common.EXIT_NOT_ALL_MEASURED)
+
+
+@app.command()
+def diverge(
+    model: AnyModel,
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/bf16, or an ONNX file."),
+    ],
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Reference images.")] = 2,
+    weights: Weights = None,
+    memory: Annotated[
+        str, typer.Option(help="The most that the values of a group of layers may take, such as 500MB or 2GB.")
+    ] = "1GB",
+    page: Annotated[
+        Path | None, typer.Option(help="An HTML file to write: heat map, maps of the worst layers.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
+
+    Exit code 0 if rounding explains all, 1 if a layer is worse.
+    Example: cnnbench diverge resnet50 ort eager/bf16 --page layers.html
+    Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors
+    """
+    from functools import partial
+
+    from cnnbench.report import divergence
+    from cnnbench.runner.tasks import diverge as task
+
+    limit_bytes = checked(parse_bytes, memory, "--memory")
+    contenders = [checked(partial(task.parse_contender, model=model), each, "RUN") for each in dict.fromkeys(runs)]
+    found = task.diverge(spec(model, image_size, classes, 0, channels, inputs, weights), contenders, batch, limit_bytes)
+    if page:
+        from cnnbench.records import files
+        from cnnbench.report.divergence_page import page as page_of
+
+        files.write(page, page_of(found))
+    if as_json:
+        print_json(divergence.as_json(found))
+    else:
+        typer.echo("\n".join(divergence.text(found)))
+    if any(run.first for run in found.runs):
+        raise typer.Exit(common.EXIT_DISAGREE)
 
 
 @app.command()
