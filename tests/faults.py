@@ -99,16 +99,15 @@ def _activation(model: onnx.ModelProto, drawn: random.Random) -> Iterator[onnx.N
 
 
 def _transposed(model: onnx.ModelProto, drawn: random.Random) -> Iterator[onnx.NodeProto]:
-    """A weight whose last two axes, or first two, are exchanged."""
+    """A weight whose last two axes, first two, or all are exchanged."""
     for node in _some(model, drawn, "Conv", "Gemm", "MatMul"):
         if node.input[1] in _weights(model):
             values = numpy_helper.to_array(_weights(model)[node.input[1]])
-            for axes in ((-1, -2), (0, 1)):
-                turned = np.swapaxes(values, *axes)
-                if turned.shape == values.shape and not np.array_equal(turned, values):
-                    _set(model, node, 1, turned)
-                    yield node
-                    return
+            turned = (np.swapaxes(values, -1, -2), np.swapaxes(values, 0, 1), values.T.reshape(values.shape))
+            fitting = (x for x in turned if x.shape == values.shape and not np.array_equal(x, values))
+            if (other := next(fitting, None)) is not None:
+                _set(model, node, 1, other)
+                yield node
 
 
 def _bias(model: onnx.ModelProto, drawn: random.Random) -> Iterator[onnx.NodeProto]:

@@ -286,6 +286,54 @@ def diverge(
         raise typer.Exit(common.EXIT_DISAGREE)
 
 
+@app.command(name="inspect")
+def inspect_layers(
+    model: AnyModel,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture, or numbers (.npy, .csv, .txt); reference images if not given.")
+    ] = None,
+    layers: Annotated[str, typer.Option(metavar="GLOB", help="Layers by name, such as 'layer1.*'.")] = "*",
+    runs: Annotated[
+        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/bf16, an ONNX file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the page and PNG files; MODEL-layers if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each layer puts out: feature maps, histograms, dead units, kernels, receptive fields.
+
+    Example: cnnbench inspect resnet18 --weights DEFAULT --image cat.jpg --layers 'layer1.*'
+    """
+    from functools import partial
+
+    from cnnbench.records import files
+    from cnnbench.records.artifact import file_name
+    from cnnbench.report import inspection
+    from cnnbench.runner.tasks import diverge as task
+    from cnnbench.runner.tasks.inspect import inspect_model
+
+    contenders = [checked(partial(task.parse_contender, model=model), each, "--run") for each in runs or ["ort"]]
+    if image and not image.is_file():
+        raise InputError(f"--image: {str(image)!r}: there is no such file")
+    chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
+    found = inspect_model(chosen, image, layers, contenders, 1 if image else 2)
+    folder = out or Path(f"{file_name(chosen.label)}-layers")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / "layers.html", inspection.page(found))
+    for picture in inspection.all_pictures(found):
+        files.write(folder / f"{picture.name}.png", picture.png)
+    if as_json:
+        print_json(inspection.as_json(found))
+    else:
+        typer.echo(f"{folder / 'layers.html'}: {len(found.layers)} layers, and their pictures as PNG beside it")
+
+
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(help="A model's name; for Fashion-MNIST, lenet5 or simple_cnn.")],

@@ -90,8 +90,8 @@ def _after(op: Op, inputs: Sequence[tuple[Fields | None, Shape]], y: Shape) -> F
     if type(op) is Conv:
         return _windows(fields, *_settings(op, axes))
     if isinstance(op, MaxPool | AvgPool):
-        stride = op.kernel if op.stride is None else op.stride
-        return _windows(fields, *(per_axis(value, axes) for value in (op.kernel, stride, op.padding, 1)))
+        strides = op.kernel if op.stride is None else op.stride
+        return _windows(fields, *(per_axis(value, axes) for value in (op.kernel, strides, op.padding, 1)))
     if isinstance(op, POINTWISE) and all(shape[1:] == x[1:] for _, shape in inputs):
         return _joined([each for each, _ in inputs if each is not None])
     return None

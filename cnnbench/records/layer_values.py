@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 REFERENCE = "reference"
+IMAGE = "image"
+"""The first image that was put in, as place 0."""
 FED = "fed"
 """Behind a run's name, of a layer that was fed with the reference's values."""
 

@@ -157,6 +157,8 @@ class OpenReference(Request):
     """The artifact's."""
     batch: int
     threads: int
+    image: str | None = None
+    """A file of the user's own image or signal, instead of reference images."""
 
 
 class ReferenceOpened(Frozen):
@@ -177,6 +179,7 @@ class OpenLayers(Request):
     scratch: str
     values: list[Value]
     threads: int
+    image: str | None = None
 
 
 class LayersOpened(Frozen):

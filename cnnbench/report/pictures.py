@@ -79,6 +79,13 @@ def grey(maps: Maps, low: float | None = None, high: float | None = None) -> Pix
     return colours
 
 
+def colour(tiles: NDArray[np.floating]) -> Pixels:
+    """Tiles (tiles, 3, height, width) as colours, each from its least number to its largest."""
+    shades = grey(np.asarray(tiles, np.float64).reshape(len(tiles), -1))[..., 0]
+    found: Pixels = shades.reshape(tiles.shape).transpose(0, 2, 3, 1)
+    return found
+
+
 def signed(maps: Maps) -> Pixels:
     """Each number as a colour, white for 0, red above and blue below, of full strength at the largest of all."""
     values = np.asarray(maps, np.float64)

@@ -1,6 +1,6 @@
 """A model in several runtimes, layer by layer, each run in a process of its own and beside float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +43,10 @@ MEMORY_BYTES, MAX_BATCH = 10**9, 2
 UNOPTIMISED = "ort:disabled"
 MAX_PICTURED, MAX_MAPS = 3, 8
 """Layers of a run whose maps are kept, beside the first wrong one, and maps of each."""
+
+
+Watch = Callable[[int, str, Array], None]
+"""Sees the values (N, ...) at a place in a run of that name; the reference comes first, and has none."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def diverge_artifact(
     spec: ModelSpec, folder: Path, contenders: Sequence[Contender], batch: int, memory_bytes: int, logs: Path
 ) -> Divergence:
     """The same of a model whose artifact lies in a folder; workers log into `logs`."""
-    whole = _Comparison(spec, folder, batch, memory_bytes, machine.usable_threads(), logs)
+    whole = Comparison(spec, folder, batch, memory_bytes, logs)
     runs = whole.run(contenders)
     wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
     unfused = whole.run([Contender(each.name, UNOPTIMISED, file=each.file) for each in wrong]) if wrong else []
@@ -211,25 +215,39 @@ class _Open:
             del self.maps[min(known, key=lambda layer: layer.excess).place]
 
 
-class _Comparison:
+class Comparison:
     """One model on one batch."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, threads: int, logs: Path) -> None:
-        self._spec, self._folder, self._batch = spec, folder, batch
-        self._memory_bytes, self._threads, self._logs = memory_bytes, threads, logs
+    def __init__(
+        self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, logs: Path, image: Path | None = None
+    ) -> None:
+        """Of an artifact's folder; `image` is a file of the user's, instead of reference images."""
+        self._spec, self._folder, self._batch, self._logs = spec, folder, batch, logs
+        self._memory_bytes, self._threads = memory_bytes, machine.usable_threads()
+        self._image = str(image) if image else None
+        self._at = 0
         self.values: list[Value] = []
+        self.image: NDArray[np.generic] = np.zeros(0)
+        """The first image that was put in."""
 
-    def run(self, contenders: Sequence[Contender]) -> list[LayerRun]:
-        """All runs beside one reference."""
+    def run(self, contenders: Sequence[Contender], watch: Watch = lambda *_: None) -> list[LayerRun]:
+        """All runs beside one reference; `watch` sees the values of each."""
+        self._at = 0
         with scratch_folder() as scratch, ExitStack() as stack:
             reference = stack.enter_context(Worker(self._logs / "reference.log", self._threads, LIMIT_S))
             case = self._case("ort" if self._spec.is_onnx_file else REFERENCE)
             reference.ask(Load(case=case, threads=self._threads), Loaded)
-            request = OpenReference(spec=self._spec, folder=str(self._folder), batch=self._batch, threads=self._threads)
+            request = OpenReference(
+                spec=self._spec,
+                folder=str(self._folder),
+                batch=self._batch,
+                threads=self._threads,
+                image=self._image,
+            )
             self.values = reference.ask(request, ReferenceOpened).values
             runs = [self._opened(stack, scratch / str(number), each) for number, each in enumerate(contenders)]
             for until in self._groups(len(runs), [run for run in runs if run.opened.at_once]):
-                self._read(reference, runs, until, scratch)
+                self._read(reference, runs, until, scratch, watch)
                 for file in scratch.glob("*.npy"):
                     file.unlink()
         return [
@@ -257,10 +275,11 @@ class _Comparison:
         request = OpenLayers(
             case=case,
             folder=str(self._folder),
-            file=str(Path(contender.file).resolve()) if contender.file else None,
+            file=contender.file,
             scratch=str(scratch),
             values=self.values,
             threads=self._threads,
+            image=self._image,
         )
         return _Open(contender, worker, worker.ask(request, LayersOpened))
 
@@ -285,9 +304,14 @@ class _Comparison:
             used += size
         return [*ends, len(each)]
 
-    def _read(self, reference: Worker, runs: Sequence[_Open], until: int, folder: Path) -> None:
+    def _read(self, reference: Worker, runs: Sequence[_Open], until: int, folder: Path, watch: Watch) -> None:
         cuts = [run.opened.places for run in runs]
         found = reference.ask(ReadReference(until=until, folder=str(folder), cuts=cuts), ReferenceRead)
+        if not self._at:
+            self.image = layer_values.load(folder, layer_values.IMAGE, 0)
+        for place in range(self._at, until):
+            watch(place, "", np.asarray(layer_values.load(folder, layer_values.REFERENCE, place), np.float64))
+        self._at = until
         for number, (run, rounding) in enumerate(zip(runs, found.rounding, strict=True)):
             name = str(number)
             run.asked = run.worker.ask(ReadLayers(until=until, folder=str(folder), name=name), LayersRead).asked
@@ -297,6 +321,7 @@ class _Comparison:
                     for each in (layer_values.REFERENCE, name, layer_values.fed(name))
                 )
                 errors = errors_of(place, exact, made, fed, own.rms, own.largest, run.contender.precision)
+                watch(place, run.contender.name, made)
                 run.layers.append(errors)
                 run.keep(errors, exact, made)
                 if errors.is_wrong and (cause := cause_of(exact, fed)):

@@ -14,6 +14,7 @@ from cnnbench.records.artifact import CONSTANT, GOLDEN, GRAPH
 from cnnbench.records.task_messages import OpenReference, Value
 from cnnbench.worker.layerwise.stepped import Walk
 from cnnbench.worker.profilers.onnx_origin import name_of
+from cnnbench.worker.reference.image_file import with_image
 from cnnbench.worker.reference.onnx_float64 import AveragePool, MaxPool, in_float64, modern
 from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
 
@@ -31,7 +32,9 @@ class GraphProgram:
         self._model = modern(onnx.load(str(folder / GRAPH)))
         weights = {tensor.name for tensor in self._model.graph.initializer} | set(facts.constants)
         names = [value.name for value in self._model.graph.input if value.name not in weights]
-        self._feeds = dict(zip(names, several(tiled(golden.images, request.batch)), strict=True))
+        images = with_image(tiled(golden.images, request.batch), request.image)
+        self._feeds = dict(zip(names, several(images), strict=True))
+        self.images = several(images)
         if facts.constants:
             from safetensors.numpy import load_file
 

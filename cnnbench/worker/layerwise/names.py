@@ -15,6 +15,10 @@ OPERATORS = {"_native_batch_norm_legit_no_training": "batch_norm"}
 """What some operations of torch.export are called elsewhere."""
 
 
+SEQUENCES = ("SplitToSequence", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceEmpty")
+"""Operators that put out several tensors as one value."""
+
+
 class Origin(NamedTuple):
     """Where a value comes from."""
 
@@ -32,14 +36,14 @@ def operator_of(name: str) -> str:
 def origins_of(graph: onnx.GraphProto) -> dict[str, Origin]:
     """By name of each value that torch's exporter tells the origin of, that origin.
 
-    An operation of several nodes puts out what the last of them does.
+    An operation of several nodes puts out what the last of them does; sequences of tensors are left out.
     """
     last = {tuple(scopes): node for node in graph.node if len(scopes := scopes_of(node)) > 1}
     return {
         value: Origin(scopes[-2], scopes[-1], output)
         for scopes, node in last.items()
         for output, value in enumerate(node.output)
-        if value
+        if value and node.op_type not in SEQUENCES
     }
 
 

@@ -22,6 +22,7 @@ from cnnbench.worker.layerwise.names import origins_of, places_of
 from cnnbench.worker.layerwise.stepped import largest_difference
 from cnnbench.worker.profilers.onnx_origin import BLOCKED_DOMAIN, values
 from cnnbench.worker.profilers.ort import WEIGHTS_APART
+from cnnbench.worker.reference.image_file import with_image
 from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
 from cnnbench.worker.runtimes.ort import constants_of, make_session
 
@@ -48,7 +49,7 @@ class OrtLayers:
         self._case, self._threads, self._known = request.case, request.threads, request.values
         self._name = request.file or request.case.runtime
         source = Path(request.file or Path(request.folder) / GRAPH)
-        images = several(tiled(golden.images, request.case.batch))
+        images = several(with_image(tiled(golden.images, request.case.batch), request.image))
         fixed = {} if request.file else constants_of(facts, Path(request.folder), "cpu")
         constants = {name: value.numpy() for name, value in fixed.items()}
         optimised = Path(request.scratch) / GRAPH
@@ -185,7 +186,8 @@ def _pieces(graph: onnx.GraphProto, joined: Mapping[str, int]) -> Iterator[Piece
     stops = {value: place for place, value in first.items()}
     fixed = {tensor.name for tensor in graph.initializer}
     for place, value in first.items():
-        needed, reads, waiting = {makers[value]}, {}, [makers[value]]
+        needed, waiting = {makers[value]}, [makers[value]]
+        reads: dict[str, None] = {}
         while waiting:
             for name in _reads(graph.node[waiting.pop()]):
                 maker = makers.get(name)

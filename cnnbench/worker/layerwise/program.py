@@ -66,6 +66,11 @@ class TracedProgram:
                     del known[used]
 
     @property
+    def images(self) -> list[Array]:
+        """The batch (N, ...) of each input."""
+        return [array_of(x) for x in self.inputs]
+
+    @property
     def outputs(self) -> list[int]:
         """The places of what it puts out."""
         return [self._place_of[node] for node in self._nodes[-1].all_input_nodes if node in self._place_of]

@@ -18,6 +18,10 @@ class Program(Protocol):
 
     values: list[Value]
 
+    @property
+    def images(self) -> Sequence[Array]:
+        """The batch (N, ...) of each input."""
+
     def walk(self, *, wide: bool = False) -> Walk:
         """Run it, in float64 where `wide`."""
 
@@ -26,12 +30,13 @@ class Stepped:
     """A walk that is asked for one value at a time."""
 
     def __init__(self, walk: Walk) -> None:
-        self._walk, self._instead = walk, None
+        self._walk = walk
+        self._instead: Array | None = None
 
     def value(self) -> Array:
         """The next value."""
         _, found = self._walk.send(self._instead)
-        self._instead: Array | None = None
+        self._instead = None
         return found
 
     def go_on_with(self, values: Array) -> None:
@@ -49,6 +54,7 @@ class Reference:
     def read(self, request: ReadReference) -> ReferenceRead:
         """The values up to a place. The cuts of the runs must be the same each time."""
         if self._rounded is None:
+            layer_values.save(request.folder, layer_values.IMAGE, 0, self.program.images[0][0])
             self._rounded = [Stepped(self.program.walk()) for _ in request.cuts]
         rounding: list[dict[int, Rounding]] = [{} for _ in request.cuts]
         cuts = [set(places) for places in request.cuts]

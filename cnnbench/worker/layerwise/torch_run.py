@@ -11,6 +11,7 @@ from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.layerwise.program import TracedProgram, array_of, like
 from cnnbench.worker.layerwise.stepped import Stepped, largest_difference
+from cnnbench.worker.reference.image_file import with_image
 from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
 from cnnbench.worker.runtimes.eager import EagerInference
 from cnnbench.worker.runtimes.registry import class_of
@@ -23,13 +24,13 @@ def program_of(request: OpenReference) -> TracedProgram:
     """The model's, with reference inputs. Raises ModelError."""
     torch.set_num_threads(request.threads)
     case = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch)
-    return _traced(_runtime(case, Path(request.folder), request.threads))
+    return _traced(_runtime(case, Path(request.folder), request.threads, request.image))
 
 
-def _runtime(case: Case, folder: Path, threads: int) -> EagerInference:
+def _runtime(case: Case, folder: Path, threads: int, image: str | None) -> EagerInference:
     facts, golden = open_artifact(folder)
     kind = class_of(case.runtime, case.workload)
-    made = kind(case, facts, folder, tiled(golden.images, case.batch), threads)
+    made = kind(case, facts, folder, with_image(tiled(golden.images, case.batch), image), threads)
     assert isinstance(made, EagerInference)
     return made
 
@@ -45,7 +46,7 @@ class EagerLayers:
     """Operation by operation: what runs is what is shipped."""
 
     def __init__(self, request: OpenLayers) -> None:
-        self._runtime = _runtime(request.case, Path(request.folder), request.threads)
+        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
         self._program = _traced(self._runtime)
         self._as_is, self._fed = (Stepped(self._program.walk()) for _ in range(2))
         self._at, self._outputs = 0, dict.fromkeys(self._program.outputs, None)
@@ -79,7 +80,7 @@ class CompiledLayers:
     """
 
     def __init__(self, request: OpenLayers) -> None:
-        self._runtime = _runtime(request.case, Path(request.folder), request.threads)
+        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
         self._program = _traced(self._runtime)
         self._mode = split(request.case.runtime)[1] or None
         self._places = self._program.reading(MATERIALISED)
