@@ -188,8 +188,27 @@ class LayersOpened(Frozen):
     places: list[int]
     operators: list[str]
     """Of each, what computes it in the run's own words."""
+    nodes: list[str] = []
+    """Of each, the node of the graph before it is optimised, where the run is a graph."""
     at_once: bool = False
     """Whether the run holds all its values at once."""
+
+
+class Annotate(Request):
+    """Write a copy of an ONNX file with notes in its nodes' metadata."""
+
+    op: Literal["annotate"] = "annotate"
+    file: str
+    out: str
+    notes: dict[str, dict[str, str]]
+    """By node, the keys and values of its metadata."""
+
+
+class Annotated(Frozen):
+    """Written."""
+
+    graph: str
+    """The graph's own name."""
 
 
 class ReadReference(Request):

@@ -120,6 +120,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
     messages.Describe: "graph_file:describe",
+    task_messages.Annotate: "graph_file:annotate",
     messages.Preload: "runtimes.registry:preload",
     task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
     task_messages.Probe: "runtimes.registry:probe",

@@ -78,6 +78,8 @@ class LayerRun:
     layers: list[LayerErrors]
     operators: dict[int, str]
     """By place, in the run's own words."""
+    nodes: dict[int, str]
+    """By place, the node of the graph before it is optimised; empty where the run is no graph."""
     members: dict[int, list[int]]
     """By place, the model's values that are computed on the way to it and that the run does not have."""
     causes: dict[int, str]
@@ -134,10 +136,17 @@ def parse_contender(text: str, model: str = "") -> Contender:
     return Contender(text, runtime, chosen)
 
 
-def diverge(spec: ModelSpec, contenders: Sequence[Contender], batch: int, memory_bytes: int) -> Divergence:
+def diverge(
+    spec: ModelSpec,
+    contenders: Sequence[Contender],
+    batch: int,
+    memory_bytes: int,
+    then: Callable[[Divergence, dict[str, Path], Path], object] = lambda *_: None,
+) -> Divergence:
     """Compare each layer of each run with float64, group by group of layers. Raises ModelError, WorkerError.
 
-    The files of a group, and what is compared of it at once, take no more than `memory_bytes`.
+    The files of a group, and what is compared of it at once, take no more than `memory_bytes`. `then` gets the result,
+    the graph of each run, and a folder for logs, while the artifact is there.
     """
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
@@ -145,7 +154,10 @@ def diverge(spec: ModelSpec, contenders: Sequence[Contender], batch: int, memory
             if facts.onnx_error is not None and runtime_kind(each.runtime).runs_exported_graph and not each.file:
                 raise WorkerError(f"{each.name}: ONNX export failed: {facts.onnx_error}")
         folder = artifact.folder_of(spec, facts.key)
-        return diverge_artifact(spec, folder, contenders, facts.batch or batch, memory_bytes, artifacts.logs)
+        found = diverge_artifact(spec, folder, contenders, facts.batch or batch, memory_bytes, artifacts.logs)
+        graphs = {each.name: Path(each.file) if each.file else folder / artifact.GRAPH for each in contenders}
+        then(found, graphs, artifacts.logs)
+        return found
 
 
 def diverge_artifact(
@@ -255,6 +267,7 @@ class Comparison:
                 name=run.contender.name,
                 layers=run.layers,
                 operators=dict(zip(run.opened.places, run.opened.operators, strict=True)),
+                nodes=dict(zip(run.opened.places, run.opened.nodes, strict=False)),
                 members=members(self.values, run.opened.places),
                 causes=run.causes,
                 asked=run.asked,

@@ -20,7 +20,7 @@ from cnnbench.records.task_messages import LayersOpened, LayersRead, OpenLayers,
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.layerwise.names import origins_of, places_of
 from cnnbench.worker.layerwise.stepped import largest_difference
-from cnnbench.worker.profilers.onnx_origin import BLOCKED_DOMAIN, values
+from cnnbench.worker.profilers.onnx_origin import BLOCKED_DOMAIN, name_of, values
 from cnnbench.worker.profilers.ort import WEIGHTS_APART
 from cnnbench.worker.reference.image_file import with_image
 from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
@@ -73,6 +73,7 @@ class OrtLayers:
         same, self._blocked = values(exported, graph)
         places = self._places(exported, Path(request.folder))
         joined = {value: places[own] for value, own in same.items() if own in places}
+        self._nodes = {places[y]: name_of(node) for node in exported.node for y in node.output if y in places}
         self._pieces = {piece.place: piece for piece in _pieces(graph, joined)}
         if not self._pieces:
             raise ModelError(
@@ -93,7 +94,7 @@ class OrtLayers:
         places = sorted(self._pieces)
         operators = [Counter(node.op_type for node in self._pieces[place].nodes) for place in places]
         words = [" + ".join(f"{n} {op}" if n > 1 else op for op, n in each.items()) for each in operators]
-        return LayersOpened(places=places, operators=words)
+        return LayersOpened(places=places, operators=words, nodes=[self._nodes[place] for place in places])
 
     def read(self, request: ReadLayers) -> LayersRead:
         """The values up to a place."""
