@@ -84,7 +84,8 @@ def test_an_image_is_resized_and_scaled_and_what_cannot_be_read_is_one_sentence(
     for file, shape in ((grey_image, (2, 1, 28, 28)), (colour_image, (1, 3, 20, 24)), (signal, (1, 1, 256))):
         batch = with_image(np.zeros(shape, np.float32), file)
         assert isinstance(batch, np.ndarray)
-        assert (batch.shape, batch.dtype) == (shape, np.float32)
+        assert batch.shape == shape
+        assert batch.dtype == np.float32
         assert abs(float(batch[0].mean())) < 1e-5
         assert float(batch[0].std()) == pytest.approx(1, abs=1e-4)
     (tmp_path / "text.png").write_text("no picture")
