@@ -1,9 +1,11 @@
 """Where two runs part, layer by layer: faults in exported graphs are found, and right ones are accused of nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -11,9 +13,20 @@ import pytest
 
 from cnnbench.errors import InputError
 from cnnbench.networks.registry import ARCHITECTURES
+from cnnbench.records.artifact import GRAPH
 from cnnbench.records.task_messages import Value
-from cnnbench.runner.tasks.diverge import Contender, Divergence, LayerRun, diverge, members, parse_contender
-from cnnbench.suite.case import ModelSpec
+from cnnbench.report.divergence_page import page
+from cnnbench.runner.tasks.annotate import NO_NUMBER, export_errors
+from cnnbench.runner.tasks.diverge import (
+    Contender,
+    Divergence,
+    LayerRun,
+    diverge,
+    members,
+    parse_contender,
+    where_it_begins,
+)
+from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.layerwise.names import Origin, places_of
 from cnnbench.worker.profilers.onnx_origin import values
 from tests.conftest import Cli
@@ -22,19 +35,28 @@ from tests.faults import FAULTS, broken, exported
 SIGNALS = ModelSpec.checked("cnn1d", (256,), 5)
 NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf")
 RIGHT = ("eager", "ort", "ort:basic", "ort:extended", "ort:disabled")
-GB = 10**9
+FEW_FAULTS, FEW_RIGHT = ("padding", "dropped bias", "epsilon"), ("eager", "ort", "ort:disabled")
+GB, LITTLE = 10**9, 4 * 10**6
 RENAMED = {"images": "images"}
 
 ArtifactOf = Callable[[ModelSpec], Path]
 
 
-def judged(spec: ModelSpec, artifact: Path, folder: Path) -> tuple[dict[str, str], Divergence]:
+def judged(
+    spec: ModelSpec,
+    artifact: Path,
+    folder: Path,
+    faults: Sequence[str] = tuple(FAULTS),
+    right: Sequence[str] = RIGHT,
+    memory_bytes: int = GB,
+) -> tuple[dict[str, str], Divergence]:
     """The module that is broken in each file, and the comparison of these files and of right runs."""
     source = exported(spec, artifact, folder / "right.onnx")
-    files = {kind: folder / f"{kind}.onnx" for kind in FAULTS}
-    where = {str(file): broken(source, kind, seed, file) for seed, (kind, file) in enumerate(files.items())}
-    runs = [parse_contender(each) for each in (*where, str(source), *RIGHT)]
-    return where, diverge(spec, runs, batch=2, memory_bytes=GB)
+    files = {kind: folder / f"{kind}.onnx" for kind in faults}
+    seeds = {kind: seed for seed, kind in enumerate(FAULTS)}
+    where = {str(file): broken(source, kind, seeds[kind], file) for kind, file in files.items()}
+    runs = [parse_contender(each) for each in (*where, str(source), *right)]
+    return where, diverge(spec, runs, 2, memory_bytes, partial(export_errors, folder / "errors"))
 
 
 def named(found: Divergence, run: LayerRun) -> str | None:
@@ -43,8 +65,14 @@ def named(found: Divergence, run: LayerRun) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def signals(artifact_of: ArtifactOf, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Divergence]:
-    return judged(SIGNALS, artifact_of(SIGNALS), tmp_path_factory.mktemp("faults"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def signals(artifact_of: ArtifactOf, folder: Path) -> tuple[dict[str, str], Divergence]:
+    """Of groups of layers, since the memory does not hold all."""
+    return judged(SIGNALS, artifact_of(SIGNALS), folder, FEW_FAULTS, FEW_RIGHT, LITTLE)
 
 
 def test_each_fault_is_found_in_the_layer_that_has_it_and_right_runs_are_accused_of_none(
@@ -53,7 +81,47 @@ def test_each_fault_is_found_in_the_layer_that_has_it_and_right_runs_are_accused
     where, found = signals
     assert {run.name: named(found, run) for run in found.runs} == {run.name: where.get(run.name) for run in found.runs}
     causes = {Path(run.name).stem: run.accused[0].causes.get(run.accused[1].place) for run in found.runs if run.accused}
-    assert (causes["padding"], causes["dropped bias"], causes["epsilon"]) == ("shifted", "bias", "scale")
+    assert causes == {"padding": "shifted", "dropped bias": "bias", "epsilon": "scale"}
+
+
+def test_errors_are_exported_into_nodes_of_the_graph_and_for_model_explorer(
+    signals: tuple[dict[str, str], Divergence], folder: Path
+) -> None:
+    where, found = signals
+    files = {file.name for file in (folder / "errors").iterdir()}
+    assert len(files) == 4 * sum(bool(run.nodes) for run in found.runs)
+    run = next(run for run in found.runs if Path(run.name).stem == "epsilon")
+    assert run.first is not None
+    (annotated,) = (folder / "errors").glob("*epsilon.errors.onnx")
+    graph = onnx.load(str(annotated)).graph
+    notes = {node.name: {each.key: each.value for each in node.metadata_props} for node in graph.node}
+    wrong = [name for name, of in notes.items() if of.get("cnnbench.wrong") == "true"]
+    assert run.nodes[run.first.place] == wrong[0]
+    assert notes[wrong[0]]["cnnbench.added"] == f"{run.first.added:.6g}"
+    assert where[run.name] in notes[wrong[0]]["pkg.torch.onnx.name_scopes"]
+    (data,) = (folder / "errors").glob("*epsilon.added.json")
+    ((name, of),) = json.loads(data.read_text()).items()
+    assert name == graph.name
+    assert of["results"].keys() <= notes.keys()
+    assert of["results"][wrong[0]]["value"] == run.first.added
+    assert [each["value"] for each in of["thresholds"]] == sorted(each["value"] for each in of["thresholds"])
+    assert of["thresholds"][-1]["value"] == NO_NUMBER
+
+
+def test_the_page_has_a_heat_map_and_the_maps_of_the_wrong_layer_with_their_difference(
+    signals: tuple[dict[str, str], Divergence],
+) -> None:
+    where, found = signals
+    shown = page(found)
+    assert "http" not in shown.replace("http-equiv", "").replace("http://www.w3.org", "")
+    number = next(n for n, run in enumerate(found.runs) if Path(run.name).stem == "padding")
+    run = found.runs[number]
+    assert run.first is not None
+    assert run.first.place in run.maps
+    shift = sum(each.unfused is not None for each in found.runs[:number])
+    assert f'id="picture-maps-{number + shift}-{run.first.place}"' in shown
+    assert f"begins at {where[run.name]} (" in shown
+    assert 'id="chart-heat"' in shown or 'id="heat"' in shown
 
 
 def test_asking_for_values_changes_no_bit_of_the_outputs_and_undoes_no_fusion(
@@ -61,19 +129,20 @@ def test_asking_for_values_changes_no_bit_of_the_outputs_and_undoes_no_fusion(
 ) -> None:
     _, found = signals
     by_name = {run.name: run for run in found.runs}
-    assert [by_name[name].asked for name in RIGHT] == [0.0] * len(RIGHT)
+    assert [by_name[name].asked for name in FEW_RIGHT] == [0.0] * len(FEW_RIGHT)
     assert len(by_name["eager"].layers) == len(found.values)
     assert len(by_name["ort"].layers) < len(by_name["ort:disabled"].layers)  # activations are fused
     hidden = {found.values[place].operator for inside in by_name["ort"].members.values() for place in inside}
     assert "batch_norm" in hidden or "conv1d" in hidden
 
 
-def test_groups_of_layers_in_little_memory_give_the_same_numbers(
+@pytest.mark.slow
+def test_all_layers_at_once_give_the_same_numbers_as_groups_in_little_memory(
     signals: tuple[dict[str, str], Divergence], artifact_of: ArtifactOf
 ) -> None:
     _, found = signals
     runs = [Contender("ort", "ort"), Contender("eager/bf16", "eager", "bf16")]
-    small = diverge(SIGNALS, runs, batch=2, memory_bytes=600_000)
+    small = diverge(SIGNALS, runs, batch=2, memory_bytes=GB)
     ort = next(run for run in found.runs if run.name == "ort")
     assert small.runs[0].layers == ort.layers
     assert small.runs[1].first is None
@@ -81,6 +150,7 @@ def test_groups_of_layers_in_little_memory_give_the_same_numbers(
         diverge(SIGNALS, runs, batch=2, memory_bytes=1000)
 
 
+@pytest.mark.slow
 def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network_is_refused(
     artifact_of: ArtifactOf, tmp_path: Path, cli: Cli
 ) -> None:
@@ -115,7 +185,8 @@ def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network
         (["ort/bf16"], "error: RUN: 'ort/bf16': ort runs fp32 alone"),
         (["missing.onnx"], "error: RUN: 'missing.onnx': there is no such file"),
         (["ort", "--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
-        (["text.onnx"], "error: text.onnx: ONNX Runtime cannot load it:"),
+        (["eager", "--export", "out"], "error: --export: expected a run of a graph, such as ort or an ONNX file;"),
+        pytest.param(["text.onnx"], "error: text.onnx: ONNX Runtime cannot load it:", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(cli: Cli, words: list[str], said: str) -> None:
@@ -188,6 +259,20 @@ def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_
     assert (total, right) == (36, 36)
     assert len(hits) >= 34
     assert accused == []
+
+
+@pytest.mark.slow
+def test_of_a_case_whose_outputs_differ_the_layer_is_named(artifact_of: ArtifactOf, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(artifact_of(SIGNALS), folder)
+    source = exported(SIGNALS, folder, tmp_path / "right.onnx")
+    case = Case(spec=SIGNALS, workload="inference", runtime="ort", batch=8)
+    assert where_it_begins(case, folder, tmp_path) is None
+    module = broken(source, "dropped bias", 0, folder / GRAPH)
+    begins = where_it_begins(case, folder, tmp_path)
+    assert begins is not None
+    assert begins.startswith(f"begins at {module} ")
+    assert begins.endswith(", bias")
 
 
 @pytest.mark.slow

@@ -257,22 +257,32 @@ def diverge(
     page: Annotated[
         Path | None, typer.Option(help="An HTML file to write: heat map, maps of the worst layers.")
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="A folder for each graph with the errors in its nodes' metadata, and Model Explorer's data."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
 
     Exit code 0 if rounding explains all, 1 if a layer is worse.
     Example: cnnbench diverge resnet50 ort eager/bf16 --page layers.html
-    Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors
+    Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
     from functools import partial
 
     from cnnbench.report import divergence
+    from cnnbench.runner.tasks import annotate
     from cnnbench.runner.tasks import diverge as task
 
     limit_bytes = checked(parse_bytes, memory, "--memory")
     contenders = [checked(partial(task.parse_contender, model=model), each, "RUN") for each in dict.fromkeys(runs)]
-    found = task.diverge(spec(model, image_size, classes, 0, channels, inputs, weights), contenders, batch, limit_bytes)
+    chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
+    if export:
+        annotate.check_graphs(contenders)
+        found = task.diverge(chosen, contenders, batch, limit_bytes, partial(annotate.export_errors, export))
+    else:
+        found = task.diverge(chosen, contenders, batch, limit_bytes)
     if page:
         from cnnbench.records import files
         from cnnbench.report.divergence_page import page as page_of

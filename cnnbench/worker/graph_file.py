@@ -36,12 +36,13 @@ def describe(request: Describe) -> Described:
 
 
 def annotate(request: Annotate) -> Annotated:
-    """Copy a graph with notes in its nodes' metadata; a second file of weights stays a second file."""
+    """Copy a graph with notes in its nodes' metadata, each node named; a second file of weights stays a second file."""
     is_apart = any(
         tensor.external_data for tensor in onnx.load(request.file, load_external_data=False).graph.initializer
     )
     model = onnx.load(request.file)
     for node in model.graph.node:
+        node.name = name_of(node)
         for key, value in request.notes.get(name_of(node), {}).items():
             node.metadata_props.add(key=key, value=value)
     onnx.save(model, request.out, save_as_external_data=is_apart, location=f"{Path(request.out).name}.data")
