@@ -1,6 +1,7 @@
 """What layers put out: figures from values by hand, pictures read back by Pillow, and real models of each kind."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from PIL import Image
 
 from cnnbench.analysis.activations import MAX_SIDE, activations_of, channel_axes, thumbnails
 from cnnbench.errors import ModelError
+from cnnbench.networks.receptive import Field
 from cnnbench.records.task_messages import Value
+from cnnbench.report.inspection import FIELD_COLOUR, all_pictures, as_json, page
 from cnnbench.report.pictures import BACKGROUND, Picture, beside, grey, grid, signed
+from cnnbench.runner.tasks.inspect import Inspection, Layer
 from cnnbench.worker.reference.image_file import with_image
 from tests.conftest import Cli
 
@@ -99,15 +103,42 @@ def test_an_image_is_resized_and_scaled_and_what_cannot_be_read_is_one_sentence(
 
 
 @pytest.mark.parametrize(
+    ("image", "kernels", "maps", "fields"),
+    [
+        ((1, 28, 28), (6, 1, 5, 5), (2, 6, 24, 24), 2),
+        ((3, 32, 40), (96, 3, 3, 3), (1, 96, 30, 38), 2),
+        ((1, 256), (16, 1, 7), (2, 16, 250), 1),
+        ((1, 8, 12, 12), (4, 1, 3, 3, 3), (1, 4, 6, 10, 10), 3),
+    ],
+    ids=["grey", "colour", "signal", "volume"],
+)
+def test_a_page_has_the_maps_histograms_kernels_and_receptive_fields(
+    image: tuple[int, ...], kernels: tuple[int, ...], maps: tuple[int, ...], fields: int
+) -> None:
+    random = np.random.default_rng(0)
+    axis = Field(Fraction(1), Fraction(0), Fraction(kernels[-1] - 1))
+    runs = {run: activations_of(random.standard_normal(maps)) for run in ("float64", "ort")}
+    layers = [Layer(value("conv", maps), runs, (axis,) * fields), Layer(value("pool", maps), runs, None)]
+    x, w = (random.standard_normal(shape).astype(np.float32) for shape in (image, kernels))
+    found = Inspection("net", x, w, "conv", layers)
+    shown = {picture.name: picture.pixels for picture in all_pictures(found)}
+    named = {f"{what}-{n}-{run}" for what in ("maps", "histogram") for n in (0, 1) for run in runs}
+    assert shown.keys() == {"input", "kernels", *named, *(["field-0"] if len(image) == 3 else [])}
+    if len(image) == 3:
+        drawn = np.argwhere((shown["field-0"] == FIELD_COLOUR).all(axis=-1))
+        assert (drawn.max(axis=0) - drawn.min(axis=0) + 1).tolist() == [kernels[-1]] * 2
+    html = page(found)
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert html.count("data:image/png") == len(shown)
+    assert json.loads(json.dumps(as_json(found)))["layers"][0]["receptive_field"] == [kernels[-1]] * fields
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("words", "image", "kernels"),
     [
         (["lenet5"], "grey.png", (6, 5, 5)),
-        pytest.param(
-            ["cnn1d", "--image-size", "256", "--classes", "5", "--layers", "features.*"],
-            "signal.npy",
-            (16, 7),
-            marks=pytest.mark.slow,
-        ),
+        (["cnn1d", "--image-size", "256", "--classes", "5", "--layers", "features.*"], "signal.npy", (16, 7)),
     ],
 )
 def test_the_layers_of_a_grey_image_and_a_signal_are_on_a_page_and_in_files(

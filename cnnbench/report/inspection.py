@@ -89,6 +89,8 @@ def _input(found: Inspection) -> list[Part]:
     made: list[Part] = [Picture("input", "Input", "What was put in, scaled to mean 0 and deviation 1.", _image(found))]
     if found.kernels is not None:
         kernels = found.kernels[:MAX_MAPS]
+        if kernels.ndim == 5:  # of volumes, the middle slice
+            kernels = kernels[:, :, kernels.shape[2] // 2]
         is_colour = kernels.ndim == 4 and kernels.shape[1] == 3
         tiles = pictures.colour(kernels) if is_colour else pictures.grey(kernels[:, 0] if kernels.ndim > 2 else kernels)
         caption = f"The first {len(kernels)} of {len(found.kernels)} kernels, each in shades of its own"
