@@ -108,7 +108,7 @@ class Deformed(nn.Module):
 class Recurrent(nn.Module):
     """Goes along the pixels."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.inner = kind(CHANNELS, CHANNELS // 2, batch_first=True, bidirectional=True)
 

@@ -20,6 +20,8 @@ COMMANDS = [
     "show",
     "verify",
     "profile",
+    "diverge",
+    "inspect",
     "export",
     "report",
     "compare",

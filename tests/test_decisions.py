@@ -106,6 +106,14 @@ def test_wrong_outputs_are_invalid_and_not_timed(run: Runs) -> None:
     assert found[EAGER].status in ("ok", "noisy")
 
 
+def test_of_wrong_outputs_the_layer_is_recorded_where_they_begin(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnbench.runner.run.where_it_begins", lambda case, *_: f"begins at conv2 of {case.runtime}")
+    opened = messages.Opened(load_s=0.1, first_call_s=0.01, parity=WRONG)
+    _, _, found = run(INFERENCE, Says("open", opened, runtime="ort", batch=4))
+    assert found[ORT].reasons[-1] == Reason(code="parity", detail="begins at conv2 of ort")
+    assert found[EAGER].reasons == []
+
+
 @pytest.mark.parametrize(
     ("parity", "faults", "reason"),
     [

@@ -192,8 +192,13 @@ def test_training_leaves_the_weights_that_it_began_with_alone(tmp_path: Path) ->
     assert not np.allclose(trained.values["conv1.weight"], before["conv1.weight"].numpy())
 
 
-@pytest.mark.parametrize("rule", ["aten.relu.default", "aten.linear.default", "aten.conv2d.default"])
-def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rule", "first"),
+    [("aten.relu.default", "conv2."), ("aten.linear.default", "last."), ("aten.conv2d.default", "conv2.")],
+)
+def test_a_wrong_gradient_fails_and_the_first_going_backwards_is_named(
+    rule: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = gradients.RULES[rule]
 
     def wrong(g: Any, shapes: Any, *args: Any, **options: Any) -> OpResult:
@@ -202,7 +207,8 @@ def test_a_wrong_gradient_fails(rule: str, tmp_path: Path, monkeypatch: pytest.M
         return replace(right, vjps=wrong, takes_scaled=False)
 
     monkeypatch.setattr(training, "RULES", {**gradients.RULES, rule: wrong})
-    assert failed(proved(small(), tmp_path, MOMENTUM, 2)) != []
+    reasons = failed(proved(small(), tmp_path, MOMENTUM, 1))
+    assert any(f"the first wrong gradient going backwards, {first}" in reason for reason in reasons), reasons
 
 
 def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_step_fails_all(tmp_path: Path) -> None:

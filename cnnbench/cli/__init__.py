@@ -1,9 +1,9 @@
 """The command line: parse, call, exit code; nothing else.
 
-Exit codes: 0 all well; 1 `gate` confirmed a regression, or `verify` found a disagreement; 2 bad input; 3 a case failed,
-is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate --strict` could not tell; 70 an
-internal error; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are imported inside the commands that
-need them, so that `--help` answers at once.
+Exit codes: 0 all well; 1 `gate` confirmed a regression, `verify` found a disagreement, or `diverge` a wrong layer; 2
+bad input; 3 a case failed, is invalid, wrong or missing, or was not reached, or an exact figure differs; 4 `gate
+--strict` could not tell; 70 an internal error; 129, 130, 143 ended by SIGHUP, Ctrl-C, SIGTERM. Heavy modules are
+imported inside the commands that need them, so that `--help` answers at once.
 """
 
 import os

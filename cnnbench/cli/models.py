@@ -27,7 +27,7 @@ from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import print_json, print_rows
-from cnnbench.suite.parse import checked
+from cnnbench.suite.parse import checked, parse_bytes
 
 if TYPE_CHECKING:
     from cnnbench.suite.optimizer import Optimizer
@@ -253,6 +253,112 @@ def profile(
         typer.echo("\n".join(layer_times.text(found)))
     if found.failures:
         raise typer.Exit(common.EXIT_NOT_ALL_MEASURED)
+
+
+@app.command()
+def diverge(
+    model: AnyModel,
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/bf16, or an ONNX file."),
+    ],
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Reference images.")] = 2,
+    weights: Weights = None,
+    memory: Annotated[
+        str, typer.Option(help="The most that the values of a group of layers may take, such as 500MB or 2GB.")
+    ] = "1GB",
+    page: Annotated[
+        Path | None, typer.Option(help="An HTML file to write: heat map, maps of the worst layers.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="A folder for each graph with the errors in its nodes' metadata, and Model Explorer's data."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
+
+    Exit code 0 if rounding explains all, 1 if a layer is worse.
+    Example: cnnbench diverge resnet50 ort eager/bf16 --page layers.html
+    Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
+    """
+    from functools import partial
+
+    from cnnbench.report import divergence
+    from cnnbench.runner.tasks import annotate
+    from cnnbench.runner.tasks import diverge as task
+
+    limit_bytes = checked(parse_bytes, memory, "--memory")
+    contenders = [checked(partial(task.parse_contender, model=model), each, "RUN") for each in dict.fromkeys(runs)]
+    chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
+    if export:
+        annotate.check_graphs(contenders)
+        found = task.diverge(chosen, contenders, batch, limit_bytes, partial(annotate.export_errors, export))
+    else:
+        found = task.diverge(chosen, contenders, batch, limit_bytes)
+    if page:
+        from cnnbench.records import files
+        from cnnbench.report.divergence_page import page as page_of
+
+        files.write(page, page_of(found))
+    if as_json:
+        print_json(divergence.as_json(found))
+    else:
+        typer.echo("\n".join(divergence.text(found)))
+    if any(run.first for run in found.runs):
+        raise typer.Exit(common.EXIT_DISAGREE)
+
+
+@app.command(name="inspect")
+def inspect_layers(
+    model: AnyModel,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture, or numbers (.npy, .csv, .txt); reference images if not given.")
+    ] = None,
+    layers: Annotated[str, typer.Option(metavar="GLOB", help="Layers by name, such as 'layer1.*'.")] = "*",
+    runs: Annotated[
+        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/bf16, an ONNX file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the page and PNG files; MODEL-layers if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each layer puts out: feature maps, histograms, dead units, kernels, receptive fields.
+
+    Example: cnnbench inspect resnet18 --weights DEFAULT --image cat.jpg --layers 'layer1.*'
+    """
+    from functools import partial
+
+    from cnnbench.records import files
+    from cnnbench.records.artifact import file_name
+    from cnnbench.report import inspection
+    from cnnbench.runner.tasks import diverge as task
+    from cnnbench.runner.tasks.inspect import inspect_model
+
+    contenders = [checked(partial(task.parse_contender, model=model), each, "--run") for each in runs or ["ort"]]
+    if image and not image.is_file():
+        raise InputError(f"--image: {str(image)!r}: there is no such file")
+    chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
+    found = inspect_model(chosen, image, layers, contenders, 1 if image else 2)
+    folder = out or Path(f"{file_name(chosen.label)}-layers")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder / "layers.html", inspection.page(found))
+    for picture in inspection.all_pictures(found):
+        files.write(folder / f"{picture.name}.png", picture.png)
+    if as_json:
+        print_json(inspection.as_json(found))
+    else:
+        typer.echo(f"{folder / 'layers.html'}: {len(found.layers)} layers, and their pictures as PNG beside it")
 
 
 @app.command()

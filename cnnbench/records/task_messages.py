@@ -187,3 +187,120 @@ class Classified(Frozen):
 
     classes: list[int]
     is_torch_in_process: bool
+
+
+class Value(Frozen):
+    """A tensor of floats inside a network, named as torch.export names it, or a value of an ONNX file."""
+
+    module: str
+    """The innermost module that computes it; empty for the outermost, and in an ONNX file the node."""
+    name: str
+    """The operation's, such as `relu_1`; in an ONNX file the value's."""
+    output: int = 0
+    """Which of the operation's outputs it is."""
+    operator: str
+    shape: tuple[int, ...]
+    inputs: list[int] = []
+    """The places of the values that it is computed from, the nearest ones that are listed."""
+
+
+class OpenReference(Request):
+    """List the values of a model, in order, before they are read in float64."""
+
+    op: Literal["open_reference"] = "open_reference"
+    spec: ModelSpec
+    folder: str
+    """The artifact's."""
+    batch: int
+    threads: int
+    image: str | None = None
+    """A file of the user's own image or signal, instead of reference images."""
+
+
+class ReferenceOpened(Frozen):
+    """A model's values; an index in this list is a value's place."""
+
+    values: list[Value]
+
+
+class OpenLayers(Request):
+    """Prepare a run of a case, or of an ONNX file of the user's, and find which of the values it has."""
+
+    op: Literal["open_layers"] = "open_layers"
+    case: Case
+    folder: str
+    """The artifact's."""
+    file: str | None
+    """The user's ONNX file, instead of the artifact's graph."""
+    scratch: str
+    values: list[Value]
+    threads: int
+    image: str | None = None
+
+
+class LayersOpened(Frozen):
+    """The places of the values that the run has as it is shipped: those that no fusion has done away with."""
+
+    places: list[int]
+    operators: list[str]
+    """Of each, what computes it in the run's own words."""
+    nodes: list[str] = []
+    """Of each, the node of the graph before it is optimised, where the run is a graph."""
+    at_once: bool = False
+    """Whether the run holds all its values at once."""
+
+
+class Annotate(Request):
+    """Write a copy of an ONNX file with notes in its nodes' metadata."""
+
+    op: Literal["annotate"] = "annotate"
+    file: str
+    out: str
+    notes: dict[str, dict[str, str]]
+    """By node, the keys and values of its metadata."""
+
+
+class Annotated(Frozen):
+    """Written."""
+
+    graph: str
+    """The graph's own name."""
+
+
+class ReadReference(Request):
+    """Compute the values up to a place in float64, into files, and what float32 makes of the same layers."""
+
+    op: Literal["read_reference"] = "read_reference"
+    until: int
+    folder: str
+    cuts: list[list[int]]
+    """For each run, the places whose values it has."""
+
+
+class Rounding(Frozen):
+    """The error of one layer in float32, fed with the reference's values, by torch or onnx's own implementation."""
+
+    rms: float
+    largest: float
+
+
+class ReferenceRead(Frozen):
+    """For each run, the rounding of each of its values, by place."""
+
+    rounding: list[dict[int, Rounding]]
+
+
+class ReadLayers(Request):
+    """Compute a run's values up to a place, into files: as it runs, and each layer fed with the reference's values."""
+
+    op: Literal["read_layers"] = "read_layers"
+    until: int
+    folder: str
+    name: str
+    """Begins the files' names."""
+
+
+class LayersRead(Frozen):
+    """Done; at the end with the largest difference between the outputs with and without asking for values."""
+
+    asked: float | None = None

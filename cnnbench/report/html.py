@@ -18,6 +18,7 @@ from cnnbench.records.record import MEASURED
 from cnnbench.report.charts import Chart, dark_style
 from cnnbench.report.escape import strict_json
 from cnnbench.report.format import NONE
+from cnnbench.report.pictures import Picture
 from cnnbench.report.samples import Samples
 from cnnbench.report.table import Table
 
@@ -30,7 +31,7 @@ _JINJA = Environment(
 )
 _JINJA.policies["json.dumps_function"] = lambda content, **_: strict_json(content)
 
-Part = Table | Chart | Samples
+Part = Table | Chart | Samples | Picture
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Page:
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
     """What could not be read, one line each."""
+    origin: str = "from the records beside this file. Statistics are computed from raw samples"
+    """What it was written from, at its end."""
 
     @property
     def charts(self) -> list[Chart]:
@@ -80,9 +83,11 @@ def summary_html(title: str, subtitle: str, warnings: Sequence[str], tables: Seq
 
 
 def _part_html(part: Part) -> Markup:
-    """A table, a chart or the raw samples; a table's rows that are no measurement are marked by their status."""
+    """A table, a chart, a picture or the raw samples; a table's rows without a measurement are marked by status."""
     if isinstance(part, Chart):
         return _render("chart.html.j2", chart=part, svg=Markup(part.svg))
+    if isinstance(part, Picture):
+        return _render("picture.html.j2", picture=part)
     if isinstance(part, Samples):
         return _render("samples.html.j2", samples=part)
     choices = {}

@@ -35,6 +35,8 @@ class Recorder:
     def __init__(self, store: Store, environment: Environment, observer: Observer) -> None:
         self._store, self._environment, self._observer = store, environment, observer
         self._outcomes: dict[Case, list[Outcome]] = {}
+        self._begins: dict[Case, str] = {}
+        """Where outputs part from the reference, of cases whose outputs do."""
 
     def leave_out(self, case: Case, problem: Problem, built: Built | None = None) -> None:
         """Record why a case was not measured."""
@@ -42,8 +44,21 @@ class Recorder:
 
     def add(self, outcome: Outcome, built: Built) -> None:
         """Record a launch, with those before it."""
-        outcomes = self._outcomes.setdefault(outcome.case, [])
-        outcomes.append(outcome)
+        self._outcomes.setdefault(outcome.case, []).append(outcome)
+        self._record(outcome.case, built)
+
+    def wrong(self) -> list[Case]:
+        """The cases whose outputs differ from the reference."""
+        parity = {case: [each for launch in all_ for each in launch.parity] for case, all_ in self._outcomes.items()}
+        return [case for case, found in parity.items() if not all(each.passed for each in found)]
+
+    def explain(self, case: Case, begins: str, built: Built) -> None:
+        """Record where the outputs of a case part from the reference."""
+        self._begins[case] = begins
+        self._record(case, built)
+
+    def _record(self, case: Case, built: Built) -> None:
+        outcomes = self._outcomes[case]
         status, reasons = status_of(
             [each.launch for each in outcomes if each.launch is not None],
             [parity for each in outcomes for parity in each.parity],
@@ -51,7 +66,9 @@ class Recorder:
             [each.error for each in outcomes if each.error is not None],
             built.facts,
         )
-        self._write(outcome.case, status, reasons, built, outcomes)
+        if begins := self._begins.get(case):
+            reasons = [*reasons, Reason(code="parity", detail=begins)]
+        self._write(case, status, reasons, built, outcomes)
 
     def launches(self, group: Group) -> int:
         """How often the group was launched."""

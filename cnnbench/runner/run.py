@@ -20,6 +20,7 @@ from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import GroupMember, measure_group
 from cnnbench.runner.plan import Group
 from cnnbench.runner.recorder import Observer, Recorder
+from cnnbench.runner.tasks.diverge import where_it_begins
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
@@ -122,6 +123,7 @@ def _measure(
             built += [case for case in late if session.is_built(case)]
             if not session.launch_each(case for group in budget.first for case in group if case in built):
                 return False
+        session.explain_parity()
         if explains:
             session.add_profiles()
         while (group_again := budget.to_repeat()) is not None:
@@ -226,6 +228,17 @@ class _Session:
         for outcome in outcomes:
             self.recorder.add(outcome, built)
         self.budget.measured(group, outcomes, self.recorder.half_width(group))
+
+    def explain_parity(self) -> None:
+        """Find the layer where outputs that differ from the reference begin to, while there is time."""
+        for case in self.recorder.wrong():
+            if self.budget.is_over:
+                return
+            self.doing(f"{case.id}: looking for the layer where its outputs part from float64")
+            built = self.artifacts.find(self.artifacts.wanted(case.spec))
+            with contextlib.suppress(CnnbenchError, OSError):  # then it is not known
+                if begins := where_it_begins(case, built.folder, self.store.logs):
+                    self.recorder.explain(case, begins, built)
 
     def add_peaks(self, environment: Environment, cases: Sequence[Case]) -> None:
         """Write down what the machine can do at best, where it can be known."""

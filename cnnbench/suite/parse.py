@@ -44,6 +44,14 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
+def parse_bytes(text: str) -> int:
+    """Bytes from `500MB`, `2GB` or `1.5GiB`. Raises ValueError."""
+    match = re.fullmatch(rf"{_NUMBER}\s*(MB|GB|MiB|GiB)", text.strip())
+    if not match or not float(match[1]):
+        raise ValueError(f"expected an amount of memory such as 500MB or 2GB; got {shown(text)}")
+    return int(float(match[1]) * {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}[match[2]])
+
+
 def parse_percent(text: str) -> float:
     """A share from `5%`, `0.5 %` or `0.05`. Raises ValueError."""
     match = re.fullmatch(rf"{_NUMBER}\s*(%?)", text.strip())

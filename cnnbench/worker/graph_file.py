@@ -2,10 +2,13 @@
 
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import onnx
 
 from cnnbench.records.messages import Describe, Described
+from cnnbench.records.task_messages import Annotate, Annotated
+from cnnbench.worker.profilers.onnx_origin import name_of
 
 UNBOUND = {"doc_string", "metadata_props"}
 """Fields for people and tools: torch's exporter writes the paths of source files into them."""
@@ -30,3 +33,17 @@ def describe(request: Describe) -> Described:
         int(entry.value) for tensor in graph.initializer for entry in tensor.external_data if entry.key == "length"
     )
     return Described(operators=dict(operators), content_bytes=model.ByteSize() + external)
+
+
+def annotate(request: Annotate) -> Annotated:
+    """Copy a graph with notes in its nodes' metadata, each node named; a second file of weights stays a second file."""
+    is_apart = any(
+        tensor.external_data for tensor in onnx.load(request.file, load_external_data=False).graph.initializer
+    )
+    model = onnx.load(request.file)
+    for node in model.graph.node:
+        node.name = name_of(node)
+        for key, value in request.notes.get(name_of(node), {}).items():
+            node.metadata_props.add(key=key, value=value)
+    onnx.save(model, request.out, save_as_external_data=is_apart, location=f"{Path(request.out).name}.data")
+    return Annotated(graph=model.graph.name)

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cnnbench.errors import CnnbenchError, InputError, WorkerError
 from cnnbench.records import messages, task_messages
 from cnnbench.worker import forking
+from cnnbench.worker.layerwise.serve import Reading
 from cnnbench.worker.runtimes.registry import import_libraries
 from cnnbench.worker.session import Session, profile
 from cnnbench.worker.timing import usage
@@ -78,6 +79,7 @@ class Process:
         self._session: Session | None = None
         self._training: TrainingRun | None = None
         self._classification: Classification | None = None
+        self.layers = Reading()
 
     @property
     def session(self) -> Session:
@@ -134,6 +136,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.BuildStep: "export.training.prove:build_step",
     messages.BuildPackage: "export.package:build_package",
     messages.Describe: "graph_file:describe",
+    task_messages.Annotate: "graph_file:annotate",
     messages.Preload: "runtimes.registry:preload",
     task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),
     task_messages.Probe: "runtimes.registry:probe",
@@ -145,6 +148,10 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Sample: lambda process, request: process.session.sample(request),
     messages.Close: lambda process, request: process.session.close(),
     task_messages.Profile: lambda process, request: profile(request, process.threads),
+    task_messages.OpenReference: lambda process, request: process.layers.open_reference(request),
+    task_messages.ReadReference: lambda process, request: process.layers.read_reference(request),
+    task_messages.OpenLayers: lambda process, request: process.layers.open_layers(request),
+    task_messages.ReadLayers: lambda process, request: process.layers.read_layers(request),
     task_messages.StartTraining: Process.start_training,
     task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
     task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),

@@ -19,6 +19,9 @@ COMPUTING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 ONLY_LAYOUT = {"ReorderInput", "ReorderOutput"}
 """Operators that only change how values lie in memory, between the layers."""
 NORM, NORM_SUFFIX = "BatchNormalization", "_bn"
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+SUMMAND = 3
+"""Which input of a convolution in the blocked layout is added to what it computes."""
 BLOCKED = re.compile(rf"(?P<value>.+?)(?P<norm>{NORM_SUFFIX})?_nchwc(_token_\d+)?")
 """A node for ONNX Runtime's blocked layout: named by the value that it puts out, `_bn` behind it where batch
 normalisation was made a convolution."""
@@ -56,6 +59,27 @@ def origins_by_name(
     return {name: origin(listed) for name, listed in names.items()}
 
 
+def values(exported: onnx.GraphProto, executed: onnx.GraphProto) -> tuple[dict[str, str], set[str]]:
+    """By name of each value of the executed graph that is one of the exported graph's, that; and which are blocked.
+
+    ONNX Runtime keeps the names of values, but for those in its blocked layout.
+    """
+    graph = _Exported(exported)
+    found: dict[str, str] = {}
+    blocked: set[str] = set()
+    for node in executed.node:
+        is_blocked = node.op_type != "ReorderOutput" and (
+            node.domain == BLOCKED_DOMAIN or not blocked.isdisjoint(node.input)
+        )
+        if is_blocked:
+            blocked |= set(node.output)
+            if (value := graph.value_of(node)) is not None:
+                found[node.output[0]] = value
+        else:
+            found |= {value: value for value in node.output if value in graph.makers}
+    return found, blocked
+
+
 class _Exported:
     """The graph as it was exported, its nodes found by place, by name and by what they put out."""
 
@@ -79,6 +103,26 @@ class _Exported:
         while name and name not in self.by_name and name not in self.makers:
             name = name.rpartition("/")[0]
         return self.by_name.get(name, self.makers.get(name)) if name else None
+
+    def value_of(self, node: onnx.NodeProto) -> str | None:
+        """The exported value that a node for the blocked layout puts out: with the sum and activation fused into it."""
+        match = BLOCKED.fullmatch(node.name)
+        if match is None:
+            place = self.by_name.get(node.name)
+            return None if place is None or node.op_type in ONLY_LAYOUT else str(self.nodes[place].output[0])
+        names = (match["value"] + (match["norm"] or ""), match["value"])
+        value = next((name for name in names if name in self.makers), None)
+        if value is not None and len(node.input) > SUMMAND and node.input[SUMMAND]:
+            value = self._through(value, ("Add", "Sum"))
+        activation = next((each.s.decode() for each in node.attribute if each.name == "activation"), None)
+        if value is not None and activation and self.nodes[self.makers[value]].op_type != activation:
+            value = self._through(value, (activation,))
+        return value
+
+    def _through(self, value: str, operators: Container[str]) -> str | None:
+        """What the only reader of a value makes of it, if it is such an operator."""
+        readers = [node for node in self.nodes if value in node.input]
+        return str(readers[0].output[0]) if len(readers) == 1 and readers[0].op_type in operators else None
 
     def principal(self, executed: onnx.NodeProto, place: int, ran: Container[int]) -> int:
         """Of the nodes that were fused into this one, the convolution or matrix product; else the node itself.

@@ -21,6 +21,7 @@ from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.copies import casts_to_double, copied, nothing_dropped
 from cnnbench.worker.export.training.step import CannotExport, export_step
+from cnnbench.worker.hooks import hooked
 from cnnbench.worker.reference import parity
 from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, Tensors, compare_losses, part, several
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
@@ -166,6 +167,10 @@ def prove(
         errors = {name: error for name, error in found_errors.items() if changes[name] or any(error)}
         if errors:
             found += _judged(f"ort, {group} after {steps} step{'s' * (steps > 1)}", errors)
+    if not all(each.passed for each in found):
+        forward = compare_losses("ort, loss before any gradient", ours.losses[:1], double.losses[:1], limit)
+        errors = {name: errors_of(name) for name in groups["parameters"] & double.values.keys()}
+        found += _where_it_begins(module, images, errors) if forward.passed else [forward]
     session.begin(weights_of(module), rate, drop=False, in_place=True)
     in_place = _same_bits(ours, train(session, images, labels, steps, further))
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found, in_place=in_place)
@@ -190,6 +195,22 @@ def _judged(what: str, errors: Mapping[str, tuple[float, float]]) -> list[Parity
         Parity(what=f"{what}, {which}", error=error if math.isfinite(error) else None, limit=limit)
         for which, error, limit in judged
     ]
+
+
+def _where_it_begins(module: nn.Module, images: Tensors, errors: Mapping[str, tuple[float, float]]) -> list[Parity]:
+    """The first parameter whose gradient is wrong, going backwards through the modules as they are called."""
+    called: list[str] = []
+    once = copied(module).train()
+    with hooked(once, lambda name, *_: called.append(name)), torch.no_grad(), nothing_dropped():
+        once(*map(torch.from_numpy, several(images)))
+    places = {name: place for place, name in enumerate(called)}
+    backwards = sorted(errors, key=lambda name: places.get(name.rpartition(".")[0], -1), reverse=True)
+    for name in backwards:
+        own, torchs = errors[name]
+        if own > (limit := max(ROOM * torchs, MIN_WORST_LIMIT)):
+            what = f"ort, the first wrong gradient going backwards, {name}"
+            return [Parity(what=what, error=own if math.isfinite(own) else None, limit=limit)]
+    return []
 
 
 def train(trainer: EagerTrainer | StepSession, images: Tensors, labels: Array, steps: int, further: int = 0) -> Trained:

@@ -1,0 +1,357 @@
+"""A model in several runtimes, layer by layer, each run in a process of its own and beside float64."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.analysis.divergence import Array, LayerErrors, cause_of, errors_of, first_wrong, growth
+from cnnbench.errors import InputError, WorkerError
+from cnnbench.records import artifact, layer_values
+from cnnbench.records.messages import Load, Loaded
+from cnnbench.records.task_messages import (
+    LayersOpened,
+    LayersRead,
+    OpenLayers,
+    OpenReference,
+    ReadLayers,
+    ReadReference,
+    ReferenceOpened,
+    ReferenceRead,
+    Value,
+)
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts
+from cnnbench.runner.scratch import scratch_folder
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec, Precision
+from cnnbench.suite.runtimes import ALL_PRECISIONS, REFERENCE, cannot, check_name, runtime_kind
+
+COMPARED = ("eager", "compile", "ort")
+"""Runtimes whose layers can be told."""
+BYTES = 8
+"""Of a number, in float64."""
+MAP_AXES = 3
+"""Of a value with maps: a batch, channels, and places."""
+COPIES = 3
+"""Of a layer's numbers in a run's files and in the process that compares them: as it ran, as it was fed, the error."""
+MEMORY_BYTES, MAX_BATCH = 10**9, 2
+"""For a case of a run whose outputs differ."""
+UNOPTIMISED = "ort:disabled"
+MAX_PICTURED, MAX_MAPS = 3, 8
+"""Layers of a run whose maps are kept, beside the first wrong one, and maps of each."""
+
+
+Watch = Callable[[int, str, Array], None]
+"""Sees the values (N, ...) at a place in a run of that name; the reference comes first, and has none."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is compared with float64."""
+
+    name: str
+    """As it was given."""
+    runtime: str
+    precision: Precision = "fp32"
+    file: str | None = None
+    """The user's ONNX file, instead of the model in the runtime."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Some feature maps of one layer for the first image, those that differ most: (maps, height, width) or less."""
+
+    channels: list[int]
+    exact: NDArray[np.float32]
+    made: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """The layers of one run."""
+
+    name: str
+    layers: list[LayerErrors]
+    operators: dict[int, str]
+    """By place, in the run's own words."""
+    nodes: dict[int, str]
+    """By place, the node of the graph before it is optimised; empty where the run is no graph."""
+    members: dict[int, list[int]]
+    """By place, the model's values that are computed on the way to it and that the run does not have."""
+    causes: dict[int, str]
+    """By place of a layer that is wrong, what may be the matter with it, where that is known, as analysis names it."""
+    asked: float | None
+    """The largest difference between the outputs with and without asking for values."""
+    maps: "dict[int, Maps]" = field(default_factory=dict)
+    """By place, of the worst layers that have maps."""
+    unfused: "LayerRun | None" = None
+    """Of a graph with a wrong layer, the same without optimisation."""
+
+    @property
+    def first(self) -> LayerErrors | None:
+        """The first layer that is worse than rounding explains."""
+        return first_wrong(self.layers)
+
+    @property
+    def accused(self) -> "tuple[LayerRun, LayerErrors] | None":
+        """The first wrong layer and the run that shows it: the unoptimised one where that tells it more closely."""
+        first, unfused = self.first, self.unfused.first if self.unfused else None
+        if first is None:
+            return None
+        if self.unfused and unfused and len(self.unfused.members[unfused.place]) <= len(self.members[first.place]):
+            return self.unfused, unfused
+        return self, first
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A model's runs, layer by layer."""
+
+    model: str
+    batch: int
+    values: list[Value]
+    runs: list[LayerRun]
+
+
+def parse_contender(text: str, model: str = "") -> Contender:
+    """`ort`, `compile/bf16`, or an ONNX file. Raises ValueError."""
+    if text.endswith(".onnx"):
+        if not Path(text).is_file():
+            raise ValueError(f"{text!r}: there is no such file")
+        return Contender(text, "ort", file=text)
+    runtime, _, precision = text.partition("/")
+    name = runtime_kind(check_name(runtime)).name
+    if name not in COMPARED:
+        raise ValueError(f"expected one of {', '.join(COMPARED)}, or an ONNX file; the layers of {name} are not known")
+    precisions = [each for each in ALL_PRECISIONS if each == (precision or "fp32")]
+    if not precisions:
+        raise ValueError(f"expected a precision such as {runtime}/fp32; got {text!r}")
+    chosen: Precision = precisions[0]  # type: ignore[assignment]
+    if reason := cannot(runtime, "inference", "cpu", chosen, "nchw", model=model):
+        raise ValueError(f"{text!r}: {reason}")
+    return Contender(text, runtime, chosen)
+
+
+def diverge(
+    spec: ModelSpec,
+    contenders: Sequence[Contender],
+    batch: int,
+    memory_bytes: int,
+    then: Callable[[Divergence, dict[str, Path], Path], object] = lambda *_: None,
+) -> Divergence:
+    """Compare each layer of each run with float64, group by group of layers. Raises ModelError, WorkerError.
+
+    The files of a group, and what is compared of it at once, take no more than `memory_bytes`. `then` gets the result,
+    the graph of each run, and a folder for logs, while the artifact is there.
+    """
+    with Artifacts() as artifacts:
+        facts = artifacts.get(spec)
+        for each in contenders:
+            if facts.onnx_error is not None and runtime_kind(each.runtime).runs_exported_graph and not each.file:
+                raise WorkerError(f"{each.name}: ONNX export failed: {facts.onnx_error}")
+        folder = artifact.folder_of(spec, facts.key)
+        found = diverge_artifact(spec, folder, contenders, facts.batch or batch, memory_bytes, artifacts.logs)
+        graphs = {each.name: Path(each.file) if each.file else folder / artifact.GRAPH for each in contenders}
+        then(found, graphs, artifacts.logs)
+        return found
+
+
+def diverge_artifact(
+    spec: ModelSpec, folder: Path, contenders: Sequence[Contender], batch: int, memory_bytes: int, logs: Path
+) -> Divergence:
+    """The same of a model whose artifact lies in a folder; workers log into `logs`."""
+    whole = Comparison(spec, folder, batch, memory_bytes, logs)
+    runs = whole.run(contenders)
+    wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
+    unfused = whole.run([Contender(each.name, UNOPTIMISED, file=each.file) for each in wrong]) if wrong else []
+    by_name = {run.name: run for run in unfused}
+    return Divergence(spec.label, batch, whole.values, [replace(run, unfused=by_name.get(run.name)) for run in runs])
+
+
+def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
+    """Where the outputs of an inference case part from float64, in figures; None where its layers are not known.
+
+    Raises ModelError, WorkerError.
+    """
+    name, on_cpu = runtime_kind(case.runtime).name, case.device == "cpu"
+    if case.workload != "inference" or name not in COMPARED or not on_cpu or case.layout != "nchw":
+        return None
+    contender = Contender(case.id, case.runtime, case.precision)
+    found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
+    (run,) = found.runs
+    if run.accused is None:
+        grown = growth(run.layers)
+        reached = ", ".join(f"{step:.0%} at {_called(found.values[layer.place])}" for step, layer in grown)
+        return f"no layer adds more than rounding explains; error {reached}" if grown else None
+    shown, layer = run.accused
+    added = "no numbers" if layer.added is None else f"{layer.added:.1e}"
+    cause = f", {shown.causes[layer.place]}" if layer.place in shown.causes else ""
+    called = f"{_called(found.values[layer.place])} ({shown.operators[layer.place]})"
+    return f"begins at {called}: adds {added}, rounding {layer.limit:.1e}{cause}"
+
+
+def _called(value: Value) -> str:
+    return f"{value.module} {value.operator}".strip()
+
+
+def _may_be_unfused(contender: Contender) -> bool:
+    return runtime_kind(contender.runtime).runs_exported_graph and contender.runtime != UNOPTIMISED
+
+
+@dataclass
+class _Open:
+    """A run whose worker is open."""
+
+    contender: Contender
+    worker: Worker
+    opened: LayersOpened
+    layers: list[LayerErrors] = field(default_factory=list)
+    causes: dict[int, str] = field(default_factory=dict)
+    maps: dict[int, Maps] = field(default_factory=dict)
+    asked: float | None = None
+
+    def keep(self, errors: LayerErrors, exact: Array, made: Array) -> None:
+        """Keep a layer's maps while it is the first wrong one, or among those with the largest excess."""
+        if exact.ndim < MAP_AXES or made.shape != exact.shape:
+            return
+        size = np.nan_to_num(np.abs(made[0] - exact[0]), nan=np.inf).reshape(exact.shape[1], -1).max(axis=1)
+        channels = sorted(np.argsort(-size, kind="stable")[:MAX_MAPS].tolist())
+        self.maps[errors.place] = Maps(channels, *(each[0, channels].astype(np.float32) for each in (exact, made)))
+        first = first_wrong(self.layers)
+        known = [layer for layer in self.layers if layer.place in self.maps and layer is not first]
+        if len(known) > MAX_PICTURED:
+            del self.maps[min(known, key=lambda layer: layer.excess).place]
+
+
+class Comparison:
+    """One model on one batch."""
+
+    def __init__(
+        self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, logs: Path, image: Path | None = None
+    ) -> None:
+        """Of an artifact's folder; `image` is a file of the user's, instead of reference images."""
+        self._spec, self._folder, self._batch, self._logs = spec, folder, batch, logs
+        self._memory_bytes, self._threads = memory_bytes, machine.usable_threads()
+        self._image = str(image) if image else None
+        self._at = 0
+        self.values: list[Value] = []
+        self.image: NDArray[np.generic] = np.zeros(0)
+        """The first image that was put in."""
+
+    def run(self, contenders: Sequence[Contender], watch: Watch = lambda *_: None) -> list[LayerRun]:
+        """All runs beside one reference; `watch` sees the values of each."""
+        self._at = 0
+        with scratch_folder() as scratch, ExitStack() as stack:
+            reference = stack.enter_context(Worker(self._logs / "reference.log", self._threads, LIMIT_S))
+            case = self._case("ort" if self._spec.is_onnx_file else REFERENCE)
+            reference.ask(Load(case=case, threads=self._threads), Loaded)
+            request = OpenReference(
+                spec=self._spec,
+                folder=str(self._folder),
+                batch=self._batch,
+                threads=self._threads,
+                image=self._image,
+            )
+            self.values = reference.ask(request, ReferenceOpened).values
+            runs = [self._opened(stack, scratch / str(number), each) for number, each in enumerate(contenders)]
+            for until in self._groups(len(runs), [run for run in runs if run.opened.at_once]):
+                self._read(reference, runs, until, scratch, watch)
+                for file in scratch.glob("*.npy"):
+                    file.unlink()
+        return [
+            LayerRun(
+                name=run.contender.name,
+                layers=run.layers,
+                operators=dict(zip(run.opened.places, run.opened.operators, strict=True)),
+                nodes=dict(zip(run.opened.places, run.opened.nodes, strict=False)),
+                members=members(self.values, run.opened.places),
+                causes=run.causes,
+                asked=run.asked,
+                maps=run.maps,
+            )
+            for run in runs
+        ]
+
+    def _case(self, runtime: str, precision: Precision = "fp32") -> Case:
+        return Case(spec=self._spec, workload="inference", runtime=runtime, precision=precision, batch=self._batch)
+
+    def _opened(self, stack: ExitStack, scratch: Path, contender: Contender) -> _Open:
+        scratch.mkdir()
+        case = self._case(contender.runtime, contender.precision)
+        log = self._logs / f"{artifact.file_name(contender.name)}.log"
+        worker = stack.enter_context(Worker(log, self._threads, LIMIT_S))
+        worker.ask(Load(case=case, threads=self._threads), Loaded)
+        request = OpenLayers(
+            case=case,
+            folder=str(self._folder),
+            file=contender.file,
+            scratch=str(scratch),
+            values=self.values,
+            threads=self._threads,
+            image=self._image,
+        )
+        return _Open(contender, worker, worker.ask(request, LayersOpened))
+
+    def _groups(self, runs: int, at_once: Sequence[_Open]) -> list[int]:
+        """Where each group of layers ends. Raises InputError where one layer is too large."""
+        sizes = [BYTES * int(np.prod(value.shape, dtype=np.int64)) for value in self.values]
+        held = sum(sizes[place] for run in at_once for place in run.opened.places)
+        room = self._memory_bytes - held
+        each = [size * (1 + COPIES * runs) for size in sizes]
+        if max(each) > room:
+            largest = self.values[int(np.argmax(sizes))]
+            raise InputError(
+                f"--memory: expected at least {(held + max(each)) / 1e9:.2g} GB for the values of layer "
+                f"{largest.module or largest.name!r}{' and all that torch.compile puts out' if held else ''}; got "
+                f"{self._memory_bytes / 1e9:.2g} GB; give more, or a smaller --batch or --image-size"
+            )
+        ends, used = [], 0
+        for place, size in enumerate(each):
+            if used + size > room:
+                ends.append(place)
+                used = 0
+            used += size
+        return [*ends, len(each)]
+
+    def _read(self, reference: Worker, runs: Sequence[_Open], until: int, folder: Path, watch: Watch) -> None:
+        cuts = [run.opened.places for run in runs]
+        found = reference.ask(ReadReference(until=until, folder=str(folder), cuts=cuts), ReferenceRead)
+        if not self._at:
+            self.image = layer_values.load(folder, layer_values.IMAGE, 0)
+        for place in range(self._at, until):
+            watch(place, "", np.asarray(layer_values.load(folder, layer_values.REFERENCE, place), np.float64))
+        self._at = until
+        for number, (run, rounding) in enumerate(zip(runs, found.rounding, strict=True)):
+            name = str(number)
+            run.asked = run.worker.ask(ReadLayers(until=until, folder=str(folder), name=name), LayersRead).asked
+            for place, own in sorted(rounding.items()):
+                exact, made, fed = (
+                    np.asarray(layer_values.load(folder, each, place), np.float64)
+                    for each in (layer_values.REFERENCE, name, layer_values.fed(name))
+                )
+                errors = errors_of(place, exact, made, fed, own.rms, own.largest, run.contender.precision)
+                watch(place, run.contender.name, made)
+                run.layers.append(errors)
+                run.keep(errors, exact, made)
+                if errors.is_wrong and (cause := cause_of(exact, fed)):
+                    run.causes[place] = cause
+
+
+def members(values: Sequence[Value], places: Sequence[int]) -> dict[int, list[int]]:
+    """By place of a run, the model's values between it and those that the run has, in order."""
+    stops = set(places)
+    found: dict[int, list[int]] = {}
+    for place in places:
+        inside: set[int] = set()
+        waiting = [place]
+        while waiting:
+            for used in values[waiting.pop()].inputs:
+                if used not in stops and used not in inside:
+                    inside.add(used)
+                    waiting.append(used)
+        found[place] = sorted(inside)
+    return found

@@ -1,0 +1,113 @@
+"""What a model's layers put out for an image: maps, histograms, dead units, kernels and receptive fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.analysis.activations import Activations, activations_of, channel_axes
+from cnnbench.errors import CnnbenchError, InputError
+from cnnbench.networks.receptive import Field, receptive_fields
+from cnnbench.records import artifact
+from cnnbench.records.task_messages import Value
+from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.tasks.diverge import Comparison, Contender
+from cnnbench.runner.tasks.trace import read
+from cnnbench.suite.case import ModelSpec
+
+REFERENCE = "float64"
+MEMORY_BYTES = 10**9
+MAX_SHOWN = 5
+"""Layers that a message names."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that has maps."""
+
+    value: Value
+    runs: dict[str, Activations]
+    """By run; the reference is first."""
+    field: tuple[Field, ...] | None
+    """Its receptive field along each axis of the image; None where that is the whole image, or not known."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's layers."""
+
+    model: str
+    image: NDArray[np.float32]
+    """(C, H, W) or (C, L): what was put in."""
+    kernels: NDArray[np.float32] | None
+    """(out, in, height, width) or (out, in, length) of the first convolution."""
+    first: str
+    """The first convolution's name."""
+    layers: list[Layer] = field(default_factory=list)
+
+
+def inspect_model(
+    spec: ModelSpec, image: Path | None, layers: str, contenders: Sequence[Contender], batch: int
+) -> Inspection:
+    """Read the layers whose name matches a pattern, in float64 and in each run.
+
+    Raises InputError for a pattern that nothing matches, and a model without maps; ModelError, WorkerError.
+    """
+    with Artifacts() as artifacts:
+        facts = artifacts.get(spec)
+        folder = artifact.folder_of(spec, facts.key)
+        compared = Comparison(spec, folder, facts.batch or batch, MEMORY_BYTES, artifacts.logs, image)
+        chosen: list[int] = []
+        found: dict[int, dict[str, Activations]] = {}
+
+        def watch(place: int, run: str, values: NDArray[np.float64]) -> None:
+            if not chosen:
+                chosen.extend(_chosen(spec, compared.values, layers))
+            if place in chosen:
+                axis = channel_axes(compared.values)[place]
+                assert axis is not None
+                found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
+
+        compared.run(contenders, watch)
+        fields = _fields(spec)
+        first = next((value for value in compared.values if value.operator.lower().startswith("conv")), None)
+        return Inspection(
+            model=spec.label,
+            image=compared.image.astype(np.float32),
+            kernels=_kernels(folder, first),
+            first=first.module if first else "",
+            layers=[Layer(compared.values[p], found[p], fields.get(compared.values[p].module)) for p in sorted(found)],
+        )
+
+
+def _chosen(spec: ModelSpec, values: Sequence[Value], pattern: str) -> list[int]:
+    axes = channel_axes(values)
+    with_maps = [place for place, axis in enumerate(axes) if axis is not None]
+    if not with_maps:
+        raise InputError(
+            f"{spec.label}: none of its layers has feature maps; expected outputs (N, C, H, W) or (N, C, L)"
+        )
+    found = [place for place in with_maps if fnmatchcase(values[place].module, pattern)]
+    if not found:
+        names = list(dict.fromkeys(values[place].module for place in with_maps))
+        shown = ", ".join(names[:MAX_SHOWN]) + (f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else "")
+        raise InputError(f"--layers: no layer of {spec.label} with feature maps matches {pattern!r}; they are {shown}")
+    return found
+
+
+def _fields(spec: ModelSpec) -> dict[str, tuple[Field, ...] | None]:
+    """None are known of a model that cannot be traced."""
+    try:
+        return receptive_fields(read(spec).network)
+    except CnnbenchError:
+        return {}
+
+
+def _kernels(folder: Path, first: Value | None) -> NDArray[np.float32] | None:
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / artifact.WEIGHTS)
+    return weights.get(f"{first.module}.weight") if first else None

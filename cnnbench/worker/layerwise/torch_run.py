@@ -1,0 +1,128 @@
+"""The layers of a module in PyTorch: the float64 reference, eager, and compiled."""
+
+from pathlib import Path
+
+import torch
+
+from cnnbench.errors import ModelError
+from cnnbench.records import layer_values
+from cnnbench.records.task_messages import LayersOpened, LayersRead, OpenLayers, OpenReference, ReadLayers, Value
+from cnnbench.suite.case import Case
+from cnnbench.suite.runtimes import split
+from cnnbench.worker.layerwise.program import TracedProgram, array_of, like
+from cnnbench.worker.layerwise.stepped import Stepped, largest_difference
+from cnnbench.worker.reference.image_file import with_image
+from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
+from cnnbench.worker.runtimes.eager import EagerInference
+from cnnbench.worker.runtimes.registry import class_of
+
+MATERIALISED = {"conv1d", "conv2d", "conv3d", "convolution", "linear", "addmm", "mm", "bmm", "matmul"}
+"""Operations that a compiler calls a library for, so that what they read and put out lies in memory in any case."""
+
+
+def program_of(request: OpenReference) -> TracedProgram:
+    """The model's, with reference inputs. Raises ModelError."""
+    torch.set_num_threads(request.threads)
+    case = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch)
+    return _traced(_runtime(case, Path(request.folder), request.threads, request.image))
+
+
+def _runtime(case: Case, folder: Path, threads: int, image: str | None) -> EagerInference:
+    facts, golden = open_artifact(folder)
+    kind = class_of(case.runtime, case.workload)
+    made = kind(case, facts, folder, with_image(tiled(golden.images, case.batch), image), threads)
+    assert isinstance(made, EagerInference)
+    return made
+
+
+def _traced(runtime: EagerInference) -> TracedProgram:
+    try:
+        return TracedProgram(runtime.module, runtime.inputs)
+    except ModelError as error:
+        raise ModelError(f"model {runtime.case.spec.model!r}: {error}") from None
+
+
+class EagerLayers:
+    """Operation by operation: what runs is what is shipped."""
+
+    def __init__(self, request: OpenLayers) -> None:
+        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
+        self._program = _traced(self._runtime)
+        self._as_is, self._fed = (Stepped(self._program.walk()) for _ in range(2))
+        self._at, self._outputs = 0, dict.fromkeys(self._program.outputs, None)
+        self._made: dict[int, Array] = {}
+
+    def opened(self) -> LayersOpened:
+        """All values."""
+        values = self._program.values
+        return LayersOpened(places=list(range(len(values))), operators=[value.operator for value in values])
+
+    def read(self, request: ReadLayers) -> LayersRead:
+        """The values up to a place."""
+        with self._runtime.autocast:
+            for place in range(self._at, request.until):
+                values, fed = self._as_is.value(), self._fed.value()
+                layer_values.save(request.folder, request.name, place, values)
+                layer_values.save(request.folder, layer_values.fed(request.name), place, fed)
+                self._fed.go_on_with(layer_values.load(request.folder, layer_values.REFERENCE, place))
+                if place in self._outputs:
+                    self._made[place] = values
+        self._at = request.until
+        if request.until < len(self._program.values):
+            return LayersRead()
+        return LayersRead(asked=_asked(self._runtime, self._program, self._made))
+
+
+class CompiledLayers:
+    """A compiled program that puts out, beside its outputs, values that lie in memory in any case.
+
+    Each layer that is fed with the reference's values is compiled too: from the values that it reads.
+    """
+
+    def __init__(self, request: OpenLayers) -> None:
+        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
+        self._program = _traced(self._runtime)
+        self._mode = split(request.case.runtime)[1] or None
+        self._places = self._program.reading(MATERIALISED)
+        made = self._compiled([], self._places, [])
+        self._made = dict(zip(self._places, made, strict=True))
+        self._exact: dict[int, Array] = {}
+        self._at = 0
+
+    def opened(self) -> LayersOpened:
+        """The values that lie in memory."""
+        values: list[Value] = self._program.values
+        operators = [values[place].operator for place in self._places]
+        return LayersOpened(places=self._places, operators=operators, at_once=True)
+
+    def read(self, request: ReadLayers) -> LayersRead:
+        """The values up to a place."""
+        wanted = [place for place in self._places if self._at <= place < request.until]
+        for place in wanted:
+            self._exact[place] = layer_values.load(request.folder, layer_values.REFERENCE, place)
+        for place, fed in zip(wanted, self._compiled(self._places, wanted, list(self._exact)), strict=True):
+            layer_values.save(request.folder, request.name, place, array_of(self._made[place]))
+            layer_values.save(request.folder, layer_values.fed(request.name), place, array_of(fed))
+        self._at = request.until
+        if request.until < len(self._program.values):
+            return LayersRead()
+        return LayersRead(asked=_asked(self._runtime, self._program, {p: array_of(y) for p, y in self._made.items()}))
+
+    def _compiled(self, given: list[int], wanted: list[int], known: list[int]) -> list[torch.Tensor]:
+        if not wanted:
+            return []
+        part = self._program.part(given, wanted)
+        assert set(part.given) <= set(known)
+        feeds = [like(self._exact[place], self._made[place]) for place in part.given]
+        torch._dynamo.reset()
+        run = torch.compile(part.module, mode=self._mode, dynamic=False)
+        with torch.inference_mode(), self._runtime.autocast:
+            return [y.clone() for y in run(*self._runtime.inputs, *feeds)]
+
+
+def _asked(runtime: EagerInference, program: TracedProgram, made: dict[int, Array]) -> float | None:
+    """The largest difference between the outputs of the program and of what is shipped."""
+    facts_inputs = tuple(x.numpy() for x in runtime.inputs)
+    shipped = several(runtime.predict(facts_inputs if len(facts_inputs) > 1 else facts_inputs[0]))
+    outputs = [made[place] for place in program.outputs]
+    return largest_difference(outputs, shipped) if len(outputs) == len(shipped) else None

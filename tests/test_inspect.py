@@ -1,0 +1,183 @@
+"""What layers put out: figures from values by hand, pictures read back by Pillow, and real models of each kind."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnbench.analysis.activations import MAX_SIDE, activations_of, channel_axes, thumbnails
+from cnnbench.errors import ModelError
+from cnnbench.networks.receptive import Field
+from cnnbench.records.task_messages import Value
+from cnnbench.report.inspection import FIELD_COLOUR, all_pictures, as_json, page
+from cnnbench.report.pictures import BACKGROUND, Picture, beside, grey, grid, signed
+from cnnbench.runner.tasks.inspect import Inspection, Layer
+from cnnbench.worker.reference.image_file import with_image
+from tests.conftest import Cli
+
+
+def test_dead_units_zeros_and_a_histogram_are_counted() -> None:
+    values = np.zeros((2, 4, 2, 2))
+    values[0, 1] = [[1, 2], [3, 4]]
+    values[1, 2, 0, 0] = -4
+    values[:, 3] = 0.5  # the same everywhere, so it is dead too
+    found = activations_of(values)
+    assert (found.units, found.dead, found.zeros) == (4, 0.5, (32 - 4 - 1 - 8) / 32)
+    assert (found.low, found.high, sum(found.counts)) == (-4, 4, 32)
+    assert found.counts[0] == 1
+    assert found.mean == pytest.approx((10 - 4 + 4) / 32)
+
+
+def test_numbers_that_are_none_are_counted_apart() -> None:
+    found = activations_of(np.array([[[1.0, np.nan, np.inf, 3.0]]]))
+    assert (found.not_finite, found.low, found.high) == (2, 1, 3)
+
+
+def test_large_maps_are_shrunk_to_means_of_neighbours() -> None:
+    maps = np.arange(2 * 130.0).reshape(1, 2, 130)
+    small = thumbnails(maps)
+    assert small.shape == (1, 2, 44)
+    assert max(small.shape) <= MAX_SIDE
+    assert small[0, 0, 0] == 1.0
+    assert small[0, 0, -1] == 129.0  # the last holds what is left
+
+
+def value(operator: str, shape: tuple[int, ...], *inputs: int) -> Value:
+    return Value(module=operator, name=operator, operator=operator, shape=shape, inputs=list(inputs))
+
+
+def test_channels_are_followed_through_a_permutation() -> None:
+    network = [
+        value("conv2d", (1, 8, 5, 5)),
+        value("permute", (1, 5, 5, 8), 0),
+        value("linear", (1, 5, 5, 16), 1),
+        value("permute", (1, 16, 5, 5), 2),
+        value("view", (1, 400), 3),
+    ]
+    assert channel_axes(network) == [1, 3, 3, 1, None]
+
+
+def test_a_png_is_what_pillow_reads(tmp_path: Path) -> None:
+    pixels = grid(grey(np.array([[[0.0, 1.0], [0.5, 1.0]], [[5.0, 5.0], [5.0, np.nan]]])), columns=2)
+    (tmp_path / "x.png").write_bytes(Picture("x", "", "", pixels).png)
+    read = np.asarray(Image.open(tmp_path / "x.png"))
+    assert np.array_equal(read, pixels)
+    assert read.shape == (2, 5, 3)
+    assert read[0, :2, 0].tolist() == [0, 255]
+    assert tuple(read[0, 2]) == BACKGROUND
+    assert tuple(read[1, 4]) == (255, 0, 255)  # a number that is none
+
+
+def test_differences_are_white_at_zero_red_above_and_blue_below() -> None:
+    white, red, blue = signed(np.array([[0.0, 2.0, -2.0]]))[0]
+    assert white.tolist() == [255, 255, 255]
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert beside([np.zeros((2, 3, 3), np.uint8)] * 2).shape == (2, 9, 3)
+
+
+def test_an_image_is_resized_and_scaled_and_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    grey_image, colour_image, signal = (str(tmp_path / name) for name in ("grey.png", "colour.jpg", "signal.csv"))
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(255, size=(40, 30), dtype=np.uint8)).save(grey_image)
+    Image.fromarray(random.integers(255, size=(40, 30, 3), dtype=np.uint8)).save(colour_image)
+    np.savetxt(signal, random.standard_normal(256))
+    for file, shape in ((grey_image, (2, 1, 28, 28)), (colour_image, (1, 3, 20, 24)), (signal, (1, 1, 256))):
+        batch = with_image(np.zeros(shape, np.float32), file)
+        assert isinstance(batch, np.ndarray)
+        assert batch.shape == shape
+        assert batch.dtype == np.float32
+        assert abs(float(batch[0].mean())) < 1e-5
+        assert float(batch[0].std()) == pytest.approx(1, abs=1e-4)
+    (tmp_path / "text.png").write_text("no picture")
+    for file, shape, said in (
+        (str(tmp_path / "text.png"), (1, 3, 8, 8), "expected a picture that Pillow reads, or numbers"),
+        (signal, (1, 1, 100), "expected 1x100 finite numbers, as the model's input has; got 256"),
+        (grey_image, (1, 1, 100), "expected a file of numbers"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            with_image(np.zeros(shape, np.float32), file)
+
+
+@pytest.mark.parametrize(
+    ("image", "kernels", "maps", "fields"),
+    [
+        ((1, 28, 28), (6, 1, 5, 5), (2, 6, 24, 24), 2),
+        ((3, 32, 40), (96, 3, 3, 3), (1, 96, 30, 38), 2),
+        ((1, 256), (16, 1, 7), (2, 16, 250), 1),
+        ((1, 8, 12, 12), (4, 1, 3, 3, 3), (1, 4, 6, 10, 10), 3),
+    ],
+    ids=["grey", "colour", "signal", "volume"],
+)
+def test_a_page_has_the_maps_histograms_kernels_and_receptive_fields(
+    image: tuple[int, ...], kernels: tuple[int, ...], maps: tuple[int, ...], fields: int
+) -> None:
+    random = np.random.default_rng(0)
+    axis = Field(Fraction(1), Fraction(0), Fraction(kernels[-1] - 1))
+    runs = {run: activations_of(random.standard_normal(maps)) for run in ("float64", "ort")}
+    layers = [Layer(value("conv", maps), runs, (axis,) * fields), Layer(value("pool", maps), runs, None)]
+    x, w = (random.standard_normal(shape).astype(np.float32) for shape in (image, kernels))
+    found = Inspection("net", x, w, "conv", layers)
+    shown = {picture.name: picture.pixels for picture in all_pictures(found)}
+    named = {f"{what}-{n}-{run}" for what in ("maps", "histogram") for n in (0, 1) for run in runs}
+    assert shown.keys() == {"input", "kernels", *named, *(["field-0"] if len(image) == 3 else [])}
+    if len(image) == 3:
+        drawn = np.argwhere((shown["field-0"] == FIELD_COLOUR).all(axis=-1))
+        assert (drawn.max(axis=0) - drawn.min(axis=0) + 1).tolist() == [kernels[-1]] * 2
+    html = page(found)
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert html.count("data:image/png") == len(shown)
+    assert json.loads(json.dumps(as_json(found)))["layers"][0]["receptive_field"] == [kernels[-1]] * fields
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "image", "kernels"),
+    [
+        (["lenet5"], "grey.png", (6, 5, 5)),
+        (["cnn1d", "--image-size", "256", "--classes", "5", "--layers", "features.*"], "signal.npy", (16, 7)),
+    ],
+)
+def test_the_layers_of_a_grey_image_and_a_signal_are_on_a_page_and_in_files(
+    cli: Cli, words: list[str], image: str, kernels: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    if image == "grey.png":
+        Image.fromarray(random.integers(255, size=(28, 28), dtype=np.uint8)).save(image)
+    else:
+        np.save(image, random.standard_normal(256))
+    told = cli("inspect", *words, "--image", image, "--run", "ort", "--out", "shown", "--json")
+    assert told.returncode == 0, told.stderr
+    layers = json.loads(told.stdout)["layers"]
+    assert layers[0]["operator"].startswith("conv")
+    assert "float64" in layers[0]["runs"]
+    assert any("ort" in layer["runs"] for layer in layers)
+    assert layers[0]["receptive_field"] == list(kernels[1:])
+    page = Path("shown/layers.html").read_text()
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    files = {file.name for file in Path("shown").glob("*.png")}
+    assert {"input.png", "kernels.png", "maps-0-float64.png", "histogram-0-float64.png"} <= files
+    assert page.count("data:image/png") == len(files)
+    for file in files:
+        Image.open(Path("shown") / file).load()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mlp"], "error: mlp: none of its layers has feature maps; expected outputs (N, C, H, W) or (N, C, L)"),
+        (["lenet5", "--layers", "x*"], "error: --layers: no layer of lenet5 with feature maps matches 'x*'; they are"),
+        (["lenet5", "--image", "none.png"], "error: --image: 'none.png': there is no such file"),
+        (["lenet5", "--image", "text.png"], "error: text.png: expected a picture that Pillow reads"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_sentence(cli: Cli, words: list[str], said: str) -> None:
+    Path("text.png").write_text("no picture")
+    told = cli("inspect", *words)
+    assert told.returncode == 2, told.stderr
+    assert told.stderr.startswith(said), told.stderr
+    assert len(told.stderr.splitlines()) == 1
