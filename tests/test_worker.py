@@ -189,8 +189,8 @@ def test_models_that_work_tell_their_images_and_classes(home: Path) -> None:
     with worker(home) as child:
         own = child.ask(Trace(spec=ModelSpec(model="own_models:works", image_size=(16, 24), classes=3)), Traced)
         inception = child.ask(Trace(spec=ModelSpec(model="torchvision/squeezenet1_1")), Traced)
-    assert (own.input_shape, own.steps[-1].shape[0]) == ((3, 16, 24), 3)
-    assert (inception.input_shape, inception.steps[-1].shape[0]) == ((3, 224, 224), 1000)
+    assert (own.inputs, own.steps[-1].shape[0]) == ([(3, 16, 24)], 3)
+    assert (inception.inputs, inception.steps[-1].shape[0]) == ([(3, 224, 224)], 1000)
 
 
 def test_a_request_that_fails_leaves_the_worker_alive(tmp_path: Path) -> None:
