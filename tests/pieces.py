@@ -108,7 +108,7 @@ class Deformed(nn.Module):
 class Recurrent(nn.Module):
     """Goes along the pixels."""
 
-    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
         super().__init__()
         self.inner = kind(CHANNELS, CHANNELS // 2, batch_first=True, bidirectional=True)
 
@@ -263,6 +263,8 @@ PIECES: dict[str, Callable[[], Any]] = {
 """By name: what takes maps (N, 4, 6, 6), and gives others of so many channels; with a training step."""
 OF_BATCHES = ("standardised",)
 """What puts out others for an image alone than in a batch, in evaluation mode too."""
+MISEXPORTED = ("positions",)
+"""Of which torch.onnx (2.14) gives the mean of integers as a whole number: their `dtype` comes after it."""
 FURTHER: Mapping[str, Callable[[], nn.Module]] = {
     "plain": lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.ReLU(inplace=True), nn.LPPool2d(2, 2)),
     "depthwise": lambda: nn.Sequential(

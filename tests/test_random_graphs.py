@@ -16,9 +16,9 @@ from cnnbench.records.messages import Build, Open
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker import building, models
 from cnnbench.worker.session import Session
-from tests.pieces import FURTHER, OF_BATCHES, PIECES, SHAPE, network
+from tests.pieces import FURTHER, MISEXPORTED, OF_BATCHES, PIECES, SHAPE, network
 
-NAMES = sorted({*PIECES, *FURTHER} - {*OF_BATCHES})
+NAMES = sorted({*PIECES, *FURTHER} - {*OF_BATCHES, *MISEXPORTED})
 SPEC = ModelSpec(model="tests.pieces:network")
 BATCH = 3
 
@@ -72,6 +72,12 @@ GROUPS = [NAMES[start : start + 3] for start in range(0, len(NAMES), 3)]
 @pytest.mark.parametrize("names", GROUPS, ids=["+".join(names).replace(" ", "_") for names in GROUPS])
 def test_each_piece_computes_what_float64_does(names: list[str]) -> None:
     check(names)
+
+
+@pytest.mark.slow
+def test_a_graph_that_torch_exports_wrong_fails() -> None:
+    with artifact([*MISEXPORTED]) as folder:
+        assert len(failed(folder)) == BATCH + 1
 
 
 def off_by_one_percent(model: onnx.ModelProto, place: int) -> onnx.ModelProto:

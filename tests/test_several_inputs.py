@@ -49,8 +49,8 @@ class Positioned(Conditioned):
     def forward(self, image: Tensor, vector: Tensor, positions: Tensor | None = None) -> Tensor:
         assert positions is not None
         picked = self.features(image).gather(1, positions).sum(1, keepdim=True)
-        found: Tensor = super().forward(image, vector) * picked + self.last(self.table(positions).mean(1))
-        return found
+        logits: Tensor = super().forward(image, vector) * picked + self.last(self.table(positions).mean(1))
+        return logits
 
 
 class Shifted(Positioned):
