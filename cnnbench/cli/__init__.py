@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import cache, gate, machine, models, process, runs
+from cnnbench.cli import cache, gate, history, machine, models, process, runs
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.printable import printable
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 for commands in (runs, gate, models, machine, cache):
     app.add_typer(commands.app)
+app.add_typer(history.app, name="history")
 
 
 def main() -> None:
