@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What was measured of each commit, over time.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The history's folder.")]
+MAX_NOTES = 20
 CaseGlob = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
 
 
@@ -37,11 +38,28 @@ def keep(folder: Path, collected: "Collected") -> None:
     """Add entries and say how many, and what is left out."""
     from cnnbench.history.store import add as store
 
-    for line in collected.left_out:
+    for line in collected.left_out[:MAX_NOTES]:
         typer.echo(f"note: not in the history: {line}", err=True)
+    if len(collected.left_out) > MAX_NOTES:
+        typer.echo(f"note: and {len(collected.left_out) - MAX_NOTES} more", err=True)
     added = store(folder, collected.entries)
     known = len(collected.entries) - len(added)
     typer.echo(f"{len(added)} entries added to {folder}" + (f"; {known} were there" if known else ""))
+
+
+@app.command(name="import")
+def import_(
+    folder: Folder,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The other tool's file or folder.")],
+    tool: Annotated[str, typer.Option("--from", metavar="TOOL", help="asv, github-action, or pytest-benchmark.")],
+) -> None:
+    """Add times that another tool kept. They are of separate runs, and are marked as such.
+
+    Example: cnnbench history import history .asv/results --from asv
+    """
+    from cnnbench.history.imports import import_from
+
+    keep(folder, import_from(tool, source, Path.cwd()))
 
 
 @app.command(name="list")

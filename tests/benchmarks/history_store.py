@@ -1,6 +1,6 @@
 """How long a history of 100,000 entries takes to read, on this machine.
 
-    python -m tests.benchmarks.history_store [--entries 100000]
+python -m tests.benchmarks.history_store [--entries 100000]
 """
 
 import argparse
