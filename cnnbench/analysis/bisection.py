@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 SURE = 0.99
 """Belief with which a commit is named."""
+UNASKED = 1e-3
+"""A commit is not measured where the change lies on one side of it with all but this probability."""
 DECIDED = 0.98
 """Belief that a commit lies before, or after, the change, with which another one is measured."""
 FIRST_PAIRS, MAX_FIRST_PAIRS = 6, 40
@@ -64,7 +66,7 @@ def next_commit(believed: Floats, unmeasurable: Collection[int]) -> int | None:
     before = np.cumsum(believed)[:-1]
     asked = [commit for commit in range(1, len(believed)) if commit not in unmeasurable]
     best = min(asked, key=lambda commit: abs(before[commit - 1] - 0.5), default=None)
-    if best is None or believed.max() >= SURE or not 1 - SURE < before[best - 1] < SURE:
+    if best is None or believed.max() >= SURE or not UNASKED < before[best - 1] < 1 - UNASKED:
         return None
     return best
 

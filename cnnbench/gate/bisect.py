@@ -3,6 +3,7 @@
 bisect.json             what is searched: suite, case, good, bad and the commits between
 NN-COMMIT/pairs.jsonl   all pairs of one commit against the good one, as a gate keeps them
 found/                  the pairs of the commit that was found against its parent
+found.json              what is believed at the end
 
 All that is believed is computed from the pairs, so a search goes on where it ended.
 """
@@ -35,7 +36,7 @@ from cnnbench.runner.tasks.export import describe_graph
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
 
-ABOUT, FOUND = "bisect.json", "found"
+ABOUT, FOUND, FOUND_FILE = "bisect.json", "found", "found.json"
 SEARCH_SHARE = 0.85
 """Share of the budget for the search; the rest is for the explanation."""
 FOUND_PAIRS = 6
