@@ -19,7 +19,7 @@ UNASKED = 1e-3
 DECIDED = 0.98
 """Belief that a commit lies before, or after, the change, with which another one is measured."""
 FIRST_PAIRS, MAX_FIRST_PAIRS = 6, 40
-"""Of bad against good; more are measured, doubled each time, while they do not differ significantly."""
+"""Of bad against good; more are measured, a block of two after the other, while they do not differ significantly."""
 CHANGED_P = 0.001
 """Two-sided, of each such look."""
 VISIT_PAIRS = 10

@@ -65,22 +65,8 @@ def bisect(
     seconds = checked(parse_duration, budget, "--budget")
     folder = out or new_folder(loaded, "bisect-")
     request = BisectRequest(loaded, cases[0], ends[0], commits, folder, environment_of(loaded, cases), seconds, seed)
-    again = shlex.join(
-        [
-            "cnnbench",
-            "bisect",
-            suite,
-            "--good",
-            good,
-            "--bad",
-            ends[1].hash,
-            "--only",
-            cases[0].id,
-            "--out",
-            str(folder),
-            "--resume",
-        ]
-    )
+    ranged = ["--good", ends[0].hash, "--bad", ends[1].hash, "--only", cases[0].id]
+    again = shlex.join(["cnnbench", "bisect", suite, *ranged, "--out", str(folder), "--resume"])
     try:
         with Progress(console()) as progress:
             report = search(request, progress, resume=resume)

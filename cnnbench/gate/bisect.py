@@ -1,7 +1,8 @@
 """The search for the commit that changed a case's time: base against one commit after another, in the gate's own pairs.
 
 bisect.json             what is searched: suite, case, good, bad and the commits between
-NN-COMMIT/pairs.jsonl   all pairs of one commit against the good one, as a gate keeps them
+NNN-COMMIT/pairs.jsonl  all pairs of one commit against the good one, as a gate keeps them
+NNN-COMMIT/skipped      why it cannot be measured, if so
 found/                  the pairs of the commit that was found against its parent
 found.json              what is believed at the end
 
@@ -36,7 +37,7 @@ from cnnbench.runner.tasks.export import describe_graph
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import Suite
 
-ABOUT, FOUND, FOUND_FILE = "bisect.json", "found", "found.json"
+ABOUT, FOUND, FOUND_FILE, SKIPPED = "bisect.json", "found", "found.json", "skipped"
 SEARCH_SHARE = 0.85
 """Share of the budget for the search; the rest is for the explanation."""
 FOUND_PAIRS = 6
@@ -97,9 +98,9 @@ class Search:
         return PairedRatio(tuple(self.logs.get(self.commits, ())))
 
     def take(self, commit: int, pair: Paired) -> None:
-        """One pair's result."""
+        """One pair's result; one whose base failed says nothing of the commit."""
         self.pairs += 1
-        if pair.problem:
+        if pair.problem and not _is_of_base(pair):
             self.unmeasurable[commit] = pair.problem
             self.logs.pop(commit, None)
         elif "head" in pair.logs and commit not in self.unmeasurable:
@@ -112,14 +113,19 @@ class Search:
         first = self.logs.get(self.commits, [])
         if not bisection.has_changed(first):
             return self.commits if len(first) < bisection.MAX_FIRST_PAIRS else None
-        return bisection.next_commit(self.believed, self.unmeasurable)
+        asked = bisection.next_commit(self.believed, self.unmeasurable)
+        if asked is not None and len(self.logs.get(asked, [])) > max(len(first), bisection.MAX_FIRST_PAIRS):
+            return self.commits  # so much cannot be undecided unless bad seemed to differ by chance
+        return asked
 
     def wants_more(self, commit: int, measured: int) -> bool:
         """Whether a commit, of which so many pairs were measured in this visit, is measured further."""
         if commit in self.unmeasurable:
             return False
-        if commit == self.commits and not bisection.has_changed(self.logs.get(commit, [])):
-            return len(self.logs.get(commit, [])) < bisection.MAX_FIRST_PAIRS
+        if commit == self.commits:
+            own = self.logs.get(commit, [])
+            undecided = not bisection.has_changed(own) and len(own) < bisection.MAX_FIRST_PAIRS
+            return undecided or measured < bisection.VISIT_PAIRS
         if measured < 2:
             return True
         return measured < bisection.VISIT_PAIRS and not bisection.is_decided(self.believed, commit)
@@ -199,8 +205,8 @@ def _begin(request: BisectRequest, resume: bool) -> Search:
         if (folder / PAIRS).exists():
             for pair in read_pairs(folder):
                 search.take(commit, pair.paired())
-        if (folder / "skipped").exists():
-            search.unmeasurable[commit] = files.read(folder / "skipped").decode(errors="replace").strip()
+        if (folder / SKIPPED).exists():
+            search.unmeasurable[commit] = files.read(folder / SKIPPED).decode(errors="replace").strip()
     return search
 
 
@@ -224,28 +230,39 @@ def _visit(request: BisectRequest, search: Search, commit: int, observer: Observ
     label = f"{told.hash[:12]} ({len(search.logs)} of {search.commits} commits measured)"
     observer.doing(f"{label}: building", left_s)
     try:
-        with _open(request, request.good.hash, told.hash, folder, observer) as (pairs, comparison):
+        with _open(request, request.good.hash, told.hash, folder, observer, left_s) as (pairs, comparison):
             measured = 0
             checked = pairs.check(comparison)
+            _raise_if_of_base(request, checked)
             if checked.problem:
                 search.take(commit, checked)
-                files.write(folder / "skipped", checked.problem)
+                files.write(folder / SKIPPED, checked.problem)
             while search.wants_more(commit, measured):
                 began = time.monotonic()
                 observer.doing(f"{label}: pair {measured + 1}", ends - began)
-                _block(search, commit, pairs, comparison, rng, measured)
+                for pair in _block(search, commit, pairs, comparison, rng, measured):
+                    _raise_if_of_base(request, pair)
                 measured += 2
                 if time.monotonic() + (time.monotonic() - began) > ends:
                     return False
     except InputError as error:
         if not str(error).startswith("--head"):
-            raise
+            raise InputError(str(error).replace("--base", "--good", 1)) from None
         search.unmeasurable[commit] = str(error)
         folder.mkdir(parents=True, exist_ok=True)
-        files.write(folder / "skipped", str(error))
+        files.write(folder / SKIPPED, str(error))
     if search.commits in search.unmeasurable:
         raise InputError(f"--bad: {told.hash[:12]} cannot be measured: {search.unmeasurable[search.commits]}")
     return True
+
+
+def _is_of_base(pair: Paired) -> bool:
+    return pair.problem.startswith("base:")
+
+
+def _raise_if_of_base(request: BisectRequest, pair: Paired) -> None:
+    if _is_of_base(pair):
+        raise InputError(f"--good: {request.good.hash[:12]} cannot be measured: {pair.problem}")
 
 
 def _block(
@@ -265,13 +282,11 @@ def _block(
 
 @contextmanager
 def _open(
-    request: BisectRequest, base: str, head: str, folder: Path, observer: Observer
+    request: BisectRequest, base: str, head: str, folder: Path, observer: Observer, left_s: float
 ) -> Iterator[tuple[Pairs, ArmComparison]]:
     """A measurer of one commit against another. Raises InputError, which begins with the arm that cannot be run."""
     with open_arms(base, head) as arms:
-        asked = GateRequest(
-            request.suite, [request.case], *arms, folder, request.environment, request.budget_s, request.seed
-        )
+        asked = GateRequest(request.suite, [request.case], *arms, folder, request.environment, left_s, request.seed)
         with open_pairs(asked, observer) as (pairs, comparisons, skipped):
             if not comparisons:
                 raise InputError(f"{request.case.id}: cannot be run here: {skipped[request.case.id]}")
@@ -284,13 +299,14 @@ def _explain(report: BisectReport, observer: Observer, rng: Random) -> None:
     assert report.found is not None
     commit = request.commits[report.found - 1]
     parent = request.commits[report.found - 2] if report.found > 1 else request.good
-    observer.doing(f"{commit.hash[:12]}: explaining", request.budget_s * (1 - SEARCH_SHARE))
+    left_s = request.budget_s * (1 - SEARCH_SHARE)
+    observer.doing(f"{commit.hash[:12]}: explaining", left_s)
     folder, number = request.folder / FOUND, 1
     while folder.exists():
         number += 1
         folder = request.folder / f"{FOUND}-{number}"
     try:
-        with _open(request, parent.hash, commit.hash, folder, observer) as (pairs, comparison):
+        with _open(request, parent.hash, commit.hash, folder, observer, left_s) as (pairs, comparison):
             measured: list[Paired] = []
             aside = Search(report.search.commits)
             while len(measured) < FOUND_PAIRS and not any(pair.problem for pair in measured):
