@@ -1,6 +1,7 @@
 """Histories of other tools: each in its own format, with times at their commits; what is none is left out."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -96,8 +97,9 @@ def test_what_pytest_benchmark_saved_is_read(tmp_path: Path, repository: Path) -
     call(repository, "add", ".")
     call(repository, "commit", "-qm", "test")
     words = ["-q", "-p", "no:cacheprovider", "--benchmark-save=x", "--benchmark-max-time=0.01", "test_a.py"]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", *words], cwd=repository, capture_output=True, text=True
+        [sys.executable, "-B", "-m", "pytest", *words], cwd=repository, capture_output=True, text=True, env=alone
     )
     assert done.returncode == 0, done.stdout
     entries, left_out = import_from("pytest-benchmark", repository / ".benchmarks", repository)
