@@ -95,6 +95,46 @@ def list_(folder: Folder, case: CaseGlob = "*", as_json: Json = False) -> None:
 
 
 @app.command()
+def show(
+    folder: Folder,
+    case: CaseGlob = "*",
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write a page with charts, in one file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how the time of each case has changed: its chained index, and the commits with which it changed.
+
+    Example: cnnbench history show history --case 'resnet*'
+    """
+    from fnmatch import fnmatchcase
+
+    from cnnbench.history.index import indices
+    from cnnbench.history.store import read_history
+    from cnnbench.records import files
+    from cnnbench.report.history import lines_of, rows_of
+
+    history = read_history(folder)
+    warn(history.unreadable)
+    found = list(indices(entry for entry in history.entries if fnmatchcase(entry.case, case)))
+    if page is not None:
+        from cnnbench.report.history_page import page_of
+        from cnnbench.report.html import html
+
+        try:
+            files.write(page, html(page_of(folder.name, found, history.unreadable)))
+        except OSError as error:
+            raise InputError(f"--page: expected a file that can be written; got {page}: {error.strerror}") from None
+    if as_json:
+        print_json(rows_of(found))
+        return
+    for each in found:
+        typer.echo("\n".join(lines_of(each)))
+    if not found:
+        typer.echo(f"no gates of two commits in {folder}")
+
+
+@app.command()
 def check(folder: Folder) -> None:
     """Find lines that are damaged, altered, doubled, out of order, or of commits that this repository has not.
 

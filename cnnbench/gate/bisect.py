@@ -99,7 +99,7 @@ class Search:
 
     def take(self, commit: int, pair: Paired) -> None:
         """One pair's result; one whose base failed says nothing of the commit."""
-        self.pairs += 1
+        self.pairs += bool(pair.logs)
         if pair.problem and not _is_of_base(pair):
             self.unmeasurable[commit] = pair.problem
             self.logs.pop(commit, None)

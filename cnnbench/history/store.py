@@ -1,7 +1,6 @@
 """A history's folder: one file of JSON lines for each machine, to which entries are added and never changed.
 
 <fingerprint>.jsonl   the entries of one machine; any.jsonl those that are equal on all machines
-acknowledged.yaml     changes that people know of and accept; written by them
 .gitattributes        has git merge the files of two branches by keeping the lines of both
 """
 

@@ -21,7 +21,7 @@ def lines(report: BisectReport, again: str) -> Iterator[str]:
     )
     yield (
         f"{search.pairs} pairs of {len(search.logs)} commits in {format_seconds(report.seconds)}"
-        + (f"; {len(search.unmeasurable)} commits could not be measured" if search.unmeasurable else "")
+        + (f"; {len(search.unmeasurable)} could not be measured" if search.unmeasurable else "")
     )
     for number, why in list(search.unmeasurable.items())[:MAX_SKIPPED]:
         yield f"- stepped over: {_commit(request.commits[number - 1])}: {printable(why)}"
