@@ -8,6 +8,7 @@ CnnbenchError            exit code 2 unless stated; shown as a message, never as
 │   └── ModelError       a user's model that raises, or is not a torch module
 ├── ExpectationError     an expectation file that is missing or invalid; exit code 3
 ├── RunFolderError       a run's folder that is missing, busy, damaged, or of another suite
+├── HistoryError         a history that is missing, busy or damaged, or that something cannot be added to
 └── WorkerError          a child process that failed: becomes a `failed` record; exit code 3
     ├── WorkerCrashed    it died: signal or exit code, and the end of its output
     ├── WorkerHung       it did not answer within its time limit
@@ -58,6 +59,10 @@ class ExpectationError(CnnbenchError):
 
 class RunFolderError(CnnbenchError):
     """A run's folder that cannot be read or written."""
+
+
+class HistoryError(CnnbenchError):
+    """A history that cannot be read or written, or that something cannot be added to."""
 
 
 class WorkerError(CnnbenchError):

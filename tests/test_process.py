@@ -22,6 +22,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int
     monkeypatch.setattr(sys, "argv", ["cnnbench"])
     for number in (signal.SIGHUP, signal.SIGTERM):  # as in a terminal, whatever started these tests
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert isinstance(end.value.code, int)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
+from cnnbench.cli.history import keep
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_duration, parse_percent
@@ -28,6 +29,9 @@ CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="Calibration file; the cached one if not given.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the order of launches.")]
+HistoryFolder = Annotated[
+    Path | None, typer.Option("--history", metavar="DIR", help="Add what is measured to this history's folder.")
+]
 Out = Annotated[Path | None, typer.Option(help="The folder to write; runs/gate-<suite>-<time> if not given.")]
 
 
@@ -60,6 +64,13 @@ def gate(
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="With --exact: write the file.")] = False,
     calibration: CalibrationFile = None,
+    history: HistoryFolder = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV", help="With --history: the older commit that each twentieth gate is measured against too."
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
@@ -78,10 +89,13 @@ def gate(
     from cnnbench.gate.calibration import check_margin
     from cnnbench.gate.run import measure_gate, write_verdicts
     from cnnbench.gate.verdict import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
+    from cnnbench.history.collect import check_commits, entries_of
+    from cnnbench.history.link import link_due
+    from cnnbench.history.store import read_history
     from cnnbench.report.terminal import Progress
 
     if exact:
-        _exact(suite, expect, update=update)
+        _exact(suite, expect, history, update=update)
         return
     if expect or update:
         raise InputError("--expect, --update: expected them with --exact; got them without")
@@ -94,7 +108,13 @@ def gate(
             "--base: expected `.`, a Python interpreter, a git revision, or settings such as runtime=eager; "
             "got none; or give --baseline with a stored run, or --inject 5% to test the gate"
         )
+    if history and (inject or baseline):
+        raise InputError("--history: expected --base and --head; got a gate that says nothing of two commits")
+    if link and not history:
+        raise InputError("--link: expected it with --history; got it without")
     with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown) as request:
+        if history:
+            check_commits(request, Path.cwd())
         known = _calibration(request, calibration)
         if baseline is not None:
             verdicts = _with_baseline(request, baseline, known, rule)
@@ -105,6 +125,15 @@ def gate(
             gate_report = measure_gate(request, progress, rule)
     _attempt(partial(write_verdicts, request, gate_report))
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
+    if history:
+        keep(history, entries_of(request.folder, Path.cwd()))
+        if older := link_due(read_history(history), request.environment.fingerprint, link, Path.cwd()):
+            typer.echo(f"the chain is tied to {older[:12]}, which head is measured against too:")
+            tied = request.folder.with_name(f"{request.folder.name}-link")
+            with _open_request(suite, older, head, only, budget, seed, tied) as linked, Progress(console()) as progress:
+                link_report = measure_gate(linked, progress, rule)
+            _attempt(partial(write_verdicts, linked, link_report))
+            keep(history, entries_of(tied, Path.cwd()))
     if inject:
         detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
         typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
@@ -224,19 +253,24 @@ def _with_baseline(
     return [result.verdict for result in results]
 
 
-def _exact(suite: str, expect: Path | None, *, update: bool) -> None:
+def _exact(suite: str, expect: Path | None, history: Path | None, *, update: bool) -> None:
     """Print differences and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
     from cnnbench.gate.exact import check_exact, expectation_file, find_figures, write_expectation
+    from cnnbench.history.collect import entries_of_exact
     from cnnbench.report.verdicts import exact_lines
     from cnnbench.suite.load import load_suite
 
     loaded, doing = load_suite(suite), partial(typer.echo, err=True)
     file = expect or expectation_file(loaded)
     if update:
+        if history:
+            raise InputError("--history: expected it without --update; got both")
         write_expectation(file, loaded.name, find_figures(loaded, doing))
         typer.echo(f"written: {file}")
         return
     report = check_exact(loaded, file, doing)
+    if history:
+        keep(history, entries_of_exact(report.found, Path.cwd()))
     typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if report.differences:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)

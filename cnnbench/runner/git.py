@@ -8,7 +8,9 @@ this program hands down variables that lead git to the commit being made.
 import os
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cnnbench.errors import InputError
 
@@ -21,6 +23,7 @@ _NOTHING_RUNS = (
 )
 _KEPT = ("GIT_CONFIG_", "GIT_EXEC_PATH", "GIT_CEILING_DIRECTORIES")
 """Of git's variables: those that say how git works, not on what. `safe.directory` may come by them."""
+_LOG = ("log", "--no-show-signature", "--format=%H%x00%cI%x00%s")  # to show a signature starts a program
 _FILTERS = r"^filter\..*\.(clean|smudge|process|required)$"
 
 
@@ -48,6 +51,39 @@ def commit_of(folder: Path) -> str | None:
     except GitError:
         return None
     return commit + ("-dirty" if changes else "")
+
+
+class Commit(NamedTuple):
+    """A commit of a repository."""
+
+    hash: str
+    committed: datetime
+    subject: str
+
+
+def commit(folder: Path, revision: str) -> Commit:
+    """What a revision is. Raises GitError."""
+    return _commits(ask(folder, *_LOG, "-1", "--end-of-options", revision, "--"))[0]
+
+
+def known_commits(folder: Path) -> set[str]:
+    """All commits that branches, tags and HEAD lead to. Raises GitError."""
+    return set(ask(folder, "rev-list", "--all", "HEAD").split())
+
+
+def commits_between(folder: Path, good: str, bad: str) -> list[Commit]:
+    """The first parents of `bad` after `good`, oldest first. Raises GitError if `good` is not one of them."""
+    found = _commits(ask(folder, *_LOG, "--first-parent", "--reverse", f"{good}..{bad}", "--"))
+    if not found or ask(folder, "rev-parse", f"{found[0].hash}^1") != good:
+        shallow = ask(folder, "rev-parse", "--is-shallow-repository") == "true"
+        hint = "; this clone is shallow: `git fetch --unshallow` gets its history" if shallow else ""
+        raise GitError(f"{good[:12]} is no first parent of {bad[:12]} or of one before it{hint}")
+    return found
+
+
+def _commits(said: str) -> list[Commit]:
+    fields = [line.split("\0", 2) for line in said.split("\n") if line]
+    return [Commit(hash_, datetime.fromisoformat(committed), subject) for hash_, committed, subject in fields]
 
 
 def _no_filters(folder: Path) -> list[str]:

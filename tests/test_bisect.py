@@ -1,0 +1,251 @@
+"""The search for the commit that changed a time: simulated on noisy machines, then real, in a repository of its own."""
+
+import json
+import math
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnbench.analysis.bisection import beliefs, has_changed, next_commit, suspects
+from cnnbench.errors import InputError
+from cnnbench.gate.arms import Arm, open_arms
+from cnnbench.gate.bisect import Search
+from cnnbench.gate.verdict import ArmName, Paired
+from cnnbench.records import messages
+from tests import scripted
+from tests.conftest import Cli, write_suite
+from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, comparisons
+from tests.scripted import Dies, Says, lenet
+from tests.test_git import call
+
+COMMITS = 64
+(COMPARISON,) = comparisons(1)
+
+
+def searched(machine: Machine, seed: int, size: float, broken: Collection[int] = ()) -> tuple[Search, int]:
+    """A search over 64 commits of which one, drawn at random, changes the time; and which."""
+    culprit = int(np.random.default_rng(seed).integers(1, COMMITS + 1))
+    simulated, search = Simulated(machine, seed), Search(COMMITS)
+    while (commit := search.next()) is not None:
+        search.visits += 1
+        assert search.visits < 200
+        simulated.slowdowns[COMPARISON.name] = math.log1p(size) * (commit >= culprit)
+        measured = 0
+        while search.wants_more(commit, measured):
+            order: list[ArmName] = ["base", "head"] if measured % 4 else ["head", "base"]
+            for each in (order, order[::-1]):
+                pair = simulated.measure(COMPARISON, "screen", each, measured, 1.0)
+                search.take(commit, Paired((), {}, missing="gone") if commit in broken else pair)
+            measured += 2
+    return search, culprit
+
+
+@pytest.mark.parametrize(("machine", "size"), [(QUIET, 0.05), (TYPICAL, 0.05), (TYPICAL, -0.05), (BAD, 0.05)])
+def test_the_one_commit_of_64_is_named_in_at_least_19_of_20(machine: Machine, size: float) -> None:
+    found = [searched(machine, seed, size) for seed in range(20)]
+    named = [search.believed.max() >= 0.99 and search.believed.argmax() + 1 == culprit for search, culprit in found]
+    assert sum(named) >= 19
+    assert max(search.visits for search, _ in found) <= 40
+
+
+def test_ends_that_seemed_to_differ_by_chance_are_measured_again_and_then_no_commit_is_named() -> None:
+    """Of the same searches without a change, the 22nd sees one at first."""
+    search, _ = searched(TYPICAL, 22, 0.0)
+    assert search.visits > 1
+    assert not has_changed(search.logs[COMMITS])
+
+
+def test_where_nothing_changed_no_commit_is_named() -> None:
+    for seed in range(10):
+        search, _ = searched(TYPICAL, seed, 0.0)
+        assert not has_changed(search.logs[COMMITS])
+        assert list(search.logs) == [COMMITS]
+        assert len(search.logs[COMMITS]) == 40
+
+
+def test_commits_that_cannot_be_measured_are_stepped_over_and_share_the_suspicion() -> None:
+    broken = {commit for commit in range(1, COMMITS) if commit % 4}
+    search, culprit = searched(TYPICAL, 3, 0.05, broken)
+    told = suspects(search.believed)
+    assert culprit in [commit for commit, _ in told]
+    assert len(told) <= 4  # those between two that can be measured
+    assert set(search.unmeasurable) <= broken
+
+
+def test_beliefs_follow_from_the_pairs_by_hand() -> None:
+    assert beliefs(4, {}) == pytest.approx([0.25] * 4)
+    even = beliefs(4, {4: [0.05, 0.05], 2: [0.05, 0.05]})
+    assert even == pytest.approx([0.5, 0.5, 0, 0], abs=1e-6)
+    # Three values a, b and c: with all after it, the sum of squares is about their mean; else one is about 0.
+    one = beliefs(2, {2: [0.04, 0.06], 1: [0.01]})
+    squares = sum((each - 0.11 / 3) ** 2 for each in (0.04, 0.06, 0.01))
+    after, before = math.sqrt(1 / 3) / squares, math.sqrt(1 / 2) / (2 * 0.01**2 + 0.01**2)
+    assert one == pytest.approx([after / (after + before), before / (after + before)])
+
+
+def test_the_commit_that_halves_the_beliefs_is_next_and_what_is_known_is_not_asked() -> None:
+    flat = np.full(8, 1 / 8)
+    assert next_commit(flat, ()) == 4
+    assert next_commit(flat, {4}) in (3, 5)
+    assert next_commit(np.array([0.5, 0.5, 0.0, 0.0]), {1}) is None  # 2 and 3 are known to be after it
+    assert next_commit(np.array([0.005, 0.99, 0.005]), ()) is None
+    assert suspects(np.array([0.12, 0.81, 0.01, 0.06])) == [(2, 0.81), (1, 0.12), (4, 0.06)]
+
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = torch.nn.Sequential(*(torch.nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1) for i in range(DEPTH)))
+        self.fc = torch.nn.Linear(16, classes)
+
+    def forward(self, x):
+        EXTRA
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+def build(classes=10):
+    return Net(classes)
+"""
+SLOWER = "x = x + 0 * torch.cumsum(x.repeat(1, 1, 2, 1), 3)[:, :, :48]"
+
+
+@pytest.fixture
+def repository(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of 16 commits after `good`, of which the eleventh makes the model about 8 % slower, with the same outputs; the
+    eighth, which halves them, does not run."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    call(folder, "init", "-q", "-b", "main", ".")
+    for number in range(17):
+        source = NET.replace("DEPTH", "6").replace("EXTRA", SLOWER if number >= 11 else "pass")
+        (folder / "bisected_nets.py").write_text("syntax error" if number == 8 else source + f"# {number}\n")
+        call(folder, "add", ".")
+        call(folder, "commit", "-qm", f"number {number}")
+    call(folder, "tag", "good", "HEAD~16")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.usefixtures("repository")
+def test_a_commit_that_slows_a_model_down_is_found_in_a_repository(tmp_path: Path, cli: Cli) -> None:
+    suite = write_suite(
+        tmp_path,
+        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], threads: 1, case_budget: 1.5s}\n"
+        "models:\n  - {model: 'bisected_nets:build', image_size: 48}\n",
+    )
+    words = ("bisect", suite, "--good", "good", "--bad", "HEAD", "--budget", "20m", "--out", str(tmp_path / "search"))
+    done = cli(*words)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert "number 11" in done.stdout
+    assert "stepped over" in done.stdout
+    assert "CumSum: 0 nodes before, 1 with it" in done.stdout
+    again = cli(*words, "--resume")
+    assert "number 11" in again.stdout  # from the pairs that are kept, without another search
+    listed = subprocess.run(["git", "worktree", "list"], check=True, capture_output=True, text=True).stdout
+    assert len(listed.splitlines()) == 1
+
+
+SLOW = messages.Sampled(seconds={"forward": [0.016] * 2})
+Searches = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def search(repository: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Searches:
+    """`search(words, *script)` searches the 16 commits, with workers that follow a script.
+
+    Each arm stands for a commit: with one thread, which the script makes slow, from the eleventh on, else with two; the
+    eighth cannot be run.
+    """
+    numbers = {call(repository, "rev-parse", f"HEAD~{16 - number}"): number for number in range(17)}
+
+    @contextmanager
+    def opened(base: str, head: str) -> Iterator[tuple[Arm, Arm]]:
+        if numbers[head] == 8:
+            raise InputError("--head: it has a syntax error")
+        with open_arms(*(f"threads={1 if numbers[revision] >= 11 else 2}" for revision in (base, head))) as arms:
+            yield arms
+
+    monkeypatch.setattr("cnnbench.gate.bisect.open_arms", opened)
+
+    def run(words: str, *script: Says) -> subprocess.CompletedProcess[str]:
+        scripted.use(monkeypatch, tmp_path, *script, *lenet())
+        suite = write_suite(
+            tmp_path,
+            "defaults: {workloads: [inference], runtimes: [ort], batches: [1], case_budget: 0.1s}\nmodels: [lenet5]\n",
+        )
+        done = cli("bisect", suite, "--good", "good", "--out", str(tmp_path / "search"), *words.split())
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def test_a_search_names_the_commit_and_goes_on_from_what_is_kept(search: Searches, tmp_path: Path) -> None:
+    slow = Says("sample", SLOW, threads=1)
+    done = search("", slow)
+    assert done.returncode == 0, done.stderr
+    assert "number 11" in done.stdout
+    assert "number 8: --head: it has a syntax error" in done.stdout
+    assert "1.600 [1.600, 1.600] of its parent's time" in done.stdout
+    assert "threads: 2 in base, 1 in head" in done.stdout
+    found = json.loads((tmp_path / "search" / "found.json").read_text())
+    assert list(found["suspects"]) == [found["found"]]
+
+    refused = search("", slow)
+    assert refused.returncode == 2
+    assert "it holds this search already; add --resume" in refused.stderr
+    refused = search("--bad HEAD~1 --resume", slow)
+    assert refused.returncode == 2
+    assert "another suite, case or range" in refused.stderr
+    again = search("--resume", slow)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "search" / "found.json").read_text())["pairs"] == found["pairs"]
+
+
+def test_a_search_whose_time_is_spent_says_what_it_knows_and_how_to_go_on(search: Searches) -> None:
+    slow = Says("sample", SLOW, threads=1)
+    done = search("--budget 0.1s", slow)
+    assert done.returncode == 3
+    assert "--resume" in done.stdout
+    assert "number 11" in search("--resume", slow).stdout
+
+
+def test_where_the_ends_do_not_differ_no_commit_is_named(search: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnbench.analysis.bisection.MAX_FIRST_PAIRS", 8)
+    done = search("")
+    assert done.returncode == 3
+    assert "no commit is to blame: the two ends do not differ\n" in done.stdout
+
+
+def test_a_good_commit_that_cannot_be_measured_ends_the_search(search: Searches) -> None:
+    done = search("", Says("open", Dies("SIGKILL"), threads=2))
+    assert done.returncode == 2
+    assert "--good:" in done.stderr
+    assert "cannot be measured: base: crashed" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_cannot_be_searched_is_told_in_one_line(tmp_path: Path, cli: Cli) -> None:
+    suite = write_suite(tmp_path, "models: [lenet5]\n")
+    for words, message in (
+        (("--good", "good"), "--only: expected a pattern of one case; got one of"),
+        (("--good", "gone", "--only", "lenet5/inference/ort/*b1"), "--good: expected a revision"),
+        (("--good", "HEAD", "--bad", "good", "--only", "lenet5/inference/ort/*b1"), "is no first parent of"),
+        (("--good", "good", "--only", "lenet5/inference/ort/*b1", "--resume"), "expected --out"),
+    ):
+        done = cli("bisect", suite, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
