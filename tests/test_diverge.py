@@ -49,13 +49,14 @@ def judged(
     faults: Sequence[str] = tuple(FAULTS),
     right: Sequence[str] = RIGHT,
     memory_bytes: int = GB,
+    then: Callable[[Divergence, dict[str, Path], Path], object] = lambda *_: None,
 ) -> tuple[dict[str, str], Divergence]:
     """The module that is broken in each file, and the comparison of these files and of right runs."""
     files = {kind: folder / f"{kind}.onnx" for kind in faults}
     seeds = {kind: seed for seed, kind in enumerate(FAULTS)}
     where = {str(file): broken(source, kind, seeds[kind], file) for kind, file in files.items()}
     runs = [parse_contender(each) for each in (*where, str(source), *right)]
-    return where, diverge(spec, runs, 2, memory_bytes, partial(export_errors, folder / "errors"))
+    return where, diverge(spec, runs, 2, memory_bytes, then)
 
 
 def named(found: Divergence, run: LayerRun) -> str | None:
@@ -71,7 +72,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def signals(artifact_of: ArtifactOf, folder: Path) -> tuple[dict[str, str], Divergence]:
     """Of groups of layers, since the memory does not hold all."""
-    return judged(SIGNALS, artifact_of(SIGNALS) / GRAPH, folder, FEW_FAULTS, FEW_RIGHT, LITTLE)
+    export = partial(export_errors, folder / "errors")
+    return judged(SIGNALS, artifact_of(SIGNALS) / GRAPH, folder, FEW_FAULTS, FEW_RIGHT, LITTLE, export)
 
 
 def test_each_fault_is_found_in_the_layer_that_has_it_and_right_runs_are_accused_of_none(
