@@ -254,7 +254,8 @@ def test_a_step_that_reads_a_weight_after_its_update_is_not_made_in_place(tmp_pa
     model = export_step(module, IMAGES[:2], MOMENTUM)
     (last,) = [node for node in model.graph.node if "loss" in node.output]
     last.output[:] = ["first"]
-    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["last.bias"], ["late"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Sub", ["norm.weight", "norm.weight.new"], ["change"]))
+    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["change"], ["late"], keepdims=0))
     model.graph.node.append(onnx.helper.make_node("Add", ["first", "late"], ["loss"]))
     file = str(tmp_path / "late.onnx")
     onnx.save(model, file)
@@ -312,6 +313,7 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
         "labels": np.zeros(1, np.int64),
         "learning_rate": one,
         "drop": one,
+        "draw": np.zeros((), np.int64),
         "w": np.ones((2, 20_000), np.float32),
     }
     (after,) = session.run(["w.new"], feed)
@@ -320,22 +322,24 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
     assert set(np.round(moved[moved > 0] / 0.5, 4)) == {1.25}
 
 
-def test_stochastic_depth_drops_whole_branches() -> None:
+def test_stochastic_depth_drops_whole_branches(tmp_path: Path) -> None:
     from torchvision.ops import StochasticDepth
 
     class Branch(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.depth, self.w = StochasticDepth(0.5, "row"), nn.Parameter(torch.ones(2, 8))
+            self.depth, self.w = StochasticDepth(0.5, "row"), nn.Parameter(torch.zeros(2, 128))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.linear(self.depth(x).flatten(1), self.w)
 
-    model = export_step(Branch(), torch.ones(2, 8, 1, 1), SGD)
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    (random,) = (node for node in graph.node if node.op_type == "RandomUniformLike")
-    (info,) = (value for value in graph.value_info if value.name == random.output[0])
-    assert [d.dim_value or d.dim_param for d in info.type.tensor_type.shape.dim][1:] == [1, 1, 1]
+    images = torch.cat([torch.eye(64), torch.eye(64)], 1).reshape(64, 32, 2, 2)  # each has two values of its own
+    session = exported(module := Branch(), tmp_path, SGD, images)
+    session.begin(weights_of(module), 1.0, drop=True)
+    session.train(images.numpy(), np.zeros(64, np.int64))
+    kept = session.values()["w"][0].reshape(2, 64) != 0
+    assert (kept[0] == kept[1]).all()
+    assert 16 < kept[0].sum() < 48
 
 
 def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
@@ -347,7 +351,7 @@ def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
     assert said["inputs"]["norm.running_mean"] == "buffer"
     assert said["next"]["conv1.weight.exp_avg"] == "conv1.weight.exp_avg.new"
     assert said["optimizer"]["name"] == "adam"
-    assert [value.name for value in model.graph.input if "drop" in value.name] == ["drop"]
+    assert [value.name for value in model.graph.input if "dr" in value.name] == ["drop", "draw"]
     dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     assert dims["images"][0].dim_param == dims["labels"][0].dim_param == "batch"
     assert {node.domain for node in model.graph.node} == {""}, "only standard operators"

@@ -31,6 +31,8 @@ IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_
 """Inputs and the output of a training step's graph, beside parameters, buffers and the optimizer's states."""
 DROP = "drop"
 """Scales every rate of dropping: 1 as the model says, 0 for none."""
+DRAW = "draw"
+"""Which random numbers dropout draws: others for each value; the step counts it on."""
 NEW = ".new"
 """Behind an input's name, the output that is its value after the step."""
 METADATA = "cnnbench.training_step"

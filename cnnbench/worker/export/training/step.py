@@ -12,7 +12,7 @@ import torch
 from torch import Tensor as Torch
 from torch import fx, nn
 
-from cnnbench.records.artifact import DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
+from cnnbench.records.artifact import DRAW, DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
 from cnnbench.worker.export.training.optimizers import update
@@ -31,9 +31,9 @@ def export_step(
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
     Inputs: images (N, C, H, W), labels (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (),
-    drop () where the model drops, every parameter and buffer that the step reads by its name, and the optimizer's
-    states. Outputs: loss (), and each of the latter that the step changes under its name with `.new` behind it. Raises
-    CannotExport.
+    drop () and draw () int64 where the model drops, every parameter and buffer that the step reads by its name, and the
+    optimizer's states. Outputs: loss (), and each of the latter that the step changes under its name with `.new` behind
+    it. Raises CannotExport.
     """
     model = _Step(module, optimizer).write(traced(module, images, places))
     try:
@@ -83,6 +83,9 @@ class _Step:
         if self.optimizer.counts_steps:
             g.scope = STEP_COUNT
             step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), 1.0)
+        if g.draws:
+            g.scope = DRAW
+            self.after[DRAW] = g.add(Tensor(DRAW, (), "int64"), 1)
         uses = Counter(argument for _, result in written for argument, _ in result.vjps)
         for node, result in reversed(written):
             self._backward(node, result)
@@ -225,6 +228,7 @@ class _Step:
             LEARNING_RATE: "learning rate",
             STEP_COUNT: "steps made",
             DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none",
+            DRAW: "which random numbers are drawn: any number; counts the steps",
             **{n: "parameter" if n in self.after else "parameter that stays as it is" for n in names},
             **{n: "buffer" if n in self.after else "buffer that stays as it is" for n in self.buffers},
             **{f"{n}.{state}": f"optimizer's state of {n}; begins as zeros" for n in names for state in states},
