@@ -21,6 +21,7 @@ from cnnbench.cli.common import (
     size_of,
     spec,
 )
+from cnnbench.cli.recipe import Every, Gamma, HeldOut, Patience, Resume, ScheduleName, Warmup, schedule_of
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
@@ -251,16 +252,24 @@ def train(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    schedule: ScheduleName = "constant",
+    warmup: Warmup = 0.0,
+    every: Every = 30.0,
+    gamma: Gamma = 0.1,
+    patience: Patience = None,
+    held_out: HeldOut = 0.1,
     classes: Classes = None,
     loss: Loss = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights, the images' order and dropout.")
     ] = 0,
+    resume: Resume = False,
     out: Annotated[Path | None, typer.Option(help="The weights' file; MODEL-RUNTIME.safetensors if not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
 
+    Weights, a history (JSON lines, for `cnnbench curves`) and a checkpoint are written after each epoch.
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -271,34 +280,45 @@ def train(
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 
+    chosen = spec(model, None, classes, seed, loss=loss)
+    file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
-        spec=spec(model, None, classes, seed, loss=loss),
+        spec=chosen,
         runtime=runtime,
         data=dataset.find(data),
         batch=batch,
         optimizer=_optimizer(optimizer, momentum, weight_decay),
         rate=lr,
         threads=machine.usable_threads(),
+        epochs=epochs,
+        out=str(file.absolute()),
+        resume=resume,
+        schedule=schedule_of(schedule, warmup, every, gamma),
+        patience=patience,
+        held_out=held_out,
     )
-    file = out or Path(f"{plan.spec.label}-{runtime}.safetensors".replace("/", "-"))
     found: list[dict[str, Any]] = []
-    epoch_column, loss_column = TextColumn("{task.description}"), TextColumn("steps, loss {task.fields[loss]}")
-    columns = (epoch_column, BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
+    speed_column = TextColumn("steps, loss {task.fields[loss]}, {task.fields[speed]:,.0f} images/s")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed_column, TimeRemainingColumn())
     terminal = common.console()
     is_drawn = not as_json and can_redraw(terminal)
     with Progress(*columns, console=terminal, disable=not is_drawn, transient=True) as progress:
-        bar = progress.add_task("", total=None, loss="")
-        for report in run(plan, epochs, file):
-            loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
+        bar = progress.add_task("", total=None, loss="", speed=0.0)
+        for report in run(plan):
+            loss = f"{report.loss or 0.0:.4f}"
             epoch = f"epoch {report.epoch} of {epochs}"
             done = (report.epoch - 1) * report.steps + report.step
-            progress.update(bar, total=report.steps * epochs, completed=done, loss=loss, description=epoch)
-            if report.accuracy is not None:
-                found.append(report.model_dump())
-                accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in report.accuracy.items())
+            shown: dict[str, Any] = {"loss": loss, "speed": report.images_per_s}
+            progress.update(bar, total=report.steps * epochs, completed=done, description=epoch, **shown)
+            if (result := report.result) is not None:
+                found.append({**result.model_dump(), "steps": report.steps})
+                accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in result.accuracy.items())
+                on_held_out = "" if result.held_out is None else f", held-out accuracy {result.held_out:.2%}"
                 if not as_json:
-                    progress.console.print(f"{epoch}: loss {loss}, test accuracy {accuracies}")
+                    progress.console.print(f"{epoch}: loss {loss}{on_held_out}, test accuracy {accuracies}")
     if as_json:
         print_json({"model": plan.spec.label, "runtime": runtime, "epochs": found, "weights": str(file)})
     else:
+        if len(found) < epochs:
+            typer.echo(f"stopped after {len(found)} epochs: no better accuracy on held-out images in {patience}")
         typer.echo(f"weights: {file}")

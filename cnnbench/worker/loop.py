@@ -131,7 +131,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     task_messages.Profile: lambda process, request: profile(request, process.threads),
     task_messages.StartTraining: Process.start_training,
     task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
-    task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
+    task_messages.Evaluate: lambda process, request: process.training.evaluate(),
 }
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
 ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]

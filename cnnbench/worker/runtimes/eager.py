@@ -1,6 +1,6 @@
 """PyTorch as it is written: one operator after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ class EagerTrainer:
     """One step after the other by autograd and torch's optimizer, on the module itself and in its precision."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, rate: float) -> None:
-        self.module, self.states = module.train(), optimizer.states
+        self.module, self.settings = module.train(), optimizer
         self.dtype = next(module.parameters()).dtype
         self.optimizer = optimizer_of(module, optimizer, rate)
 
@@ -219,12 +219,28 @@ class EagerTrainer:
         self.optimizer.step()
         return float(loss.detach())
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def resume(self, values: Mapping[str, Array], steps: int) -> None:
+        """Go on after so many steps, with what `values` gave then."""
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in values.items()}
+        self.module.load_state_dict({name: tensors[name] for name in self.module.state_dict()})
+        for name, parameter in self.module.named_parameters():
+            state = {key: tensors[f"{name}.{key}"] for key in self.settings.states if f"{name}.{key}" in tensors}
+            if state and self.settings.counts_steps:
+                state["step"] = torch.tensor(float(steps))
+            if state:
+                self.optimizer.state[parameter] = state
+
     def values(self) -> dict[str, Array]:
         """Parameters, buffers and the optimizer's states by the exported step's names; valid until the next step."""
         found = weights_of(self.module)
         for name, parameter in self.module.named_parameters():
             state = self.optimizer.state[parameter]
-            found |= {f"{name}.{key}": state[key].numpy() for key in self.states if state.get(key) is not None}
+            found |= {f"{name}.{key}": state[key].numpy() for key in self.settings.states if state.get(key) is not None}
         return found
 
 

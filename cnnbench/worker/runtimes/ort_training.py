@@ -165,6 +165,10 @@ class StepSession:
         self._given = {name: placed(value, self.device) for name, value in given.items() if name in self.shapes}
         self._next = 0
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps that are bound from now on."""
+        self._given[LEARNING_RATE] = placed(np.asarray(rate, np.float32), self.device)
+
     def bind(self, images: Array, labels: Array) -> None:
         """Give the next steps their images (N, C, H, W) float32 and labels (N) int64."""
         self._given |= {IMAGES: placed(images, self.device), LABELS: placed(labels, self.device)}
