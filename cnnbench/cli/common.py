@@ -43,6 +43,13 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE|DEFAULT", help="Weights: a file, or those published for it; random if not given."),
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR|digits|shapes|signals",
+        help="MNIST's or Fashion-MNIST's files, CIFAR-10's or -100's, or images in a folder for each class; or a name.",
+    ),
+]
 Loss = Annotated[
     str | None,
     typer.Option(

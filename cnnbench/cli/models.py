@@ -11,6 +11,7 @@ from cnnbench.cli.common import (
     AnyModel,
     Channels,
     Classes,
+    Data,
     ImageSize,
     Inputs,
     Json,
@@ -241,8 +242,8 @@ def profile(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A model's name; for Fashion-MNIST, lenet5 or simple_cnn.")],
-    data: Annotated[Path, typer.Option(help="Folder with Fashion-MNIST, or other data in MNIST's files.")],
+    model: Annotated[str, typer.Argument(help="A model's name, such as simple_cnn.")],
+    data: Data,
     runtime: Annotated[
         Literal["eager", "ort"], typer.Option(help="The runtime that trains; the result is evaluated in both.")
     ] = "ort",
@@ -258,7 +259,11 @@ def train(
     gamma: Gamma = 0.1,
     patience: Patience = None,
     held_out: HeldOut = 0.1,
+    image_size: ImageSize = None,
     classes: Classes = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="At most so many training images, seeded, balanced by class.")
+    ] = None,
     loss: Loss = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights, the images' order and dropout.")
@@ -271,6 +276,7 @@ def train(
 
     Weights, a history (JSON lines, for `cnnbench curves`) and a checkpoint are written after each epoch.
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
+    Example: cnnbench train cnn1d --image-size 512 --data signals
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -280,12 +286,12 @@ def train(
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 
-    chosen = spec(model, None, classes, seed, loss=loss)
+    chosen = spec(model, image_size, classes, seed, loss=loss)
     file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
         spec=chosen,
         runtime=runtime,
-        data=dataset.find(data),
+        data=dataset.find(data, images, seed),
         batch=batch,
         optimizer=_optimizer(optimizer, momentum, weight_decay),
         rate=lr,

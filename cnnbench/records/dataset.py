@@ -1,38 +1,94 @@
-"""Fashion-MNIST, or any data set in MNIST's files, in a folder of the user's; nothing is downloaded."""
+"""Data sets that `--data` can name: folders of the user's, in which nothing is downloaded, and generated ones."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 from cnnbench.errors import InputError
 from cnnbench.suite.case import Frozen
 
-PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-WHERE = ("", "raw", "FashionMNIST/raw", "MNIST/raw")
-"""Folders below the user's in which the files may lie; torchvision puts them into the last two."""
+Kind: TypeAlias = Literal["idx", "cifar10", "cifar100", "images", "digits", "shapes", "signals"]
+NAMED: tuple[Kind, ...] = ("digits", "shapes", "signals")
+"""Those that need no folder."""
+IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_PLACES = ("", "raw", "FashionMNIST/raw", "MNIST/raw")
+"""Folders below the user's in which these files may lie; torchvision puts them into the last two."""
+CIFAR: dict[Kind, str] = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""The folders that torchvision puts CIFAR's files into."""
 HINT = (
-    "give the folder with --data; on Debian and Ubuntu `apt install dataset-fashion-mnist` puts them into "
-    "/usr/share/datasets/fashion-mnist, and torchvision.datasets.FashionMNIST(FOLDER, download=True) into FOLDER"
+    "give shapes or signals, which are generated, digits, which scikit-learn brings, or a folder with MNIST, "
+    "Fashion-MNIST, CIFAR-10, CIFAR-100 or a folder of images for each class; on Debian and Ubuntu `apt install "
+    "dataset-fashion-mnist` puts Fashion-MNIST into /usr/share/datasets/fashion-mnist, and "
+    "torchvision.datasets.FashionMNIST(FOLDER, download=True) into FOLDER, as MNIST, CIFAR10 and CIFAR100 do theirs"
 )
 
 
 class DataSet(Frozen):
-    """Where its files lie."""
+    """A data set, and how much of it is taken for training."""
 
-    train_images: str
-    train_labels: str
-    test_images: str
-    test_labels: str
+    kind: Kind
+    folder: str = ""
+    """Where its files lie; empty for one of a name alone."""
+    images: Annotated[int, Field(gt=0)] | None = None
+    """At most so many of the training images, balanced by class; None for all."""
+    seed: int = 0
+    """Of the choice."""
+
+    @property
+    def name(self) -> str:
+        """As the user gives it."""
+        return self.folder or self.kind
 
 
-def find(folder: Path) -> DataSet:
-    """The data set's four files, compressed by gzip or not. Raises InputError if one is missing."""
+class Scaling(Frozen):
+    """How images are normalised: by these of each channel, in the units in which they are stored."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
+    """The data set that a name or a folder stands for. Raises InputError where there is none, or more than one."""
+    if source in NAMED:
+        if source == "digits" and find_spec("sklearn") is None:
+            raise InputError("digits: needs scikit-learn, which is not installed here: pip install scikit-learn")
+        return DataSet(kind=source, images=images, seed=seed)
+    folder = Path(source)
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder with Fashion-MNIST; there is none; {HINT}")
-    found = max((_files(folder / below) for below in WHERE), key=len)
-    if missing := [part for part in PARTS if part not in found]:
-        raise InputError(f"{folder}: expected the four files of Fashion-MNIST; {missing[0]}[.gz] is missing; {HINT}")
-    return DataSet(**{name: str(found[part]) for name, part in zip(DataSet.model_fields, PARTS, strict=True)})
+        raise InputError(f"{source}: expected a data set; there is no such folder; {HINT}")
+    found = list(_in(folder))
+    if not found:
+        raise InputError(f"{source}: expected a data set; the folder has none; {HINT}")
+    if len(found) > 1:
+        raise InputError(f"{source}: expected one data set; give {' or '.join(str(place) for _, place in found)}")
+    return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    candidates = {part: (folder / part, folder / f"{part}.gz") for part in PARTS}
+def idx_files(folder: Path) -> dict[str, Path]:
+    """The four files of MNIST's format by name, as far as they are there, compressed by gzip or not."""
+    candidates = {part: (folder / part, folder / f"{part}.gz") for part in IDX}
     return {part: file for part, files in candidates.items() for file in files[::-1] if file.is_file()}
+
+
+def _in(folder: Path) -> Iterator[tuple[Kind, Path]]:
+    """What a folder holds, and where. Raises InputError for a data set that lacks a file."""
+    places = {place: idx_files(folder / place) for place in IDX_PLACES}
+    known: list[tuple[Kind, Path]] = [
+        ("idx", folder / place) for place, found in places.items() if len(found) == len(IDX)
+    ]
+    for kind, name in CIFAR.items():
+        known += [(kind, each) for each in (folder, folder / name) if each.name == name and each.is_dir()]
+    if known:
+        yield from known
+        return
+    most = max(places, key=lambda place: len(places[place]))
+    if places[most]:
+        missing = next(part for part in IDX if part not in places[most])
+        raise InputError(
+            f"{folder / most}: expected the four files of MNIST's format; {missing}[.gz] is missing; {HINT}"
+        )
+    if any(entry.is_dir() for entry in folder.iterdir()):
+        yield "images", folder

@@ -1,8 +1,11 @@
-"""Messages of tasks, for each of which a worker of its own is started: probes, peaks, layer profiles, training."""
+"""Messages of tasks, for each of which a worker of its own is started.
+
+Probes, peaks, layer profiles, training, evaluation.
+"""
 
 from typing import Literal
 
-from cnnbench.records.dataset import DataSet
+from cnnbench.records.dataset import DataSet, Scaling
 from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
 from cnnbench.records.training_history import EpochResult
@@ -102,7 +105,6 @@ class StartTraining(Request):
     resume: bool = False
     """Go on from the checkpoint, if there is one."""
     schedule: Schedule = Schedule()
-    label_smoothing: float = 0.0
     patience: int | None = None
     """Stop after so many epochs in which no more of the held-out images were put into the right class."""
     held_out: float = 0.1
@@ -150,3 +152,56 @@ class Evaluated(Frozen):
 
     result: EpochResult
     over: bool
+
+
+class PrepareTest(Request):
+    """Read a data set's test images, as they are stored, into a file that workers without its libraries can map."""
+
+    op: Literal["prepare_test"] = "prepare_test"
+    data: DataSet
+    shape: tuple[int, ...]
+    """(C, H, W) of the model's images, or (C, L) of its signals."""
+    classes: int
+    """Of the model."""
+    out: str
+    """The file, which ends in `.npy`."""
+
+
+class TestPrepared(Frozen):
+    """What there is to classify."""
+
+    classes: list[str]
+    """Names of the data set's."""
+    labels: list[int]
+    """Of each image."""
+    scaling: Scaling
+
+
+class StartClassifying(Request):
+    """Load a case's artifact into its runtime, and be ready to classify images; after `load`."""
+
+    op: Literal["start_classifying"] = "start_classifying"
+    case: Case
+    folder: str
+    """The artifact's."""
+    images: str
+    """The file that `prepare_test` wrote."""
+    scaling: Scaling
+
+
+class ClassifyingStarted(Frozen):
+    """Ready."""
+
+
+class Classify(Request):
+    """Go on for about so long, or until the last image."""
+
+    op: Literal["classify"] = "classify"
+    seconds: float
+
+
+class Classified(Frozen):
+    """The classes of the next images."""
+
+    classes: list[int]
+    is_torch_in_process: bool

@@ -23,7 +23,7 @@ class Schedule(Frozen):
     gamma: Annotated[float, Field(ge=0)] = 0.1
 
     def factor(self, step: int, steps_per_epoch: int, epochs: int) -> float:
-        """What the rate is multiplied by at a step, from 0; `cosine` would be zero behind the last epoch's last step."""
+        """What the rate is multiplied by at a step, from 0; `cosine` would be zero at the step behind the last."""
         warm = round(self.warmup * steps_per_epoch)
         if step < warm:
             return (step + 1) / warm

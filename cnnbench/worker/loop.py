@@ -26,6 +26,7 @@ from cnnbench.worker.session import Session, profile
 from cnnbench.worker.timing import usage
 
 if TYPE_CHECKING:
+    from cnnbench.worker.classification import Classification
     from cnnbench.worker.training_run import TrainingRun
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -69,13 +70,14 @@ def _answer(process: "Process", line: str) -> messages.Reply:
 
 
 class Process:
-    """What a worker process holds between requests: at most one case's session, and one training run."""
+    """What a worker process holds between requests: at most one case's session, training run and classification."""
 
     def __init__(self) -> None:
         self.threads = 1
         self.imported_bytes = 0
         self._session: Session | None = None
         self._training: TrainingRun | None = None
+        self._classification: Classification | None = None
 
     @property
     def session(self) -> Session:
@@ -110,6 +112,19 @@ class Process:
         self._training = TrainingRun(request)
         return self._training.started()
 
+    def start_classifying(self, request: task_messages.StartClassifying) -> task_messages.ClassifyingStarted:
+        """Load what classifies."""
+        from cnnbench.worker.classification import Classification
+
+        self._classification = Classification(request, self.threads)
+        return task_messages.ClassifyingStarted()
+
+    def classify(self, request: task_messages.Classify) -> task_messages.Classified:
+        """Go on. Raises WorkerError where nothing was loaded."""
+        if self._classification is None:
+            raise WorkerError("nothing classifies; send a `start_classifying` request first")
+        return self._classification.advance(request.seconds)
+
 
 PEAKS = {"torch": "peaks.pytorch:measure", "onnxruntime": "peaks.ort:measure"}
 HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], messages.Reply]] = {
@@ -132,6 +147,9 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     task_messages.StartTraining: Process.start_training,
     task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
     task_messages.Evaluate: lambda process, request: process.training.evaluate(),
+    task_messages.PrepareTest: "data.read:prepare_test",
+    task_messages.StartClassifying: Process.start_classifying,
+    task_messages.Classify: Process.classify,
 }
 """By type of request: a function of the request in a module that is imported for it, or one of this process."""
 ANY_REQUEST: Any = Annotated[reduce(or_, HANDLERS), Field(discriminator="op")]

@@ -1,32 +1,24 @@
-"""Training for its own sake: epochs over a data set in one of the runtimes, evaluated in both.
+"""Training for its own sake: epochs over a data set in one of the runtimes, evaluated in both."""
 
-The data set's files are in MNIST's format (LeCun, "The MNIST database", section "File formats").
-"""
-
-import gzip
-import io
 import math
-import struct
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from cnnbench.errors import InputError
 from cnnbench.records import files, training_history
 from cnnbench.records.artifact import DRAW
-from cnnbench.records.dataset import DataSet
 from cnnbench.records.task_messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.records.training_history import EpochResult, History, Trained, checkpoint_of, history_of
 from cnnbench.worker import checkpoint, models
+from cnnbench.worker.data.parts import Part, split
+from cnnbench.worker.data.read import read
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.reference.parity import Array
@@ -35,27 +27,6 @@ from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.runtimes.ort_training import StepSession
 
 EVALUATION_BATCH = 500
-UNSIGNED_BYTES = 8
-"""The type of all values, in the third byte of a file; the fourth is the number of dimensions, 4 bytes each."""
-BYTES_PER_SIZE = 4
-MAX_BYTES = 2**30
-"""Of a file, also of what is compressed in it; EMNIST's largest has 547 MB."""
-
-
-class Part(NamedTuple):
-    """Images with a class number each."""
-
-    images: NDArray[Any]
-    labels: NDArray[np.int64]
-
-
-class Data(NamedTuple):
-    """A data set for one model."""
-
-    train: Part
-    test: Part
-    prepare: Callable[[NDArray[Any]], Array]
-    """Of any of its images for the model."""
 
 
 class TrainingRun:
@@ -225,68 +196,3 @@ class TrainingRun:
         advice = [f"a lower --lr than {request.rate:g}"]
         advice += ["a --warmup"] * (not request.schedule.warmup)
         return f"the training diverged: {what} at {at}; try {' or '.join(advice)}"
-
-
-def split(part: Part, share: float, seed: int, what: str) -> tuple[Part, Part]:
-    """What is left, and a seeded share; `what` is the option that asks for it.
-
-    Raises InputError where either would have no image.
-    """
-    count = round(share * len(part.labels))
-    if not 0 < count < len(part.labels):
-        raise InputError(
-            f"{what}: expected a share that leaves images on both sides; got {count:,} of {len(part.labels):,} images"
-        )
-    order = np.random.default_rng(seed).permutation(len(part.labels))
-    rest, held_out = (Part(part.images[each], part.labels[each]) for each in (order[count:], order[:count]))
-    return rest, held_out
-
-
-def read(source: DataSet, shape: tuple[int, ...], classes: int) -> Data:
-    """The data set for a model of images (C, H, W). Raises InputError for labels that are no classes of the model's."""
-    raw = {"train": read_idx(source.train_images), "test": read_idx(source.test_images)}
-    labels = {"train": read_idx(source.train_labels), "test": read_idx(source.test_labels)}
-    for part, found in labels.items():
-        if len(found) != len(raw[part]):
-            raise InputError(f"expected a label for each image; got {len(found):,} for {len(raw[part]):,}")
-        if found.max(initial=0) >= classes:
-            raise InputError(f"expected labels below the model's {classes} classes; got {found.max()}")
-    mean, deviation = float(raw["train"].mean()), float(raw["train"].std())
-    prepared(raw["train"][:1], mean, deviation, shape)
-    train, test = (Part(raw[part], labels[part].astype(np.int64)) for part in ("train", "test"))
-    return Data(train, test, lambda images: prepared(images, mean, deviation, shape))
-
-
-def read_idx(file: str) -> NDArray[np.uint8]:
-    """The array in a file, compressed by gzip or not. Raises InputError if it is something else."""
-    try:
-        content = files.read(Path(file), MAX_BYTES)
-        if file.endswith(".gz"):
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{file}: expected at most {MAX_BYTES:,} bytes of values; there are more")
-    if len(content) < BYTES_PER_SIZE or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
-        raise InputError(f"{file}: expected a file of unsigned bytes in MNIST's format; it begins otherwise")
-    dimensions = content[3]
-    start = BYTES_PER_SIZE * (1 + dimensions)
-    shape = struct.unpack_from(f">{dimensions}I", content.ljust(start, b"\0"), BYTES_PER_SIZE)
-    if len(content) - start != math.prod(shape):
-        raise InputError(f"{file}: expected {math.prod(shape):,} bytes of values; got {len(content) - start:,}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def prepared(raw: NDArray[np.uint8], mean: float, deviation: float, image: tuple[int, ...]) -> NDArray[np.float32]:
-    """(N, H, W) bytes as (N, C, H', W') float32: normalised, in the middle of zeros, the same in each channel.
-
-    Raises InputError if the model's images (C, H', W') are smaller.
-    """
-    channels, *size = image
-    if len(size) != 2 or any(side < own for side, own in zip(size, raw.shape[1:], strict=True)):
-        shape = "x".join(map(str, raw.shape[1:]))
-        raise InputError(f"expected a model for images of at least {shape}; its images are {'x'.join(map(str, image))}")
-    left_over = [side - own for side, own in zip(size, raw.shape[1:], strict=True)]
-    normal = (raw.astype(np.float32) - np.float32(mean)) / np.float32(deviation)
-    padded = np.pad(normal, [(0, 0), *((each // 2, each - each // 2) for each in left_over)])
-    return np.ascontiguousarray(np.repeat(padded[:, None], channels, axis=1))

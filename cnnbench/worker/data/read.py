@@ -1,0 +1,61 @@
+"""Any data set that `--data` can name."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnbench.errors import InputError
+from cnnbench.records.dataset import DataSet, Kind
+from cnnbench.records.task_messages import PrepareTest, TestPrepared
+from cnnbench.worker.data import digits, idx, shapes, signals, torchvision_sets
+from cnnbench.worker.data.parts import Part, Parts, limited
+from cnnbench.worker.data.preparation import Preparation, scaling_of
+
+Shape = tuple[int, ...]
+
+READERS: Mapping[Kind, Callable[[str, Shape], Parts]] = {
+    "idx": lambda folder, shape: idx.read(folder),
+    "cifar10": lambda folder, shape: torchvision_sets.read_cifar("CIFAR10", folder),
+    "cifar100": lambda folder, shape: torchvision_sets.read_cifar("CIFAR100", folder),
+    "images": torchvision_sets.read_images,
+    "digits": lambda folder, shape: digits.read(),
+    "shapes": lambda folder, shape: shapes.read(),
+    "signals": lambda folder, shape: signals.read(),
+}
+
+
+class Data(NamedTuple):
+    """A data set for one model."""
+
+    train: Part
+    test: Part
+    classes: list[str]
+    prepare: Preparation
+    """Of any of its images for the model, by the mean and deviation of all training images."""
+
+
+def read(source: DataSet, shape: Shape, classes: int) -> Data:
+    """The data set for a model of images (C, H, W), or signals (C, L), and so many classes.
+
+    Raises InputError for what cannot be read, and for images or labels that do not fit the model.
+    """
+    train, test, names = READERS[source.kind](source.folder, shape)
+    for labels in (train.labels, test.labels):
+        if (most := int(labels.max())) >= classes:
+            raise InputError(
+                f"{source.name}: expected labels below the model's {classes} classes; got {most}, which is "
+                f"{names[most]!r} (--classes {len(names)})"
+            )
+    prepare = Preparation(scaling_of(train.images), shape)
+    prepare.check(train.images.shape[1:])
+    if source.images is not None:
+        train = limited(train, source.images, source.seed)
+    return Data(train, test, list(names), prepare)
+
+
+def prepare_test(request: PrepareTest) -> TestPrepared:
+    """Write the test images. Raises InputError as `read` does."""
+    data = read(request.data, request.shape, request.classes)
+    np.save(request.out, data.test.images)
+    return TestPrepared(classes=data.classes, labels=data.test.labels.tolist(), scaling=data.prepare.scaling)

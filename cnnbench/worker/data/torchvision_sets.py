@@ -1,0 +1,105 @@
+"""Data sets that torchvision.datasets reads: CIFAR-10 and -100, and folders of images by class."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnbench.errors import InputError
+from cnnbench.worker.data.parts import Part, Parts, in_two
+
+TEST_FOLDERS = ("test", "val")
+"""Beside `train`; the first that is there."""
+MODES = {1: "L", 3: "RGB"}
+"""Of pictures, by the number of channels."""
+IMAGE_AXES = 3
+MAX_MEMORY_SHARE = 0.5
+
+
+def read_cifar(name: str, folder: str) -> Parts:
+    """CIFAR10 or CIFAR100 by torchvision. Raises InputError where its files are not whole."""
+    from torchvision import datasets
+
+    def part(train: bool) -> Any:
+        try:
+            return getattr(datasets, name)(str(Path(folder).parent), train=train)
+        except (RuntimeError, OSError):
+            raise InputError(
+                f"{folder}: expected {name} as torchvision.datasets.{name}(FOLDER, download=True) leaves it; a file is "
+                "missing, or its MD5 sum is another"
+            ) from None
+
+    with warnings.catch_warnings(action="ignore"):  # numpy's, on how the files were pickled
+        train, test = part(True), part(False)
+    return Parts(_stored(train), _stored(test), train.classes)
+
+
+def _stored(found: Any) -> Part:
+    return Part(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.asarray(found.targets, np.int64))
+
+
+def read_images(folder: str, shape: Sequence[int]) -> Parts:
+    """Pictures in a folder for each class, resized to a model's images (C, H, W).
+
+    With folders `train` and `test` or `val`, they are the two parts. Raises InputError for a picture that cannot be
+    read, a class without pictures, and for more than fits into memory.
+    """
+    root = Path(folder)
+    if len(shape) != IMAGE_AXES or shape[0] not in MODES:
+        raise InputError(
+            f"{folder}: expected a model for images of 1 or 3 channels; its inputs are {'x'.join(map(str, shape))}"
+        )
+    if not (root / "train").is_dir():
+        whole, classes = _pictures(root, shape)
+        return in_two(whole, classes, folder)
+    beside = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if beside is None:
+        raise InputError(f"{folder}: expected a folder `test` or `val` beside `train`; there is none")
+    train, classes = _pictures(root / "train", shape)
+    test, found = _pictures(beside, shape)
+    if odd := sorted(set(found) ^ set(classes)):
+        where = beside if odd[0] in classes else root / "train"
+        raise InputError(f"{folder}: expected the same classes in train and {beside.name}; {where} has no {odd[0]!r}")
+    return Parts(train, test, classes)
+
+
+def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(str(folder), allow_empty=True)
+    except FileNotFoundError:
+        raise InputError(f"{folder}: expected a folder of images for each class; there is none") from None
+    labels = np.asarray(found.targets, np.int64)
+    counts = np.bincount(labels, minlength=len(found.classes))
+    if not counts.all():
+        empty = found.classes[int(counts.argmin())]
+        raise InputError(f"{folder}: class {empty!r} has no images; expected one at least in {folder / empty}")
+    size_bytes = len(labels) * int(np.prod(shape))
+    if size_bytes > MAX_MEMORY_SHARE * psutil.virtual_memory().available:
+        raise InputError(
+            f"{folder}: {len(labels):,} images of {'x'.join(map(str, shape))} take {size_bytes / 1e9:.1f} GB, which is "
+            "more than half of the free memory; expected fewer or smaller ones (--image-size)"
+        )
+    images = np.empty((len(labels), *shape), np.uint8)
+    for place, (file, _) in enumerate(found.samples):
+        images[place] = _picture(file, shape)
+    return Part(images, labels), found.classes
+
+
+def _picture(file: str, shape: Sequence[int]) -> NDArray[np.uint8]:
+    channels, height, width = shape
+    try:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(file) as opened,
+        ):
+            picture = opened.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    except Exception as error:  # whatever a decoder raises
+        raise InputError(f"{file}: cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
+    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)

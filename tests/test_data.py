@@ -1,0 +1,355 @@
+"""Data sets as `--data` names them: what is read, what is generated, and what is said of those that do not fit."""
+
+import gzip
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnbench.errors import InputError
+from cnnbench.records import dataset
+from cnnbench.records.dataset import DataSet, Scaling
+from cnnbench.records.task_messages import StartTraining
+from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.optimizer import Optimizer
+from cnnbench.worker.data import idx, preparation, shapes, signals
+from cnnbench.worker.data.parts import Part, limited, split
+from cnnbench.worker.data.preparation import Preparation, scaling_of
+from cnnbench.worker.data.read import read
+from cnnbench.worker.training_run import TrainingRun
+
+IMAGE = (3, 16, 12)
+UNSCALED = Scaling(mean=(0.0,), deviation=(1.0,))
+
+
+# --- shapes and signals ---
+
+
+def test_a_discs_pixels_cover_its_area() -> None:
+    """At any place; its circle has 0.9 of the radius of 8 pixels."""
+    for x, y, scale in ((0.0, 0.0, 1.0), (2.3, -3.7, 1.0), (0.5, 0.1, 1.5), (0.0, 0.0, 0.6)):
+        covered = shapes.coverage("disc", x, y, 0.0, scale)
+        assert covered.sum() == pytest.approx(np.pi * (0.9 * 8 * scale) ** 2, rel=0.01)
+        rows, columns = np.mgrid[:32, :32] - 15.5
+        centre = (columns * covered).sum() / covered.sum(), (rows * covered).sum() / covered.sum()
+        assert centre == pytest.approx((x, y), abs=0.05)
+
+
+@pytest.mark.parametrize("shape", shapes.CLASSES)
+def test_a_shape_is_moved_turned_and_scaled_exactly(shape: str) -> None:
+    still = shapes.coverage(shape, 0.0, 0.0, 0.0, 1.0)
+    assert 0 < still.sum() < 0.3 * still.size
+    np.testing.assert_array_equal(shapes.coverage(shape, 5.0, -3.0, 0.0, 1.0), np.roll(still, (-3, 5), (0, 1)))
+    turned = shapes.coverage(shape, 0.0, 0.0, 90.0, 1.0)
+    assert np.abs(turned - np.rot90(still)).mean() < 1e-3, "anticlockwise"
+    assert shapes.coverage(shape, 0.0, 0.0, 10.0, 1.5).sum() == pytest.approx(2.25 * still.sum(), rel=0.03)
+
+
+def test_a_drawing_that_is_moved_keeps_its_colours_and_noise() -> None:
+    drawing = next(shapes.drawings(1, seed=5))
+    image, moved = shapes.draw(drawing), shapes.draw(drawing._replace(x=drawing.x + 6))
+    assert image.shape == (3, 32, 32)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image[:, :3], moved[:, :3])
+    assert (image != moved).any()
+
+
+def test_generated_data_are_the_same_each_time_balanced_and_different_in_training_and_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module, sizes in ((shapes, ("TRAIN_IMAGES", "TEST_IMAGES")), (signals, ("TRAIN_SIGNALS", "TEST_SIGNALS"))):
+        for name in sizes:
+            monkeypatch.setattr(module, name, 30)
+        first, second = module.read(), module.read()
+        np.testing.assert_array_equal(first.train.images, second.train.images)
+        assert (first.train.images != first.test.images).any()
+        assert (np.bincount(first.train.labels) == 3).all()
+        assert len(first.classes) == 10
+
+
+def test_a_signal_has_the_periods_that_it_was_asked_for_and_its_noise() -> None:
+    wave = signals.Wave("sine", periods=12.0, phase=0.2, amplitude=2.0, noise=0.1, seed=3)
+    signal = signals.sample(wave)
+    assert signal.shape == (1, 512)
+    assert np.abs(np.fft.rfft(signal[0])).argmax() == 12
+    noise = signal - signals.sample(wave._replace(noise=0.0))
+    assert noise.std() == pytest.approx(0.2, rel=0.15)
+
+
+def test_a_network_learns_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "TRAIN_SIGNALS", 640)
+    monkeypatch.setattr(signals, "TEST_SIGNALS", 100)
+    spec = ModelSpec(model="cnn1d", image_size=(512,), classes=10)
+    settings = Optimizer(name="adam", momentum=0.0, weight_decay=0.0)
+    data = DataSet(kind="signals", images=600)
+    run = TrainingRun(
+        StartTraining(spec=spec, runtime="eager", data=data, batch=60, optimizer=settings, rate=0.003, threads=1)
+    )
+    assert run.started().model_dump() == {"train_images": 600, "test_images": 100, "steps_per_epoch": 10}
+    losses = [run.advance(60).loss for _ in range(4)]
+    run._folder.cleanup()
+    assert losses[0] is not None
+    assert losses[-1] is not None
+    assert losses[-1] < 0.6 * losses[0]
+
+
+# --- parts ---
+
+
+def numbered(*counts: int) -> Part:
+    """As many images of each class as are given, each the number of its place."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Part(np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1), labels)
+
+
+def test_a_share_is_held_out_of_each_class_in_proportion_and_the_seed_settles_which() -> None:
+    whole = numbered(100, 40, 60)
+    rest, held_out = split(whole, 0.1, 7, "--held-out")
+    assert np.bincount(held_out.labels).tolist() == [10, 4, 6]
+    both = np.concatenate([rest.images.ravel(), held_out.images.ravel()])
+    assert sorted(both.tolist()) == list(range(200))
+    assert (whole.labels[held_out.images.ravel()] == held_out.labels).all()
+    np.testing.assert_array_equal(held_out.images, split(whole, 0.1, 7, "--held-out")[1].images)
+    assert (held_out.images != split(whole, 0.1, 8, "--held-out")[1].images).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.999, 1.0])
+def test_a_share_of_nothing_is_refused(share: float) -> None:
+    with pytest.raises(
+        InputError, match=r"--held-out: expected a share that leaves images on both sides; got \d+ of 4"
+    ):
+        split(numbered(2, 2), share, 0, "--held-out")
+
+
+def test_so_many_images_are_of_each_class_alike_as_far_as_there_are() -> None:
+    few = limited(numbered(100, 3, 50), 23, 1)
+    assert np.bincount(few.labels).tolist() == [10, 3, 10]
+    assert len(set(few.images.ravel().tolist())) == 23
+    assert len(limited(numbered(2, 3), 100, 1).labels) == 5
+    with pytest.raises(InputError, match="--images: expected at least one image of each of the 3 classes; got 2"):
+        limited(numbered(5, 5, 5), 2, 0)
+
+
+# --- preparation ---
+
+
+def test_images_are_normalised_by_channel_without_the_whole_set_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "CHUNK", 3)
+    images = np.random.default_rng(0).integers(0, 256, (10, 2, 4, 5)).astype(np.uint8)
+    images[:, 1] //= 3
+    scaling = scaling_of(images)
+    np.testing.assert_allclose(scaling.mean, images.mean((0, 2, 3)))
+    np.testing.assert_allclose(scaling.deviation, images.std((0, 2, 3)))
+    x = Preparation(scaling, (2, 4, 5))(images)
+    np.testing.assert_allclose(x.mean((0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std((0, 2, 3)), 1, atol=1e-5)
+    assert scaling_of(np.full((4, 1, 8), 7.0, np.float32)).deviation == (1.0,)
+
+
+def test_images_are_put_into_the_middle_and_repeated_and_signals_too() -> None:
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 1, 28, 28)
+    x = Preparation(Scaling(mean=(100.0,), deviation=(50.0,)), (3, 32, 32))(images)
+    assert x.shape == (2, 3, 32, 32)
+    assert x.dtype == np.float32
+    assert x[0, 0, 2, 2] == np.float32(-2.0)
+    assert not x[:, :, :2].any()
+    assert (x[:, 0] == x[:, 2]).all()
+    signal = Preparation(UNSCALED, (1, 8))(np.ones((2, 1, 5), np.float32))
+    assert signal.tolist() == [[[0, 1, 1, 1, 1, 1, 0, 0]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "message"),
+    [
+        ((1, 28, 28), (1, 16, 16), "at least 1x28x28, or of more channels; its images are 1x16x16"),
+        ((3, 32, 32), (1, 32, 32), "at least 3x32x32; its images are 1x32x32"),
+        ((1, 512), (1, 28, 28), "at least 1x512, or of more channels; its images are 1x28x28"),
+        ((1, 28, 28), (1, 1024), "at least 1x28x28, or of more channels; its images are 1x1024"),
+    ],
+)
+def test_a_model_of_other_images_is_refused(own: tuple[int, ...], model: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Preparation(UNSCALED, model).check(own)
+
+
+# --- files in MNIST's format ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("sizes-that-overflow", bytes([0, 0, 8, 3]) + (2**31).to_bytes(4, "big") * 3 + b"x" * 64, "expected 9,9"),
+        ("header-cut-short", bytes([0, 0, 8, 3, 0, 0]), "bytes of values"),
+        ("too-large", bytes([0, 0, 8, 1]) + (5000).to_bytes(4, "big") + bytes(5000), "larger than 1,000 bytes"),
+        ("too-large.gz", gzip.compress(bytes([0, 0, 8, 1]) + bytes(5000), mtime=0), "expected at most 1,000 bytes"),
+        ("damaged.gz", gzip.compress(b"x" * 100)[:-20], "cannot be read"),
+    ],
+)
+def test_a_file_that_lies_is_told_and_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr(idx, "MAX_BYTES", 1000)
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        idx.read_idx(str(file))
+
+
+def write_idx(folder: Path, **changed: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """Six images and labels to train and to test, or others."""
+    arrays = {"train_images": np.zeros((6, 5, 4)), "train_labels": np.arange(6), "test_images": np.zeros((6, 5, 4))}
+    for name, file in zip((*arrays, "test_labels"), dataset.IDX, strict=True):
+        values = changed.get(name, arrays.get(name, np.arange(6))).astype(np.uint8)
+        sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+        (folder / file).write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"test_images": np.zeros((6, 4, 4))}, "test images of the training images' size; got 5x4 and 4x4"),
+        ({"train_labels": np.arange(5)}, "a label for each image, and one at least; got 5 in train-labels-idx1-ubyte"),
+        ({"test_images": np.zeros((0, 5, 4)), "test_labels": np.arange(0)}, "one at least; got 0 in t10k-labels"),
+        ({"train_labels": np.zeros((6, 1))}, r"images of 3 axes and labels of 1 .*; got \(3, 2\)"),
+    ],
+)
+def test_files_that_do_not_fit_each_other_are_told(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    write_idx(tmp_path, **changed)
+    with pytest.raises(InputError, match=message):
+        idx.read(str(tmp_path))
+
+
+def test_a_label_that_the_model_has_no_class_for_is_told_with_its_name(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    with pytest.raises(InputError, match=r"below the model's 5 classes; got 5, which is '5' \(--classes 6\)"):
+        read(dataset.find(str(tmp_path)), (1, 28, 28), 5)
+    assert read(dataset.find(str(tmp_path), images=6), (1, 28, 28), 6).classes == list("012345")
+
+
+# --- torchvision's ---
+
+
+def write_images(folder: Path, *classes: str, size: tuple[int, int] = (20, 30), count: int = 5) -> None:
+    """Pictures (width, height) of one brightness for each class."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for place in range(count):
+            Image.new("RGB", size, (40 * number, 10, place)).save(folder / name / f"{place}.png")
+
+
+def images_of(folder: Path, shape: tuple[int, ...] = IMAGE) -> Any:
+    return read(dataset.find(str(folder)), shape, 10)
+
+
+def test_a_folder_of_images_is_read_by_class_and_resized(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", "cat", "dog")
+    write_images(tmp_path / "val", "cat", "dog", size=(7, 9), count=2)
+    data = images_of(tmp_path)
+    assert data.classes == ["cat", "dog"]
+    assert data.train.images.shape == (10, *IMAGE)
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert (data.train.images[data.train.labels == 1][:, 0] == 40).all()
+    assert images_of(tmp_path, (1, 16, 12)).train.images.shape == (10, 1, 16, 12)
+
+
+def test_a_fifth_of_a_folder_without_parts_is_for_the_test_whatever_the_seed(tmp_path: Path) -> None:
+    write_images(tmp_path, "cat", "dog", count=10)
+    found = [read(dataset.find(str(tmp_path), seed=seed), IMAGE, 10) for seed in (0, 1)]
+    assert [np.bincount(data.test.labels).tolist() for data in found] == [[2, 2], [2, 2]]
+    np.testing.assert_array_equal(found[0].test.images, found[1].test.images)
+
+
+def _break(folder: Path) -> None:
+    (folder / "train" / "dog" / "3.png").write_bytes(b"\x89PNG no picture")
+
+
+def _empty(folder: Path) -> None:
+    (folder / "train" / "bird").mkdir()
+
+
+def _extra(folder: Path) -> None:
+    write_images(folder / "test", "wolf")
+
+
+def _no_test(folder: Path) -> None:
+    (folder / "test").rename(folder / "more")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_break, r"train/dog/3\.png: cannot be read as an image"),
+        (_empty, r"train: class 'bird' has no images; expected one at least in .*bird"),
+        (_extra, r"the same classes in train and test; .*train has no 'wolf'"),
+        (_no_test, "expected a folder `test` or `val` beside `train`"),
+    ],
+)
+def test_a_folder_of_images_that_is_not_whole_is_told_by_name(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    write_images(tmp_path / "train", "cat", "dog")
+    write_images(tmp_path / "test", "cat", "dog")
+    change(tmp_path)
+    with pytest.raises(InputError, match=message):
+        images_of(tmp_path)
+
+
+def test_a_folder_of_images_is_refused_where_no_picture_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, "cat", "dog")
+    with pytest.raises(InputError, match="images of 1 or 3 channels; its inputs are 1x512"):
+        images_of(tmp_path, (1, 512))
+    monkeypatch.setattr("cnnbench.worker.data.torchvision_sets.MAX_MEMORY_SHARE", 1e-12)
+    with pytest.raises(InputError, match=r"10 images of 3x16x12 take 0\.0 GB, which is more than half"):
+        images_of(tmp_path)
+
+
+def write_cifar(folder: Path) -> None:
+    """CIFAR-10's files, with one image in each batch."""
+    folder.mkdir()
+    pixels = np.arange(3 * 32 * 32, dtype=np.int64).reshape(1, -1) % 251
+    for number, name in enumerate((*(f"data_batch_{each}" for each in range(1, 6)), "test_batch")):
+        (folder / name).write_bytes(pickle.dumps({"data": pixels.astype(np.uint8), "labels": [number]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+
+
+def test_cifar_is_read_as_torchvision_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "cifar-10-batches-py")
+    source = dataset.find(str(tmp_path))
+    assert source == dataset.find(str(tmp_path / "cifar-10-batches-py"))
+    with pytest.raises(InputError, match=r"expected CIFAR10 as .* leaves it; a file is missing, or its MD5 sum"):
+        read(source, (3, 32, 32), 10)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    data = read(source, (3, 32, 32), 10)
+    assert data.train.images.shape == (5, 3, 32, 32)
+    assert data.train.images[0, 1, 0, 3] == (32 * 32 + 3) % 251
+    assert data.test.labels.tolist() == [5]
+    assert data.classes == list("abcdefghij")
+
+
+# --- what `--data` names ---
+
+
+def test_digits_are_read_where_scikit_learn_is_and_else_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"digits: needs scikit-learn, .*: pip install scikit-learn"):
+            dataset.find("digits")
+    pytest.importorskip("sklearn")
+    data = read(dataset.find("digits"), (1, 8, 8), 10)
+    assert len(data.train.labels) + len(data.test.labels) == 1797
+    assert data.train.images.shape[1:] == (1, 8, 8)
+
+
+def test_a_folder_of_several_data_sets_or_of_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a data set; the folder has none"):
+        dataset.find(str(tmp_path))
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    write_idx(tmp_path / "MNIST" / "raw")
+    assert dataset.find(str(tmp_path)).kind == "idx"
+    (tmp_path / "cifar-100-python").mkdir()
+    with pytest.raises(InputError, match=r"expected one data set; give .*MNIST/raw or .*cifar-100-python"):
+        dataset.find(str(tmp_path))

@@ -1,0 +1,127 @@
+"""`cnnbench evaluate`: the arithmetic against published figures, and real processes on a few images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cnnbench.analysis.evaluation import Predictions, accuracy, by_class, confusion, differences
+from cnnbench.errors import InputError
+from cnnbench.records.task_messages import Classified
+from cnnbench.report import evaluated
+from cnnbench.runner.tasks.evaluate import cases_of
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import models
+from tests.conftest import Cli
+from tests.test_data import images_of, write_images
+
+TWO = Predictions(
+    names=["cat", "dog", "emu"],
+    labels=[0, 0, 0, 1, 1, 1, 1, 0],
+    classes={"eager/cpu": [0, 0, 0, 1, 1, 1, 1, 2], "ort/cpu": [1, 1, 1, 3, 0, 1, 1, 1]},
+)
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(correct: int, images: int, low: float, high: float) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
+    found = accuracy(correct, images)
+    assert found.value == correct / images
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_two_backends_are_compared_by_the_images_that_one_alone_gets_right() -> None:
+    (found,) = differences(TWO)
+    assert (found.only_first, found.only_second) == (5, 0)
+    assert found.p == pytest.approx(2 * 0.5**5)
+    assert found.images == [0, 1, 2, 3, 4, 7], "the last is wrong in both, and another class"
+    (same,) = differences(TWO._replace(classes=dict.fromkeys("ab", TWO.classes["ort/cpu"])))
+    assert (same.p, same.images) == (1.0, [])
+
+
+def test_a_confusion_matrix_has_a_row_for_each_class_and_a_column_for_what_it_is_taken_for() -> None:
+    assert confusion(TWO, "eager/cpu") == [[3, 0, 1], [0, 4, 0], [0, 0, 0]]
+    assert confusion(TWO, "ort/cpu")[1] == [1, 2, 0, 1], "with a class that the data set has not"
+    shares = [each.accuracy and each.accuracy.value for each in by_class(TWO, "eager/cpu")]
+    assert shares == [0.75, 1.0, None]
+
+
+def test_text_has_accuracy_comparison_and_disagreements() -> None:
+    text = "\n".join(evaluated.text(TWO))
+    assert "eager/cpu: 87.50% [52.91%, 97.76%], 7 correct" in text
+    assert "6 of 8 images into different classes: eager/cpu alone is right on 5, ort/cpu alone on 0; p = 0.062" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("  3 ")] == [["3", "dog", "dog", "3"]]
+
+
+def test_the_picture_has_a_matrix_for_each_backend() -> None:
+    drawn = evaluated.chart(TWO)
+    assert drawn.png.startswith(b"\x89PNG")
+    assert all(name in drawn.svg for name in ("eager/cpu", "ort/cpu", "emu"))
+
+
+def test_each_runtime_classifies_the_same_images_as_the_module_does_and_onnx_runtime_without_torch(
+    home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(home / "data" / "train", "cat", "dog", "emu")
+    write_images(home / "data" / "test", "cat", "dog", "emu", count=21)  # more than one batch, and no multiple
+    module, shape = models.build(ModelSpec(model="lenet5", seed=3))
+    assert isinstance(shape, tuple)
+    save_file(module.state_dict(), home / "w.safetensors")
+    data = images_of(home / "data", shape)
+    with torch.inference_mode():
+        expected = module.eval()(torch.from_numpy(data.prepare(data.test.images))).argmax(1).numpy()
+    with_torch: list[bool] = []
+    ask = Worker.ask
+
+    def listening(worker: Worker, request: Any, answer: Any) -> Any:
+        found = ask(worker, request, answer)
+        if isinstance(found, Classified):
+            with_torch.append(found.is_torch_in_process)
+        return found
+
+    monkeypatch.setattr(Worker, "ask", listening)
+    words = ("evaluate", "lenet5", "--weights", "w.safetensors", "--data", "data", "--confusion", "c.png", "--json")
+    done = cli(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert with_torch == [True, False]
+    assert (home / "c.png").read_bytes().startswith(b"\x89PNG")
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (data.test.labels, expected), 1)
+    size = max(3, 1 + int(expected.max()))
+    for backend in ("eager/cpu", "ort/cpu"):
+        assert found["backends"][backend]["confusion"] == matrix[:size, :size].tolist()
+        assert found["backends"][backend]["correct"] == int((expected == data.test.labels).sum())
+    assert found["comparisons"][0]["disagreements"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lenet5", "--data", "shapes"], "--weights: expected a file of weights of lenet5"),
+        (["lenet5", "--data", "shapes", "--weights", "w", "--confusion", "c.pdf"], "expected a file .png or .svg"),
+        (["lenet5", "--data", "shapes", "--weights", "w", "--runtime", "ortt"], "did you mean 'ort'?"),
+        (["lenet5", "--data", "shapes", "--weights", "w", "--precision", "fp8"], "expected a precision, one of"),
+        (["lenet5", "--data", "nowhere", "--weights", "w"], "expected a data set; there is no such folder"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(words: list[str], message: str, cli: Cli) -> None:
+    done = cli("evaluate", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_runtime_is_asked_for_the_precisions_that_it_has() -> None:
+    spec = ModelSpec(model="lenet5")
+    cases = cases_of(spec, ["eager", "ort"], ["fp32", "bf16"])
+    assert [case.backend for case in cases] == ["eager/cpu", "eager/cpu/bf16", "ort/cpu"]
+    with pytest.raises(InputError, match="--runtime ort: ort runs fp32 alone"):
+        cases_of(spec, ["ort"], ["bf16"])
