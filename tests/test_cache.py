@@ -14,6 +14,7 @@ from cnnbench.records.artifact import fault_of, folder_of, key_of, seal
 from cnnbench.records.cache import cache_folder, entries, prune
 from cnnbench.records.toolchain import Toolchain, meaning
 from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.worker_process import HERE
 from cnnbench.suite.case import ModelSpec
 from tests.conftest import Cli
 from tests.records import facts
@@ -268,3 +269,21 @@ def test_compiled_code_is_not_kept_where_a_link_leads_or_another_user_can_write(
     a_link_in_its_place(folder)
     with pytest.raises(PermissionError, match="got a link"):
         cache.private_folder("inductor")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in HERE.environment()
+
+
+def test_a_worker_is_told_where_to_keep_compiled_code_before_torch_chooses_a_place(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert HERE.environment()["TORCHINDUCTOR_CACHE_DIR"] == str(cache.private_folder("inductor"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    assert HERE.environment()["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+def test_compiled_code_is_not_kept_where_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.PLACE, str(tmp_path / "file"))
+    assert "TORCHINDUCTOR_CACHE_DIR" not in HERE.environment()  # torch's own then lies in the worker's scratch folder

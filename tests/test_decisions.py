@@ -12,6 +12,7 @@ from cnnbench.records import messages, task_messages
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
 from cnnbench.records.run_folder import Store, read_run
+from cnnbench.runner.budget import Budget
 from tests import scripted
 from tests.conftest import Cli, FillDisk, write_suite
 from tests.scripted import Dies, Hangs, Says, Slowly, lenet
@@ -206,6 +207,23 @@ def test_a_spent_budget_leaves_cases_for_later_and_says_so(run: Runs) -> None:
     assert code == 3
     assert "the budget was spent with 2 of 4 cases left" in said
     assert len(found) == 2
+
+
+def test_what_seemed_too_late_to_build_is_built_when_the_rest_took_less_than_it_seemed(
+    run: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guesses = iter([False])
+    has_time_for = Budget.has_time_for
+
+    def guess(budget: Budget, groups: Any, *, alone: bool = False) -> bool:
+        return next(guesses, True) if alone else has_time_for(budget, groups)
+
+    monkeypatch.setattr(Budget, "has_time_for", guess)
+    code, said, found = run(INFERENCE, models="[lenet5, {model: lenet5, classes: 7}]")
+    assert code == 0, said
+    assert len(found) == 8
+    assert all(record.measurement for record in found.values())
+    assert next(guesses, None) is None
 
 
 def test_what_was_finished_before_an_interrupt_is_kept_and_resume_measures_only_the_rest(

@@ -254,8 +254,8 @@ def test_a_step_that_reads_a_weight_after_its_update_is_not_made_in_place(tmp_pa
     model = export_step(module, IMAGES[:2], MOMENTUM)
     (last,) = [node for node in model.graph.node if "loss" in node.output]
     last.output[:] = ["first"]
-    model.graph.node.append(onnx.helper.make_node("Sub", ["norm.weight", "norm.weight.new"], ["change"]))
-    model.graph.node.append(onnx.helper.make_node("ReduceSum", ["change"], ["late"], keepdims=0))
+    model.graph.node.append(onnx.helper.make_node("Sub", ["last.bias.new", "last.bias"], ["change"]))
+    model.graph.node.append(onnx.helper.make_node("ReduceL2", ["change"], ["late"], keepdims=0))
     model.graph.node.append(onnx.helper.make_node("Add", ["first", "late"], ["loss"]))
     file = str(tmp_path / "late.onnx")
     onnx.save(model, file)

@@ -1,7 +1,7 @@
 """A run, from its cases to their records: built, measured group by group, recorded, and launched again."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,13 +111,17 @@ def _measure(
             if case.id in unavailable:
                 recorder.leave_out(case, Problem("unavailable", unavailable[case.id]))
         built = [case for case in possible if session.is_built(case)]
-        budget.first = plan.group_cases([case for case in built if not session.leave_out(case)])
         if explains:
             session.add_peaks(environment, built)
-        for number, group in enumerate(budget.first):
-            if number and budget.is_over:
+        if not session.launch_each(built):
+            return False
+        if (late := [case for case in possible if case not in built]) and not budget.is_over:
+            # Measuring the others took less than it was expected to when the last builds were put off.
+            budget.first = [group for group in plan.group_cases(possible) if any(case in late for case in group)]
+            session.build()
+            built += [case for case in late if session.is_built(case)]
+            if not session.launch_each(case for group in budget.first for case in group if case in built):
                 return False
-            session.launch(group)
         if explains:
             session.add_profiles()
         while (group_again := budget.to_repeat()) is not None:
@@ -180,6 +184,15 @@ class _Session:
         if problem := built.problem(case):
             self.recorder.leave_out(case, problem, built)
         return problem is not None
+
+    def launch_each(self, cases: Iterable[Case]) -> bool:
+        """Measure these cases in their groups, or record why they cannot be run; False if the budget ends before."""
+        self.budget.first = plan.group_cases([case for case in cases if not self.leave_out(case)])
+        for number, group in enumerate(self.budget.first):
+            if number and self.budget.is_over:
+                return False
+            self.launch(group)
+        return True
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""

@@ -16,8 +16,9 @@ from typing import Any, Protocol, Self, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from cnnbench.errors import ModelError, WorkerCrashed, WorkerError, WorkerHung, WorkerOutOfMemory
+from cnnbench.errors import InputError, ModelError, WorkerCrashed, WorkerError, WorkerHung, WorkerOutOfMemory
 from cnnbench.records import files
+from cnnbench.records.cache import private_folder
 from cnnbench.records.messages import Failure, Request
 from cnnbench.runner import scratch
 from cnnbench.runner.git import without_git
@@ -54,7 +55,19 @@ class Interpreter:
             paths.append(os.environ["PYTHONPATH"])
         own = without_git(os.environ)
         own.pop("PYTHONWARNINGS", None)  # meant for the user's tests; libraries that warn could not be imported
-        return {**NO_TELEMETRY, **own, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+        own = {**NO_TELEMETRY, **_place_of_compiled_code(), **own}
+        return {**own, **self.variables, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+
+
+def _place_of_compiled_code() -> dict[str, str]:
+    """Where torch.compile is told to keep its code: a folder of this user's alone, for torch runs what it finds there.
+
+    Set before torch is imported, which sets it to a folder of its own; where there is none that can be used, that is
+    one in the worker's scratch folder, which goes with it.
+    """
+    with contextlib.suppress(OSError, InputError):
+        return {"TORCHINDUCTOR_CACHE_DIR": str(private_folder("inductor"))}
+    return {}
 
 
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}

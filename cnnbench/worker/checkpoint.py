@@ -40,7 +40,7 @@ def run_of(request: StartTraining, data: Iterable[NDArray[Any]]) -> dict[str, An
     digest = sha256()
     for array in data:
         digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(memoryview(np.ascontiguousarray(array)))
+        digest.update(np.ascontiguousarray(array).data)
     epochs = {"epochs": request.epochs} if request.schedule.depends_on_epochs else {}
     return {**request.model_dump(mode="json", exclude=NOT_OF_THE_RUN), **epochs, "data": digest.hexdigest()[:16]}
 

@@ -4,12 +4,14 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from cnnbench.errors import InputError
 from cnnbench.records import files, training_history
@@ -124,7 +126,8 @@ class TrainingRun:
         weights = {name: torch.from_numpy(values[name].copy()) for name in self.module.state_dict()}
         if wrong := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
             raise InputError(self._diverged(f"{wrong} is not finite"))
-        held_out, accuracy = self._accuracies(weights)
+        self.evaluated.load_state_dict(weights)
+        held_out, accuracy = self._accuracies()
         is_best = held_out is None or self.state.best is None or held_out > self.state.best
         result = EpochResult(
             epoch=self.epoch + 1,
@@ -149,13 +152,20 @@ class TrainingRun:
         self.losses, self._steps = [], self._epoch()
         return Evaluated(result=result, over=self.is_over)
 
-    def _accuracies(self, weights: Mapping[str, torch.Tensor]) -> tuple[float | None, dict[str, float]]:
+    @cached_property
+    def evaluated(self) -> nn.Module:
+        """The model in evaluation mode, with weights of its own."""
+        return models.build(self.request.spec)[0].eval()
+
+    @cached_property
+    def program(self) -> torch.onnx.ONNXProgram:
+        """Its graph, which shares its weights."""
+        return inference.trace(self.evaluated, self.example)
+
+    def _accuracies(self) -> tuple[float | None, dict[str, float]]:
         """The shares of held-out images, in the runtime that trains, and of test images in both."""
-        evaluated, _ = models.build(self.request.spec)
-        evaluated.load_state_dict(weights)
-        evaluated.eval()
-        graph = self.folder / "model.onnx"
-        inference.save(inference.trace(evaluated, self.example), evaluated, graph)
+        evaluated, graph = self.evaluated, self.folder / "model.onnx"
+        inference.save(self.program, evaluated, graph, optimize=False)
         session = make_session(str(graph), "cpu", self.request.threads)
         runtimes: dict[str, Callable[[Array], Array]] = {
             "eager": lambda images: evaluated(torch.from_numpy(images)).numpy(),

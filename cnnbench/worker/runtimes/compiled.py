@@ -1,23 +1,17 @@
 """torch.compile, compiled for the case's own batch."""
 
 import importlib.util
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 
-from cnnbench.errors import InputError, WorkerError
-from cnnbench.records.cache import private_folder
+from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Tensors
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
-
-PLACE = "TORCHINDUCTOR_CACHE_DIR"
-"""The environment variable that tells torch where to keep what it compiles."""
 
 
 class _Compiled(Eager):
@@ -41,8 +35,6 @@ class _Compiled(Eager):
 
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         super().__init__(case, facts, folder, batch, threads)
-        if not os.environ.get(PLACE):
-            os.environ[PLACE] = _place_for_code()
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         self.run = torch.compile(self.module, mode=split(case.runtime)[1] or None, dynamic=False)
@@ -79,14 +71,6 @@ class CompiledInference(_Compiled, EagerInference):
 
 class CompiledTraining(_Compiled, EagerTraining):
     """Training: forward and backward compiled, the loss and the optimizer's step as in eager."""
-
-
-def _place_for_code() -> str:
-    """A folder of this user's alone: torch runs what it finds there, and its own has a known name in /tmp."""
-    try:
-        return str(private_folder("inductor"))
-    except (OSError, InputError):
-        return tempfile.mkdtemp()
 
 
 def _graph_breaks() -> dict[str, int]:
