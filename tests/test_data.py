@@ -105,7 +105,6 @@ def test_a_network_learns_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(4):
         run.advance(60)
         losses.append(run.evaluate().result.loss)
-    run._folder.cleanup()
     assert losses[-1] < 0.6 * losses[0]
 
 

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -22,7 +22,18 @@ from cnnbench.cli.common import (
     size_of,
     spec,
 )
-from cnnbench.cli.recipe import Every, Gamma, HeldOut, Patience, Resume, ScheduleName, Warmup, schedule_of
+from cnnbench.cli.recipe import (
+    Clip,
+    Every,
+    Gamma,
+    HeldOut,
+    Patience,
+    Resume,
+    ScheduleName,
+    Smoothing,
+    Warmup,
+    schedule_of,
+)
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
@@ -35,12 +46,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Batch = Annotated[int, typer.Option(min=1, max=2**40, help="Images; work and output shapes are for all of them.")]
-OptimizerName = Annotated[Literal["sgd", "adam"], typer.Option("--optimizer", help="torch.optim's SGD or Adam.")]
-Momentum = Annotated[
-    float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD; ignored for Adam.")
-]
+OptimizerKind: TypeAlias = Literal["sgd", "adam", "adamw"]
+OptimizerName = Annotated[OptimizerKind, typer.Option("--optimizer", help="torch.optim's SGD, Adam or AdamW.")]
+Momentum = Annotated[float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD alone.")]
 WeightDecay = Annotated[
-    float, typer.Option(min=0.0, callback=common.finite, help="Weight decay of either, added to the gradient.")
+    float,
+    typer.Option(
+        min=0.0, callback=common.finite, help="Weight decay: added to the gradient, of AdamW taken from the weights."
+    ),
 ]
 
 
@@ -174,6 +187,7 @@ def export(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    clip: Clip = None,
     weights: Weights = None,
     loss: Loss = None,
     as_json: Json = False,
@@ -190,7 +204,7 @@ def export(
     chosen = spec(model, image_size, classes, seed, channels, inputs, weights, loss)
     done: Exported | ExportedStep
     if workload == "training":
-        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay))
+        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay, clip))
         size = f"{done.nodes:,} nodes, {done.onnx_bytes / MB:.1f} MB"
         lines = [f"{p.what}: error {p.error:.1e} against torch in float64, limit {p.limit:.1e}" for p in done.parity]
         lines = [f"{done.weights}: its initial weights, {done.weight_bytes / MB:.1f} MB", *lines]
@@ -205,10 +219,11 @@ def export(
         typer.echo("\n".join([f"{done.file}: {size}, dynamic batch, checked by onnx", *lines]))
 
 
-def _optimizer(name: Literal["sgd", "adam"], momentum: float, weight_decay: float) -> "Optimizer":
+def _optimizer(name: OptimizerKind, momentum: float, weight_decay: float, max_norm: float | None) -> "Optimizer":
     from cnnbench.suite.optimizer import Optimizer
 
-    return Optimizer(name=name, momentum=0.0 if name == "adam" else momentum, weight_decay=weight_decay)
+    momentum = momentum if name == "sgd" else 0.0
+    return Optimizer(name=name, momentum=momentum, weight_decay=weight_decay, max_norm=max_norm)
 
 
 @app.command()
@@ -257,6 +272,8 @@ def train(
     warmup: Warmup = 0.0,
     every: Every = 30.0,
     gamma: Gamma = 0.1,
+    clip: Clip = None,
+    label_smoothing: Smoothing = 0.0,
     patience: Patience = None,
     held_out: HeldOut = 0.1,
     image_size: ImageSize = None,
@@ -274,7 +291,7 @@ def train(
 ) -> None:
     """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
 
-    Weights, a history (JSON lines, for `cnnbench curves`) and a checkpoint are written after each epoch.
+    Weights, a history (JSON lines) and a checkpoint for --resume are written after each epoch.
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     Example: cnnbench train cnn1d --image-size 512 --data signals
     """
@@ -286,6 +303,8 @@ def train(
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 
+    if label_smoothing and loss:
+        raise InputError("--label-smoothing: belongs to cross-entropy, which --loss replaces; give one of them")
     chosen = spec(model, image_size, classes, seed, loss=loss)
     file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
@@ -293,13 +312,14 @@ def train(
         runtime=runtime,
         data=dataset.find(data, images, seed),
         batch=batch,
-        optimizer=_optimizer(optimizer, momentum, weight_decay),
+        optimizer=_optimizer(optimizer, momentum, weight_decay, clip),
         rate=lr,
         threads=machine.usable_threads(),
         epochs=epochs,
         out=str(file.absolute()),
         resume=resume,
         schedule=schedule_of(schedule, warmup, every, gamma),
+        label_smoothing=label_smoothing,
         patience=patience,
         held_out=held_out,
     )

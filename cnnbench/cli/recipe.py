@@ -16,6 +16,20 @@ ScheduleName = Annotated[
 Warmup = Annotated[float, typer.Option(min=0.0, callback=finite, help="Epochs in which the rate grows linearly.")]
 Every = Annotated[float, typer.Option(min=1e-3, callback=finite, help="Epochs, for --schedule step.")]
 Gamma = Annotated[float, typer.Option(min=0.0, callback=finite, help="Factor, for --schedule step.")]
+Clip = Annotated[
+    float | None,
+    typer.Option(min=1e-9, callback=finite, help="Largest norm of all gradients together; larger are scaled."),
+]
+Smoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing",
+        min=0.0,
+        max=1.0,
+        callback=finite,
+        help="Share of each label's probability that all classes share.",
+    ),
+]
 Patience = Annotated[
     int | None,
     typer.Option(min=1, help="Stop after so many epochs without a better accuracy on --held-out; keep the best."),

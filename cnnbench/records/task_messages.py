@@ -105,6 +105,7 @@ class StartTraining(Request):
     resume: bool = False
     """Go on from the checkpoint, if there is one."""
     schedule: Schedule = Schedule()
+    label_smoothing: float = 0.0
     patience: int | None = None
     """Stop after so many epochs in which no more of the held-out images were put into the right class."""
     held_out: float = 0.1

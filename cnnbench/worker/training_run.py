@@ -1,8 +1,10 @@
 """Training for its own sake: epochs over a data set in one of the runtimes, evaluated in both."""
 
 import math
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +43,8 @@ class TrainingRun:
         self.module, image = models.build(request.spec)
         if isinstance(image, Mapping):
             raise InputError(f"{request.spec.label}: expected a model of one input; it takes {', '.join(image)}")
+        if request.label_smoothing:
+            self.module.__dict__[models.LABEL_SMOOTHING] = request.label_smoothing
         self.data = read(request.data, image, models.try_out(self.module, image, request.spec).classes)
         run = checkpoint.run_of(request, (*self.data.train, *self.data.test))
         self.train, self.held_out = self.data.train, None
@@ -49,8 +53,8 @@ class TrainingRun:
         if request.batch > (count := len(self.train.labels)):
             raise InputError(f"--batch: expected at most the {count:,} training images; got {request.batch:,}")
         self.example = torch.zeros(inference.EXPORT_BATCH, *image)
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
-        self.folder = Path(self._folder.name)
+        self.folder = Path(tempfile.mkdtemp(prefix="cnnbench-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.steps_per_epoch = count // request.batch
         """Complete batches; the images left over, others in each epoch, are left out."""
         self.state = checkpoint.State(run=run, history=[])
@@ -205,4 +209,5 @@ class TrainingRun:
         at = f"step {step:,} of epoch {self.epoch + 1} (of {self.steps_per_epoch:,} steps each)"
         advice = [f"a lower --lr than {request.rate:g}"]
         advice += ["a --warmup"] * (not request.schedule.warmup)
+        advice += ["a --clip"] * (request.optimizer.max_norm is None)
         return f"the training diverged: {what} at {at}; try {' or '.join(advice)}"

@@ -163,8 +163,9 @@ def on_host(output: Any) -> Tensors:
 def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.optim.Optimizer:
     """torch's own optimizer of a module's parameters."""
     parameters, decay = module.parameters(), settings.weight_decay
-    if settings.name == "adam":
-        return torch.optim.Adam(parameters, rate, settings.betas, settings.eps, weight_decay=decay)
+    if settings.is_adam:
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        return kind(parameters, rate, settings.betas, settings.eps, weight_decay=decay)
     return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay)
 
 
@@ -216,6 +217,8 @@ class EagerTrainer:
         outputs = self.module(torch.from_numpy(images).to(self.dtype))
         loss = models.loss(self.module, outputs, torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.settings.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_norm)
         self.optimizer.step()
         return float(loss.detach())
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from cnnbench.records.artifact import DRAW, DROP, IMAGES, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
-from cnnbench.worker.export.training.optimizers import update
+from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
 from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
@@ -86,13 +86,22 @@ class _Step:
         if g.draws:
             g.scope = DRAW
             self.after[DRAW] = g.add(Tensor(DRAW, (), "int64"), 1)
+        complete: list[str] = []
         uses = Counter(argument for _, result in written for argument, _ in result.vjps)
         for node, result in reversed(written):
             self._backward(node, result)
             for argument, _ in result.vjps:
                 uses[argument] -= 1
-                if not uses[argument] and self.parameters.get(argument.name) == argument:
+                if uses[argument] or self.parameters.get(argument.name) != argument:
+                    continue
+                if self.optimizer.max_norm is None:
                     self._update(argument.name, rate, step)  # while parameter and gradient are in the caches
+                else:
+                    complete.append(argument.name)
+        if self.optimizer.max_norm is not None:
+            self._clip(complete, self.optimizer.max_norm)
+            for name in complete:
+                self._update(name, rate, step)
         g.scope = ""
         g.output(loss, LOSS)
         for name, tensor in self.after.items():
@@ -207,6 +216,15 @@ class _Step:
         """The gradient of a tensor, as far as it is known, without a factor of its own."""
         gradient = self.gradients.get(tensor)
         return None if gradient is None else materialise(self.graph, gradient)
+
+    def _clip(self, names: Sequence[str], max_norm: float) -> None:
+        """Scale the gradients of all these parameters by their global norm."""
+        g, given = self.graph, {name: self._gradient(self.parameters[name]) for name in names}
+        gradients = {name: gradient for name, gradient in given.items() if gradient is not None}
+        g.scope = "clip"
+        factor = clip_factor(g, max_norm, list(gradients.values()))
+        for name, gradient in gradients.items():
+            self.gradients[self.parameters[name]] = g.mul(gradient, factor)
 
     def _update(self, name: str, rate: Tensor, step: Tensor | None) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete; none without a gradient."""
