@@ -13,6 +13,8 @@ from cnnbench.errors import InputError
 from cnnbench.records import files
 from cnnbench.suite.case import Frozen
 
+ENDING = ".history.jsonl"
+
 
 class EpochResult(Frozen):
     """An epoch that is over."""
@@ -52,7 +54,7 @@ def checkpoint_of(weights: Path) -> Path:
 
 def history_of(weights: Path) -> Path:
     """The history beside the weights."""
-    return weights.with_suffix(".history.jsonl")
+    return weights.with_suffix(ENDING)
 
 
 def write(file: Path, history: History) -> None:
@@ -67,6 +69,9 @@ def read(file: Path) -> History:
     first, *others = [*files.read_lines(file)] or [b""]
     try:
         epochs = [EpochResult.model_validate_json(line) for line in others]
-        return History(run=Trained.model_validate_json(first), epochs=epochs)
+        history = History(run=Trained.model_validate_json(first), epochs=epochs)
     except ValidationError:
         raise InputError(f"{file}: expected a history that `cnnbench train` wrote; it is something else") from None
+    if not epochs or any(history.run.runtime not in each.accuracy for each in epochs):
+        raise InputError(f"{file}: expected epochs with the accuracy in {history.run.runtime}; they are not there")
+    return history
