@@ -1,6 +1,7 @@
 """Whole exported training steps, in ONNX Runtime, against torch and its optimizers in float64."""
 
 import json
+import math
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from cnnbench.networks.registry import ARCHITECTURES
+from cnnbench.networks.training import clipping_bytes
 from cnnbench.records.record import StepFacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
-from cnnbench.worker.copies import copied
+from cnnbench.worker.copies import copied, nothing_dropped
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
@@ -31,10 +34,11 @@ from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort_training import StepSession
 from tests.own_models import InverseErf
 
-SGD, MOMENTUM, ADAM = (
+SGD, MOMENTUM, ADAM, ADAMW = (
     Optimizer(),
     Optimizer(momentum=0.9, weight_decay=1e-4),
     Optimizer(name="adam", weight_decay=1e-4),
+    Optimizer(name="adamw", weight_decay=0.1),
 )
 
 
@@ -121,8 +125,13 @@ def test_elementary_operators_make_the_same_step_for_other_providers(tmp_path: P
         np.testing.assert_allclose(values, found[1][1][name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+CLIPPED = Optimizer(momentum=0.9, max_norm=0.5)
+
+
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("optimizer", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    "optimizer", [SGD, MOMENTUM, ADAM, ADAMW, CLIPPED], ids=["sgd", "momentum", "adam", "adamw", "clipped"]
+)
 def test_losses_parameters_statistics_and_states_agree_with_torchs_optimizers(
     tmp_path: Path, optimizer: Optimizer, steps: int
 ) -> None:
@@ -133,6 +142,46 @@ def test_losses_parameters_statistics_and_states_agree_with_torchs_optimizers(
     assert [any(word in each for each in what) for word in ("losses", "parameters", "buffers")] == [True] * 3
     assert any("states" in each for each in what) == bool(optimizer.states)
     assert all(parity.limit < 0.05 for parity in facts.parity), "a limit that a wrong gradient could pass"
+
+
+def test_a_norm_below_the_largest_is_left_as_it_is(tmp_path: Path) -> None:
+    def after(optimizer: Optimizer) -> dict[str, Any]:
+        session = exported(small(), tmp_path, optimizer)
+        session.begin(weights_of(small()), 1.0, drop=False)
+        session.train(IMAGES.numpy(), LABELS)
+        return session.values()
+
+    usual, clipped, loose = after(SGD), after(Optimizer(max_norm=0.5)), after(Optimizer(max_norm=1e4))
+    before = weights_of(small())
+    names = [name for name, _ in small().named_parameters()]
+    norms = [math.sqrt(sum(float(np.square(v[n] - before[n]).sum()) for n in names)) for v in (usual, clipped, loose)]
+    assert norms[0] > 0.6
+    assert norms[1:] == pytest.approx([0.5, norms[0]], rel=1e-4)
+    assert all(np.array_equal(usual[name], loose[name]) for name in names)
+
+
+def test_clipping_reads_each_gradient_twice_and_writes_it_once() -> None:
+    """As many bytes as the closed form says, but for the scalars."""
+    network = ARCHITECTURES["lenet5"].network()
+    module, image = models.build(ModelSpec(model="lenet5"))
+    assert not isinstance(image, dict)
+    model = export_step(module, torch.zeros(2, *image), Optimizer(max_norm=1.0))
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    nodes = [node for node in graph.node if node.name.startswith("clip/")]
+    moved = [4 * math.prod(shapes[name]) for node in nodes for name in (*node.input, *node.output) if shapes.get(name)]
+    assert sum(moved) == clipping_bytes(network)
+
+
+def test_labels_are_smoothed_as_torch_does(tmp_path: Path) -> None:
+    module = small()
+    module.__dict__[models.LABEL_SMOOTHING] = 0.2
+    facts = proved(module, tmp_path, SGD, 1)
+    assert failed(facts) == []
+    with torch.no_grad(), nothing_dropped():
+        expected = nn.functional.cross_entropy(small()(IMAGES), torch.from_numpy(LABELS), label_smoothing=0.2)
+    assert facts.losses[0] == pytest.approx(float(expected), rel=1e-5)
 
 
 NOTE: list[tuple[str, int | None]] = [
@@ -319,6 +368,7 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
         "labels": np.zeros(1, np.int64),
         "learning_rate": one,
         "drop": one,
+        "draw": np.zeros((), np.int64),
         "w": np.ones((2, 20_000), np.float32),
     }
     (after,) = session.run(["w.new"], feed)
@@ -327,22 +377,24 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
     assert set(np.round(moved[moved > 0] / 0.5, 4)) == {1.25}
 
 
-def test_stochastic_depth_drops_whole_branches() -> None:
+def test_stochastic_depth_drops_whole_branches(tmp_path: Path) -> None:
     from torchvision.ops import StochasticDepth
 
     class Branch(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.depth, self.w = StochasticDepth(0.5, "row"), nn.Parameter(torch.ones(2, 8))
+            self.depth, self.w = StochasticDepth(0.5, "row"), nn.Parameter(torch.zeros(2, 128))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.linear(self.depth(x).flatten(1), self.w)
 
-    model = export_step(Branch(), torch.ones(2, 8, 1, 1), SGD)
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    (random,) = (node for node in graph.node if node.op_type == "RandomUniformLike")
-    (info,) = (value for value in graph.value_info if value.name == random.output[0])
-    assert [d.dim_value or d.dim_param for d in info.type.tensor_type.shape.dim][1:] == [1, 1, 1]
+    images = torch.cat([torch.eye(64), torch.eye(64)], 1).reshape(64, 32, 2, 2)  # each has two values of its own
+    session = exported(module := Branch(), tmp_path, SGD, images)
+    session.begin(weights_of(module), 1.0, drop=True)
+    session.train(images.numpy(), np.zeros(64, np.int64))
+    kept = session.values()["w"][0].reshape(2, 64) != 0
+    assert (kept[0] == kept[1]).all()
+    assert 16 < kept[0].sum() < 48
 
 
 def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
@@ -354,7 +406,7 @@ def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
     assert said["inputs"]["norm.running_mean"] == "buffer"
     assert said["next"]["conv1.weight.exp_avg"] == "conv1.weight.exp_avg.new"
     assert said["optimizer"]["name"] == "adam"
-    assert [value.name for value in model.graph.input if "drop" in value.name] == ["drop"]
+    assert [value.name for value in model.graph.input if "dr" in value.name] == ["drop", "draw"]
     dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     assert dims["images"][0].dim_param == dims["labels"][0].dim_param == "batch"
     assert {node.domain for node in model.graph.node} == {""}, "only standard operators"

@@ -3,18 +3,22 @@
 import math
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_image_size, parse_inputs
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
+    from cnnbench.report.charts import Chart
     from cnnbench.suite.case import Case, ModelSpec
     from cnnbench.suite.load import Suite
 
 EXIT_DISAGREE, EXIT_NOT_ALL_MEASURED, EXIT_FAULT, EXIT_INTERRUPTED = 1, 3, 70, 130
+PICTURES = (".png", ".svg")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AnyModel = Annotated[str, typer.Argument(help="A model's name; one without a closed form is traced.")]
@@ -130,3 +134,16 @@ def console() -> Any:
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def check_picture(file: Path, option: str) -> None:
+    """Raises InputError for what is no picture's name."""
+    if file.suffix not in PICTURES or not file.absolute().parent.is_dir():
+        raise InputError(f"{option} {file}: expected a file .png or .svg in a folder that exists")
+
+
+def write_picture(file: Path, drawn: "Chart") -> None:
+    """The chart as its file's name says. Raises OSError."""
+    from cnnbench.records import files
+
+    files.write(file, drawn.png if file.suffix == ".png" else drawn.svg)

@@ -13,8 +13,6 @@ from cnnbench.suite.parse import checked
 
 app = typer.Typer()
 
-ENDINGS = (".png", ".svg")
-
 
 @app.command()
 def evaluate(
@@ -43,7 +41,7 @@ def evaluate(
     """
     from rich.progress import Progress
 
-    from cnnbench.records import dataset, files
+    from cnnbench.records import dataset
     from cnnbench.report import evaluated
     from cnnbench.report.terminal import can_redraw
     from cnnbench.runner.tasks.evaluate import cases_of
@@ -52,8 +50,8 @@ def evaluate(
 
     if weights is None and not model.endswith((".onnx", ".pt2")):
         raise InputError(f"--weights: expected a file of weights of {model}, such as `cnnbench train` writes")
-    if confusion is not None and (confusion.suffix not in ENDINGS or not confusion.absolute().parent.is_dir()):
-        raise InputError(f"--confusion {confusion}: expected a file .png or .svg in a folder that exists")
+    if confusion is not None:
+        common.check_picture(confusion, "--confusion")
     chosen = spec(model, image_size, classes, channels=channels, weights=weights)
     names = [checked(runtimes.check_name, each, "--runtime") for each in runtime or ["eager", "ort"]]
     if runtime is None and chosen.is_onnx_file:
@@ -68,8 +66,7 @@ def evaluate(
 
         found = run(cases, dataset.find(data), watch)
     if confusion is not None:
-        drawn = evaluated.chart(found)
-        files.write(confusion, drawn.png if confusion.suffix == ".png" else drawn.svg)
+        common.write_picture(confusion, evaluated.chart(found))
     if as_json:
         print_json({"model": chosen.label, "data": data, **evaluated.as_json(found)})
     else:

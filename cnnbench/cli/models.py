@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -23,6 +23,18 @@ from cnnbench.cli.common import (
     size_of,
     spec,
 )
+from cnnbench.cli.recipe import (
+    Clip,
+    Every,
+    Gamma,
+    HeldOut,
+    Patience,
+    Resume,
+    ScheduleName,
+    Smoothing,
+    Warmup,
+    schedule_of,
+)
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
 from cnnbench.report.format import format_seconds
@@ -35,12 +47,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Batch = Annotated[int, typer.Option(min=1, max=2**40, help="Images; work and output shapes are for all of them.")]
-OptimizerName = Annotated[Literal["sgd", "adam"], typer.Option("--optimizer", help="torch.optim's SGD or Adam.")]
-Momentum = Annotated[
-    float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD; ignored for Adam.")
-]
+OptimizerKind: TypeAlias = Literal["sgd", "adam", "adamw"]
+OptimizerName = Annotated[OptimizerKind, typer.Option("--optimizer", help="torch.optim's SGD, Adam or AdamW.")]
+Momentum = Annotated[float, typer.Option(min=0.0, max=0.999, callback=common.finite, help="Momentum of SGD alone.")]
 WeightDecay = Annotated[
-    float, typer.Option(min=0.0, callback=common.finite, help="Weight decay of either, added to the gradient.")
+    float,
+    typer.Option(
+        min=0.0, callback=common.finite, help="Weight decay: added to the gradient, of AdamW taken from the weights."
+    ),
 ]
 FrozenNorm = Annotated[
     Literal["eval", "train"],
@@ -183,6 +197,7 @@ def export(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    clip: Clip = None,
     weights: Weights = None,
     loss: Loss = None,
     trainable: Trainable = "all",
@@ -203,7 +218,7 @@ def export(
     done: Exported | ExportedStep
     if workload == "training":
         part = with_norm(checked(check_part, trainable, "--trainable"), frozen_norm)
-        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay), part)
+        done = export_training_step(chosen, out, _optimizer(optimizer, momentum, weight_decay, clip), part)
         size = f"{done.nodes:,} nodes, {done.onnx_bytes / MB:.1f} MB"
         lines = [f"{p.what}: error {p.error:.1e} against torch in float64, limit {p.limit:.1e}" for p in done.parity]
         lines = [f"{done.weights}: its initial weights, {done.weight_bytes / MB:.1f} MB", *lines]
@@ -220,10 +235,11 @@ def export(
         typer.echo("\n".join([f"{done.file}: {size}, dynamic batch, checked by onnx", *lines]))
 
 
-def _optimizer(name: Literal["sgd", "adam"], momentum: float, weight_decay: float) -> "Optimizer":
+def _optimizer(name: OptimizerKind, momentum: float, weight_decay: float, max_norm: float | None) -> "Optimizer":
     from cnnbench.suite.optimizer import Optimizer
 
-    return Optimizer(name=name, momentum=0.0 if name == "adam" else momentum, weight_decay=weight_decay)
+    momentum = momentum if name == "sgd" else 0.0
+    return Optimizer(name=name, momentum=momentum, weight_decay=weight_decay, max_norm=max_norm)
 
 
 @app.command()
@@ -374,6 +390,14 @@ def train(
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
+    schedule: ScheduleName = "constant",
+    warmup: Warmup = 0.0,
+    every: Every = 30.0,
+    gamma: Gamma = 0.1,
+    clip: Clip = None,
+    label_smoothing: Smoothing = 0.0,
+    patience: Patience = None,
+    held_out: HeldOut = 0.1,
     image_size: ImageSize = None,
     classes: Classes = None,
     images: Annotated[
@@ -381,13 +405,15 @@ def train(
     ] = None,
     loss: Loss = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the images' order.")
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights, the images' order and dropout.")
     ] = 0,
+    resume: Resume = False,
     out: Annotated[Path | None, typer.Option(help="The weights' file; MODEL-RUNTIME.safetensors if not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
 
+    Weights, a history (JSON lines) and a checkpoint for --resume are written after each epoch.
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     Example: cnnbench train cnn1d --image-size 512 --data signals
     """
@@ -399,34 +425,48 @@ def train(
     from cnnbench.runner import machine
     from cnnbench.runner.tasks.train import train as run
 
+    if label_smoothing and loss:
+        raise InputError("--label-smoothing: belongs to cross-entropy, which --loss replaces; give one of them")
+    chosen = spec(model, image_size, classes, seed, loss=loss)
+    file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
-        spec=spec(model, image_size, classes, seed, loss=loss),
+        spec=chosen,
         runtime=runtime,
         data=dataset.find(data, images, seed),
         batch=batch,
-        optimizer=_optimizer(optimizer, momentum, weight_decay),
+        optimizer=_optimizer(optimizer, momentum, weight_decay, clip),
         rate=lr,
         threads=machine.usable_threads(),
+        epochs=epochs,
+        out=str(file.absolute()),
+        resume=resume,
+        schedule=schedule_of(schedule, warmup, every, gamma),
+        label_smoothing=label_smoothing,
+        patience=patience,
+        held_out=held_out,
     )
-    file = out or Path(f"{plan.spec.label}-{runtime}.safetensors".replace("/", "-"))
     found: list[dict[str, Any]] = []
-    epoch_column, loss_column = TextColumn("{task.description}"), TextColumn("steps, loss {task.fields[loss]}")
-    columns = (epoch_column, BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn())
+    speed_column = TextColumn("steps, loss {task.fields[loss]}, {task.fields[speed]:,.0f} images/s")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed_column, TimeRemainingColumn())
     terminal = common.console()
     is_drawn = not as_json and can_redraw(terminal)
     with Progress(*columns, console=terminal, disable=not is_drawn, transient=True) as progress:
-        bar = progress.add_task("", total=None, loss="")
-        for report in run(plan, epochs, file):
-            loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
+        bar = progress.add_task("", total=None, loss="", speed=0.0)
+        for report in run(plan):
+            loss = f"{report.loss or 0.0:.4f}"
             epoch = f"epoch {report.epoch} of {epochs}"
             done = (report.epoch - 1) * report.steps + report.step
-            progress.update(bar, total=report.steps * epochs, completed=done, loss=loss, description=epoch)
-            if report.accuracy is not None:
-                found.append(report.model_dump())
-                accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in report.accuracy.items())
+            shown: dict[str, Any] = {"loss": loss, "speed": report.images_per_s}
+            progress.update(bar, total=report.steps * epochs, completed=done, description=epoch, **shown)
+            if (result := report.result) is not None:
+                found.append({**result.model_dump(), "steps": report.steps})
+                accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in result.accuracy.items())
+                on_held_out = "" if result.held_out is None else f", held-out accuracy {result.held_out:.2%}"
                 if not as_json:
-                    progress.console.print(f"{epoch}: loss {loss}, test accuracy {accuracies}")
+                    progress.console.print(f"{epoch}: loss {loss}{on_held_out}, test accuracy {accuracies}")
     if as_json:
         print_json({"model": plan.spec.label, "runtime": runtime, "epochs": found, "weights": str(file)})
     else:
+        if len(found) < epochs:
+            typer.echo(f"stopped after {len(found)} epochs: no better accuracy on held-out images in {patience}")
         typer.echo(f"weights: {file}")

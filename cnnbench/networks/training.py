@@ -162,6 +162,11 @@ def step_memory(network: Network, batch: int, optimizer: Optimizer) -> StepMemor
     )
 
 
+def clipping_bytes(network: Network) -> int:
+    """Bytes that clipping gradients by their global norm moves: each is read for the norm, then read and written."""
+    return 3 * network.trained_params * FLOAT_BYTES
+
+
 class _Step:
     """Live memory at each layer of a forward and a backward pass, besides weights and optimizer state."""
 

@@ -8,9 +8,11 @@ from typing import Literal
 from cnnbench.records.dataset import DataSet, Scaling
 from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
+from cnnbench.records.training_history import EpochResult
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.runtimes import Library
+from cnnbench.suite.schedule import Schedule
 
 
 class Probe(Request):
@@ -97,6 +99,17 @@ class StartTraining(Request):
     optimizer: Optimizer
     rate: float
     threads: int
+    epochs: int
+    out: str
+    """The weights' file; a history and a checkpoint stand beside it."""
+    resume: bool = False
+    """Go on from the checkpoint, if there is one."""
+    schedule: Schedule = Schedule()
+    label_smoothing: float = 0.0
+    patience: int | None = None
+    """Stop after so many epochs in which no more of the held-out images were put into the right class."""
+    held_out: float = 0.1
+    """The share of the training images that this is asked of, and that no step sees."""
 
 
 class TrainingStarted(Frozen):
@@ -105,6 +118,10 @@ class TrainingStarted(Frozen):
     train_images: int
     test_images: int
     steps_per_epoch: int
+    done: list[EpochResult] = []
+    """Epochs of the run that it goes on with."""
+    over: bool = False
+    """Whether early stopping has ended that run."""
 
 
 class Advance(Request):
@@ -119,21 +136,23 @@ class Epoch(Frozen):
 
     steps: int
     loss: float | None
-    """Mean over these steps; None where there was none, or it is not finite."""
+    """Mean over these steps; None where there was none."""
+    seconds: float
+    """That they took."""
     over: bool
 
 
 class Evaluate(Request):
-    """Save the weights and try them on the test images, in every runtime."""
+    """End an epoch: try the weights on the test images, in every runtime, and write weights, history, checkpoint."""
 
     op: Literal["evaluate"] = "evaluate"
-    out: str
 
 
 class Evaluated(Frozen):
-    """The share of test images in the right class, by runtime."""
+    """The epoch, and whether early stopping ends the run."""
 
-    accuracy: dict[str, float]
+    result: EpochResult
+    over: bool
 
 
 class PrepareTest(Request):

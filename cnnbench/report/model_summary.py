@@ -89,6 +89,7 @@ def _training(network: Network, batch: int) -> dict[str, Any]:
         **{f"{name}_macs": macs * batch for name, macs in dataclasses.asdict(training.work(network)).items()},
         "saved_bytes": sum(saved.values()),
         "saved_bytes_by_layer": saved,
+        "clipping_bytes": training.clipping_bytes(network),
         "step_memory": {
             optimizer: dataclasses.asdict(training.step_memory(network, batch, optimizer))
             for optimizer in get_args(training.Optimizer)
@@ -188,6 +189,7 @@ def _totals(
     yield "saved", f"{step['saved_bytes'] / MB:,.1f} MB saved for the backward pass"
     peaks = (f"{memory['peak'] / MB:,.1f} MB with {optimizer}" for optimizer, memory in step["step_memory"].items())
     yield "peak", f"of a training step: {', '.join(peaks)}"
+    yield "clipping", f"gradients by their norm moves {step['clipping_bytes'] / MB:,.1f} MB if nothing stays in a cache"
 
 
 def cross_checks(verdict: "Verdict", progress: str) -> Iterator[str]:

@@ -154,7 +154,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     task_messages.ReadLayers: lambda process, request: process.layers.read_layers(request),
     task_messages.StartTraining: Process.start_training,
     task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
-    task_messages.Evaluate: lambda process, request: process.training.evaluate(request.out),
+    task_messages.Evaluate: lambda process, request: process.training.evaluate(),
     task_messages.PrepareTest: "data.read:prepare_test",
     task_messages.StartClassifying: Process.start_classifying,
     task_messages.Classify: Process.classify,

@@ -30,6 +30,8 @@ MAIN_OUTPUTS = ("out", "logits")
 LOGIT_AXES = 2
 OWN_LOSS = "cnnbench_loss"
 """The attribute of a module with the name of the user's loss, and the loss."""
+LABEL_SMOOTHING = "cnnbench_label_smoothing"
+"""The attribute of a module with the share of each label's probability that all classes share in cross-entropy."""
 WITH_AUXILIARY_HEAD = ("fcn_", "deeplabv3_")
 """How the names of torchvision's segmentation networks begin that may have one."""
 
@@ -115,7 +117,8 @@ def loss(module: nn.Module, output: Any, labels: Tensor) -> Tensor:
     if OWN_LOSS in module.__dict__:
         name, function = module.__dict__[OWN_LOSS]
         return _own_loss(name, function, output, labels)
-    main, *auxiliary = (_cross_entropy(head, labels) for head in heads(output))
+    smoothing = module.__dict__.get(LABEL_SMOOTHING, 0.0)
+    main, *auxiliary = (_cross_entropy(head, labels, smoothing) for head in heads(output))
     return torch.stack([main, *(AUXILIARY_WEIGHT * extra for extra in auxiliary)]).sum()
 
 
@@ -149,7 +152,7 @@ def heads(output: Any) -> list[Tensor]:
     return tensors
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     if logits.ndim < LOGIT_AXES or not logits.is_floating_point():
         raise ModelError(
             f"in training the model gives a tensor of shape {tuple(logits.shape)} and type {logits.dtype}; expected "
@@ -160,7 +163,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             "the model has a single output: its cross-entropy is always zero, so that nothing is learned; give it one "
             "output for each class"
         )
-    return nn.functional.cross_entropy(logits, labels)
+    return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def _kind(output: Any) -> str:

@@ -1,19 +1,27 @@
 """Training for its own sake: epochs over a data set in one of the runtimes, evaluated in both."""
 
+import math
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from cnnbench.errors import InputError
-from cnnbench.records import files
+from cnnbench.records import files, training_history
+from cnnbench.records.artifact import DRAW
 from cnnbench.records.task_messages import Epoch, Evaluated, StartTraining, TrainingStarted
-from cnnbench.worker import models
+from cnnbench.records.training_history import EpochResult, History, Trained, checkpoint_of, history_of
+from cnnbench.worker import checkpoint, models
+from cnnbench.worker.data.parts import Part, split
 from cnnbench.worker.data.read import read
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training.step import export_step
@@ -26,87 +34,180 @@ EVALUATION_BATCH = 500
 
 
 class TrainingRun:
-    """Epochs over the training images in an order that the seed settles, the same in every runtime."""
+    """Epochs over the training images in an order that seed and epoch settle, the same in every runtime."""
 
     def __init__(self, request: StartTraining) -> None:
         """Read the data and build the model. Raises InputError for files or a model that do not fit."""
         torch.set_num_threads(request.threads)
-        self.request = request
+        self.request, self.out = request, Path(request.out)
         self.module, image = models.build(request.spec)
         if isinstance(image, Mapping):
             raise InputError(f"{request.spec.label}: expected a model of one input; it takes {', '.join(image)}")
+        if request.label_smoothing:
+            self.module.__dict__[models.LABEL_SMOOTHING] = request.label_smoothing
         self.data = read(request.data, image, models.try_out(self.module, image, request.spec).classes)
-        if request.batch > (count := len(self.data.train.labels)):
+        run = checkpoint.run_of(request, (*self.data.train, *self.data.test))
+        self.train, self.held_out = self.data.train, None
+        if request.patience is not None:
+            self.train, self.held_out = split(self.train, request.held_out, request.spec.seed, "--held-out")
+        if request.batch > (count := len(self.train.labels)):
             raise InputError(f"--batch: expected at most the {count:,} training images; got {request.batch:,}")
         self.example = torch.zeros(inference.EXPORT_BATCH, *image)
-        self._folder = tempfile.TemporaryDirectory(prefix="cnnbench-")
-        self.folder = Path(self._folder.name)
-        self.trainer = self._trainer()
-        self.random = np.random.default_rng(request.spec.seed)
+        self.folder = Path(tempfile.mkdtemp(prefix="cnnbench-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.steps_per_epoch = count // request.batch
         """Complete batches; the images left over, others in each epoch, are left out."""
+        self.state = checkpoint.State(run=run, history=[])
+        found = None
+        if request.resume and (file := checkpoint_of(self.out)).exists():
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+            self.state, found = checkpoint.load(file, run, shapes)
+        self.trainer = self._trainer(found)
+        self.losses: list[float] = []
+        """Of the epoch's steps so far."""
+        self.seconds = self.state.history[-1].seconds if self.state.history else 0.0
         self._steps = self._epoch()
 
-    def _trainer(self) -> EagerTrainer | StepSession:
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return len(self.state.history)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether early stopping ends the run."""
+        return self.request.patience is not None and self.state.stale >= self.request.patience
+
+    def _trainer(self, found: Mapping[str, Array] | None) -> EagerTrainer | StepSession:
         request, module = self.request, self.module
         if request.runtime == "eager":
-            return EagerTrainer(module, request.optimizer, request.rate)
+            trainer = EagerTrainer(module, request.optimizer, request.rate)
+            if found is not None:
+                trainer.resume(found, self.epoch * self.steps_per_epoch)
+            return trainer
         file = str(self.folder / "step.onnx")
         onnx.save(export_step(module, self.example, request.optimizer), file)
         session = StepSession.of(file, request.threads)
-        session.begin(weights_of(module), request.rate, drop=True)
+        draw = np.asarray(request.spec.seed % 2**30 << 32, np.int64)
+        session.begin(found or {**weights_of(module), DRAW: draw}, request.rate, drop=True)
         return session
 
     def started(self) -> TrainingStarted:
         """How much there is to do."""
-        train, test = len(self.data.train.labels), len(self.data.test.labels)
-        return TrainingStarted(train_images=train, test_images=test, steps_per_epoch=self.steps_per_epoch)
+        return TrainingStarted(
+            train_images=len(self.train.labels),
+            test_images=len(self.data.test.labels),
+            steps_per_epoch=self.steps_per_epoch,
+            done=self.state.history,
+            over=self.is_over,
+        )
 
     def advance(self, seconds: float) -> Epoch:
-        """Steps for about so long, or until the epoch is over; the next call then begins another."""
-        end, over = time.monotonic() + seconds, False
-        losses: list[float] = []
+        """Steps for about so long, or until the epoch is over; `evaluate` ends it.
+
+        Raises InputError where the loss is not a finite number.
+        """
+        begun, first, over = time.monotonic(), len(self.losses), False
         for loss in self._steps:
-            losses.append(loss)
-            if time.monotonic() >= end:
+            self.losses.append(loss)
+            if not math.isfinite(loss):
+                raise InputError(self._diverged(f"the loss is {loss}"))
+            if time.monotonic() >= begun + seconds:
                 break
         else:
-            self._steps, over = self._epoch(), True
-        mean = float(np.mean(losses)) if losses and np.isfinite(losses).all() else None
-        return Epoch(steps=len(losses), loss=mean, over=over)
+            over = True
+        took = time.monotonic() - begun
+        self.seconds += took
+        mean = float(np.mean(self.losses[first:])) if len(self.losses) > first else None
+        return Epoch(steps=len(self.losses) - first, loss=mean, seconds=took, over=over)
 
-    def evaluate(self, out: str) -> Evaluated:
-        """Save the weights, and the share of test images that both runtimes put into the right class."""
+    def evaluate(self) -> Evaluated:
+        """End the epoch: write weights, history and checkpoint, with the share of images that are put into their class.
+
+        Raises InputError for what cannot be written, and for weights that are not finite numbers.
+        """
         values = self.trainer.values()
         weights = {name: torch.from_numpy(values[name].copy()) for name in self.module.state_dict()}
+        if wrong := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
+            raise InputError(self._diverged(f"{wrong} is not finite"))
+        self.evaluated.load_state_dict(weights)
+        held_out, accuracy = self._accuracies()
+        is_best = held_out is None or self.state.best is None or held_out > self.state.best
+        result = EpochResult(
+            epoch=self.epoch + 1,
+            seconds=self.seconds,
+            loss=float(np.mean(self.losses)),
+            rate=self._rate(len(self.losses) - 1),
+            accuracy=accuracy,
+            held_out=held_out,
+        )
+        best, stale = (held_out, 0) if is_best else (self.state.best, self.state.stale + 1)
+        history = [*self.state.history, result]
+        self.state = self.state.model_copy(update={"history": history, "best": best, "stale": stale})
+        trained = Trained(model=self.request.spec.label, runtime=self.request.runtime)
         try:
-            with files.replacing(Path(out)) as file:
-                save_file(weights, file)
+            if is_best:
+                with files.replacing(self.out) as file:
+                    save_file(weights, file)
+            training_history.write(history_of(self.out), History(run=trained, epochs=history))
+            checkpoint.save(checkpoint_of(self.out), values, self.state)
         except OSError as error:
-            raise InputError(f"{out}: cannot be written: {error.strerror}") from None
-        evaluated, _ = models.build(self.request.spec)
-        evaluated.load_state_dict(weights)
-        evaluated.eval()
-        graph = self.folder / "model.onnx"
-        inference.save(inference.trace(evaluated, self.example), evaluated, graph)
-        session = make_session(str(graph), "cpu", self.request.threads)
-        with torch.inference_mode():
-            return Evaluated(
-                accuracy={
-                    "eager": self._accuracy(lambda images: evaluated(torch.from_numpy(images)).numpy()),
-                    "ort": self._accuracy(lambda images: session.run(None, {inference.INPUT: images})[0]),
-                }
-            )
+            raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
+        self.losses, self._steps = [], self._epoch()
+        return Evaluated(result=result, over=self.is_over)
 
-    def _accuracy(self, predict: Callable[[Array], Array]) -> float:
-        images, labels = self.data.test
+    @cached_property
+    def evaluated(self) -> nn.Module:
+        """The model in evaluation mode, with weights of its own."""
+        return models.build(self.request.spec)[0].eval()
+
+    @cached_property
+    def program(self) -> torch.onnx.ONNXProgram:
+        """Its graph, which shares its weights."""
+        return inference.trace(self.evaluated, self.example)
+
+    def _accuracies(self) -> tuple[float | None, dict[str, float]]:
+        """The shares of held-out images, in the runtime that trains, and of test images in both."""
+        evaluated, graph = self.evaluated, self.folder / "model.onnx"
+        inference.save(self.program, evaluated, graph, optimize=False)
+        session = make_session(str(graph), "cpu", self.request.threads)
+        runtimes: dict[str, Callable[[Array], Array]] = {
+            "eager": lambda images: evaluated(torch.from_numpy(images)).numpy(),
+            "ort": lambda images: session.run(None, {inference.INPUT: images})[0],
+        }
+        with torch.inference_mode():
+            own = runtimes[self.request.runtime]
+            held_out = None if self.held_out is None else self._accuracy(own, self.held_out)
+            return held_out, {name: self._accuracy(each, self.data.test) for name, each in runtimes.items()}
+
+    def _accuracy(self, predict: Callable[[Array], Array], part: Part) -> float:
+        images, labels = part
         chosen = [slice(start, start + EVALUATION_BATCH) for start in range(0, len(images), EVALUATION_BATCH)]
         right = (predict(self.data.prepare(images[each])).argmax(1) == labels[each] for each in chosen)
         return sum(int(each.sum()) for each in right) / len(images)
 
     def _epoch(self) -> Iterator[float]:
-        images, labels = self.data.train
-        order = self.random.permutation(len(labels))
+        """Losses of the next epoch's steps; what is random depends on seed and epoch alone."""
+        images, labels = self.train
+        order, dropped = np.random.default_rng([self.request.spec.seed, self.epoch]).spawn(2)
+        torch.manual_seed(int(dropped.integers(2**62)))
+        places = order.permutation(len(labels))
         for step in range(self.steps_per_epoch):
-            chosen = order[step * self.request.batch : (step + 1) * self.request.batch]
+            chosen = places[step * self.request.batch : (step + 1) * self.request.batch]
+            self.trainer.set_rate(self._rate(step))
             yield self.trainer.train(self.data.prepare(images[chosen]), labels[chosen])
+
+    def _rate(self, step: int) -> float:
+        """The learning rate at a step of the epoch, from 0."""
+        request = self.request
+        at = self.epoch * self.steps_per_epoch + step
+        return request.rate * request.schedule.factor(at, self.steps_per_epoch, request.epochs)
+
+    def _diverged(self, what: str) -> str:
+        """Where the run has diverged and what can be changed."""
+        request, step = self.request, len(self.losses)
+        at = f"step {step:,} of epoch {self.epoch + 1} (of {self.steps_per_epoch:,} steps each)"
+        advice = [f"a lower --lr than {request.rate:g}"]
+        advice += ["a --warmup"] * (not request.schedule.warmup)
+        advice += ["a --clip"] * (request.optimizer.max_norm is None)
+        return f"the training diverged: {what} at {at}; try {' or '.join(advice)}"

@@ -1,11 +1,11 @@
 """A training run of the user's: epochs over a data set, weights on disk after each."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from cnnbench.errors import InputError
 from cnnbench.records.task_messages import Advance, Epoch, Evaluate, Evaluated, StartTraining, TrainingStarted
+from cnnbench.records.training_history import EpochResult
 from cnnbench.runner.worker_process import one_worker
 from cnnbench.suite.case import Frozen
 
@@ -25,27 +25,38 @@ class Report(Frozen):
     steps: int
     """Of an epoch."""
     loss: float | None
-    """Mean of the last steps, at an epoch's end of all its steps; None where it is not finite."""
-    accuracy: dict[str, float] | None = None
-    """At an epoch's end: the share of the test images in the right class, by the runtime that was asked."""
+    """Mean of the last steps."""
+    images_per_s: float = 0.0
+    """Trained on in the last steps."""
+    result: EpochResult | None = None
+    """At an epoch's end."""
 
 
-def train(plan: StartTraining, epochs: int, out: Path) -> Iterator[Report]:
-    """Train, and report after every half second and each epoch, when the weights are on disk.
+def train(plan: StartTraining) -> Iterator[Report]:
+    """Train, and report after every half second and each epoch, when weights, history and checkpoint are on disk.
 
-    Raises InputError for what cannot be read or written, ModelError for a model that does not fit, and WorkerError.
+    Of a run that goes on, the epochs that it has are reported first. Raises InputError for what cannot be read or
+    written and for a run that diverges, ModelError for a model that does not fit, and WorkerError.
     """
+    out = Path(plan.out)
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
     with one_worker("train", plan.threads, LIMIT_S) as worker:
-        steps = worker.ask(plan, TrainingStarted).steps_per_epoch
-        for epoch in range(1, epochs + 1):
-            step, over, total = 0, False, 0.0
+        start = worker.ask(plan, TrainingStarted)
+        steps = start.steps_per_epoch
+        for result in start.done:
+            yield Report(epoch=result.epoch, step=steps, steps=steps, loss=result.loss, result=result)
+        if start.over:
+            return
+        for epoch in range(len(start.done) + 1, plan.epochs + 1):
+            step, over = 0, False
             while not over:
                 done = worker.ask(Advance(seconds=TURN_S), Epoch)
                 step, over = step + done.steps, done.over
-                total += done.steps * (math.nan if done.loss is None else done.loss) if done.steps else 0.0
-                yield Report(epoch=epoch, step=step, steps=steps, loss=done.loss)
-            accuracy = worker.ask(Evaluate(out=str(out.absolute())), Evaluated).accuracy
-            mean = total / step if step and math.isfinite(total) else None
-            yield Report(epoch=epoch, step=step, steps=steps, loss=mean, accuracy=accuracy)
+                speed = done.steps * plan.batch / done.seconds
+                yield Report(epoch=epoch, step=step, steps=steps, loss=done.loss, images_per_s=speed)
+            evaluated = worker.ask(Evaluate(), Evaluated)
+            result = evaluated.result
+            yield Report(epoch=epoch, step=step, steps=steps, loss=result.loss, result=result)
+            if evaluated.over:
+                return

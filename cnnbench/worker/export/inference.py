@@ -84,10 +84,14 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
             child.inplace = True  # type: ignore[assignment]
 
 
-def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path) -> int:
-    """Optimise the graph, write it, and return its opset."""
+def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path, *, optimize: bool = True) -> int:
+    """Optimise the graph, write it, and return its opset.
+
+    A graph that is not optimised has the module's own tensors: written again, it has the values that they have then.
+    """
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        program.optimize()
+        if optimize:
+            program.optimize()
         program.save(str(file), external_data=weight_bytes(module) > PROTOBUF_LIMIT_BYTES)
     return int(program.model.opset_imports[""])
 

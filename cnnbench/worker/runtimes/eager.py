@@ -1,6 +1,6 @@
 """PyTorch as it is written: one operator after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,9 @@ def on_host(output: Any) -> Tensors:
 def optimizer_of(module: nn.Module, settings: Optimizer, rate: float) -> torch.optim.Optimizer:
     """torch's own optimizer of a module's parameters."""
     parameters, decay = module.parameters(), settings.weight_decay
-    if settings.name == "adam":
-        return torch.optim.Adam(parameters, rate, settings.betas, settings.eps, weight_decay=decay)
+    if settings.is_adam:
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        return kind(parameters, rate, settings.betas, settings.eps, weight_decay=decay)
     return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay)
 
 
@@ -208,7 +209,7 @@ class EagerTrainer:
     """One step after the other by autograd and torch's optimizer, on the module itself and in its precision."""
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, rate: float) -> None:
-        self.module, self.states = module.train(), optimizer.states
+        self.module, self.settings = module.train(), optimizer
         self.dtype = next(module.parameters()).dtype
         self.optimizer = optimizer_of(module, optimizer, rate)
 
@@ -219,15 +220,33 @@ class EagerTrainer:
         outputs = self.module(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
         loss = models.loss(self.module, outputs, torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.settings.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_norm)
         self.optimizer.step()
         return float(loss.detach())
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def resume(self, values: Mapping[str, Array], steps: int) -> None:
+        """Go on after so many steps, with what `values` gave then."""
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in values.items()}
+        self.module.load_state_dict({name: tensors[name] for name in self.module.state_dict()})
+        for name, parameter in self.module.named_parameters():
+            state = {key: tensors[f"{name}.{key}"] for key in self.settings.states if f"{name}.{key}" in tensors}
+            if state and self.settings.counts_steps:
+                state["step"] = torch.tensor(float(steps))
+            if state:
+                self.optimizer.state[parameter] = state
 
     def values(self) -> dict[str, Array]:
         """Parameters, buffers and the optimizer's states by the exported step's names; valid until the next step."""
         found = weights_of(self.module)
         for name, parameter in self.module.named_parameters():
             state = self.optimizer.state[parameter]
-            found |= {f"{name}.{key}": state[key].numpy() for key in self.states if state.get(key) is not None}
+            found |= {f"{name}.{key}": state[key].numpy() for key in self.settings.states if state.get(key) is not None}
         return found
 
 

@@ -1,11 +1,16 @@
 """A training step in elementary operators, for execution providers other than the CPU's.
 
 A step is written for the CPU provider: batch normalisation as one operator, which the CUDA provider has for inference
-only, and numbers for each channel as a depthwise convolution, for which it has no fast kernel.
+only, numbers for each channel as a depthwise convolution, for which it has no fast kernel, and shifts of unsigned
+integers, which it does not have.
 """
 
+from typing import Any
+
+import numpy as np
 import onnx
-from onnx import inliner, parser
+from numpy.typing import NDArray
+from onnx import inliner, numpy_helper, parser
 
 AFFINE = "Affine"
 """In the names of depthwise convolutions that stand for numbers of each channel."""
@@ -60,10 +65,18 @@ Affine (x, scale, offset) => (y)
 
 
 def elementary(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same step, in which means, products and sums stand for these two."""
+    """The same step, in which means, products, sums and quotients stand for these three."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
+    constants = {constant.name: constant for constant in found.graph.initializer}
+    powers: dict[str, onnx.TensorProto] = {}
     for node in found.graph.node:
+        if node.op_type == "BitShift":
+            bits, power = node.input[1], f"{node.input[1]}/power"
+            powers[power] = numpy_helper.from_array(_power(numpy_helper.to_array(constants[bits])), power)
+            node.op_type, node.input[1] = "Div", power
+            del node.attribute[:]
+            continue
         if node.op_type == "BatchNormalization":
             node.domain = DOMAIN
             kept = [attribute for attribute in node.attribute if attribute.name == "epsilon"]
@@ -73,6 +86,12 @@ def elementary(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         del node.attribute[:]
         node.attribute.extend(kept)
+    found.graph.initializer.extend(powers.values())
     found.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     found.functions.extend(parser.parse_function(text) for text in FUNCTIONS)
     return inliner.inline_local_functions(found)
+
+
+def _power(bits: NDArray[Any]) -> NDArray[Any]:
+    """What an unsigned integer is divided by where it is shifted right by so many bits, in its type."""
+    return np.asarray(1 << int(bits), bits.dtype)

@@ -167,6 +167,10 @@ class StepSession:
         self._given = {name: placed(value, self.device) for name, value in given.items() if name in self.shapes}
         self._next = 0
 
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the steps that are bound from now on."""
+        self._given[LEARNING_RATE] = placed(np.asarray(rate, np.float32), self.device)
+
     def bind(self, images: Tensors, labels: Array) -> None:
         """Give the next steps their images (N, C, H, W) float32, or several inputs, and labels (N) int64."""
         given = {**dict(zip(self.inputs, several(images), strict=True)), LABELS: labels}

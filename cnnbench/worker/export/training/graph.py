@@ -73,6 +73,10 @@ class Graph:
     """The images, or the first of several inputs: what says how large the batch is."""
     merged: set[str] = field(default_factory=set)
     """Tensors whose first axis is not the batch, but depends on it: images times windows, for example."""
+    draws: int = 0
+    """Places that draw random numbers, so far."""
+    draw_keys: tuple[Tensor, ...] = ()
+    """What is the same in all of them."""
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)
     """What nodes put out."""

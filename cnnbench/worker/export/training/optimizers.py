@@ -5,17 +5,30 @@ from collections.abc import Sequence
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.graph import Graph, Tensor
 
+CLIP_EPS = 1e-6
+"""Added to the norm, as torch.nn.utils.clip_grad_norm_ does."""
+
+
+def clip_factor(g: Graph, max_norm: float, gradients: Sequence[Tensor]) -> Tensor:
+    """What all gradients are multiplied by, (): their global norm is then at most `max_norm` (Pascanu et al. 2013)."""
+    squares = [g("ReduceSumSquare", gradient, shape=(), keepdims=0) for gradient in gradients]
+    norm = g("Sqrt", g("Sum", *squares))
+    return g("Min", g.div(g.constant(max_norm), g.add(norm, CLIP_EPS)), g.constant(1.0))
+
 
 def update(
     g: Graph, optimizer: Optimizer, w: Tensor, dw: Tensor, states: Sequence[Tensor], rate: Tensor, step: Tensor | None
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """The parameter's new value and its new states; `step` counts from 1 and is used by Adam alone.
+    """The parameter's new value and its new states; `step` counts from 1 and is used by Adam and AdamW.
 
-    Adam is Kingma and Ba 2015, algorithm 1, with epsilon outside the corrected root as torch has it.
+    Adam is Kingma and Ba 2015, algorithm 1, with epsilon outside the corrected root as torch has it; AdamW takes the
+    decay from the weight instead (Loshchilov and Hutter 2019, algorithm 2, its rate multiplied in).
     """
-    if optimizer.weight_decay:
+    if optimizer.weight_decay and optimizer.name == "adamw":
+        w = g.mul(w, g.sub(g.constant(1.0), g.mul(rate, optimizer.weight_decay)))
+    elif optimizer.weight_decay:
         dw = g.add(dw, g.mul(w, optimizer.weight_decay))
-    if optimizer.name == "adam":
+    if optimizer.is_adam:
         assert step is not None
         first, second = optimizer.betas
         mean = g.add(g.mul(states[0], first), g.mul(dw, 1 - first))

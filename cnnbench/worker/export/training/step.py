@@ -12,10 +12,10 @@ import torch
 from torch import Tensor as Torch
 from torch import fx, nn
 
-from cnnbench.records.artifact import DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
+from cnnbench.records.artifact import DRAW, DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
-from cnnbench.worker.export.training.optimizers import update
+from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
 from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
@@ -31,9 +31,9 @@ def export_step(
     """The training step of the module for images like these (2, C, H, W), checked by onnx.
 
     Inputs: images (N, C, H, W), or each of several (N, ...) by its name, which are given in the module's order; labels
-    (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (), drop () where the model drops, every
-    parameter and buffer that the step reads by its name, and the optimizer's states. Outputs: loss (), and each of the
-    latter that the step changes under its name with `.new` behind it. Raises CannotExport.
+    (N, *places) int64 (places are (H, W) of a dense prediction), learning_rate (), drop () and draw () int64 where the
+    model drops, every parameter and buffer that the step reads by its name, and the optimizer's states. Outputs: loss
+    (), and each of the latter that the step changes under its name with `.new` behind it. Raises CannotExport.
     """
     inputs = images if isinstance(images, Mapping) else {IMAGES: images}
     _check_names(module, inputs)
@@ -47,7 +47,7 @@ def export_step(
 
 def _check_names(module: nn.Module, inputs: Iterable[str]) -> None:
     """Raises CannotExport for an input whose name is that of another value of the graph."""
-    of_step = (LABELS, LEARNING_RATE, DROP, STEP_COUNT, LOSS)
+    of_step = (LABELS, LEARNING_RATE, DROP, DRAW, STEP_COUNT, LOSS)
     of_module = {name for values in (module.named_parameters(), module.named_buffers()) for name, _ in values}
     for name in inputs:
         if name in of_step or name in of_module:
@@ -99,13 +99,25 @@ class _Step:
         if self.optimizer.counts_steps:
             g.scope = STEP_COUNT
             step = self.after[STEP_COUNT] = g.add(g.input(STEP_COUNT, ()), 1.0)
+        if g.draws:
+            g.scope = DRAW
+            self.after[DRAW] = g.add(Tensor(DRAW, (), "int64"), 1)
+        complete: list[str] = []
         uses = Counter(argument for _, result in written for argument, _ in result.vjps)
         for node, result in reversed(written):
             self._backward(node, result)
             for argument, _ in result.vjps:
                 uses[argument] -= 1
-                if not uses[argument] and self.parameters.get(argument.name) == argument:
+                if uses[argument] or self.parameters.get(argument.name) != argument:
+                    continue
+                if self.optimizer.max_norm is None:
                     self._update(argument.name, rate, step)  # while parameter and gradient are in the caches
+                else:
+                    complete.append(argument.name)
+        if self.optimizer.max_norm is not None:
+            self._clip(complete, self.optimizer.max_norm)
+            for name in complete:
+                self._update(name, rate, step)
         g.scope = ""
         g.output(loss, LOSS)
         for name, tensor in self.after.items():
@@ -221,6 +233,15 @@ class _Step:
         gradient = self.gradients.get(tensor)
         return None if gradient is None else materialise(self.graph, gradient)
 
+    def _clip(self, names: Sequence[str], max_norm: float) -> None:
+        """Scale the gradients of all these parameters by their global norm."""
+        g, given = self.graph, {name: self._gradient(self.parameters[name]) for name in names}
+        gradients = {name: gradient for name, gradient in given.items() if gradient is not None}
+        g.scope = "clip"
+        factor = clip_factor(g, max_norm, list(gradients.values()))
+        for name, gradient in gradients.items():
+            self.gradients[self.parameters[name]] = g.mul(gradient, factor)
+
     def _update(self, name: str, rate: Tensor, step: Tensor | None) -> None:
         """Write the optimizer's part for one parameter, whose gradient is complete; none without a gradient."""
         g, parameter = self.graph, self.parameters[name]
@@ -241,6 +262,7 @@ class _Step:
             LEARNING_RATE: "learning rate",
             STEP_COUNT: "steps made",
             DROP: "scale of the rates at which values are dropped: 1 as the model says, 0 for none",
+            DRAW: "which random numbers are drawn: any number; counts the steps",
             **{n: "parameter" if n in self.after else "parameter that stays as it is" for n in names},
             **{n: "buffer" if n in self.after else "buffer that stays as it is" for n in self.buffers},
             **{f"{n}.{state}": f"optimizer's state of {n}; begins as zeros" for n in names for state in states},

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from cnnbench.worker.export.training.rules import (
     convolution,
+    dropout,
     elementwise,
     head,
     indexing,
@@ -42,7 +43,7 @@ _RULES: Mapping[str, Rule] = {
     "argmax.default": reductions.argmax,
     "atan.default": elementwise.atan,
     "avg_pool1d.default avg_pool2d.default avg_pool3d.default": pooling.avg_pool,
-    "bernoulli.p": head.bernoulli,
+    "bernoulli.p": dropout.bernoulli,
     "bitwise_and.Tensor logical_and.default": pairs.logical("And"),
     "bitwise_not.default logical_not.default": pairs.logical("Not"),
     "bitwise_or.Tensor logical_or.default": pairs.logical("Or"),
@@ -103,7 +104,7 @@ _RULES: Mapping[str, Rule] = {
     "minimum.default": pairs.minimum,
     "mish.default": elementwise.mish,
     "mul.Scalar mul.Tensor": pointwise.mul,
-    "native_dropout.default": head.dropout,
+    "native_dropout.default": dropout.dropout,
     "ne.Scalar ne.Tensor": pairs.compare("Equal", negated=True),
     "neg.default": elementwise.neg,
     "new_empty.default new_zeros.default zeros.default zeros_like.default empty.memory_format empty_like.default": (

@@ -1,13 +1,11 @@
-"""What a network ends with: fully connected layers, dropout and the loss."""
+"""What a network ends with: fully connected layers and the loss."""
 
 import math
 from functools import cache
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
-from cnnbench.records.artifact import DROP
 from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.products import matmul
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, op_result
@@ -36,33 +34,6 @@ def linear(g: Graph, _: Any, x: Tensor, w: Tensor, b: Param = None) -> OpResult:
         (w, lambda dy: g("Gemm", in_rows(dy), rows, shape=w.shape, transA=1)),
         (b, lambda dy: g.sum(in_rows(dy), [0])),
     )
-
-
-def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) -> OpResult:
-    """aten.native_dropout: values are zero with probability p, the others divided by 1 - p (Srivastava et al. 2014).
-
-    Outputs y and which values were kept.
-    """
-    if not train or p == 0:
-        return op_result(x, (x, lambda dy: dy), others=[x])
-    rate = g.mul(_drop(g), p)
-    kept = g("GreaterOrEqual", g("RandomUniformLike", x), rate)
-    factor = g("Reciprocal", g.sub(g.constant(1.0), rate))
-    mask = g.mul(g("Cast", kept, to=TensorProto.FLOAT), factor)
-    return op_result(g.mul(x, mask), (x, lambda dy: g.mul(dy, mask)), others=[kept])
-
-
-def bernoulli(g: Graph, out: Any, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> OpResult:
-    """aten.bernoulli.p: 1.0 with probability p, else 0.0; with the scale `drop` between that and p, its mean."""
-    scale = _drop(g)
-    drawn = g("Cast", g("Less", g("RandomUniformLike", g.zeros_like(x)), g.constant(float(p))), to=TensorProto.FLOAT)
-    return op_result(g.add(g.mul(g.sub(drawn, float(p)), scale), float(p)))
-
-
-def _drop(g: Graph) -> Tensor:
-    if not any(value.name == DROP for value in g.inputs):
-        g.input(DROP, ())
-    return Tensor(DROP, ())
 
 
 def cross_entropy(

@@ -1,0 +1,47 @@
+"""Options of a training recipe, and what they ask for."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cnnbench.cli.common import finite
+
+if TYPE_CHECKING:
+    from cnnbench.suite.schedule import Schedule
+
+ScheduleName = Annotated[
+    Literal["constant", "step", "cosine"],
+    typer.Option("--schedule", help="Learning rate: constant, times --gamma after each --every epochs, or to zero."),
+]
+Warmup = Annotated[float, typer.Option(min=0.0, callback=finite, help="Epochs in which the rate grows linearly.")]
+Every = Annotated[float, typer.Option(min=1e-3, callback=finite, help="Epochs, for --schedule step.")]
+Gamma = Annotated[float, typer.Option(min=0.0, callback=finite, help="Factor, for --schedule step.")]
+Clip = Annotated[
+    float | None,
+    typer.Option(min=1e-9, callback=finite, help="Largest norm of all gradients together; larger are scaled."),
+]
+Smoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing",
+        min=0.0,
+        max=1.0,
+        callback=finite,
+        help="Share of each label's probability that all classes share.",
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop after so many epochs without a better accuracy on --held-out; keep the best."),
+]
+HeldOut = Annotated[
+    float, typer.Option(min=0.0, max=1.0, callback=finite, help="Share of the training images, for --patience.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch of the same run.")]
+
+
+def schedule_of(name: Literal["constant", "step", "cosine"], warmup: float, every: float, gamma: float) -> "Schedule":
+    """The learning rate's schedule."""
+    from cnnbench.suite.schedule import Schedule
+
+    return Schedule(name=name, warmup=warmup, every=every, gamma=gamma)
