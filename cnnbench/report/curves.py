@@ -51,7 +51,7 @@ def chart(histories: Mapping[str, History]) -> Chart:
             alt.Chart()
             .mark_line(point=True)
             .encode(
-                x=alt.X(f"{x}:Q", title=AXES[x], axis=alt.Axis(tickMinStep=1)),
+                x=alt.X(f"{x}:Q", title=AXES[x], axis=alt.Axis(tickMinStep=1), scale=alt.Scale(zero=True)),
                 y=alt.Y(f"{y}:Q", title=FIGURES[y], scale=alt.Scale(zero=False), axis=ticks),
                 color=alt.Color("run:N", scale=colours(runs), sort=runs, title=None),
                 description="what:N",
