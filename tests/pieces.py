@@ -163,9 +163,9 @@ def saturates(x: torch.Tensor) -> torch.Tensor:
 
 
 def sorts(x: torch.Tensor) -> torch.Tensor:
-    """Values in order, the largest ones, products along an axis."""
+    """Values in order, and the largest ones."""
     largest = x.topk(2, dim=1).values
-    return x.sort(3).values + torch.cat([largest, largest.flip(1)], 1) + (1 + 0.1 * x).cumprod(2) + x.amax((2, 3), True)
+    return x.sort(3).values + torch.cat([largest, largest.flip(1)], 1) + x.amax((2, 3), True)
 
 
 def distances(x: torch.Tensor) -> torch.Tensor:
@@ -263,6 +263,8 @@ PIECES: dict[str, Callable[[], Any]] = {
 """By name: what takes maps (N, 4, 6, 6), and gives others of so many channels; with a training step."""
 OF_BATCHES = ("standardised",)
 """What puts out others for an image alone than in a batch, in evaluation mode too."""
+NOT_EXPORTED = ("adaptive maximum",)
+"""For which torch.onnx (2.14) has no operator: windows of different sizes."""
 MISEXPORTED = ("positions",)
 """Of which torch.onnx (2.14) gives the mean of integers as a whole number: their `dtype` comes after it."""
 FURTHER: Mapping[str, Callable[[], nn.Module]] = {

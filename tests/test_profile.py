@@ -291,8 +291,9 @@ def test_a_users_own_model_is_read_and_what_has_no_formula_is_said(own: Path, cl
     assert layers["block"]["kind"] == "Activation, Opaque, Add"
     assert layers["block.conv1"]["macs"] == 14 * 14 * 8 * 8 * 9
     assert layers["block.bn1"]["seconds"]["ort"] is None  # folded into the convolution
-    for name in ("stem", "block.conv1", "block.conv2", "block", "fc"):
+    for name in ("stem", "block.conv1", "block.conv2", "block"):
         assert all(seconds > 0 for seconds in layers[name]["seconds"].values()), name
+    assert None not in layers["fc"]["seconds"].values()  # less than ONNX Runtime's profiler can tell from 0
     assert not list((cache / "artifacts").glob("own_nets*"))
 
 

@@ -68,17 +68,26 @@ def order_of(network: Network) -> list[str]:
 
 
 def head_of(network: Network) -> str | None:
-    """The last layer with parameters on the way to the output; None where several are, or there are several outputs."""
+    """The last layer with parameters on the way to the output, the main one of several.
+
+    None where one of the outputs has several such layers, or none.
+    """
     used = {value.layer for layer in network.inference for value in layer.inputs}
     ends = [i for i, layer in enumerate(network.layers) if not layer.training_only and i not in used]
-    waiting, last = list(ends), set()
+    heads = [_last_trained(network, end) for end in ends]
+    return heads[0].pop() if all(len(each) == 1 for each in heads) else None
+
+
+def _last_trained(network: Network, end: int) -> set[str]:
+    """The layers with parameters behind which there is none on a way to the layer at `end`."""
+    waiting, last = [end], set()
     while waiting:
         layer = network.layers[waiting.pop()]
         if layer.params:
             last.add(layer.name)
         else:
             waiting += [value.layer for value in layer.inputs if value.layer is not None]
-    return last.pop() if len(ends) == len(last) == 1 else None
+    return last
 
 
 def freeze(network: Network, part: str) -> Network:

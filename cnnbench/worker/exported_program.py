@@ -46,6 +46,8 @@ def load_program(spec: ModelSpec) -> tuple[nn.Module, Inputs]:
 def _inputs(spec: ModelSpec, taken: list[fx.Node]) -> Inputs:
     shapes: dict[str, Shape] = {}
     given = dict(spec.inputs or ())
+    if not taken:
+        raise ModelError(f"model {spec.model!r} takes no tensor; expected a program of at least one image or signal")
     for node in taken:
         value = node.meta["val"]
         if not isinstance(value, Tensor) or not value.is_floating_point() or not value.ndim:

@@ -7,9 +7,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cnnbench.worker.signature import takes_any_number
 
@@ -40,7 +43,8 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
         shapes = (shapes,)
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()), out_of_place(module):
+    quiet = warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO())
+    with quiet[0], quiet[1], out_of_place(module), AttentionOfHeads():
         program = torch.onnx.export(
             module,
             inputs,
@@ -82,6 +86,18 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
     finally:
         for child in in_place:
             child.inplace = True  # type: ignore[assignment]
+
+
+class AttentionOfHeads(TorchFunctionMode):  # type: ignore[no-untyped-call]
+    """Has attention of one head, (N, tokens, C), computed as (N, 1, tokens, C), which alone ONNX's operator takes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or (kwargs.get("query", args[0] if args else None)).ndim != 3:
+            return func(*args, **kwargs)
+        args = [x.unsqueeze(-3) if isinstance(x, Tensor) and x.ndim == 3 else x for x in args]
+        kwargs = {name: x.unsqueeze(-3) if isinstance(x, Tensor) and x.ndim == 3 else x for name, x in kwargs.items()}
+        return func(*args, **kwargs).squeeze(-3)
 
 
 def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path, *, optimize: bool = True) -> int:
