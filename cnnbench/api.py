@@ -18,6 +18,7 @@ from cnnbench.suite.parse import checked, parse_duration, parse_image_size, pars
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cnnbench.analysis.answer import Answer
     from cnnbench.report.charts import Chart
     from cnnbench.report.html import Page
     from cnnbench.report.table import Table
@@ -35,6 +36,13 @@ class Results:
         from cnnbench.analysis.cases import case_frame, case_rows
 
         return case_frame(case_rows(list(self.run.records.values())))
+
+    @cached_property
+    def answer(self) -> "Answer":
+        """The fastest runtime, the best networks, what limits them, and how well the times are known."""
+        from cnnbench.analysis.answer import answer
+
+        return answer(self.run)
 
     @cached_property
     def tables(self) -> "dict[str, Table]":

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cnnbench.analysis.cases import case_rows
+from cnnbench.analysis.pareto import Point, is_dominated, is_on_front
 from cnnbench.analysis.stats import Estimate
 from cnnbench.errors import RunFolderError
 from cnnbench.records.environment import Threads
@@ -22,7 +23,6 @@ from cnnbench.report.files import table_latex, write_report
 from cnnbench.report.html import TEMPLATES, Page, Section, html, summary_html
 from cnnbench.report.samples import MAX_SAMPLES, samples
 from cnnbench.report.sections import run_page
-from cnnbench.report.sections.accuracy import Point, is_dominated, is_on_front
 from cnnbench.report.table import Table
 from cnnbench.report.tables import run_tables
 from tests.peaks import peaks

@@ -1,7 +1,7 @@
 """What a person sees: tables in the terminal, and progress while something is measured."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -9,32 +9,76 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from cnnbench.analysis.times import call_time
 from cnnbench.records.record import Record, Status
+from cnnbench.report.answer import Line
 from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
-from cnnbench.report.table import Table
+from cnnbench.report.table import Column, Table
 
+KEPT = ("ms", "vs eager", "status")
+"""Beside the axes, the columns that the narrowest terminal shows; the others are left out from the right."""
 STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
 
 
+def print_answer(console: Console, lines: Iterable[Line]) -> None:
+    """Labels beside their texts, which are wrapped where the terminal ends."""
+    (_, subject), *rest = lines
+    console.print(escape(subject), style="bold", highlight=False)
+    indent = max((len(line.label) for line in rest), default=0) + 2
+    for label, text in rest:
+        for place, part in enumerate(Text(text).wrap(console, max(console.width - indent, 20))):
+            part.rstrip()
+            console.print(Text.assemble((("" if place else label).ljust(indent), "cyan"), part), highlight=False)
+
+
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
-    """Each table with its caption and notes."""
+    """Each table with its caption and notes; columns that do not fit the width are left out, and named."""
     for table in tables:
-        grid = RichTable(
-            title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-        )
-        for column in table.columns:
-            justify = "right" if column.is_figure else "left"
-            grid.add_column(escape(column.heading), justify=justify, no_wrap=column.is_axis)  # type: ignore[arg-type]
-        for texts, status in zip(table.texts, table.statuses, strict=True):
-            grid.add_row(*map(escape, texts), style="dim" if status == "unavailable" else "")
+        columns = list(range(len(table.columns)))
+        grid = _grid(table, columns)
+        while not _fits(console, grid) and (spare := [n for n in columns if not _is_kept(table.columns[n])]):
+            columns.remove(spare[-1])
+            grid = _grid(table, columns)
+        if not _fits(console, grid):
+            grid = _grid(table, columns, interval="\n[")
         console.print(grid)
         console.print(escape(table.caption), style="dim", highlight=False)
+        if left_out := [column.heading for n, column in enumerate(table.columns) if n not in columns]:
+            console.print(escape(f"Not shown at this width: {', '.join(left_out)}."), style="dim", highlight=False)
         for note in table.notes:
             console.print(escape(note), highlight=False)
         console.print()
+
+
+def _is_kept(column: Column[Any]) -> bool:
+    return column.is_axis or column.heading in KEPT
+
+
+def _fits(console: Console, grid: RichTable) -> bool:
+    return grid.__rich_measure__(console, console.options).maximum <= console.width
+
+
+def _grid(table: Table, columns: Sequence[int], interval: str = " [") -> RichTable:
+    """The table with these of its columns; `interval` is how one begins behind its figure."""
+    grid = RichTable(
+        title=escape(table.title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for place in columns:
+        column = table.columns[place]
+        grid.add_column(escape(column.heading), justify="right" if column.is_figure else "left", overflow="fold")
+    for texts, status in zip(table.texts, table.statuses, strict=True):
+        cells = [(texts[place], table.columns[place].is_figure) for place in columns]
+        shown = [escape(text.replace(" [", interval) if is_figure else text) for text, is_figure in cells]
+        grid.add_row(*shown, style="dim" if status == "unavailable" else "")
+    return grid
 
 
 def line_of(record: Record) -> str:

@@ -1,71 +1,28 @@
 """Published accuracy beside measured latency, with the Pareto front."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import altair as alt
 
-from cnnbench.analysis.cases import CaseRow
-from cnnbench.analysis.stats import Estimate
-from cnnbench.networks import registry
-from cnnbench.records.record import Record
+from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, of_smallest_batch, points_of
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
 from cnnbench.report.html import Section
 from cnnbench.report.sections.sources import Sources, described
 
 
-class Point(NamedTuple):
-    """A case whose model has a published accuracy."""
-
-    row: CaseRow
-    top1: float
-    """ImageNet accuracy in percent."""
-    ms: Estimate
-
-
 def section(sources: Sources) -> Section:
     """A chart per device: top-1 accuracy over the latency of the smallest batch."""
-    accuracies = {record.id: published_top1(record) for record in sources.records}
-    points = [
-        Point(row, top1, row.ms)
-        for row in sources.measured
-        if (row.workload, row.precision) == ("inference", "fp32")
-        and (top1 := accuracies[row.id]) is not None
-        and row.ms
-    ]
+    points = points_of(sources.records, sources.measured)
     charts = []
     for device in dict.fromkeys(point.row.device for point in points):
-        batch = min(point.row.batch for point in points if point.row.device == device)
-        shown = [point for point in points if (point.row.device, point.row.batch) == (device, batch)]
+        shown = of_smallest_batch(points, device)
         if len({point.row.model for point in shown}) > 1:
-            charts.append(_chart(shown, device, batch, sources.backends))
+            charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
     prose = [
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
     ]
     return Section("accuracy", "Accuracy and latency", prose if charts else (), charts)
-
-
-def published_top1(record: Record) -> float | None:
-    """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
-    if record.artifact is None or (published := record.artifact.counters.published) is None:
-        return None
-    architecture, size = registry.find(record.case.spec.model), published.image_size
-    same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
-    same_classes = architecture is None or record.artifact.classes == architecture.classes
-    return published.top1_percent if same_size and same_classes else None
-
-
-def is_on_front(point: Point, points: Sequence[Point]) -> bool:
-    """Whether no other point is at least as accurate and faster, by the medians."""
-    return not any(other.top1 >= point.top1 and other.ms.value < point.ms.value for other in points)
-
-
-def is_dominated(point: Point, points: Sequence[Point]) -> bool:
-    """Whether another point is at least as accurate, and faster by its whole interval."""
-    low = point.ms.low
-    highs = [other.ms.high for other in points if other.top1 >= point.top1]
-    return low is not None and any(high is not None and high < low for high in highs)
 
 
 def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
