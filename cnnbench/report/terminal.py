@@ -18,7 +18,7 @@ from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
 from cnnbench.report.table import Column, Table
 
-KEPT = ("ms", "vs eager", "status")
+KEPT = ("ms", "vs eager", "status", "p50 ms", "memory MB", "top-1 %", "size MB", "fails by")
 """Beside the axes, the columns that the narrowest terminal shows; the others are left out from the right."""
 STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
 
@@ -32,6 +32,12 @@ def print_answer(console: Console, lines: Iterable[Line]) -> None:
         for place, part in enumerate(Text(text).wrap(console, max(console.width - indent, 20))):
             part.rstrip()
             console.print(Text.assemble((("" if place else label).ljust(indent), "cyan"), part), highlight=False)
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Sentences and commands; a command is never broken, so that it can be pasted."""
+    for line in lines:
+        console.print(Text(line), soft_wrap=": cnnbench " in line, highlight=False)
 
 
 def print_tables(console: Console, tables: Sequence[Table]) -> None:
