@@ -142,6 +142,7 @@ def run(
     """
     from rich.console import Console
 
+    from cnnbench.report.live import title_of
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
     from cnnbench.suite.load import load_suite, select
@@ -152,7 +153,7 @@ def run(
     cases = checked(partial(select, loaded.cases), only, "only")
     budget_s = loaded.budget_s if budget is None else checked(parse_duration, budget, "budget")
     folder = Path(out) if out is not None else new_folder(loaded)
-    watch = partial(Progress, Console(width=160))
+    watch = partial(Progress, Console(width=160), title=title_of(loaded.name, cases, budget_s))
     measure(loaded, cases, folder, budget_s=budget_s, resume=resume, watch=watch).check()
     return load(folder)
 

@@ -45,6 +45,7 @@ def run(
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
     from cnnbench.records.run_folder import new_folder
+    from cnnbench.report.live import title_of
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
 
@@ -53,7 +54,8 @@ def run(
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to continue; got none")
     folder = out or new_folder(loaded)
-    ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=partial(Progress, console()))
+    watch = partial(Progress, console(), title=title_of(loaded.name, cases, seconds))
+    ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=watch)
     if ended.unwritten:
         typer.echo(f"error: {ended.unwritten}", err=True)
     if ended.empty and ended.interrupted:

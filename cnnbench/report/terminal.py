@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from cnnbench.analysis.times import call_time
 from cnnbench.records.record import Record, Status
 from cnnbench.report.answer import Line
 from cnnbench.report.format import format_seconds, significant
+from cnnbench.report.live import SoFar
 from cnnbench.report.reasons import reason_text
 from cnnbench.report.table import Column, Table
 
@@ -105,45 +105,73 @@ def can_redraw(console: Console) -> bool:
 
 
 class Progress:
-    """Watches work: what is being measured, which cases are finished, and the time left.
+    """Watches work: what is being measured, what came out, and the time left.
 
-    On a terminal a bar below the finished cases, drawn only when something begins or ends, so that drawing never runs
-    beside a measurement; elsewhere a line for each subject and each finished case.
+    On a terminal one block, drawn only when something begins or ends, so that drawing never runs beside a measurement.
+    Elsewhere a line for each subject and each finished case; a further launch has one only if the status changes.
     """
 
-    def __init__(self, console: Console, total: int | None = None, finished: int = 0) -> None:
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
-        if total is not None:
-            columns = [BarColumn(30), MofNCompleteColumn(), *columns]
-        self._bar = RichProgress(
-            *columns, console=console, auto_refresh=False, transient=True, disable=not can_redraw(console)
-        )
-        self._task = self._bar.add_task("starting", total=total, completed=finished)
-        self._subject = ""
+    def __init__(self, console: Console, total: int | None = None, finished: int = 0, title: str = "") -> None:
+        self._console, self._title, self._total, self._finished = console, title, total, finished
+        self._live = Live(console=console, auto_refresh=False, transient=True) if can_redraw(console) else None
+        self._so_far, self._now, self._subject = SoFar(), "starting", ""
+        self._statuses: dict[str, Status] = {}
+        self._subjects: set[str] = set()
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._live:
+            self._live.start()
+        elif self._title:
+            self._print(self._title)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._live:
+            self._live.stop()
+        self._tell_left_out()
 
     def doing(self, what: str, left_s: float) -> None:
         """Something begins."""
-        line = f"{what}, about {format_seconds(left_s)} left"
-        self._bar.update(self._task, description=line, refresh=True)
+        left = f"about {format_seconds(left_s)} left"
+        self._now = f"{what}, {left}"
         subject = what.partition(": ")[0]
-        if self._bar.disable and subject != self._subject:
-            self._print(line)
+        if self._live:
+            self._draw()
+        elif subject != self._subject:
+            self._tell_left_out()
+            self._print(self._counted(f"{subject}: again, {left}" if subject in self._subjects else self._now))
         self._subject = subject
+        self._subjects.add(subject)
 
     def done(self, record: Record) -> None:
         """A case is on disk; again, after each further launch of it."""
-        self._bar.update(self._task, advance=len(record.launches) <= 1)
-        if record.status != "unavailable":  # the tables show these, with the reason
-            self._print(line_of(record), STYLES[record.status])
+        self._finished += record.id not in self._statuses and len(record.launches) <= 1
+        is_news = self._statuses.get(record.id) != record.status
+        self._statuses[record.id] = record.status
+        self._so_far.add(record)
+        if self._live and self._total is not None:
+            self._draw()
+        elif is_news and record.status != "unavailable":
+            self._tell_left_out()
+            self._print(self._counted(line_of(record)), STYLES[record.status])
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        now: RenderableType = Text(self._now, overflow="ellipsis", no_wrap=True)
+        if self._total is not None:
+            now = self._so_far.block(self._title, self._now, self._finished, self._total, self._console.height)
+        self._live.update(now, refresh=True)
+
+    def _tell_left_out(self) -> None:
+        """In a log: what is missing here, once."""
+        for line in [] if self._live else self._so_far.left_out():
+            if line not in self._told:
+                self._told.add(line)
+                self._print(line)
+
+    def _counted(self, text: str) -> str:
+        return text if self._total is None or self._live else f"[{self._finished}/{self._total}] {text}"
 
     def _print(self, text: str, style: str = "") -> None:
-        task = self._bar.tasks[0]
-        counted = f"[{task.completed:.0f}/{task.total:.0f}] " if self._bar.disable and task.total is not None else ""
-        self._bar.console.print(escape(counted + text), style=style, soft_wrap=True, highlight=False)
+        self._console.print(escape(text), style=style, soft_wrap=True, highlight=False)
