@@ -117,8 +117,7 @@ class Compared:
 def _tables_html(results: "Results | Compared") -> str:
     from cnnbench.report.html import summary_html
 
-    page = results.page
-    return summary_html(page.title, page.subtitle, page.warnings, list(results.tables.values()))
+    return summary_html(results.page, list(results.tables.values()))
 
 
 def load(folder: str | Path) -> Results:

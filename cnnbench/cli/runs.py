@@ -103,7 +103,7 @@ def report(
 ) -> None:
     """Print a run's answer in ten lines, and rewrite its page, files and charts from its records.
 
-    Example: cnnbench report runs/smoke-20260101-120000 --open
+    Example: cnnbench report reports/classic-epyc-2cores-20261125 --tables
     """
     from cnnbench.api import load
 
@@ -135,7 +135,7 @@ def compare(
 ) -> None:
     """Compare runs from any machines on the cases that they share. A description, not a verdict.
 
-    Example: cnnbench compare runs/laptop runs/server --reference 2 --out compared
+    Example: cnnbench compare reports/threads-epyc-20261122/one-thread reports/threads-epyc-20261122/two-threads
     """
     from cnnbench import api
     from cnnbench.report.terminal import print_tables
@@ -165,7 +165,7 @@ def convert(
 ) -> None:
     """Write a run in another tool's format. What the format cannot hold is listed on standard error.
 
-    Example: cnnbench convert runs/smoke-20260101-120000 --to pytest-benchmark
+    Example: cnnbench convert reports/classic-epyc-2cores-20261125 --to csv --out classic.csv
     """
     from cnnbench.integrations import convert as formats
 

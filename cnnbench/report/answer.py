@@ -62,14 +62,14 @@ def subject(answer: Answer) -> str:
     )
 
 
-def lines(answer: Answer, page: str) -> list[Line]:
+def lines(answer: Answer, page: str = "") -> list[Line]:
     """At most ten: what was measured, what is fastest, what is best, what limits it, how far to trust it, the page."""
     above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST])]
     below = [
         *([Line("Trust", " ".join([trust(answer.trust), *advice(answer)[:1]]))] if answer.measured else []),
         *([Line("Wrong", text)] if (text := wrong(answer)) else []),
         *([Line("Left out", text)] if (text := " ".join(left_out(answer))) else []),
-        Line("Page", page),
+        *([Line("Page", page)] if page else []),
     ]
     best = _ends(answer.best, min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below)))
     limited = [Line("Limits", text)] if (text := limits(best, answer.run.folder)) else []

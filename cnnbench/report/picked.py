@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from cnnbench.analysis.pick import MAX_NEAR, UNITS, Candidate, Check, Metric, Picked
+from cnnbench.analysis.stats import Estimate
 from cnnbench.report.answer import joined
 from cnnbench.report.format import NONE, UNKNOWN, interval_text, percent, ratio_text, significant
 from cnnbench.report.prose import BOUND_BY, name_of
@@ -57,7 +58,7 @@ def _best(picked: Picked) -> str:
     text = f"Best: {_name(best)}, p50 {interval_text(best.ms)} ms"
     figures = [check for check in best.checks if check.metric != "p50" and check.figure]
     if figures:
-        text += ", " + ", ".join(f"{NAMES[c.metric]} {_figure(c)} {UNITS[c.metric]}" for c in figures)
+        text += ", " + ", ".join(f"{NAMES[c.metric]} {figure_text(c.figure)} {UNITS[c.metric]}" for c in figures)
     rivals = [_name(each) for each in picked.meets[1:] if each.rank == 1]
     if rivals:
         text += f". Not told apart by p50 from {joined(rivals)}; it is the most accurate, or needs the least memory"
@@ -67,12 +68,11 @@ def _best(picked: Picked) -> str:
     return text + "."
 
 
-def _figure(check: Check) -> str:
+def figure_text(found: Estimate | None) -> str:
     """Without its interval, where that is a point."""
-    found = check.figure
     if found is None:
         return UNKNOWN
-    return significant(found.value) if found.low == found.high else interval_text(found)
+    return significant(found.value) if found.low is not None and found.low == found.high else interval_text(found)
 
 
 def failure(candidate: Candidate) -> str:
@@ -83,7 +83,7 @@ def failure(candidate: Candidate) -> str:
         beyond = f"{significant(by, 2)} points below" if check.metric == "accuracy" else ""
         beyond = beyond or (f"{percent(check.used - 1)} above" if check.used < TWICE else "")
         beyond = beyond or f"{significant(check.used, 2)} times"
-        texts.append(f"{NAMES[check.metric]} {_figure(check)} {UNITS[check.metric]} is {beyond} the bound")
+        texts.append(f"{NAMES[check.metric]} {figure_text(check.figure)} {UNITS[check.metric]} is {beyond} the bound")
     return joined(texts)
 
 
@@ -131,12 +131,8 @@ def picked_tables(picked: Picked) -> list[Table]:
     several = len(picked.runs) > 1
 
     def metric(of: Metric) -> list[Column[Candidate]]:
-        def text(each: Candidate) -> str:
-            return _figure(Check(of, 0.0, found)) if (found := each.figures[of]) else UNKNOWN
-
-        columns = estimate(f"{NAMES[of]} {UNITS[of]}", lambda each: each.figures[of], str, f"{of}_{UNITS[of].lower()}")
-        first = columns[0]
-        return [Column(first.heading, first.value, text, first.key), *columns[1:]]
+        key = f"{of}_{UNITS[of].lower()}"
+        return estimate(f"{NAMES[of]} {UNITS[of]}", lambda each: each.figures[of], figure_text, key, UNKNOWN)
 
     def limits(each: Candidate) -> str | None:
         roofline = each.explained.roofline if each.explained else None
