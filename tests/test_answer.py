@@ -101,6 +101,16 @@ def test_of_three_runtimes_the_fastest_stands_beside_the_second_and_beside_eager
     assert found.vs_reference.value == pytest.approx(2.5)
 
 
+def test_a_runtime_stands_beside_another_one_rather_than_beside_itself_with_another_allocator() -> None:
+    def keep(of: Record) -> Record:
+        return of.model_copy(update={"case": of.case.model_copy(update={"allocator": "keep"})})
+
+    (found,) = fastest([timed("eager", 10), keep(timed("eager", 8)), timed("ort", 5), keep(timed("ort", 4))])
+    assert (found.backend, found.next, found.vs_next.value) == (("ort", "keep"), ("eager", "keep"), pytest.approx(2.0))
+    (found,) = fastest([timed("eager", 10), keep(timed("eager", 8))])
+    assert (found.backend, found.next) == (("eager", "keep"), ("eager",))
+
+
 def test_a_runtime_that_measured_few_of_the_cases_is_not_compared() -> None:
     """Else the fastest would be the one that ran the easiest case alone."""
     pairs = [timed(runtime, ms, batch=batch) for batch in (1, 2, 3) for runtime, ms in (("eager", 10), ("ort", 5))]

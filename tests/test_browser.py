@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,8 +162,8 @@ def test_the_raw_samples_of_any_case_are_drawn_in_the_order_of_time(page: "Page"
     assert "80 samples in 8 blocks" in page.locator(".samples p.caption").inner_text()
 
 
-def test_sections_are_closed_until_they_are_opened_or_linked_to(page: "Page", file: Path) -> None:
-    page.goto("about:blank")
+def test_sections_are_closed_until_they_are_opened_or_linked_to(browser: "Browser", file: Path) -> None:
+    page = browser.new_page()
     page.goto(file.as_uri())
     assert page.locator("main > section > details[open]").count() == 0
     assert page.locator("#answer").is_visible()
@@ -170,7 +171,8 @@ def test_sections_are_closed_until_they_are_opened_or_linked_to(page: "Page", fi
     page.locator("#times summary").press("Enter")
     assert page.locator(INFERENCE).is_visible()
     page.goto(f"{file.as_uri()}#samples")
-    assert page.locator("#samples details[open]").count() == 1
+    page.locator("#samples details[open]").wait_for()
+    page.close()
 
 
 def test_the_sliders_judge_every_case_by_its_whole_interval(page: "Page") -> None:
@@ -185,7 +187,7 @@ def test_the_sliders_judge_every_case_by_its_whole_interval(page: "Page") -> Non
     found = verdicts()
     assert found["mobilenet_v2", "ort/cpu"] == found["resnet18", "eager/cpu"] == "meets"
     assert found["alexnet", "ort/cpu"] == "fails"
-    page.locator(".chooser input[name=p50]").fill("50")  # of 5 to 40 ms: 14.1 ms
+    page.locator(".chooser input[name=p50]").fill("25")  # of 5 to 320 ms: 14.1 ms
     assert [model for (model, _), verdict in verdicts().items() if verdict == "meets"] == ["mobilenet_v2"] * 2
     assert page.locator(".chooser .caption").inner_text().startswith("2 meets, 0 may, 0 unknown, 4 fails.")
     page.locator(".chooser select").select_option("8")
@@ -204,13 +206,13 @@ OVERFLOWS = """() => {
     `${(element.textContent || "").trim().replace(/\\s+/g, " ").slice(0, 60)}`;
   for (const element of document.querySelectorAll("body *:not(svg *):not(script):not(option)")) {
     const box = element.getBoundingClientRect();
-    if (!box.width || !box.height || getComputedStyle(element).display === "inline") continue;
+    if (!box.width || !element.checkVisibility() || getComputedStyle(element).display === "inline") continue;
     if (element.scrollWidth > element.clientWidth + 1) found.push(`too wide: ${name(element)}`);
     if (box.right > innerWidth + 1 || box.left < -1) found.push(`outside: ${name(element)}`);
   }
   for (const svg of document.querySelectorAll("figure.chart svg")) {
     const box = svg.getBoundingClientRect();
-    if (!box.width) continue;
+    if (!svg.checkVisibility()) continue;
     const texts = [...svg.querySelectorAll("text")].filter((text) => text.textContent).map((text) =>
       [text, text.getBoundingClientRect()]);
     for (const [text, at] of texts) {
@@ -254,6 +256,16 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def settled(page: "Page") -> list[str]:
+    """What overflows when the page's own script has fitted tables and charts into their places."""
+    found: list[str] = page.evaluate(OVERFLOWS)
+    ends_s = time.monotonic() + 10
+    while found and time.monotonic() < ends_s:
+        page.wait_for_timeout(100)
+        found = page.evaluate(OVERFLOWS)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("look", ["light", "dark", "print"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -264,11 +276,10 @@ def test_no_text_is_cut_off_hidden_or_under_another_at_any_width(
     page = context.new_page()
     page.emulate_media(color_scheme="dark" if look == "dark" else "light")
     page.goto(long_file.as_uri())
-    assert page.evaluate(OVERFLOWS) == []
+    assert settled(page) == []
     page.locator("#all").click()
     page.emulate_media(media="print" if look == "print" else "screen")
-    page.wait_for_timeout(300)
-    assert page.evaluate(OVERFLOWS) == []
+    assert settled(page) == []
     headings = page.locator(f"{INFERENCE} th")
     cells = page.locator(f"{INFERENCE} tbody tr:not([hidden])").first.locator("td")
     assert cells.count() == headings.count()

@@ -35,7 +35,7 @@ class Fastest:
     precision: Precision
     backend: Backend
     next: Backend
-    """The second."""
+    """The second: of the other runtimes the fastest; of the same with another layout or allocator if there is none."""
     vs_next: Estimate
     """How many times as fast as the second; geometric mean of the cases."""
     vs_reference: Estimate | None
@@ -171,7 +171,8 @@ def _fastest(key: tuple[Workload, Device, Precision], works: Sequence[dict[Backe
     def mean(backend: Backend) -> float:
         return 1.0 if backend == base else geometric_mean(ratios(backend, base)).value
 
-    first, second = sorted(compared, key=mean, reverse=True)[:2]
+    first, *others = sorted(compared, key=mean, reverse=True)
+    second = next((other for other in others if other[0] != first[0]), others[0])
     ratios_to_next = ratios(first, second)
     pairs = [ratio for ratio in ratios_to_next if ratio.low is not None] or ratios_to_next
     if not pairs:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust
@@ -63,7 +62,10 @@ def subject(answer: Answer) -> str:
 
 
 def lines(answer: Answer, page: str = "") -> list[Line]:
-    """At most ten: what was measured, what is fastest, what is best, what limits it, how far to trust it, the page."""
+    """At most ten: what was measured, what is fastest, what is best, what limits it, how far to trust it, the page.
+
+    Without a page they stand in the run's own folder, whose path is left out.
+    """
     above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST])]
     below = [
         *([Line("Trust", " ".join([trust(answer.trust), *advice(answer)[:1]]))] if answer.measured else []),
@@ -72,7 +74,7 @@ def lines(answer: Answer, page: str = "") -> list[Line]:
         *([Line("Page", page)] if page else []),
     ]
     best = _ends(answer.best, min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below)))
-    limited = [Line("Limits", text)] if (text := limits(best, answer.run.folder)) else []
+    limited = [Line("Limits", text)] if (text := limits(best, str(answer.run.folder) if page else "RUN")) else []
     return [*above, *(_networks(best) if best else _quickest(answer)), *limited, *below]
 
 
@@ -121,7 +123,7 @@ def _cells(best: Best) -> list[str]:
     return [row.model, f"{interval_text(best.point.ms)} ms", f"top-1 {best.point.top1:.1f} %", memory, runtime]
 
 
-def limits(best: Iterable[Best], folder: Path) -> str:
+def limits(best: Iterable[Best], folder: str) -> str:
     """`mobilenet_v2 (64 %) is compute-bound (share of the speed that the peaks allow)`; empty for no networks."""
     rooflines = {each.point.row.model: each.explained.roofline for each in best if each.explained}
     known = {model: found for model, found in rooflines.items() if found.bound is not None}

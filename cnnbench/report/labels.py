@@ -20,12 +20,14 @@ class Place(NamedTuple):
 
 
 PLACES = (
-    *(Place("left", 8, dy) for dy in (10, -8)),
-    *(Place("right", -8, dy) for dy in (10, -8)),
+    Place("left", 8, 10),
+    Place("right", -8, -8),
+    Place("left", 8, -8),
+    Place("right", -8, 10),
     *(Place("center", 0, dy) for dy in (18, -16)),
-    *(Place(align, dx, dy) for dy in (24, -22, 38, -36, 52, -50) for align, dx in (("left", 8), ("right", -8))),
+    *(place for dy in (24, -22, 38, -36, 52, -50) for place in (Place("left", 8, dy), Place("right", -8, dy))),
 )
-"""In order of preference."""
+"""In order of preference; the first two are clear of a line that rises to the right."""
 
 _Box = tuple[float, float, float, float]
 

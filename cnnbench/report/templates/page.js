@@ -23,16 +23,28 @@ function fit(place) {
   if (isWide()) place.classList.add("folded");
   if (isWide()) place.classList.replace("folded", "cards");
 }
+
+// A chart's labels may be wider here than where it was drawn, by the fonts that there are: it grows to hold them.
+function grow(svg) {
+  const view = svg.viewBox.baseVal, box = svg.getBBox(), room = 4;
+  const left = Math.min(view.x, box.x - room), top = Math.min(view.y, box.y - room);
+  const right = Math.max(view.x + view.width, box.x + box.width + room);
+  const bottom = Math.max(view.y + view.height, box.y + box.height + room);
+  svg.setAttribute("viewBox", `${left} ${top} ${right - left} ${bottom - top}`);
+  svg.setAttribute("width", right - left);
+  svg.setAttribute("height", bottom - top);
+}
+
 const widths = new Map();
 const watched = new ResizeObserver((entries) => requestAnimationFrame(() => {
   for (const {target} of entries) {
     if (target.clientWidth && widths.get(target) !== target.clientWidth) {
-      fit(target);
+      target.closest(".chart") ? target.querySelectorAll("svg").forEach(grow) : fit(target);
       widths.set(target, target.clientWidth);
     }
   }
 }));
-for (const place of document.querySelectorAll(".table .scroll, .chooser .scroll")) watched.observe(place);
+for (const place of document.querySelectorAll(":is(.table, .chooser, .chart) > .scroll")) watched.observe(place);
 
 // Tables: a heading sorts, the form above filters.
 for (const box of document.querySelectorAll(".table")) {
