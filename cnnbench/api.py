@@ -18,6 +18,7 @@ from cnnbench.suite.parse import checked, parse_duration, parse_image_size, pars
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cnnbench.analysis.answer import Answer
     from cnnbench.report.charts import Chart
     from cnnbench.report.html import Page
     from cnnbench.report.table import Table
@@ -35,6 +36,13 @@ class Results:
         from cnnbench.analysis.cases import case_frame, case_rows
 
         return case_frame(case_rows(list(self.run.records.values())))
+
+    @cached_property
+    def answer(self) -> "Answer":
+        """The fastest runtime, the best networks, what limits them, and how well the times are known."""
+        from cnnbench.analysis.answer import answer
+
+        return answer(self.run)
 
     @cached_property
     def tables(self) -> "dict[str, Table]":
@@ -109,8 +117,7 @@ class Compared:
 def _tables_html(results: "Results | Compared") -> str:
     from cnnbench.report.html import summary_html
 
-    page = results.page
-    return summary_html(page.title, page.subtitle, page.warnings, list(results.tables.values()))
+    return summary_html(results.page, list(results.tables.values()))
 
 
 def load(folder: str | Path) -> Results:
@@ -134,6 +141,7 @@ def run(
     """
     from rich.console import Console
 
+    from cnnbench.report.live import title_of
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
     from cnnbench.suite.load import load_suite, select
@@ -144,7 +152,7 @@ def run(
     cases = checked(partial(select, loaded.cases), only, "only")
     budget_s = loaded.budget_s if budget is None else checked(parse_duration, budget, "budget")
     folder = Path(out) if out is not None else new_folder(loaded)
-    watch = partial(Progress, Console(width=160))
+    watch = partial(Progress, Console(width=160), title=title_of(loaded.name, cases, budget_s))
     measure(loaded, cases, folder, budget_s=budget_s, resume=resume, watch=watch).check()
     return load(folder)
 

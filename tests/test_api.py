@@ -71,7 +71,7 @@ def test_the_page_is_opened_in_the_users_browser(
     monkeypatch.setenv("BROWSER", f"{browser} %s")
     done = cli("report", str(folder), "--open")
     assert done.returncode == 0, done.stderr
-    assert f"report in {folder / 'report.html'}" in done.stdout
+    assert str(folder / "report.html") in "".join(done.stdout.split())
     assert (tmp_path / "opened").read_text().strip() == (folder / "report.html").as_uri()
 
 

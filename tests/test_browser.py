@@ -1,16 +1,20 @@
 """The page in a real browser, offline: Debian's Chromium, driven by Playwright."""
 
+import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cnnbench.report.bounds import bound_tables
 from cnnbench.report.charts import DARK, PAPER
 from cnnbench.report.html import html
 from cnnbench.report.sections import run_page
 from cnnbench.report.tables import run_tables
+from tests.peaks import peaks
 from tests.sample_run import EVIL, sample_run
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ def page(browser: "Browser", file: Path) -> "Iterator[Page]":
     page.on("dialog", lambda dialog: troubles.append(dialog.message))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(file.as_uri())
+    page.locator("#all").click()
     yield page
     context.close()
     assert troubles == []
@@ -157,9 +162,149 @@ def test_the_raw_samples_of_any_case_are_drawn_in_the_order_of_time(page: "Page"
     assert "80 samples in 8 blocks" in page.locator(".samples p.caption").inner_text()
 
 
-def test_on_a_phone_only_tables_and_charts_scroll_sideways(page: "Page") -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_sections_are_closed_until_they_are_opened_or_linked_to(browser: "Browser", file: Path) -> None:
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    assert page.locator("main > section > details[open]").count() == 0
+    assert page.locator("#answer").is_visible()
+    assert not page.locator(INFERENCE).is_visible()
+    page.locator("#times summary").press("Enter")
+    assert page.locator(INFERENCE).is_visible()
+    page.goto(f"{file.as_uri()}#samples")
+    page.locator("#samples details[open]").wait_for()
+    page.close()
+
+
+def test_the_sliders_judge_every_case_by_its_whole_interval(page: "Page") -> None:
+    def verdicts() -> dict[tuple[str, str], str]:
+        rows = page.locator(".chooser tbody tr:not([hidden])")
+        cells = [row.locator("td").all_inner_texts() for row in rows.all()]
+        return {(model, backend): verdict for verdict, model, backend, *_ in cells}
+
+    assert set(verdicts().values()) == {"meets"}
+    accuracy = page.locator(".chooser input[name=accuracy]")
+    accuracy.fill("60")  # of the way from 56.5 % to 72.2 %: 65.9 %
+    found = verdicts()
+    assert found["mobilenet_v2", "ort/cpu"] == found["resnet18", "eager/cpu"] == "meets"
+    assert found["alexnet", "ort/cpu"] == "fails"
+    page.locator(".chooser input[name=p50]").fill("25")  # of 5 to 320 ms: 14.1 ms
+    assert [model for (model, _), verdict in verdicts().items() if verdict == "meets"] == ["mobilenet_v2"] * 2
+    assert page.locator(".chooser .caption").inner_text().startswith("2 meets, 0 may, 0 unknown, 4 fails.")
+    page.locator(".chooser select").select_option("8")
+    assert ("lenet5", "ort/cpu") in verdicts()
+    assert verdicts()["lenet5", "ort/cpu"] == "unknown", "its accuracy is not known"
+
+
+LONG = (
+    "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn/heads",
+    "my_company_models.vision.experimental.backbones:build_the_wide_one@1024x2048/c4/k1000/w:best-of-third-run.safetensors",
+)
+WIDTHS = (360, 768, 1280, 1920)
+OVERFLOWS = """() => {
+  const found = [];
+  const name = (element) => `${element.tagName}.${element.getAttribute("class") || ""} ` +
+    `${(element.textContent || "").trim().replace(/\\s+/g, " ").slice(0, 60)}`;
+  for (const element of document.querySelectorAll("body *:not(svg *):not(script):not(option)")) {
+    const box = element.getBoundingClientRect();
+    if (!box.width || !element.checkVisibility() || getComputedStyle(element).display === "inline") continue;
+    if (element.scrollWidth > element.clientWidth + 1) found.push(`too wide: ${name(element)}`);
+    if (box.right > innerWidth + 1 || box.left < -1) found.push(`outside: ${name(element)}`);
+  }
+  for (const svg of document.querySelectorAll("figure.chart svg")) {
+    const box = svg.getBoundingClientRect();
+    if (!svg.checkVisibility()) continue;
+    const texts = [...svg.querySelectorAll("text")].filter((text) => text.textContent).map((text) =>
+      [text, text.getBoundingClientRect()]);
+    for (const [text, at] of texts) {
+      if (at.left < box.left - 1 || at.right > box.right + 1 || at.top < box.top - 1 || at.bottom > box.bottom + 1) {
+        found.push(`cut off: ${svg.closest("figure").id} ${text.textContent}`);
+      }
+    }
+    texts.forEach(([one, a], place) => texts.slice(place + 1).forEach(([other, b]) => {
+      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (across > 1 && down > 0.4 * Math.min(a.height, b.height)) {
+        found.push(`overlap: ${svg.closest("figure").id} ${one.textContent} / ${other.textContent}`);
+      }
+    }));
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run with the longest names there are, with peaks and with every table."""
+    run = sample_run(tmp_path_factory.mktemp("long"))
+    renamed = dict(zip(("alexnet", "resnet18"), LONG, strict=True))
+    records = []
+    for each in run.records.values():
+        spec = each.case.spec
+        name = renamed.get(spec.model, spec.model)
+        records.append(
+            each.model_copy(
+                update={
+                    "case": each.case.model_copy(
+                        update={"threads": 2, "spec": spec.model_copy(update={"model": name, "weights": None})}
+                    )
+                }
+            )
+        )
+    run = dataclasses.replace(run, records={each.id: each for each in records}, peaks=[peaks()])
+    file = run.folder / "report.html"
+    file.write_text(html(run_page(run, [*run_tables(run), *bound_tables(run)])), encoding="utf-8")
+    return file
+
+
+def settled(page: "Page") -> list[str]:
+    """What overflows when the page's own script has fitted tables and charts into their places."""
+    found: list[str] = page.evaluate(OVERFLOWS)
+    ends_s = time.monotonic() + 10
+    while found and time.monotonic() < ends_s:
+        page.wait_for_timeout(100)
+        found = page.evaluate(OVERFLOWS)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", ["light", "dark", "print"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_text_is_cut_off_hidden_or_under_another_at_any_width(
+    browser: "Browser", long_file: Path, width: int, look: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    page.emulate_media(color_scheme="dark" if look == "dark" else "light")
+    page.goto(long_file.as_uri())
+    assert settled(page) == []
+    page.locator("#all").click()
+    page.emulate_media(media="print" if look == "print" else "screen")
+    assert settled(page) == []
+    headings = page.locator(f"{INFERENCE} th")
+    cells = page.locator(f"{INFERENCE} tbody tr:not([hidden])").first.locator("td")
+    assert cells.count() == headings.count()
+    assert all(cell.is_visible() for cell in cells.all())
+    context.close()
+
+
+@pytest.mark.slow
+def test_what_is_too_wide_is_found(browser: "Browser", tmp_path: Path) -> None:
+    file = tmp_path / "wide.html"
+    file.write_text(
+        "<p style='width: 5rem; overflow: hidden; white-space: nowrap'>this text is cut off at its right side</p>"
+        "<figure class=chart id=c><svg width=100 height=20><text x=50 y=15>it leaves the picture</text>"
+        "<text x=50 y=15>and runs through</text></svg></figure>"
+    )
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    found = page.evaluate(OVERFLOWS)
+    assert {line.split(":")[0] for line in found} >= {"too wide", "cut off", "overlap"}
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_page_is_below_three_megabytes(long_file: Path) -> None:
+    assert long_file.stat().st_size < 3e6
 
 
 def test_a_dark_system_gets_a_dark_page_and_dark_charts(page: "Page") -> None:
@@ -174,5 +319,5 @@ def test_a_dark_system_gets_a_dark_page_and_dark_charts(page: "Page") -> None:
 def test_paper_gets_a_light_page_without_controls(page: "Page") -> None:
     page.emulate_media(color_scheme="dark", media="print")
     assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not page.locator("nav").is_visible()
+    assert not page.locator("#all").is_visible()
     assert not page.locator(f"{INFERENCE} form").is_visible()

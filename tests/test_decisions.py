@@ -323,7 +323,7 @@ def test_what_was_measured_on_another_machine_is_measured_again_and_the_run_name
     assert (now.machine.cpu, now.software["torch"]) == (here.machine.cpu, here.software["torch"])
 
 
-def test_a_full_disk_in_the_middle_is_one_line_with_the_tables_and_exit_code_3(
+def test_a_full_disk_in_the_middle_is_one_line_with_the_answer_and_exit_code_3(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, fill_disk: FillDisk
 ) -> None:
     scripted.use(monkeypatch, home, *lenet())
@@ -334,4 +334,4 @@ def test_a_full_disk_in_the_middle_is_one_line_with_the_tables_and_exit_code_3(
     assert done.returncode == 3
     assert "jsonl: No space left on device; finished records are lost: make room" in done.stderr
     assert "Traceback" not in done.stderr
-    assert f"1 records in {records.parent.name}" in done.stdout, "the tables come before"
+    assert "lenet5, inference in PyTorch; 1 case" in " ".join(done.stdout.split()), "the answer comes before"

@@ -11,18 +11,20 @@ import pandas as pd
 import pytest
 
 from cnnbench.analysis.cases import case_rows
+from cnnbench.analysis.pareto import Point, is_dominated, is_on_front
 from cnnbench.analysis.stats import Estimate
 from cnnbench.errors import RunFolderError
 from cnnbench.records.environment import Threads
 from cnnbench.records.reason import Reason
 from cnnbench.records.run_folder import Run
+from cnnbench.report.answer import Figure, Line
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.charts import DARK, Chart
 from cnnbench.report.files import table_latex, write_report
-from cnnbench.report.html import TEMPLATES, Page, Section, html, summary_html
+from cnnbench.report.html import TEMPLATES, Lead, Page, Section, html, summary_html
+from cnnbench.report.labels import PLACES, places
 from cnnbench.report.samples import MAX_SAMPLES, samples
 from cnnbench.report.sections import run_page
-from cnnbench.report.sections.accuracy import Point, is_dominated, is_on_front
 from cnnbench.report.table import Table
 from cnnbench.report.tables import run_tables
 from tests.peaks import peaks
@@ -67,7 +69,7 @@ def drawn(page: Page) -> dict[str, list[dict[str, Any]]]:
 def test_every_table_stands_on_the_page_as_it_is(page: Page, read: ReadPage) -> None:
     tables = {part.name: part for section in page.sections for part in section.parts if isinstance(part, Table)}
     assert list(read.tables) == list(tables)
-    assert list(tables) == ["machine", "inference", "training", "runtimes", "models", "counters", "start"]
+    assert list(tables) == ["machine", "runtimes", "inference", "training", "models", "counters", "start"]
     for name, table in tables.items():
         shown = read.tables[name]
         assert shown.headings == table.headings
@@ -103,16 +105,48 @@ def test_tables_are_filtered_by_what_their_rows_are_of(read: ReadPage) -> None:
     assert read.tables["counters"].choices["model"] == ["alexnet", "resnet18", "mobilenet_v2"]
 
 
-def test_the_page_has_its_headings_and_links_to_each_section(page: Page, read: ReadPage) -> None:
+def test_the_answer_stands_first_and_each_section_opens_below_it(page: Page, read: ReadPage) -> None:
+    assert page.lead is not None
     assert read.texts("h1") == ["sample"]
     assert read.texts("title") == ["sample – cnnbench"]
-    assert read.texts("h2") == [section.heading for section in page.sections]
-    links = [f"#{section.id}" for section in page.sections]
-    assert [link for link in read.attributes("href") if link.startswith("#")] == links
-    assert read.texts("h3")[:3] == ["Hardware and software", "Width of the intervals", "Inference"]
+    subtitle = next(element.text for element in read.elements if element.attributes.get("class") == "subtitle")
+    assert subtitle == "Testing CPU, 2 threads, 2026-01-01"
+    values = [element.text for element in read.elements if element.attributes.get("class") == "value"]
+    assert [" ".join(text.split()) for text in values] == [
+        "×1.81 [1.81, 1.82]",
+        "×1.25 [1.25, 1.25]",
+        "5.00 ms [4.90, 5.10]",
+        "±2.0 %",
+    ]
+    assert read.texts("dt") == [line.label for line in page.lead.lines]
+    assert read.texts("dd") == [line.text for line in page.lead.lines]
+    assert read.texts("h2") == read.texts("summary") == [section.heading for section in page.sections]
+    order = [element.tag for element in read.elements]
+    assert order.index("h1") < order.index("dl") < order.index("details") < order.index("table")
+    assert read.texts("h3")[:3] == [
+        "Published accuracy against latency, cpu",
+        "Hardware and software",
+        "Width of the intervals",
+    ]
     assert len(read.ids) == len(set(read.ids))
     paragraphs = [element.text for element in read.elements if element.attributes.get("class") == "prose"]
     assert paragraphs == [text for section in page.sections for text in section.prose]
+
+
+def test_a_page_without_an_answer_links_to_its_sections() -> None:
+    read = ReadPage(html(Page("t", "s", [Section("one", "One", ["p"]), Section("two", "Two", ["p"])])))
+    assert [link for link in read.attributes("href") if link.startswith("#")] == ["#one", "#two"]
+    assert read.texts("details") == []
+
+
+def test_a_run_without_an_accuracy_has_the_chart_of_ratios_first(tmp_path: Path) -> None:
+    records = [record(case(runtime), [0.01] * 7) for runtime in ("eager", "ort")]
+    page = page_of(Run(tmp_path, "t", "?", ENVIRONMENT, {each.id: each for each in records}))
+    assert page.lead
+    assert page.lead.chart
+    assert page.lead.chart.name == "runtimes-inference"
+    assert "runtimes" in [section.id for section in page.sections], "its table and words stay"
+    assert [chart.name for chart in page.charts].count("runtimes-inference") == 1
 
 
 def test_the_page_fetches_nothing_and_runs_only_its_own_script(read: ReadPage) -> None:
@@ -131,7 +165,7 @@ def test_the_page_fetches_nothing_and_runs_only_its_own_script(read: ReadPage) -
 
 def test_every_chart_is_drawn_with_its_title_and_caption(page: Page, read: ReadPage) -> None:
     assert [chart.name for chart in page.charts] == [
-        *("interval-widths", "accuracy-cpu", "runtimes-inference", "runtimes-training", "throughput", "latency"),
+        *("accuracy-cpu", "interval-widths", "runtimes-inference", "runtimes-training", "throughput", "latency"),
         *("training-step", "memory-inference", "memory-training", "start"),
     ]
     assert read.texts("figcaption") == [chart.caption for chart in page.charts]
@@ -220,7 +254,7 @@ def test_the_files_of_a_report(sample: Run, page: Page, golden: Golden) -> None:
 
 def test_the_page_has_its_sections_in_order(page: Page) -> None:
     assert [section.id for section in page.sections] == [
-        *("machine", "times", "accuracy", "runtimes", "why", "batches"),
+        *("machine", "pick", "runtimes", "times", "batches"),
         *("training", "memory", "counts", "start", "samples"),
     ]
 
@@ -247,7 +281,9 @@ def test_names_and_reasons_from_records_are_text_everywhere(sample: Run, page: P
         assert "&lt;script" in text
     charted = Page("t", "s", [Section("id", "h", [EVIL], [*page_of(_named_evil(sample)).charts])], [EVIL])
     assert EVIL not in html(charted)
-    assert EVIL not in summary_html(EVIL, EVIL, [EVIL], run_tables(sample))
+    lead = Lead([Figure(EVIL, EVIL, EVIL)], [Line(EVIL, EVIL)], None)
+    assert EVIL not in html(Page(EVIL, EVIL, [], [EVIL], lead=lead))
+    assert EVIL not in summary_html(Page(EVIL, EVIL, [], [EVIL], lead=lead), run_tables(sample))
 
 
 def _named_evil(run: Run) -> Run:
@@ -347,3 +383,20 @@ def test_the_script_reads_the_keys_that_the_samples_have(sample: Run) -> None:
     launch_keys = case_keys["launches"][0]
     for name, keys in (("chosen", case_keys), ("launch", launch_keys), ("block", launch_keys["blocks"][0])):
         assert set(re.findall(rf"\b{name}\.(\w+)", script)) <= set(keys), name
+
+
+def test_the_cases_to_pick_from_have_their_figures_with_both_ends(read: ReadPage, sample: Run) -> None:
+    cells = [element for element in read.elements if element.attributes.get("data-metric") == "p50"]
+    assert len(cells) == 14  # inference of three models at two batches and of one at one, in two runtimes
+    assert cells[0].attributes["data-ends"] == "4.9,5,5.1"
+    assert [each.attributes["name"] for each in read.elements if each.attributes.get("type") == "range"] == [
+        *("p50", "accuracy", "size")  # all have the same memory
+    ]
+
+
+def test_names_of_points_touch_no_other_name_where_there_is_room() -> None:
+    points = [(100.0, 100.0), (104.0, 103.0), (380.0, 104.0)]
+    first, second, third = places(points, ["mobilenet_v2", "resnet18", "torchvision/a_long_name"], 410)
+    assert first != second
+    assert PLACES[third].align == "right", "it would leave the chart on the right"
+    assert places(points, [None, None, None], 410) == [0, 0, 0]

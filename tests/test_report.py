@@ -1,6 +1,7 @@
 """Tables from fixed records, compared whole."""
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -240,35 +241,90 @@ def test_figures_have_the_digits_that_their_interval_supports(
     assert interval_text(Estimate(value, low, high)) == text
 
 
-def test_progress_tells_what_is_measured_what_came_out_and_the_time_left() -> None:
+ABSENT = record(case("eager", device="cuda"), status="unavailable", reasons=[NO_DRIVER])
+
+
+def test_in_a_log_each_subject_each_case_and_each_thing_that_is_missing_has_one_line() -> None:
     console = Console(file=StringIO(), width=160)
-    with Progress(console, total=3, finished=1) as progress:
+    with Progress(console, total=5, finished=1, title="tiny: lenet5") as progress:
+        progress.doing("probing", 80)
+        progress.done(ABSENT)
+        progress.done(record(case("ort", device="cuda"), status="unavailable", reasons=[NO_DRIVER]))
         progress.doing("lenet5/inference: starting", 75)
         progress.doing("lenet5/inference: round 1", 70)
         progress.done(record(case("eager"), EAGER))
-        progress.done(
-            record(
-                case("eager", device="cuda"),
-                status="unavailable",
-                reasons=[NO_DRIVER],
-            )
-        )
+        progress.doing("other/inference: round 1", 60)
+        progress.doing("lenet5/inference: round 1", 50)
+        progress.done(record(case("eager"), EAGER))
+        progress.doing("other/inference: round 2", 40)
+        progress.done(record(case("eager"), EAGER, status="noisy"))
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
-        "[1/3] lenet5/inference: starting, about 1 min 15 s left",
-        "[2/3] lenet5/inference/eager/cpu/fp32/b8: ok, 10.0 ms ± 2.0%, 800 images/s",
+        "tiny: lenet5",
+        "[1/5] probing, about 1 min 20 s left",
+        "2 cases need CUDA: no driver.",
+        "[3/5] lenet5/inference: starting, about 1 min 15 s left",
+        "[4/5] lenet5/inference/eager/cpu/fp32/b8: ok, 10.0 ms ± 2.0%, 800 images/s",
+        "[4/5] other/inference: round 1, about 1 min 00 s left",
+        "[4/5] lenet5/inference: again, about 50 s left",
+        "[4/5] other/inference: again, about 40 s left",
+        "[4/5] lenet5/inference/eager/cpu/fp32/b8: noisy, 10.0 ms ± 2.0%, 800 images/s",
     ]
 
 
-def test_on_a_terminal_progress_is_a_bar_below_the_finished_cases() -> None:
-    console = Console(file=StringIO(), width=100, force_terminal=True, force_interactive=True)
-    with Progress(console, total=2) as progress:
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(console: Console) -> str:
+    """What reached the terminal, with its control sequences."""
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_on_a_terminal_progress_is_one_block_of_ratios_so_far_that_leaves_nothing_behind() -> None:
+    console = Console(file=_Terminal(), width=80, height=20, force_terminal=True, _environ={})
+    with Progress(console, total=4, title="tiny: lenet5 in eager and ort") as progress:
+        progress.done(ABSENT)
         progress.doing("lenet5: round 1", 30)
         progress.done(record(case("eager"), EAGER))
+        progress.done(record(case("ort"), ORT))
+        progress.done(record(case("ort", "training"), status="failed", reasons=[Reason(code="crashed")]))
         progress.doing("lenet5: round 2", 20)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1/2" in shown
-    assert "lenet5: round 1, about 30 s left" in shown
-    assert "10.0 ms" in shown
+        drawn = shown(console)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn[drawn.rindex("tiny: lenet5") :])
+    assert [" ".join(line.split()) for line in last.splitlines()] == [
+        "tiny: lenet5 in eager and ort",
+        "measured eager speed as a multiple of eager's",
+        "lenet5 inference batch 8 10.0 ms ort ×2.00",
+        "lenet5 training batch 8 ort failed",
+        "1 case needs CUDA: no driver.",
+        f"{'━' * 30} 4/4",
+        "lenet5: round 2, about 20 s left",
+    ]
+    erased = shown(console)[len(drawn) :]
+    assert erased.count("\x1b[2K") >= 7, "the block is taken away"
+    assert "driver" not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", erased).partition("20 s left")[2]
+
+
+def test_the_block_keeps_to_the_height_of_the_terminal() -> None:
+    console = Console(file=_Terminal(), width=80, height=16, force_terminal=True, _environ={})
+    with Progress(console, total=40, title="t") as progress:
+        for batch in range(1, 31):
+            progress.done(record(case("eager", batch=batch), EAGER))
+        last = shown(console)[shown(console).rindex("before these") - 4 :]
+    assert "22 before these" in last
+    assert last.count("lenet5") == 8
+
+
+@pytest.mark.parametrize("terminal", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+def test_a_dumb_terminal_gets_lines_and_one_without_colours_gets_none(terminal: dict[str, str]) -> None:
+    console = Console(file=_Terminal(), width=80, height=20, force_terminal=True, _environ=terminal)
+    with Progress(console, total=1, title="t") as progress:
+        progress.done(record(case("eager"), EAGER))
+    is_dumb = terminal["TERM"] == "dumb"
+    assert ("\x1b[2K" in shown(console)) != is_dumb
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown(console)), "no colour"
 
 
 def test_without_a_total_progress_is_a_line_for_each_subject() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import bisect, cache, curves, evaluate, gate, history, machine, models, process, runs
+from cnnbench.cli import bisect, cache, curves, evaluate, gate, history, machine, models, pick, process, runs
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.printable import printable
@@ -23,15 +23,23 @@ TRACEBACK = "CNNBENCH_TRACEBACK"
 MAX_LINE = 1000
 """Characters of one line of an error, which may quote what was given."""
 
+START = """\
+cnnbench: which CNN, in which runtime, on which hardware, how fast, and why.
+
+measure  cnnbench run classic                                  nine networks in PyTorch and ONNX Runtime, here
+choose   cnnbench pick RUN --p50 20ms --accuracy 70            what meets bounds, of what was measured
+guard    cnnbench gate suites/gate.yaml --base main --head .   whether a change made it slower, for CI
+
+cnnbench --help lists all commands; cnnbench COMMAND --help has an example of each."""
+"""What the command without words prints: the three things that people do."""
+
 app = typer.Typer(
     help="Which CNN, in which runtime, on which hardware, how fast, and why.\n\n"
     "Example: cnnbench run suites/smoke.yaml",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, gate, bisect, models, evaluate, curves, machine, cache):
+for commands in (runs, pick, gate, bisect, models, evaluate, curves, machine, cache):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 
@@ -82,7 +90,11 @@ def _flushed(code: int) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(START)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,8 @@ Only = Annotated[
     typer.Option(metavar="GLOB", help="Only cases whose id matches, such as 'resnet*/inference/*'."),
 ]
 
+ShowTables = Annotated[bool, typer.Option("--tables", help="Print the tables of what was measured, too.")]
+
 
 @app.command()
 def run(
@@ -35,12 +38,14 @@ def run(
         typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    tables: ShowTables = False,
 ) -> None:
-    """Measure a suite: build, count, export, check parity, time, and write tables.
+    """Measure a suite: build, count, export, check parity, time, answer in ten lines, and write a report.
 
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
     from cnnbench.records.run_folder import new_folder
+    from cnnbench.report.live import title_of
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
 
@@ -49,7 +54,8 @@ def run(
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to continue; got none")
     folder = out or new_folder(loaded)
-    ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=partial(Progress, console()))
+    watch = partial(Progress, console(), title=title_of(loaded.name, cases, seconds))
+    ended = measure(loaded, cases, folder, budget_s=seconds, resume=resume, watch=watch)
     if ended.unwritten:
         typer.echo(f"error: {ended.unwritten}", err=True)
     if ended.empty and ended.interrupted:
@@ -57,7 +63,7 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED)
     if ended.empty and ended.unwritten:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
-    records = _show_run(folder).run.records
+    records = _show_run(folder, tables).run.records
     options = [word for pattern in only or [] for word in ("--only", pattern)]
     again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
     left = f"{len(ended.left)} of {len(cases)} cases left; continue with: {again}"
@@ -92,11 +98,12 @@ def report(
     profile: Annotated[
         bool, typer.Option("--profile", help="First profile its models layer by layer, on the run's machine.")
     ] = False,
+    tables: ShowTables = False,
     as_json: Json = False,
 ) -> None:
-    """Print a run's tables and rewrite its page, files and charts from its records.
+    """Print a run's answer in ten lines, and rewrite its page, files and charts from its records.
 
-    Example: cnnbench report runs/smoke-20260101-120000 --open
+    Example: cnnbench report reports/classic-epyc-2cores-20261125 --tables
     """
     from cnnbench.api import load
 
@@ -105,7 +112,7 @@ def report(
     if as_json:
         print_frames({name: table.data for name, table in load(folder).tables.items()})
         return
-    results = _show_run(folder)
+    results = _show_run(folder, tables)
     if open_:
         import webbrowser
 
@@ -128,7 +135,7 @@ def compare(
 ) -> None:
     """Compare runs from any machines on the cases that they share. A description, not a verdict.
 
-    Example: cnnbench compare runs/laptop runs/server --reference 2 --out compared
+    Example: cnnbench compare reports/threads-epyc-20261122/one-thread reports/threads-epyc-20261122/two-threads
     """
     from cnnbench import api
     from cnnbench.report.terminal import print_tables
@@ -158,7 +165,7 @@ def convert(
 ) -> None:
     """Write a run in another tool's format. What the format cannot hold is listed on standard error.
 
-    Example: cnnbench convert runs/smoke-20260101-120000 --to pytest-benchmark
+    Example: cnnbench convert reports/classic-epyc-2cores-20261125 --to csv --out classic.csv
     """
     from cnnbench.integrations import convert as formats
 
@@ -169,19 +176,22 @@ def convert(
         typer.echo(file)
 
 
-def _show_run(folder: Path) -> "Results":
-    """Write the run's report and print its tables."""
-    from cnnbench.api import load
-    from cnnbench.report.terminal import print_tables
+def _show_run(folder: Path, with_tables: bool) -> "Results":
+    """Write the run's report, and print its tables, if asked for, and its answer."""
+    from cnnbench.api import Results, load
+    from cnnbench.report.answer import lines
+    from cnnbench.report.terminal import print_answer, print_tables
 
     results = load(folder)
-    print_tables(console(), list(results.tables.values()))
+    if with_tables:
+        there = {id_: record for id_, record in results.run.records.items() if record.status != "unavailable"}
+        print_tables(console(), list(Results(replace(results.run, records=there)).tables.values()))
     _warn_unreadable(results.run.unreadable)
     try:
-        where = f"report in {results.write()}"
+        where = str(results.write())
     except OSError as error:
-        where = f"report not written: {error.strerror}"
-    typer.echo(f"{len(results.run.records)} records in {folder}; {where}")
+        where = f"not written: {error.strerror}"
+    print_answer(console(), lines(results.answer, where))
     return results
 
 

@@ -7,9 +7,9 @@ from cnnbench.analysis.datasheets import datasheet_of
 from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.roofline import Part, Roofline
 from cnnbench.records.run_folder import Run
-from cnnbench.report.format import NONE, UNKNOWN, in_giga, percent
+from cnnbench.report.format import NONE, UNKNOWN, format_count, in_giga, percent
 from cnnbench.report.peaks import peaks_table
-from cnnbench.report.prose import name_of
+from cnnbench.report.prose import UNKNOWN_PEAKS, Cause, causes, name_of
 from cnnbench.report.table import Column, R, Table, figure, hidden, measure, table_of, words
 
 SLOWEST = 3
@@ -18,7 +18,7 @@ SLOWEST = 3
 def bound_tables(run: Run) -> list[Table]:
     """The tables, without those that would be empty."""
     explained = list(explain(run).values())
-    tables = [peaks_table(run.peaks), _cases(explained), *_profiled(explained)]
+    tables = [_causes(causes(explained)), peaks_table(run.peaks), _cases(explained), *_profiled(explained)]
     return [table for table in tables if table.rows]
 
 
@@ -50,6 +50,29 @@ def _roofline_columns(of: Callable[[R], Roofline]) -> list[Column[R]]:
         measure("bound / time", lambda r: of(r).lower_bound_share, percent, "lower_bound_share"),
         words("bound by", lambda r: of(r).bound, axis=True),
     ]
+
+
+def _causes(found: Sequence[Cause]) -> Table:
+    """One row per network and runtime."""
+    columns: list[Column[Cause]] = [
+        words("model", lambda r: r.of.case.label, axis=True),
+        words("runtime", lambda r: name_of(r.of.case.runtime), axis=True),
+        figure("MACs", lambda r: r.of.macs, format_count, "macs"),
+        figure("% of most", lambda r: r.macs_share, percent, "macs_share"),
+        figure("ms", lambda r: 1e3 * r.of.seconds),
+        figure("% of its", lambda r: r.time_share, percent, "time_share"),
+        measure("bound / time", lambda r: r.of.roofline.lower_bound_share, percent, "lower_bound_share"),
+        words("cause", lambda r: r.sentence),
+    ]
+    batch = f" Inference, batch {found[0].of.case.batch}." if found else ""
+    caption = (
+        f"Where the time goes.{batch} % of most: of the MACs of the network with the most. % of its: of that network's "
+        "time in the same runtime; if this is larger, MACs alone do not explain the time. bound / time: the lower "
+        "bound that the machine's peaks allow, divided by the measured time. cause: the kinds of work that take the "
+        "most time, each with its share of the call, then what limits the whole call."
+    )
+    is_known = any(each.of.peaks for each in found)
+    return table_of("causes", "Why", caption, found, columns, notes=[] if is_known else [UNKNOWN_PEAKS])
 
 
 def _cases(explained: Sequence[Explained]) -> Table:

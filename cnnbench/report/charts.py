@@ -33,9 +33,16 @@ CONFIG: dict[str, Any] = {
     "font": FONT,
     "view": {"stroke": None},
     "padding": {"left": 8, "right": 12, "top": 5, "bottom": 5},
-    "axis": {**_LABELS, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "labelLimit": 260},
+    "axis": {
+        **_LABELS,
+        "gridColor": GRID,
+        "domainColor": GRID,
+        "tickColor": GRID,
+        "labelLimit": 0,
+        "labelSeparation": 10,
+    },
     "axisY": {"titlePadding": 8},
-    "legend": {**_LABELS, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 260},
+    "legend": {**_LABELS, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 0},
     "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
     "range": {"category": list(SERIES)},
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
@@ -159,6 +166,16 @@ def ratio_marks(
     points = base.mark_point(filled=True).encode(x=x, description="what:N")
     one = alt.Chart(data([{"ratio": 1.0}])).mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=x)
     return alt.layer(one, bars, points).properties(width=WIDTH, height=alt.Step(ROW - 3))
+
+
+def folded(name: str, length: int) -> list[str]:
+    """A long name in lines of at most so many characters, broken behind punctuation where there is some."""
+    lines = [""]
+    for word in re.findall(rf"[^/_@:,-]{{1,{length - 1}}}[/_@:,-]?|[/_@:,-]", name):
+        if len(lines[-1]) + len(word) > length:
+            lines.append("")
+        lines[-1] += word
+    return lines
 
 
 def legend_of(series: Iterable[str]) -> alt.Legend | None:

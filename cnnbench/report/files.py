@@ -13,6 +13,7 @@ from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.run_folder import Run
 from cnnbench.report import escape
+from cnnbench.report.answer import Line
 from cnnbench.report.html import Page, html
 from cnnbench.report.table import Table
 
@@ -33,6 +34,8 @@ def write_comparison(folder: Path, tables: Sequence[Table], page: Page) -> Path:
 
 def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequence[str]) -> Path:
     paragraphs = ["# " + escape.markdown(header[0]), *map(escape.markdown, header[1:])]
+    if page.lead:
+        paragraphs.append("\n".join(f"- {_marked(line)}" for line in page.lead.lines))
     _make(folder / TABLES)
     for table in tables:
         file = folder / TABLES / table.name
@@ -50,6 +53,12 @@ def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequen
     files.write(folder / MARKDOWN, "\n\n".join(paragraphs) + "\n")
     files.write(folder / PAGE, html(page))
     return folder / PAGE
+
+
+def _marked(line: Line) -> str:
+    """A line of the answer in Markdown, its label in bold type."""
+    text = escape.markdown(line.text)
+    return f"**{line.label}** {text}" if line.label else text
 
 
 def _make(folder: Path) -> None:

@@ -15,7 +15,9 @@ from markupsafe import Markup
 
 from cnnbench import __version__
 from cnnbench.records.record import MEASURED
+from cnnbench.report.answer import Figure, Line
 from cnnbench.report.charts import Chart, dark_style
+from cnnbench.report.chooser import Chooser
 from cnnbench.report.escape import strict_json
 from cnnbench.report.format import NONE
 from cnnbench.report.pictures import Picture
@@ -23,6 +25,8 @@ from cnnbench.report.samples import Samples
 from cnnbench.report.table import Table
 
 TEMPLATES = Path(__file__).parent / "templates"
+LONG = 40
+"""Characters of a cell: longer ones are wrapped."""
 MAX_CHOICES = 30
 """A column with more different words has no list to choose from."""
 
@@ -31,7 +35,7 @@ _JINJA = Environment(
 )
 _JINJA.policies["json.dumps_function"] = lambda content, **_: strict_json(content)
 
-Part = Table | Chart | Samples | Picture
+Part = Table | Chart | Samples | Picture | Chooser
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """What a page says first: a few figures, the one chart that decides, and how far to trust them."""
+
+    figures: Sequence[Figure]
+    lines: Sequence[Line]
+    chart: Chart | None
+
+
+@dataclass(frozen=True)
 class Page:
     """An HTML report from top to bottom."""
 
@@ -56,11 +69,14 @@ class Page:
     """What could not be read, one line each."""
     origin: str = "from the records beside this file. Statistics are computed from raw samples"
     """What it was written from, at its end."""
+    lead: Lead | None = None
+    """Where there is one, it stands first, and the sections below it are closed until they are opened."""
 
     @property
     def charts(self) -> list[Chart]:
         """All charts of the page."""
-        return [part for section in self.sections for part in section.parts if isinstance(part, Chart)]
+        first = [self.lead.chart] if self.lead and self.lead.chart else []
+        return first + [part for section in self.sections for part in section.parts if isinstance(part, Chart)]
 
 
 def html(page: Page) -> str:
@@ -77,9 +93,9 @@ def html(page: Page) -> str:
     )
 
 
-def summary_html(title: str, subtitle: str, warnings: Sequence[str], tables: Sequence[Table]) -> str:
-    """Tables under a heading, as a piece of HTML for a notebook: no script, styles that touch nothing else."""
-    return _render("summary.html.j2", title=title, subtitle=subtitle, warnings=warnings, tables=map(_part_html, tables))
+def summary_html(page: Page, tables: Sequence[Table]) -> str:
+    """The lead and tables under a heading, as HTML for a notebook: no script, styles that touch nothing else."""
+    return _render("summary.html.j2", page=page, tables=list(map(_part_html, tables)))
 
 
 def _part_html(part: Part) -> Markup:
@@ -88,6 +104,8 @@ def _part_html(part: Part) -> Markup:
         return _render("chart.html.j2", chart=part, svg=Markup(part.svg))
     if isinstance(part, Picture):
         return _render("picture.html.j2", picture=part)
+    if isinstance(part, Chooser):
+        return _render("chooser.html.j2", chooser=part)
     if isinstance(part, Samples):
         return _render("samples.html.j2", samples=part)
     choices = {}
@@ -95,7 +113,7 @@ def _part_html(part: Part) -> Markup:
         words = dict.fromkeys(row[place].text for row in part.rows if row[place].text != NONE)
         if column.is_axis and 1 < len(words) <= MAX_CHOICES:
             choices[column.heading] = list(words)
-    return _render("table.html.j2", table=part, choices=choices, measured=MEASURED)
+    return _render("table.html.j2", table=part, choices=choices, measured=MEASURED, long=LONG)
 
 
 def _render(template: str, **values: object) -> Markup:

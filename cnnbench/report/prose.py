@@ -1,12 +1,13 @@
-"""Why a model is as fast as it is: sentences made from measured numbers."""
+"""Why a model is as fast as it is: a sentence for each runtime, made from measured numbers."""
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cnnbench.analysis.explain import Explained, telling
 from cnnbench.analysis.kernel import MUCH, faults_per_call, is_much
 from cnnbench.analysis.roofline import Bound, Part
-from cnnbench.report.format import format_count, percent, significant
+from cnnbench.report.format import percent, significant
 from cnnbench.suite.runtimes import REFERENCE, runtime_kind, split
 
 MIN_PART = 0.1
@@ -14,8 +15,6 @@ MIN_PART = 0.1
 MAX_PARTS = 2
 FAR_BELOW = 0.25
 """Where the lower bound is a smaller share of the measured time, the peaks do not explain that time."""
-EQUAL = 0.1
-"""Ratios that differ by less than this count as equal."""
 BOUND_BY: dict[Bound, str] = {
     "compute": "compute-bound",
     "memory": "memory-bound",
@@ -30,26 +29,39 @@ UNKNOWN_PEAKS = (
 )
 
 
-def paragraphs(explained: Iterable[Explained]) -> dict[str, str]:
-    """One paragraph per model, by its label: its MACs and time beside the heaviest model's, and where the time goes.
+@dataclass(frozen=True)
+class Cause:
+    """One network in one runtime: its work and its time beside the heaviest network's, and where the time goes."""
+
+    of: Explained
+    macs_share: float | None
+    """Of the heaviest network's MACs; None where that has none."""
+    time_share: float
+    """Of that network's time in the same runtime."""
+    sentence: str
+
+
+def causes(explained: Iterable[Explained]) -> list[Cause]:
+    """One for each network and runtime, the runtimes of a network beside each other.
 
     Of the inference cases alone, at the batch, device and precision that most models have; of several such the
-    smallest batch.
+    smallest batch. The heaviest network is the one with the most MACs in that runtime.
     """
     by_id = {each.record.id: each for each in explained}
     chosen = [by_id[case.id] for case in telling(each.case for each in by_id.values())]
-    by_runtime: dict[str, dict[str, Explained]] = {}
-    for each in chosen:
-        by_runtime.setdefault(each.case.runtime, {})[each.case.label] = each
-    runtimes = sorted(by_runtime, key=lambda name: name != REFERENCE)
-    found: dict[str, str] = {}
-    for model in dict.fromkeys(each.case.label for each in chosen):
-        first, *others = [by_runtime[runtime] for runtime in runtimes if model in by_runtime[runtime]]
-        text = [_beside_heaviest(first[model], first.values()), *_time(first[model])]
-        for each in (other[model] for other in others):
-            text += [f"In {name_of(each.case.runtime)} it takes {_ms(each)}.", *_time(each)]
-        found[model] = " ".join(dict.fromkeys(text))  # what is unknown is said once
-    return found
+    heaviest = {each.case.runtime: each for each in sorted(chosen, key=lambda each: each.macs)}
+    order = list(dict.fromkeys(each.case.label for each in chosen))
+    chosen.sort(key=lambda each: (order.index(each.case.label), each.case.runtime != REFERENCE))
+    return [
+        Cause(
+            of=each,
+            macs_share=each.macs / most.macs if most.macs else None,
+            time_share=each.seconds / most.seconds,
+            sentence=sentence(each),
+        )
+        for each in chosen
+        for most in [heaviest[each.case.runtime]]
+    ]
 
 
 def kernel_paragraph(explained: Iterable[Explained]) -> str:
@@ -85,46 +97,27 @@ def name_of(runtime: str) -> str:
     return (runtime_kind(name).display_name or name) + (f" ({variant})" if variant else "")
 
 
-def _beside_heaviest(each: Explained, beside: Iterable[Explained]) -> str:
-    case = each.case
-    heaviest = max(beside, key=lambda other: other.macs)
-    where = f"{name_of(case.runtime)}, batch {case.batch}"
-    if heaviest is each:
-        return f"{case.label} has the most MACs here, {format_count(each.macs)}, and takes {_ms(each)} ({where})."
-    if not each.macs:
-        return f"{case.label} has no MACs, and takes {_ms(each)} ({where})."
-    fewer, faster = heaviest.macs / each.macs, heaviest.seconds / each.seconds
-    times_faster = f"{significant(faster, 2)} times faster"
-    if faster < 1:
-        speed = f"but is {significant(1 / faster, 2)} times slower"
-    elif faster < fewer * (1 - EQUAL):
-        speed = f"but is only {times_faster}"
-    else:
-        speed = f"and is {'even ' if faster > fewer * (1 + EQUAL) else ''}{times_faster}"
-    return (
-        f"{case.label} has {significant(fewer)} times fewer MACs than {heaviest.case.label} "
-        f"{speed} here ({_ms(each)} against {_ms(heaviest)}; {where})."
-    )
+def sentence(each: Explained) -> str:
+    """Where the time goes, by the profile, else by the layers' lower bounds; then what limits the whole call."""
+    return "; ".join(part for part in (_parts(each), _whole(each)) if part)
 
 
-def _time(each: Explained) -> Iterable[str]:
-    """Where the time goes, by the profile, else by the layers' lower bounds; then the whole call's lower bound."""
+def _parts(each: Explained) -> str:
     main = [part for part in each.parts if part.share >= MIN_PART][:MAX_PARTS]
     if main and each.profiled:
-        yield from map(_part, main)
+        found = list(map(_part, main))
         overhead = each.profiled.framework_overhead
         if overhead >= MIN_PART:
-            yield f"Framework overhead between operators takes {percent(overhead)}."
-        if each.profiled.times.has_interference:
-            yield "Interference was detected during profiling, so these shares are approximate."
-    elif each.roofline.lower_bound_s:
-        kinds: dict[str, float] = defaultdict(float)
-        for layer in each.roofline.layers:
-            kinds[layer.work.kind] += layer.total_s or 0.0
-        kind, seconds = max(kinds.items(), key=lambda item: item[1])
-        share = seconds / each.roofline.lower_bound_s
-        yield f"There is no layer profile; {percent(share)} of the lower bound is {kind}."
-    yield _whole(each)
+            found.append(f"framework overhead between operators {percent(overhead)}")
+        approximate = ", approximately, since there was interference" if each.profiled.times.has_interference else ""
+        return ", ".join(found) + approximate
+    if not each.roofline.lower_bound_s:
+        return ""
+    kinds: dict[str, float] = defaultdict(float)
+    for layer in each.roofline.layers:
+        kinds[layer.work.kind] += layer.total_s or 0.0
+    kind, seconds = max(kinds.items(), key=lambda item: item[1])
+    return f"no layer profile; {percent(seconds / each.roofline.lower_bound_s)} of the lower bound is {kind}"
 
 
 def _part(part: Part) -> str:
@@ -137,24 +130,15 @@ def _part(part: Part) -> str:
         facts.append(BOUND_BY[roofline.bound])
     if share and share < FAR_BELOW:
         facts.append(f"{significant(1 / share, 2)} times slower than the lower bound")
-    verb = "take" if part.name.endswith("s") else "takes"
     known = f" ({', '.join(facts)})" if facts else ""
-    return f"{part.name[0].upper()}{part.name[1:]} {verb} {percent(part.share)} of the time{known}."
+    return f"{part.name} {percent(part.share)}{known}"
 
 
 def _whole(each: Explained) -> str:
     roofline = each.roofline
     if roofline.peak_flops_per_s is None or roofline.compute_share is None:
-        return UNKNOWN_PEAKS
-    peak = f"{format_count(roofline.peak_flops_per_s)}FLOP/s"
-    reached = f"The call reaches {percent(roofline.compute_share)} of the peak of {peak}."
-    if roofline.lower_bound_s is None or roofline.lower_bound_share is None or roofline.bound is None:
-        return f"{reached} Its lower bound is unknown."
-    return (
-        f"{reached} Its lower bound is {significant(1e3 * roofline.lower_bound_s, 2)} ms, "
-        f"{percent(roofline.lower_bound_share)} of the measured time; it is mostly {BOUND_BY[roofline.bound]}."
-    )
-
-
-def _ms(each: Explained) -> str:
-    return f"{significant(1e3 * each.seconds)} ms"
+        return "limits unknown"
+    reached = f"the call reaches {percent(roofline.compute_share)} of peak"
+    if roofline.lower_bound_share is None or roofline.bound is None:
+        return f"{reached}; its lower bound is unknown"
+    return f"{reached} and is mostly {BOUND_BY[roofline.bound]}"

@@ -1,44 +1,30 @@
 """Published accuracy beside measured latency, with the Pareto front."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import altair as alt
 
-from cnnbench.analysis.cases import CaseRow
-from cnnbench.analysis.stats import Estimate
-from cnnbench.networks import registry
-from cnnbench.records.record import Record
+from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, of_smallest_batch, points_of
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
 from cnnbench.report.html import Section
+from cnnbench.report.labels import PLACES, places
 from cnnbench.report.sections.sources import Sources, described
 
-
-class Point(NamedTuple):
-    """A case whose model has a published accuracy."""
-
-    row: CaseRow
-    top1: float
-    """ImageNet accuracy in percent."""
-    ms: Estimate
+HEIGHT = 300
+"""Of the plotting area, in pixels."""
+MARGIN = 0.12
+"""Of the range of the points, on either side."""
 
 
 def section(sources: Sources) -> Section:
     """A chart per device: top-1 accuracy over the latency of the smallest batch."""
-    accuracies = {record.id: published_top1(record) for record in sources.records}
-    points = [
-        Point(row, top1, row.ms)
-        for row in sources.measured
-        if (row.workload, row.precision) == ("inference", "fp32")
-        and (top1 := accuracies[row.id]) is not None
-        and row.ms
-    ]
+    points = points_of(sources.records, sources.measured)
     charts = []
     for device in dict.fromkeys(point.row.device for point in points):
-        batch = min(point.row.batch for point in points if point.row.device == device)
-        shown = [point for point in points if (point.row.device, point.row.batch) == (device, batch)]
+        shown = of_smallest_batch(points, device)
         if len({point.row.model for point in shown}) > 1:
-            charts.append(_chart(shown, device, batch, sources.backends))
+            charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
     prose = [
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
@@ -46,31 +32,16 @@ def section(sources: Sources) -> Section:
     return Section("accuracy", "Accuracy and latency", prose if charts else (), charts)
 
 
-def published_top1(record: Record) -> float | None:
-    """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
-    if record.artifact is None or (published := record.artifact.counters.published) is None:
-        return None
-    architecture, size = registry.find(record.case.spec.model), published.image_size
-    same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
-    same_classes = architecture is None or record.artifact.classes == architecture.classes
-    return published.top1_percent if same_size and same_classes else None
-
-
-def is_on_front(point: Point, points: Sequence[Point]) -> bool:
-    """Whether no other point is at least as accurate and faster, by the medians."""
-    return not any(other.top1 >= point.top1 and other.ms.value < point.ms.value for other in points)
-
-
-def is_dominated(point: Point, points: Sequence[Point]) -> bool:
-    """Whether another point is at least as accurate, and faster by its whole interval."""
-    low = point.ms.low
-    highs = [other.ms.high for other in points if other.top1 >= point.top1]
-    return low is not None and any(high is not None and high < low for high in highs)
-
-
 def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
     slowest_first = sorted(points, key=lambda point: point.ms.value, reverse=True)
     fastest = {point.row.model: point for point in slowest_first}.values()
+    ends = [end for point in points for end in (point.ms.value, point.ms.low, point.ms.high) if end is not None]
+    x_domain, y_domain = _domain(ends, log=True), _domain([point.top1 for point in points])
+    pixels = [
+        (WIDTH * _share(point.ms.value, x_domain, log=True), HEIGHT * (1 - _share(point.top1, y_domain)))
+        for point in points
+    ]
+    names = [point.row.model if point in fastest else None for point in points]
     rows = [
         {
             "model": point.row.model,
@@ -81,14 +52,15 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
             "high": point.ms.high,
             "front": is_on_front(point, points),
             "dominated": is_dominated(point, points),
-            "label": point.row.model if point in fastest else None,
+            "label": name,
+            "place": place,
             "what": f"{described(point.row)}; top-1 {point.top1:.1f} %",
         }
-        for point in points
+        for point, name, place in zip(points, names, places(pixels, names, WIDTH), strict=True)
     ]
     base = alt.Chart(data(rows)).encode(
-        x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=45), title=f"ms per call, batch {batch}"),
-        y=alt.Y("top1:Q", scale=alt.Scale(zero=False, padding=16), title="top-1 %, published"),
+        x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, domain=x_domain), title=f"ms per call, batch {batch}"),
+        y=alt.Y("top1:Q", scale=alt.Scale(zero=False, nice=False, domain=y_domain), title="top-1 %, published"),
     )
     colour, legend = colours(backends), legend_of(point.row.backend for point in points)
     line = alt.Chart(data(row for row in rows if row["front"])).mark_line(
@@ -102,7 +74,13 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
         fill=alt.condition("datum.dominated", alt.value(PAPER), alt.Fill("backend:N", scale=colour, legend=None)),
         description="what:N",
     )
-    names = base.mark_text(align="left", dx=7, dy=10, color=INK).encode(text="label:N")
+    texts = [
+        alt.Chart(data(row for row in rows if row["label"] and row["place"] == number))
+        .mark_text(align=place.align, dx=place.dx, dy=place.dy, color=INK)
+        .encode(x="ms:Q", y="top1:Q", text="label:N")
+        for number, place in enumerate(PLACES)
+        if any(row["label"] and row["place"] == number for row in rows)
+    ]
     line = line.encode(x="ms:Q", y="top1:Q", order="ms:Q")
     return Chart(
         f"accuracy-{device}",
@@ -110,5 +88,19 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
         "Up and to the left is better. The dashed line is the Pareto front by the medians. Hollow: another model or "
         "backend is at least as accurate and significantly faster. Bars are 95 % intervals; each model is named at its "
         "fastest.",
-        alt.layer(line, bars, marks, names).properties(width=WIDTH, height=300),
+        alt.layer(line, bars, marks, *texts).properties(width=WIDTH, height=HEIGHT),
     )
+
+
+def _domain(values: Sequence[float], *, log: bool = False) -> list[float]:
+    """From the smallest to the largest, with room for marks and names at either end."""
+    ends = [math.log(value) if log else value for value in (min(values), max(values))]
+    room = MARGIN * (ends[1] - ends[0] or 1.0)
+    low, high = ends[0] - room, ends[1] + room
+    return [math.exp(low), math.exp(high)] if log else [low, high]
+
+
+def _share(value: float, domain: Sequence[float], *, log: bool = False) -> float:
+    """Where a value stands in its domain, from 0 to 1."""
+    low, high, at = (math.log(each) if log else each for each in (*domain, value))
+    return (at - low) / (high - low)

@@ -11,7 +11,7 @@ from cnnbench.networks.units import FLOP_PER_MAC, GIGA
 from cnnbench.report.charts import INK, SERIES, WIDTH, Bar, Chart, colours, data, stacked_bars
 from cnnbench.report.format import in_giga
 from cnnbench.report.html import Part, Section
-from cnnbench.report.prose import kernel_paragraph, paragraphs
+from cnnbench.report.prose import kernel_paragraph
 from cnnbench.report.sections.sources import Sources
 
 MAX_KINDS = 7
@@ -20,12 +20,13 @@ OTHER = "all others"
 
 
 def section(sources: Sources) -> Section:
-    """A paragraph per model, then cases and layers beside their lower bounds."""
+    """A cause for each model and runtime, then cases and layers beside their lower bounds."""
     explained = list(explain(sources.run).values())
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
-    parts: list[Part] = [*peaks, *_roofline(explained), *bounds, *_shares(explained), *layers]
-    prose = [*paragraphs(explained).values(), kernel_paragraph(explained)]
-    return Section("why", "What limits each model", [text for text in prose if text], parts)
+    causes = sources.table("causes")
+    parts: list[Part] = [*causes, *_shares(explained), *_roofline(explained), *peaks, *bounds, *layers]
+    prose = [text] if (text := kernel_paragraph(explained)) else []
+    return Section("why", "What limits each model", prose, parts)
 
 
 def _roofline(explained: Sequence[Explained]) -> list[Chart]:

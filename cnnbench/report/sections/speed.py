@@ -8,11 +8,14 @@ import altair as alt
 from cnnbench.analysis.cases import CaseRow
 from cnnbench.analysis.kernel import MUCH
 from cnnbench.analysis.stats import Estimate, geometric_mean
-from cnnbench.report.charts import Chart, Mark, colours, data, legend_of, ratio_marks
+from cnnbench.report.charts import Chart, Mark, colours, data, folded, legend_of, ratio_marks
 from cnnbench.report.format import percent, ratio_text
 from cnnbench.report.html import Part, Section
 from cnnbench.report.sections.sources import Sources, described
 from cnnbench.suite.case import WORKLOADS
+
+PANEL_NAME = 18
+"""Characters of a name above a small chart; longer ones are folded."""
 
 
 def times(sources: Sources) -> Section:
@@ -113,5 +116,5 @@ def _panels(
             color=alt.Color("backend:N", scale=colours(backends), title=title, legend=legend),
         )
         lines = alt.layer(base.mark_line(), base.mark_point(filled=True).encode(description="what:N"))
-        panels.append(lines.properties(width=120, height=85, title=alt.Title(model)))
-    return alt.concat(*panels, columns=3, bounds="flush", spacing=52)
+        panels.append(lines.properties(width=120, height=85, title=alt.Title(folded(model, PANEL_NAME))))
+    return alt.concat(*panels, columns=3, spacing=24)

@@ -1,5 +1,51 @@
 "use strict";
 
+// Sections that open: all at once, when they are linked to, and on paper.
+const sections = [...document.querySelectorAll("main > section > details")];
+const all = document.getElementById("all");
+if (all) {
+  all.hidden = !sections.length;
+  all.addEventListener("click", () => sections.forEach((section) => { section.open = true; }));
+  addEventListener("beforeprint", () => sections.forEach((section) => { section.open = true; }));
+  const show = () => {
+    const target = location.hash && document.getElementById(location.hash.slice(1));
+    const section = target && (target.querySelector(":scope > details") || target.closest("details"));
+    if (section) section.open = true;
+  };
+  addEventListener("hashchange", show);
+  show();
+}
+
+// A table that is wider than its place folds its words, and if it still is, each row becomes a card.
+function fit(place) {
+  const isWide = () => place.scrollWidth > place.clientWidth;
+  place.classList.remove("folded", "cards");
+  if (isWide()) place.classList.add("folded");
+  if (isWide()) place.classList.replace("folded", "cards");
+}
+
+// A chart's labels may be wider here than where it was drawn, by the fonts that there are: it grows to hold them.
+function grow(svg) {
+  const view = svg.viewBox.baseVal, box = svg.getBBox(), room = 4;
+  const left = Math.min(view.x, box.x - room), top = Math.min(view.y, box.y - room);
+  const right = Math.max(view.x + view.width, box.x + box.width + room);
+  const bottom = Math.max(view.y + view.height, box.y + box.height + room);
+  svg.setAttribute("viewBox", `${left} ${top} ${right - left} ${bottom - top}`);
+  svg.setAttribute("width", right - left);
+  svg.setAttribute("height", bottom - top);
+}
+
+const widths = new Map();
+const watched = new ResizeObserver((entries) => requestAnimationFrame(() => {
+  for (const {target} of entries) {
+    if (target.clientWidth && widths.get(target) !== target.clientWidth) {
+      target.closest(".chart") ? target.querySelectorAll("svg").forEach(grow) : fit(target);
+      widths.set(target, target.clientWidth);
+    }
+  }
+}));
+for (const place of document.querySelectorAll(":is(.table, .chooser, .chart) > .scroll")) watched.observe(place);
+
 // Tables: a heading sorts, the form above filters.
 for (const box of document.querySelectorAll(".table")) {
   const body = box.querySelector("tbody"), form = box.querySelector("form");
@@ -58,6 +104,55 @@ for (const box of document.querySelectorAll(".table")) {
 function compare(a, b, sign) {
   if (a === null || b === null) return (a === null) - (b === null);
   return sign * (typeof a === "number" ? a - b : a.localeCompare(b, undefined, {numeric: true}));
+}
+
+// Picking: every case is judged by the bounds that the sliders set, with its whole interval.
+for (const box of document.querySelectorAll(".chooser")) {
+  const form = box.querySelector("form"), body = box.querySelector("tbody"), told = box.querySelector(".caption");
+  const rows = [...body.rows], sliders = [...form.querySelectorAll("input[type=range]")];
+  const verdicts = ["meets", "may", "unknown", "fails"];
+
+  // At one end there is no bound; between the ends the scale is logarithmic, for accuracy linear.
+  function bound(slider) {
+    const least = "least" in slider.dataset, at = Number(slider.value) / 100;
+    const low = Number(slider.dataset.low), high = Number(slider.dataset.high);
+    if (at === (least ? 0 : 1)) return null;
+    return least || low <= 0 ? low + at * (high - low) : low * (high / low) ** at;
+  }
+
+  function verdict(cell, most, least) {
+    if (!cell.dataset.ends) return "unknown";
+    const [low, , high] = cell.dataset.ends.split(",");
+    if (low === "" || high === "") return "may";
+    const inside = least ? Number(low) >= most : Number(high) <= most;
+    const outside = least ? Number(high) < most : Number(low) > most;
+    return inside ? "meets" : outside ? "fails" : "may";
+  }
+
+  function judge() {
+    const bounds = sliders.map((slider) => [slider.name, bound(slider), "least" in slider.dataset]);
+    bounds.forEach(([, value], place) => {
+      form.querySelectorAll("output")[place].textContent = value === null ? "any" : Number(value.toPrecision(3));
+    });
+    const counts = {meets: 0, may: 0, unknown: 0, fails: 0};
+    for (const row of rows) {
+      row.hidden = form.elements.batch && form.elements.batch.value !== row.dataset.batch;
+      const found = bounds.filter(([, value]) => value !== null).map(([name, value, least]) =>
+        verdict(row.querySelector(`[data-metric=${name}]`), value, least));
+      row.className = verdicts[Math.max(0, ...found.map((each) => verdicts.indexOf(each)))];
+      row.cells[0].textContent = row.className;
+      counts[row.className] += !row.hidden;
+    }
+    const p50 = (row) => Number((row.querySelector("[data-metric=p50]")?.dataset.ends || ",0").split(",")[1]);
+    body.append(...[...rows].sort((a, b) =>
+      verdicts.indexOf(a.className) - verdicts.indexOf(b.className) || p50(a) - p50(b)));
+    told.textContent = `${verdicts.map((each) => `${counts[each]} ${each}`).join(", ")}. Within a verdict by p50.`;
+  }
+
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", judge);
+  judge();
 }
 
 // Charts: what a mark stands for, when it is pointed at.

@@ -1,0 +1,238 @@
+"""The answer of a run in words: ten lines for a terminal, a few figures for a page."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust
+from cnnbench.analysis.kernel import MUCH
+from cnnbench.report.format import interval_text, percent, ratio_text
+from cnnbench.report.prose import BOUND_BY, name_of
+from cnnbench.report.reasons import INTERFERENCE, REASONS, reason_text
+
+MAX_LINES = 10
+MAX_FASTEST = 3
+MAX_BEST = 3
+MANY_BLOCKS = 0.05
+"""Of all blocks: from this share on, interference is the first thing to change."""
+FEW_LAUNCHES = 3
+"""Fewer launches have an interval that knows little of the variation between processes."""
+
+
+class Line(NamedTuple):
+    """One line of the answer."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that matters."""
+
+    value: str
+    interval: str
+    what: str
+
+
+def joined(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def backend_name(backend: Backend) -> str:
+    """`ONNX Runtime, keep`."""
+    return ", ".join([name_of(backend[0]), *backend[1:]])
+
+
+def subject(answer: Answer) -> str:
+    """What was measured, on what."""
+    environment = answer.run.environment
+    where = environment.label if environment else "an unknown machine"
+    if not answer.measured:
+        return f"{answer.run.suite} on {where}: nothing was measured"
+    number, cases = len(answer.models), answer.measured
+    networks = answer.models[0] if number == 1 else f"{number} networks"
+    runtimes = list(dict.fromkeys(name_of(backend[0]) for backend in answer.backends))
+    return (
+        f"{answer.run.suite} on {where}: {networks}, {joined(answer.workloads)} in {joined(runtimes)}; "
+        f"{cases} case{'s' * (cases != 1)}"
+    )
+
+
+def lines(answer: Answer, page: str = "") -> list[Line]:
+    """At most ten: what was measured, what is fastest, what is best, what limits it, how far to trust it, the page.
+
+    Without a page they stand in the run's own folder, whose path is left out.
+    """
+    above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST])]
+    below = [
+        *([Line("Trust", " ".join([trust(answer.trust), *advice(answer)[:1]]))] if answer.measured else []),
+        *([Line("Wrong", text)] if (text := wrong(answer)) else []),
+        *([Line("Left out", text)] if (text := " ".join(left_out(answer))) else []),
+        *([Line("Page", page)] if page else []),
+    ]
+    best = _ends(answer.best, min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below)))
+    limited = [Line("Limits", text)] if (text := limits(best, str(answer.run.folder) if page else "RUN")) else []
+    return [*above, *(_networks(best) if best else _quickest(answer)), *limited, *below]
+
+
+def _ends(best: Sequence[Best], room: int) -> list[Best]:
+    """Of the networks as many as there is room for, the most accurate one with them."""
+    return [*best] if len(best) <= room else [*best[: room - 1], best[-1]]
+
+
+def _fastest(each: Fastest) -> Line:
+    label = each.workload.capitalize() + ("" if each.device == "cpu" else f" {each.device.upper()}")
+    return Line(label + ("" if each.precision == "fp32" else f" {each.precision}"), fastest_text(each))
+
+
+def fastest_text(each: Fastest) -> str:
+    """`ONNX Runtime ×2.26 [2.21, 2.31] as fast as PyTorch, faster in 18 of 18`, of so many cases."""
+    first, second = backend_name(each.backend), backend_name(each.next)
+    ratio, of = ratio_text(each.vs_next), f"faster in {each.faster_in} of {each.cases}"
+    if each.is_tied:
+        return f"{first} and {second} cannot be told apart: {ratio}, {of}"
+    beside = f", {ratio_text(each.vs_reference)} PyTorch" if each.vs_reference else ""
+    slower = f", slower in {each.slower_in}" if each.slower_in else ""
+    return f"{first} {ratio} as fast as {second}{beside}, {of}{slower}"
+
+
+def _quickest(answer: Answer) -> list[Line]:
+    """The fastest networks, where no accuracy is known."""
+    found = answer.quickest[:MAX_BEST]
+    listed = [f"{row.model} {interval_text(row.ms)} ms" for row in found if row.ms]
+    more = len(answer.quickest) - len(found)
+    rest = f" and {more} more" if more > 0 else ""
+    text = f"{', '.join(listed)}{rest}; no accuracy is published for them"
+    return [Line("Networks", f"batch {found[0].batch}: {text}")] if found else []
+
+
+def _networks(best: Sequence[Best]) -> list[Line]:
+    cells = [_cells(each) for each in best]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [Line("" if place else "Networks", text) for place, text in enumerate(texts)]
+
+
+def _cells(best: Best) -> list[str]:
+    row = best.point.row
+    memory = f"{row.peak_mib:,.0f} MiB" if row.peak_mib else ""
+    runtime = row.backend.replace(f"/{row.device}", "")
+    return [row.model, f"{interval_text(best.point.ms)} ms", f"top-1 {best.point.top1:.1f} %", memory, runtime]
+
+
+def limits(best: Iterable[Best], folder: str) -> str:
+    """`mobilenet_v2 (64 %) is compute-bound (share of the speed that the peaks allow)`; empty for no networks."""
+    rooflines = {each.point.row.model: each.explained.roofline for each in best if each.explained}
+    known = {model: found for model, found in rooflines.items() if found.bound is not None}
+    if not known:
+        unknown = f"unknown, the machine's peaks were not measured: cnnbench doctor --peaks --into {folder}"
+        return unknown if rooflines else ""
+    texts = []
+    for bound, group in groupby(sorted(known.items(), key=lambda item: str(item[1].bound)), lambda item: item[1].bound):
+        shares = [
+            f"{model} ({percent(found.lower_bound_share)})" if found.lower_bound_share else model
+            for model, found in group
+        ]
+        texts.append(f"{joined(shares)} {'is' if len(shares) == 1 else 'are'} {BOUND_BY[bound]}" if bound else "")
+    return "; ".join(texts) + " (share of the speed that the peaks allow)"
+
+
+def trust(found: Trust) -> str:
+    """`19 cases ok, 35 noisy; half of the times are known to ±5.8 %, of the ratios to ±2.6 %.`"""
+    statuses = [f"{count} {status}" for status, count in found.statuses.items() if status != "unavailable"]
+    widths = [
+        f"{what} to ±{percent(width)}"
+        for what, width in (("times", found.time_half_width), ("ratios", found.ratio_half_width))
+        if width is not None
+    ]
+    known = f"; typically {' and '.join(widths)}" if widths else ""
+    return f"{', '.join(statuses)}{known}."
+
+
+def advice(answer: Answer) -> list[str]:
+    """What would make the numbers better, the most important first."""
+    found, texts = answer.trust, []
+    disturbed = max(found.interference.values(), default=0)
+    if found.blocks and disturbed > MANY_BLOCKS * found.blocks:
+        kind = next(iter(found.interference))
+        share = percent(disturbed / found.blocks)
+        texts.append(f"Better: a quieter machine ({INTERFERENCE[kind][0]} in {share} of the blocks).")
+    noisy = sum(found.noise.get(code, 0) for code in ("drift", "two-modes"))
+    wide = found.noise.get("wide-interval", 0)
+    if wide and wide >= noisy:
+        launches = f"{found.launches} launch{'es' * (found.launches != 1)}"
+        few = f", for more than {launches} of a case" if found.launches < FEW_LAUNCHES else ""
+        texts.append(f"Better: a larger --budget{few} ({wide} wide interval{'s' * (wide != 1)}).")
+    if noisy:
+        cases = f"{noisy} case{'s' * (noisy != 1)}"
+        texts.append(f"Better: a fixed clock frequency and no other load (drift or two modes in {cases}).")
+    if kernel := sum(each.kernel for each in answer.fastest):
+        texts.append(
+            f"Better: `allocators: [default, keep]` in the suite (in {kernel} of the ratios one side spends more than "
+            f"{percent(MUCH)} of its CPU time in the kernel, which depends on the memory allocator)."
+        )
+    return texts
+
+
+def wrong(answer: Answer) -> str:
+    """Which cases failed or are invalid, and why the first is."""
+    if not answer.wrong:
+        return ""
+    first = answer.wrong[0]
+    why = f" ({reason_text(first.reasons[0])})" if first.reasons else ""
+    more = f" and {len(answer.wrong) - 1} more" if len(answer.wrong) > 1 else ""
+    return f"{first.id} is {first.status}{why}{more}"
+
+
+def left_out(answer: Answer) -> list[str]:
+    """`54 cases need CUDA: no NVIDIA driver.`, and how many were not reached."""
+    texts = [left_out_text(each) for each in answer.left_out]
+    if answer.not_reached:
+        cases = f"{answer.not_reached} case{'s were' if answer.not_reached != 1 else ' was'}"
+        texts.append(f"{cases} not reached: --resume measures the rest.")
+    return texts
+
+
+def left_out_text(each: LeftOut) -> str:
+    """`54 cases need CUDA: no NVIDIA driver.`"""
+    one = each.cases == 1
+    start = f"{each.cases} case{'' if one else 's'} "
+    if each.needs:
+        return f"{start}need{'s' if one else ''} {each.needs}: {each.detail or REASONS[each.code]}."
+    return f"{start}cannot run: {each.detail or REASONS[each.code]}."
+
+
+def figures(answer: Answer) -> list[Figure]:
+    """Three to five figures of what was measured: speed of the fastest runtime, latency of the best networks, trust."""
+    found = [
+        Figure(
+            f"×{each.vs_next.value:.2f}",
+            _bracket(ratio_text(each.vs_next)),
+            f"{_fastest(each).label}: speed of {backend_name(each.backend)} beside {backend_name(each.next)}, "
+            f"geometric mean of {each.cases} case{'s' * (each.cases != 1)}"
+            + (": no significant difference" if each.is_tied else ""),
+        )
+        for each in answer.fastest[:2]
+    ]
+    ends = [answer.best[0], *answer.best[1:][-1:]] if answer.best else []
+    for each in ends:
+        row, text = each.point.row, interval_text(each.point.ms)
+        memory = f", {row.peak_mib:,.0f} MiB" if row.peak_mib else ""
+        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}: top-1 {each.point.top1:.1f} %{memory}"
+        found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
+    if not ends and answer.quickest and (ms := answer.quickest[0].ms):
+        row, text = answer.quickest[0], interval_text(ms)
+        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}, the fastest network"
+        found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
+    if (width := answer.trust.time_half_width) is not None:
+        what = f"typical interval of a time; {answer.trust.statuses.get('ok', 0)} of {answer.measured} cases are ok"
+        found.append(Figure(f"±{percent(width)}", "", what))
+    return found
+
+
+def _bracket(text: str) -> str:
+    """The interval of a figure with one."""
+    return text[text.index("[") :] if "[" in text else ""

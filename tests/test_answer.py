@@ -1,0 +1,206 @@
+"""The answer of a run, from records with fixed numbers: what is said first, and in how many lines."""
+
+import dataclasses
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cnnbench.analysis.answer import Answer, answer, fastest, left_out
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import Measurement, Record
+from cnnbench.records.run_folder import Run
+from cnnbench.report.answer import MAX_LINES, advice, figures, lines
+from cnnbench.report.bounds import bound_tables
+from cnnbench.report.tables import run_tables
+from cnnbench.report.terminal import print_answer, print_tables
+from tests.peaks import peaks
+from tests.records import ENVIRONMENT, case, record
+from tests.sample_run import WOBBLE, sample_run
+
+NO_DRIVER = "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU."
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Run:
+    return sample_run(tmp_path)
+
+
+def run(*records: Record, cases: list[str] | None = None) -> Run:
+    return Run(Path("a"), "tiny", "2026", ENVIRONMENT, {each.id: each for each in records}, cases=cases or [])
+
+
+def timed(runtime: str, ms: float, model: str = "lenet5", workload: str = "inference", batch: int = 8) -> Record:
+    return record(case(runtime, workload, model=model, batch=batch), [ms / 1e3 * w for w in WOBBLE])
+
+
+def text(of: Answer, width: int = 160) -> str:
+    console = Console(file=StringIO(), width=width)
+    print_answer(console, lines(of, "runs/a/report.html"))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_answer_is_ten_lines_with_the_fastest_runtime_the_best_networks_and_how_far_to_trust_it(
+    sample: Run,
+) -> None:
+    assert text(answer(sample), 300).splitlines() == [
+        "sample on Testing CPU, 2 threads: 4 networks, inference and training in PyTorch and ONNX Runtime; 19 cases",
+        "Inference  ONNX Runtime ×1.81 [1.81, 1.82] as fast as PyTorch, faster in 6 of 7",  # twice in 6: 2^(6/7)
+        "Training   PyTorch ×1.25 [1.25, 1.25] as fast as ONNX Runtime, faster in 2 of 2",
+        "Networks   mobilenet_v2  5.00 [4.90, 5.10] ms  top-1 72.2 %  100 MiB  ort",
+        f"Limits     unknown, the machine's peaks were not measured: cnnbench doctor --peaks --into {sample.folder}",
+        "Trust      19 ok, 1 invalid, 1 failed; typically times to ±2.0 % and ratios to ±0 %. "
+        "Better: a quieter machine (other processes in 11 % of the blocks).",
+        "Wrong      alexnet/training/ort/cpu/fp32/b8 is invalid (the outputs differ from the float64 reference: it "
+        "computes something else) and 1 more",
+        "Left out   1 case needs CUDA: no driver.",
+        "Page       runs/a/report.html",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_line_is_wider_than_the_terminal(sample: Run, width: int) -> None:
+    shown = text(answer(sample), width).splitlines()
+    assert max(map(len, shown)) <= width
+    assert "report.html" in shown[-1]
+
+
+def test_whatever_was_measured_there_are_at_most_ten_lines(sample: Run) -> None:
+    everything = [
+        each.model_copy(update={"case": each.case.model_copy(update={"precision": precision, "device": device})})
+        for each in sample.records.values()
+        for precision in ("fp32", "bf16")
+        for device in ("cpu", "cuda")
+    ]
+    found = answer(run(*everything, cases=["never-reached"]))
+    assert len(found.fastest) == 8
+    assert len(lines(found, "page")) == MAX_LINES
+    assert [line.label for line in lines(answer(run()), "page")] == ["", "Page"]
+
+
+def test_runtimes_whose_mean_ratio_may_be_1_are_not_told_apart() -> None:
+    steady, wobbling = timed("eager", 10), timed("ort", 10)
+    (launch,) = wobbling.launches
+    seconds = [0.0085, 0.009, 0.0095, 0.01, 0.0105, 0.011, 0.0115, 0.012]
+    blocks = [
+        block.model_copy(update={"seconds": {"forward": [s]}}) for block, s in zip(launch.blocks, seconds, strict=True)
+    ]
+    launches = [launch.model_copy(update={"blocks": blocks})]
+    wobbling = wobbling.model_copy(update={"measurement": Measurement(launches=launches)})
+    assert [each.is_tied for each in fastest([steady, wobbling])] == [True]
+    assert "PyTorch and ONNX Runtime cannot be told apart: ×1.0" in text(answer(run(steady, wobbling)))
+    assert "cannot be told apart" not in text(answer(run(steady, timed("ort", 9))))
+
+
+def test_of_three_runtimes_the_fastest_stands_beside_the_second_and_beside_eager() -> None:
+    (found,) = fastest([timed("eager", 10), timed("ort", 5), timed("compile", 4)])
+    assert (found.backend, found.next) == (("compile",), ("ort",))
+    assert found.vs_next.value == pytest.approx(1.25)
+    assert found.vs_reference
+    assert found.vs_reference.value == pytest.approx(2.5)
+
+
+def test_a_runtime_stands_beside_another_one_rather_than_beside_itself_with_another_allocator() -> None:
+    def keep(of: Record) -> Record:
+        return of.model_copy(update={"case": of.case.model_copy(update={"allocator": "keep"})})
+
+    (found,) = fastest([timed("eager", 10), keep(timed("eager", 8)), timed("ort", 5), keep(timed("ort", 4))])
+    assert (found.backend, found.next, found.vs_next.value) == (("ort", "keep"), ("eager", "keep"), pytest.approx(2.0))
+    (found,) = fastest([timed("eager", 10), keep(timed("eager", 8))])
+    assert (found.backend, found.next) == (("eager", "keep"), ("eager",))
+
+
+def test_a_runtime_that_measured_few_of_the_cases_is_not_compared() -> None:
+    """Else the fastest would be the one that ran the easiest case alone."""
+    pairs = [timed(runtime, ms, batch=batch) for batch in (1, 2, 3) for runtime, ms in (("eager", 10), ("ort", 5))]
+    (found,) = fastest([*pairs, timed("compile", 1, batch=1)])
+    assert (found.backend, found.next, found.cases) == (("ort",), ("eager",), 3)
+
+
+def test_cases_of_one_runtime_or_of_other_rounds_have_no_fastest() -> None:
+    assert fastest([timed("eager", 10), timed("eager", 10, batch=1)]) == []
+    later = timed("ort", 5)
+    (launch,) = later.launches
+    later = later.model_copy(
+        update={"measurement": Measurement(launches=[launch.model_copy(update={"group": "another"})])}
+    )
+    assert fastest([timed("eager", 10), later]) == []
+
+
+def test_cases_that_cannot_run_here_are_one_line_for_each_thing_that_is_missing() -> None:
+    def absent(runtime: str, code: str, detail: str, **of: str) -> Record:
+        reason = Reason.model_validate({"code": code, "detail": detail})
+        return record(case(runtime, **of), status="unavailable", reasons=[reason])  # type: ignore[arg-type]
+
+    found = left_out(
+        [
+            absent("ort", "no-device", "ort on cuda: ONNX Runtime fell back to the CPU", device="cuda"),
+            absent("eager", "no-device", f"eager on cuda: {NO_DRIVER}", device="cuda"),
+            absent("openvino", "no-runtime", "openvino on cpu: there is no openvino. pip install it"),
+        ]
+    )
+    assert [(each.cases, each.needs, each.detail) for each in found] == [
+        (2, "CUDA", "no NVIDIA driver"),
+        (1, "openvino", "there is no openvino"),
+    ]
+    said = text(answer(run(timed("eager", 10), *[absent("eager", "no-device", NO_DRIVER, device="cuda")] * 1)))
+    assert "1 case needs CUDA: no NVIDIA driver." in said
+
+
+def test_networks_without_a_published_accuracy_are_told_by_their_time() -> None:
+    found = answer(run(timed("eager", 10), timed("ort", 5), timed("eager", 3, model="simple_cnn")))
+    assert found.best == []
+    assert [(row.model, row.runtime) for row in found.quickest] == [("simple_cnn", "eager"), ("lenet5", "ort")]
+    assert "simple_cnn 3.00 [2.94, 3.06] ms, lenet5 5.00 [4.90, 5.10] ms; no accuracy is published" in text(found)
+
+
+def test_what_limits_the_best_networks_is_said_where_peaks_are_known(sample: Run) -> None:
+    records = {
+        id_: each.model_copy(update={"case": each.case.model_copy(update={"threads": 2})})
+        for id_, each in sample.records.items()
+    }
+    (limits,) = (
+        line.text
+        for line in lines(answer(dataclasses.replace(sample, records=records, peaks=[peaks()])), "page")
+        if line.label == "Limits"
+    )
+    assert limits.startswith("mobilenet_v2/t2 (")
+    assert "is compute-bound" in limits or "is memory-bound" in limits
+
+
+def test_what_would_make_the_numbers_better_is_said_by_why_they_are_not() -> None:
+    wide = timed("eager", 10).model_copy(update={"status": "noisy", "reasons": [Reason(code="wide-interval")]})
+    drift = timed("eager", 10).model_copy(update={"status": "noisy", "reasons": [Reason(code="drift", detail="x")]})
+    assert advice(answer(run(timed("eager", 10)))) == []
+    assert advice(answer(run(wide))) == [
+        "Better: a larger --budget, for more than 1 launch of a case (1 wide interval)."
+    ]
+    assert "a fixed clock frequency" in advice(answer(run(drift)))[0]
+
+
+def test_there_are_three_to_five_figures_with_intervals(sample: Run) -> None:
+    found = figures(answer(sample))
+    assert [(each.value, each.interval) for each in found] == [
+        ("×1.81", "[1.81, 1.82]"),
+        ("×1.25", "[1.25, 1.25]"),
+        ("5.00 ms", "[4.90, 5.10]"),
+        ("±2.0 %", ""),
+    ]
+    assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2 %" in found[2].what
+
+
+@pytest.mark.parametrize("width", [80, 110, 240])
+def test_tables_fit_the_terminal_and_say_which_columns_did_not(sample: Run, width: int) -> None:
+    long = "torchvision/deeplabv3_mobilenet_v3_large@1024x2048/k21/w:best.safetensors"
+    named = record(case("eager", model=long), [0.01 * w for w in WOBBLE])
+    tables = run_tables(dataclasses.replace(sample, records=sample.records | {named.id: named}))
+    console = Console(file=StringIO(), width=width)
+    print_tables(console, [*tables, *bound_tables(sample)])
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("Not shown at this width: " in shown) == (width < 240)
+    assert "…" not in shown, "nothing is cut"
+    assert "safetensors" in "".join(shown.split())
+    inference = shown[shown.index("Inference") : shown.index("Training")]
+    assert "vs eager" in inference
