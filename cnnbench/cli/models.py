@@ -276,7 +276,7 @@ def diverge(
     model: AnyModel,
     runs: Annotated[
         list[str],
-        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/bf16, or an ONNX file."),
+        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/amp-bf16, or an ONNX file."),
     ],
     image_size: ImageSize = None,
     classes: Classes = None,
@@ -299,7 +299,7 @@ def diverge(
     """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
 
     Exit code 0 if rounding explains all, 1 if a layer is worse.
-    Example: cnnbench diverge resnet50 ort eager/bf16 --page layers.html
+    Example: cnnbench diverge resnet50 ort eager/amp-bf16 --page layers.html
     Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
     from functools import partial
@@ -342,7 +342,7 @@ def inspect_layers(
     ] = None,
     layers: Annotated[str, typer.Option(metavar="GLOB", help="Layers by name, such as 'layer1.*'.")] = "*",
     runs: Annotated[
-        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/bf16, an ONNX file.")
+        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/amp-bf16, an ONNX file.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the page and PNG files; MODEL-layers if not given.")

@@ -8,6 +8,8 @@ step.onnx             the training step, where somebody has asked for it; step-h
 step.json             StepFacts
 package-*.pt2         a package compiled ahead for one batch, number of threads and processor, where a case runs it
 package-*.pt2.json    PackageFacts
+model.int8.onnx       the graph in a precision, where a case runs it: model.fp16.onnx, model.int8-<data>.onnx
+model.int8.onnx.json  GraphFacts
 seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
 
@@ -20,9 +22,9 @@ from pathlib import Path
 from cnnbench.networks.trainable import ALL
 from cnnbench.records import cache, files
 from cnnbench.records.bounds import Count, Recorded
-from cnnbench.records.record import ArtifactFacts, PackageFacts, StepFacts
+from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, StepFacts
 from cnnbench.records.toolchain import Toolchain, engine_versions, instruction_set, own_toolchain, source_digest
-from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.case import NOISE, Case, ModelSpec
 from cnnbench.suite.runtimes import runtime_kind
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
@@ -91,6 +93,34 @@ def depends_on(case: Case) -> str:
 def package_name(case: Case, threads: int) -> str:
     """The file of what is compiled ahead for a case: machine code for its batch, its threads and this processor."""
     return f"{PACKAGE}{case.runtime.replace(':', '-')}-b{case.batch}-t{threads}-{instruction_set()}.pt2"
+
+
+def graph_file(case: Case) -> str:
+    """The file of the graph that a case executes, where it executes one; engines make bfloat16 of the exported one."""
+    if case.format in ("fp32", "bf16") or not case.has_own_graph:
+        return GRAPH
+    return graph_facts_file(case).removesuffix(PACKAGE_FACTS)
+
+
+def graph_facts_file(case: Case) -> str:
+    """The file of what is known of a case's own graph."""
+    data = "" if case.calibration == NOISE else f"-{sha256(case.calibration.encode()).hexdigest()[:12]}"
+    return f"{Path(GRAPH).stem}.{case.precision}{data}{Path(GRAPH).suffix}{PACKAGE_FACTS}"
+
+
+def read_graph(folder: Path, case: Case) -> GraphFacts | None:
+    """What is known of a case's own graph; None if nobody has asked for it yet."""
+    try:
+        return GraphFacts.model_validate_json((folder / graph_facts_file(case)).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def made_for(case: Case, threads: int) -> str:
+    """The name of what is made for a case beside its model's artifact; empty where nothing is."""
+    if case.is_compiled_ahead:
+        return package_name(case, threads)
+    return graph_facts_file(case) if case.has_own_graph else ""
 
 
 def file_name(name: str) -> str:

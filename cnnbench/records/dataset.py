@@ -1,6 +1,8 @@
 """Data sets that `--data` can name: folders of the user's, in which nothing is downloaded, and generated ones."""
 
 from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -65,6 +67,23 @@ def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
     if len(found) > 1:
         raise InputError(f"{source}: expected one data set; give {' or '.join(str(place) for _, place in found)}")
     return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed)
+
+
+@cache
+def fingerprint(source: str) -> str:
+    """A digest of the files of a data set, by their names, sizes and times; empty for a generated one.
+
+    Raises InputError as `find` does.
+    """
+    folder = find(source).folder
+    if not folder:
+        return ""
+    about = (f"{each.relative_to(folder)} {each.stat().st_size} {each.stat().st_mtime_ns}" for each in _files(folder))
+    return sha256("\n".join(about).encode()).hexdigest()[:16]
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(each for each in Path(folder).rglob("*") if each.is_file())
 
 
 def idx_files(folder: Path) -> dict[str, Path]:

@@ -99,6 +99,15 @@ class BuildPackage(Request):
     """That it will run with."""
 
 
+class BuildGraph(Request):
+    """Make the graph of a case's precision, from its model's artifact."""
+
+    op: Literal["build_graph"] = "build_graph"
+    case: Case
+    folder: str
+    """The artifact's, which must be finished."""
+
+
 class Describe(Request):
     """Read an ONNX file."""
 

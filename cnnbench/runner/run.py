@@ -186,7 +186,8 @@ class _Session:
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
-        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case)))
+        ahead = plan.compiled_ahead([[case]], case.spec)
+        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case), ahead))
         if problem := built.problem(case):
             self.recorder.leave_out(case, problem, built)
         return problem is not None

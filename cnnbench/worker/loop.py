@@ -135,6 +135,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
     messages.BuildPackage: "export.package:build_package",
+    messages.BuildGraph: "export.precision:build_graph",
     messages.Describe: "graph_file:describe",
     task_messages.Annotate: "graph_file:annotate",
     messages.Preload: "runtimes.registry:preload",

@@ -17,6 +17,11 @@ def counts(sources: Sources) -> Section:
     return Section("counts", "Counts and cross-checks", parts=sources.table("models", "counters"))
 
 
+def precisions(sources: Sources) -> Section:
+    """What ran in which number format."""
+    return Section("precisions", "Precisions", parts=sources.table("precisions"))
+
+
 def raw_samples(sources: Sources) -> Section:
     """Every sample of any case in the order of time."""
     found = samples(sources.records)
@@ -32,6 +37,7 @@ SECTIONS = (
     speed.times,
     accuracy.section,
     speed.runtimes,
+    precisions,
     limits.section,
     speed.batches,
     stages.training,

@@ -11,6 +11,7 @@ from cnnbench.networks.units import FLOP_PER_MAC, GIGA
 from cnnbench.report.charts import INK, SERIES, WIDTH, Bar, Chart, colours, data, stacked_bars
 from cnnbench.report.format import in_giga
 from cnnbench.report.html import Part, Section
+from cnnbench.report.precision import int8_paragraph
 from cnnbench.report.prose import kernel_paragraph, paragraphs
 from cnnbench.report.sections.sources import Sources
 
@@ -24,7 +25,8 @@ def section(sources: Sources) -> Section:
     explained = list(explain(sources.run).values())
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
     parts: list[Part] = [*peaks, *_roofline(explained), *bounds, *_shares(explained), *layers]
-    prose = [*paragraphs(explained).values(), kernel_paragraph(explained)]
+    ratios = {row.id: row.vs_fp32.value for row in sources.measured if row.vs_fp32}
+    prose = [*paragraphs(explained).values(), int8_paragraph(explained, ratios), kernel_paragraph(explained)]
     return Section("why", "What limits each model", [text for text in prose if text], parts)
 
 

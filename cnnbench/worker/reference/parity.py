@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
 from cnnbench.records.cache import note_use
-from cnnbench.records.record import ArtifactFacts, Parity
-from cnnbench.suite.case import Precision
+from cnnbench.records.record import ArtifactFacts, GraphFacts, Parity
+from cnnbench.suite.case import AMP, QUANTISED, Precision
 
 Array = NDArray[Any]
 Tensors = Array | tuple[Array, ...]
@@ -25,6 +25,9 @@ PROOF_IMAGES = 4
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
 orders of summation differ by small factors, wrong graphs by far larger ones."""
+ROOM_OF_QUANTISED = 2.0
+"""Engines round a quantised graph's values at other places, so that some are one step of int8 off: as large an error
+again as the graph has by itself is taken for that."""
 MIN_LIMIT, MAX_LIMIT = 1e-5, 1e-2
 RESOLVED = 1e-6
 """The least share of an output's values that float32 can tell from rounding."""
@@ -33,17 +36,26 @@ LEAST_OF_FILE = 0.1
 
 ROUNDOFF_OF_FP32 = {"bf16": 2.0**16, "fp16": 2.0**13}
 """How many times coarser the 16-bit formats are than float32: 8 and 11 bits of significand against 24."""
+VECTOR_AXES = 2
 MIN_MIXED_LIMIT, MAX_MIXED_LIMIT = 1e-2, 0.6
 """In output RMS. Deep networks with random weights amplify rounding: in bfloat16 single values of ResNet-50 are off by
 1.7, and all of them by 0.43 in the root mean square, the most among ten architectures (`tests/test_parity.py` has an
 output that ignores its input: 1, and one of other images: 1.4)."""
 
 
-def limit_for(eager_error: float, precision: Precision = "fp32") -> float:
-    """The largest error, in output RMS, that runs of a model may show, from eager float32's own."""
+def limit_for(eager_error: float, precision: Precision = "fp32", graph: GraphFacts | None = None) -> float:
+    """The largest error, in output RMS, that runs of a model may show.
+
+    It comes from eager float32's own error and the significand's length; for a quantised graph from the graph's own
+    error, its nodes computed one by one.
+    """
+    if graph is not None and graph.own_error is not None and precision in QUANTISED:
+        return min(max(ROOM_OF_QUANTISED * graph.own_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
+    if precision in QUANTISED:
+        return MAX_MIXED_LIMIT
     if precision == "fp32":
         return min(max(ROOM * eager_error, MIN_LIMIT), MAX_LIMIT)
-    return min(max(ROUNDOFF_OF_FP32[precision] * eager_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
+    return min(max(ROUNDOFF_OF_FP32[precision.removeprefix(AMP)] * eager_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
 
 
 def output_rms_of(reference: Array) -> float:
@@ -66,6 +78,14 @@ def compare(
         return Parity(what=what, error=float(difference.max()) / output_rms, limit=limit)
     error = float(np.sqrt(np.mean(np.square(difference)))) / output_rms
     return Parity(what=f"{what}, root mean square", error=error, limit=limit)
+
+
+def same_class(y: Tensors, reference: Tensors) -> float | None:
+    """The share of images whose largest output is in the same place; None where the first output is no vector."""
+    ours, theirs = several(y)[0], several(reference)[0]
+    if ours.shape != theirs.shape or ours.ndim != VECTOR_AXES:
+        return None
+    return float(np.mean(ours.argmax(1) == theirs.argmax(1)))
 
 
 def scales_of(references: Tensors, least: float = RESOLVED) -> list[float]:
