@@ -227,6 +227,12 @@ def export(
         errors = ", ".join(f"{p.error:.1e} at {p.what}" for p in done.parity)
         size = f"{done.onnx_bytes / MB:.1f} MB, opset {done.opset}"
         lines = [f"parity with float64, relative to the output's RMS: {errors}; limit {done.parity[0].limit:.0e}"]
+    without = ", ".join(f"{name}: {count}" for name, count in done.without_cuda_kernel.items())
+    lines.append(
+        f"no kernel in ONNX Runtime's CUDA provider, so on the CPU beside a GPU: {without}"
+        if without
+        else "every node has a kernel in ONNX Runtime's CUDA provider"
+    )
     if done.begun_anew:
         lines.append(f"begun anew, for another number of classes: {', '.join(done.begun_anew)}")
     if as_json:

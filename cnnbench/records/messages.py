@@ -124,6 +124,20 @@ class Described(Frozen):
     """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
 
 
+class FindKernels(Request):
+    """Look for the kernels of an ONNX file's nodes in the CUDA provider's published table."""
+
+    op: Literal["find_kernels"] = "find_kernels"
+    file: str
+
+
+class KernelsFound(Frozen):
+    """What is missing."""
+
+    without: dict[str, int]
+    """Nodes that have none, by operator with its version and types."""
+
+
 Purpose = Literal["run", "build"]
 """Of a process: to run a model in PyTorch, or to build an artifact."""
 

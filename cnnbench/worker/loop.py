@@ -137,6 +137,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.BuildPackage: "export.package:build_package",
     messages.BuildGraph: "export.precision:build_graph",
     messages.Describe: "graph_file:describe",
+    messages.FindKernels: "cuda_kernels:find_kernels",
     task_messages.Annotate: "graph_file:annotate",
     messages.Preload: "runtimes.registry:preload",
     task_messages.MeasurePeaks: lambda process, request: _resolved(PEAKS[request.library])(request),

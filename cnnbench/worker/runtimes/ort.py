@@ -74,7 +74,10 @@ def _provider(device: Device, variant: str) -> tuple[str, dict[str, str]]:
 def chain(
     nodes: Sequence["onnx.NodeProto"], shape: Sequence[int], *weights: "onnx.TensorProto", dtype: int = 1
 ) -> bytes:
-    """A model of nodes, in float32 or another type by onnx's number, one after the other, from the value `x0` to `x<number of nodes>` of the same shape."""
+    """A model of nodes one after the other, from the value `x0` to `x<number of nodes>` of the same shape.
+
+    In float32, or another type by onnx's number.
+    """
     from onnx import helper
 
     first, last = (helper.make_tensor_value_info(f"x{i}", dtype, shape) for i in (0, len(nodes)))
