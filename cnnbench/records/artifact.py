@@ -20,7 +20,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from cnnbench.networks.trainable import ALL
-from cnnbench.records import cache, files
+from cnnbench.records import cache, dataset, files
 from cnnbench.records.bounds import Count, Recorded
 from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, StepFacts
 from cnnbench.records.toolchain import Toolchain, engine_versions, instruction_set, own_toolchain, source_digest
@@ -83,11 +83,12 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
 def depends_on(case: Case) -> str:
     """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
 
-    A user's own model is known by the file that it stands in.
+    A user's own model is known by the file that it stands in, data that int8 is calibrated with by their files.
     """
     key = key_of(case.spec, source_digest(case.spec))
     engines = [engine_versions()[name] for name in runtime_kind(case.runtime).libraries if name in engine_versions()]
-    return sha256(json.dumps([key, case.model_dump(), *engines], sort_keys=True).encode()).hexdigest()[:16]
+    data = [source] if (source := dataset.fingerprint(case.calibration)) else []
+    return sha256(json.dumps([key, case.model_dump(), *engines, *data], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def package_name(case: Case, threads: int) -> str:

@@ -1,6 +1,7 @@
 """Data sets that `--data` can name: folders of the user's, in which nothing is downloaded, and generated ones."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from cnnbench.errors import InputError
-from cnnbench.suite.case import Frozen
+from cnnbench.suite.case import NOISE, Frozen
 
 Kind: TypeAlias = Literal["idx", "cifar10", "cifar100", "images", "digits", "shapes", "signals"]
 NAMED: tuple[Kind, ...] = ("digits", "shapes", "signals")
@@ -71,11 +72,14 @@ def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
 
 @cache
 def fingerprint(source: str) -> str:
-    """A digest of the files of a data set, by their names, sizes and times; empty for a generated one.
+    """A digest of the files of a data set, by their names, sizes and times; empty for one that has none.
 
-    Raises InputError as `find` does.
+    So is that of one that is not there, which is told where it is read.
     """
-    folder = find(source).folder
+    folder = ""
+    if source != NOISE:
+        with suppress(InputError):
+            folder = find(source).folder
     if not folder:
         return ""
     about = (f"{each.relative_to(folder)} {each.stat().st_size} {each.stat().st_mtime_ns}" for each in _files(folder))

@@ -20,7 +20,7 @@ from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, Sta
 from cnnbench.runner import machine, scratch
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
-from cnnbench.suite.case import NOISE, Case, ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 
 BuildRequest = Build | BuildStep | BuildPackage | BuildGraph
@@ -85,7 +85,11 @@ class Built:
             package = artifact.read_package(self.folder / name)
             return package if package is not None and package.error is None else None
         graph = artifact.read_graph(self.folder, case)
-        return graph if graph is not None and graph.error is None and graph.source == _source(case) else None
+        return (
+            graph
+            if graph is not None and graph.error is None and graph.source == dataset.fingerprint(case.calibration)
+            else None
+        )
 
     def graph(self, case: Case) -> GraphFacts | None:
         """What is known of the graph that was made for a case's precision."""
@@ -319,14 +323,6 @@ class Artifacts:
 def _discard(folder: Path) -> None:
     with contextlib.suppress(Timeout, OSError):
         cache.discard(folder)
-
-
-def _source(case: Case) -> str:
-    """The digest of the files that a case is calibrated with; empty where they cannot be read."""
-    try:
-        return dataset.fingerprint(case.calibration) if case.calibration != NOISE else ""
-    except CnnbenchError:
-        return ""
 
 
 def _what(request: BuildRequest, fault: str | None = None) -> str:

@@ -83,7 +83,7 @@ def build_graph(request: BuildGraph) -> GraphFacts:
     Why there is none is in the facts. Raises InputError for calibration data that cannot be read or do not fit.
     """
     folder, case = Path(request.folder), request.case
-    source = dataset.fingerprint(case.calibration) if case.is_quantised and case.calibration != NOISE else ""
+    source = dataset.fingerprint(case.calibration)
     with locked(folder):
         known = read_graph(folder, case)
         if known is not None and known.error is None and known.source == source:
