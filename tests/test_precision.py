@@ -15,7 +15,7 @@ from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.explain import explain
 from cnnbench.analysis.status import status_of
 from cnnbench.errors import InputError
-from cnnbench.records import artifact
+from cnnbench.records import artifact, dataset
 from cnnbench.records.environment import Threads
 from cnnbench.records.lines import parse_record, record_line, shared_values
 from cnnbench.records.messages import BuildGraph
@@ -156,6 +156,26 @@ def test_calibration_data_decide_the_ranges_and_are_named(int8: tuple[Path, Grap
     assert asked.id == f"{SMALL.label}/inference/ort/cpu/int8/cal:shapes/b2"
     assert artifact.graph_file(asked) not in ("model.int8.onnx", artifact.graph_file(missing))
     assert Case.from_id(missing.id) == missing
+
+
+def test_calibration_data_that_change_are_read_again(int8: tuple[Path, GraphFacts], tmp_path: Path) -> None:
+    images = tmp_path / "data" / "cat"
+    images.mkdir(parents=True)
+    (images / "a.png").write_bytes(b"1")
+    before = dataset.fingerprint(str(tmp_path / "data"))
+    assert before
+    dataset.fingerprint.cache_clear()
+    (images / "b.png").write_bytes(b"2")
+    assert dataset.fingerprint(str(tmp_path / "data")) not in ("", before)
+    assert dataset.fingerprint("shapes") == dataset.fingerprint("noise") == dataset.fingerprint("nowhere") == ""
+    asked = case_of(runtime="ort", precision="int8", calibration=str(tmp_path / "data"))
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    stale = int8[1].model_copy(update={"source": before})
+    (folder / artifact.graph_facts_file(asked)).write_text(stale.model_dump_json())
+    found = Built(folder, artifact.read_facts(int8[0]))
+    assert found.made_for(asked) is None
+    assert artifact.depends_on(asked) != artifact.depends_on(case_of(runtime="ort", precision="int8"))
 
 
 def test_values_that_half_precision_cannot_hold_are_found(tmp_path: Path) -> None:

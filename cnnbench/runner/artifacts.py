@@ -84,12 +84,8 @@ class Built:
         if case.is_compiled_ahead:
             package = artifact.read_package(self.folder / name)
             return package if package is not None and package.error is None else None
-        graph = artifact.read_graph(self.folder, case)
-        return (
-            graph
-            if graph is not None and graph.error is None and graph.source == dataset.fingerprint(case.calibration)
-            else None
-        )
+        graph, source = artifact.read_graph(self.folder, case), dataset.fingerprint(case.calibration)
+        return graph if graph is not None and graph.error is None and graph.source == source else None
 
     def graph(self, case: Case) -> GraphFacts | None:
         """What is known of the graph that was made for a case's precision."""

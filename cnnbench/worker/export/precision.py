@@ -112,18 +112,17 @@ def _build(case: Case, folder: Path) -> GraphFacts:
         if case.format == "bf16":
             return GraphFacts(macs=macs, seconds=seconds)
         start, about = time.perf_counter(), {}
+        images = _images(case, facts, golden) if case.is_quantised else several(golden.images)
+        feeds = Feeds(prepared, facts, folder, images)
+        if not case.is_quantised and (too_large := _too_large(prepared, feeds)):
+            return GraphFacts(error=f"half precision overflows above 65,504: {too_large}")
         with files.replacing(folder / graph_file(case)) as file:
             if case.is_quantised:
-                images = _images(case, facts, golden)
-                _quantise(case, prepared, file, Feeds(prepared, facts, folder, images))
+                _quantise(case, prepared, file, feeds)
                 drawn = b"".join(np.ascontiguousarray(each).tobytes() for each in images)
-                about = {
-                    "calibration_images": len(images[0]),
-                    "calibration_digest": sha256(drawn).hexdigest()[:16],
-                }
-            elif too_large := _halve(prepared, file, Feeds(prepared, facts, folder, several(golden.images))):
-                file.touch()
-                return GraphFacts(error=f"half precision overflows above 65,504: {too_large}")
+                about = {"calibration_images": len(images[0]), "calibration_digest": sha256(drawn).hexdigest()[:16]}
+            else:
+                _halve(prepared, file)
         seconds["make"] = time.perf_counter() - start
     start = time.perf_counter()
     error, agreement = _own_error(case, facts, golden, folder)
@@ -144,7 +143,7 @@ def _macs(model: onnx.ModelProto, facts: ArtifactFacts, golden: Golden) -> dict[
     names = [value.name for value in model.graph.input if value.name not in {*weights, *facts.constants}]
     shapes = {name: (facts.batch or 1, *x.shape[1:]) for name, x in zip(names, several(golden.images), strict=True)}
     graph, known = inferred_shapes(onnx_ir.from_proto(model), shapes)
-    return {name_of(node): count for node in graph.node if (count := macs_of(node, known))}
+    return {name_of(node): count // (facts.batch or 1) for node in graph.node if (count := macs_of(node, known))}
 
 
 def _images(case: Case, facts: ArtifactFacts, golden: Golden) -> tuple[Array, ...]:
@@ -210,26 +209,33 @@ def _quantise(case: Case, prepared: Path, file: Path, feeds: Feeds) -> None:
     )
 
 
-def _halve(prepared: Path, file: Path, feeds: Feeds) -> str:
-    """Write the graph in half precision, inputs and outputs in float32; or say which values are too large for it."""
-    model = onnx.load(prepared)
+def _too_large(prepared: Path, feeds: Feeds) -> str:
+    """Which weights, or values between nodes on these images, are too large for half precision; empty for none."""
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as scratch:
         calibrator = create_calibrator(str(prepared), augmented_model_path=str(Path(scratch) / GRAPH))
         calibrator.collect_data(feeds)
         ranges = calibrator.compute_data().data
     largest = {name: float(np.abs(each.range_value).max()) for name, each in ranges.items()}
-    for tensor in model.graph.initializer:
+    for tensor in onnx.load(prepared).graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and (values := numpy_helper.to_array(tensor)).size:
             largest[tensor.name] = float(np.abs(values).max())
     over = {name: value for name, value in largest.items() if not value <= MAX_HALF}
-    if over:
-        worst = max(over, key=lambda name: over[name])
-        return f"{worst} reaches {over[worst]:.3g}" + (f", and {len(over) - 1} more values" if len(over) > 1 else "")
+    if not over:
+        return ""
+    worst = max(over, key=lambda name: over[name])
+    return f"{worst} reaches {over[worst]:.3g}" + (f", and {len(over) - 1} more values" if len(over) > 1 else "")
+
+
+def _halve(prepared: Path, file: Path) -> None:
+    """In half precision, inputs and outputs in float32."""
     half = convert_float_to_float16(
-        model, keep_io_types=True, min_positive_val=MIN_HALF, max_finite_val=MAX_HALF, disable_shape_infer=True
+        onnx.load(prepared),
+        keep_io_types=True,
+        min_positive_val=MIN_HALF,
+        max_finite_val=MAX_HALF,
+        disable_shape_infer=True,
     )
     onnx.save(half, str(file))
-    return ""
 
 
 def _own_error(case: Case, facts: ArtifactFacts, golden: Golden, folder: Path) -> tuple[float | None, float | None]:
