@@ -49,6 +49,7 @@ class Eager(Runtime):
         self.half = None if case.precision.startswith(AMP) or case.format == "fp32" else devices.TYPES[case.format]
         """The type of all weights, where that is a 16-bit one."""
         self.whole = Half(self.module, self.half) if self.half else self.module
+        """It, with float32 at its boundary."""
         self.run: Callable[..., Any] = self.whole
         """What is called with the inputs."""
         self.output: Any = torch.empty(0)
