@@ -242,6 +242,10 @@ def test_shares_come_from_kernels_and_the_types_of_weights() -> None:
     found = shares(executed, macs, "int8")
     assert found["shares"] == {"int8": 0.5, "fp16": 0.3, "fp32": 0.15, "unknown": 0.05}
     assert found["elsewhere"] == ["conv_10 (Conv)", "conv_1_0 (FusedConv)"]
+    renamed = [*executed, Executed(["relu_nchwc"], "fp32", "Conv")]
+    assert shares(renamed, macs, "int8")["shares"] == {"int8": 0.5, "fp16": 0.3, "fp32": 0.2}
+    mixed = [*renamed, Executed(["other"], "int8", "QGemm")]
+    assert shares(mixed, macs, "int8")["shares"] == {"int8": 0.5, "fp16": 0.3, "fp32": 0.15, "unknown": 0.05}
     several = [Executed([f"n{place}"], "fp32", "Conv") for place in range(5)]
     assert shares(several, {f"n{place}": 1 for place in range(5)}, "int8")["elsewhere"][-1] == "and 2 more"
 

@@ -58,18 +58,21 @@ def formats_in(graph: "onnx.GraphProto") -> list[Executed]:
 def shares(executed: Iterable[Executed], macs: Mapping[str, int], asked: str) -> dict[str, Any]:
     """`Ran`'s `shares` and `elsewhere`, from the nodes that ran and the MACs by node of the graph that was given.
 
-    MACs of nodes that none of the executed ones is named after ran in `unknown`.
+    What is left of the MACs ran in the nodes that are named after none: in their format where they have one in common,
+    else in `unknown`.
     """
     found: Counter[str] = Counter()
     others: dict[str, int] = {}
-    left = dict(macs)
+    left, unnamed = dict(macs), set[str]()
     for node in executed:
         names = {name for each in node.names if (name := named_after(each, left)) is not None}
         count = sum(left.pop(name) for name in names)
         found[node.format] += count
-        if count and node.format != asked:
-            others[f"{min(names)} ({node.kind})"] = count
-    found["unknown"] = sum(left.values())
+        if not count:
+            unnamed.add(node.format)
+        if node.format != asked:
+            others[f"{min(names, default=node.names[0])} ({node.kind})"] = count
+    found[unnamed.pop() if len(unnamed) == 1 else "unknown"] += sum(left.values())
     total = sum(found.values())
     largest = sorted(others, key=lambda name: -others[name])
     more = [f"and {len(largest) - MAX_NAMED} more"] if len(largest) > MAX_NAMED else []
