@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -19,7 +20,7 @@ ON_THE_CPU = {"BitShift"}
 """In training steps with dropout: the random numbers' generator, on a few integers."""
 
 
-def graph(operator: str, dtype: int, opset: int = 18, **attributes: object) -> onnx.ModelProto:
+def graph(operator: str, dtype: int, opset: int = 18, **attributes: Any) -> onnx.ModelProto:
     """Of one node."""
     x, y = (helper.make_tensor_value_info(name, dtype, [2, 3]) for name in "xy")
     node = helper.make_node(operator, ["x"], ["y"], **attributes)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psutil
 from filelock import Timeout
 
-from cnnbench.errors import CnnbenchError, WorkerCrashed
+from cnnbench.errors import CnnbenchError, InputError, WorkerCrashed
 from cnnbench.networks.trainable import ALL, first_trained
 from cnnbench.records import artifact, cache, dataset
 from cnnbench.records.messages import Build, BuildGraph, BuildPackage, BuildStep
@@ -118,10 +118,12 @@ class Built:
         if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
             return Problem("unavailable", Reason(code="not-exportable", detail=self.facts.onnx_error))
         if (case.is_compiled_ahead or case.has_own_graph) and (found := self.made_for(case)) is not None:
+            code: Code = "not-exportable" if case.is_compiled_ahead else "no-graph"
+            if isinstance(found, InputError):  # what it is calibrated with
+                return Problem("failed", Reason(code=code, detail=str(found)))
             if isinstance(found, CnnbenchError):
                 return Problem("failed", reason_for(found))
             if found.error is not None:
-                code: Code = "not-exportable" if case.is_compiled_ahead else "no-graph"
                 return Problem("unavailable", Reason(code=code, detail=found.error))
         if self.facts is not None and self.facts.batch not in (None, case.batch):
             only = f"the file takes batches of {self.facts.batch} alone"

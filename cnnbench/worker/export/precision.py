@@ -125,12 +125,12 @@ def _build(case: Case, folder: Path) -> GraphFacts:
                 _halve(prepared, file)
         seconds["make"] = time.perf_counter() - start
     start = time.perf_counter()
-    error, agreement = _own_error(case, facts, golden, folder)
+    own_error, agreement = _own_error(case, facts, golden, folder)
     seconds["check"] = time.perf_counter() - start
     return GraphFacts(
         graph_bytes=(folder / graph_file(case)).stat().st_size,
         macs=macs,
-        own_error=error,
+        own_error=own_error,
         agreement=agreement,
         seconds=seconds,
         **about,

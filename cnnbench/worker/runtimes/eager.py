@@ -103,6 +103,7 @@ class Eager(Runtime):
             threads=torch.get_num_threads(),
             precision=" and ".join(sorted(map(devices.format_of, dtypes))),
             torch_in_process=True,
+            shares={self.case.format: 1.0} if self.half and dtypes == {self.half} else {},  # operators mix no types
             tf32=None if tf32 is None else bool(tf32),
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
