@@ -212,8 +212,8 @@ class GraphFacts(Recorded):
     macs: dict[str, Count] = {}
     """For one image, by the name of the node."""
     own_error: Figure | None = None
-    """Of the graph, its nodes computed one by one in float32 on the CPU: the root mean square of what it is off
-    float64, in units of the output RMS. None where that is not finite."""
+    """Of the graph, its nodes computed one by one in float32 on the CPU, against float64: the root mean square in units
+    of the output RMS, of int8 the sine of the angle. None where it is not finite."""
     agreement: Figure | None = None
     """Share of the reference images whose largest output is in the same place then."""
     calibration_images: Count = 0

@@ -67,7 +67,7 @@ def precision_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> T
         "conversions: nodes of the executed graph that only change number format or layout. agreement: the least share "
         "of reference images whose largest output is in the same place as float64's; it is no accuracy. parity error: "
         "root mean square of the difference from float64, relative to the RMS of the output's part that depends on the "
-        "image."
+        "image; of int8 the sine of the angle to it: 0 for the same but for a factor, 1 for unrelated outputs."
     )
     noisy = any(records[row.id].case.is_quantised and records[row.id].case.calibration == NOISE for row in shown)
     notes = [NOTE] if noisy else []

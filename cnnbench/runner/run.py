@@ -164,7 +164,8 @@ class _Session:
         order = plan.build_order(models) if budget.has_time_for(groups) else list(models)
 
         def watch(building: Building) -> bool:
-            if isinstance(building.error, ModelError) and registry.find(building.spec.model) is None:
+            is_own = registry.find(building.spec.model) is None
+            if is_own and isinstance(artifacts.find(models[building.spec]).error, ModelError) and building.error:
                 raise building.error
             if building.seconds is None:
                 self.doing(f"{building.spec.label}: {building.what}")

@@ -20,7 +20,9 @@ from cnnbench.worker.reference.parity import (
     RESOLVED,
     Tensors,
     batches,
+    centres_of,
     compare_all,
+    compare_angles,
     limit_for,
     open_artifact,
     part,
@@ -40,7 +42,8 @@ class Session:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
         self.facts, (self.images, self.reference) = open_artifact(folder)
-        self.scales = scales_of(self.reference, LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED)
+        least = LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED
+        self.scales, self.centres = scales_of(self.reference, least), centres_of(self.reference, least)
         self.graph = read_graph(folder, self.case) if self.case.has_own_graph else None
         start = time.perf_counter()
         kind = class_of(self.case.runtime, self.case.workload)
@@ -121,7 +124,10 @@ class Session:
     def _compare(self, what: str, y: Tensors, reference: Tensors) -> Parity:
         precision = self.case.precision
         limit = limit_for(self.facts.eager_error, precision, self.graph)
-        found = compare_all(what, y, reference, self.scales, limit, precision)
+        if self.case.is_quantised:
+            found = compare_angles(what, y, reference, self.centres, limit)
+        else:
+            found = compare_all(what, y, reference, self.scales, limit, precision)
         agreement = None if precision == "fp32" else same_class(y, reference)
         return found.model_copy(update={"agreement": agreement})
 

@@ -38,10 +38,13 @@ from cnnbench.worker.profilers.onnx_origin import name_of
 from cnnbench.worker.reference.parity import (
     LEAST_OF_FILE,
     MAX_MIXED_LIMIT,
+    MAX_QUANTISED_LIMIT,
     RESOLVED,
     Array,
     Golden,
+    centres_of,
     compare_all,
+    compare_angles,
     open_artifact,
     part,
     same_class,
@@ -239,7 +242,7 @@ def _halve(prepared: Path, file: Path) -> None:
 
 
 def _own_error(case: Case, facts: ArtifactFacts, golden: Golden, folder: Path) -> tuple[float | None, float | None]:
-    """How far the graph, its nodes computed one by one by ONNX Runtime on the CPU, is from float64, in output RMS; and
+    """How far the graph, its nodes computed one by one by ONNX Runtime on the CPU, is from float64, as cases of the precision are compared; and
     the share of images whose largest output is in the same place."""
     unit, count = facts.batch or len(several(golden.images)[0]), len(several(golden.images)[0])
     plain = case.model_copy(update={"runtime": "ort:disabled", "device": "cpu", "batch": unit})
@@ -250,6 +253,10 @@ def _own_error(case: Case, facts: ArtifactFacts, golden: Golden, folder: Path) -
     ]
     outputs: Any = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
     reference = part(golden.reference, slice(len(outputs[0])))
-    scales = scales_of(golden.reference, LEAST_OF_FILE if case.spec.is_onnx_file else RESOLVED)
-    found = compare_all("", outputs, reference, scales, MAX_MIXED_LIMIT, case.precision)
+    least = LEAST_OF_FILE if case.spec.is_onnx_file else RESOLVED
+    if case.is_quantised:
+        found = compare_angles("", outputs, reference, centres_of(golden.reference, least), MAX_QUANTISED_LIMIT)
+    else:
+        scales = scales_of(golden.reference, least)
+        found = compare_all("", outputs, reference, scales, MAX_MIXED_LIMIT, case.precision)
     return found.error, same_class(outputs, reference)
