@@ -135,7 +135,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Build: "building:build_artifact",
     messages.BuildStep: "export.training.prove:build_step",
     messages.BuildPackage: "export.package:build_package",
-    messages.BuildGraph: "export.precision:build_graph",
+    messages.BuildGraph: "precision_graph:build_graph",
     messages.Describe: "graph_file:describe",
     messages.FindKernels: "cuda_kernels:find_kernels",
     task_messages.Annotate: "graph_file:annotate",

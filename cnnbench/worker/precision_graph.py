@@ -242,8 +242,8 @@ def _halve(prepared: Path, file: Path) -> None:
 
 
 def _own_error(case: Case, facts: ArtifactFacts, golden: Golden, folder: Path) -> tuple[float | None, float | None]:
-    """How far the graph, its nodes computed one by one by ONNX Runtime on the CPU, is from float64, as cases of the precision are compared; and
-    the share of images whose largest output is in the same place."""
+    """The error against float64, as cases of the precision are compared, of the graph's nodes computed one by one by
+    ONNX Runtime on the CPU; and the share of images whose largest output is in the same place."""
     unit, count = facts.batch or len(several(golden.images)[0]), len(several(golden.images)[0])
     plain = case.model_copy(update={"runtime": "ort:disabled", "device": "cpu", "batch": unit})
     runtime = OrtInference(plain, facts, folder, part(golden.images, slice(unit)), 1)
