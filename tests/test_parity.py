@@ -160,9 +160,8 @@ def test_angles_tell_a_noisy_output_from_a_wrong_one() -> None:
     reference, centres = reference + shared, centres_of(reference + shared)
     noisy = reference + random.standard_normal((6, 10))
     assert compare_angles("x", noisy, reference, centres, MAX_QUANTISED_LIMIT).passed
-    assert compare_angles(
-        "x", 2 * (reference - centres[0]) + centres[0], reference, centres, 1.0
-    ).error == pytest.approx(0, abs=1e-6)
+    scaled = 2 * (reference - centres[0]) + centres[0]
+    assert compare_angles("x", scaled, reference, centres, 1.0).error == pytest.approx(0, abs=1e-6)
     wrong = {
         "ignores its input": np.broadcast_to(reference.mean(axis=0), reference.shape),
         "is zero": np.zeros_like(reference),
