@@ -157,6 +157,8 @@ def test_both_libraries_are_really_measured(measured: Peaks) -> None:
         "1x1 convolution",
         "depthwise convolution",
     }
+    in_int8 = {each.kernel for each in measured.throughputs if each.precision == "int8"}
+    assert in_int8 == {kernel for _, kernel in kernels}
     peak, memory = measured.flops_per_s("fp32"), measured.memory_bytes_per_s()
     assert peak is not None
     assert memory is not None

@@ -141,7 +141,7 @@ def test_all_layers_at_once_give_the_same_numbers_as_groups_in_little_memory(
     signals: tuple[dict[str, str], Divergence], artifact_of: ArtifactOf
 ) -> None:
     _, found = signals
-    runs = [Contender("ort", "ort"), Contender("eager/bf16", "eager", "bf16"), Contender("eager", "eager")]
+    runs = [Contender("ort", "ort"), Contender("eager/amp-bf16", "eager", "amp-bf16"), Contender("eager", "eager")]
     small = diverge(SIGNALS, runs, batch=2, memory_bytes=GB)
     ort = next(run for run in found.runs if run.name == "ort")
     assert small.runs[0].layers == ort.layers
@@ -182,8 +182,8 @@ def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network
     [
         (["nothing"], "error: RUN: expected a runtime, one of"),
         (["folded"], "error: RUN: expected one of eager, compile, ort, or an ONNX file; the layers of folded are not"),
-        (["eager/fp8"], "error: RUN: expected a precision such as eager/fp32; got 'eager/fp8'"),
-        (["ort/bf16"], "error: RUN: 'ort/bf16': ort runs fp32 alone"),
+        (["eager/fp8"], "error: RUN: expected a precision, fp32 or amp-fp16 or amp-bf16; got 'eager/fp8'"),
+        (["ort/amp-bf16"], "error: RUN: 'ort/amp-bf16': ort runs fp32, fp16, int8"),
         (["missing.onnx"], "error: RUN: 'missing.onnx': there is no such file"),
         (["ort", "--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
         (["eager", "--export", "out"], "error: --export: expected a run of a graph, such as ort or an ONNX file;"),
@@ -279,7 +279,8 @@ def test_of_a_case_whose_outputs_differ_the_layer_is_named(artifact_of: Artifact
 @pytest.mark.slow
 def test_compiled_code_is_asked_for_what_lies_in_memory(artifact_of: ArtifactOf) -> None:
     artifact_of(SIGNALS)
-    found = diverge(SIGNALS, [Contender("compile", "compile"), Contender("compile/bf16", "compile", "bf16")], 2, GB)
+    asked = [Contender("compile", "compile"), Contender("compile/amp-bf16", "compile", "amp-bf16")]
+    found = diverge(SIGNALS, asked, 2, GB)
     for run in found.runs:
         assert run.asked == 0.0
         assert run.first is None

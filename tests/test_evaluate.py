@@ -121,7 +121,7 @@ def test_what_cannot_be_evaluated_is_told(words: list[str], message: str, cli: C
 
 def test_a_runtime_is_asked_for_the_precisions_that_it_has() -> None:
     spec = ModelSpec(model="lenet5")
-    cases = cases_of(spec, ["eager", "ort"], ["fp32", "bf16"])
-    assert [case.backend for case in cases] == ["eager/cpu", "eager/cpu/bf16", "ort/cpu"]
-    with pytest.raises(InputError, match="--runtime ort: ort runs fp32 alone"):
-        cases_of(spec, ["ort"], ["bf16"])
+    cases = cases_of(spec, ["eager", "ort"], ["fp32", "amp-bf16"])
+    assert [case.backend for case in cases] == ["eager/cpu", "eager/cpu/amp-bf16", "ort/cpu"]
+    with pytest.raises(InputError, match="--runtime ort: ort runs fp32, fp16, int8"):
+        cases_of(spec, ["ort"], ["amp-bf16"])

@@ -11,9 +11,20 @@ from onnx import numpy_helper
 
 from cnnbench.records.artifact import GRAPH
 from cnnbench.records.messages import Load, Loaded, Open, Opened
+from cnnbench.records.record import GraphFacts
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec, Precision
-from cnnbench.worker.reference.parity import batches, compare, limit_for, output_rms_of, several, tiled
+from cnnbench.worker.reference.parity import (
+    MAX_QUANTISED_LIMIT,
+    batches,
+    centres_of,
+    compare,
+    compare_angles,
+    limit_for,
+    output_rms_of,
+    several,
+    tiled,
+)
 
 SPEC = ModelSpec(model="mobilenet_v2", image_size=(64, 64), classes=10)
 CASE = Case(spec=SPEC, workload="inference", runtime="ort", batch=4)  # so that all is proved before timing
@@ -109,7 +120,7 @@ def test_a_broken_graph_fails(
     assert not all(one.passed for one in parity), [one.error for one in parity]
 
 
-PRECISIONS: list[Precision] = ["fp32", "bf16", "fp16"]
+PRECISIONS: list[Precision] = ["fp32", "amp-bf16", "bf16", "fp16"]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -141,6 +152,29 @@ def test_the_rounding_of_a_deep_network_passes(precision: Precision, error: floa
     )
     limit = limit_for(2e-4, precision)
     assert compare("x", reference + rounding, reference, output_rms_of(reference), limit, precision).passed
+
+
+def test_angles_tell_a_noisy_output_from_a_wrong_one() -> None:
+    random = np.random.default_rng(0)
+    shared, reference = 5 * random.standard_normal((1, 10)), random.standard_normal((6, 10))
+    reference, centres = reference + shared, centres_of(reference + shared)
+    noisy = reference + random.standard_normal((6, 10))
+    assert compare_angles("x", noisy, reference, centres, MAX_QUANTISED_LIMIT).passed
+    scaled = 2 * (reference - centres[0]) + centres[0]
+    assert compare_angles("x", scaled, reference, centres, 1.0).error == pytest.approx(0, abs=1e-6)
+    wrong = {
+        "ignores its input": np.broadcast_to(reference.mean(axis=0), reference.shape),
+        "is zero": np.zeros_like(reference),
+        "is of other images": np.roll(reference, 1, axis=0),
+        "is of other classes": np.roll(reference, 1, axis=1),
+        "has the other sign": 2 * centres[0] - reference,
+        "is not finite": np.full_like(reference, np.nan),
+    }
+    for name, y in wrong.items():
+        parities = [compare_angles(name, y[b], reference[b], centres, MAX_QUANTISED_LIMIT) for b in batches(6)]
+        assert not all(parity.passed for parity in parities), name
+    assert limit_for(1e-6, "int8", GraphFacts(own_error=0.1)) == 0.2
+    assert [limit_for(1e-6, "int8", GraphFacts(own_error=error)) for error in (1e-3, 0.7)] == [0.05, 0.85]
 
 
 def test_a_reference_that_does_not_depend_on_the_image_proves_nothing() -> None:

@@ -240,7 +240,7 @@ def test_every_id_names_its_case(suite: str) -> None:
     "id_",
     [
         "resnet18@96x64/k7/training/ort/cpu/fp32/b8/t2/s3",
-        "torchvision/densenet121/inference/ort:basic/cuda/bf16/channels_last/b1",
+        "torchvision/densenet121/inference/ort:basic/cuda/amp-bf16/channels_last/b1",
         "mypackage.nets:build@32x32/inference/eager/cpu/fp32/b1",
     ],
 )

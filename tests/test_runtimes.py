@@ -59,8 +59,13 @@ def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
     [
         ({"runtime": "folded"}, "fp32"),
         ({"runtime": "eager", "layout": "channels_last"}, "fp32"),
+        ({"runtime": "eager", "precision": "amp-bf16"}, "bf16"),
+        ({"runtime": "eager", "precision": "amp-bf16", "workload": "training"}, "bf16"),
         ({"runtime": "eager", "precision": "bf16"}, "bf16"),
-        ({"runtime": "eager", "precision": "bf16", "workload": "training"}, "bf16"),
+        pytest.param(
+            {"runtime": "eager", "precision": "fp16", "layout": "channels_last"}, "fp16", marks=pytest.mark.slow
+        ),
+        pytest.param({"runtime": "compile", "precision": "bf16"}, "bf16", marks=pytest.mark.slow),
         pytest.param({"runtime": "ort:disabled"}, "fp32", marks=pytest.mark.slow),
         ({"runtime": "ort:extended"}, "fp32"),
     ],
@@ -158,11 +163,11 @@ def test_compile_without_a_compiler_is_unavailable_with_the_reason(
         (("ort", "training", "cpu", "fp32", "nchw"), None),
         (("ort:tensorrt", "training", "cuda", "fp32", "nchw"), "TensorRT is for inference alone"),
         (("folded", "training", "cpu", "fp32", "nchw"), "folded is for inference alone"),
-        (("ort", "inference", "cpu", "bf16", "nchw"), "ort runs fp32 alone"),
+        (("ort", "inference", "cpu", "bf16", "nchw"), "ort runs fp32, fp16, int8"),
         (("ort", "inference", "cpu", "fp32", "channels_last"), "ort has the layout nchw alone"),
-        (("eager", "inference", "cpu", "fp16", "nchw"), "half precision on a CPU is bf16"),
+        (("eager", "inference", "cpu", "amp-fp16", "nchw"), "automatic mixed precision on a CPU is amp-bf16"),
         (("ort:tensorrt", "inference", "cpu", "fp32", "nchw"), "TensorRT is for CUDA devices"),
-        (("compile", "training", "cuda", "fp16", "channels_last"), None),
+        (("compile", "training", "cuda", "amp-fp16", "channels_last"), None),
     ],
 )
 def test_what_no_machine_can_run_has_a_reason(settings: tuple[str, str, str, str, str], reason: str | None) -> None:
@@ -200,7 +205,7 @@ def test_weights_of_another_network_fail_the_proof_in_bf16(small: Path, tmp_path
     weights = load_file(wrong / artifact.WEIGHTS)
     weights["conv1.weight"] = weights["conv1.weight"][::-1].copy()  # each filter in another's place
     save_file(weights, wrong / artifact.WEIGHTS)
-    opened, closed = launch(case_of(runtime="eager", precision="bf16"), wrong, tmp_path)
+    opened, closed = launch(case_of(runtime="eager", precision="amp-bf16"), wrong, tmp_path)
     assert not all(parity.passed for parity in [*opened.parity, *closed.parity])
 
 

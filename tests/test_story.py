@@ -112,7 +112,7 @@ def test_a_model_whose_build_fails_fails_its_own_cases_only(story: Story) -> Non
 def test_a_users_model_that_is_wrong_ends_the_run_before_anything_is_measured_and_leaves_nothing(story: Story) -> None:
     story.scripts["build-mine"] = {"build": Failure(failure="mine: raises when it is built", is_user_error=True)}
     with pytest.raises(ModelError, match="raises when it is built"):
-        story.run(SUITE.replace("[lenet5", "['mine:build'").replace("batches", "precisions: [fp16, fp32], batches"))
+        story.run(SUITE.replace("[lenet5", "['mine:build'").replace("batches", "precisions: [amp-fp16, fp32], batches"))
     assert not any(line.startswith("load") for line in story.log)
     assert not (story.folder / "out").exists()
 

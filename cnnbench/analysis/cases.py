@@ -51,6 +51,8 @@ class CaseRow:
     """The medians of a training step's phases, where the runtime separates them."""
     speedup: Estimate | None = None
     """How many times as fast as the reference runtime in the same rounds."""
+    vs_fp32: Estimate | None = None
+    """How many times as fast as the same runtime in float32 in the same rounds."""
     kernel_in_ratio: bool = False
     """Whether either of the two spends so much of its time in the kernel that the ratio depends on the allocator."""
     kernel_share: float | None = None
@@ -93,9 +95,23 @@ class CaseRow:
 def case_rows(records: Sequence[Record]) -> list[CaseRow]:
     """One row per case, inference first."""
     references = {record.case.work_key: record for record in records if record.case.is_reference}
+    in_fp32 = {_all_but_precision(record): record for record in records if record.case.precision == "fp32"}
     places = _places(records)
     ordered = sorted(records, key=lambda record: WORKLOADS.index(record.case.workload))
-    return [_case_row(record, references.get(record.case.work_key), *places.get(record.id, ())) for record in ordered]
+    return [
+        _case_row(
+            record,
+            references.get(record.case.work_key),
+            in_fp32.get(_all_but_precision(record)),
+            *places.get(record.id, ()),
+        )
+        for record in ordered
+    ]
+
+
+def _all_but_precision(record: Record) -> tuple[object, ...]:
+    case = record.case
+    return (case.group_key, case.runtime, case.layout, case.allocator, case.trainable)
 
 
 def case_frame(rows: Sequence[CaseRow]) -> "pd.DataFrame":
@@ -132,7 +148,9 @@ def _places(records: Sequence[Record]) -> dict[str, tuple[int, bool]]:
     return found
 
 
-def _case_row(record: Record, reference: Record | None, rank: int | None = None, tied: bool = False) -> CaseRow:
+def _case_row(
+    record: Record, reference: Record | None, in_fp32: Record | None, rank: int | None = None, tied: bool = False
+) -> CaseRow:
     return CaseRow(
         model=record.case.label,
         **{name: getattr(record.case, name) for name in CASE_FIELDS},
@@ -144,6 +162,7 @@ def _case_row(record: Record, reference: Record | None, rank: int | None = None,
         rank=rank,
         tied=tied,
         speedup=speedup(record, reference) if reference else None,
+        vs_fp32=speedup(record, in_fp32) if in_fp32 else None,
         kernel_in_ratio=spends_much(record, reference),
         **_measured(record),
     )

@@ -6,8 +6,6 @@ known by the very name that its driver gives; of one that is not in the table no
 
 from dataclasses import dataclass
 
-from cnnbench.suite.case import Precision
-
 TERA, GIGA = 1e12, 1e9
 
 
@@ -23,9 +21,9 @@ class Datasheet:
     bytes_per_s: float
     source: str
 
-    def flops_per_s(self, precision: Precision) -> float | None:
+    def flops_per_s(self, precision: str) -> float | None:
         """The dense peak. That of float32 is without TF32, which cnnbench switches off."""
-        return {"fp32": self.fp32, "bf16": self.bf16, "fp16": self.fp16}[precision]
+        return {"fp32": self.fp32, "bf16": self.bf16, "fp16": self.fp16}.get(precision)
 
 
 def _gpu(names: str, fp32: float, bf16: float | None, fp16: float | None, memory: float, source: str) -> Datasheet:

@@ -26,8 +26,8 @@ OPTIMIZER_PASSES = 5
 """SGD with momentum reads weight, gradient and momentum, and writes weight and momentum."""
 MOST = 0.5
 """Of the CPU time: where the lower bound is unknown, the kernel is the limit from this share on."""
-HALF = 0.5
-"""Of float32's bytes: the least that a value has in 16-bit precision."""
+VALUE_SIZE = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 0.25}
+"""The least size of a value by number format, as a share of float32's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ def _roofline(seconds: float, case: Case, peaks: Peaks | None, work: Sequence[Wo
         seconds=seconds,
         macs=macs if work is None else sum(each.macs for each in work),
         moved_bytes=None if work is None else sum(each.moved_bytes for each in work),
-        peak_flops_per_s=peaks.flops_per_s(case.precision) if peaks else None,
+        peak_flops_per_s=peaks.flops_per_s(case.format) if peaks else None,
         layers=tuple(lower_bound(each, case, peaks) for each in work or () if peaks),
     )
 
@@ -173,7 +173,7 @@ def works(network: Network, case: Case) -> list[Work]:
 
     In inference a runtime may fuse normalisation, activations and sums into the convolution before them.
     """
-    scale = HALF if case.precision != "fp32" else 1.0
+    scale = VALUE_SIZE[case.format]
     if case.workload == "training":
         update_bytes = round(OPTIMIZER_PASSES * network.trained_params * FLOAT_BYTES / scale)  # weights stay in float32
         update = Work(name="optimizer", kind="other operators", macs=0, moved_bytes=update_bytes)
@@ -221,7 +221,7 @@ def _backward(layers: Sequence[Layer], batch: int) -> Iterator[Work]:
 
 def lower_bound(work: Work, case: Case, peaks: Peaks | None) -> LowerBound:
     """Of a layer's work, from the peaks of the case's device, precision and library."""
-    peak = peaks.flops_per_s(case.precision) if peaks else None
+    peak = peaks.flops_per_s(case.format) if peaks else None
     rate = peaks.bytes_per_s(work.moved_bytes) if peaks else None
     library = runtime_kind(case.runtime).call_library
     smallest: Smallest = "convolution" if work.kind.endswith("convolutions") else "operator"

@@ -23,7 +23,11 @@ def evaluate(
         list[str] | None, typer.Option(help="A runtime, with its variant if it has one; for each. Default: eager, ort.")
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(metavar="fp32|bf16", help="For each; in the runtimes that have it.")
+        list[str] | None,
+        typer.Option(
+            metavar="fp32|bf16|int8|...",
+            help="For each; in the runtimes that have it. int8 is calibrated with training images.",
+        ),
     ] = None,
     confusion: Annotated[
         Path | None, typer.Option(help="A picture of the confusion matrices, such as confusion.png or .svg.")
@@ -56,7 +60,7 @@ def evaluate(
     names = [checked(runtimes.check_name, each, "--runtime") for each in runtime or ["eager", "ort"]]
     if runtime is None and chosen.is_onnx_file:
         names = ["ort"]
-    cases = cases_of(chosen, names, precision or ["fp32"])
+    cases = cases_of(chosen, names, precision or ["fp32"], data)
     terminal = common.console()
     with Progress(console=terminal, disable=as_json or not can_redraw(terminal), transient=True) as progress:
         bar = progress.add_task("building", total=None)

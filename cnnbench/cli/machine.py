@@ -106,8 +106,9 @@ def doctor(
         raise InputError("--into, --threads: expected them with --peaks; got them without")
     about = machine.environment([machine.usable_threads()], Path.cwd()).model_dump(mode="json")
     interference, devices, cache = machine.interference(), list(_devices()), str(cache_folder())
+    int8 = machine.int8_fit()
     if as_json:
-        print_json({**about, "interference": interference, "devices": devices, "cache": cache})
+        print_json({**about, "interference": interference, "devices": devices, "cache": cache, "int8": int8})
         return
     for heading in ("machine", "state", "threads", "software"):
         typer.echo(heading)
@@ -115,6 +116,7 @@ def doctor(
             typer.echo(f"  {key:22} {value}")
     typer.echo(f"cache\n  {cache}\ndevices")
     print_rows(devices)
+    typer.echo(f"int8\n  {int8}")
     typer.echo("possible interference" if interference else "no interference found")
     for each in interference:
         typer.echo(f"  - {each}")

@@ -227,6 +227,12 @@ def export(
         errors = ", ".join(f"{p.error:.1e} at {p.what}" for p in done.parity)
         size = f"{done.onnx_bytes / MB:.1f} MB, opset {done.opset}"
         lines = [f"parity with float64, relative to the output's RMS: {errors}; limit {done.parity[0].limit:.0e}"]
+    without = ", ".join(f"{name}: {count}" for name, count in done.without_cuda_kernel.items())
+    lines.append(
+        f"no kernel in ONNX Runtime's CUDA provider, so on the CPU beside a GPU: {without}"
+        if without
+        else "every node has a kernel in ONNX Runtime's CUDA provider"
+    )
     if done.begun_anew:
         lines.append(f"begun anew, for another number of classes: {', '.join(done.begun_anew)}")
     if as_json:
@@ -276,7 +282,7 @@ def diverge(
     model: AnyModel,
     runs: Annotated[
         list[str],
-        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/bf16, or an ONNX file."),
+        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or compile/amp-bf16, or an ONNX file."),
     ],
     image_size: ImageSize = None,
     classes: Classes = None,
@@ -299,7 +305,7 @@ def diverge(
     """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
 
     Exit code 0 if rounding explains all, 1 if a layer is worse.
-    Example: cnnbench diverge resnet50 ort eager/bf16 --page layers.html
+    Example: cnnbench diverge resnet50 ort eager/amp-bf16 --page layers.html
     Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
     from functools import partial
@@ -342,7 +348,7 @@ def inspect_layers(
     ] = None,
     layers: Annotated[str, typer.Option(metavar="GLOB", help="Layers by name, such as 'layer1.*'.")] = "*",
     runs: Annotated[
-        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/bf16, an ONNX file.")
+        list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/amp-bf16, an ONNX file.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the page and PNG files; MODEL-layers if not given.")

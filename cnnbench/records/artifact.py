@@ -8,6 +8,8 @@ step.onnx             the training step, where somebody has asked for it; step-h
 step.json             StepFacts
 package-*.pt2         a package compiled ahead for one batch, number of threads and processor, where a case runs it
 package-*.pt2.json    PackageFacts
+model.int8.onnx       the graph in a precision, where a case runs it: model.fp16.onnx, model.int8-<data>.onnx
+model.int8.onnx.json  GraphFacts
 seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
 
@@ -18,11 +20,11 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from cnnbench.networks.trainable import ALL
-from cnnbench.records import cache, files
+from cnnbench.records import cache, dataset, files
 from cnnbench.records.bounds import Count, Recorded
-from cnnbench.records.record import ArtifactFacts, PackageFacts, StepFacts
+from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, StepFacts
 from cnnbench.records.toolchain import Toolchain, engine_versions, instruction_set, own_toolchain, source_digest
-from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.case import NOISE, Case, ModelSpec
 from cnnbench.suite.runtimes import runtime_kind
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
@@ -81,16 +83,45 @@ def key_of(spec: ModelSpec, run_id: str, toolchain: Toolchain | None = None, wei
 def depends_on(case: Case) -> str:
     """A digest of what the case's times depend on: its model's artifact, the libraries and code that run it.
 
-    A user's own model is known by the file that it stands in.
+    A user's own model is known by the file that it stands in, data that int8 is calibrated with by their files.
     """
     key = key_of(case.spec, source_digest(case.spec))
     engines = [engine_versions()[name] for name in runtime_kind(case.runtime).libraries if name in engine_versions()]
-    return sha256(json.dumps([key, case.model_dump(), *engines], sort_keys=True).encode()).hexdigest()[:16]
+    data = [source] if (source := dataset.fingerprint(case.calibration)) else []
+    return sha256(json.dumps([key, case.model_dump(), *engines, *data], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def package_name(case: Case, threads: int) -> str:
     """The file of what is compiled ahead for a case: machine code for its batch, its threads and this processor."""
     return f"{PACKAGE}{case.runtime.replace(':', '-')}-b{case.batch}-t{threads}-{instruction_set()}.pt2"
+
+
+def graph_file(case: Case) -> str:
+    """The file of the graph that a case executes, where it executes one; engines make bfloat16 of the exported one."""
+    if case.format in ("fp32", "bf16") or not case.has_own_graph:
+        return GRAPH
+    return graph_facts_file(case).removesuffix(PACKAGE_FACTS)
+
+
+def graph_facts_file(case: Case) -> str:
+    """The file of what is known of a case's own graph."""
+    data = "" if case.calibration == NOISE else f"-{sha256(case.calibration.encode()).hexdigest()[:12]}"
+    return f"{Path(GRAPH).stem}.{case.precision}{data}{Path(GRAPH).suffix}{PACKAGE_FACTS}"
+
+
+def read_graph(folder: Path, case: Case) -> GraphFacts | None:
+    """What is known of a case's own graph; None if nobody has asked for it yet."""
+    try:
+        return GraphFacts.model_validate_json((folder / graph_facts_file(case)).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def made_for(case: Case, threads: int) -> str:
+    """The name of what is made for a case beside its model's artifact; empty where nothing is."""
+    if case.is_compiled_ahead:
+        return package_name(case, threads)
+    return graph_facts_file(case) if case.has_own_graph else ""
 
 
 def file_name(name: str) -> str:

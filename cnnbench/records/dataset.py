@@ -1,6 +1,9 @@
 """Data sets that `--data` can name: folders of the user's, in which nothing is downloaded, and generated ones."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -8,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from cnnbench.errors import InputError
-from cnnbench.suite.case import Frozen
+from cnnbench.suite.case import NOISE, Frozen
 
 Kind: TypeAlias = Literal["idx", "cifar10", "cifar100", "images", "digits", "shapes", "signals"]
 NAMED: tuple[Kind, ...] = ("digits", "shapes", "signals")
@@ -65,6 +68,26 @@ def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
     if len(found) > 1:
         raise InputError(f"{source}: expected one data set; give {' or '.join(str(place) for _, place in found)}")
     return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed)
+
+
+@cache
+def fingerprint(source: str) -> str:
+    """A digest of the files of a data set, by their names, sizes and times; empty for one that has none.
+
+    So is that of one that is not there, which is told where it is read.
+    """
+    folder = ""
+    if source != NOISE:
+        with suppress(InputError):
+            folder = find(source).folder
+    if not folder:
+        return ""
+    about = (f"{each.relative_to(folder)} {each.stat().st_size} {each.stat().st_mtime_ns}" for each in _files(folder))
+    return sha256("\n".join(about).encode()).hexdigest()[:16]
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(each for each in Path(folder).rglob("*") if each.is_file())
 
 
 def idx_files(folder: Path) -> dict[str, Path]:

@@ -1,10 +1,10 @@
 """A record as a line of a run's file, and what many records share as lines of a file beside it.
 
-records.jsonl   {"schema_version": 9, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
+records.jsonl   {"schema_version": 10, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
 shared.jsonl    {"digest": "7f3a...", "artifact": {...}}
 
-Counts, artifact, training step and environment are named by the digests of their content. A line of a case that was
-measured before holds its new launches alone: `earlier` says how many the case's line before has.
+Counts, artifact, training step, graph and environment are named by the digests of their content. A line of a case that
+was measured before holds its new launches alone: `earlier` says how many the case's line before has.
 """
 
 import json
@@ -15,8 +15,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from cnnbench.records.environment import Environment
-from cnnbench.records.record import SAME_SHAPE, SCHEMA_VERSION, ArtifactFacts, CountsSummary, Record, StepFacts
-from cnnbench.records.upgrade import OLDER, upgraded
+from cnnbench.records.record import (
+    SAME_SHAPE,
+    SCHEMA_VERSION,
+    ArtifactFacts,
+    CountsSummary,
+    GraphFacts,
+    Record,
+    StepFacts,
+)
+from cnnbench.records.upgrade import OLDER, WITH_AMP, upgraded, with_amp
 from cnnbench.suite.case import Frozen
 
 
@@ -27,6 +35,7 @@ class Shared(Frozen):
     counts: CountsSummary | None = None
     artifact: ArtifactFacts | None = None
     step: StepFacts | None = None
+    graph: GraphFacts | None = None
     environment: Environment | None = None
 
 
@@ -64,6 +73,8 @@ def parse_record(content: dict[str, Any], shared: Mapping[str, Shared], before: 
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ValueError(f"schema {version} is newer than this cnnbench's {SCHEMA_VERSION}; upgrade cnnbench")
+    if isinstance(version, int) and version < WITH_AMP:
+        content = with_amp(content)
     if version in OLDER:
         return _checked(Record.model_validate(upgraded(content)))
     if version not in SAME_SHAPE:

@@ -99,6 +99,15 @@ class BuildPackage(Request):
     """That it will run with."""
 
 
+class BuildGraph(Request):
+    """Make the graph of a case's precision, from its model's artifact."""
+
+    op: Literal["build_graph"] = "build_graph"
+    case: Case
+    folder: str
+    """The artifact's, which must be finished."""
+
+
 class Describe(Request):
     """Read an ONNX file."""
 
@@ -113,6 +122,20 @@ class Described(Frozen):
     """Number of nodes by operator."""
     content_bytes: int
     """Its size without source paths, notes and the producer's version; with weights that stand in a second file."""
+
+
+class FindKernels(Request):
+    """Look for the kernels of an ONNX file's nodes in the CUDA provider's published table."""
+
+    op: Literal["find_kernels"] = "find_kernels"
+    file: str
+
+
+class KernelsFound(Frozen):
+    """What is missing."""
+
+    without: dict[str, int]
+    """Nodes that have none, by operator with its version and types."""
 
 
 Purpose = Literal["run", "build"]

@@ -90,12 +90,12 @@ class Peaks(Recorded):
     failures: dict[str, str] = {}
     """What could not be measured, with the reason."""
 
-    def fastest(self, precision: Precision, kernel: Kernel | None = None) -> Throughput | None:
-        """The fastest kernel, in any library; None if none was measured in this precision."""
+    def fastest(self, precision: str, kernel: Kernel | None = None) -> Throughput | None:
+        """The fastest kernel, in any library; None if none was measured in this number format."""
         found = [each for each in self.throughputs if each.precision == precision and kernel in (None, each.kernel)]
         return max(found, key=lambda each: each.flops_per_s, default=None)
 
-    def flops_per_s(self, precision: Precision) -> float | None:
+    def flops_per_s(self, precision: str) -> float | None:
         """The most floating-point operations per second in any kernel."""
         fastest = self.fastest(precision)
         return fastest.flops_per_s if fastest else None

@@ -32,6 +32,7 @@ Code = Literal[
     "error",
     "export-failed",
     "not-exportable",
+    "no-graph",
     "no-device",
     "no-runtime",
     "no-allocator",

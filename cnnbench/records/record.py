@@ -10,6 +10,8 @@ Schema history (a reader accepts its own version and older ones):
     7   a model's own loss
     8   training steps that write over what they have read
     9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
+    10  precision as a property of what runs: `bf16` and `fp16` were automatic mixed precision before, now `amp-bf16`
+        and `amp-fp16`; the graph of a precision, agreement, and the share of MACs by number format
 
 `upgrade.py` reads the older ones.
 """
@@ -23,8 +25,8 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 9
-SAME_SHAPE = (5, 6, 7, 8, SCHEMA_VERSION)
+SCHEMA_VERSION = 10
+SAME_SHAPE = (5, 6, 7, 8, 9, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
@@ -43,6 +45,9 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 """From best to worst."""
 MEASURED: tuple[Status, ...] = ("ok", "noisy")
 """The statuses whose times may be compared."""
+
+MIN_SHARE = 0.5
+"""Of the MACs, that must run in the precision that is asked for."""
 
 Counter = Annotated[str, Field(pattern="^(module|dispatch|fvcore|onnx|backward)$")]
 Counts = dict[str, tuple[Count, Count]]
@@ -104,6 +109,8 @@ class Parity(Recorded):
     error: Figure | None
     """None if an output was not finite or had another shape."""
     limit: Figure
+    agreement: Figure | None = None
+    """Share of the images whose largest output is in the same place; known below float32 alone."""
 
     @property
     def passed(self) -> bool:
@@ -193,6 +200,29 @@ class PackageFacts(Recorded):
     package_bytes: Count | None = None
     seconds: dict[str, Seconds] = {}
     """Time of each stage: export, compile."""
+
+
+class GraphFacts(Recorded):
+    """What making a graph for a precision found out; stored beside it."""
+
+    error: str | None = None
+    """Why there is no graph: a value overflows, or its operators cannot be counted."""
+    graph_bytes: Count | None = None
+    """None where the engine makes it of the exported graph."""
+    macs: dict[str, Count] = {}
+    """For one image, by the name of the node."""
+    own_error: Figure | None = None
+    """Of the graph, its nodes computed one by one in float32 on the CPU, against float64: the root mean square in units
+    of the output RMS, of int8 the sine of the angle. None where it is not finite."""
+    agreement: Figure | None = None
+    """Share of the reference images whose largest output is in the same place then."""
+    calibration_images: Count = 0
+    calibration_digest: str = ""
+    """Of the images that decided the ranges of what is quantised."""
+    source: str = ""
+    """Digest of the files that these were read from, by their names, sizes and times; empty for generated ones."""
+    seconds: dict[str, Seconds] = {}
+    """Time of each stage: prepare, make, check."""
 
 
 class Memory(Recorded):
@@ -342,6 +372,10 @@ class Ran(Recorded):
     graph_optimization: str | None = None
     graph_breaks: dict[str, Count] = {}
     """Of torch.compile, by reason."""
+    shares: dict[str, Figure] = {}
+    """Of the MACs by the number format that they ran in, where the graph was made for a precision."""
+    elsewhere: list[str] = []
+    """The largest nodes that ran in another format than asked."""
     facts: dict[str, bool | int | float | str | None] = {}
     """What else the libraries say of themselves: versions and settings, by the library's own names."""
 
@@ -349,11 +383,19 @@ class Ran(Recorded):
         """Where it is not what the case asks."""
         pairs: tuple[tuple[Code, object, object], ...] = (
             ("device", case.device, self.device),
-            ("precision", case.precision, self.precision),
+            ("precision", case.format, case.format if self.shares else self.precision),
             ("threads", case.threads or self.threads, self.threads),
             ("allocator", case.allocator, case.allocator if case.allocator == "default" else self.allocator),
         )
-        return [Reason(code=code, detail=f"requested {asked}, got {ran}") for code, asked, ran in pairs if asked != ran]
+        found = [
+            Reason(code=code, detail=f"requested {asked}, got {ran}") for code, asked, ran in pairs if asked != ran
+        ]
+        if self.shares and self.shares.get(case.format, 0.0) < MIN_SHARE:
+            others = sorted((share, name) for name, share in self.shares.items() if name != case.format)
+            shares = " and ".join(f"{share:.0%} of MACs ran in {name}" for share, name in reversed(others))
+            detail = f"asked {case.format}; {shares}: {', '.join(self.elsewhere)}"
+            found.append(Reason(code="precision", detail=detail))
+        return found
 
 
 class Record(Recorded):
@@ -369,6 +411,8 @@ class Record(Recorded):
     artifact: ArtifactFacts | None = None
     step: StepFacts | None = None
     """Of a case that runs the exported training step."""
+    graph: GraphFacts | None = None
+    """Of a case whose graph was made for its precision."""
     parity: list[Parity] = []
     measurement: Measurement | None = None
     environment: Environment | None = None

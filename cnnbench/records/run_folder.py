@@ -30,6 +30,7 @@ from cnnbench.records.layer_profile import ModelProfile, read_profiles
 from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
 from cnnbench.records.peaks import Peaks, read_peaks
 from cnnbench.records.record import SCHEMA_VERSION, Launch, Record
+from cnnbench.records.upgrade import WITH_AMP, id_with_amp
 from cnnbench.suite.load import Suite
 
 RECORDS, SHARED, RUN = "records.jsonl", "shared.jsonl", "run.json"
@@ -110,14 +111,15 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     except RunFolderError as error:
         unreadable.append(str(error))
     profiles, unreadable_profiles = read_profiles(folder)
-    order = {id_: place for place, id_ in enumerate(about.cases)}
+    cases = list(map(id_with_amp, about.cases)) if about.schema_version < WITH_AMP else about.cases
+    order = {id_: place for place, id_ in enumerate(cases)}
     return Run(
         folder=folder,
         suite=about.suite,
         started=about.started or "?",
         environment=environment,
         records=dict(sorted(records.items(), key=lambda item: order.get(item[0], len(order)))),
-        cases=about.cases,
+        cases=cases,
         unreadable=[*unreadable, *unreadable_profiles],
         peaks=peaks,
         profiles=profiles,

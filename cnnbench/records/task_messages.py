@@ -29,6 +29,8 @@ class Probed(Frozen):
     works: bool
     name: str = ""
     reason: str = ""
+    formats: tuple[str, ...] | None = None
+    """The number formats that it computes in here; None where nothing says so."""
 
 
 class MeasurePeaks(Request):

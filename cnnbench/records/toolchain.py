@@ -55,6 +55,18 @@ def instruction_set() -> str:
     return sha256("".join([platform.machine(), *flags]).encode()).hexdigest()[:8]
 
 
+INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "i8mm", "asimddp")
+"""Of processors that add up products of 8-bit integers without saturation."""
+
+
+@cache
+def int8_instructions() -> tuple[str, ...]:
+    """Those of this processor, by the names that Linux has for them."""
+    file = Path("/proc/cpuinfo")
+    flags = set(file.read_text().split()) if file.exists() else set()
+    return tuple(name for name in INT8_FLAGS if name in flags)
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """What builds artifacts: the code, as a digest, and the libraries' versions."""

@@ -13,6 +13,23 @@ OLDER = (1, 2, 3, 4)
 """The versions that are read."""
 
 
+WITH_AMP = 10
+"""The version since which `bf16` and `fp16` are no longer automatic mixed precision."""
+
+
+def with_amp(content: Json) -> Json:
+    """A record of an older version with today's names of automatic mixed precision."""
+    case = content.get("case")
+    if isinstance(case, dict) and case.get("precision") in ("bf16", "fp16"):
+        content = {**content, "case": {**case, "precision": f"amp-{case['precision']}"}}
+    return {**content, "id": id_with_amp(str(content.get("id", "")))}
+
+
+def id_with_amp(id_: str) -> str:
+    """The same of an id."""
+    return re.sub(r"/(cpu|cuda)/(bf16|fp16)(?=/)", r"/\1/amp-\2", id_)
+
+
 def upgraded(record: Json) -> Json:
     """A record of an older schema in the shape of today's `Record`. Raises ValueError for what was never one."""
     try:

@@ -99,7 +99,7 @@ def _cases(explained: Sequence[Explained]) -> Table:
 
 def _datasheet_share(each: Explained) -> float | None:
     sheet = datasheet_of(each.peaks.device_name) if each.peaks else None
-    peak = sheet.flops_per_s(each.case.precision) if sheet else None
+    peak = sheet.flops_per_s(each.case.format) if sheet else None
     return each.roofline.flops_per_s / peak if peak else None
 
 

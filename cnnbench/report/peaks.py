@@ -11,6 +11,7 @@ from cnnbench.report.table import Column, Table, figure, hidden, measure, table_
 from cnnbench.suite.case import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+INT8: Precision = "int8"
 
 
 def peaks_table(peaks: Sequence[Peaks]) -> Table:
@@ -28,6 +29,7 @@ def peaks_table(peaks: Sequence[Peaks]) -> Table:
         words("device", lambda r: r.device, axis=True),
         figure("threads", lambda r: r.threads, str),
         *(column for precision in PRECISIONS for column in _rates(precision)),
+        *(_rates(INT8)[:1] if any(each.flops_per_s(INT8) for each in peaks) else ()),
         measure("depthwise GFLOP/s", depthwise, in_giga, "depthwise_flops_per_s"),
         measure("memory GB/s", lambda r: r.memory_bytes_per_s(), in_giga, "memory_bytes_per_s"),
         hidden("datasheet_bytes_per_s", lambda r: s.bytes_per_s if (s := datasheet_of(r.device_name)) else None),

@@ -31,6 +31,7 @@ REASONS: Mapping[Code, str] = {
     "error": "the run failed",
     "export-failed": "ONNX export failed",
     "not-exportable": "the training step cannot be exported",
+    "no-graph": "the graph cannot be made in this precision",
     "no-device": "there is no such device",
     "no-runtime": "the runtime does not work here",
     "no-allocator": "the memory allocator is not available here",

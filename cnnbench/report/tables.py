@@ -16,6 +16,7 @@ from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
+from cnnbench.report.precision import precision_table
 from cnnbench.report.reasons import reasons_text
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 from cnnbench.report.transfer import transfer_table
@@ -37,6 +38,7 @@ def run_tables(run: Run) -> list[Table]:
         _batches(batches(records)),
         _start(starts(records)),
         transfer_table(savings(run)),
+        precision_table(cases, run.records),
     ]
     return [table for table in tables if table.rows]
 
@@ -198,6 +200,8 @@ def _cases(rows: Sequence[CaseRow], workload: Workload) -> Table:
         words("status", status),
     ]
     left_out = ["parity_error"] if trains else ["trainable", *(f"{phase}_ms" for phase in PHASES["training"])]
+    if not any(row.vs_fp32 for row in rows):
+        left_out += ["vs_fp32", "vs_fp32_low", "vs_fp32_high"]
     data = case_frame(rows).drop(columns=left_out)
     notes = [KERNEL_NOTE] if any(row.speedup and row.kernel_in_ratio for row in rows) else []
     notes += [f"[{number}] {status}: {reason}" for (status, reason), number in numbers.items()]

@@ -11,19 +11,21 @@ from uuid import uuid4
 import psutil
 from filelock import Timeout
 
-from cnnbench.errors import CnnbenchError, WorkerCrashed
+from cnnbench.errors import CnnbenchError, InputError, WorkerCrashed
 from cnnbench.networks.trainable import ALL, first_trained
-from cnnbench.records import artifact, cache
-from cnnbench.records.messages import Build, BuildPackage, BuildStep
-from cnnbench.records.reason import Reason, reason_for
-from cnnbench.records.record import ArtifactFacts, PackageFacts, Status, StepFacts
+from cnnbench.records import artifact, cache, dataset
+from cnnbench.records.messages import Build, BuildGraph, BuildPackage, BuildStep
+from cnnbench.records.reason import Code, Reason, reason_for
+from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, Status, StepFacts
 from cnnbench.runner import machine, scratch
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.worker_process import HERE, Interpreter, Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.optimizer import TIMED_OPTIMIZER
 
-BuildRequest = Build | BuildStep | BuildPackage
+BuildRequest = Build | BuildStep | BuildPackage | BuildGraph
+Made = PackageFacts | GraphFacts | CnnbenchError
+"""What is made for a case beside its model's artifact, or why it could not be."""
 LIMIT_S = 600.0
 """The longest that one build may take; a run has its suite's."""
 BUILDER_BYTES = 2 * 2**30
@@ -43,7 +45,7 @@ class Wanted:
     weights: Path | None = None
     """A file of weights to take instead of the model's own, where they fit it."""
     ahead: tuple[Case, ...] = ()
-    """The cases that are wanted compiled ahead."""
+    """The cases that a package or a graph of their own is wanted for."""
 
     @property
     def folder(self) -> Path:
@@ -71,21 +73,28 @@ class Built:
     steps: Mapping[str, StepFacts] = field(default_factory=dict)
     """By the part that is trained."""
     step_errors: Mapping[str, CnnbenchError] = field(default_factory=dict)
-    packages: Mapping[str, PackageFacts | CnnbenchError] = field(default_factory=dict)
-    """What was compiled ahead, or why it could not be, by the name of its file."""
+    made: Mapping[str, Made] = field(default_factory=dict)
+    """By name."""
 
-    def package(self, case: Case) -> PackageFacts | CnnbenchError | None:
-        """What there is of a case that is compiled ahead; None if nobody has asked for it yet."""
-        name = artifact.package_name(case, machine.threads_of(case))
-        if name not in self.packages:
-            known = artifact.read_package(self.folder / name) if self.facts is not None else None
-            return known if known is not None and known.error is None else None
-        return self.packages[name]
+    def made_for(self, case: Case) -> Made | None:
+        """What is made for a case; None if nobody has asked for it yet."""
+        name = artifact.made_for(case, machine.threads_of(case))
+        if name in self.made or self.facts is None:
+            return self.made.get(name)
+        if case.is_compiled_ahead:
+            package = artifact.read_package(self.folder / name)
+            return package if package is not None and package.error is None else None
+        graph, source = artifact.read_graph(self.folder, case), dataset.fingerprint(case.calibration)
+        return graph if graph is not None and graph.error is None and graph.source == source else None
 
-    def with_package(self, request: BuildPackage, found: PackageFacts | CnnbenchError) -> Self:
-        """The same, with what came of compiling a case ahead."""
-        name = artifact.package_name(request.case, request.threads)
-        return replace(self, packages={**self.packages, name: found})
+    def graph(self, case: Case) -> GraphFacts | None:
+        """What is known of the graph that was made for a case's precision."""
+        found = self.made_for(case) if case.has_own_graph else None
+        return found if isinstance(found, GraphFacts) else None
+
+    def with_made(self, case: Case, found: Made) -> Self:
+        """The same, with what came of making something for a case."""
+        return replace(self, made={**self.made, artifact.made_for(case, machine.threads_of(case)): found})
 
     def require(self) -> ArtifactFacts:
         """The facts. Raises why there are none: ModelError, WorkerError."""
@@ -106,16 +115,19 @@ class Built:
         step = self.steps.get(case.trainable)
         if case.is_exported_step and step is not None and step.error is not None:
             return Problem("unavailable", Reason(code="not-exportable", detail=step.error))
-        if case.is_compiled_ahead and (found := self.package(case)) is not None:
+        if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
+            return Problem("unavailable", Reason(code="not-exportable", detail=self.facts.onnx_error))
+        if (case.is_compiled_ahead or case.has_own_graph) and (found := self.made_for(case)) is not None:
+            code: Code = "not-exportable" if case.is_compiled_ahead else "no-graph"
+            if isinstance(found, InputError):  # what it is calibrated with
+                return Problem("failed", Reason(code=code, detail=str(found)))
             if isinstance(found, CnnbenchError):
                 return Problem("failed", reason_for(found))
             if found.error is not None:
-                return Problem("unavailable", Reason(code="not-exportable", detail=found.error))
+                return Problem("unavailable", Reason(code=code, detail=found.error))
         if self.facts is not None and self.facts.batch not in (None, case.batch):
             only = f"the file takes batches of {self.facts.batch} alone"
             return Problem("unavailable", Reason(code="unsupported", detail=only))
-        if case.is_exported and not case.is_exported_step and self.facts is not None and self.facts.onnx_error:
-            return Problem("unavailable", Reason(code="not-exportable", detail=self.facts.onnx_error))
         return None
 
 
@@ -197,8 +209,15 @@ class Artifacts:
                 settings = {"folder": folder, "out": out, "optimizer": TIMED_OPTIMIZER, "trainable": part}
                 requests.append(BuildStep(spec=wanted.spec, **settings))
         for case in wanted.ahead:
-            if found.package(case) is None:
-                requests.append(BuildPackage(case=case, folder=folder, threads=machine.threads_of(case)))
+            if found.made_for(case) is None:
+                threads = machine.threads_of(case)
+                is_package = case.is_compiled_ahead
+                if is_package or not (found.facts and found.facts.onnx_error):
+                    requests.append(
+                        BuildPackage(case=case, folder=folder, threads=threads)
+                        if is_package
+                        else BuildGraph(case=case, folder=folder)
+                    )
         return requests
 
     def to_build(self, wanted: Iterable[Wanted]) -> list[ModelSpec]:
@@ -265,8 +284,10 @@ class Artifacts:
             elif isinstance(job.request, BuildStep):
                 step = job.worker.receive(StepFacts)
                 found = replace(found, steps={**found.steps, job.request.trainable: step})
+            elif isinstance(job.request, BuildPackage):
+                found = found.with_made(job.request.case, job.worker.receive(PackageFacts))
             else:
-                found = found.with_package(job.request, job.worker.receive(PackageFacts))
+                found = found.with_made(job.request.case, job.worker.receive(GraphFacts))
             self._built[job.wanted.folder] = found
         except CnnbenchError as error:
             self._fail(job.wanted, job.request, error)
@@ -282,7 +303,7 @@ class Artifacts:
         elif isinstance(request, BuildStep):
             found = replace(found, step_errors={**found.step_errors, request.trainable: error})
         else:
-            found = found.with_package(request, error)
+            found = found.with_made(request.case, error)
         self._built[wanted.folder] = found
 
     def _discard(self, job: _Job) -> None:
@@ -305,6 +326,8 @@ def _discard(folder: Path) -> None:
 def _what(request: BuildRequest, fault: str | None = None) -> str:
     if isinstance(request, Build):
         return "building, counting and exporting" + (f" again: in the cache, {fault}" if fault else "")
+    if isinstance(request, BuildGraph):
+        return f"making its graph in {request.case.precision}"
     if isinstance(request, BuildPackage):
         return f"compiling ahead for {request.case.runtime} at batch {request.case.batch}"
     return "exporting and verifying the training step"

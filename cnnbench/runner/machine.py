@@ -17,7 +17,7 @@ from cnnbench import __version__
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MIB
 from cnnbench.records.environment import Environment, Machine, State, Threads, differences
-from cnnbench.records.toolchain import engine_versions, library_versions
+from cnnbench.records.toolchain import engine_versions, int8_instructions, library_versions
 from cnnbench.runner import git
 from cnnbench.suite.case import Case
 
@@ -159,6 +159,18 @@ def check_is_this(recorded: Environment | None, where: str) -> None:
     found = differences(recorded, environment([], Path.cwd()))
     if found:
         raise InputError(f"{where}: expected a run of this machine; got another's: {'; '.join(found)}")
+
+
+def int8_fit() -> str:
+    """Which of the int8 precisions fits this processor, and why."""
+    if found := int8_instructions():
+        return f"int8 fits this processor: it adds up int8 products without saturation ({', '.join(found)})"
+    if platform.machine() in ("x86_64", "AMD64"):
+        return (
+            "int8-7bit fits this processor: it has no VNNI, and sums of products of 8-bit weights may saturate; int8 "
+            "may be no faster than fp32 here"
+        )
+    return "no instructions for int8 dot products were found; int8 may be no faster than fp32 here"
 
 
 def interference() -> list[str]:

@@ -43,7 +43,8 @@ def title(group: Group) -> str:
     """A group in one line: `lenet5/inference/eager+ort/cpu/fp32/b8`."""
     case = group[0]
     runtimes = "+".join(dict.fromkeys(each.runtime for each in group))
-    return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{case.precision}/b{case.batch}"
+    precisions = "+".join(dict.fromkeys(each.precision for each in group))
+    return f"{case.spec.label}/{case.workload}/{runtimes}/{case.device}/{precisions}/b{case.batch}"
 
 
 def models_of(groups: Iterable[Sequence[Case]]) -> dict[ModelSpec, tuple[str, ...]]:
@@ -60,9 +61,9 @@ def steps_of(case: Case) -> tuple[str, ...]:
 
 
 def compiled_ahead(groups: Iterable[Sequence[Case]], spec: ModelSpec) -> tuple[Case, ...]:
-    """The cases of a model that run a package each; those that differ in the allocator alone run the same."""
-    cases = (case for group in groups for case in group if case.spec == spec and case.is_compiled_ahead)
-    return tuple({(case.runtime, case.batch, case.threads): case for case in cases}.values())
+    """The cases of a model that run a package or a graph of their own, once for each that is to be made."""
+    cases = (case for group in groups for case in group if case.spec == spec)
+    return tuple({name: case for case in cases if (name := artifact.made_for(case, case.threads or 0))}.values())
 
 
 def build_order(specs: Iterable[ModelSpec]) -> list[ModelSpec]:

@@ -107,6 +107,7 @@ class Recorder:
             counts=summary,
             artifact=built.facts if built else None,
             step=built.steps.get(case.trainable) if built and case.is_exported_step else None,
+            graph=built.graph(case) if built else None,
             parity=[parity for each in outcomes for parity in each.parity],
             measurement=Measurement(launches=launches) if launches else None,
             environment=self._environment,

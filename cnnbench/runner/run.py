@@ -164,7 +164,8 @@ class _Session:
         order = plan.build_order(models) if budget.has_time_for(groups) else list(models)
 
         def watch(building: Building) -> bool:
-            if isinstance(building.error, ModelError) and registry.find(building.spec.model) is None:
+            is_own = registry.find(building.spec.model) is None
+            if is_own and isinstance(artifacts.find(models[building.spec]).error, ModelError) and building.error:
                 raise building.error
             if building.seconds is None:
                 self.doing(f"{building.spec.label}: {building.what}")
@@ -186,7 +187,8 @@ class _Session:
 
     def leave_out(self, case: Case) -> bool:
         """Record why a case cannot be run, if that is so."""
-        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case)))
+        ahead = plan.compiled_ahead([[case]], case.spec)
+        built = self.artifacts.find(self.artifacts.wanted(case.spec, plan.steps_of(case), ahead))
         if problem := built.problem(case):
             self.recorder.leave_out(case, problem, built)
         return problem is not None

@@ -17,8 +17,9 @@ Workload = Literal["inference", "training"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
 """A runtime, with its variant if it has one: `ort`, `ort:basic`."""
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16", "fp16"]
-"""IEEE float32, or automatic mixed precision in one of the 16-bit formats."""
+Precision = Literal["fp32", "amp-fp16", "amp-bf16", "fp16", "bf16", "int8", "int8-7bit", "int8-signed"]
+"""IEEE float32; PyTorch's automatic mixed precision in a 16-bit format; or what is executed is made in a 16-bit format,
+or quantised to int8: with weights of 7 bits, or with signed activations around zero (docs/precision.md)."""
 Layout = Literal["nchw", "channels_last"]
 """Memory layout of images."""
 Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
@@ -32,6 +33,12 @@ MAX_THREADS = 1024
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
 
+AMP = "amp-"
+"""Begins the names of automatic mixed precision."""
+QUANTISED: tuple[Precision, ...] = ("int8", "int8-7bit", "int8-signed")
+NOISE = "noise"
+"""What is quantised where no data set is named: seeded random images."""
+
 PHASES: dict[Workload, tuple[str, ...]] = {"inference": ("forward",), "training": ("forward", "backward", "optimizer")}
 """The parts of one call that are timed separately, in order."""
 STEP = ("step",)
@@ -40,13 +47,14 @@ STEP = ("step",)
 _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
     r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
-    r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
+    r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>[\w-]+)"
+    r"(/cal:(?P<calibration>.+?))?(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
-"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]
-[/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the
-default."""
+"""`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/cal:DATA]
+[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they
+are the default."""
 
 Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
 """What a step trains: `all`, `head`, `from:layer3`; with `/norm:train` behind it where batch normalisation of what is
@@ -149,12 +157,20 @@ class Case(Frozen):
     runtime: RuntimeName
     device: Device = "cpu"
     precision: Precision = "fp32"
+    calibration: Annotated[str, Field(min_length=1, max_length=1000)] = NOISE
+    """The data set, as `--data` takes it, whose images decide the ranges of what is quantised."""
     layout: Layout = "nchw"
     allocator: Allocator = "default"
     trainable: Trainable = ALL
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads; None is every physical core that this process may use."""
+
+    @model_validator(mode="after")
+    def _check_calibration(self) -> Self:
+        if self.calibration != NOISE and not self.is_quantised:
+            raise ValueError(f"nothing is quantised in {self.precision}; got calibration {self.calibration!r}")
+        return self
 
     @model_validator(mode="after")
     def _check_trainable(self) -> Self:
@@ -200,7 +216,8 @@ class Case(Frozen):
     @property
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
-        backend = (self.runtime, self.device, self.precision, self.layout, self.allocator)
+        data = [] if self.calibration == NOISE else [f"cal:{self.calibration}"]
+        backend = (self.runtime, self.device, self.precision, *data, self.layout, self.allocator)
         parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS))
         return "/".join(parts) + self.part + f"/b{self.batch}" + self._threads_and_seed
 
@@ -226,7 +243,7 @@ class Case(Frozen):
 
     @property
     def backend(self) -> str:
-        """What executes it: `ort/cpu`, `eager/cpu/bf16/channels_last`."""
+        """What executes it: `ort/cpu`, `eager/cpu/amp-bf16/channels_last`."""
         parts = (self.runtime, self.device, self.precision, self.layout, self.allocator)
         return "/".join(part for part in parts if part not in ("fp32", *DEFAULTS))
 
@@ -234,6 +251,21 @@ class Case(Frozen):
     def is_exported(self) -> bool:
         """Whether what runs is the exported graph."""
         return runtime_kind(self.runtime).runs_exported_graph
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether what runs was quantised to int8."""
+        return self.precision in QUANTISED
+
+    @property
+    def format(self) -> str:
+        """The number format that its arithmetic is asked to be in: fp32, fp16, bf16 or int8."""
+        return "int8" if self.is_quantised else self.precision.removeprefix(AMP)
+
+    @property
+    def has_own_graph(self) -> bool:
+        """Whether what runs is made of the exported graph for its precision."""
+        return self.is_exported and self.precision != "fp32"
 
     @property
     def is_exported_step(self) -> bool:
@@ -257,13 +289,14 @@ class Case(Frozen):
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but the runtime, the layout, the allocator and what is trained: equal for cases measured interleaved."""
-        return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
+        """All but runtime, precision, layout, allocator and what is trained: equal for cases measured interleaved."""
+        return (self.spec, self.workload, self.device, self.batch, self.threads)
 
     @property
     def work_key(self) -> tuple[object, ...]:
-        """The same with what is trained: equal for cases that do the same work, so that they are ranked together."""
-        return (*self.group_key, self.trainable)
+        """The same with precision and what is trained: equal for cases that do the same work, so that they are ranked
+        together."""
+        return (*self.group_key, self.precision, self.trainable)
 
     def matches(self, pattern: str) -> bool:
         """Whether the id matches a shell pattern such as `resnet*/inference/*`."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
-from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
+from cnnbench.suite.case import NOISE, QUANTISED, WORKLOADS, Case, Frozen, ModelSpec, Workload
 from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
@@ -163,6 +163,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             runtime=runtime,
             device=device,
             precision=precision,
+            calibration=(settings.calibration or NOISE) if precision in QUANTISED else NOISE,
             layout=layout,
             allocator=allocator,
             trainable=part,

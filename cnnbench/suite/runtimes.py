@@ -1,5 +1,6 @@
 """The runtimes by name: what executes a model, and what each can and cannot do. Nothing of them is imported here."""
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -20,9 +21,14 @@ TRAITS_GROUP = "cnnbench.runtime_traits"
 REFERENCE = "eager"
 """The runtime that ratios are taken to, and whose profile names a model's modules."""
 
-ALL_PRECISIONS = ("fp32", "bf16", "fp16")
+TORCH_PRECISIONS = ("fp32", "amp-fp16", "amp-bf16", "fp16", "bf16")
+INT8 = ("int8", "int8-7bit", "int8-signed")
 ALL_LAYOUTS = ("nchw", "channels_last")
 WORKLOADS = ("inference", "training")
+TRAINED = ("fp32", "amp-fp16", "amp-bf16")
+"""The precisions that training steps have."""
+SIGNED = "int8-signed"
+ARM = ("aarch64", "arm64")
 Library = Literal["torch", "onnxruntime"]
 """Whose arithmetic and launch overhead are measured as peaks."""
 FUSED: tuple[type[Op], ...] = (BatchNorm, Activation, Add)
@@ -80,7 +86,7 @@ def _built_in(name: str, what: str, classes: Mapping[str, str], **traits: Any) -
     return RuntimeKind(name=name, what=what, classes=paths, **traits)
 
 
-_torch = partial(_built_in, libraries=("torch",), imports=("torch",), precisions=ALL_PRECISIONS, layouts=ALL_LAYOUTS)
+_torch = partial(_built_in, libraries=("torch",), imports=("torch",), precisions=TORCH_PRECISIONS, layouts=ALL_LAYOUTS)
 
 BUILT_IN = (
     _torch(
@@ -134,6 +140,7 @@ BUILT_IN = (
             "extended": "basic, and fusions",
             "tensorrt": "the TensorRT provider",
         },
+        precisions=("fp32", "fp16", *INT8),
         runs_exported_graph=True,
         call_library="onnxruntime",
         profiler="cnnbench.worker.profilers.ort:profile",
@@ -150,6 +157,7 @@ BUILT_IN = (
             "latency": "its hint of that name, which is the default",
             "throughput": "its hint of that name: the batch is divided among requests that run at once",
         },
+        precisions=("fp32", "fp16", "bf16", *INT8),
         must_be_tried=True,
         runs_exported_graph=True,
         profiler="cnnbench.worker.profilers.openvino:profile",
@@ -175,7 +183,7 @@ def _plugin(entry: EntryPoint, traits: EntryPoint | None) -> RuntimeKind:
             name=entry.name,
             what=f"of {package}",
             classes=dict.fromkeys(WORKLOADS, entry.value),
-            precisions=ALL_PRECISIONS,
+            precisions=TORCH_PRECISIONS,
             layouts=ALL_LAYOUTS,
             must_be_tried=True,
         )
@@ -222,6 +230,17 @@ def check_name(runtime: str) -> str:
     return runtime
 
 
+def _no_kernels(variant: str, device: str, precision: str) -> str | None:
+    """Why ONNX Runtime's provider would run a graph of this precision in float32, by its tables of kernels."""
+    if precision == "fp16" and device == "cpu" and platform.machine() not in ARM:
+        return "ONNX Runtime's CPU provider has no half-precision convolution on this processor: it would run float32"
+    if precision in INT8 and device != "cpu" and variant != "tensorrt":
+        return f"ONNX Runtime's CUDA provider has no int8 convolution: it would run float32; TensorRT runs {SIGNED}"
+    if precision in INT8 and variant == "tensorrt" and precision != SIGNED:
+        return f"TensorRT takes zero points of 0 alone; it runs {SIGNED}"
+    return None
+
+
 def cannot(runtime: str, workload: str, device: str, precision: str, layout: str, *, model: str = "") -> str | None:
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
@@ -239,11 +258,15 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
     if workload not in kind.workloads:
         return f"{name} is for {' and '.join(kind.workloads)} alone"
     if precision not in kind.precisions:
-        return f"{name} runs {' and '.join(kind.precisions)} alone"
+        return f"{name} runs {', '.join(kind.precisions)} alone"
     if layout not in kind.layouts:
         return f"{name} has the layout {' and '.join(kind.layouts)} alone"
-    if precision == "fp16" and device == "cpu":
-        return "half precision on a CPU is bf16"
+    if precision == "amp-fp16" and device == "cpu":
+        return "automatic mixed precision on a CPU is amp-bf16"
+    if workload == "training" and precision not in TRAINED:
+        return f"{precision} is for inference alone; training has {', '.join(TRAINED)}"
+    if name == "ort" and (why := _no_kernels(variant, device, precision)):
+        return why
     if variant == "tensorrt" and workload == "training":
         return "TensorRT is for inference alone"
     if variant == "tensorrt" and device == "cpu":

@@ -23,6 +23,7 @@ from cnnbench.networks.trainable import ALL
 from cnnbench.suite.case import (
     MAX_BATCH,
     MAX_THREADS,
+    NOISE,
     WORKLOADS,
     Allocator,
     Device,
@@ -100,7 +101,12 @@ class Settings(BaseModel):
     devices: PerWorkload[Device] | None = Field(
         None, description="where it runs; a case on an absent device is recorded as unavailable"
     )
-    precisions: PerWorkload[Precision] | None = Field(None, description="number format")
+    precisions: PerWorkload[Precision] | None = Field(
+        None, description="number format; amp-bf16 and amp-fp16 are PyTorch's automatic mixed precision"
+    )
+    calibration: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="data set whose training images int8 is calibrated with, as --data takes it; noise if absent"
+    )
     layouts: PerWorkload[Layout] | None = Field(None, description="memory layout of images")
     allocators: PerWorkload[Allocator] | None = Field(
         None, description="what serves malloc; keep is the system's, told to keep memory that is freed"
@@ -150,6 +156,7 @@ BUILT_IN = Settings(
     runtimes={"inference": ["eager", "ort"], "training": ["eager"]},
     devices=["cpu"],
     precisions=["fp32"],
+    calibration=NOISE,
     layouts=["nchw"],
     allocators=["default"],
     trainable=[ALL],

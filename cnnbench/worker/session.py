@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import read_graph
 from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
@@ -19,10 +20,13 @@ from cnnbench.worker.reference.parity import (
     RESOLVED,
     Tensors,
     batches,
+    centres_of,
     compare_all,
+    compare_angles,
     limit_for,
     open_artifact,
     part,
+    same_class,
     scales_of,
     several,
     tiled,
@@ -38,7 +42,9 @@ class Session:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
         self.facts, (self.images, self.reference) = open_artifact(folder)
-        self.scales = scales_of(self.reference, LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED)
+        least = LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED
+        self.scales, self.centres = scales_of(self.reference, least), centres_of(self.reference, least)
+        self.graph = read_graph(folder, self.case) if self.case.has_own_graph else None
         start = time.perf_counter()
         kind = class_of(self.case.runtime, self.case.workload)
         self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
@@ -117,8 +123,13 @@ class Session:
 
     def _compare(self, what: str, y: Tensors, reference: Tensors) -> Parity:
         precision = self.case.precision
-        limit = limit_for(self.facts.eager_error, precision)
-        return compare_all(what, y, reference, self.scales, limit, precision)
+        limit = limit_for(self.facts.eager_error, precision, self.graph)
+        if self.case.is_quantised:
+            found = compare_angles(what, y, reference, self.centres, limit)
+        else:
+            found = compare_all(what, y, reference, self.scales, limit, precision)
+        agreement = None if precision == "fp32" else same_class(y, reference)
+        return found.model_copy(update={"agreement": agreement})
 
 
 def watchers() -> list[Reason]:

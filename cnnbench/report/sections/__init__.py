@@ -32,6 +32,11 @@ def choice(sources: Sources) -> Section:
     return Section("pick", "Pick a network and a runtime", prose if found else (), [found] if found else ())
 
 
+def precisions(sources: Sources) -> Section:
+    """What ran in which number format."""
+    return Section("precisions", "Precisions", parts=sources.table("precisions"))
+
+
 def raw_samples(sources: Sources) -> Section:
     """Every sample of any case in the order of time."""
     found = samples(sources.records)
@@ -46,6 +51,7 @@ SECTIONS = (
     noise.section,
     choice,
     speed.runtimes,
+    precisions,
     limits.section,
     speed.times,
     accuracy.section,

@@ -11,6 +11,7 @@ from cnnbench.networks.units import FLOP_PER_MAC, GIGA
 from cnnbench.report.charts import INK, SERIES, WIDTH, Bar, Chart, colours, data, stacked_bars
 from cnnbench.report.format import in_giga
 from cnnbench.report.html import Part, Section
+from cnnbench.report.precision import int8_paragraph
 from cnnbench.report.prose import kernel_paragraph
 from cnnbench.report.sections.sources import Sources
 
@@ -25,7 +26,8 @@ def section(sources: Sources) -> Section:
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
     causes = sources.table("causes")
     parts: list[Part] = [*causes, *_shares(explained), *_roofline(explained), *peaks, *bounds, *layers]
-    prose = [text] if (text := kernel_paragraph(explained)) else []
+    ratios = {row.id: row.vs_fp32.value for row in sources.measured if row.vs_fp32}
+    prose = [text for text in (int8_paragraph(explained, ratios), kernel_paragraph(explained)) if text]
     return Section("why", "What limits each model", prose, parts)
 
 

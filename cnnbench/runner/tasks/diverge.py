@@ -27,8 +27,8 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import Case, ModelSpec, Precision
-from cnnbench.suite.runtimes import ALL_PRECISIONS, REFERENCE, cannot, check_name, runtime_kind
+from cnnbench.suite.case import AMP, Case, ModelSpec, Precision
+from cnnbench.suite.runtimes import REFERENCE, TRAINED, cannot, check_name, runtime_kind
 
 COMPARED = ("eager", "compile", "ort")
 """Runtimes whose layers can be told."""
@@ -118,7 +118,7 @@ class Divergence:
 
 
 def parse_contender(text: str, model: str = "") -> Contender:
-    """`ort`, `compile/bf16`, or an ONNX file. Raises ValueError."""
+    """`ort`, `compile/amp-bf16`, or an ONNX file. Raises ValueError."""
     if text.endswith(".onnx"):
         if not Path(text).is_file():
             raise ValueError(f"{text!r}: there is no such file")
@@ -127,9 +127,9 @@ def parse_contender(text: str, model: str = "") -> Contender:
     name = runtime_kind(check_name(runtime)).name
     if name not in COMPARED:
         raise ValueError(f"expected one of {', '.join(COMPARED)}, or an ONNX file; the layers of {name} are not known")
-    precisions = [each for each in ALL_PRECISIONS if each == (precision or "fp32")]
+    precisions = [each for each in TRAINED if each == (precision or "fp32")]
     if not precisions:
-        raise ValueError(f"expected a precision such as {runtime}/fp32; got {text!r}")
+        raise ValueError(f"expected a precision, {' or '.join(TRAINED)}; got {text!r}")
     chosen: Precision = precisions[0]  # type: ignore[assignment]
     if reason := cannot(runtime, "inference", "cpu", chosen, "nchw", model=model):
         raise ValueError(f"{text!r}: {reason}")
@@ -179,6 +179,8 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
     """
     name, on_cpu = runtime_kind(case.runtime).name, case.device == "cpu"
     if case.workload != "inference" or name not in COMPARED or not on_cpu or case.layout != "nchw":
+        return None
+    if case.precision not in TRAINED:
         return None
     contender = Contender(case.id, case.runtime, case.precision)
     found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
@@ -333,7 +335,8 @@ class Comparison:
                     np.asarray(layer_values.load(folder, each, place), np.float64)
                     for each in (layer_values.REFERENCE, name, layer_values.fed(name))
                 )
-                errors = errors_of(place, exact, made, fed, own.rms, own.largest, run.contender.precision)
+                precision = run.contender.precision.removeprefix(AMP)
+                errors = errors_of(place, exact, made, fed, own.rms, own.largest, precision)
                 watch(place, run.contender.name, made)
                 run.layers.append(errors)
                 run.keep(errors, exact, made)

@@ -16,10 +16,10 @@ from cnnbench.records.task_messages import (
     StartClassifying,
     TestPrepared,
 )
-from cnnbench.runner import machine
+from cnnbench.runner import machine, plan
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import Case, ModelSpec, Precision
+from cnnbench.suite.case import NOISE, QUANTISED, Case, ModelSpec, Precision
 from cnnbench.suite.runtimes import cannot, runtime_kind
 
 BATCH = 50
@@ -27,8 +27,17 @@ TURN_S = 0.5
 """How often a worker says how far it is."""
 
 
-def cases_of(spec: ModelSpec, runtimes: Sequence[str], precisions: Sequence[str]) -> list[Case]:
-    """Each runtime in each precision that it has. Raises InputError for one that has none of them, or there is not."""
+def cases_of(
+    spec: ModelSpec, runtimes: Sequence[str], precisions: Sequence[str], calibration: str = NOISE
+) -> list[Case]:
+    """Each runtime in each precision that it has; int8 calibrated with a data set's training images.
+
+    Raises InputError for one that has none of them, or there is not.
+    """
+
+    def by_precision(precision: str) -> str:
+        return calibration if precision in QUANTISED else NOISE
+
     found, case = list[Case](), {"spec": spec, "workload": "inference", "batch": BATCH}
     for name in precisions:
         if name not in get_args(Precision):
@@ -38,7 +47,7 @@ def cases_of(spec: ModelSpec, runtimes: Sequence[str], precisions: Sequence[str]
         if all(reasons.values()):
             raise InputError(f"--runtime {runtime}: {next(iter(reasons.values()))}")
         found += [
-            Case.model_validate(case | {"runtime": runtime, "precision": each})
+            Case.model_validate(case | {"runtime": runtime, "precision": each, "calibration": by_precision(each)})
             for each, reason in reasons.items()
             if reason is None
         ]
@@ -54,6 +63,7 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
     spec, threads = cases[0].spec, machine.usable_threads()
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
+        artifacts.build([wanted := artifacts.wanted(spec, ahead=plan.compiled_ahead([cases], spec))])
         if facts.inputs:
             raise InputError(f"{spec.label}: expected a model of one input; it takes {', '.join(facts.inputs)}")
         images, folder = str(artifacts.logs / "images.npy"), str(artifact.folder_of(spec, facts.key))
@@ -64,6 +74,8 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
         for case in cases:
             if facts.onnx_error is not None and runtime_kind(case.runtime).runs_exported_graph:
                 raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
+            if problem := artifacts.find(wanted).problem(case.model_copy(update={"batch": facts.batch or case.batch})):
+                raise WorkerError(f"{spec.label}: {case.backend}: {problem.reason}")
             case = case.model_copy(update={"batch": facts.batch or case.batch})
             found = classes[case.backend] = []
             with Worker(artifacts.logs / f"{artifact.file_name(case.backend)}.log", threads, LIMIT_S) as worker:

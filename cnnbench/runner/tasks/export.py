@@ -8,7 +8,17 @@ from pathlib import Path
 from cnnbench.errors import InputError, WorkerError
 from cnnbench.networks.trainable import ALL
 from cnnbench.records import artifact, files
-from cnnbench.records.messages import BuildStep, Describe, Described, Load, Loaded, Open, Opened
+from cnnbench.records.messages import (
+    BuildStep,
+    Describe,
+    Described,
+    FindKernels,
+    KernelsFound,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+)
 from cnnbench.records.record import Parity, StepFacts
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
@@ -30,6 +40,8 @@ class _Written(Frozen):
     """Of each stage."""
     parity: list[Parity]
     """How it was checked."""
+    without_cuda_kernel: dict[str, int]
+    """Nodes for which ONNX Runtime's CUDA provider publishes no kernel, by operator with its version and types."""
     begun_anew: list[str]
     """Tensors of the head that a file of weights for another number of classes does not have."""
 
@@ -65,6 +77,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer, part:
         with Worker(artifacts.logs / "step.log", machine.usable_threads(), LIMIT_S) as worker:
             request = BuildStep(spec=spec, folder=str(folder), out=str(made), optimizer=optimizer, trainable=part)
             step = worker.ask(request, StepFacts)
+            without = {} if step.error else worker.ask(FindKernels(file=str(made)), KernelsFound).without
         if step.error is not None or step.onnx_bytes is None or step.nodes is None:
             raise WorkerError(f"{spec.label}: the training step cannot be exported: {step.error}")
         for parity in step.parity:
@@ -79,6 +92,7 @@ def export_training_step(spec: ModelSpec, out: Path, optimizer: Optimizer, part:
         nodes=step.nodes,
         seconds=step.seconds,
         parity=step.parity,
+        without_cuda_kernel=without,
         begun_anew=facts.begun_anew,
     )
 
@@ -96,10 +110,12 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         if facts.onnx_error is not None or facts.onnx_bytes is None:
             raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
         folder = artifact.folder_of(spec, facts.key)
-        parity = prove_graph(spec, folder, artifacts.logs / "prove.log")
+        graph = folder / artifact.GRAPH
+        with Worker(artifacts.logs / "prove.log", machine.usable_threads(), LIMIT_S) as worker:
+            parity = _proved(worker, spec, folder)
+            without = worker.ask(FindKernels(file=str(graph)), KernelsFound).without
         for each in parity:
             _check(spec, each, "of the output RMS")
-        graph = folder / artifact.GRAPH
         _copy({graph: out, **({folder / DATA: out.parent / DATA} if (folder / DATA).exists() else {})})
     return Exported(
         model=spec.label,
@@ -108,17 +124,21 @@ def export_model(spec: ModelSpec, out: Path) -> Exported:
         opset=facts.opset,
         seconds=facts.seconds,
         parity=parity,
+        without_cuda_kernel=without,
         begun_anew=facts.begun_anew,
     )
 
 
 def prove_graph(spec: ModelSpec, folder: Path, log: Path) -> list[Parity]:
     """The parity of the artifact's graph in ONNX Runtime on the CPU, at batches of 1, 2 and 3. Raises WorkerError."""
+    with Worker(log, machine.usable_threads(), LIMIT_S) as worker:
+        return _proved(worker, spec, folder)
+
+
+def _proved(worker: Worker, spec: ModelSpec, folder: Path) -> list[Parity]:
     case = Case(spec=spec, workload="inference", runtime="ort", batch=MAX_BATCH)
-    threads = machine.usable_threads()
-    with Worker(log, threads, LIMIT_S) as worker:
-        worker.ask(Load(case=case, threads=threads), Loaded)
-        return worker.ask(Open(case=case, folder=str(folder)), Opened).parity
+    worker.ask(Load(case=case, threads=machine.usable_threads()), Loaded)
+    return worker.ask(Open(case=case, folder=str(folder)), Opened).parity
 
 
 def describe_graph(file: Path, log: Path) -> Described:

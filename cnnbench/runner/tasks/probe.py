@@ -40,7 +40,12 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
     probed = _probed(sorted(asked), logs)
     for case in cases:
         found = probed.get((case.runtime, case.device))
-        if case.id not in reasons and found is not None and not found.works:
+        if case.id in reasons or found is None:
+            continue
+        if found.formats is not None and case.format not in found.formats:
+            detail = f"on this processor {case.runtime} computes in {', '.join(found.formats)} alone"
+            reasons[case.id] = Reason(code="unsupported", detail=detail)
+        if not found.works:
             code: Code = "no-runtime" if case.device == "cpu" else "no-device"
             reasons[case.id] = Reason(code=code, detail=f"{case.runtime} on {case.device}: {found.reason}")
     by_torch = {device: found for (runtime, device), found in probed.items() if runtime == REFERENCE}

@@ -43,7 +43,7 @@ def count(
             params[name.rpartition(".")[0]] += math.prod(initializer.shape.numpy() if initializer.shape else ())
     macs: Counter[str] = Counter()
     for node in graph.node:
-        if count := _macs(node, shapes):
+        if count := macs_of(node, shapes):
             macs[(scopes_of(node) or ["", ""])[-2]] += count
     return {layer: (params[layer], macs[layer]) for layer in {**params, **macs}}
 
@@ -85,8 +85,8 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
 
 
-def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Output values, times what each is summed over."""
+def macs_of(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Output values, times what each is summed over. Raises ModelError where that is not known."""
     if node.op_type in UNCOUNTABLE:
         raise ModelError(f"no formula for the ONNX operator {node.op_type} ({node.name})")
     if node.op_type in ("Conv", "ConvInteger") or node.op_type == "DeformConv":

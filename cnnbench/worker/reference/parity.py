@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
 from cnnbench.records.cache import note_use
-from cnnbench.records.record import ArtifactFacts, Parity
-from cnnbench.suite.case import Precision
+from cnnbench.records.record import ArtifactFacts, GraphFacts, Parity
+from cnnbench.suite.case import AMP, QUANTISED, Precision
 
 Array = NDArray[Any]
 Tensors = Array | tuple[Array, ...]
@@ -25,6 +25,12 @@ PROOF_IMAGES = 4
 ROOM = 10.0
 """A correct runtime may be so many times as far from float64 as eager float32 was when the artifact was built: other
 orders of summation differ by small factors, wrong graphs by far larger ones."""
+ROOM_OF_QUANTISED = 2.0
+"""Engines round a quantised graph's values at other places, so that some are one step of int8 off: as large an error
+again as the graph has by itself is taken for that."""
+MIN_QUANTISED_LIMIT, MAX_QUANTISED_LIMIT = 0.05, 0.85
+"""Of the sine of the angle to the reference. At 0.85 quantisation has added 1.6 times as much as the input decides;
+MobileNetV2 with random weights has 0.7. Outputs that ignore their input, or are of other images, have 0.95 or more."""
 MIN_LIMIT, MAX_LIMIT = 1e-5, 1e-2
 RESOLVED = 1e-6
 """The least share of an output's values that float32 can tell from rounding."""
@@ -33,17 +39,26 @@ LEAST_OF_FILE = 0.1
 
 ROUNDOFF_OF_FP32 = {"bf16": 2.0**16, "fp16": 2.0**13}
 """How many times coarser the 16-bit formats are than float32: 8 and 11 bits of significand against 24."""
+VECTOR_AXES = 2
 MIN_MIXED_LIMIT, MAX_MIXED_LIMIT = 1e-2, 0.6
 """In output RMS. Deep networks with random weights amplify rounding: in bfloat16 single values of ResNet-50 are off by
 1.7, and all of them by 0.43 in the root mean square, the most among ten architectures (`tests/test_parity.py` has an
 output that ignores its input: 1, and one of other images: 1.4)."""
 
 
-def limit_for(eager_error: float, precision: Precision = "fp32") -> float:
-    """The largest error, in output RMS, that runs of a model may show, from eager float32's own."""
+def limit_for(eager_error: float, precision: Precision = "fp32", graph: GraphFacts | None = None) -> float:
+    """The largest error, in output RMS, that runs of a model may show.
+
+    It comes from eager float32's own error and the significand's length; for a quantised graph from the graph's own
+    error, its nodes computed one by one.
+    """
+    if graph is not None and graph.own_error is not None and precision in QUANTISED:
+        return min(max(ROOM_OF_QUANTISED * graph.own_error, MIN_QUANTISED_LIMIT), MAX_QUANTISED_LIMIT)
+    if precision in QUANTISED:
+        return MAX_QUANTISED_LIMIT
     if precision == "fp32":
         return min(max(ROOM * eager_error, MIN_LIMIT), MAX_LIMIT)
-    return min(max(ROUNDOFF_OF_FP32[precision] * eager_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
+    return min(max(ROUNDOFF_OF_FP32[precision.removeprefix(AMP)] * eager_error, MIN_MIXED_LIMIT), MAX_MIXED_LIMIT)
 
 
 def output_rms_of(reference: Array) -> float:
@@ -66,6 +81,44 @@ def compare(
         return Parity(what=what, error=float(difference.max()) / output_rms, limit=limit)
     error = float(np.sqrt(np.mean(np.square(difference)))) / output_rms
     return Parity(what=f"{what}, root mean square", error=error, limit=limit)
+
+
+def centres_of(references: Tensors, least: float = RESOLVED) -> list[Array]:
+    """Of each output (N, ...), its mean over the images; zero where less than `least` of it depends on the image."""
+    pairs = [(y.mean(axis=0), float(np.sqrt(np.mean(np.square(y))))) for y in several(references)]
+    depends = [output_rms_of(y) > least * whole for y, (_, whole) in zip(several(references), pairs, strict=True)]
+    return [mean if is_more else np.zeros_like(mean) for (mean, _), is_more in zip(pairs, depends, strict=True)]
+
+
+def compare_angles(what: str, outputs: Tensors, references: Tensors, centres: Sequence[Array], limit: float) -> Parity:
+    """The worst of all outputs, by the sine of the angle between it and its reference, both minus the centre.
+
+    0 for outputs that are equal but for a factor, 1 for unrelated ones; None as in `compare`. Quantisation may add more
+    to the outputs of a deep network with random weights than depends on the input, and they still point the same way.
+    """
+    ys, expected = several(outputs), several(references)
+    if len(ys) != len(expected):
+        return Parity(what=what, error=None, limit=limit)
+    sines = [_sine(y, reference, centre) for y, reference, centre in zip(ys, expected, centres, strict=True)]
+    worst = None if None in sines else max(sine for sine in sines if sine is not None)
+    return Parity(what=f"{what}, angle", error=worst, limit=limit)
+
+
+def _sine(y: Array, reference: Array, centre: Array) -> float | None:
+    if y.shape != reference.shape or not np.isfinite(y).all():
+        return None
+    ours, theirs = ((each.astype(np.float64) - centre).ravel() for each in (y, reference))
+    size = float(np.linalg.norm(ours) * np.linalg.norm(theirs))
+    cosine = float(ours @ theirs) / size if size else 0.0
+    return math.sqrt(max(0.0, 1 - cosine**2)) if cosine > 0 else 1.0
+
+
+def same_class(y: Tensors, reference: Tensors) -> float | None:
+    """The share of images whose largest output is in the same place; None where the first output is no vector."""
+    ours, theirs = several(y)[0], several(reference)[0]
+    if ours.shape != theirs.shape or ours.ndim != VECTOR_AXES:
+        return None
+    return float(np.mean(ours.argmax(1) == theirs.argmax(1)))
 
 
 def scales_of(references: Tensors, least: float = RESOLVED) -> list[float]:

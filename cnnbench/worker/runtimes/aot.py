@@ -63,7 +63,7 @@ class Aot(Runtime):
             device=output.device.type,
             device_name=devices.name(output.device),
             threads=torch.get_num_threads(),
-            precision=next((name for name, each in devices.TYPES.items() if each is output.dtype), str(output.dtype)),
+            precision=devices.format_of(output.dtype),
             torch_in_process=True,
             facts={
                 "torch": torch.__version__,

@@ -42,6 +42,11 @@ class Runtime(ABC):
             raise WorkerError("it does not say that it can use one")
         return device
 
+    @classmethod
+    def formats_on(cls, device: Device) -> tuple[str, ...] | None:
+        """The number formats that it computes in on the device of this machine; None where nothing says so."""
+        return None
+
     def first_call(self, reference_inputs: Tensors) -> None:
         """The first call, timed as such: of one reference input (N, C, H, W), or of as many as it is compiled for."""
         self.predict(part(reference_inputs, slice(1)) if self.takes_any_batch else reference_inputs)

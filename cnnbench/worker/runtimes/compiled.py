@@ -32,7 +32,7 @@ class _Compiled(Eager):
         super().__init__(case, facts, folder, batch, threads)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        self.run = torch.compile(self.module, mode=split(case.runtime)[1] or None, dynamic=False)
+        self.run = torch.compile(self.run, mode=split(case.runtime)[1] or None, dynamic=False)
 
     def ran(self) -> Ran:
         """With what the compiler did: graphs, kernels, and whether its cache was cold or warm."""

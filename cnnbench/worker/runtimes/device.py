@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnbench.suite.case import Device, Precision
+from cnnbench.suite.case import AMP, Device, Precision
 from cnnbench.worker.reference.parity import Array
 
-TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By number format."""
+
+
+def format_of(dtype: torch.dtype | None) -> str:
+    """The number format's name, or torch's of one that has none here."""
+    return next((name for name, each in TYPES.items() if each is dtype), str(dtype))
 
 
 class EventStopwatch:
@@ -42,10 +48,10 @@ def use(device: Device) -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Automatic mixed precision in a 16-bit format; nothing for float32."""
-    if precision == "fp32":
+    """Automatic mixed precision in a 16-bit format; nothing for other precisions."""
+    if not precision.startswith(AMP):
         return nullcontext()
-    return torch.autocast(device.type, TYPES[precision])
+    return torch.autocast(device.type, TYPES[precision.removeprefix(AMP)])
 
 
 def tf32(device: torch.device) -> list[str] | None:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import WEIGHTS
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
-from cnnbench.suite.case import Case, Device, Layout
+from cnnbench.suite.case import AMP, Case, Device, Layout
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, TIMED_OPTIMIZER, Optimizer
 from cnnbench.worker import models
 from cnnbench.worker.hooks import hooked
@@ -45,7 +46,11 @@ class Eager(Runtime):
         self.inputs = tuple(map(self.placed, several(batch)))
         """The batch of each input."""
         self.autocast = devices.autocast(self.device, case.precision)
-        self.run: Callable[..., Any] = self.module
+        self.half = None if case.precision.startswith(AMP) or case.format == "fp32" else devices.TYPES[case.format]
+        """The type of all weights, where that is a 16-bit one."""
+        self.whole = Half(self.module, self.half) if self.half else self.module
+        """It, with float32 at its boundary."""
+        self.run: Callable[..., Any] = self.whole
         """What is called with the inputs."""
         self.output: Any = torch.empty(0)
         self.logits_type: torch.dtype | None = None
@@ -88,14 +93,17 @@ class Eager(Runtime):
     def ran(self) -> Ran:
         """The device and type of the output itself, how layers got their inputs, and torch's settings."""
         output = flat(self.output)[0]
-        dtype = output.dtype if self.case.workload == "inference" else self.logits_type
+        dtypes = {output.dtype if self.case.workload == "inference" else self.logits_type}
+        if self.half:  # what is put out is float32 again
+            dtypes = {x.dtype for x in self.module.state_dict().values() if x.is_floating_point()}
         tf32 = devices.tf32(self.device)
         return Ran(
             device=output.device.type,
             device_name=devices.name(self.device),
             threads=torch.get_num_threads(),
-            precision=next((name for name, each in devices.TYPES.items() if each is dtype), str(dtype)),
+            precision=" and ".join(sorted(map(devices.format_of, dtypes))),
             torch_in_process=True,
+            shares={self.case.format: 1.0} if self.half and dtypes == {self.half} else {},  # operators mix no types
             tf32=None if tf32 is None else bool(tf32),
             facts={"torch": torch.__version__, **devices.facts(self.device)},
         )
@@ -120,7 +128,8 @@ class Eager(Runtime):
 
         training = self.module.training
         with hooked(self.module, before=look), torch.inference_mode():
-            self.module.eval()(*(x[:1] for x in self.inputs))
+            self.module.eval()
+            self.whole(*(x[:1] for x in self.inputs))
         self.module.train(training)
         detail = f"channels_last was lost before {kept.count(False)} of {len(kept)} convolutions"
         return [] if all(kept) else [Reason(code="layout", detail=detail)]
@@ -133,6 +142,19 @@ class Eager(Runtime):
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         on_host = super().memory(imported_bytes, loaded_bytes)
         return on_host.model_copy(update=devices.memory(self.device))
+
+
+class Half(nn.Module):
+    """A module in a 16-bit type, which takes and puts out float32."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module.to(dtype), dtype
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The module's outputs in float32."""
+        y = self.module(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
+        return tree_map_only(Tensor, lambda x: x.float() if x.is_floating_point() else x, y)
 
 
 class EagerInference(Eager):
@@ -152,7 +174,7 @@ class EagerInference(Eager):
                 self.output = run(*inputs)
             synchronize(device)
 
-        return {"forward": forward if self.case.precision == "fp32" else mixed}
+        return {"forward": mixed if self.case.precision.startswith(AMP) else forward}
 
 
 def on_host(output: Any) -> Tensors:
@@ -179,7 +201,7 @@ class EagerTraining(Eager):
         labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
         self.labels = torch.from_numpy(labels).to(self.device)
         self.optimizer = optimizer_of(self.module, TIMED_OPTIMIZER, TIMED_LEARNING_RATE)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=case.precision == "amp-fp16")
 
     @cached_property
     def stopwatch(self) -> Stopwatch:

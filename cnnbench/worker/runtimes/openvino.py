@@ -11,12 +11,13 @@ import numpy as np
 import openvino as ov
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import CONSTANT, GOLDEN, GRAPH
+from cnnbench.records.artifact import CONSTANT, GOLDEN, graph_file, read_graph
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Array, Tensors, several
 from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.runtimes.shares import Executed, precision_facts, shares
 from cnnbench.worker.timing.measure import Phases
 
 HINTS = {"": "LATENCY", "latency": "LATENCY", "throughput": "THROUGHPUT"}
@@ -24,6 +25,8 @@ HINTS = {"": "LATENCY", "latency": "LATENCY", "throughput": "THROUGHPUT"}
 COMPUTING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 """The CPU plug-in's kinds of nodes that do a network's arithmetic."""
 NOT_EXECUTED = {"Input", "Output", "Const"}
+HALVES = {"fp16": "f16", "bf16": "bf16"}
+INTEGERS = {"i8": "int8", "u8": "int8"}
 FLOATS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "f64": "fp64"}
 """Our names of its types of floating-point numbers."""
 
@@ -40,11 +43,12 @@ class OpenVino(Runtime):
         self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int, *, count: bool = False
     ) -> None:
         """`count`: measure the time of each node, which slows it down."""
-        if not (folder / GRAPH).exists():
+        if not (folder / graph_file(case)).exists():
             raise WorkerError("the model could not be exported to ONNX")
         self.case, self.facts = case, facts
+        self.made = read_graph(folder, case) if case.has_own_graph else None
         self.hint = HINTS[split(case.runtime)[1]]
-        model = ov.Core().read_model(folder / GRAPH)
+        model = ov.Core().read_model(folder / graph_file(case))
         self.constants = {model.input(name).get_any_name(): value for name, value in _constants(facts, folder)}
         self.names = [each.get_any_name() for each in model.inputs if each.get_any_name() not in self.constants]
         can_divide = self.hint == "THROUGHPUT" and facts.batch is None and not facts.whole_outputs
@@ -61,7 +65,7 @@ class OpenVino(Runtime):
         shapes |= {name: list(value.shape) for name, value in self.constants.items()}
         settings = {
             "PERFORMANCE_HINT": self.hint,
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+            "INFERENCE_PRECISION_HINT": HALVES.get(self.case.format, "f32"),  # else bfloat16 where there is any
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # as in the other runtimes
             "PERF_COUNT": count,
@@ -120,10 +124,12 @@ class OpenVino(Runtime):
             torch_in_process="torch" in sys.modules,
             providers=devices,
             nodes={devices[0]: len(self.nodes)},
+            **(shares(self.formats(), self.made.macs, self.case.format) if self.made else {}),
             operators=dict(Counter(each["kind"] for each in self.nodes).most_common()),
             facts={
                 "openvino": ov.__version__,
                 "onnxruntime_in_process": "onnxruntime" in sys.modules,
+                **(precision_facts(self.case, self.made) if self.made else {}),
                 "hint": str(setting("PERFORMANCE_HINT")).rpartition(".")[2],
                 "requests": len(self.requests),
                 "streams": int(setting("NUM_STREAMS")),
@@ -131,6 +137,20 @@ class OpenVino(Runtime):
                 "kernels": ", ".join(f"{name} {count}" for name, count in kernels.most_common()),
             },
         )
+
+    def formats(self) -> list[Executed]:
+        """Of each node that does the network's arithmetic."""
+        names = {**FLOATS, **INTEGERS}
+        found = [node for node in self.nodes if node["kind"] in COMPUTING]
+        return [
+            Executed(each["origin"].split(","), names.get(each["type"], each["type"]), each["kind"]) for each in found
+        ]
+
+    @classmethod
+    def formats_on(cls, device: Device) -> tuple[str, ...] | None:
+        """Those that the processor computes in, by OpenVINO."""
+        able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("fp32", "int8", *(name for name in ("bf16", "fp16") if name.upper() in able))
 
     @cached_property
     def nodes(self) -> list[dict[str, Any]]:

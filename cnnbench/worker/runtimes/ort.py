@@ -14,13 +14,14 @@ import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import CONSTANT, GOLDEN, GRAPH
-from cnnbench.records.record import ArtifactFacts, Memory, Ran
+from cnnbench.records.artifact import CONSTANT, GOLDEN, graph_file, read_graph
+from cnnbench.records.record import ArtifactFacts, GraphFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Array, Tensors, several
 from cnnbench.worker.runtimes import cuda_driver
 from cnnbench.worker.runtimes.base import Runtime
+from cnnbench.worker.runtimes.shares import formats_in, precision_facts, shares
 from cnnbench.worker.timing.measure import Phases
 
 if TYPE_CHECKING:
@@ -70,11 +71,16 @@ def _provider(device: Device, variant: str) -> tuple[str, dict[str, str]]:
     return TENSORRT if variant == "tensorrt" else PROVIDERS[device]
 
 
-def chain(nodes: Sequence["onnx.NodeProto"], shape: Sequence[int], *weights: "onnx.TensorProto") -> bytes:
-    """A float32 model of nodes one after the other, from the value `x0` to `x<number of nodes>` of the same shape."""
-    from onnx import TensorProto, helper
+def chain(
+    nodes: Sequence["onnx.NodeProto"], shape: Sequence[int], *weights: "onnx.TensorProto", dtype: int = 1
+) -> bytes:
+    """A model of nodes one after the other, from the value `x0` to `x<number of nodes>` of the same shape.
 
-    first, last = (helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in (0, len(nodes)))
+    In float32, or another type by onnx's number.
+    """
+    from onnx import helper
+
+    first, last = (helper.make_tensor_value_info(f"x{i}", dtype, shape) for i in (0, len(nodes)))
     graph = helper.make_graph(nodes, "chain", [first], [last], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     return bytes(model.SerializeToString())
@@ -116,8 +122,13 @@ class Ort(Runtime):
     def put_out(self) -> Any:
         """What the last timed call put out, as an OrtValue."""
 
+    def made_for_precision(self) -> GraphFacts | None:
+        """What is known of the graph, where it was made for a precision."""
+        return None
+
     def ran(self) -> Ran:
         """The device of what was put out and of every node that computes, the providers, and the session's options."""
+        optimised, made = self.optimised(), self.made_for_precision()
         output, options, nodes = self.put_out(), self.session.get_session_options(), assigned_nodes(self.session)
         expected, device = _provider(self.case.device, self.variant)[0], output.device_name().lower()
         elsewhere = {provider for provider, operator in nodes if operator in COMPUTING and provider != expected}
@@ -125,19 +136,24 @@ class Ort(Runtime):
             device=" and ".join(sorted(elsewhere)) or device,
             device_name=device_name(device),
             threads=options.intra_op_num_threads,
-            precision={"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
+            precision="unknown" if made else {"tensor(float)": "fp32"}.get(output.data_type(), output.data_type()),
             torch_in_process="torch" in sys.modules,
             providers=self.session.get_providers(),
             nodes=dict(Counter(provider for provider, _ in nodes)),
-            operators=self.operators(),
+            operators=dict(Counter(node.op_type for node in optimised.node).most_common()) if optimised else {},
             graph_optimization=options.graph_optimization_level.name,
-            facts={"onnxruntime": ort.__version__, "execution_mode": options.execution_mode.name},
+            **(shares(formats_in(optimised), made.macs, self.case.format) if optimised and made else {}),
+            facts={
+                "onnxruntime": ort.__version__,
+                "execution_mode": options.execution_mode.name,
+                **(precision_facts(self.case, made) if made else {}),
+            },
         )
 
-    def operators(self) -> dict[str, int]:
-        """How many nodes of each operator are left when the graph is optimised, from a session made for this alone.
+    def optimised(self) -> "onnx.GraphProto | None":
+        """The graph as it is executed, from a session made for this alone.
 
-        None are known where there is no place for the optimised graph: that takes nothing from the measurement.
+        It is not known where there is no place for the optimised graph: that takes nothing from the measurement.
         """
         import onnx
 
@@ -149,9 +165,8 @@ class Ort(Runtime):
             options = ort.SessionOptions()
             options.optimized_model_filepath = str(file)
             make_session(self.graph, self.case.device, self.threads, self.variant, options)
-            graph = onnx.load(str(file), load_external_data=False).graph
-            return dict(Counter(node.op_type for node in graph.node).most_common())
-        return {}
+            return onnx.load(str(file), load_external_data=False).graph
+        return None
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         """With the device's used memory: the session's arena gives nothing back, so that the end is its peak."""
@@ -171,11 +186,11 @@ class OrtInference(Ort):
     def __init__(
         self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int, options: Options = None
     ) -> None:
-        graph = folder / GRAPH
+        graph = folder / graph_file(case)
         if not graph.exists():
             raise WorkerError("the model could not be exported to ONNX")
         super().__init__(case, graph, threads, options)
-        self.facts = facts
+        self.facts, self.folder = facts, folder
         self.takes_any_batch = facts.batch is None
         self.constants = constants_of(facts, folder, case.device)
         self.images = [placed(array, case.device) for array in several(batch)]
@@ -205,6 +220,9 @@ class OrtInference(Ort):
 
     def put_out(self) -> Any:
         return self.binding.get_outputs()[0]
+
+    def made_for_precision(self) -> GraphFacts | None:
+        return read_graph(self.folder, self.case) if self.case.has_own_graph else None
 
     def _bind(self, images: Sequence[Any]) -> Any:
         binding = self.session.io_binding()

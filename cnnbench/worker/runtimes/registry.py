@@ -92,7 +92,7 @@ def probe(request: Probe) -> Probed:
         if install and not isinstance(error, WorkerError):
             reason = f"it is not installed, or not whole: {install} ({reason[:90]})"
         return Probed(works=False, reason=reason[:MAX_REASON])
-    return Probed(works=True, name=name)
+    return Probed(works=True, name=name, formats=kind.formats_on(request.device))
 
 
 def class_of(runtime: str, workload: str = "") -> type[Runtime]:
