@@ -129,6 +129,14 @@ def select_cases(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]
     return loaded, checked(partial(select, loaded.cases), only or [], "--only")
 
 
+def select_timed(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]]":
+    """The same for what compares times of calls, which services have none of. Raises InputError."""
+    loaded, cases = select_cases(suite, only)
+    if served := next((case.id for case in cases if case.workload == "serving"), None):
+        raise InputError(f"{served}: expected cases whose calls are timed; a service is not: leave it out with --only")
+    return loaded, cases
+
+
 def console() -> Any:
     """The terminal; a wide one where output is redirected, coloured or not, so that no table is truncated."""
     from rich.console import Console

@@ -10,6 +10,7 @@ Schema history (a reader accepts its own version and older ones):
     7   a model's own loss
     8   training steps that write over what they have read
     9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
+    10  services: the bound, sessions and delay of a case, and what LoadGen measured
 
 `upgrade.py` reads the older ones.
 """
@@ -21,10 +22,11 @@ from pydantic import AfterValidator, Field
 from cnnbench.records.bounds import Count, Figure, Moment, PositiveCount, Recorded, Seconds
 from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
+from cnnbench.records.serving import ServingLaunch
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 9
-SAME_SHAPE = (5, 6, 7, 8, SCHEMA_VERSION)
+SCHEMA_VERSION = 10
+SAME_SHAPE = (5, 6, 7, 8, 9, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
@@ -284,6 +286,8 @@ class Launch(Recorded):
     ran: "Ran | None" = None
     environment: str = ""
     """The digest of the environment that it was measured in; empty where that is not known."""
+    serving: ServingLaunch | None = None
+    """Of a service, which has no blocks."""
 
     def usable(self) -> list[Block]:
         """The blocks that statistics rest on: those without interference, or all where those are too few."""

@@ -10,10 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 
+from cnnbench.analysis.serving import service_of
 from cnnbench.analysis.times import call_time
 from cnnbench.records.record import Record, Status
 from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.reasons import reason_text
+from cnnbench.report.serving import rate_text
 from cnnbench.report.table import Table
 
 STYLES: dict[Status, str] = {"ok": "green", "noisy": "yellow", "invalid": "red", "failed": "red", "unavailable": "dim"}
@@ -44,6 +46,8 @@ def line_of(record: Record) -> str:
         text += f", {significant(time.value * 1e3)} ms"
         text += f" ± {time.half_width:.1%}" if time.low is not None else ""
         text += f", {significant(record.case.batch / time.value)} images/s"
+    if (service := service_of(record.launches)) is not None:
+        text += f", {rate_text(service)} queries/s with p99 within {significant(service.bound_s * 1e3)} ms"
     if record.reasons:
         text += f" ({reason_text(record.reasons[0])})"
     return text

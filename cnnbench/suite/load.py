@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
-from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
+from cnnbench.suite.schema import BUILT_IN, CASE_BUDGETS_S, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
 T = TypeVar("T")
@@ -107,7 +107,6 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         if entry.inputs is not None:  # whole shapes, beside which no default of a part of them counts
             settings = settings.model_copy(update={"image_size": entry.image_size, "channels": entry.channels})
         assert settings.workloads is not None
-        assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
             try:
@@ -119,7 +118,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             if len(cases) == MAX_CASES:
                 raise SuiteError(f"{place}: expected at most {MAX_CASES:,} cases in all")
             cases[case.id] = case
-            budgets[case.id] = settings.case_budget
+            budgets[case.id] = settings.case_budget or CASE_BUDGETS_S[case.workload]
     return Suite(
         name=file.name or source.path.stem,
         description=file.description,
@@ -168,6 +167,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             trainable=part,
             batch=batch,
             threads=settings.threads,
+            **service,
         )
         for device in _axis(settings.devices, workload)
         for precision in _axis(settings.precisions, workload)
@@ -176,6 +176,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for runtime in _axis(settings.runtimes, workload)
         for allocator in _axis(settings.allocators, workload)
         for part in (_parts(settings) if workload == "training" else [ALL])
+        for service in (_services(settings) if workload == "serving" else [{}])
     )
 
 
@@ -183,6 +184,16 @@ def _parts(settings: Settings) -> list[str]:
     """What is trained, with the mode of batch normalisation in the rest where there is one."""
     pairs = [(part, norm) for part in settings.trainable or () for norm in settings.frozen_norm or ()]
     return list(dict.fromkeys(with_norm(part, norm) for part, norm in pairs))
+
+
+def _services(settings: Settings) -> list[dict[str, Any]]:
+    """How a model is served: the fields of a case."""
+    bound_ms = None if settings.p99 is None else settings.p99 * 1e3
+    return [
+        {"p99_ms": bound_ms, "sessions": sessions, "delay_ms": delay * 1e3}
+        for sessions in settings.sessions or ()
+        for delay in settings.queue_delays or ()
+    ]
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:

@@ -226,6 +226,8 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
+    if workload == "serving":  # what is served is inference
+        workload = "inference"
     if registry.is_onnx_file(model) and workload == "training":
         return "an ONNX file is a network, not a training step"
     if registry.is_program_file(model) and workload == "training":

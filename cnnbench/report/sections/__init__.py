@@ -7,7 +7,7 @@ from datetime import datetime
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, limits, noise, speed, stages, transfer
+from cnnbench.report.sections import accuracy, limits, noise, serving, speed, stages, transfer
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -33,6 +33,7 @@ SECTIONS = (
     accuracy.section,
     speed.runtimes,
     limits.section,
+    serving.section,
     speed.batches,
     stages.training,
     transfer.section,
