@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from cnnbench.records.messages import Request
 from cnnbench.records.serving import Scenario
@@ -28,5 +28,9 @@ class Drive(Request):
     max_waiting: NonNegativeInt = 0
     """The test ends, INVALID, when so many queries of `server` wait; 0 is no limit."""
     seed: NonNegativeInt = 0
+    batch: PositiveInt | None = None
+    """The largest that the queue forms; None is the case's."""
+    delay_s: NonNegativeFloat | None = None
+    """The longest that a query waits for others; None is the case's."""
     system: Literal["model", "queue", "none"] = "model"
     """What is tested: the case, the queue in front of a session that does nothing, or nothing at all."""

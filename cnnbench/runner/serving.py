@@ -29,6 +29,7 @@ from cnnbench.runner.interference import SystemCounters, between
 from cnnbench.runner.interleave import Allowance, Blocks, GroupMember, OnProgress, Outcome, WorkerParticipant
 from cnnbench.runner.machine import affinity_cores
 from cnnbench.suite.case import Case
+from cnnbench.suite.runtimes import OVER_HTTP, split
 
 LOADGEN = "loadgen"
 """The folder of LoadGen's logs within a run's."""
@@ -51,7 +52,7 @@ MIN_WAITING = 64
 
 
 @dataclass
-class _Server(WorkerParticipant):
+class Server(WorkerParticipant):
     """A service in its worker, and what LoadGen has found out about it."""
 
     member: GroupMember
@@ -72,10 +73,12 @@ class _Server(WorkerParticipant):
 
     @property
     def left_s(self) -> float:
+        """Of the case's time."""
         return self.allowed_s - self.spent_s
 
     @property
     def min_s(self) -> float:
+        """The minimal duration of a test."""
         return MIN_DURATION_SHARE * self.allowed_s
 
     @property
@@ -106,10 +109,11 @@ class _Server(WorkerParticipant):
             raise
         window = between(before, SystemCounters.read(self.worker.pid), affinity_cores())
         self.suspend()
+        interference = window.interference()
+        if split(self.member.case.runtime)[0] == OVER_HTTP:  # the server is another process, which is what is measured
+            interference = [each for each in interference if each.kind != "other-processes"]
         logs = "/".join(Path(test.logs).parts[-3:])
-        test = test.model_copy(
-            update={"purpose": purpose, "round": round_, "logs": logs, "interference": window.interference()}
-        )
+        test = test.model_copy(update={"purpose": purpose, "round": round_, "logs": logs, "interference": interference})
         if request.system == "model":
             self.tests.append(test)
             self.spent_s += time.perf_counter() - start
@@ -193,7 +197,6 @@ class _Server(WorkerParticipant):
         return True
 
     def _test_rate(self, rate: float) -> LoadTest:
-        waiting = max(MIN_WAITING, round(MAX_WAITING_BOUNDS * rate * self.bound_s))
         return self.drive(
             "server",
             "search",
@@ -201,7 +204,7 @@ class _Server(WorkerParticipant):
             bound_s=self.bound_s,
             expected_s=self.single_s,
             min_queries=MIN_QUERIES_P99,
-            max_waiting=waiting,
+            max_waiting=waiting_limit(rate, self.bound_s),
         )
 
     def finish(self, group: str) -> None:
@@ -217,6 +220,11 @@ class _Server(WorkerParticipant):
             stopped=self.stopped,
         )
         self.launch = self.launch.model_copy(update={"serving": serving})
+
+
+def waiting_limit(rate: float, bound_s: float) -> int:
+    """So many queries wait only in a test that is lost."""
+    return max(MIN_WAITING, round(MAX_WAITING_BOUNDS * rate * bound_s))
 
 
 def measure_services(
@@ -238,7 +246,7 @@ def measure_services(
     rng = random.Random(f"{seed} {launch}")
     with ExitStack() as stack:
         servers = [
-            _Server(
+            Server(
                 member,
                 folder / file_name(member.case.id) / str(launch),
                 allowance.sampling_s,
@@ -248,7 +256,7 @@ def measure_services(
             for member in members
         ]
 
-        def each(what: str, step: Callable[[_Server], None]) -> None:
+        def each(what: str, step: Callable[[Server], None]) -> None:
             for server in _alive(servers):
                 on_progress(f"{server.member.case.runtime}: {what}")
                 server.attempt(step, server)
@@ -258,34 +266,34 @@ def measure_services(
         for server in servers:
             server.attempt(server.load)
         each("opening", lambda server: server.open(allowance.warmup_s))
-        each("LoadGen's own cost", _Server.measure_costs)
-        each("single stream", _Server.measure_single)
-        each("offline", _Server.measure_offline)
+        each("LoadGen's own cost", Server.measure_costs)
+        each("single stream", Server.measure_single)
+        each("offline", Server.measure_offline)
         _set_bounds(_alive(servers))
         for round_ in range(PAIRS):
             scenarios: list[Scenario] = ["single", "server"]
             rng.shuffle(scenarios)
-            pair = partial(_Server.measure_pair, round_=round_, scenarios=scenarios)
+            pair = partial(Server.measure_pair, round_=round_, scenarios=scenarios)
             each(f"low load, {round_ + 1} of {PAIRS}", pair)
-        each("searching", _Server.begin_search)
+        each("searching", Server.begin_search)
         searching = _alive(servers)
         while searching:
             went_on = [server for server in searching if _stepped(server, on_progress)]
             searching = [server for server in went_on if server.error is None]
         if launch == 1:
-            each("multi-stream", _Server.measure_multi)
+            each("multi-stream", Server.measure_multi)
         each("closing", lambda server: server.finish(group))
         return [
             Outcome(s.member.case, group, started, s.launch, tuple(s.parity), tuple(s.faults), s.error) for s in servers
         ]
 
 
-def _alive(servers: Sequence[_Server]) -> list[_Server]:
+def _alive(servers: Sequence[Server]) -> list[Server]:
     """Those that have not failed, and whose outputs are right."""
     return [server for server in servers if server.error is None and (server.opened is None or server.warmed)]
 
 
-def _set_bounds(servers: Sequence[_Server]) -> None:
+def _set_bounds(servers: Sequence[Server]) -> None:
     """The case's own bound, the one of the first launch, or one for all from the slowest single stream."""
     slowest_s = max((server.single_s for server in servers), default=0.0)
     for server in servers:
@@ -296,7 +304,7 @@ def _set_bounds(servers: Sequence[_Server]) -> None:
             server.bound_s = known.bound_s if known is not None else MEDIANS_OF_BOUND * slowest_s
 
 
-def _stepped(server: _Server, on_progress: OnProgress) -> bool:
+def _stepped(server: Server, on_progress: OnProgress) -> bool:
     """Whether it has tested a rate."""
     on_progress(f"{server.member.case.runtime}: searching the highest rate, test {len(server.tests) + 1}")
     went_on = [False]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import WORKLOADS, Case, Frozen, ModelSpec, Workload
+from cnnbench.suite.runtimes import OVER_HTTP
 from cnnbench.suite.schema import BUILT_IN, CASE_BUDGETS_S, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 EXPECTATION = ".expect.yaml"
 """Suffix of the file beside a suite that holds its exact figures."""
+ANY_BACKEND = {"runtime": OVER_HTTP, "device": "cpu", "precision": "fp32", "layout": "nchw", "allocator": "default"}
 SETUP_S = 60.0
 """Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
 
@@ -63,6 +65,21 @@ def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> 
         case_budgets_s=budgets,
         launches=launches,
     )
+
+
+def aimed(suite: Suite) -> Suite:
+    """The suite's services, each asked over HTTP instead of run here. Raises InputError where it has none."""
+    found = {
+        each.id: (each, suite.case_budgets_s[case.id])
+        for case in suite.cases
+        if case.workload == "serving"
+        for each in [case.model_copy(update=ANY_BACKEND)]
+    }
+    if not found:
+        raise InputError(f"--target: expected cases of the workload serving; suite {suite.name!r} has none")
+    cases = tuple(case for case, _ in found.values())
+    budgets = {id_: budget for id_, (_, budget) in found.items()}
+    return suite.model_copy(update={"cases": cases, "case_budgets_s": budgets})
 
 
 def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:

@@ -17,6 +17,11 @@ GROUP = "cnnbench.runtimes"
 TRAITS_GROUP = "cnnbench.runtime_traits"
 """Under the same name a plugin may offer a `RuntimeKind`, in a module that imports no engine: this process loads it."""
 
+TARGET = "CNNBENCH_TARGET"
+"""The variable that tells workers the address of a server over HTTP."""
+OVER_HTTP = "http"
+"""The runtime that asks it."""
+
 REFERENCE = "eager"
 """The runtime that ratios are taken to, and whose profile names a model's modules."""
 
@@ -153,6 +158,14 @@ BUILT_IN = (
         must_be_tried=True,
         runs_exported_graph=True,
         profiler="cnnbench.worker.profilers.openvino:profile",
+    ),
+    _built_in(
+        OVER_HTTP,
+        "a server over HTTP by the open inference protocol v2; `cnnbench run --target` has its address",
+        {"inference": "http:Http"},
+        display_name="a server over HTTP",
+        must_be_tried=True,
+        runs_exported_graph=True,
     ),
 )
 

@@ -61,9 +61,9 @@ class Service(Session):
             sessions = [self._serve(place) for place in range(len(self.runtimes))]
         elif request.system == "queue":
             sessions = [lambda _: None]
-        test: LoadTest = loadgen.drive(
-            request, sessions, self.case.batch, self.served.delay_ms / 1e3, len(several(self.images)[0])
-        )
+        batch, delay_s = request.batch or self.case.batch, request.delay_s
+        delay_s = self.served.delay_ms / 1e3 if delay_s is None else delay_s
+        test: LoadTest = loadgen.drive(request, sessions, batch, delay_s, len(several(self.images)[0]))
         self._compare_last()
         return test
 
