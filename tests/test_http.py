@@ -67,7 +67,7 @@ def test_a_server_that_is_not_there_or_has_no_such_model_is_one_sentence(
         with pytest.raises(WorkerError, match="expected status 200 for GET /v2/models/lenet5; got 404"):
             asked(address, artifact_of(CASE.spec), monkeypatch)
         asked(f"{address}/v2/models/another", artifact_of(CASE.spec), monkeypatch)
-    with pytest.raises(WorkerError, match="no server answers: .*refused"):
+    with pytest.raises(WorkerError, match=r"no server answers: .*refused"):
         http.Http.probe("cpu")
     monkeypatch.delenv("CNNBENCH_TARGET")
     with pytest.raises(WorkerError, match="give cnnbench run --target its address"):

@@ -10,12 +10,14 @@ BATCHES = (1, 2, 4, 8)
 DELAY_SHARES = (0.0, 0.1, 0.25)
 """Of the bound: how long a query may wait for others of its batch."""
 KEPT = 1 / 3
-"""Of the configurations of a rung, the share that is tested again, for three times as long."""
+"""Of the configurations of a rung, the share that is tested again, for longer."""
 FINALISTS = 2
-FIRST_SHARE, FASTER, SLOWER = 0.7, 1.12, 0.9
-"""Of the largest throughput offline, the rate of the first rung; by what the next differs from it."""
-FEW_LATE, MANY_LATE = 0.01, 0.1
-"""Shares of late queries: so few that the rate may rise, so many that it must fall."""
+STEPS = (1.3, 1.15, 1.07)
+"""Of each rung, by what the rate rises until no more keep up with it than are kept."""
+FIRST_SHARE, LOWEST_SHARE = 0.6, 0.02
+"""Of the largest throughput offline: the first rate, and where no lower one is tried."""
+MAX_LATE = 0.01
+"""The share of late queries with which a configuration keeps up; one query is none."""
 
 
 class Knobs(Recorded):
@@ -43,27 +45,27 @@ def grid(cores: int, bound_s: float) -> list[Knobs]:
     ]
 
 
-def late_share(test: LoadTest) -> float:
-    """The share of queries beyond the bound."""
-    return (test.over or 0) / test.queries
+def keeps_up(test: LoadTest) -> bool:
+    """Whether so few queries are late that p99 may be within the bound, and the test was not lost before its end."""
+    late = test.over or 0
+    return test.queries >= test.min_queries and (late <= 1 or late <= MAX_LATE * test.queries)
 
 
 def ranked(tests: Mapping[Knobs, LoadTest]) -> list[Knobs]:
     """The best first, of tests with the same arrivals: fewest late queries, then the lowest p90."""
-    return sorted(tests, key=lambda knobs: (late_share(tests[knobs]), tests[knobs].p90_s))
+    return sorted(
+        tests,
+        key=lambda knobs: (
+            not keeps_up(tests[knobs]),
+            (tests[knobs].over or 0) / tests[knobs].queries,
+            tests[knobs].p90_s,
+        ),
+    )
 
 
-def survivors(tests: Mapping[Knobs, LoadTest]) -> list[Knobs]:
-    """Those that are tested again, the best first."""
-    return ranked(tests)[: max(FINALISTS, round(KEPT * len(tests)))]
-
-
-def next_rate(rate: float, tests: Mapping[Knobs, LoadTest]) -> float:
-    """Higher if all survivors keep up with it, lower if none does."""
-    shares = [late_share(tests[knobs]) for knobs in survivors(tests)]
-    if max(shares) <= FEW_LATE:
-        return rate * FASTER
-    return rate * SLOWER if min(shares) > MANY_LATE else rate
+def kept_of(count: int) -> int:
+    """How many of so many configurations are tested again."""
+    return max(FINALISTS, round(KEPT * count))
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,10 @@ from cnnbench.suite.case import Case
 ABOUT, TESTS, LOGS = "tune.json", "tune.jsonl", "logs"
 OFFLINE_S = 0.5
 """Of each test of throughput."""
-RUNGS = 3
 RUNGS_SHARE = 0.6
 """Of a case's time; the rest is for the search among the finalists."""
+CLIMBS = 2
+"""About how often all configurations of a rung are tested, at rising rates."""
 MIN_QUERIES = 24
 
 Stage = Literal["offline", "rung", "search"]
@@ -146,7 +147,7 @@ class TuneRequest:
     def keep(self, evaluation: Evaluation) -> None:
         """Write a test down at once."""
         self.known[evaluation.key] = evaluation
-        files.append(self.folder / TESTS, evaluation.model_dump_json(exclude_defaults=True) + "\n")
+        files.append(self.folder / TESTS, evaluation.model_dump_json(exclude_defaults=True))
 
 
 def targets(cases: Sequence[Case]) -> list[Case]:
@@ -201,24 +202,16 @@ class _Search:
         if not offline:
             self._fail()
         capacity = max(test.per_s for test in offline.values())
-        rate, kept = rate_at(place_of(tuning.FIRST_SHARE * capacity)), list(offline)
-        first: dict[Knobs, LoadTest] = {}
-        first_rate = rate
-        for rung in range(RUNGS):
-            seconds = RUNGS_SHARE / RUNGS * self.budget_s / len(kept)
-            queries = max(MIN_QUERIES, round(seconds * rate))
-            tests = {
-                knobs: test
-                for number, knobs in enumerate(kept, start=1)
-                if (test := self._load(knobs, "rung", rung, rate, queries, f"rung {rung + 1}, {number} of {len(kept)}"))
-            }
-            if not tests:
-                break
+        # One that answers single images fastest: a rate that it keeps up with is where all are compared.
+        swift = max((knobs for knobs in offline if knobs.batch == 1), key=lambda knobs: offline[knobs].per_s)
+        rate = self._reachable(swift, capacity)
+        kept, first, first_rate = list(offline), dict[Knobs, LoadTest](), rate
+        for rung in range(len(tuning.STEPS)):
+            kept, tests, rate = self._rung(rung, kept, rate)
             first = first or tests
-            kept, rate = tuning.survivors(tests), rate_at(place_of(tuning.next_rate(rate, tests)))
             if len(kept) <= tuning.FINALISTS:
                 break
-        if not self.latencies_s:
+        if not first:
             self._fail()
         finalists = self._finals(kept[: tuning.FINALISTS], capacity)
         winner = finalists[0].knobs
@@ -232,6 +225,42 @@ class _Search:
             excluded={why: list(self.excluded.values()).count(why) for why in self.excluded.values()},
             lowest_p99_s=min(self.latencies_s),
         )
+
+    def _reachable(self, knobs: Knobs, capacity: float) -> float:
+        """About the highest rate that a configuration keeps up with, from short tests; or the lowest that is tried."""
+        rate = tuning.FIRST_SHARE * capacity
+        while rate > tuning.LOWEST_SHARE * capacity:
+            test = self._load(knobs, "rung", 0, _on_grid(rate), MIN_QUERIES, f"a rate for {knobs}")
+            if test is None or tuning.keeps_up(test):
+                break
+            rate /= tuning.STEPS[0]
+        return _on_grid(rate)
+
+    def _rung(self, rung: int, kept: Sequence[Knobs], rate: float) -> tuple[list[Knobs], dict[Knobs, LoadTest], float]:
+        """Raise the rate until no more keep up with it than are kept; these, the first tests, and the rate before."""
+        count, before = tuning.kept_of(len(kept)), rate
+        seconds = RUNGS_SHARE / len(tuning.STEPS) * self.budget_s / CLIMBS / len(kept)
+        queries = min(max(MIN_QUERIES * 2**rung, round(seconds * rate)), MIN_QUERIES_P99)
+        first: dict[Knobs, LoadTest] = {}
+        best: list[Knobs] = []
+        alive = list(kept)
+        while True:
+            tests = {
+                knobs: test
+                for number, knobs in enumerate(alive, start=1)
+                if (
+                    test := self._load(
+                        knobs, "rung", 1 + rung, rate, queries, f"rung {rung + 1}, {number} of {len(alive)}"
+                    )
+                )
+            }
+            first = first or tests
+            order = tuning.ranked(tests)
+            passed = [knobs for knobs in order if tuning.keeps_up(tests[knobs])]
+            best = [*order, *(knobs for knobs in best if knobs not in tests)]
+            if len(passed) <= count:
+                return best[:count], first, before
+            alive, before, rate = passed, rate, _on_grid(rate * tuning.STEPS[rung])
 
     def _fail(self) -> NoReturn:
         reasons = "; ".join(dict.fromkeys(self.excluded.values()))
@@ -353,3 +382,7 @@ class _Search:
             found = f"outputs differ from the float64 reference: {server.parity[-1].what}"
         self.servers[any_shape if takes_any else shape] = found
         return found
+
+
+def _on_grid(rate: float) -> float:
+    return rate_at(place_of(rate))

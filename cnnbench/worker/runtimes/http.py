@@ -1,4 +1,4 @@
-"""A server over HTTP that speaks the open inference protocol, version 2, as Triton, KServe and OpenVINO Model Server do.
+"""A server over HTTP that speaks the open inference protocol 2, as Triton, KServe and OpenVINO Model Server do.
 
 JSON alone: what a request takes includes writing and reading it, but for the body of images that were sent before.
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
