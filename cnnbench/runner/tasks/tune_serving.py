@@ -172,11 +172,11 @@ def tune(request: TuneRequest, watch: Watch) -> list[Tuned]:
             facts = artifacts.get(case.spec)
             folder = artifact.folder_of(case.spec, facts.key)
             with ExitStack() as stack:
-                found.append(_Search(request, case, folder, watch, stack).run())
+                found.append(Search(request, case, folder, watch, stack).run())
     return found
 
 
-class _Search:
+class Search:
     """The search of one case."""
 
     def __init__(self, request: TuneRequest, case: Case, artifact_folder: Path, watch: Watch, stack: ExitStack) -> None:
@@ -198,7 +198,7 @@ class _Search:
     def run(self) -> Tuned:
         """Offline, then rungs, then the finalists' highest rates."""
         candidates = tuning.grid(machine.usable_threads(), self.request.bound_s)
-        offline = self._offline(candidates)
+        offline = self.offline(candidates)
         if not offline:
             self._fail()
         capacity = max(test.per_s for test in offline.values())
@@ -213,7 +213,7 @@ class _Search:
                 break
         if not first:
             self._fail()
-        finalists = self._finals(kept[: tuning.FINALISTS], capacity)
+        finalists = self.finals(kept[: tuning.FINALISTS], capacity, rate)
         winner = finalists[0].knobs
         return Tuned(
             case=self.case,
@@ -266,7 +266,7 @@ class _Search:
         reasons = "; ".join(dict.fromkeys(self.excluded.values()))
         raise WorkerError(f"{self.case.id}: no configuration can be served: {reasons}"[:1000])
 
-    def _offline(self, candidates: Sequence[Knobs]) -> dict[Knobs, LoadTest]:
+    def offline(self, candidates: Sequence[Knobs]) -> dict[Knobs, LoadTest]:
         """The throughput of every configuration that opens and whose calls are shorter than the bound."""
         found: dict[Knobs, LoadTest] = {}
         by_shape: dict[tuple[int, int, int], LoadTest | None] = {}
@@ -284,9 +284,10 @@ class _Search:
                 found[knobs] = test
         return found
 
-    def _finals(self, kept: Sequence[Knobs], capacity: float) -> list[Finalist]:
-        """The highest rate of each, searched in turn; the best first."""
-        searches = {knobs: RateSearch(capacity) for knobs in kept}
+    def finals(self, kept: Sequence[Knobs], capacity: float, rate: float) -> list[Finalist]:
+        """The highest rate of each, searched in turn from that of the last rung; the best first."""
+        hints = [place_of(rate), place_of(rate * tuning.STEPS[1])]
+        searches = {knobs: RateSearch(capacity, hints) for knobs in kept}
         tests: dict[Knobs, list[LoadTest]] = {knobs: [] for knobs in kept}
         open_ = list(kept)
         while open_:
