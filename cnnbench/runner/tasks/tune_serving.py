@@ -193,6 +193,7 @@ class Search:
 
     @property
     def left_s(self) -> float:
+        """Of the case's share of the budget; earlier tests count."""
         return self.budget_s - self.spent_before_s - (time.monotonic() - self.began_s)
 
     def run(self) -> Tuned:
