@@ -118,7 +118,7 @@ class Server(WorkerParticipant):
             self.tests.append(test)
             self.spent_s += time.perf_counter() - start
         else:
-            self.costs_s.append(test.wall_s / test.images)
+            self.costs_s.append(1 / test.per_s)
         return test
 
     def measure_costs(self) -> None:

@@ -204,7 +204,7 @@ class Search:
             self._fail()
         capacity = max(test.per_s for test in offline.values())
         # One that answers single images fastest: a rate that it keeps up with is where all are compared.
-        swift = max((knobs for knobs in offline if knobs.batch == 1), key=lambda knobs: offline[knobs].per_s)
+        swift = max(offline, key=lambda knobs: (-knobs.batch, offline[knobs].per_s))
         rate = self._reachable(swift, capacity)
         kept, first, first_rate = list(offline), dict[Knobs, LoadTest](), rate
         for rung in range(len(tuning.STEPS)):
@@ -212,7 +212,7 @@ class Search:
             first = first or tests
             if len(kept) <= tuning.FINALISTS:
                 break
-        if not first:
+        if not kept:
             self._fail()
         finalists = self.finals(kept[: tuning.FINALISTS], capacity, rate)
         winner = finalists[0].knobs
@@ -259,7 +259,7 @@ class Search:
             order = tuning.ranked(tests)
             passed = [knobs for knobs in order if tuning.keeps_up(tests[knobs])]
             best = [*order, *(knobs for knobs in best if knobs not in tests)]
-            if len(passed) <= count:
+            if len(passed) <= count or self.left_s < (1 - RUNGS_SHARE) * self.budget_s:
                 return best[:count], first, before
             alive, before, rate = passed, rate, _on_grid(rate * tuning.STEPS[rung])
 

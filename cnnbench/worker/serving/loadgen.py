@@ -4,7 +4,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import mlperf_loadgen as lg
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.serving import IMAGES_OF_MULTI, LoadTest
+from cnnbench.records.serving import IMAGES_OF_MULTI, LoadTest, Scenario
 from cnnbench.records.serving_messages import Drive
 from cnnbench.worker.serving.batcher import Batcher, Query, Serve
 
@@ -70,7 +70,7 @@ def drive(request: Drive, sessions: Sequence[Serve], batch: int, delay_s: float,
         why=str(said.get("result_invalid_reason", "")).strip()[:MAX_WHY],
         queries=said["result_query_count"],
         over=said.get("result_overlatency_query_count"),
-        per_s=len(latencies_s) / wall_s,
+        per_s=_per_s(request.scenario, said),
         **percentiles,
         early_s=(said.get(early, 0) / 1e9 or None) if early else None,
         own_p50_s=median(latencies_s),
@@ -126,6 +126,18 @@ def _settings(request: Drive) -> Any:
     if request.scenario == "offline":
         settings.offline_expected_qps = request.rate
     return settings
+
+
+def _per_s(scenario: Scenario, said: Mapping[str, Any]) -> float:
+    """Images per second by LoadGen's own clock, without the start and the end of the test."""
+    if scenario == "multi":
+        return 1e9 * IMAGES_OF_MULTI / max(float(said["result_mean_query_latency_ns"]), 1.0)
+    keys = {
+        "single": "result_qps_with_loadgen_overhead",
+        "server": "result_completed_samples_per_sec",
+        "offline": "result_samples_per_second",
+    }
+    return float(said[keys[scenario]])
 
 
 def read_log(file: Path) -> dict[str, Any]:
