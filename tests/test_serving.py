@@ -149,7 +149,13 @@ def serving_launch(*tests: LoadTest, bound_s: float = 0.05) -> ServingLaunch:
         for scenario in ("single", "server")
     ]
     return ServingLaunch(
-        bound_s=bound_s, loadgen_s=1e-5, queue_s=5e-5, threads=2, tests=[*pairs, *tests], stopped="budget spent"
+        bound_s=bound_s,
+        loadgen_s=1e-5,
+        queue_s=5e-5,
+        arrival_s=1e-4,
+        threads=2,
+        tests=[*pairs, *tests],
+        stopped="budget spent",
     )
 
 

@@ -122,7 +122,7 @@ def test_a_report_tells_the_interval_the_scenarios_and_the_curve(tmp_path: Path)
     assert "not MLPerf results" in tables["serving"].caption
     assert "1.00 s instead of 600 s" in tables["serving"].caption
     scenarios = dict(zip(tables["loadgen"].headings, tables["loadgen"].texts[0], strict=True))
-    assert (scenarios["single p90 ms"], scenarios["multi p99 ms"], scenarios["LoadGen us"]) == ("11.0", "–", "10.0")
+    assert (scenarios["single p90 ms"], scenarios["multi p99 ms"], scenarios["LoadGen µs"]) == ("11.0", "–", "10.0")
     assert [row[-1] for row in tables["curve"].texts] == ["VALID", "INVALID"]
     (section,) = [each for each in run_page(run, list(tables.values())).sections if each.id == "serving"]
     assert len(section.parts) == 4

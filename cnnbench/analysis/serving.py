@@ -116,6 +116,11 @@ class Service:
         return median(launch.queue_s for launch in self.launches)
 
     @property
+    def arrival_s(self) -> float:
+        """How late LoadGen issues queries of `server`."""
+        return median(launch.arrival_s for launch in self.launches)
+
+    @property
     def best_seen(self) -> LoadTest | None:
         """The searched test with the lowest p99."""
         return min((test for tests in self.searched.values() for test in tests), key=lambda t: t.p99_s, default=None)

@@ -78,6 +78,8 @@ class ServingLaunch(Recorded):
     """What LoadGen and its Python interface cost a query, of a system under test that does nothing."""
     queue_s: Seconds
     """The same with the queue and the threads of the service: what is in every latency beside the model."""
+    arrival_s: Seconds
+    """The median latency of `server` with a system under test that does nothing: how late LoadGen issues queries."""
     threads: PositiveCount
     """Of each session."""
     tests: Annotated[list[LoadTest], Field(max_length=1000)]

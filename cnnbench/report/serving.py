@@ -149,18 +149,19 @@ def _scenarios(rows: Sequence[Served]) -> Table:
         figure("single p90 ms", lambda r: of(r, "single", "early_s")),
         figure("multi p99 ms", lambda r: of(r, "multi", "early_s")),
         figure("batch formed", lambda r: r.service.batch_formed if r.service else None, "{:.2f}".format),
-        figure("LoadGen us", lambda r: r.service.loadgen_s * US if r.service else None, key="loadgen_us"),
-        figure("with queue us", lambda r: r.service.queue_s * US if r.service else None, key="queue_us"),
+        figure("LoadGen µs", lambda r: r.service.loadgen_s * US if r.service else None, key="loadgen_us"),
+        figure("arrival µs", lambda r: r.service.arrival_s * US if r.service else None, key="arrival_us"),
+        figure("with queue µs", lambda r: r.service.queue_s * US if r.service else None, key="queue_us"),
         *estimate("server / single", lambda r: r.service.low_load if r.service else None, ratio_text, "low_load"),
         *estimate("own / LoadGen", lambda r: r.service.timers if r.service else None, ratio_text, "timers"),
     ]
     caption = (
         f"{NOT_MLPERF} single: one query after the other; its p90 is early stopping's estimate, as is multi's p99, "
         "whose queries have eight images; – where LoadGen calls the test INVALID. batch formed: images in a call at "
-        "the highest VALID rate. LoadGen us: its cost per query with an empty system under test; with queue: and with "
-        "the queue and threads of the service; neither is subtracted anywhere. server / single: median latencies at a "
-        "tenth of the single stream's rate, in interleaved pairs; own / LoadGen: medians of one test by both clocks "
-        "[95 % intervals]."
+        "the highest VALID rate. LoadGen µs: its cost per query with an empty system under test; arrival: how late it "
+        "issues a query of the server scenario; with queue: its cost with the queue and threads of the service; none is "
+        "subtracted anywhere. server / single: median latencies at a tenth of the single stream's rate, in "
+        "interleaved pairs; own / LoadGen: medians of one test by both clocks [95 % intervals]."
     )
     return table_of("loadgen", "LoadGen's scenarios and checks", caption, rows, columns)
 

@@ -44,6 +44,7 @@ SHARES: Mapping[Scenario, float] = {"single": 0.15, "offline": 0.1, "multi": 0.1
 """Of a case's time: the longest that a scenario's own test may take."""
 PAIRS_SHARE = 0.35
 COST_QUERIES = 2000
+COST_RATE, COST_ARRIVALS = 500.0, 200
 COST_S = 1e-5
 """About what an empty system under test takes for a query."""
 MAX_WAITING_BOUNDS = 4.0
@@ -118,13 +119,15 @@ class Server(WorkerParticipant):
             self.tests.append(test)
             self.spent_s += time.perf_counter() - start
         else:
-            self.costs_s.append(1 / test.per_s)
+            self.costs_s.append(test.p50_s if scenario == "server" else 1 / test.per_s)
         return test
 
     def measure_costs(self) -> None:
         """What LoadGen, and our queue, cost a query."""
         for system in ("none", "queue"):
             self.drive("single", system=system, expected_s=COST_S, min_queries=COST_QUERIES, min_s=0.0)
+        arrivals = {"rate": COST_RATE, "bound_s": 1.0, "min_queries": COST_ARRIVALS}
+        self.drive("server", system="none", expected_s=COST_S, min_s=0.0, **arrivals)
 
     def measure_single(self) -> None:
         """One query after the other."""
@@ -215,6 +218,7 @@ class Server(WorkerParticipant):
             bound_s=self.bound_s,
             loadgen_s=self.costs_s[0],
             queue_s=self.costs_s[1],
+            arrival_s=self.costs_s[2],
             threads=self.member.threads,
             tests=self.tests,
             stopped=self.stopped,
