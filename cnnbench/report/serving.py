@@ -159,7 +159,7 @@ def _scenarios(rows: Sequence[Served]) -> Table:
         f"{NOT_MLPERF} single: one query after the other; its p90 is early stopping's estimate, as is multi's p99, "
         "whose queries have eight images; – where LoadGen calls the test INVALID. batch formed: images in a call at "
         "the highest VALID rate. LoadGen µs: its cost per query with an empty system under test; arrival: how late it "
-        "issues a query of the server scenario; with queue: its cost with the queue and a thread of the service; none is "
+        "issues a query of the server scenario; with queue: its cost with queue and threads of the service; none is "
         "subtracted anywhere. server / single: median latencies at a tenth of the single stream's rate, in "
         "interleaved pairs; own / LoadGen: medians of one test by both clocks [95 % intervals]."
     )
