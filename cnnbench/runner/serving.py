@@ -136,17 +136,15 @@ class Server(WorkerParticipant):
         self.drive("single", min_queries=MIN_QUERIES_P90, **about)
 
     def measure_offline(self) -> None:
-        """All images at once."""
+        """All images at once; again with more of them where they were answered before the minimal duration."""
         case = self.member.case
-        rate = case.sessions / self.single_s
         duration_s = max(self.min_s, 2 * case.batch * case.sessions * self.single_s)
-        self.drive(
-            "offline",
-            rate=rate,
-            expected_s=self.single_s,
-            min_queries=1,
-            min_s=min(duration_s, SHARES["offline"] * self.allowed_s),
-        )
+        about = {"expected_s": self.single_s, "min_queries": 1}
+        about["min_s"] = min(duration_s, SHARES["offline"] * self.allowed_s)
+        test = self.drive("offline", rate=case.sessions / self.single_s, **about)
+        if not test.valid:
+            self.tests.remove(test)
+            self.drive("offline", rate=1.2 * test.per_s, **about)
 
     def measure_multi(self) -> None:
         """Eight images in a query."""
