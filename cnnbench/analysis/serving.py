@@ -75,8 +75,9 @@ class Service:
 
     @property
     def offline_per_s(self) -> float | None:
-        """Images per second: the median over launches."""
-        return _median(test.per_s for test in self.of("offline"))
+        """Images per second: the median of the VALID tests, or of all where there is none."""
+        tests = self.of("offline")
+        return _median(test.per_s for test in [test for test in tests if test.valid] or tests)
 
     @property
     def efficiency(self) -> float | None:

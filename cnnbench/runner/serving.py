@@ -143,7 +143,6 @@ class Server(WorkerParticipant):
         about["min_s"] = min(duration_s, SHARES["offline"] * self.allowed_s)
         test = self.drive("offline", rate=case.sessions / self.single_s, **about)
         if not test.valid:
-            self.tests.remove(test)
             self.drive("offline", rate=1.2 * test.per_s, **about)
 
     def measure_multi(self) -> None:
@@ -174,7 +173,7 @@ class Server(WorkerParticipant):
 
     def begin_search(self) -> None:
         """Where to begin: at the ends of the interval of earlier launches, or from the throughput offline."""
-        offline = next(test for test in self.tests if test.scenario == "offline")
+        offline = [test for test in self.tests if test.scenario == "offline"][-1]
         known = service_of(self.earlier)
         ends = [known.valid, known.invalid] if known is not None else []
         self.search = RateSearch(offline.per_s, [place_of(rate) for rate in ends if rate is not None])
