@@ -38,12 +38,12 @@ def _panels(sources: Sources, rows: list[RateRow]) -> alt.ConcatChart:
         points = data(
             {
                 "rate": row.rate,
-                "ms": MS * max(getattr(test, f"{percentile}_s") for test in row.tests),
+                "ms": MS * getattr(row.worst, f"{percentile}_s"),
                 "percentile": percentile,
                 "series": _series(row),
                 "verdict": "VALID" if row.is_valid else "INVALID",
                 "what": f"{title}, {_series(row)}, {significant(row.rate)} queries/s: {percentile} "
-                f"{significant(MS * max(getattr(test, f'{percentile}_s') for test in row.tests))} ms",
+                f"{significant(MS * getattr(row.worst, f'{percentile}_s'))} ms",
             }
             for row in shown
             for percentile in PERCENTILES

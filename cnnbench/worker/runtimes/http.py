@@ -50,6 +50,10 @@ class Http(Runtime):
         self.batch = batch
         self.last: Tensors = ()
 
+    def __del__(self) -> None:
+        if hasattr(self, "connection"):
+            self.connection.close()
+
     @classmethod
     def probe(cls, device: Device, variant: str = "") -> str:
         """Ask whether it is ready. Raises WorkerError where there is no address, or no server there."""
@@ -63,6 +67,8 @@ class Http(Runtime):
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             raise WorkerError(f"{address}: no server answers: {_said(error)}") from None
+        finally:
+            connection.close()
         if status != 200:
             raise WorkerError(f"{address}{path}: expected status 200; got {status}")
         return device
