@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cnnbench.analysis.tuning import Worth
-from cnnbench.report.format import significant
+from cnnbench.report.format import NONE, significant
 from cnnbench.report.serving import NOT_MLPERF
 from cnnbench.runner.tasks.tune_serving import Finalist, Tuned
 from cnnbench.suite.case import Case
@@ -22,7 +22,9 @@ def lines(found: Sequence[Tuned], suite: str, command: str) -> Iterator[str]:
         winner, *others = each.finalists
         yield f"{case.spec.label}, {case.backend}, p99 within {bound} ms: {_rate(winner)}"
         if winner.valid is None:
-            yield f"  no rate keeps the bound; the best p99 seen was {significant(MS * each.lowest_p99_s)} ms"
+            lowest = NONE if winner.invalid is None else significant(winner.invalid)
+            seen = f"the best p99 seen was {significant(MS * each.lowest_p99_s)} ms"
+            yield f"  no tested rate keeps the bound, the lowest was {lowest} queries/s; {seen}; try a longer --budget"
         yield f"  configuration: {winner.knobs}"
         yield from (f"  runner-up: {other.knobs}: {_rate(other)}" for other in others)
         yield f"  each knob, by p90 at {significant(each.rate)} queries/s with the same arrivals:"

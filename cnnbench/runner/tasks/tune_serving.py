@@ -101,7 +101,7 @@ class Tuned:
     excluded: dict[str, int]
     """How many were out, by the reason."""
     lowest_p99_s: float
-    """That was seen at all."""
+    """Of all tests of the finalists."""
 
     def tuned_case(self, knobs: Knobs) -> Case:
         """The case in a configuration."""
@@ -224,7 +224,7 @@ class Search:
             rate=first_rate,
             tested=len(first),
             excluded={why: list(self.excluded.values()).count(why) for why in self.excluded.values()},
-            lowest_p99_s=min(self.latencies_s),
+            lowest_p99_s=min(self.latencies_s, default=0.0),
         )
 
     def _reachable(self, knobs: Knobs, capacity: float) -> float:
@@ -295,7 +295,8 @@ class Search:
             for knobs in list(open_):
                 place = searches[knobs].next()
                 rate = None if place is None else rate_at(place)
-                if place is None or rate is None or not self._has_time(knobs, rate):
+                # The first test is made, however late it is, so that there is a verdict.
+                if place is None or rate is None or (tests[knobs] and not self._has_time(knobs, rate)):
                     open_.remove(knobs)
                     continue
                 test = self._load(knobs, "search", 0, rate, MIN_QUERIES_P99, f"highest rate of {knobs}")
@@ -327,7 +328,7 @@ class Search:
             self.request.keep(found)
         if found.test is None:
             self.excluded[knobs] = found.excluded
-        elif stage != "offline":
+        elif stage == "search":
             self.latencies_s.append(found.test.p99_s)
         return found.test
 
