@@ -1,9 +1,9 @@
 """A launch of services: all scenarios in turn, raced at the same arrivals, within the case's time; then tuning."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
 from cnnbench.runner.tasks import tune_serving
+from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from tests.records import facts
 from tests.simulated_service import SimulatedWorker
@@ -28,6 +29,10 @@ def case(runtime: str = "ort", **about: Any) -> Case:
     return Case.model_validate({"spec": SPEC, "workload": "serving", "runtime": runtime, "batch": 1, **about})
 
 
+def starter(worker: SimulatedWorker) -> Callable[[Path], Worker]:
+    return lambda _: cast(Worker, worker)
+
+
 def launched(
     cases: list[Case],
     folder: Path,
@@ -37,7 +42,7 @@ def launched(
 ) -> list[Outcome]:
     """One launch of simulated services."""
     found = workers or {each.runtime: SimulatedWorker(folder / "log", 1, 300.0) for each in cases}
-    members = [GroupMember(each, folder, 1, lambda _, w=found[each.runtime]: w, folder / "log") for each in cases]
+    members = [GroupMember(each, folder, 1, starter(found[each.runtime]), folder / "log") for each in cases]
     known = earlier or {each: [] for each in cases}
     return serving.measure_services(members, Allowance(seconds), known, folder / "loadgen", seed=0)
 
@@ -135,7 +140,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Drive]:
         tune_serving, "Worker", lambda log, threads, limit_s: SimulatedWorker(log, threads, limit_s, asked=found)
     )
     monkeypatch.setattr(tune_serving, "Artifacts", Stub)
-    monkeypatch.setattr(tune_serving.machine, "usable_threads", lambda: 2)
+    monkeypatch.setattr("cnnbench.runner.machine.usable_threads", lambda: 2)
     return found
 
 
@@ -163,7 +168,7 @@ def test_tuning_finds_what_an_exhaustive_sweep_finds(tmp_path: Path, asked: list
     found = tuned(tmp_path / "out", bound_ms)
     assert found.finalists[0].valid is not None
     assert found.finalists[0].valid >= 0.95 * best_of_all(bound_ms / 1e3)
-    seconds = sum(request.min_queries / request.rate for request in asked if request.scenario == "server")
+    seconds = sum(each.min_queries / each.rate for each in asked if each.scenario == "server" and each.rate)
     sweep_s = 6 * 662 / found.finalists[0].valid * len(grid(2, bound_ms / 1e3))  # six rates of each
     assert seconds < 0.2 * sweep_s
     assert {worth.knob for worth in found.worths} == {"sessions", "threads", "batch", "delay_ms"}

@@ -1,7 +1,7 @@
 """Services in tables: the highest rate within the bound, what else LoadGen measured, and latency by offered rate."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cnnbench.analysis.serving import Service, service_of
 from cnnbench.records.record import Record
@@ -72,10 +72,13 @@ def rate_text(service: Service) -> str:
     return f"[{significant(service.valid)}, {'?' if service.invalid is None else significant(service.invalid)})"
 
 
-def _axes(rows: Sequence[Served] | Sequence[RateRow]) -> list[Column[Served | RateRow]]:
+Row = TypeVar("Row", Served, RateRow)
+
+
+def _axes(rows: Sequence[Row]) -> list[Column[Row]]:
     """Of a case; how it is served where that differs from the default."""
     cases = [row.record.case for row in rows]
-    columns: list[Column[Served | RateRow]] = [
+    columns: list[Column[Row]] = [
         words("model", lambda r: r.record.case.spec.label, axis=True),
         words("backend", lambda r: r.record.case.backend, axis=True),
         figure("batch", lambda r: r.record.case.batch, str, axis=True),

@@ -87,8 +87,10 @@ class Server(WorkerParticipant):
         """The median latency of the single stream."""
         return next(test.p50_s for test in self.tests if test.scenario == "single")
 
-    def drive(self, scenario: Scenario, purpose: Purpose = "scenario", *, round_: int = 0, **about: object) -> LoadTest:
-        """One test, kept."""
+    def drive(
+        self, scenario: Scenario, about: Mapping[str, object], purpose: Purpose = "scenario", round_: int = 0
+    ) -> LoadTest:
+        """One test, kept; `about` are further fields of the request."""
         start = time.perf_counter()
         number = len(self.tests) + len(self.costs_s)
         request = Drive.model_validate(
@@ -125,30 +127,31 @@ class Server(WorkerParticipant):
     def measure_costs(self) -> None:
         """What LoadGen, and our queue, cost a query."""
         for system in ("none", "queue"):
-            self.drive("single", system=system, expected_s=COST_S, min_queries=COST_QUERIES, min_s=0.0)
+            about = {"system": system, "expected_s": COST_S, "min_s": 0.0}
+            self.drive("single", {**about, "min_queries": COST_QUERIES})
         arrivals = {"rate": COST_RATE, "bound_s": 1.0, "min_queries": COST_ARRIVALS}
-        self.drive("server", system="none", expected_s=COST_S, min_s=0.0, **arrivals)
+        self.drive("server", {**about, **arrivals, "system": "none"})
 
     def measure_single(self) -> None:
         """One query after the other."""
         assert self.warmed is not None
-        about = {"expected_s": self.warmed.call_s / self.member.case.batch, "max_s": SHARES["single"] * self.allowed_s}
-        self.drive("single", min_queries=MIN_QUERIES_P90, **about)
+        expected_s, max_s = self.warmed.call_s / self.member.case.batch, SHARES["single"] * self.allowed_s
+        self.drive("single", {"min_queries": MIN_QUERIES_P90, "expected_s": expected_s, "max_s": max_s})
 
     def measure_offline(self) -> None:
         """All images at once; again with more of them where they were answered before the minimal duration."""
         case = self.member.case
         duration_s = max(self.min_s, 2 * case.batch * case.sessions * self.single_s)
-        about = {"expected_s": self.single_s, "min_queries": 1}
-        about["min_s"] = min(duration_s, SHARES["offline"] * self.allowed_s)
-        test = self.drive("offline", rate=case.sessions / self.single_s, **about)
+        min_s = min(duration_s, SHARES["offline"] * self.allowed_s)
+        about = {"expected_s": self.single_s, "min_queries": 1, "min_s": min_s}
+        test = self.drive("offline", {**about, "rate": case.sessions / self.single_s})
         if not test.valid:
-            self.drive("offline", rate=1.2 * test.per_s, **about)
+            self.drive("offline", {**about, "rate": 1.2 * test.per_s})
 
     def measure_multi(self) -> None:
         """Eight images in a query."""
-        about = {"expected_s": IMAGES_OF_MULTI * self.single_s, "max_s": SHARES["multi"] * self.allowed_s}
-        self.drive("multi", min_queries=MIN_QUERIES_P99, **about)
+        expected_s, max_s = IMAGES_OF_MULTI * self.single_s, SHARES["multi"] * self.allowed_s
+        self.drive("multi", {"min_queries": MIN_QUERIES_P99, "expected_s": expected_s, "max_s": max_s})
 
     def measure_pair(self, round_: int, scenarios: Sequence[Scenario]) -> None:
         """The single stream and the server at low load, if there is time for them."""
@@ -159,17 +162,15 @@ class Server(WorkerParticipant):
         seconds = min(PAIRS_SHARE * self.allowed_s / PAIRS, 2 * self.min_s)
         for scenario in scenarios:
             is_server = scenario == "server"
-            self.drive(
-                scenario,
-                "low-load",
-                round_=round_,
-                rate=rate if is_server else None,
-                bound_s=self.bound_s,
-                expected_s=self.single_s,
-                min_queries=PAIR_QUERIES,
-                min_s=(seconds if is_server else LOW_LOAD * seconds),
-                seed=self.seed + round_,
-            )
+            about = {
+                "rate": rate if is_server else None,
+                "bound_s": self.bound_s,
+                "expected_s": self.single_s,
+                "min_queries": PAIR_QUERIES,
+                "min_s": seconds if is_server else LOW_LOAD * seconds,
+                "seed": self.seed + round_,
+            }
+            self.drive(scenario, about, "low-load", round_)
 
     def begin_search(self) -> None:
         """Where to begin: at the ends of the interval of earlier launches, or from the throughput offline."""
@@ -197,15 +198,14 @@ class Server(WorkerParticipant):
         return True
 
     def _test_rate(self, rate: float) -> LoadTest:
-        return self.drive(
-            "server",
-            "search",
-            rate=rate,
-            bound_s=self.bound_s,
-            expected_s=self.single_s,
-            min_queries=MIN_QUERIES_P99,
-            max_waiting=waiting_limit(rate, self.bound_s),
-        )
+        about = {
+            "rate": rate,
+            "bound_s": self.bound_s,
+            "expected_s": self.single_s,
+            "min_queries": MIN_QUERIES_P99,
+            "max_waiting": waiting_limit(rate, self.bound_s),
+        }
+        return self.drive("server", about, "search")
 
     def finish(self, group: str) -> None:
         """Close it, and put together all that the launch is."""

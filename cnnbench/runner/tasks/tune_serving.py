@@ -294,12 +294,11 @@ class Search:
         while open_:
             for knobs in list(open_):
                 place = searches[knobs].next()
-                rate = None if place is None else rate_at(place)
                 # The first test is made, however late it is, so that there is a verdict.
-                if place is None or rate is None or (tests[knobs] and not self._has_time(knobs, rate)):
+                if place is None or (tests[knobs] and not self._has_time(knobs, rate_at(place))):
                     open_.remove(knobs)
                     continue
-                test = self._load(knobs, "search", 0, rate, MIN_QUERIES_P99, f"highest rate of {knobs}")
+                test = self._load(knobs, "search", 0, rate_at(place), MIN_QUERIES_P99, f"highest rate of {knobs}")
                 if test is None:
                     open_.remove(knobs)
                     continue
@@ -343,10 +342,11 @@ class Search:
         try:
             if stage == "offline":
                 expected = knobs.sessions / call_s * server.member.case.batch
-                test = server.drive("offline", rate=expected, **about, min_s=OFFLINE_S)
+                test = server.drive("offline", {**about, "rate": expected, "min_s": OFFLINE_S})
             else:
                 waiting = waiting_limit(rate, self.request.bound_s)
-                test = server.drive("server", "search", rate=rate, **about, min_s=0.0, max_waiting=waiting)
+                more = {"rate": rate, "min_s": 0.0, "max_waiting": waiting}
+                test = server.drive("server", {**about, **more}, "search")
             held_bytes = psutil.Process(server.worker.pid).memory_info().rss
         except (CnnbenchError, psutil.Error) as error:
             self._forget(server, str(error))

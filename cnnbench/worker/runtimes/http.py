@@ -17,7 +17,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import TARGET
-from cnnbench.worker.reference.parity import Tensors, several
+from cnnbench.worker.reference.parity import Array, Tensors, several
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.timing.measure import Phases
 
@@ -26,7 +26,6 @@ MODELS = "/v2/models/"
 MAX_BYTES = 2**28
 """Of an answer."""
 KEPT_BODIES = 64
-DATATYPES = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float32, "BF16": np.float32}
 
 
 class Http(Runtime):
@@ -95,12 +94,7 @@ class Http(Runtime):
         if missing := [name for name in self.outputs if name not in found]:
             raise WorkerError(f"{self.path}: expected an output {missing[0]!r}; got {', '.join(map(str, found))}")
         try:
-            outputs = tuple(
-                np.asarray(found[name]["data"], DATATYPES.get(found[name].get("datatype"), np.float32)).reshape(
-                    found[name]["shape"]
-                )
-                for name in self.outputs
-            )
+            outputs = tuple(_array(found[name]) for name in self.outputs)
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerError(f"{self.path}: an output is no array of its shape: {_said(error)}") from None
         return outputs if len(outputs) > 1 else outputs[0]
@@ -175,6 +169,10 @@ def _listed(answer: dict[str, Any], key: str, where: str) -> list[dict[str, Any]
             f"{where}: expected {key!r} by name, as in the open inference protocol; got {str(answer)[:100]}"
         )
     return found
+
+
+def _array(output: dict[str, Any]) -> Array:
+    return np.asarray(output["data"], np.float32).reshape(output["shape"])
 
 
 def _said(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import pkgutil
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ from cnnbench.records.messages import Closed, Open, Opened
 from cnnbench.records.record import Parity
 from cnnbench.records.serving import LoadTest
 from cnnbench.records.serving_messages import Drive
-from cnnbench.worker.reference.parity import Tensors, each, part, several, tiled
+from cnnbench.worker.reference.parity import Array, Tensors, each, part, several, tiled
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.runtimes.registry import class_of
 from cnnbench.worker.serving.batcher import Serve
@@ -81,7 +82,7 @@ class Service(Session):
             if len(images) == 1:
                 batch = part(self.images, slice(images[0], images[0] + 1))
             else:
-                batch = each(lambda array: array[images], self.images)
+                batch = each(partial(_taken, places=images), self.images)
             if len(images) < whole:  # compiled for one batch, so that what is missing is filled up
                 batch = tiled(batch, whole)
             self.last[place] = images, runtime.serve(batch)
@@ -91,7 +92,11 @@ class Service(Session):
     def _compare_last(self) -> None:
         """Compare each session's last outputs with the reference."""
         for images, outputs in self.last.values():
-            reference = each(lambda array, images=images: array[images], self.reference)
+            reference = each(partial(_taken, places=images), self.reference)
             served = part(outputs, slice(len(images)))
             self.parity.append(self._compare(f"served b{len(images)}", served, reference))
         self.last.clear()
+
+
+def _taken(array: Array, places: list[int]) -> Array:
+    return array[places]
