@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cnnbench.records.bounds import Count, Figure, PositiveCount, Recorded, Seconds
+from cnnbench.records.bounds import Count, PositiveCount, Recorded, Seconds
 from cnnbench.records.reason import Interference
 
 Scenario = Literal["single", "multi", "server", "offline"]
@@ -26,6 +26,10 @@ MIN_DURATION_S = 600.0
 """MLPerf's minimal duration of a test, which ours are shorter than."""
 IMAGES_OF_MULTI = 8
 """In each query of the scenario."""
+Latency = Annotated[float, Field(ge=1e-12, lt=1e9)]
+"""Seconds that others are divided by."""
+Rate = Annotated[float, Field(ge=1e-9, lt=1e15)]
+"""Per second."""
 
 
 class LoadTest(Recorded):
@@ -36,7 +40,7 @@ class LoadTest(Recorded):
     purpose: Purpose = "scenario"
     round: Count = 0
     """Of pairs."""
-    rate: Figure | None = None
+    rate: Rate | None = None
     """Queries per second: offered in `server`, expected in `offline`."""
     valid: bool
     why: Annotated[str, Field(max_length=1000)] = ""
@@ -44,16 +48,16 @@ class LoadTest(Recorded):
     queries: PositiveCount
     over: Count | None = None
     """Queries of `server` that took longer than the bound."""
-    per_s: Figure
+    per_s: Rate
     """Images that were answered per second."""
-    p50_s: Seconds
-    p90_s: Seconds
-    p99_s: Seconds
+    p50_s: Latency
+    p90_s: Latency
+    p99_s: Latency
     early_s: Seconds | None = None
     """Early stopping's estimate, an upper bound at 99 % confidence: of p90 in `single`, of p99 in `multi`."""
-    own_p50_s: Seconds
+    own_p50_s: Latency
     """The median by the worker's own clock, from when it got a query until it gave the answer back."""
-    wall_s: Seconds
+    wall_s: Latency
     cpu_s: Seconds
     """CPU time of the whole worker process, LoadGen's threads included."""
     calls: Count
@@ -72,7 +76,7 @@ class LoadTest(Recorded):
 class ServingLaunch(Recorded):
     """What one launch found out about a service."""
 
-    bound_s: Seconds
+    bound_s: Latency
     """That p99 must stay within."""
     loadgen_s: Seconds
     """What LoadGen and its Python interface cost a query, of a system under test that does nothing."""
