@@ -152,7 +152,7 @@ def test_lists(cli: Cli) -> None:
     models = json.loads(cli("list", "models", "--json").stdout)
     assert {"lenet5", "resnet50", "efficientnet_b7"} <= {row["model"] for row in models}
     runtimes = [row["runtime"] for row in json.loads(cli("list", "runtimes", "--json").stdout)]
-    assert runtimes == ["eager", "folded", "compile", "aot", "ort", "openvino"]
+    assert runtimes == ["eager", "folded", "compile", "aot", "ort", "openvino", "http"]
     assert "classic" in cli("list", "suites").stdout
 
 

@@ -108,7 +108,7 @@ def test_comments_do_not_change_the_digest_and_cases_do(tmp_path: Path) -> None:
         ),
         (
             "models: [lenet5]\ndefaults:\n  runtimes: [onnxrt]",
-            r":3: .*one of aot, compile, eager, folded, openvino, ort; got 'onnxrt' \(did you mean 'ort'\?\)",
+            r":3: .*one of aot, compile, eager, folded, http, openvino, ort; got 'onnxrt' \(did you mean 'ort'\?\)",
         ),
         (
             "models: [lenet5]\ndefaults:\n  devices: [cdua]",

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import median
 
+from cnnbench.analysis.serving import service_of
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, launch_estimate, trend, two_modes
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import (
@@ -41,13 +42,14 @@ def status_of(
         if not each.passed:
             error = "not finite or misshapen" if each.error is None else f"error {each.error:.1e}"
             wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} (relative)"))
-    wrong = list(dict.fromkeys([*wrong, *faults]))
+    service = service_of(launches)
+    wrong = list(dict.fromkeys([*wrong, *faults, *(service.faults() if service else ())]))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(Reason(code="denormals", detail=f"{facts.denormal_share:.1%}"))
     if wrong or not launches:
         return "invalid", wrong
     noise = [Reason(code=error.code, detail=f"in another launch: {error.detail}") for error in errors]
-    noise += noise_reasons(Measurement(launches=list(launches)))
+    noise += service.noise() if service else noise_reasons(Measurement(launches=list(launches)))
     return ("noisy", noise) if noise else ("ok", [])
 
 

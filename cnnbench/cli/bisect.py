@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_timed
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
 from cnnbench.suite.parse import checked, parse_duration
@@ -43,7 +43,7 @@ def bisect(
     from cnnbench.runner import git
     from cnnbench.runner.run import environment_of
 
-    loaded, cases = select_cases(suite, only)
+    loaded, cases = select_timed(suite, only)
     if len(cases) != 1:
         names = ", ".join(case.id for case in cases[:5])
         raise InputError(f"--only: expected a pattern of one case; got one of {len(cases)}: {names}")

@@ -1,6 +1,7 @@
 """Options that several commands have, and the objects that they name."""
 
 import math
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnbench.errors import InputError
-from cnnbench.suite.parse import checked, parse_image_size, parse_inputs
+from cnnbench.suite.parse import checked, parse_image_size, parse_inputs, parse_target
 
 if TYPE_CHECKING:
     from cnnbench.networks.architecture import Architecture
@@ -121,12 +122,24 @@ def spec(
     )
 
 
-def select_cases(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]]":
-    """A suite, and its cases that --only selects. Raises InputError."""
-    from cnnbench.suite.load import load_suite, select
+def select_cases(suite: str, only: list[str] | None, target: str | None = None) -> "tuple[Suite, list[Case]]":
+    """A suite, and its cases that --only selects; with a target its services alone, asked there. Raises InputError."""
+    from cnnbench.suite.load import aimed, load_suite, select
+    from cnnbench.suite.runtimes import TARGET
 
     loaded = load_suite(suite)
+    if target is not None:
+        os.environ[TARGET] = checked(parse_target, target, "--target")
+        loaded = aimed(loaded)
     return loaded, checked(partial(select, loaded.cases), only or [], "--only")
+
+
+def select_timed(suite: str, only: list[str] | None) -> "tuple[Suite, list[Case]]":
+    """The same for what compares times of calls, which services have none of. Raises InputError."""
+    loaded, cases = select_cases(suite, only)
+    if served := next((case.id for case in cases if case.workload == "serving"), None):
+        raise InputError(f"{served}: expected cases whose calls are timed; a service is not: leave it out with --only")
+    return loaded, cases
 
 
 def console() -> Any:

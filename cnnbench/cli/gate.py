@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_timed
 from cnnbench.cli.history import keep
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import InputError
@@ -202,7 +202,7 @@ def _open_request(
 
     try:
         with open_arms(base, head) as arms:
-            loaded, cases = select_cases(suite, only)
+            loaded, cases = select_timed(suite, only)
             about = environment_of(loaded, cases)
             seconds = checked(parse_duration, budget, "--budget")
             folder = out or new_folder(loaded, kind)

@@ -38,6 +38,9 @@ def run(
         typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a server over HTTP serve the suite's services.")
+    ] = None,
     tables: ShowTables = False,
 ) -> None:
     """Measure a suite: build, count, export, check parity, time, answer in ten lines, and write a report.
@@ -49,7 +52,7 @@ def run(
     from cnnbench.report.terminal import Progress
     from cnnbench.runner.run import run as measure
 
-    loaded, cases = select_cases(suite, only)
+    loaded, cases = select_cases(suite, only, target)
     seconds = checked(parse_duration, budget, "--budget") if budget else loaded.budget_s
     if resume and out is None:
         raise InputError("--resume: expected --out with the folder of the run to continue; got none")
@@ -65,6 +68,7 @@ def run(
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
     records = _show_run(folder, tables).run.records
     options = [word for pattern in only or [] for word in ("--only", pattern)]
+    options += ["--target", target] if target else []
     again = shlex.join(["cnnbench", "run", suite, "--out", str(folder), *options, "--resume"])
     left = f"{len(ended.left)} of {len(cases)} cases left; continue with: {again}"
     if ended.interrupted:

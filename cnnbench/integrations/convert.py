@@ -8,8 +8,9 @@ from cnnbench.analysis.status import rechecked
 from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.integrations import exporters
-from cnnbench.integrations.exporters.converted import Converted
+from cnnbench.integrations.exporters.converted import Converted, rates
 from cnnbench.records import files
+from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run, read_run
 
 FORMATS = {
@@ -24,6 +25,13 @@ FORMATS = {
 """The module and function of each format, in `cnnbench.integrations.exporters`; imported on demand."""
 COMPARED = ("pytest-benchmark", "github-action", "bencher", "pyperf")
 """Formats of tools that compare times: to them a set without any would look like a set in which nothing is slower."""
+
+WITH_RATES = ("github-action", "bencher")
+"""Those of them that take a service's rate too."""
+
+
+def _has_no_time(record: Record) -> bool:
+    return comparable_time(record) is None
 
 
 def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[list[Path], list[str]]:
@@ -41,7 +49,8 @@ def convert(folder: Path, format_name: str, out: Path | None = None) -> tuple[li
     run = rechecked(read_run(folder))
     if not run.records:
         raise RunFolderError(f"{folder}: expected a run with records; got none; continue with `cnnbench run --resume`")
-    if format_name in COMPARED and all(comparable_time(each) is None for each in run.records.values()):
+    has_rates = format_name in WITH_RATES and bool(rates(run))
+    if format_name in COMPARED and not has_rates and all(map(_has_no_time, run.records.values())):
         raise RunFolderError(f"{folder}: expected a case with a time; got none: no file for {format_name} is written")
     exporter: Callable[[Run], Converted] = resolve_name(f"{exporters.__name__}.{FORMATS[format_name]}")
     converted = exporter(run)

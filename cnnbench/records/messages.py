@@ -210,6 +210,7 @@ class Opened(Frozen):
     load_s: float
     first_call_s: float
     parity: list[Parity]
+    takes_any_batch: bool = True
 
 
 class Warm(Request):

@@ -15,6 +15,9 @@ Code = Literal[
     "counts",
     "denormals",
     "not-finite",
+    "timers",
+    "low-load",
+    "no-rate",
     "device",
     "precision",
     "threads",
@@ -36,6 +39,7 @@ Code = Literal[
     "no-device",
     "no-runtime",
     "no-allocator",
+    "no-loadgen",
     "unsupported",
     "other",
 ]

@@ -11,7 +11,8 @@ Schema history (a reader accepts its own version and older ones):
     8   training steps that write over what they have read
     9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
     10  precision as a property of what runs: `bf16` and `fp16` were automatic mixed precision before, now `amp-bf16`
-        and `amp-fp16`; the graph of a precision, agreement, and the share of MACs by number format
+        and `amp-fp16`; the graph of a precision, agreement, and the share of MACs by number format;
+        services: the bound, sessions and delay of a case, and what LoadGen measured
 
 `upgrade.py` reads the older ones.
 """
@@ -23,6 +24,7 @@ from pydantic import AfterValidator, Field
 from cnnbench.records.bounds import Count, Figure, Moment, PositiveCount, Recorded, Seconds
 from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
+from cnnbench.records.serving import ServingLaunch
 from cnnbench.suite.case import Case, Size
 
 SCHEMA_VERSION = 10
@@ -314,6 +316,8 @@ class Launch(Recorded):
     ran: "Ran | None" = None
     environment: str = ""
     """The digest of the environment that it was measured in; empty where that is not known."""
+    serving: ServingLaunch | None = None
+    """Of a service, which has no blocks."""
 
     def usable(self) -> list[Block]:
         """The blocks that statistics rest on: those without interference, or all where those are too few."""

@@ -14,6 +14,9 @@ REASONS: Mapping[Code, str] = {
     "counts": "the counters disagree",
     "denormals": "a layer's activations are denormal numbers",
     "not-finite": "the loss is not finite",
+    "timers": "our clock and LoadGen's disagree by more than 1 %",
+    "low-load": "at low load the server's median latency is not the single stream's within 5 %",
+    "no-rate": "no tested rate keeps the bound of p99",
     "device": "it did not run on the requested device",
     "precision": "it did not run in the requested precision",
     "threads": "it did not run with the requested number of threads",
@@ -35,6 +38,7 @@ REASONS: Mapping[Code, str] = {
     "no-device": "there is no such device",
     "no-runtime": "the runtime does not work here",
     "no-allocator": "the memory allocator is not available here",
+    "no-loadgen": "LoadGen is not installed",
     "unsupported": "the runtime does not support this combination",
     "other": "",
 }

@@ -18,9 +18,10 @@ from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.precision import precision_table
 from cnnbench.report.reasons import reasons_text
+from cnnbench.report.serving import serving_tables
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 from cnnbench.report.transfer import transfer_table
-from cnnbench.suite.case import PHASES, WORKLOADS, Workload
+from cnnbench.suite.case import PHASES, Workload
 
 whole = "{:,.0f}".format
 two_digits = partial(significant, digits=2)
@@ -33,7 +34,8 @@ def run_tables(run: Run) -> list[Table]:
     tables = [
         _models(records),
         _counters(records),
-        *(_cases([row for row in cases if row.workload == workload], workload) for workload in WORKLOADS),
+        *(_cases([row for row in cases if row.workload == workload], workload) for workload in CALLS),
+        *serving_tables(records),
         _runtimes(standings(records)),
         _batches(batches(records)),
         _start(starts(records)),

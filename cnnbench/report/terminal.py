@@ -10,12 +10,14 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from cnnbench.analysis.serving import service_of
 from cnnbench.analysis.times import call_time
 from cnnbench.records.record import Record, Status
 from cnnbench.report.answer import Line
 from cnnbench.report.format import format_seconds, significant
 from cnnbench.report.live import SoFar
 from cnnbench.report.reasons import reason_text
+from cnnbench.report.serving import rate_text
 from cnnbench.report.table import Column, Table
 
 KEPT = ("ms", "vs eager", "status", "p50 ms", "memory MB", "top-1 %", "size MB", "fails by")
@@ -94,6 +96,8 @@ def line_of(record: Record) -> str:
         text += f", {significant(time.value * 1e3)} ms"
         text += f" ± {time.half_width:.1%}" if time.low is not None else ""
         text += f", {significant(record.case.batch / time.value)} images/s"
+    if (service := service_of(record.launches)) is not None:
+        text += f", {rate_text(service)} queries/s with p99 within {significant(service.bound_s * 1e3)} ms"
     if record.reasons:
         text += f" ({reason_text(record.reasons[0])})"
     return text

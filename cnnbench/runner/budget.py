@@ -135,7 +135,7 @@ class Budget:
         before = self._launched.get(group, _Launched(0, 0.0, None))
         self._launched[group] = _Launched(before.launches + 1, seconds, half_width)
         launches = [outcome.launch for outcome in outcomes if outcome.launch is not None]
-        if len(launches) < len(outcomes):  # one that hung tells nothing of the others
+        if len(launches) < len(outcomes) or group[0].workload == "serving":  # one that hung tells nothing of the others
             return
         calls = [launch.calls_per_sample * sum(len(block.totals_s()) for block in launch.blocks) for launch in launches]
         calls_s = [launch.timed_s / max(1, count) for launch, count in zip(launches, calls, strict=True)]

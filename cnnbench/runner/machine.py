@@ -102,8 +102,8 @@ def usable_threads() -> int:
 
 
 def threads_of(case: Case) -> int:
-    """The threads that a case runs with."""
-    return case.threads or usable_threads()
+    """The threads that a case runs with, in each of its sessions."""
+    return case.threads or max(1, usable_threads() // case.sessions)
 
 
 def last_level_cache_bytes(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

@@ -5,13 +5,14 @@ from datetime import datetime
 from typing import Protocol
 
 from cnnbench.analysis import counts
+from cnnbench.analysis.serving import service_of
 from cnnbench.analysis.stats import Estimate, launch_estimate
 from cnnbench.analysis.status import status_of
 from cnnbench.records import artifact
 from cnnbench.records.environment import Environment
 from cnnbench.records.lines import digest_of
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import Measurement, Record, Status
+from cnnbench.records.record import Launch, Measurement, Record, Status
 from cnnbench.records.run_folder import Store
 from cnnbench.runner.artifacts import Built, Problem
 from cnnbench.runner.interleave import Outcome
@@ -79,16 +80,24 @@ class Recorder:
         outcomes = [each for case in group for each in self._outcomes.get(case, ())]
         if not outcomes or any(each.launch is None for each in outcomes):
             return None
-        return max(self.estimate(case).half_width for case in group)
+        services = [service_of(self.launched(case)) for case in group]
+        return max(
+            service.half_width if service else self.estimate(case).half_width
+            for case, service in zip(group, services, strict=True)
+        )
+
+    def launched(self, case: Case) -> list[Launch]:
+        """The launches of a case that did not fail."""
+        return [each.launch for each in self._outcomes.get(case, ()) if each.launch is not None]
 
     def call_s(self) -> dict[Case, float]:
         """Seconds of a call of each case that was timed."""
-        timed = [case for case, outcomes in self._outcomes.items() if any(each.launch for each in outcomes)]
+        timed = [case for case in self._outcomes if any(launch.blocks for launch in self.launched(case))]
         return {case: self.estimate(case).value for case in timed}
 
     def estimate(self, case: Case) -> Estimate:
         """Of a call of a case that was timed."""
-        return launch_estimate([each.launch.call_blocks() for each in self._outcomes[case] if each.launch is not None])
+        return launch_estimate([launch.call_blocks() for launch in self.launched(case)])
 
     def _write(
         self, case: Case, status: Status, reasons: list[Reason], built: Built | None, outcomes: Sequence[Outcome]

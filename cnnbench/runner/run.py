@@ -20,6 +20,7 @@ from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import GroupMember, measure_group
 from cnnbench.runner.plan import Group
 from cnnbench.runner.recorder import Observer, Recorder
+from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.tasks.diverge import where_it_begins
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
@@ -113,7 +114,7 @@ def _measure(
                 recorder.leave_out(case, Problem("unavailable", unavailable[case.id]))
         built = [case for case in possible if session.is_built(case)]
         if explains:
-            session.add_peaks(environment, built)
+            session.add_peaks(environment, [case for case in built if case.workload != "serving"])
         if not session.launch_each(built):
             return False
         if (late := [case for case in possible if case not in built]) and not budget.is_over:
@@ -220,13 +221,16 @@ class _Session:
             )
             for case in group
         ]
-        title = plan.title(group)
-        outcomes = measure_group(
-            members,
-            self.budget.allowance(group),
-            seed=group[0].spec.seed,
-            on_progress=lambda what: self.doing(f"{title}: {what}"),
-        )
+        title, allowance, seed = plan.title(group), self.budget.allowance(group), group[0].spec.seed
+
+        def on_progress(what: str) -> None:
+            self.doing(f"{title}: {what}")
+
+        if group[0].workload == "serving":
+            earlier, logs = {case: self.recorder.launched(case) for case in group}, self.store.folder / LOADGEN
+            outcomes = measure_services(members, allowance, earlier, logs, seed=seed, on_progress=on_progress)
+        else:
+            outcomes = measure_group(members, allowance, seed=seed, on_progress=on_progress)
         for outcome in outcomes:
             self.recorder.add(outcome, built)
         self.budget.measured(group, outcomes, self.recorder.half_width(group))

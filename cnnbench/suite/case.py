@@ -13,7 +13,7 @@ from cnnbench.networks.trainable import ALL, check_part, freeze
 from cnnbench.suite.parse import parse_image_size, parse_inputs
 from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
 
-Workload = Literal["inference", "training"]
+Workload = Literal["inference", "training", "serving"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
 """A runtime, with its variant if it has one: `ort`, `ort:basic`."""
 Device = Literal["cpu", "cuda"]
@@ -29,6 +29,7 @@ DEFAULTS = ("nchw", "default")
 """Layout and allocator that no name shows."""
 
 MAX_THREADS = 1024
+MAX_SESSIONS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -39,22 +40,27 @@ QUANTISED: tuple[Precision, ...] = ("int8", "int8-7bit", "int8-signed")
 NOISE = "noise"
 """What is quantised where no data set is named: seeded random images."""
 
-PHASES: dict[Workload, tuple[str, ...]] = {"inference": ("forward",), "training": ("forward", "backward", "optimizer")}
-"""The parts of one call that are timed separately, in order."""
+PHASES: dict[Workload, tuple[str, ...]] = {
+    "inference": ("forward",),
+    "training": ("forward", "backward", "optimizer"),
+    "serving": (),
+}
+"""The parts of one call that are timed separately, in order; queries to a service are timed by LoadGen."""
 STEP = ("step",)
 """The one part of a training step that runs as a single graph."""
 
 _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
     r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
-    r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>[\w-]+)"
+    r"/(?P<workload>inference|training|serving)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>[\w-]+)"
     r"(/cal:(?P<calibration>.+?))?(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
+    r"(/p99:(?P<p99_ms>[\d.e+-]+)ms)?(/n(?P<sessions>\d+))?(/d(?P<delay_ms>[\d.e+-]+)ms)?"
     r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/cal:DATA]
-[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they
-are the default."""
+[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]][/p99:BOUNDms][/nSESSIONS][/dDELAYms]/bBATCH[/tTHREADS][/sSEED]`; parts
+in brackets are left out where they are the default."""
 
 Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
 """What a step trains: `all`, `head`, `from:layer3`; with `/norm:train` behind it where batch normalisation of what is
@@ -164,7 +170,15 @@ class Case(Frozen):
     trainable: Trainable = ALL
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
-    """CPU threads; None is every physical core that this process may use."""
+    """CPU threads, of each session of a service; None is every physical core that this process may use, divided among
+    the sessions."""
+    p99_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """The bound within which a service's 99th percentile of latency must stay; None is one from its own single stream
+    (docs/serving.md). `batch` is the largest that its queue forms."""
+    sessions: Annotated[int, Field(ge=1, le=MAX_SESSIONS)] = 1
+    """Copies of the model that serve queries at once."""
+    delay_ms: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    """The longest that a query waits for others to form a batch with."""
 
     @model_validator(mode="after")
     def _check_calibration(self) -> Self:
@@ -173,9 +187,11 @@ class Case(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _check_trainable(self) -> Self:
+    def _check_axes(self) -> Self:
         if self.workload != "training" and self.trainable != ALL:
             raise ValueError(f"{self.workload} trains nothing; got trainable {self.trainable!r}")
+        if self.workload != "serving" and (self.p99_ms, self.sessions, self.delay_ms) != (None, 1, 0.0):
+            raise ValueError(f"{self.workload} serves nothing; expected no p99, sessions or delay")
         return self
 
     def check_part(self) -> None:
@@ -219,12 +235,12 @@ class Case(Frozen):
         data = [] if self.calibration == NOISE else [f"cal:{self.calibration}"]
         backend = (self.runtime, self.device, self.precision, *data, self.layout, self.allocator)
         parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS))
-        return "/".join(parts) + self.part + f"/b{self.batch}" + self._threads_and_seed
+        return "/".join(parts) + self.part + self.service + f"/b{self.batch}" + self._threads_and_seed
 
     @property
     def label(self) -> str:
-        """The model's label, with the part that is trained, threads and seed where they are not the defaults."""
-        return self.spec.label + self.part + self._threads_and_seed
+        """The model's label, with what is trained or how it is served, threads and seed where not the defaults."""
+        return self.spec.label + self.part + self.service + self._threads_and_seed
 
     @property
     def network(self) -> Network | None:
@@ -236,6 +252,13 @@ class Case(Frozen):
     def part(self) -> str:
         """What is trained as a part of names: `/train:head`; empty where it is all."""
         return "" if self.trainable == ALL else f"/train:{self.trainable}"
+
+    @property
+    def service(self) -> str:
+        """How it is served as a part of names: `/p99:20ms/n2/d1ms`; empty where that is the default."""
+        bound = f"/p99:{self.p99_ms:g}ms" if self.p99_ms else ""
+        sessions, delay = f"/n{self.sessions}" * (self.sessions > 1), f"/d{self.delay_ms:g}ms" * (self.delay_ms > 0)
+        return bound + sessions + delay
 
     @property
     def _threads_and_seed(self) -> str:

@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import NOISE, QUANTISED, WORKLOADS, Case, Frozen, ModelSpec, Workload
-from cnnbench.suite.schema import BUILT_IN, MAX_CASES, Settings, SuiteFile, parse
+from cnnbench.suite.runtimes import OVER_HTTP
+from cnnbench.suite.schema import BUILT_IN, CASE_BUDGETS_S, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
 
 T = TypeVar("T")
 
 EXPECTATION = ".expect.yaml"
 """Suffix of the file beside a suite that holds its exact figures."""
+ANY_BACKEND = {"runtime": OVER_HTTP, "device": "cpu", "precision": "fp32", "layout": "nchw", "allocator": "default"}
 SETUP_S = 60.0
 """Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
 
@@ -65,6 +67,21 @@ def suite_of(cases: Sequence[Case], case_budget_s: float, launches: int = 1) -> 
     )
 
 
+def aimed(suite: Suite) -> Suite:
+    """The suite's services, each asked over HTTP instead of run here. Raises InputError where it has none."""
+    found = {
+        each.id: (each, suite.case_budgets_s[case.id])
+        for case in suite.cases
+        if case.workload == "serving"
+        for each in [case.model_copy(update=ANY_BACKEND)]
+    }
+    if not found:
+        raise InputError(f"--target: expected cases of the workload serving; suite {suite.name!r} has none")
+    cases = tuple(case for case, _ in found.values())
+    budgets = {id_: budget for id_, (_, budget) in found.items()}
+    return suite.model_copy(update={"cases": cases, "case_budgets_s": budgets})
+
+
 def select(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
     """The cases whose ids fit one of the shell patterns; all if there are none. Raises ValueError if none fits."""
     chosen = [case for case in cases if not patterns or any(case.matches(pattern) for pattern in patterns)]
@@ -107,7 +124,6 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         if entry.inputs is not None:  # whole shapes, beside which no default of a part of them counts
             settings = settings.model_copy(update={"image_size": entry.image_size, "channels": entry.channels})
         assert settings.workloads is not None
-        assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
             try:
@@ -119,7 +135,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             if len(cases) == MAX_CASES:
                 raise SuiteError(f"{place}: expected at most {MAX_CASES:,} cases in all")
             cases[case.id] = case
-            budgets[case.id] = settings.case_budget
+            budgets[case.id] = settings.case_budget or CASE_BUDGETS_S[case.workload]
     return Suite(
         name=file.name or source.path.stem,
         description=file.description,
@@ -169,6 +185,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             trainable=part,
             batch=batch,
             threads=settings.threads,
+            **service,
         )
         for device in _axis(settings.devices, workload)
         for precision in _axis(settings.precisions, workload)
@@ -177,6 +194,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for runtime in _axis(settings.runtimes, workload)
         for allocator in _axis(settings.allocators, workload)
         for part in (_parts(settings) if workload == "training" else [ALL])
+        for service in (_services(settings) if workload == "serving" else [{}])
     )
 
 
@@ -184,6 +202,16 @@ def _parts(settings: Settings) -> list[str]:
     """What is trained, with the mode of batch normalisation in the rest where there is one."""
     pairs = [(part, norm) for part in settings.trainable or () for norm in settings.frozen_norm or ()]
     return list(dict.fromkeys(with_norm(part, norm) for part, norm in pairs))
+
+
+def _services(settings: Settings) -> list[dict[str, Any]]:
+    """How a model is served: the fields of a case."""
+    bound_ms = None if settings.p99 is None else settings.p99 * 1e3
+    return [
+        {"p99_ms": bound_ms, "sessions": sessions, "delay_ms": delay * 1e3}
+        for sessions in settings.sessions or ()
+        for delay in settings.queue_delays or ()
+    ]
 
 
 def _axis(value: list[T] | dict[Workload, list[T]] | None, workload: Workload) -> list[T]:

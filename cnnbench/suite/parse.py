@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from cnnbench.errors import InputError
 
@@ -59,6 +60,21 @@ def parse_percent(text: str) -> float:
     if not 0 < share < 1:
         raise ValueError(f"expected a share above 0 and below 100 %, such as 5% or 0.05; got {shown(text)}")
     return share
+
+
+def parse_target(text: str) -> str:
+    """The address of a server over HTTP. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_one = False
+    if not is_one or parts.query or parts.fragment or parts.username is not None or not text.isprintable():
+        raise ValueError(
+            f"expected an address such as http://127.0.0.1:8000 or http://127.0.0.1:8000/v2/models/NAME; "
+            f"got {shown(text)}"
+        )
+    return text
 
 
 def parse_image_size(text: str | int) -> tuple[int, ...]:

@@ -18,6 +18,11 @@ GROUP = "cnnbench.runtimes"
 TRAITS_GROUP = "cnnbench.runtime_traits"
 """Under the same name a plugin may offer a `RuntimeKind`, in a module that imports no engine: this process loads it."""
 
+TARGET = "CNNBENCH_TARGET"
+"""The variable that tells workers the address of a server over HTTP."""
+OVER_HTTP = "http"
+"""The runtime that asks it."""
+
 REFERENCE = "eager"
 """The runtime that ratios are taken to, and whose profile names a model's modules."""
 
@@ -162,6 +167,14 @@ BUILT_IN = (
         runs_exported_graph=True,
         profiler="cnnbench.worker.profilers.openvino:profile",
     ),
+    _built_in(
+        OVER_HTTP,
+        "a server over HTTP by the open inference protocol v2; `cnnbench run --target` has its address",
+        {"inference": "http:Http"},
+        display_name="a server over HTTP",
+        must_be_tried=True,
+        runs_exported_graph=True,
+    ),
 )
 
 
@@ -245,6 +258,8 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
+    if workload == "serving":  # what is served is inference
+        workload = "inference"
     if registry.is_onnx_file(model) and workload == "training":
         return "an ONNX file is a network, not a training step"
     if registry.is_program_file(model) and workload == "training":

@@ -22,6 +22,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.trainable import ALL
 from cnnbench.suite.case import (
     MAX_BATCH,
+    MAX_SESSIONS,
     MAX_THREADS,
     NOISE,
     WORKLOADS,
@@ -60,16 +61,22 @@ PerWorkload = Annotated[
     Annotated[Axis[T], Tag(_LIST_TAG)] | Annotated[dict[Workload, Axis[T]], Tag(_MAPPING_TAG)],
     Discriminator(lambda value: _MAPPING_TAG if isinstance(value, dict) else _LIST_TAG),
 ]
-"""One list for both workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
+"""One list for all workloads, or a list for each: `[1, 8]` or `{inference: [1, 8], training: [8]}`."""
 
 FrozenNorm = Literal["eval", "train"]
 
 Batch = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
+Sessions = Annotated[int, Field(strict=True, ge=1, le=MAX_SESSIONS)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     WithJsonSchema({"type": ["string", "number"], "examples": ["10m", "3s"]}),
+]
+Delay = Annotated[
+    float,
+    BeforeValidator(lambda value: 0.0 if value in (0, "0", "0s", "0ms") else parse_duration(value)),
+    WithJsonSchema({"type": ["string", "number"], "examples": [0, "2ms"]}),
 ]
 ImageSize = Annotated[
     tuple[int, ...],
@@ -94,7 +101,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workloads: Axis[Workload] | None = Field(None, description="inference, training, or both")
+    workloads: Axis[Workload] | None = Field(None, description="inference, training, serving, or several of them")
     runtimes: PerWorkload[RuntimeName] | None = Field(
         None, description="what executes the model, such as eager, compile, ort, ort:basic"
     )
@@ -142,7 +149,16 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(strict=True, ge=1, le=MAX_THREADS)] | None = Field(
         None, description="CPU threads; every usable physical core if absent"
     )
-    case_budget: Duration | None = Field(None, description="time to measure one case, such as 3s")
+    case_budget: Duration | None = Field(
+        None, description="time to measure one case, such as 3s; if absent 3s, and 60s of serving"
+    )
+    p99: Duration | None = Field(
+        None, description="serving: bound of the 99th percentile, such as 20ms; five single-stream medians if absent"
+    )
+    sessions: Axis[Sessions] | None = Field(None, description="serving: copies of the model that serve at once")
+    queue_delays: Axis[Delay] | None = Field(
+        None, description="serving: longest wait of a query for others of its batch, such as [0, 2ms]"
+    )
 
 
 class ModelEntry(Settings):
@@ -153,7 +169,7 @@ class ModelEntry(Settings):
 
 BUILT_IN = Settings(
     workloads=["inference", "training"],
-    runtimes={"inference": ["eager", "ort"], "training": ["eager"]},
+    runtimes={"inference": ["eager", "ort"], "training": ["eager"], "serving": ["eager", "ort"]},
     devices=["cpu"],
     precisions=["fp32"],
     calibration=NOISE,
@@ -161,11 +177,14 @@ BUILT_IN = Settings(
     allocators=["default"],
     trainable=[ALL],
     frozen_norm=["eval"],
-    batches={"inference": [1, 8], "training": [8]},
+    batches={"inference": [1, 8], "training": [8], "serving": [1]},
     seed=0,
-    case_budget=3.0,
+    sessions=[1],
+    queue_delays=[0.0],
 )
 """Defaults of the defaults."""
+CASE_BUDGETS_S: dict[Workload, float] = {"inference": 3.0, "training": 3.0, "serving": 60.0}
+"""Where a suite sets none."""
 
 
 class SuiteFile(BaseModel):

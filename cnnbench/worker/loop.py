@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cnnbench.errors import CnnbenchError, InputError, WorkerError
-from cnnbench.records import messages, task_messages
+from cnnbench.errors import CnnbenchError, InputError, WorkerError, WorkerOutOfMemory
+from cnnbench.records import messages, serving_messages, task_messages
+from cnnbench.records.serving import LoadTest
 from cnnbench.worker import forking
 from cnnbench.worker.layerwise.serve import Reading
 from cnnbench.worker.runtimes.registry import import_libraries
+from cnnbench.worker.serving.service import Service
 from cnnbench.worker.session import Session, profile
 from cnnbench.worker.timing import usage
 
@@ -57,7 +59,8 @@ def _answer(process: "Process", line: str) -> messages.Reply:
     except ValidationError as error:
         return messages.Failure(failure=f"not a request: {error}", is_user_error=True)
     except CnnbenchError as error:
-        return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError))
+        is_full = isinstance(error, WorkerOutOfMemory)
+        return messages.Failure(failure=str(error), is_user_error=isinstance(error, InputError), out_of_memory=is_full)
     except MemoryError:
         return messages.Failure(failure="memory could not be allocated", is_user_error=False, out_of_memory=True)
     except Exception as error:
@@ -104,8 +107,15 @@ class Process:
 
     def open(self, request: messages.Open) -> messages.Opened:
         """Begin a session."""
-        self._session = Session(request, self.threads, self.imported_bytes)
+        kind = Service if request.case.workload == "serving" else Session
+        self._session = kind(request, self.threads, self.imported_bytes)
         return self._session.open()
+
+    def drive(self, request: serving_messages.Drive) -> LoadTest:
+        """Test what is served. Raises WorkerError where no case is, or one that is not served."""
+        if not isinstance(self.session, Service):
+            raise WorkerError("the open case is not served; open one of the workload serving")
+        return self.session.drive(request)
 
     def start_training(self, request: task_messages.StartTraining) -> task_messages.TrainingStarted:
         """Begin a training run."""
@@ -148,6 +158,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     messages.Open: Process.open,
     messages.Warm: lambda process, request: process.session.warm(request),
     messages.Sample: lambda process, request: process.session.sample(request),
+    serving_messages.Drive: Process.drive,
     messages.Close: lambda process, request: process.session.close(),
     task_messages.Profile: lambda process, request: profile(request, process.threads),
     task_messages.OpenReference: lambda process, request: process.layers.open_reference(request),

@@ -68,7 +68,8 @@ class Session:
         first_call_s = time.perf_counter() - start
         parity = self._proofs(after_timing=False)
         self.loaded_bytes = usage.resident_bytes()
-        return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity)
+        any_batch = self.runtime.takes_any_batch
+        return Opened(load_s=self.load_s, first_call_s=first_call_s, parity=parity, takes_any_batch=any_batch)
 
     def warm(self, request: Warm) -> Warmed:
         """Warm up, and settle how many calls make a sample.

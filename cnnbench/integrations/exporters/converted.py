@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cnnbench.analysis.serving import service_of
 from cnnbench.analysis.stats import CONFIDENCE, Estimate, launch_estimate
 from cnnbench.analysis.times import comparable_time
-from cnnbench.records.record import Launch, Record
+from cnnbench.records.record import MEASURED, Launch, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.reasons import reason_text, reasons_text
 
@@ -67,12 +68,30 @@ def measured(run: Run) -> list[Measured]:
     return [each for record in run.records.values() if (each := measured_of(record)) is not None]
 
 
-def left_out(run: Run) -> list[str]:
+def rate_of(record: Record) -> Estimate | None:
+    """The highest rate of a service within its bound, in queries per second, up to the lowest that is beyond it.
+
+    None if the record is of none, or its figures may not be compared.
+    """
+    service = service_of(record.launches) if record.status in MEASURED else None
+    return None if service is None or service.valid is None else Estimate(service.valid, service.valid, service.invalid)
+
+
+def rates(run: Run) -> dict[str, Estimate]:
+    """The same by case id, in the suite's order."""
+    return {id_: rate for id_, record in run.records.items() if (rate := rate_of(record)) is not None}
+
+
+NO_CALL = "a service has no time of a call; its rates are in csv and parquet"
+
+
+def left_out(run: Run, *, with_rates: bool = False) -> list[str]:
     """A line for each case of the suite that has no number to convert, with its status and reasons."""
     lines = [
-        f"{record.id}: {record.status}: {reasons_text(record.reasons) or 'no reason given'}"
+        f"{record.id}: {record.status}: {reasons_text(record.reasons) or default}"
         for record in run.records.values()
-        if comparable_time(record) is None
+        for default in [NO_CALL if rate_of(record) else "no reason given"]
+        if comparable_time(record) is None and not (with_rates and rate_of(record))
     ]
     return [*lines, *unrecorded(run)]
 

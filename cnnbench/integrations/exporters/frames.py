@@ -1,4 +1,4 @@
-"""CSV and Parquet: a row per case with its figures, and a row per sample with its time."""
+"""CSV and Parquet: a row per case with its figures, and a row per sample with its time; of services a row per test."""
 
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,21 @@ LOST = "environment, memory before the peak, counts by layer and every single pa
 
 
 def csv(run: Run) -> Converted:
-    """`.cases.csv` and `.samples.csv`."""
-    tables = {".cases.csv": _cases(run), ".samples.csv": _samples(run)}
-    return Converted({end: spreadsheet(table) for end, table in tables.items()}, [LOST, *unrecorded(run)])
+    """`.cases.csv` and `.samples.csv`, and `.serving.csv` where there are services."""
+    contents = {f".{name}.csv": spreadsheet(table) for name, table in _tables(run).items()}
+    return Converted(contents, [LOST, *unrecorded(run)])
 
 
 def parquet(run: Run) -> Converted:
-    """`.cases.parquet` and `.samples.parquet`, with types kept."""
-    tables = {".cases.parquet": _cases(run), ".samples.parquet": _samples(run)}
+    """`.cases.parquet` and `.samples.parquet`, and `.serving.parquet` where there are services, with types kept."""
+    tables = {f".{name}.parquet": table for name, table in _tables(run).items()}
     contents = {end: table.to_parquet(engine="pyarrow", index=False) for end, table in tables.items()}
     return Converted(contents, [LOST, *unrecorded(run)])
+
+
+def _tables(run: Run) -> "dict[str, pd.DataFrame]":
+    served = _served(run)
+    return {"cases": _cases(run), "samples": _samples(run), **({"serving": served} if len(served) else {})}
 
 
 def _cases(run: Run) -> "pd.DataFrame":
@@ -59,3 +64,26 @@ def _samples(run: Run) -> "pd.DataFrame":
         for index, s in enumerate(values)
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _served(run: Run) -> "pd.DataFrame":
+    """One row per test of LoadGen's, of the services whose figures may be compared."""
+    import pandas as pd
+
+    rows = [
+        {
+            "id": record.id,
+            "launch": number,
+            "bound_s": launch.serving.bound_s,
+            "loadgen_s": launch.serving.loadgen_s,
+            "queue_s": launch.serving.queue_s,
+            **test.model_dump(),
+            "interference": interference_text(test.interference),
+        }
+        for record in run.records.values()
+        if record.status in MEASURED
+        for number, launch in enumerate(record.launches, start=1)
+        if launch.serving is not None
+        for test in launch.serving.tests
+    ]
+    return pd.DataFrame(rows)

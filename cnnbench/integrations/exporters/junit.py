@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from cnnbench.analysis.stats import CONFIDENCE
-from cnnbench.integrations.exporters.converted import UNRECORDED, Converted, Measured, machine_of, measured_of
+from cnnbench.integrations.exporters.converted import UNRECORDED, Converted, Measured, machine_of, measured_of, rate_of
 from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import Run
 from cnnbench.report.reasons import reason_text
@@ -51,6 +51,9 @@ def _test(record: Record) -> Element:
         SubElement(test, outcome, {"type": code, "message": first}).text = "\n".join(lines)
     elif (each := measured_of(record)) is not None:
         SubElement(test, "system-out").text = "\n".join([f"status: {record.status}", *lines, *_figures(each)])
+    elif (rate := rate_of(record)) is not None:
+        figures = [f"queries_per_s: {rate.value:.6g}", f"launches: {len(record.launches)}"]
+        SubElement(test, "system-out").text = "\n".join([f"status: {record.status}", *lines, *figures])
     return test
 
 

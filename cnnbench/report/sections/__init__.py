@@ -12,7 +12,7 @@ from cnnbench.report.charts import Chart
 from cnnbench.report.chooser import chooser
 from cnnbench.report.html import Lead, Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, limits, noise, speed, stages, transfer
+from cnnbench.report.sections import accuracy, limits, noise, serving, speed, stages, transfer
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -55,6 +55,7 @@ SECTIONS = (
     limits.section,
     speed.times,
     accuracy.section,
+    serving.section,
     speed.batches,
     stages.training,
     transfer.section,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from cnnbench.errors import CnnbenchError
@@ -14,6 +15,8 @@ from cnnbench.suite.case import DEVICES, Case, Device
 from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes
 
 PROBE_LIMIT_S = 120.0
+LOADGEN = "mlperf_loadgen"
+INSTALL_LOADGEN = "pip install 'cnnbench[serving]'"
 
 
 def probe_all(logs: Path) -> dict[tuple[str, Device], Probed]:
@@ -35,6 +38,8 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
             continue
         if why := allocators.why_not(case.allocator):
             reasons[case.id] = Reason(code="no-allocator", detail=why)
+        if case.workload == "serving" and find_spec(LOADGEN) is None:
+            reasons[case.id] = Reason(code="no-loadgen", detail=INSTALL_LOADGEN)
         if case.device != "cpu" or runtime_kind(case.runtime).must_be_tried:
             asked.add((case.runtime, case.device))
     probed = _probed(sorted(asked), logs)

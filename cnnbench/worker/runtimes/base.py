@@ -59,6 +59,10 @@ class Runtime(ABC):
     def predict(self, images: Tensors) -> Tensors:
         """Logits (N, classes) for images (N, C, H, W), on the host; not timed. One array for each output."""
 
+    def serve(self, images: Tensors) -> Tensors:
+        """The same as a service calls it, and as it is timed there; called in a thread of its own for each instance."""
+        return self.predict(images)
+
     @abstractmethod
     def phases(self) -> Phases:
         """The timed step on the bound batch, in parts."""

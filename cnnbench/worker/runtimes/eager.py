@@ -160,6 +160,10 @@ class Half(nn.Module):
 class EagerInference(Eager):
     """Timed: the module's forward under inference mode, on the device, until its output is there."""
 
+    def serve(self, images: Tensors) -> Tensors:
+        with torch.inference_mode(), self.autocast:
+            return on_host(self.run(*map(self.placed, several(images))))
+
     def phases(self) -> Phases:
         run, inputs, device = self.run, self.inputs, self.device
         guard, synchronize, autocast = torch.inference_mode, devices.synchronize, self.autocast

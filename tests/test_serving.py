@@ -1,0 +1,211 @@
+"""Services under load by LoadGen: an open loop whose latency counts from the schedule, and what is read off it."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from cnnbench.analysis.rate_search import STEP, RateSearch, place_of, rate_at
+from cnnbench.analysis.serving import Service
+from cnnbench.errors import WorkerError
+from cnnbench.records.reason import Interference
+from cnnbench.records.serving import LoadTest, ServingLaunch
+from cnnbench.records.serving_messages import Drive
+from cnnbench.worker.serving.batcher import Batcher, Query
+
+CALL_S = 0.004
+
+
+def sleeping(images: list[int]) -> None:
+    """A system under test that takes as long for any batch."""
+    time.sleep(CALL_S)
+
+
+def driven(folder: Path, scenario: str, serve: Callable[[list[int]], None] = sleeping, **about: object) -> LoadTest:
+    """A short test of one session."""
+    from cnnbench.worker.serving import loadgen
+
+    request = {"scenario": scenario, "folder": str(folder / scenario), "expected_s": CALL_S, "min_s": 0.05, **about}
+    batch = int(str(request.pop("batch", 1)))
+    return loadgen.drive(Drive.model_validate({"min_queries": 64, **request}), [serve], batch, 0.0, 4)
+
+
+def test_an_overloaded_server_is_slower_the_longer_it_lasts_and_a_closed_loop_does_not_show_it(tmp_path: Path) -> None:
+    """Arrivals come half as often again as they can be served. In the open loop the queue grows with the test; the
+    closed loop asks only when it has been answered, and so sees the same latency however long it lasts."""
+    rate = 1.5 / CALL_S
+    overload = [
+        driven(tmp_path, "server", rate=rate, bound_s=5 * CALL_S, min_queries=count, seed=3) for count in (60, 240)
+    ]
+    closed = [driven(tmp_path, "single", min_queries=count) for count in (60, 240)]
+    assert not any(test.valid for test in overload)
+    assert overload[1].p99_s > 2 * overload[0].p99_s > 10 * CALL_S
+    assert closed[1].p50_s == pytest.approx(closed[0].p50_s, rel=0.25)
+    assert max(test.p99_s for test in closed) < overload[0].p99_s
+
+
+def test_a_lost_test_ends_where_too_many_queries_wait(tmp_path: Path) -> None:
+    test = driven(tmp_path, "server", rate=2 / CALL_S, bound_s=CALL_S, min_queries=662, max_waiting=20)
+    assert not test.valid
+    assert test.queries < 100
+    assert "exited early" in test.why
+
+
+def test_a_server_within_its_bound_is_valid_and_its_log_is_kept(tmp_path: Path) -> None:
+    test = driven(tmp_path, "server", rate=0.3 / CALL_S, bound_s=1.0, min_queries=100)
+    assert (test.queries, test.over) == (100, 0)
+    assert not test.valid  # early stopping needs 459 queries of which none is late
+    assert "mlperf_log_summary.txt" in {file.name for file in Path(test.logs).iterdir()}
+    fast = driven(tmp_path, "server", lambda _: None, rate=5000.0, bound_s=1.0, min_queries=662, expected_s=1e-4)
+    assert fast.valid
+    assert not fast.why
+
+
+def test_our_clock_agrees_with_loadgens(tmp_path: Path) -> None:
+    test = driven(tmp_path, "single")
+    assert test.valid
+    assert test.own_p50_s == pytest.approx(test.p50_s, rel=0.01)
+
+
+def test_offline_and_multi_stream_form_batches(tmp_path: Path) -> None:
+    offline = driven(tmp_path, "offline", rate=8 / CALL_S, min_queries=1, batch=8)
+    assert offline.images / offline.calls > 6
+    multi = driven(tmp_path, "multi", min_queries=20, batch=8)
+    assert multi.images == 8 * multi.queries
+    assert multi.early_s is None  # p99 needs 662 queries
+
+
+def test_a_session_that_fails_ends_its_test_with_one_sentence(tmp_path: Path) -> None:
+    def broken(images: list[int]) -> None:
+        raise OSError("no such\nthing")
+
+    with pytest.raises(WorkerError, match="a call under load failed: OSError: no such thing"):
+        driven(tmp_path, "single", broken)
+
+
+def batches(batch: int, delay_s: float, arrivals_s: Sequence[float], sessions: int = 1) -> list[list[int]]:
+    """What is served together of queries that arrive so long after each other."""
+    found: list[list[int]] = []
+    batcher = Batcher([found.append] * sessions, batch, delay_s, lambda _: None)
+    for number, wait_s in enumerate(arrivals_s):
+        time.sleep(wait_s)
+        batcher.put(Query(number, number, time.perf_counter()))
+    batcher.close()
+    return found
+
+
+def test_a_batch_waits_for_others_until_it_is_full_or_its_first_query_has_waited_long_enough() -> None:
+    assert batches(4, 0.2, [0.0] * 6)[0] == [0, 1, 2, 3]
+    assert batches(4, 0.0, [0.0, 0.05, 0.05]) == [[0], [1], [2]]
+    assert batches(4, 0.15, [0.0, 0.02, 0.4]) == [[0, 1], [2]]
+    assert sorted(number for batch in batches(2, 0.01, [0.0] * 9, sessions=3) for number in batch) == list(range(9))
+
+
+@pytest.mark.parametrize("highest", [3.0, 40.0, 61.0, 99.0])
+def test_the_search_ends_with_neighbours_and_the_highest_rate_between_them(highest: float) -> None:
+    search, tested = RateSearch(100.0), []
+    while (place := search.next()) is not None:
+        tested.append(rate_at(place))
+        search.learn(place, tested[-1] <= highest)
+    valid = max(rate for rate in tested if rate <= highest)
+    invalid = min(rate for rate in tested if rate > highest)
+    assert valid <= highest < invalid < 1.06 * valid
+    assert len(tested) <= 10
+
+
+def test_the_search_ends_where_nothing_or_everything_is_valid() -> None:
+    for verdict, limit in ((False, 0.02), (True, 1.3)):
+        search, tested = RateSearch(100.0), []
+        while (place := search.next()) is not None:
+            tested.append(place)
+            search.learn(place, verdict)
+        assert tested[-1] == place_of(limit * 100.0)
+
+
+def test_an_interval_of_earlier_launches_is_confirmed_first() -> None:
+    search = RateSearch(100.0, [50, 52])
+    assert search.next() == 50
+    search.learn(50, True)
+    assert search.next() == 52
+    search.learn(52, False)
+    assert search.next() == 51
+
+
+def load_test(scenario: str = "server", purpose: str = "search", **about: object) -> LoadTest:
+    """A test by hand."""
+    figures = {"queries": 662, "per_s": 100.0, "p50_s": 0.01, "p90_s": 0.02, "p99_s": 0.03, "own_p50_s": 0.01}
+    rest = {"valid": True, "wall_s": 10.0, "cpu_s": 15.0, "calls": 331, "images": 662, "min_queries": 662, "min_s": 1.0}
+    return LoadTest.model_validate(
+        {"scenario": scenario, "purpose": purpose, "seed": 1, "logs": "loadgen", **figures, **rest, **about}
+    )
+
+
+def serving_launch(*tests: LoadTest, bound_s: float = 0.05) -> ServingLaunch:
+    """A launch with six good pairs."""
+    pairs = [
+        load_test(scenario, "low-load", round=round_, rate=10.0)
+        for round_ in range(6)
+        for scenario in ("single", "server")
+    ]
+    return ServingLaunch(
+        bound_s=bound_s,
+        loadgen_s=1e-5,
+        queue_s=5e-5,
+        arrival_s=1e-4,
+        threads=2,
+        tests=[*pairs, *tests],
+        stopped="budget spent",
+    )
+
+
+def test_the_interval_is_what_no_launch_contradicts() -> None:
+    offline = load_test("offline", "scenario", rate=120.0, per_s=100.0)
+    first = serving_launch(offline, load_test(rate=60.0), load_test(rate=70.0), load_test(rate=80.0, valid=False))
+    second = serving_launch(offline, load_test(rate=60.0), load_test(rate=70.0, valid=False))
+    assert (Service([first]).valid, Service([first]).invalid, Service([first]).confirmed) == (70.0, 80.0, 1)
+    both = Service([first, second])
+    assert (both.valid, both.invalid, both.confirmed) == (60.0, 70.0, 2)
+    assert both.efficiency == pytest.approx(0.6)
+    assert both.cpus == pytest.approx(1.5)
+    assert both.batch_formed == pytest.approx(2.0)
+    assert (both.faults(), both.noise()) == ([], [])
+
+
+def test_tests_with_interference_count_only_where_there_are_no_others() -> None:
+    beside = [Interference(kind="other-processes", amount=0.4)]
+    disturbed = load_test(rate=60.0, valid=False, interference=beside)
+    assert Service([serving_launch(disturbed, load_test(rate=60.0))]).valid == 60.0
+    only = Service([serving_launch(disturbed)])
+    assert only.invalid == 60.0
+    assert [reason.code for reason in only.noise()] == ["no-rate", "interference"]
+
+
+def test_a_bound_that_nothing_meets_tells_the_best_that_was_seen() -> None:
+    launch = serving_launch(load_test(rate=60.0, valid=False), load_test(rate=30.0, valid=False, p99_s=0.012))
+    (reason,) = Service([launch.model_copy(update={"bound_s": 0.01})]).noise()
+    assert str(reason) == "no-rate: bound 10 ms; the best p99 seen was 12 ms, at 30 queries/s"
+
+
+def test_a_check_that_fails_is_a_reason() -> None:
+    good = serving_launch(load_test(rate=60.0), load_test(rate=62.0, valid=False))
+
+    def changed(scenario: str, **about: object) -> Service:
+        tests = [
+            test.model_copy(update=about) if (test.scenario, test.purpose) == (scenario, "low-load") else test
+            for test in good.tests
+        ]
+        return Service([good.model_copy(update={"tests": tests})])
+
+    assert changed("server", p50_s=0.0104).noise() == []
+    assert [str(reason) for reason in changed("server", p50_s=0.0108).noise()] == [
+        "low-load: 1.080 times [1.080, 1.080]"
+    ]
+    assert changed("single", own_p50_s=0.010105).faults() == []
+    assert [str(reason) for reason in changed("single", own_p50_s=0.0102).faults()] == ["timers: +2.0 %"]
+    short = good.model_copy(update={"tests": [test for test in good.tests if test.round < 3]})
+    assert [reason.code for reason in Service([short]).noise()] == ["low-load"]
+
+
+def test_neighbouring_rates_are_the_grids_step_apart() -> None:
+    assert rate_at(place_of(50.0) + 1) / rate_at(place_of(50.0)) == pytest.approx(STEP, rel=1e-3)

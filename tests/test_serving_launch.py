@@ -1,0 +1,202 @@
+"""A launch of services: all scenarios in turn, raced at the same arrivals, within the case's time; then tuning."""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from cnnbench.analysis.rate_search import rate_at
+from cnnbench.analysis.serving import PAIRS, service_of
+from cnnbench.analysis.tuning import grid
+from cnnbench.errors import RunFolderError, WorkerError, WorkerHung
+from cnnbench.records.record import Launch
+from cnnbench.records.serving_messages import Drive
+from cnnbench.runner import serving
+from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
+from cnnbench.runner.tasks import tune_serving
+from cnnbench.runner.worker_process import Worker
+from cnnbench.suite.case import Case, ModelSpec
+from tests.records import facts
+from tests.simulated_service import SimulatedWorker
+
+SPEC = ModelSpec.checked("lenet5", None, None)
+BOUND_MS = 60.0
+
+
+def case(runtime: str = "ort", **about: Any) -> Case:
+    return Case.model_validate({"spec": SPEC, "workload": "serving", "runtime": runtime, "batch": 1, **about})
+
+
+def starter(worker: SimulatedWorker) -> Callable[[Path], Worker]:
+    return lambda _: cast(Worker, worker)
+
+
+def launched(
+    cases: list[Case],
+    folder: Path,
+    earlier: Mapping[Case, list[Launch]] | None = None,
+    seconds: float = 1000.0,
+    workers: Mapping[str, SimulatedWorker] | None = None,
+) -> list[Outcome]:
+    """One launch of simulated services."""
+    found = workers or {each.runtime: SimulatedWorker(folder / "log", 1, 300.0) for each in cases}
+    members = [GroupMember(each, folder, 1, starter(found[each.runtime]), folder / "log") for each in cases]
+    known = earlier or {each: [] for each in cases}
+    return serving.measure_services(members, Allowance(seconds), known, folder / "loadgen", seed=0)
+
+
+def launches(outcomes: list[Outcome]) -> list[Launch]:
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    return [outcome.launch for outcome in outcomes if outcome.launch is not None]
+
+
+def test_a_launch_has_all_scenarios_and_the_interval_holds_the_highest_rate(tmp_path: Path) -> None:
+    (launch,) = launches(launched([case(p99_ms=BOUND_MS)], tmp_path))
+    service = service_of([launch])
+    assert service is not None
+    assert launch.serving is not None
+    counts = {
+        name: sum(test.scenario == name for test in launch.serving.tests) for name in ("single", "multi", "offline")
+    }
+    assert counts == {"single": 1 + PAIRS, "multi": 1, "offline": 1}
+    # p99 = 10 ms * (1 + 4 load / (1 - load)) is 60 ms where load is 5/9, of 100 images per second
+    assert service.valid is not None
+    assert service.valid <= 500 / 9 < service.invalid <= 1.06 * service.valid  # type: ignore[operator]
+    assert (service.faults(), service.noise()) == ([], [])
+    assert launch.serving.stopped == "the interval's ends are neighbours"
+
+
+def test_raced_services_share_the_bound_the_rates_and_the_arrivals(tmp_path: Path) -> None:
+    workers = {name: SimulatedWorker(tmp_path / "log", threads, 300.0) for name, threads in (("eager", 1), ("ort", 2))}
+    first, second = launches(launched([case("eager"), case("ort")], tmp_path, workers=workers))
+    assert first.serving is not None
+    assert second.serving is not None
+    assert first.serving.bound_s == second.serving.bound_s == pytest.approx(5 * 0.010)  # the slower one's
+
+    def searched(worker: SimulatedWorker) -> dict[float, int]:
+        return {each.rate: each.seed for each in worker.asked if each.min_queries == 662 and each.rate}
+
+    shared = searched(workers["eager"]).keys() & searched(workers["ort"]).keys()
+    assert all(searched(workers["eager"])[rate] == searched(workers["ort"])[rate] for rate in shared)
+    ratios = [b / a for a, b in pairwise(sorted({*searched(workers["eager"]), *searched(workers["ort"])}))]
+    assert min(ratios) > 1.04  # all on one grid
+
+
+def test_a_second_launch_confirms_the_interval_of_the_first_with_other_arrivals(tmp_path: Path) -> None:
+    of = case(p99_ms=BOUND_MS)
+    first = launches(launched([of], tmp_path))
+    second = launches(launched([of], tmp_path, {of: first}))
+    service = service_of([*first, *second])
+    assert service is not None
+    assert service.confirmed == 2
+    assert second[0].serving is not None
+    searched = [test for test in second[0].serving.tests if test.purpose == "search"]
+    assert [test.rate for test in searched] == [service.valid, service.invalid]
+    assert not any(test.scenario == "multi" for test in second[0].serving.tests)
+    assert {test.seed for test in searched} == {2}
+
+
+def test_too_little_time_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    (launch,) = launches(launched([case(p99_ms=BOUND_MS)], tmp_path, seconds=3.0))
+    service = service_of([launch])
+    assert service is not None
+    assert [reason.code for reason in service.noise()] == ["low-load", "not-measured"]
+    assert all("raise case_budget" in reason.detail for reason in service.noise())
+    assert service.offline_per_s == pytest.approx(100.0)
+
+
+def test_a_service_that_hangs_fails_alone(tmp_path: Path) -> None:
+    workers = {name: SimulatedWorker(tmp_path / "log", 1, 300.0) for name in ("eager", "ort")}
+    workers["eager"].fail = lambda request: WorkerHung("no answer") if request.min_queries == 662 else None
+    bad, good = launched([case("eager"), case("ort")], tmp_path, workers=workers)
+    assert bad.error is not None
+    assert (bad.error.code, bad.launch) == ("hung", None)
+    assert good.launch is not None
+
+
+class Stub:
+    """Artifacts that are there."""
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is built."""
+
+    def __enter__(self) -> "Stub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def get(self, _: ModelSpec) -> Any:
+        return facts()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Drive]:
+    """All that tuning asks its simulated workers, on two cores."""
+    found: list[Drive] = []
+    monkeypatch.setattr(
+        tune_serving, "Worker", lambda log, threads, limit_s: SimulatedWorker(log, threads, limit_s, asked=found)
+    )
+    monkeypatch.setattr(tune_serving, "Artifacts", Stub)
+    monkeypatch.setattr("cnnbench.runner.machine.usable_threads", lambda: 2)
+    return found
+
+
+def tuned(folder: Path, bound_ms: float = BOUND_MS, *, resume: bool = False, **about: Any) -> tune_serving.Tuned:
+    request = tune_serving.TuneRequest([case()], bound_ms / 1e3, about.get("memory"), 130.0, 300.0, folder)
+    request.open(resume=resume)
+    (found,) = tune_serving.tune(request, lambda what, left_s: None)
+    return found
+
+
+def best_of_all(bound_s: float) -> float:
+    """By the simulation's own formula, the highest rate of any configuration."""
+    best = 0.0
+    for knobs in grid(2, bound_s):
+        worker = SimulatedWorker(Path(), knobs.threads, 300.0)
+        worker.case = case(sessions=knobs.sessions)
+        rates = [rate_at(place) for place in range(40, 130)]
+        good = [r for r in rates if worker.latencies_s(r, knobs.batch, knobs.delay_ms / 1e3)[1] <= bound_s]
+        best = max(best, *good) if good else best
+    return best
+
+
+@pytest.mark.parametrize("bound_ms", [30.0, 60.0, 200.0])
+def test_tuning_finds_what_an_exhaustive_sweep_finds(tmp_path: Path, asked: list[Drive], bound_ms: float) -> None:
+    found = tuned(tmp_path / "out", bound_ms)
+    assert found.finalists[0].valid is not None
+    assert found.finalists[0].valid >= 0.95 * best_of_all(bound_ms / 1e3)
+    seconds = sum(each.min_queries / each.rate for each in asked if each.scenario == "server" and each.rate)
+    sweep_s = 6 * 662 / found.finalists[0].valid * len(grid(2, bound_ms / 1e3))  # six rates of each
+    assert seconds < 0.2 * sweep_s
+    assert {worth.knob for worth in found.worths} == {"sessions", "threads", "batch", "delay_ms"}
+
+
+def test_tuning_goes_on_where_it_was_stopped(tmp_path: Path, asked: list[Drive]) -> None:
+    whole = tuned(tmp_path / "whole")
+    count = len(asked)
+    file = tmp_path / "whole" / tune_serving.TESTS
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == count
+    file.write_text("".join(lines[: count // 2]) + lines[-1][:20])
+    asked.clear()
+    again = tuned(tmp_path / "whole", resume=True)
+    assert [finalist.knobs for finalist in again.finalists] == [finalist.knobs for finalist in whole.finalists]
+    assert 0 < len(asked) <= count - count // 2
+    with pytest.raises(RunFolderError, match="add --resume"):
+        tuned(tmp_path / "whole")
+    with pytest.raises(RunFolderError, match="other cases or options"):
+        tuned(tmp_path / "whole", 70.0, resume=True)
+
+
+def test_a_bound_that_nothing_meets_has_no_rate_and_tells_the_best(tmp_path: Path, asked: list[Drive]) -> None:
+    found = tuned(tmp_path / "out", 5.0)
+    assert found.finalists[0].valid is None
+    assert 0.005 < found.lowest_p99_s < 0.02
+
+
+def test_configurations_beyond_the_memory_are_out(tmp_path: Path, asked: list[Drive]) -> None:
+    with pytest.raises(WorkerError, match="no configuration can be served: 1 sessions hold more than --memory"):
+        tuned(tmp_path / "out", memory=1)
