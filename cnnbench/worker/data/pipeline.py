@@ -78,8 +78,8 @@ def batched(images: Sequence[torch.Tensor | str]) -> torch.Tensor | str:
     tensors = [each for each in images if isinstance(each, torch.Tensor)]
     if wrong := next((each for each in images if isinstance(each, str)), None):
         return wrong
-    if odd := next((each for each in tensors if each.shape != tensors[0].shape), None):
-        first, other = ("x".join(map(str, each.shape)) for each in (tensors[0], odd))
+    if odd := next((each.shape for each in tensors if each.shape != tensors[0].shape), None):
+        first, other = ("x".join(map(str, shape)) for shape in (tensors[0].shape, odd))
         return (
             f"transforms: expected images of one size behind them; got {first} and {other}; add one such as "
             "RandomResizedCrop(224), or Resize((224, 224))"
