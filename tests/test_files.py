@@ -19,6 +19,19 @@ def test_a_file_is_written_and_read_back_and_nothing_else_is_left(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_files_mode_is_the_umasks_whatever_a_library_gives_it(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with files.replacing(tmp_path / "w.safetensors") as file:
+            (tmp_path / "of a library").write_text("weights")
+            (tmp_path / "of a library").chmod(0o600)
+            (tmp_path / "of a library").replace(file)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").read_text() == "weights"
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_link_is_replaced_and_what_it_leads_to_is_untouched(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "a.json").symlink_to("secret")
@@ -118,7 +131,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
         monkeypatch.setattr(os, name, failing(getattr(os, name)))
 
 
-@pytest.mark.parametrize("nth", range(1, 8))
+@pytest.mark.parametrize("nth", range(1, 9))
 def test_whatever_fails_the_files_are_as_before_or_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
@@ -134,9 +147,9 @@ def test_whatever_fails_the_files_are_as_before_or_as_asked(
                 act()
             except OSError as error:
                 named.append(error.filename)
-    assert named == ([str(whole)] if nth <= 3 else [str(lines)] if nth <= 5 else [])
-    assert files.read(whole) == (b"old" if nth <= 3 else b"new")
-    assert list(files.read_lines(lines)) == ([b"old"] if nth in (4, 5) else [b"old", b"new"])
+    assert named == ([str(whole)] if nth <= 4 else [str(lines)] if nth <= 6 else [])
+    assert files.read(whole) == (b"old" if nth <= 4 else b"new")
+    assert list(files.read_lines(lines)) == ([b"old"] if nth in (5, 6) else [b"old", b"new"])
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "lines"}
 
 

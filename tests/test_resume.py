@@ -23,6 +23,7 @@ from cnnbench.records.task_messages import StartTraining
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.schedule import Schedule
+from cnnbench.worker import not_finite
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.training_run import TrainingRun
 from tests.conftest import Cli
@@ -226,15 +227,37 @@ def test_the_weights_on_disk_are_those_of_the_best_epoch(stripes: Path, monkeypa
     assert TrainingRun(plan(stripes, patience=1, runtime="eager", resume=True)).started().over
 
 
-def test_a_run_that_diverges_stops_at_its_step_and_says_what_to_change(stripes: Path) -> None:
-    run = TrainingRun(plan(stripes, runtime="eager", optimizer=Optimizer(momentum=0.9), rate=1e6))
+@pytest.mark.parametrize("runtime", ["eager", "ort"])
+def test_a_run_that_diverges_stops_at_its_step_and_says_where_and_what_to_change(stripes: Path, runtime: str) -> None:
+    """After a first step at such a rate each weight is about 1e28, and what the second convolution adds up infinite."""
+    run = TrainingRun(plan(stripes, runtime=runtime, optimizer=Optimizer(), rate=1e30))
     message = (
-        r"^the training diverged: the loss is nan at step \d+ of epoch 1 \(of 20 steps each\); "
-        r"try a lower --lr than 1e\+06 or a --warmup or a --clip$"
+        r"^the training diverged: the loss is (nan|inf) at step 2 of epoch 1 \(of 20 steps each\); "
+        r"conv2 \(Conv2d\) puts out numbers that are not finite; "
+        r"try a lower --lr than 1e\+30 or a --warmup or a --clip$"
     )
     with pytest.raises(InputError, match=message):
         epoch(run)
     assert not run.out.exists()
+
+
+@pytest.mark.parametrize("runtime", ["eager", "ort"])
+def test_steps_are_repeated_from_the_last_copy_to_the_same_weights(stripes: Path, runtime: str) -> None:
+    """Dropout included, so that the layer which is named is the run's own."""
+    spec = ModelSpec(model="simple_cnn", image_size=(28, 28), classes=10)
+    run = TrainingRun(plan(stripes, runtime=runtime, spec=spec))
+    run.advance(0.0)
+    run.advance(0.0)
+    run._copy = None
+    run.advance(0.0)
+    run.advance(0.0)
+    before = {name: value.copy() for name, value in run.trainer.values().items()}
+    run.losses.append(float("nan"))  # a fifth step, which is not made
+    assert run._where() == ""
+    assert all(np.array_equal(value, before[name]) for name, value in run.trainer.values().items())
+    with torch.no_grad():
+        run.module.conv1.weight.fill_(float("inf"))  # type: ignore[union-attr,operator]
+    assert not_finite.first_layer(run.module, torch.zeros(2, 1, 28, 28)) == "conv1.weight is not finite"
 
 
 def test_weights_that_are_not_finite_are_not_written(stripes: Path) -> None:

@@ -173,7 +173,8 @@ def test_timm_is_asked_for_where_it_is_not_installed(tmp_path: Path) -> None:
 def test_the_schema_knows_every_key_and_closes_the_door_on_others() -> None:
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"name", "description", "budget", "launches", "limit", "defaults", "models"}
+    named = {"name", "description", "budget", "launches", "limit", "input", "defaults", "models"}
+    assert set(schema["properties"]) == named
     bare, entry = schema["properties"]["models"]["items"]["anyOf"]
     assert bare == {"type": "string"}
     assert "image_size" in schema["$defs"][entry["$ref"].rpartition("/")[2]]["properties"]

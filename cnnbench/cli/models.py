@@ -32,8 +32,10 @@ from cnnbench.cli.recipe import (
     Resume,
     ScheduleName,
     Smoothing,
+    Transforms,
     Warmup,
     schedule_of,
+    transforms_of,
 )
 from cnnbench.errors import InputError
 from cnnbench.networks.units import MB
@@ -404,6 +406,7 @@ def train(
     label_smoothing: Smoothing = 0.0,
     patience: Patience = None,
     held_out: HeldOut = 0.1,
+    transform: Transforms = None,
     image_size: ImageSize = None,
     classes: Classes = None,
     images: Annotated[
@@ -450,6 +453,7 @@ def train(
         label_smoothing=label_smoothing,
         patience=patience,
         held_out=held_out,
+        transforms=transforms_of(transform),
     )
     found: list[dict[str, Any]] = []
     speed_column = TextColumn("steps, loss {task.fields[loss]}, {task.fields[speed]:,.0f} images/s")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cnnbench.cli.common import finite
+from cnnbench.suite.parse import checked
 
 if TYPE_CHECKING:
     from cnnbench.suite.schedule import Schedule
@@ -37,6 +38,14 @@ Patience = Annotated[
 HeldOut = Annotated[
     float, typer.Option(min=0.0, max=1.0, callback=finite, help="Share of the training images, for --patience.")
 ]
+Transforms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--transform",
+        metavar="CALL",
+        help="One of torchvision.transforms.v2 for training images, such as 'RandomCrop(32, padding=4)'; for each.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch of the same run.")]
 
 
@@ -45,3 +54,10 @@ def schedule_of(name: Literal["constant", "step", "cosine"], warmup: float, ever
     from cnnbench.suite.schedule import Schedule
 
     return Schedule(name=name, warmup=warmup, every=every, gamma=gamma)
+
+
+def transforms_of(given: list[str] | None) -> list[str]:
+    """What --transform names, in order. Raises InputError."""
+    from cnnbench.suite.transforms import check_transform
+
+    return [checked(check_transform, each, "--transform") for each in given or ()]

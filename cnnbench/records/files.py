@@ -35,13 +35,20 @@ def write(file: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes the file at the end: whole or not at all, in the place of a link."""
+    """A path to write to, which becomes the file at the end: whole or not at all, in the place of a link.
+
+    Its mode is the umask's, whatever a library that puts another file into this place gave that one.
+    """
     with _naming(file):
         if file.exists() and not file.is_file() and not file.is_dir():
             raise OSError(EINVAL, _NOT_A_FILE)  # as /dev/null, which root could replace
         temporary = file.with_name(f"{LEFT}{secrets.token_hex(6)}")
         try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
             yield temporary
+            if temporary.stat().st_mode != mode:
+                temporary.chmod(stat.S_IMODE(mode))
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, file)

@@ -6,6 +6,7 @@ environment.json   the machine and its software at the start
 records.jsonl      one record per case and line; of two records of one case the later counts
 shared.jsonl       what records share: counts, artifacts, training steps and environments, by digest
 ceilings.json      what the machine reached at its best, by device and number of threads, where it was measured
+input.json         how fast stored images become batches, where the suite asks for it
 profiles.jsonl     where the time of a model's call goes, one model a line, where it was profiled
 logs/              what the workers' libraries printed
 """
@@ -25,6 +26,7 @@ from cnnbench.errors import RunFolderError
 from cnnbench.records import files
 from cnnbench.records.bounds import Moment
 from cnnbench.records.environment import Environment
+from cnnbench.records.input_times import INPUT, InputTimes, read_input
 from cnnbench.records.json_object import read_each, read_known, read_model
 from cnnbench.records.layer_profile import ModelProfile, read_profiles
 from cnnbench.records.lines import Shared, parse_record, record_line, shared_values
@@ -67,6 +69,8 @@ class Run:
     """By device and number of threads; none where they were not measured."""
     profiles: list[ModelProfile] = field(default_factory=list)
     """By model, batch and number of threads; none where they were not made."""
+    input: InputTimes | None = None
+    """None where the suite does not ask for it."""
 
     @property
     def software(self) -> Mapping[str, str | None]:
@@ -101,13 +105,17 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[-1]}")
     peaks: list[Peaks] = []
-    environment = None
+    environment = input_times = None
     try:
         peaks = read_peaks(folder)
     except RunFolderError as error:
         unreadable.append(str(error))
     try:
         environment = read_model(folder / ENVIRONMENT, Environment)
+    except RunFolderError as error:
+        unreadable.append(str(error))
+    try:
+        input_times = read_input(folder)
     except RunFolderError as error:
         unreadable.append(str(error))
     profiles, unreadable_profiles = read_profiles(folder)
@@ -123,6 +131,7 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         unreadable=[*unreadable, *unreadable_profiles],
         peaks=peaks,
         profiles=profiles,
+        input=input_times,
     )
 
 
@@ -191,7 +200,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         is_empty = not (self.folder / RECORDS).exists()
         if is_empty:  # nothing came of it: leave no claim on the folder
-            for name in (RUN, SUITE, ENVIRONMENT, SHARED):
+            for name in (RUN, SUITE, ENVIRONMENT, SHARED, INPUT):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.logs, ignore_errors=True)
         self._lock.release()

@@ -10,6 +10,7 @@ from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
 from cnnbench.records.training_history import EpochResult
 from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.runtimes import Library
 from cnnbench.suite.schedule import Schedule
@@ -112,6 +113,8 @@ class StartTraining(Request):
     """Stop after so many epochs in which no more of the held-out images were put into the right class."""
     held_out: float = 0.1
     """The share of the training images that this is asked of, and that no step sees."""
+    transforms: list[str] = []
+    """Of torchvision.transforms.v2, each applied to every training image with other random numbers in each epoch."""
 
 
 class TrainingStarted(Frozen):
@@ -155,6 +158,17 @@ class Evaluated(Frozen):
 
     result: EpochResult
     over: bool
+
+
+class MeasureInput(Request):
+    """Measure how long images take from where they are stored to a batch on the device; answered by `InputTimes`."""
+
+    op: Literal["measure_input"] = "measure_input"
+    plan: InputPlan
+    data: DataSet
+    """That the plan names."""
+    device: Device
+    threads: int
 
 
 class PrepareTest(Request):

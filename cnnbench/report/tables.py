@@ -16,6 +16,7 @@ from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
+from cnnbench.report.input_pipeline import input_tables
 from cnnbench.report.precision import precision_table
 from cnnbench.report.reasons import reasons_text
 from cnnbench.report.serving import serving_tables
@@ -41,6 +42,7 @@ def run_tables(run: Run) -> list[Table]:
         _start(starts(records)),
         transfer_table(savings(run)),
         precision_table(cases, run.records),
+        *input_tables(run),
     ]
     return [table for table in tables if table.rows]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cnnbench.errors import CnnbenchError, ModelError, RunFolderError
 from cnnbench.networks import registry
-from cnnbench.records import artifact
+from cnnbench.records import artifact, dataset
 from cnnbench.records.environment import Environment
+from cnnbench.records.input_times import read_input, write_input
 from cnnbench.records.layer_profile import read_profiles
 from cnnbench.records.peaks import write_peaks
 from cnnbench.records.run_folder import Store
@@ -22,6 +23,7 @@ from cnnbench.runner.plan import Group
 from cnnbench.runner.recorder import Observer, Recorder
 from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.tasks.diverge import where_it_begins
+from cnnbench.runner.tasks.input import measure_input
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
@@ -64,8 +66,11 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
     """Measure cases of a suite into a folder, with `resume` only those that have no finished record there.
 
     An interrupt by the keyboard ends it like a spent budget: what is finished is on disk. Raises RunFolderError, and
-    ModelError, before anything is measured, for a model outside the registry that cannot be built.
+    ModelError, before anything is measured, for a model outside the registry that cannot be built; InputError for an
+    input whose data or transforms do not fit.
     """
+    if suite.input:
+        dataset.find(suite.input.data)  # before anything is built or measured for it
     environment = environment_of(suite, cases)
     in_time = interrupted = False
     with Store(folder, suite, environment, resume=resume) as store:
@@ -115,6 +120,7 @@ def _measure(
         built = [case for case in possible if session.is_built(case)]
         if explains:
             session.add_peaks(environment, [case for case in built if case.workload != "serving"])
+        session.add_input(built)
         if not session.launch_each(built):
             return False
         if (late := [case for case in possible if case not in built]) and not budget.is_over:
@@ -252,6 +258,19 @@ class _Session:
             self.doing(f"{device}: peaks with {threads} threads")
             with contextlib.suppress(CnnbenchError, OSError):  # then they are unknown, and shown so
                 write_peaks(self.store.folder, [peaks_of(device, threads, environment, self.store.logs)])
+
+    def add_input(self, cases: Sequence[Case]) -> None:
+        """Write down how fast the suite's images become batches, where it asks for that and it is not known."""
+        if (plan_ := self.suite.input) is None or self.budget.is_over:
+            return
+        with contextlib.suppress(RunFolderError):  # one that cannot be read is measured anew
+            if (known := read_input(self.store.folder)) and known.plan == plan_ and not known.failure:
+                return
+        self.doing("input: decoding, transforms, batches")
+        trained = [case for case in cases if case.workload == "training"] or cases
+        device = trained[0].device if trained else "cpu"
+        threads = machine.threads_of(trained[0]) if trained else machine.usable_threads()
+        write_input(self.store.folder, measure_input(plan_, device, threads, self.store.logs))
 
     def add_profiles(self) -> None:
         """Profile models layer by layer, once each, while that takes a small part of the budget."""

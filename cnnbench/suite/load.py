@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import NOISE, QUANTISED, WORKLOADS, Case, Frozen, ModelSpec, Workload
+from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.runtimes import OVER_HTTP
 from cnnbench.suite.schema import BUILT_IN, CASE_BUDGETS_S, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
@@ -37,6 +38,8 @@ class Suite(Frozen):
     """Seconds of measuring for each case id, in each launch."""
     launches: int = 1
     """Maximum number of launches per case."""
+    input: InputPlan | None = None
+    """What is measured of the way from stored images to batches."""
 
     @property
     def digest(self) -> str:
@@ -146,6 +149,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         cases=tuple(cases.values()),
         case_budgets_s=budgets,
         launches=file.launches,
+        input=file.input,
     )
 
 

@@ -35,6 +35,7 @@ from cnnbench.suite.case import (
     Trainable,
     Workload,
 )
+from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.parse import parse_duration, parse_image_size, parse_inputs, shown
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
@@ -201,6 +202,9 @@ class SuiteFile(BaseModel):
         3, description="maximum number of processes per case, as the budget allows"
     )
     limit: Duration = Field(300.0, description="timeout for a worker's answer, such as 5m")
+    input: InputPlan | None = Field(
+        None, description="images, their transforms and worker processes, whose speed is set beside training steps"
+    )
     defaults: Settings = Settings()
     models: ListOf[
         Annotated[ModelEntry, BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)]
@@ -246,7 +250,7 @@ def _explain(source: YamlSource, detail: ErrorDetails) -> str:
     where: KeyPath = tuple(part for part in detail["loc"] if part not in (_LIST_TAG, _MAPPING_TAG, "[key]"))
     kind, got = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        levels: dict[object, type[BaseModel]] = {"defaults": Settings, "models": ModelEntry}
+        levels: dict[object, type[BaseModel]] = {"defaults": Settings, "models": ModelEntry, "input": InputPlan}
         message = unknown("key", str(where[-1]), levels.get(where[0], SuiteFile).model_fields)
     elif kind == "literal_error":
         axes = [part for part in where if isinstance(part, str) and part not in WORKLOADS]

@@ -8,10 +8,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,9 +22,10 @@ from cnnbench.records import files, training_history
 from cnnbench.records.artifact import DRAW
 from cnnbench.records.task_messages import Epoch, Evaluated, StartTraining, TrainingStarted
 from cnnbench.records.training_history import EpochResult, History, Trained, checkpoint_of, history_of
-from cnnbench.worker import checkpoint, models
-from cnnbench.worker.data.parts import Part, split
+from cnnbench.worker import checkpoint, models, not_finite
+from cnnbench.worker.data.parts import Labels, Part, split
 from cnnbench.worker.data.read import read
+from cnnbench.worker.data.transforms import Augmentation
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.reference.parity import Array
@@ -31,6 +34,18 @@ from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.runtimes.ort_training import StepSession
 
 EVALUATION_BATCH = 500
+COPY_EVERY_S = 20.0
+"""How often a copy is kept from which steps are repeated to find where numbers cease to be finite."""
+
+
+class Copy(NamedTuple):
+    """All that a run's next step depends on, at a step of the epoch."""
+
+    step: int
+    values: dict[str, Array]
+    random: torch.Tensor
+    """The state of torch's generator, which eager's dropout draws from."""
+    seconds: float
 
 
 class TrainingRun:
@@ -50,6 +65,10 @@ class TrainingRun:
         self.train, self.held_out = self.data.train, None
         if request.patience is not None:
             self.train, self.held_out = split(self.train, request.held_out, request.spec.seed, "--held-out")
+        self.augmentation = None
+        if request.transforms:
+            self.augmentation = Augmentation(request.transforms, self.train.images[0], request.data.name)
+            self.data.prepare.check(self.augmentation.shape)
         if request.batch > (count := len(self.train.labels)):
             raise InputError(f"--batch: expected at most the {count:,} training images; got {request.batch:,}")
         self.example = torch.zeros(inference.EXPORT_BATCH, *image)
@@ -67,6 +86,8 @@ class TrainingRun:
         """Of the epoch's steps so far."""
         self.seconds = self.state.history[-1].seconds if self.state.history else 0.0
         self._steps = self._epoch()
+        self._copy: Copy | None = None
+        """Of this epoch."""
 
     @property
     def epoch(self) -> int:
@@ -107,11 +128,12 @@ class TrainingRun:
 
         Raises InputError where the loss is not a finite number.
         """
+        self._keep_copy()
         begun, first, over = time.monotonic(), len(self.losses), False
         for loss in self._steps:
             self.losses.append(loss)
             if not math.isfinite(loss):
-                raise InputError(self._diverged(f"the loss is {loss}"))
+                raise InputError(self._diverged(f"the loss is {loss}", self._where()))
             if time.monotonic() >= begun + seconds:
                 break
         else:
@@ -153,7 +175,7 @@ class TrainingRun:
             checkpoint.save(checkpoint_of(self.out), values, self.state)
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
-        self.losses, self._steps = [], self._epoch()
+        self.losses, self._steps, self._copy = [], self._epoch(), None
         return Evaluated(result=result, over=self.is_over)
 
     @cached_property
@@ -186,16 +208,53 @@ class TrainingRun:
         right = (predict(self.data.prepare(images[each])).argmax(1) == labels[each] for each in chosen)
         return sum(int(each.sum()) for each in right) / len(images)
 
-    def _epoch(self) -> Iterator[float]:
-        """Losses of the next epoch's steps; what is random depends on seed and epoch alone."""
-        images, labels = self.train
-        order, dropped = np.random.default_rng([self.request.spec.seed, self.epoch]).spawn(2)
-        torch.manual_seed(int(dropped.integers(2**62)))
-        places = order.permutation(len(labels))
-        for step in range(self.steps_per_epoch):
-            chosen = places[step * self.request.batch : (step + 1) * self.request.batch]
+    def _epoch(self, start: int = 0) -> Iterator[float]:
+        """Losses of the next epoch's steps; what is random depends on seed and epoch alone.
+
+        From a later step on, torch's generator must be in the state that it had there.
+        """
+        if start == 0:
+            torch.manual_seed(int(self._random()[1].integers(2**62)))
+        order = self._random()[0].permutation(len(self.train.labels))
+        for step in range(start, self.steps_per_epoch):
             self.trainer.set_rate(self._rate(step))
-            yield self.trainer.train(self.data.prepare(images[chosen]), labels[chosen])
+            yield self.trainer.train(*self._batch(order, step))
+
+    def _random(self) -> list[np.random.Generator]:
+        """Generators of the epoch's order and of its dropout."""
+        return np.random.default_rng([self.request.spec.seed, self.epoch]).spawn(2)
+
+    def _batch(self, order: NDArray[np.intp], step: int) -> tuple[NDArray[np.float32], Labels]:
+        """Images as the model takes them, and labels."""
+        images, labels = self.train.chosen(order[step * self.request.batch : (step + 1) * self.request.batch])
+        if self.augmentation is not None:
+            seeds = np.random.SeedSequence([self.request.spec.seed, self.epoch], spawn_key=(2, step))
+            images = self.augmentation(images, int(seeds.generate_state(1)[0]))
+        return self.data.prepare(images), labels
+
+    def _keep_copy(self) -> None:
+        """Copy what the next step depends on, where there is no recent copy of this epoch."""
+        if self._copy is None or self.seconds >= self._copy.seconds + COPY_EVERY_S:
+            values = {name: value.copy() for name, value in self.trainer.values().items()}
+            self._copy = Copy(len(self.losses), values, torch.get_rng_state(), self.seconds)
+
+    def _where(self) -> str:
+        """The layer where the last step's numbers cease to be finite, found by repeating the steps before it."""
+        if (copy := self._copy) is None:
+            return ""
+        last = len(self.losses) - 1
+        if isinstance(self.trainer, StepSession):
+            self.trainer.begin(copy.values, self.request.rate, drop=True)
+        else:
+            self.trainer = EagerTrainer(self.module, self.request.optimizer, self.request.rate)
+            self.trainer.resume(copy.values, self.epoch * self.steps_per_epoch + copy.step)
+            torch.set_rng_state(copy.random)
+        for _ in zip(range(last - copy.step), self._epoch(copy.step), strict=False):
+            pass
+        values = self.trainer.values()
+        self.module.load_state_dict({name: torch.from_numpy(values[name].copy()) for name in self.module.state_dict()})
+        images, _ = self._batch(self._random()[0].permutation(len(self.train.labels)), last)
+        return not_finite.first_layer(self.module, torch.from_numpy(images))
 
     def _rate(self, step: int) -> float:
         """The learning rate at a step of the epoch, from 0."""
@@ -203,11 +262,11 @@ class TrainingRun:
         at = self.epoch * self.steps_per_epoch + step
         return request.rate * request.schedule.factor(at, self.steps_per_epoch, request.epochs)
 
-    def _diverged(self, what: str) -> str:
+    def _diverged(self, what: str, where: str = "") -> str:
         """Where the run has diverged and what can be changed."""
         request, step = self.request, len(self.losses)
         at = f"step {step:,} of epoch {self.epoch + 1} (of {self.steps_per_epoch:,} steps each)"
         advice = [f"a lower --lr than {request.rate:g}"]
         advice += ["a --warmup"] * (not request.schedule.warmup)
         advice += ["a --clip"] * (request.optimizer.max_norm is None)
-        return f"the training diverged: {what} at {at}; try {' or '.join(advice)}"
+        return f"the training diverged: {what} at {at}{where and f'; {where}'}; try {' or '.join(advice)}"

@@ -12,7 +12,7 @@ from cnnbench.report.charts import Chart
 from cnnbench.report.chooser import chooser
 from cnnbench.report.html import Lead, Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, limits, noise, serving, speed, stages, transfer
+from cnnbench.report.sections import accuracy, input_pipeline, limits, noise, serving, speed, stages, transfer
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -59,6 +59,7 @@ SECTIONS = (
     speed.batches,
     stages.training,
     transfer.section,
+    input_pipeline.section,
     stages.memory,
     counts,
     stages.start,

@@ -68,18 +68,30 @@ def read_images(folder: str, shape: Sequence[int]) -> Parts:
     return Parts(train, test, classes)
 
 
-def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
+def training_files(folder: str) -> list[str]:
+    """The training images in a folder of images by class. Raises InputError for a class without pictures."""
+    root = Path(folder)
+    return [file for file, _ in _listed(root / "train" if (root / "train").is_dir() else root).samples]
+
+
+def _listed(folder: Path) -> Any:
+    """The folder as torchvision lists it. Raises InputError where there are no classes, or one without pictures."""
     from torchvision.datasets import ImageFolder
 
     try:
         found = ImageFolder(str(folder), allow_empty=True)
     except FileNotFoundError:
         raise InputError(f"{folder}: expected a folder of images for each class; there is none") from None
-    labels = np.asarray(found.targets, np.int64)
-    counts = np.bincount(labels, minlength=len(found.classes))
+    counts = np.bincount(np.asarray(found.targets, np.int64), minlength=len(found.classes))
     if not counts.all():
         empty = found.classes[int(counts.argmin())]
         raise InputError(f"{folder}: class {empty!r} has no images; expected one at least in {folder / empty}")
+    return found
+
+
+def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
+    found = _listed(folder)
+    labels = np.asarray(found.targets, np.int64)
     size_bytes = len(labels) * int(np.prod(shape))
     if size_bytes > MAX_MEMORY_SHARE * psutil.virtual_memory().available:
         raise InputError(
@@ -94,12 +106,17 @@ def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
 
 def _picture(file: str, shape: Sequence[int]) -> NDArray[np.uint8]:
     channels, height, width = shape
+    picture = opened(file, MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def opened(file: str, mode: str) -> Image.Image:
+    """A picture in memory, as "L" or "RGB". Raises InputError for one that cannot be read."""
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(file) as opened,
+            Image.open(file) as picture,
         ):
-            picture = opened.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+            return picture.convert(mode)
     except Exception as error:  # whatever a decoder raises
         raise InputError(f"{file}: cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
-    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
