@@ -32,6 +32,8 @@ MAX_SPIKE = 3.0
 MAX_KEEPS = 0.95
 """The most of a run's deviation that the next one has too, on average."""
 MAX_PRIOR_DEGREES = 1000.0
+CONFLICT_P = 0.001
+"""Probability below which chance does not explain that edges contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,22 @@ def chained_index(edges: Sequence[Edge], count: int) -> Index:
             unit[chosen, np.arange(len(chosen))] = 1.0
             errors[free[chosen]] = np.sqrt(solver.solve(unit)[chosen, np.arange(len(chosen))])
     return Index(index, errors, parts)
+
+
+def conflict(edges: Sequence[Edge], count: int) -> float:
+    """What the variances of edges are to be multiplied by, where loops of them do not close within their errors.
+
+    Chi square per degree of freedom (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 40,
+    1932), and 1 where chance explains it.
+    """
+    from scipy.stats import chi2
+
+    index = chained_index(edges, count)
+    degrees = len(edges) - (count - int(index.parts.max(initial=-1)) - 1)
+    if degrees < 1:
+        return 1.0
+    square = sum((edge.log - index.logs[edge.head] + index.logs[edge.base]) ** 2 / edge.variance for edge in edges)
+    return float(square / degrees) if chi2.sf(square, degrees) < CONFLICT_P else 1.0
 
 
 def find_steps(edges: Sequence[Edge], count: int, least: float = SURE, degrees: float = math.inf) -> list[Step]:
