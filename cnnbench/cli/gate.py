@@ -261,7 +261,7 @@ def _with_baseline(
 def _exact(suite: str, expect: Path | None, history: Path | None, *, update: bool) -> None:
     """Print differences and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
     from cnnbench.gate.exact import check_exact, expectation_file, find_figures, write_expectation
-    from cnnbench.history.collect import entries_of_exact
+    from cnnbench.history.collect import entries_of_exact, present_commit
     from cnnbench.report.verdicts import exact_lines
     from cnnbench.suite.load import load_suite
 
@@ -273,10 +273,12 @@ def _exact(suite: str, expect: Path | None, history: Path | None, *, update: boo
         write_expectation(file, loaded.name, find_figures(loaded, doing))
         typer.echo(f"written: {file}")
         return
+    if history:
+        present_commit(Path.cwd())
     report = check_exact(loaded, file, doing)
+    typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if history:
         keep(history, entries_of_exact(report.found, Path.cwd()))
-    typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if report.differences:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
