@@ -140,20 +140,27 @@ def chained_index(edges: Sequence[Edge], count: int) -> Index:
     return Index(index, errors, parts)
 
 
-def conflict(edges: Sequence[Edge], count: int) -> float:
-    """What the variances of edges are to be multiplied by, where loops of them do not close within their errors.
+def consistent_steps(
+    edges: Sequence[Edge], count: int, least: float = SURE, degrees: float = math.inf
+) -> tuple[list[Step], float]:
+    """As `find_steps`, and what the variances of edges were multiplied by, since they contradict the steps.
 
     Chi square per degree of freedom (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 40,
-    1932), and 1 where chance explains it.
+    1932); 1 where chance explains it.
     """
     from scipy.stats import chi2
 
-    index = chained_index(edges, count)
-    degrees = len(edges) - (count - int(index.parts.max(initial=-1)) - 1)
-    if degrees < 1:
-        return 1.0
-    square = sum((edge.log - index.logs[edge.head] + index.logs[edge.base]) ** 2 / edge.variance for edge in edges)
-    return float(square / degrees) if chi2.sf(square, degrees) < CONFLICT_P else 1.0
+    steps = find_steps(edges, count, least, degrees)
+    square = 0.0
+    for edge in edges:
+        low, high = sorted((edge.base, edge.head))
+        told = math.copysign(1.0, edge.head - edge.base) * sum(step.log for step in steps if low < step.at <= high)
+        square += (edge.log - told) ** 2 / edge.variance
+    free = len(edges) - len(steps)
+    if free < 1 or chi2.sf(square, free) >= CONFLICT_P:
+        return steps, 1.0
+    wider = [Edge(edge.base, edge.head, edge.log, edge.variance * square / free) for edge in edges]
+    return find_steps(wider, count, least, degrees), square / free
 
 
 def find_steps(edges: Sequence[Edge], count: int, least: float = SURE, degrees: float = math.inf) -> list[Step]:

@@ -86,7 +86,7 @@ class Change:
     @property
     def place(self) -> Place:
         """Where it is, on whichever machine."""
-        first, last = (self.track.commits[each][0][:12] for each in (self.step.first, self.step.last))
+        first, last = (self.track.commits[each][0] for each in (self.step.first, self.step.last))
         return Place(case=self.track.case, commit=first, until=last if last != first else None, change=self.direction)
 
 

@@ -13,8 +13,7 @@ from cnnbench.analysis.chain import (
     Index,
     Step,
     chained_index,
-    conflict,
-    find_steps,
+    consistent_steps,
     find_steps_in_series,
     moderated,
 )
@@ -176,14 +175,14 @@ def _index(machine: str, case: str, gates: Sequence[Entry], runs: Sequence[Entry
         latest[place[gate.commit]] = gate
         if gate.base_versions is not None:
             other_versions[place[gate.commit]] = changed_versions(gate.base_versions, gate.versions or {})
-    factor = conflict(edges, len(commits))
-    edges = [Edge(edge.base, edge.head, edge.log, factor * edge.variance) for edge in edges]
+    steps, factor = consistent_steps(edges, len(commits), degrees=prior + median(degrees))
     index = chained_index(edges, len(commits))
+    index = Index(index.logs, index.errors * math.sqrt(factor), index.parts)
     return CaseIndex(
         machine=machine,
         case=case,
         commits=commits,
-        steps=find_steps(edges, len(commits), degrees=prior + median(degrees)),
+        steps=steps,
         other_versions=other_versions,
         marks=_marks(latest),
         index=index,
