@@ -1,6 +1,5 @@
 """What a history says of changes: open, acknowledged, told once, of versions or machines; and of exact figures."""
 
-import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +15,10 @@ from cnnbench.history.entry import Entry
 from cnnbench.history.index import indices
 from cnnbench.history.link import EVERY, link_due
 from cnnbench.history.overview import overview
-from cnnbench.history.store import History, add
+from cnnbench.history.store import History, add, read_history
 from cnnbench.report.history import MAX_LINES, lines_of
+from cnnbench.runner.run import environment_of
+from cnnbench.suite.load import load_suite
 from tests import scripted
 from tests.conftest import Cli, write_suite
 from tests.scripted import lenet
@@ -277,18 +278,16 @@ def test_a_gate_adds_itself_and_a_link_to_the_chain_and_a_link_that_fails_leaves
     assert (refused.returncode, (tmp_path / "none").exists()) == (2, False)
     assert "--link: expected a revision; got 'gone'" in refused.stderr
 
-    first = cli(*words, "--out", str(tmp_path / "one"))
-    assert first.returncode == 0, first.stderr
-    assert "1 entries added" in first.stdout
-    (file,) = (tmp_path / "history").glob("*.jsonl")
-    more = [entry(n, machine=file.stem, committed=DAY, base_committed=DAY) for n in range(1, EVERY)]
-    add(tmp_path / "history", more)
+    loaded = load_suite(suite)
+    machine = environment_of(loaded, loaded.cases).fingerprint
+    add(tmp_path / "history", [entry(n, machine=machine) for n in range(1, EVERY + 1)])
     broken = cli(*words, "--out", str(tmp_path / "two"))
     assert broken.returncode == 0, broken.stderr
+    assert "1 entries added" in broken.stdout
     assert f"warning: not tied to {0:012x}: --base: " in broken.stderr
     assert broken.stderr.count("--link names another commit") == 1
     tied = cli(*words, "--out", str(tmp_path / "three"), "--link", "HEAD~2")
     assert tied.returncode == 0, tied.stderr
     assert "is measured against too" in tied.stdout
-    kept = [json.loads(line) for line in file.read_text().splitlines()]
-    assert call(folder, "rev-parse", "HEAD~2") in {each["base"] for each in kept}
+    bases = [each.base for each in read_history(tmp_path / "history").entries]
+    assert [bases.count(call(folder, "rev-parse", name)) for name in ("HEAD~1", "HEAD~2")] == [2, 1]

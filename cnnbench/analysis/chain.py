@@ -306,7 +306,9 @@ class _Steps:
             from scipy.special import ndtri_exp
             from scipy.stats import t
 
-            z = np.maximum(-ndtri_exp(t.logsf(z, self.degrees)), 0.0)
+            with np.errstate(divide="ignore"):
+                quantiles = np.maximum(-ndtri_exp(t.logsf(z, self.degrees)), 0.0)
+            z = np.where(np.isfinite(quantiles), quantiles, z)  # beyond what a float's logarithm of p holds
         odds = np.full_like(sizes, -math.inf)
         share = STEP_SD**2 / (variances[known] + STEP_SD**2)
         odds[known] = 0.5 * z[known] ** 2 * share + 0.5 * np.log1p(-share) + math.log(PRIOR / (1 - PRIOR))
