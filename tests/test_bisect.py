@@ -140,18 +140,16 @@ def repository(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_a_commit_that_slows_a_model_down_is_found_in_a_repository(tmp_path: Path, cli: Cli) -> None:
     suite = write_suite(
         tmp_path,
-        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], threads: 1, case_budget: 1.5s}\n"
+        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], threads: 1, case_budget: 0.6s}\n"
         "models:\n  - {model: 'bisected_nets:build', image_size: 48}\n",
     )
-    words = ("bisect", suite, "--good", "good", "--bad", "HEAD", "--budget", "20m", "--out", str(tmp_path / "search"))
+    words = ("bisect", suite, "--good", "good", "--bad", "HEAD", "--budget", "10m", "--out", str(tmp_path / "search"))
     done = cli(*words)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     assert "number 11" in done.stdout
     assert "stepped over" in done.stdout
     assert "CumSum: 0 nodes before, 1 with it" in done.stdout
-    again = cli(*words, "--resume")
-    assert "number 11" in again.stdout  # from the pairs that are kept, without another search
     listed = subprocess.run(["git", "worktree", "list"], check=True, capture_output=True, text=True).stdout
     assert len(listed.splitlines()) == 1
 

@@ -91,6 +91,12 @@ def test_nothing_is_told_of_too_little() -> None:
     assert find_steps_in_series([0.0, 0.0, 1.0, 1.0]) == []
 
 
+def test_a_step_that_no_probability_of_a_float_can_hold_is_told_with_its_range() -> None:
+    (step,) = find_steps([Edge(n, n + 1, 0.5 * (n == 4), 1e-7) for n in range(9)], 10, degrees=500.0)
+    assert (step.first, step.at, step.last) == (5, 5, 5)
+    assert step.probability == pytest.approx(1)
+
+
 def test_false_alarms_are_rare_and_changes_of_five_percent_are_found() -> None:
     """Of 40 histories of 200 commits, with the errors of gates on a typical machine: 8,000 commits."""
     rng = np.random.default_rng(3)

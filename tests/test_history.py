@@ -18,7 +18,7 @@ from cnnbench.gate.exact import Expectation, GraphFigures, ModelFigures
 from cnnbench.history import store
 from cnnbench.history.collect import entries_of, entries_of_exact
 from cnnbench.history.entry import Entry
-from cnnbench.history.link import EVERY, link_due
+from cnnbench.history.link import EVERY, link_due, link_of
 from cnnbench.history.store import History, add, check, read_history, rewrite
 from cnnbench.records.run_folder import read_run
 from cnnbench.runner import git
@@ -257,13 +257,13 @@ def test_exact_figures_are_kept_with_the_nodes_of_their_graphs(repository: Path)
 def test_each_twentieth_commit_is_tied_to_the_first_or_the_one_that_is_named(repository: Path) -> None:
     def due(count: int, *more: Entry, link: str | None = None) -> str | None:
         history = History(Path(), [*(entry(number) for number in range(1, count + 1)), *more])
-        return link_due(history, MACHINE, link, repository)
+        return link_due(history, MACHINE, link and link_of(link, repository))
 
     assert due(EVERY) is None  # the chain's first gate is one against its first commit
     assert due(EVERY + 1) == entry(1).base
     assert due(EVERY + 1, entry(EVERY + 1, base=entry(1).base)) is None
     assert due(EVERY, link="one") == call(repository, "rev-parse", "one")
-    assert link_due(History(Path(), [entry(n) for n in range(1, 30)]), "f" * 16, None, repository) is None
+    assert link_due(History(Path(), [entry(n) for n in range(1, 30)]), "f" * 16, None) is None
     with pytest.raises(HistoryError, match="--link: expected a revision; got 'gone'"):
         due(1, link="gone")
 
@@ -305,3 +305,36 @@ def test_commits_are_told_from_git_and_a_shallow_clone_says_so(repository: Path,
     gate = gate_folder(tmp_path / "gate", repository)
     with pytest.raises(HistoryError, match="this clone is shallow"):
         entries_of(gate, shallow)
+
+
+def test_a_rewritten_history_is_told_and_what_is_kept_of_it_is_read_until_it_is_pruned(
+    tmp_path: Path, repository: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "history")
+    monkeypatch.chdir(repository)
+    cli("history", "add", folder, str(gate_folder(tmp_path / "gate", repository)))
+    call(repository, "checkout", "-q", "--orphan", "other")
+    call(repository, "commit", "-qm", "other")
+    call(repository, "branch", "-qD", "main")
+    call(repository, "tag", "-d", "one", "two", "three")
+    told = cli("history", "check", folder)
+    assert told.returncode == 3
+    assert told.stdout.count("unknown commit: gate of a at") == 2
+    assert "its history is shallow or rewritten" in told.stdout
+    shown = cli("history", "show", folder)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "1 commits before" in shown.stdout
+    assert "1 entries and 0 doubled lines dropped" in cli("history", "prune", folder, "--unknown").stdout
+
+
+def test_another_machines_entries_are_in_no_chain_and_stay(tmp_path: Path, cli: Cli) -> None:
+    file = tmp_path / f"{MACHINE}.jsonl"
+    foreign = [entry(n, machine="f" * 16, machine_name="Other CPU", log_ratio=1.0) for n in (3, 4)]
+    file.write_text("".join(map(line, [entry(1), entry(2), *foreign])))
+    before = file.read_bytes()
+    shown = cli("history", "show", str(tmp_path))
+    assert "1.020 [" in shown.stdout
+    assert "2 gates" in shown.stdout
+    assert "2 lines are left out (another machine's: measured on Other CPU)" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+    assert file.read_bytes() == before

@@ -32,6 +32,8 @@ MAX_SPIKE = 3.0
 MAX_KEEPS = 0.95
 """The most of a run's deviation that the next one has too, on average."""
 MAX_PRIOR_DEGREES = 1000.0
+CONFLICT_P = 0.001
+"""Probability below which chance does not explain that edges contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,29 @@ def chained_index(edges: Sequence[Edge], count: int) -> Index:
             unit[chosen, np.arange(len(chosen))] = 1.0
             errors[free[chosen]] = np.sqrt(solver.solve(unit)[chosen, np.arange(len(chosen))])
     return Index(index, errors, parts)
+
+
+def consistent_steps(
+    edges: Sequence[Edge], count: int, least: float = SURE, degrees: float = math.inf
+) -> tuple[list[Step], float]:
+    """As `find_steps`, and what the variances of edges were multiplied by, since they contradict the steps.
+
+    Chi square per degree of freedom (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 40,
+    1932); 1 where chance explains it.
+    """
+    from scipy.stats import chi2
+
+    steps = find_steps(edges, count, least, degrees)
+    square = 0.0
+    for edge in edges:
+        low, high = sorted((edge.base, edge.head))
+        told = math.copysign(1.0, edge.head - edge.base) * sum(step.log for step in steps if low < step.at <= high)
+        square += (edge.log - told) ** 2 / edge.variance
+    free = len(edges) - len(steps)
+    if free < 1 or chi2.sf(square, free) >= CONFLICT_P:
+        return steps, 1.0
+    wider = [Edge(edge.base, edge.head, edge.log, edge.variance * square / free) for edge in edges]
+    return find_steps(wider, count, least, degrees), square / free
 
 
 def find_steps(edges: Sequence[Edge], count: int, least: float = SURE, degrees: float = math.inf) -> list[Step]:
@@ -281,7 +306,9 @@ class _Steps:
             from scipy.special import ndtri_exp
             from scipy.stats import t
 
-            z = np.maximum(-ndtri_exp(t.logsf(z, self.degrees)), 0.0)
+            with np.errstate(divide="ignore"):
+                quantiles = np.maximum(-ndtri_exp(t.logsf(z, self.degrees)), 0.0)
+            z = np.where(np.isfinite(quantiles), quantiles, z)  # beyond what a float's logarithm of p holds
         odds = np.full_like(sizes, -math.inf)
         share = STEP_SD**2 / (variances[known] + STEP_SD**2)
         odds[known] = 0.5 * z[known] ** 2 * share + 0.5 * np.log1p(-share) + math.log(PRIOR / (1 - PRIOR))

@@ -13,7 +13,7 @@ import typer
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_timed
 from cnnbench.cli.history import keep
 from cnnbench.cli.runs import Only, SuiteName
-from cnnbench.errors import InputError
+from cnnbench.errors import CnnbenchError, InputError
 from cnnbench.suite.parse import checked, parse_duration, parse_percent
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def gate(
     from cnnbench.gate.run import measure_gate, write_verdicts
     from cnnbench.gate.verdict import EXIT_NOT_MEASURED, EXIT_OK, exit_code_of
     from cnnbench.history.collect import check_commits, entries_of
-    from cnnbench.history.link import link_due
+    from cnnbench.history.link import link_due, link_of
     from cnnbench.history.store import read_history
     from cnnbench.report.terminal import Progress
 
@@ -112,6 +112,7 @@ def gate(
         raise InputError("--history: expected --base and --head; got a gate that says nothing of two commits")
     if link and not history:
         raise InputError("--link: expected it with --history; got it without")
+    tie = link_of(link, Path.cwd()) if link else None
     with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown) as request:
         if history:
             check_commits(request, Path.cwd())
@@ -127,13 +128,17 @@ def gate(
     _show(gate_report, ["cnnbench", "gate", suite, "--base", base or ".", "--head", head, "--margin", margin])
     if history:
         keep(history, entries_of(request.folder, Path.cwd()))
-        if older := link_due(read_history(history), request.environment.fingerprint, link, Path.cwd()):
+        if older := link_due(read_history(history), request.environment.fingerprint, tie):
             typer.echo(f"the chain is tied to {older[:12]}, which head is measured against too:")
             tied = request.folder.with_name(f"{request.folder.name}-link")
-            with _open_request(suite, older, head, only, budget, seed, tied) as linked, Progress(console()) as progress:
-                link_report = measure_gate(linked, progress, rule)
-            _attempt(partial(write_verdicts, linked, link_report))
-            keep(history, entries_of(tied, Path.cwd()))
+            try:
+                asked = _open_request(suite, older, head, only, budget, seed, tied)
+                with asked as linked, Progress(console()) as progress:
+                    link_report = measure_gate(linked, progress, rule)
+                _attempt(partial(write_verdicts, linked, link_report))
+                keep(history, entries_of(tied, Path.cwd()))
+            except CnnbenchError as error:
+                typer.echo(f"warning: not tied to {older[:12]}: {error}; --link names another commit", err=True)
     if inject:
         detected, cases = gate_report.result.count("slower"), len(gate_report.result.cases)
         typer.echo(f"head was slowed down by {slowdown:.2%}: detected in {detected} of {cases} cases")
@@ -256,7 +261,7 @@ def _with_baseline(
 def _exact(suite: str, expect: Path | None, history: Path | None, *, update: bool) -> None:
     """Print differences and the lines that the file would need, or write it. Raises typer.Exit(3) on a difference."""
     from cnnbench.gate.exact import check_exact, expectation_file, find_figures, write_expectation
-    from cnnbench.history.collect import entries_of_exact
+    from cnnbench.history.collect import entries_of_exact, present_commit
     from cnnbench.report.verdicts import exact_lines
     from cnnbench.suite.load import load_suite
 
@@ -268,10 +273,12 @@ def _exact(suite: str, expect: Path | None, history: Path | None, *, update: boo
         write_expectation(file, loaded.name, find_figures(loaded, doing))
         typer.echo(f"written: {file}")
         return
+    if history:
+        present_commit(Path.cwd())
     report = check_exact(loaded, file, doing)
+    typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if history:
         keep(history, entries_of_exact(report.found, Path.cwd()))
-    typer.echo("\n".join(exact_lines(report, f"cnnbench gate {suite} --exact")))
     if report.differences:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 

@@ -1,6 +1,6 @@
 """Commands about a history: what was measured of each commit, kept and judged over time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,10 @@ app = typer.Typer(help="What was measured of each commit, over time.", no_args_i
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The history's folder.")]
 MAX_NOTES = 20
 CaseGlob = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+
+Joined = Annotated[
+    bool, typer.Option("--joined", help="One index of each case across all machines, instead of one for each machine.")
+]
 
 
 @app.command()
@@ -98,6 +102,7 @@ def list_(folder: Folder, case: CaseGlob = "*", as_json: Json = False) -> None:
 def show(
     folder: Folder,
     case: CaseGlob = "*",
+    joined: Joined = False,
     page: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Write a page with charts, in one file.")
     ] = None,
@@ -105,33 +110,47 @@ def show(
 ) -> None:
     """Show how the time of each case has changed: its chained index, and the commits with which it changed.
 
+    Ten lines; --page has all. Changes that `acknowledged.yaml` in the folder names are told as such.
+
     Example: cnnbench history show history --case 'resnet*'
     """
-    from fnmatch import fnmatchcase
-
-    from cnnbench.history.index import indices
-    from cnnbench.history.store import read_history
+    from cnnbench.history.overview import overview
     from cnnbench.records import files
     from cnnbench.report.history import lines_of, rows_of
 
-    history = read_history(folder)
-    warn(history.unreadable)
-    found = list(indices(entry for entry in history.entries if fnmatchcase(entry.case, case)))
+    found = overview(folder, case, joined=joined)
+    warn(found.warnings)
     if page is not None:
         from cnnbench.report.history_page import page_of
         from cnnbench.report.html import html
 
         try:
-            files.write(page, html(page_of(folder.name, found, history.unreadable)))
+            files.write(page, html(page_of(found)))
         except OSError as error:
             raise InputError(f"--page: expected a file that can be written; got {page}: {error.strerror}") from None
     if as_json:
         print_json(rows_of(found))
         return
-    for each in found:
-        typer.echo("\n".join(lines_of(each)))
-    if not found:
-        typer.echo(f"no gates of two commits in {folder}")
+    typer.echo("\n".join(lines_of(found)))
+
+
+@app.command()
+def tell(folder: Folder, case: CaseGlob = "*", joined: Joined = False) -> None:
+    """Print, in Markdown, the open changes that were not told before, and remember that they were.
+
+    Nothing is printed if there are none. `told.jsonl` in the folder has those that were told.
+
+    Example: cnnbench history tell history > comment.md
+    """
+    from cnnbench.history.changes import not_told, remember
+    from cnnbench.history.overview import overview
+    from cnnbench.report.history import markdown_of
+
+    found = overview(folder, case, joined=joined)
+    warn(found.warnings)
+    if new := not_told(folder, found.changes.open):
+        typer.echo(markdown_of(new))
+        remember(folder, new)
 
 
 @app.command()
@@ -200,7 +219,7 @@ def _known() -> Callable[[str], bool] | None:
     return lambda commit: commit in commits or (len(commit) < 40 and commit[:7] in starts)
 
 
-def warn(lines: list[str]) -> None:
+def warn(lines: Sequence[str]) -> None:
     """On standard error."""
     for line in lines:
         typer.echo(f"warning: {line}", err=True)

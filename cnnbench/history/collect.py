@@ -72,7 +72,7 @@ def entries_of(folder: Path, repository: Path) -> Collected:
 
 def entries_of_exact(found: Expectation, repository: Path) -> Collected:
     """The figures of each model, at the present commit. Raises HistoryError, GitError."""
-    commit = committed(git.commit_of(repository), repository, "--history")
+    commit = present_commit(repository)
     entries = [
         Entry(
             kind="exact",
@@ -93,6 +93,11 @@ def check_commits(request: GateRequest, repository: Path) -> None:
     """Raises HistoryError, before anything is measured, if the gate's arms are not at commits of the repository."""
     for arm in (request.base, request.head):
         _commit_of_arm(arm.about(), request.environment, repository, f"--{arm.name}")
+
+
+def present_commit(repository: Path) -> git.Commit:
+    """That of the working tree. Raises HistoryError where files differ from it."""
+    return committed(git.commit_of(repository), repository, "--history")
 
 
 def committed(commit: str | None, repository: Path, where: str) -> git.Commit:

@@ -10,20 +10,23 @@ EVERY = 20
 """Commits that are measured between two links."""
 
 
-def link_due(history: History, machine: str, link: str | None, repository: Path) -> str | None:
+def link_of(revision: str, repository: Path) -> str:
+    """The commit that a chain is to be tied to. Raises HistoryError for a revision that is not there."""
+    try:
+        return git.commit(repository, revision).hash
+    except git.GitError as error:
+        raise HistoryError(f"--link: expected a revision; got {revision!r}: {error}") from None
+
+
+def link_due(history: History, machine: str, link: str | None) -> str | None:
     """The commit that the latest head is to be measured against too; None if the last link is recent.
 
-    `link` is a revision; the chain's first commit if None. Raises HistoryError for a revision that is not there.
+    `link` is a commit; the chain's first one if None.
     """
     gates = [entry for entry in history.entries if entry.machine == machine and entry.base is not None]
     if not gates:
         return None
-    target = gates[0].base
-    if link is not None:
-        try:
-            target = git.commit(repository, link).hash
-        except git.GitError as error:
-            raise HistoryError(f"--link: expected a revision; got {link!r}: {error}") from None
+    target = link or gates[0].base
     linked = [entry.committed for entry in gates if entry.base == target]
     since = {entry.commit for entry in gates if not linked or entry.committed > max(linked)}
     return target if len(since) >= EVERY else None

@@ -65,7 +65,11 @@ def _read_history(folder: Path) -> History:
     for file in files_of(folder):
         entries, faults = _read(file)
         found |= {entry.stated_id: entry for entry in entries if entry.machine == file.stem}
-        faults += [Fault(file, 0, "another machine's", e.id) for e in entries if e.machine != file.stem]
+        faults += [
+            Fault(file, 0, "another machine's", f"measured on {e.machine_name or e.machine}")
+            for e in entries
+            if e.machine != file.stem
+        ]
         if faults:
             where = ", ".join(str(fault.line) for fault in faults[:MAX_FAULTS] if fault.line)
             unreadable.append(

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 from tabulate import tabulate
 
-from cnnbench.analysis.chain import Edge, Floats, chained_index, find_steps, find_steps_in_series, moderated
+from cnnbench.analysis.chain import Edge, Floats, chained_index, consistent_steps, find_steps_in_series, moderated
 from tests.histories import Gated, SimulatedHistory, changes, simulate
 
 COMMITS, NEAR = 300, 5
@@ -53,7 +53,7 @@ def edges_of(gates: Sequence[Gated]) -> tuple[list[Edge], float]:
 
 def steps_of_gates(history: SimulatedHistory, seen: int, least: float) -> Told:
     edges, degrees = edges_of([gate for gate in history.gates if gate.head < seen])
-    return [(step.at, step.log) for step in find_steps(edges, seen, least, degrees)]
+    return [(step.at, step.log) for step in consistent_steps(edges, seen, least, degrees)[0]]
 
 
 def index_of(history: SimulatedHistory, seen: int) -> Floats:
