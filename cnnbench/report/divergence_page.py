@@ -8,7 +8,7 @@ import numpy as np
 from cnnbench.analysis.divergence import LayerErrors
 from cnnbench.report import charts, pictures
 from cnnbench.report.charts import Chart
-from cnnbench.report.divergence import layer_of, verdict
+from cnnbench.report.divergence import layer_of, other_program, verdict
 from cnnbench.report.html import Page, Part, Section, html
 from cnnbench.report.pictures import Picture
 from cnnbench.report.table import Column, Table, figure, table_of, words
@@ -27,7 +27,8 @@ def page(found: Divergence) -> str:
         Section(
             "where",
             "Where they part",
-            [f"{run.name}: {verdict(found, run)}." for run in found.runs],
+            [f"{line}." for line in other_program(found)]
+            + [f"{run.name}: {verdict(found, run)}." for run in found.runs],
             [_heat(found, runs, names)],
         ),
         Section(

@@ -12,14 +12,17 @@ from cnnbench.analysis.activations import Activations, activations_of, channel_a
 from cnnbench.errors import CnnbenchError, InputError
 from cnnbench.networks.receptive import Field, receptive_fields
 from cnnbench.records import artifact
-from cnnbench.records.task_messages import Value
-from cnnbench.runner.artifacts import Artifacts
+from cnnbench.records.dataset import DataSet
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import OwnInput, PrepareTest, TestPrepared, Value
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.tasks.diverge import Comparison, Contender
 from cnnbench.runner.tasks.trace import read
+from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
 
 REFERENCE = "float64"
-MEMORY_BYTES = 10**9
 MAX_SHOWN = 5
 """Layers that a message names."""
 
@@ -41,7 +44,11 @@ class Inspection:
 
     model: str
     image: NDArray[np.float32]
-    """(C, H, W) or (C, L): what was put in."""
+    """(C, H, W) or (C, L): the first that was put in."""
+    source: str
+    """Where it is from, in words."""
+    images: int
+    """How many were put in."""
     kernels: NDArray[np.float32] | None
     """(out, in, height, width) or (out, in, length) of the first convolution."""
     first: str
@@ -50,37 +57,64 @@ class Inspection:
 
 
 def inspect_model(
-    spec: ModelSpec, image: Path | None, layers: str, contenders: Sequence[Contender], batch: int
+    spec: ModelSpec,
+    shown: Path | DataSet | None,
+    layers: str,
+    contenders: Sequence[Contender],
+    batch: int,
+    memory_bytes: int,
 ) -> Inspection:
     """Read the layers whose name matches a pattern, in float64 and in each run.
 
-    Raises InputError for a pattern that nothing matches, and a model without maps; ModelError, WorkerError.
+    They see one image of the user's, `batch` of a data set's test images, or as many reference images.
+    Raises InputError for a pattern that nothing matches, a model without maps, and a data set that does not fit it;
+    ModelError, WorkerError.
     """
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        folder = artifact.folder_of(spec, facts.key)
-        compared = Comparison(spec, folder, facts.batch or batch, MEMORY_BYTES, artifacts.logs, image)
+        folder, batch = artifact.folder_of(spec, facts.key), facts.batch or batch
+        image, source = None, "a reference image"
+        if isinstance(shown, Path):
+            image, source = OwnInput(file=str(shown)), str(shown)
+        elif shown:
+            image, source = _test_images(spec, facts, shown, batch, artifacts.logs)
         chosen: list[int] = []
         found: dict[int, dict[str, Activations]] = {}
+        with Comparison(spec, folder, batch, memory_bytes, artifacts.logs, image) as compared:
 
-        def watch(place: int, run: str, values: NDArray[np.float64]) -> None:
-            if not chosen:
-                chosen.extend(_chosen(spec, compared.values, layers))
-            if place in chosen:
-                axis = channel_axes(compared.values)[place]
-                assert axis is not None
-                found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
+            def watch(place: int, run: str, values: NDArray[np.float64]) -> None:
+                if not chosen:
+                    chosen.extend(_chosen(spec, compared.values, layers))
+                if place in chosen:
+                    axis = channel_axes(compared.values)[place]
+                    assert axis is not None
+                    found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
 
-        compared.run(contenders, watch)
+            compared.run(contenders, watch)
         fields = _fields(spec)
         first = next((value for value in compared.values if value.operator.lower().startswith("conv")), None)
         return Inspection(
             model=spec.label,
             image=compared.image.astype(np.float32),
+            source=source,
+            images=batch,
             kernels=_kernels(folder, first),
             first=first.module if first else "",
             layers=[Layer(compared.values[p], found[p], fields.get(compared.values[p].module)) for p in sorted(found)],
         )
+
+
+def _test_images(
+    spec: ModelSpec, facts: ArtifactFacts, data: DataSet, count: int, folder: Path
+) -> tuple[OwnInput, str]:
+    """A file of so many, and what the first of them is."""
+    if facts.inputs:
+        raise InputError(f"{spec.label}: expected a model of one input; it takes {', '.join(facts.inputs)}")
+    file = str(folder / "images.npy")
+    with Worker(folder / "data.log", machine.usable_threads(), LIMIT_S) as worker:
+        request = PrepareTest(data=data, shape=facts.input_shape, classes=None, out=file, count=count)
+        found = worker.ask(request, TestPrepared)
+    return OwnInput(file=file, is_batch=True), f"{found.classes[found.labels[0]]!r} of {data.name}"
 
 
 def _chosen(spec: ModelSpec, values: Sequence[Value], pattern: str) -> list[int]:
