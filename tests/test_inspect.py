@@ -33,6 +33,7 @@ def test_dead_units_zeros_and_a_histogram_are_counted() -> None:
     assert (found.low, found.high, sum(found.counts)) == (-4, 4, 32)
     assert found.counts[0] == 1
     assert found.mean == pytest.approx((10 - 4 + 4) / 32)
+    assert activations_of(values[:1, :, :1, :1]).dead is None  # of one number, nothing can be told
 
 
 def test_numbers_that_are_none_are_counted_apart() -> None:

@@ -42,7 +42,8 @@ def page(found: Inspection) -> str:
 
 
 CAPTION = (
-    "A unit is a channel. A dead one puts out one and the same number everywhere, on all images. Receptive fields are "
+    "A unit is a channel. A dead one puts out one and the same number everywhere, on all images, if it puts out more "
+    "than one. Receptive fields are "
     "in closed form: the pixels that one place of the output depends on."
 )
 
@@ -118,7 +119,7 @@ def _parts(found: Inspection, number: int, layer: Layer) -> Iterator[Part]:
         slug = f"{number}-{''.join(c if c.isalnum() else '-' for c in run)}"
         shown = f"The first {len(of.maps)} of {of.units} maps" if of.units > len(of.maps) else f"All {of.units} maps"
         caption = f"{shown}, each in shades of its own, from its least number in black to its largest in white."
-        yield Picture(f"maps-{slug}", f"{name_of(layer)}, {run}", caption, pictures.grid(pictures.grey(of.maps)))
+        yield Picture(f"maps-{slug}", f"Feature maps, {run}", caption, pictures.grid(pictures.grey(of.maps)))
         yield Picture(f"histogram-{slug}", f"Numbers, {run}", _numbers(of), _histogram(of))
     if layer.field is not None and found.image.ndim <= 3:
         caption = f"What the middle place of each map depends on: {_size(layer.field)} pixels."
@@ -127,9 +128,10 @@ def _parts(found: Inspection, number: int, layer: Layer) -> Iterator[Part]:
 
 def _numbers(of: Activations) -> str:
     others = f"; {of.not_finite} are none" if of.not_finite else ""
+    dead = "" if of.dead is None else f", {percent(of.dead)} of the units are dead"
     return (
         f"From {significant(of.low)} to {significant(of.high)}, mean {significant(of.mean)}, deviation "
-        f"{significant(of.deviation)}; {percent(of.zeros)} are 0, {percent(of.dead)} of the units are dead{others}. "
+        f"{significant(of.deviation)}; {percent(of.zeros)} are 0{dead}{others}. "
         "Heights are logarithmic."
     )
 
