@@ -11,11 +11,12 @@ from PIL import Image
 from cnnbench.analysis.activations import MAX_SIDE, activations_of, channel_axes, thumbnails
 from cnnbench.errors import ModelError
 from cnnbench.networks.receptive import Field
+from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.task_messages import OwnInput, PrepareTest, Value
 from cnnbench.report.inspection import FIELD_COLOUR, all_pictures, as_json, page
 from cnnbench.report.pictures import BACKGROUND, CURVE_HEIGHT, Picture, beside, curve, grey, grid, signed
-from cnnbench.runner.tasks.inspect import Inspection, Layer
+from cnnbench.runner.tasks.inspect import Inspection, Layer, fields_of
 from cnnbench.worker.data import signals
 from cnnbench.worker.data.read import prepare_test
 from cnnbench.worker.reference.image_file import with_image
@@ -63,6 +64,35 @@ def test_channels_are_followed_through_a_permutation() -> None:
         value("view", (1, 400), 3),
     ]
     assert channel_axes(network) == [1, 3, 3, 1, None]
+
+
+def test_a_value_has_the_receptive_field_of_its_layer_or_of_what_it_is_made_of() -> None:
+    stem, maps = (1, 64, 112, 112), (1, 64, 56, 56)
+    names = {"conv1": stem, "bn1": stem, "relu": stem, "maxpool": maps, "layer1.0.conv1": maps, "layer1.0.bn1": maps}
+    first = [
+        Value(module=name, name=name, operator="", shape=shape, inputs=[place - 1] if place else [])
+        for place, (name, shape) in enumerate(names.items())
+    ]
+    block = [
+        Value(module="layer1.0.relu", name="relu", operator="relu", shape=maps, inputs=[5]),
+        Value(module="layer1.0.conv2", name="conv2d", operator="conv2d", shape=maps, inputs=[6]),
+        Value(module="layer1.0", name="add", operator="add", shape=maps, inputs=[3, 7]),
+        Value(module="layer1.0.relu", name="relu_1", operator="relu", shape=maps, inputs=[8]),
+        Value(module="layer1.0.relu", name="view", operator="view", shape=(1, 64, 3136), inputs=[9]),
+    ]
+    found = fields_of(ARCHITECTURES["resnet18"].network(), [*first, *block])
+    assert [field and [axis.size for axis in field] for field in found] == [
+        *([7, 7], [7, 7], [7, 7], [11, 11], [19, 19], [19, 19]),
+        *([19, 19], [27, 27], [27, 27], [27, 27], ()),
+    ]
+
+
+def test_what_is_spread_over_all_places_makes_the_field_the_whole_image() -> None:
+    network = ARCHITECTURES["lenet5"].network()
+    conv, scale = value("conv1", (1, 6, 24, 24)), value("sigmoid", (1, 6, 1, 1))
+    pooled = [conv, value("pool1", (1, 6, 12, 12), 0), value("mul", (1, 6, 24, 24), 0, 1)]
+    assert fields_of(network, pooled)[2] is None
+    assert fields_of(network, [conv, scale])[1] == ()
 
 
 def test_a_png_is_what_pillow_reads(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from cnnbench.analysis.activations import MAX_MAPS, Activations
 from cnnbench.networks.receptive import Field
 from cnnbench.report import pictures
-from cnnbench.report.format import percent, significant
+from cnnbench.report.format import NONE, percent, significant
 from cnnbench.report.html import Page, Part, Section, html
 from cnnbench.report.pictures import Picture, Pixels
 from cnnbench.report.table import Column, figure, table_of, words
@@ -121,7 +121,7 @@ def _parts(found: Inspection, number: int, layer: Layer) -> Iterator[Part]:
         caption = f"{shown}, each in shades of its own, from its least number in black to its largest in white."
         yield Picture(f"maps-{slug}", f"Feature maps, {run}", caption, pictures.grid(pictures.grey(of.maps)))
         yield Picture(f"histogram-{slug}", f"Numbers, {run}", _numbers(of), _histogram(of))
-    if layer.field is not None and found.image.ndim <= 3:
+    if layer.field and found.image.ndim <= 3:
         caption = f"What the middle place of each map depends on: {_size(layer.field)} pixels."
         yield Picture(f"field-{number}", "Receptive field", caption, _with_field(found, layer))
 
@@ -171,7 +171,7 @@ def _table(layers: Sequence[Layer]) -> Part:
         words("layer", lambda row: name_of(row[0]), axis=True),
         words("run", lambda row: row[1], axis=True),
         words("shape", lambda row: "x".join(map(str, row[0].value.shape[1:]))),
-        words("receptive field", lambda row: "whole image" if row[0].field is None else _size(row[0].field)),
+        words("receptive field", lambda row: "whole image" if row[0].field is None else _size(row[0].field) or NONE),
         figure("dead units", lambda row: row[2].dead, percent),
         figure("zeros", lambda row: row[2].zeros, percent),
         figure("mean", lambda row: row[2].mean),

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from cnnbench.analysis.activations import Activations, activations_of, channel_axes
 from cnnbench.errors import CnnbenchError, InputError
-from cnnbench.networks.receptive import Field, receptive_fields
+from cnnbench.networks.network import Network
+from cnnbench.networks.receptive import Field, joined, receptive_fields
 from cnnbench.records import artifact
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.record import ArtifactFacts
@@ -23,6 +24,11 @@ from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
 
 REFERENCE = "float64"
+POINTWISE = {
+    *("add", "batch_norm", "cat", "clone", "dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "mul"),
+    *("permute", "relu", "relu6", "sigmoid", "silu"),
+}
+"""Operations whose output depends on the same place of their inputs alone; their names are those of torch.export."""
 MAX_SHOWN = 5
 """Layers that a message names."""
 
@@ -35,7 +41,7 @@ class Layer:
     runs: dict[str, Activations]
     """By run; the reference is first."""
     field: tuple[Field, ...] | None
-    """Its receptive field along each axis of the image; None where that is the whole image, or not known."""
+    """Its receptive field along each axis of the image; None where that is the whole image, empty if not known."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def inspect_model(
                     found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
 
             compared.run(contenders, watch)
-        fields = _fields(spec)
+        fields = _fields(spec, compared.values)
         first = next((value for value in compared.values if value.operator.lower().startswith("conv")), None)
         return Inspection(
             model=spec.label,
@@ -100,7 +106,7 @@ def inspect_model(
             images=batch,
             kernels=_kernels(folder, first),
             first=first.module if first else "",
-            layers=[Layer(compared.values[p], found[p], fields.get(compared.values[p].module)) for p in sorted(found)],
+            layers=[Layer(compared.values[p], found[p], fields[p]) for p in sorted(found)],
         )
 
 
@@ -132,12 +138,32 @@ def _chosen(spec: ModelSpec, values: Sequence[Value], pattern: str) -> list[int]
     return found
 
 
-def _fields(spec: ModelSpec) -> dict[str, tuple[Field, ...] | None]:
-    """None are known of a model that cannot be traced."""
+def _fields(spec: ModelSpec, values: Sequence[Value]) -> list[tuple[Field, ...] | None]:
+    """Of each value; none are known of a model that cannot be traced."""
     try:
-        return receptive_fields(read(spec).network)
+        return fields_of(read(spec).network, values)
     except CnnbenchError:
-        return {}
+        return [()] * len(values)
+
+
+def fields_of(network: Network, values: Sequence[Value]) -> list[tuple[Field, ...] | None]:
+    """Of each value: that of the layer of its name and shape, or what its inputs have, where it adds nothing to it."""
+    by_name, shapes = receptive_fields(network), {layer.name: layer.output_shape for layer in network.layers}
+    found: list[tuple[Field, ...] | None] = []
+    for value in values:
+        inputs = [found[place] for place in value.inputs]
+        sides = {values[place].shape[2:] for place in value.inputs}
+        known = [each for each in inputs if each]
+        if shapes.get(value.module) == value.shape[1:]:
+            found.append(by_name[value.module])
+        elif value.operator not in POINTWISE or () in inputs or not inputs:
+            found.append(())
+        elif len(known) < len(inputs) or len(sides) > 1:  # what one place stands for is spread over all
+            found.append(None)
+        else:
+            whole = joined(known)
+            found.append(None if whole is None else tuple(each for each in whole if each is not None))
+    return found
 
 
 def _kernels(folder: Path, first: Value | None) -> NDArray[np.float32] | None:

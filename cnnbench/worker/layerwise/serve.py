@@ -54,7 +54,8 @@ class Reading:
         else:
             from cnnbench.worker.layerwise.torch_run import open_run
 
-            run = open_run(request, self._reference.program if self._reference else None)
+            shared: Any = self._reference.program if self._reference else None
+            run = open_run(request, shared)
         self._runs[request.name] = run
         found: LayersOpened = run.opened()
         return found
