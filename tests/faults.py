@@ -24,23 +24,33 @@ Put = Callable[[onnx.ModelProto, random.Random], Iterator[onnx.NodeProto]]
 """Gives the node that it has broken, or nothing where the network has none that it can break."""
 
 
-def exported(spec: ModelSpec, artifact: Path, file: Path) -> Path:
-    """A model's graph with the artifact's weights as torch's exporter writes it, its norms not yet folded."""
-    from safetensors.torch import load_file
+def fill(spec: ModelSpec, folder: Path) -> Path:
+    """Write what a comparison reads of an artifact, and give the graph as torch's exporter writes it.
 
-    from cnnbench.records.artifact import WEIGHTS
+    Its norms are not yet folded; the artifact's own is made of the same export. Nothing is counted.
+    """
+    from safetensors.torch import save_file
+
+    from cnnbench.records.artifact import FACTS, GOLDEN, GRAPH, WEIGHTS
     from cnnbench.worker import models
-    from cnnbench.worker.export.inference import trace
-    from cnnbench.worker.reference.parity import open_artifact, several
+    from cnnbench.worker.export import inference
+    from cnnbench.worker.reference import inputs as reference_inputs
+    from cnnbench.worker.signature import shapes_of
+    from tests.records import facts
 
-    facts, golden = open_artifact(artifact)
-    module = models.rebuild(spec, facts)
-    module.load_state_dict(load_file(artifact / WEIGHTS))
-    import torch
-
-    program = trace(module, *(torch.from_numpy(x[:2]) for x in several(golden.images)))
-    program.save(str(file))
-    return file
+    folder.mkdir()
+    module, inputs = models.build(spec)
+    reference_inputs.randomise_degenerate(module, inputs, spec.seed)
+    (images,) = reference_inputs.draw(2, inputs, spec.seed)
+    (reference,) = reference_inputs.reference(module, (images,))
+    save_file({name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}, folder / WEIGHTS)
+    save_file({"images": images, "reference": reference}, folder / GOLDEN)
+    known = {"input_shape": shapes_of(inputs)[0], "classes": reference.shape[1]}
+    (folder / FACTS).write_text(facts().model_copy(update=known).model_dump_json())
+    program = inference.trace(module, images)
+    program.save(str(folder / "right.onnx"))
+    inference.save(program, module, folder / GRAPH)
+    return folder / "right.onnx"
 
 
 def broken(source: Path, kind: str, seed: int, out: Path) -> str:

@@ -32,6 +32,21 @@ def gives_a_number() -> int:
     return 42
 
 
+class OtherWhenExported(nn.Module):
+    """Takes another path when it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.rest = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        y = self.first(images)
+        logits: Tensor = self.rest(y if torch.compiler.is_exporting() else y.relu())
+        return logits
+
+
 class Conditioned(nn.Module):
     """Of an image and a vector."""
 

@@ -12,6 +12,7 @@ from cnnbench.records import messages, task_messages
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
 from cnnbench.records.run_folder import Store, read_run
+from cnnbench.report.tables import run_tables
 from cnnbench.runner.budget import Budget
 from tests import scripted
 from tests.conftest import Cli, FillDisk, write_suite
@@ -112,6 +113,20 @@ def test_of_wrong_outputs_the_layer_is_recorded_where_they_begin(run: Runs, monk
     _, _, found = run(INFERENCE, Says("open", opened, runtime="ort", batch=4))
     assert found[ORT].reasons[-1] == Reason(code="parity", detail="begins at conv2 of ort")
     assert found[EAGER].reasons == []
+    assert any("begins at conv2 of ort" in note for table in run_tables(read_run(Path("out"))) for note in table.notes)
+
+
+def test_of_a_wrong_step_the_first_wrong_gradient_is_recorded_and_on_the_page(run: Runs) -> None:
+    begins = "ort, the first wrong gradient going backwards, conv2.weight"
+    wrong = [Parity(what="ort, parameters after 1 step, worst conv1.weight", error=0.3, limit=0.01)]
+    wrong.append(Parity(what=begins, error=0.2, limit=0.01))
+    _, _, found = run(
+        TRAINING, Says("open", messages.Opened(load_s=0.1, first_call_s=0.01, parity=wrong), runtime="ort")
+    )
+    record = found["lenet5/training/ort/cpu/fp32/b4"]
+    detail = f"{begins}, error 2.0e-01, limit 1.0e-02 (relative)"
+    assert (record.status, record.reasons[-1]) == ("invalid", Reason(code="parity", detail=detail))
+    assert any(detail in note for table in run_tables(read_run(Path("out"))) for note in table.notes)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Where two runs part, layer by layer: faults in exported graphs are found, and right ones are accused of nothing."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,15 +12,18 @@ import pytest
 
 from cnnbench.errors import InputError
 from cnnbench.networks.registry import ARCHITECTURES
+from cnnbench.records import artifact
 from cnnbench.records.artifact import GRAPH
 from cnnbench.records.task_messages import Value
 from cnnbench.report.divergence_page import page
+from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.tasks.annotate import NO_NUMBER, export_errors
 from cnnbench.runner.tasks.diverge import (
     Contender,
     Divergence,
     LayerRun,
     diverge,
+    diverge_artifact,
     members,
     parse_contender,
     where_it_begins,
@@ -30,7 +32,7 @@ from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.layerwise.names import Origin, places_of
 from cnnbench.worker.profilers.onnx_origin import values
 from tests.conftest import Cli
-from tests.faults import FAULTS, broken, exported
+from tests.faults import FAULTS, broken, fill
 
 SIGNALS = ModelSpec.checked("cnn1d", (256,), 5)
 NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf")
@@ -42,21 +44,14 @@ RENAMED = {"images": "images"}
 ArtifactOf = Callable[[ModelSpec], Path]
 
 
-def judged(
-    spec: ModelSpec,
-    source: Path,
-    folder: Path,
-    faults: Sequence[str] = tuple(FAULTS),
-    right: Sequence[str] = RIGHT,
-    memory_bytes: int = GB,
-    then: Callable[[Divergence, dict[str, Path], Path], object] = lambda *_: None,
-) -> tuple[dict[str, str], Divergence]:
-    """The module that is broken in each file, and the comparison of these files and of right runs."""
+def contenders(
+    source: Path, folder: Path, faults: Sequence[str] = tuple(FAULTS), right: Sequence[str] = RIGHT
+) -> tuple[dict[str, str], list[Contender]]:
+    """The module that is broken in each of some files; these files, their source, and right runs."""
     files = {kind: folder / f"{kind}.onnx" for kind in faults}
     seeds = {kind: seed for seed, kind in enumerate(FAULTS)}
     where = {str(file): broken(source, kind, seeds[kind], file) for kind, file in files.items()}
-    runs = [parse_contender(each) for each in (*where, str(source), *right)]
-    return where, diverge(spec, runs, 2, memory_bytes, then)
+    return where, [parse_contender(each) for each in (*where, str(source), *right)]
 
 
 def named(found: Divergence, run: LayerRun) -> str | None:
@@ -73,7 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def signals(artifact_of: ArtifactOf, folder: Path) -> tuple[dict[str, str], Divergence]:
     """Of groups of layers, since the memory does not hold all."""
     export = partial(export_errors, folder / "errors")
-    return judged(SIGNALS, artifact_of(SIGNALS) / GRAPH, folder, FEW_FAULTS, FEW_RIGHT, LITTLE, export)
+    where, runs = contenders(artifact_of(SIGNALS) / GRAPH, folder, FEW_FAULTS, FEW_RIGHT)
+    return where, diverge(SIGNALS, runs, 2, LITTLE, export)
 
 
 def test_each_fault_is_found_in_the_layer_that_has_it_and_right_runs_are_accused_of_none(
@@ -241,15 +237,13 @@ def test_layers_of_onnx_runtime_are_read_without_torch() -> None:
 
 
 @pytest.mark.slow
-def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_accused(
-    artifact_of: ArtifactOf, tmp_path: Path
-) -> None:
+def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_accused(tmp_path: Path) -> None:
     hits, accused, total, right = [], [], 0, 0
     for name in NETWORKS:
         assert name in ARCHITECTURES
         spec, folder = ModelSpec.checked(name, (64, 64), 10), tmp_path / name
-        folder.mkdir()
-        where, found = judged(spec, exported(spec, artifact_of(spec), folder / "right.onnx"), folder)
+        where, runs = contenders(fill(spec, folder), folder)
+        found = diverge_artifact(spec, folder, runs, 2, GB, tmp_path)
         for run in found.runs:
             if run.name in where:
                 total += 1
@@ -263,10 +257,9 @@ def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_
 
 
 @pytest.mark.slow
-def test_of_a_case_whose_outputs_differ_the_layer_is_named(artifact_of: ArtifactOf, tmp_path: Path) -> None:
+def test_of_a_case_whose_outputs_differ_the_layer_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
-    shutil.copytree(artifact_of(SIGNALS), folder)
-    source = exported(SIGNALS, folder, tmp_path / "right.onnx")
+    source = fill(SIGNALS, folder)
     case = Case(spec=SIGNALS, workload="inference", runtime="ort", batch=8)
     assert where_it_begins(case, folder, tmp_path) is None
     module = broken(source, "dropped bias", 0, folder / GRAPH)
@@ -274,6 +267,33 @@ def test_of_a_case_whose_outputs_differ_the_layer_is_named(artifact_of: Artifact
     assert begins is not None
     assert begins.startswith(f"begins at {module} ")
     assert begins.endswith(", bias")
+
+
+@pytest.mark.slow
+def test_a_model_that_is_another_when_it_is_exported_is_told(cli: Cli, tmp_path: Path) -> None:
+    told = cli("diverge", "own_models:OtherWhenExported", "--image-size", "16", "ort", "--json")
+    assert told.returncode == 1, told.stderr
+    found = json.loads(told.stdout)
+    assert found["exported_program_off_by"] > 0.1
+    assert found["runs"][0]["first_wrong"] is None
+    spec = ModelSpec.checked("own_models:OtherWhenExported", (16, 16), None)
+    with Artifacts() as artifacts:
+        folder = artifact.folder_of(spec, artifacts.get(spec).key)
+        begins = where_it_begins(Case(spec=spec, workload="inference", runtime="ort", batch=8), folder, tmp_path)
+    assert begins is not None
+    assert begins.startswith("the program that torch.export makes of the model puts out other values than the model")
+
+
+@pytest.mark.slow
+def test_a_case_in_another_layout_is_compared_too(tmp_path: Path) -> None:
+    spec = ModelSpec.checked("lenet5", None, 10)
+    fill(spec, tmp_path / "artifact")
+    case = Case(spec=spec, workload="inference", runtime="eager", batch=2, layout="channels_last")
+    found = diverge_artifact(
+        spec, tmp_path / "artifact", [Contender(case.id, "eager", layout=case.layout)], 2, GB, tmp_path
+    )
+    assert found.runs[0].asked == 0.0
+    assert found.runs[0].first is None
 
 
 @pytest.mark.slow

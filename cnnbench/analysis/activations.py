@@ -23,8 +23,8 @@ class Activations:
 
     units: int
     """Channels."""
-    dead: float
-    """The share of units that put out nothing but one number on all images."""
+    dead: float | None
+    """The share of units that put out one and the same number everywhere, on all images; None if each puts out one."""
     zeros: float
     """The share of numbers that are 0."""
     mean: float
@@ -45,7 +45,7 @@ def activations_of(values: Array) -> Activations:
     units = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
     return Activations(
         units=len(units),
-        dead=float(np.mean((units == units[:, :1]).all(axis=1))),
+        dead=float(np.mean((units == units[:, :1]).all(axis=1))) if units.shape[1] > 1 else None,
         zeros=float(np.mean(values == 0)),
         mean=float(finite.mean()) if finite.size else 0.0,
         deviation=float(finite.std()) if finite.size else 0.0,

@@ -68,8 +68,8 @@ class LayerErrors:
 def errors_of(
     place: int,
     exact: Array,
-    made: Array,
-    fed: Array,
+    made: NDArray[np.floating],
+    fed: NDArray[np.floating],
     rounding_rms: float,
     rounding_largest: float,
     precision: str = "fp32",
@@ -78,23 +78,26 @@ def errors_of(
 
     Of values that are not finite in the reference either, nothing is said.
     """
-    nan, infinite = int(np.isnan(made).sum()), int(np.isinf(made).sum())
+    nan = infinite = 0
+    if not np.isfinite(made).all():
+        nan, infinite = int(np.isnan(made).sum()), int(np.isinf(made).sum())
     coarse = ROUNDOFF[precision]
-    rms, peak = _rms(exact), float(np.abs(exact).max(initial=0.0))
+    rms, peak = _rms(exact), _peak(exact)
     limits: list[float] = [
         max(ROOM * own * coarse, MIN_ADDED * coarse * whole, TINY)
         for own, whole in ((rounding_rms, rms), (rounding_largest, peak))
     ]
-    if not np.isfinite(exact).all():
+    if not math.isfinite(peak):
         return LayerErrors(place, None, None, None, nan, infinite, None, None, None, math.inf, 0.0)
     unit = rms or 1.0
     if fed.shape != exact.shape:
         excess = math.inf
         added = None
     else:
-        difference = np.abs(fed - exact)
-        excess = max(_rms(difference) / limits[0], float(difference.max(initial=0.0)) / limits[1])
-        excess, added = (excess, _rms(difference) / unit) if np.isfinite(excess) else (math.inf, None)
+        difference = fed - exact
+        rest = _rms(difference)
+        excess = max(rest / limits[0], _peak(difference) / limits[1])
+        excess, added = (excess, rest / unit) if math.isfinite(excess) else (math.inf, None)
     whole = made - exact if made.shape == exact.shape else None
     error = _rms(whole) if whole is not None and not nan + infinite else None
     product = _rms(made) * rms if error is not None else 0.0
@@ -102,8 +105,8 @@ def errors_of(
     return LayerErrors(
         place=place,
         snr_db=20 * math.log10(rms / error) if error and rms else None,
-        cosine=float(np.mean(exact * made)) / product if product else None,
-        largest=float(np.abs(whole).max(initial=0.0)) if error is not None and whole is not None else None,
+        cosine=float(np.dot(exact.ravel(), made.ravel())) / made.size / product if product else None,
+        largest=_peak(whole) if error is not None and whole is not None else None,
         nan=nan,
         infinite=infinite,
         error=None if error is None else error / unit,
@@ -114,9 +117,14 @@ def errors_of(
     )
 
 
-def _rms(values: Array) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
+def _rms(values: NDArray[np.floating]) -> float:
+    flat = np.asarray(values, np.float64).ravel()
+    return math.sqrt(np.dot(flat, flat) / flat.size) if flat.size else 0.0
+
+
+def _peak(values: NDArray[np.floating]) -> float:
+    """The largest absolute value; NaN if there is one."""
+    return float(max(values.max(), -values.min())) if values.size else 0.0
 
 
 def first_wrong(layers: Sequence[LayerErrors]) -> LayerErrors | None:

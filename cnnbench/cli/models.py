@@ -62,6 +62,9 @@ FrozenNorm = Annotated[
     Literal["eval", "train"],
     typer.Option(help="Mode of batch normalisation in what --trainable leaves out."),
 ]
+GroupMemory = Annotated[
+    str, typer.Option(help="The most that the values of a group of layers may take, such as 500MB or 2GB.")
+]
 
 
 @app.command()
@@ -292,9 +295,7 @@ def diverge(
     inputs: Inputs = None,
     batch: Annotated[int, typer.Option(min=1, max=64, help="Reference images.")] = 2,
     weights: Weights = None,
-    memory: Annotated[
-        str, typer.Option(help="The most that the values of a group of layers may take, such as 500MB or 2GB.")
-    ] = "1GB",
+    memory: GroupMemory = "1GB",
     page: Annotated[
         Path | None, typer.Option(help="An HTML file to write: heat map, maps of the worst layers.")
     ] = None,
@@ -306,7 +307,7 @@ def diverge(
 ) -> None:
     """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
 
-    Exit code 0 if rounding explains all, 1 if a layer is worse.
+    Exit code 0 if rounding explains all, 1 if a layer is worse, or the model's exported program is another.
     Example: cnnbench diverge resnet50 ort eager/amp-bf16 --page layers.html
     Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
@@ -333,7 +334,7 @@ def diverge(
         print_json(divergence.as_json(found))
     else:
         typer.echo("\n".join(divergence.text(found)))
-    if any(run.first for run in found.runs):
+    if found.is_other_program or any(run.first for run in found.runs):
         raise typer.Exit(common.EXIT_DISAGREE)
 
 
@@ -345,13 +346,19 @@ def inspect_layers(
     channels: Channels = None,
     inputs: Inputs = None,
     weights: Weights = None,
-    image: Annotated[
-        Path | None, typer.Option(help="A picture, or numbers (.npy, .csv, .txt); reference images if not given.")
+    image: Annotated[Path | None, typer.Option(help="A picture, or numbers (.npy, .csv, .txt).")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|digits|shapes|signals", help="Test images of a data set, as of `cnnbench evaluate`."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Images; 16 of --data, 2 reference images if not given.")
     ] = None,
     layers: Annotated[str, typer.Option(metavar="GLOB", help="Layers by name, such as 'layer1.*'.")] = "*",
     runs: Annotated[
         list[str] | None, typer.Option("--run", help="What to show beside float64: ort, eager/amp-bf16, an ONNX file.")
     ] = None,
+    memory: GroupMemory = "1GB",
     out: Annotated[
         Path | None, typer.Option(help="A folder for the page and PNG files; MODEL-layers if not given.")
     ] = None,
@@ -359,21 +366,28 @@ def inspect_layers(
 ) -> None:
     """Show what each layer puts out: feature maps, histograms, dead units, kernels, receptive fields.
 
+    Images are one of yours, a data set's, or reference images.
     Example: cnnbench inspect resnet18 --weights DEFAULT --image cat.jpg --layers 'layer1.*'
+    Example: cnnbench inspect lenet5 --data /usr/share/datasets/fashion-mnist
     """
     from functools import partial
 
-    from cnnbench.records import files
+    from cnnbench.records import dataset, files
     from cnnbench.records.artifact import file_name
     from cnnbench.report import inspection
     from cnnbench.runner.tasks import diverge as task
     from cnnbench.runner.tasks.inspect import inspect_model
 
     contenders = [checked(partial(task.parse_contender, model=model), each, "--run") for each in runs or ["ort"]]
+    limit_bytes = checked(parse_bytes, memory, "--memory")
+    if image and (data or batch):
+        raise InputError("--image: is one image, instead of --data and --batch; give it alone")
     if image and not image.is_file():
         raise InputError(f"--image: {str(image)!r}: there is no such file")
+    shown = dataset.find(data) if data else image
     chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
-    found = inspect_model(chosen, image, layers, contenders, 1 if image else 2)
+    count = batch or (1 if image else 16 if data else 2)
+    found = inspect_model(chosen, shown, layers, contenders, count, limit_bytes)
     folder = out or Path(f"{file_name(chosen.label)}-layers")
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "layers.html", inspection.page(found))

@@ -93,7 +93,7 @@ def _after(op: Op, inputs: Sequence[tuple[Fields | None, Shape]], y: Shape) -> F
         strides = op.kernel if op.stride is None else op.stride
         return _windows(fields, *(per_axis(value, axes) for value in (op.kernel, strides, op.padding, 1)))
     if isinstance(op, POINTWISE) and all(shape[1:] == x[1:] for _, shape in inputs):
-        return _joined([each for each, _ in inputs if each is not None])
+        return joined([each for each, _ in inputs if each is not None])
     return None
 
 
@@ -119,7 +119,7 @@ def _transposed(x: Field, k: int, s: int, p: int, d: int) -> Field:
     return Field(x.jump / s, x.low + x.jump * (p - d * (k - 1)) / s, x.high + x.jump * p / s)
 
 
-def _joined(all_: Sequence[Fields]) -> Fields | None:
+def joined(all_: Sequence[Fields]) -> Fields | None:
     """The smallest field that holds all; None where their places are not one another's."""
     found: list[Field | None] = []
     for same in zip(*all_, strict=True):

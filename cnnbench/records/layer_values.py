@@ -1,6 +1,7 @@
 """Where workers put the values of layers, and their parent finds them: one file for each, in a folder of one task."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ def save(folder: str | Path, name: str, place: int, values: NDArray[np.generic])
     np.save(Path(folder) / f"{name}-{place}.npy", values)
 
 
-def load(folder: str | Path, name: str, place: int) -> NDArray[np.generic]:
+def load(folder: str | Path, name: str, place: int) -> NDArray[Any]:
     """Read them."""
-    values: NDArray[np.generic] = np.load(Path(folder) / f"{name}-{place}.npy", allow_pickle=False)
+    values: NDArray[Any] = np.load(Path(folder) / f"{name}-{place}.npy", allow_pickle=False)
     return values
 
 

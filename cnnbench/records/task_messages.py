@@ -178,10 +178,12 @@ class PrepareTest(Request):
     data: DataSet
     shape: tuple[int, ...]
     """(C, H, W) of the model's images, or (C, L) of its signals."""
-    classes: int
-    """Of the model."""
+    classes: int | None
+    """Of the model; None where labels are not used."""
     out: str
     """The file, which ends in `.npy`."""
+    count: int | None = None
+    """Only so many, of each class as many as of any other, and as the model takes them: (N, *shape) float32."""
 
 
 class TestPrepared(Frozen):
@@ -239,6 +241,15 @@ class Value(Frozen):
     """The places of the values that it is computed from, the nearest ones that are listed."""
 
 
+class OwnInput(Frozen):
+    """What is put into a model instead of reference images."""
+
+    file: str
+    """A picture, or numbers."""
+    is_batch: bool = False
+    """Whether it is the whole batch (N, ...) as the model takes it, in `.npy`; else one image, which is scaled."""
+
+
 class OpenReference(Request):
     """List the values of a model, in order, before they are read in float64."""
 
@@ -248,8 +259,7 @@ class OpenReference(Request):
     """The artifact's."""
     batch: int
     threads: int
-    image: str | None = None
-    """A file of the user's own image or signal, instead of reference images."""
+    image: OwnInput | None = None
 
 
 class ReferenceOpened(Frozen):
@@ -262,6 +272,8 @@ class OpenLayers(Request):
     """Prepare a run of a case, or of an ONNX file of the user's, and find which of the values it has."""
 
     op: Literal["open_layers"] = "open_layers"
+    name: str
+    """By which the run is read, one of several in the process."""
     case: Case
     folder: str
     """The artifact's."""
@@ -270,7 +282,7 @@ class OpenLayers(Request):
     scratch: str
     values: list[Value]
     threads: int
-    image: str | None = None
+    image: OwnInput | None = None
 
 
 class LayersOpened(Frozen):
@@ -323,6 +335,8 @@ class ReferenceRead(Frozen):
     """For each run, the rounding of each of its values, by place."""
 
     rounding: list[dict[int, Rounding]]
+    off: float | None = None
+    """At the end, how far the outputs are from the model's own in float64, in their RMS; None where that is unknown."""
 
 
 class ReadLayers(Request):
@@ -332,7 +346,7 @@ class ReadLayers(Request):
     until: int
     folder: str
     name: str
-    """Begins the files' names."""
+    """The run's; begins the files' names."""
 
 
 class LayersRead(Frozen):

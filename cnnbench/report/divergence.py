@@ -8,7 +8,7 @@ from cnnbench.analysis.divergence import LayerErrors, growth
 from cnnbench.records.task_messages import Value
 from cnnbench.report.format import NONE, significant
 from cnnbench.report.plain import lines_of
-from cnnbench.runner.tasks.diverge import Divergence, LayerRun
+from cnnbench.runner.tasks.diverge import OTHER_PROGRAM, Divergence, LayerRun
 
 MAX_ROWS = 10
 """Of a run's layers in text: those that add most beyond what rounding explains."""
@@ -39,6 +39,7 @@ def as_json(found: Divergence) -> dict[str, Any]:
     return {
         "model": found.model,
         "batch": found.batch,
+        "exported_program_off_by": found.off,
         "values": [{"layer": layer_of(value, found.model), **value.model_dump()} for value in found.values],
         "runs": [_run_as_json(found, run) for run in found.runs],
     }
@@ -108,9 +109,19 @@ def _grown(found: Divergence, run: LayerRun) -> str:
     return f"; what they add grows on the way: {steps}"
 
 
+def other_program(found: Divergence) -> list[str]:
+    """That the layers are not the model's, if that is so."""
+    if not found.is_other_program:
+        return []
+    return [
+        f"{OTHER_PROGRAM}, by {_share(found.off or 0.0)} of their signal: it takes another path when it is exported"
+    ]
+
+
 def text(found: Divergence) -> Iterator[str]:
     """The same for people, line by line."""
     yield f"{found.model}, {found.batch} images, each layer against float64; errors in units of the layer's RMS"
+    yield from other_program(found)
     for run in found.runs:
         yield f"\n{run.name}: {verdict(found, run)}"
         yield f"  {len(run.layers)} of {len(found.values)} values exist as it is shipped{_asked(run)}"

@@ -8,7 +8,7 @@ import numpy as np
 from cnnbench.analysis.divergence import LayerErrors
 from cnnbench.report import charts, pictures
 from cnnbench.report.charts import Chart
-from cnnbench.report.divergence import layer_of, verdict
+from cnnbench.report.divergence import layer_of, other_program, verdict
 from cnnbench.report.html import Page, Part, Section, html
 from cnnbench.report.pictures import Picture
 from cnnbench.report.table import Column, Table, figure, table_of, words
@@ -27,7 +27,8 @@ def page(found: Divergence) -> str:
         Section(
             "where",
             "Where they part",
-            [f"{run.name}: {verdict(found, run)}." for run in found.runs],
+            [f"{line}." for line in other_program(found)]
+            + [f"{run.name}: {verdict(found, run)}." for run in found.runs],
             [_heat(found, runs, names)],
         ),
         Section(
@@ -72,9 +73,11 @@ def _heat(found: Divergence, runs: list[LayerRun], names: dict[int, str]) -> Cha
             color=alt.Color("value:Q", title="log10 of the error", scale=alt.Scale(scheme="viridis")),
             description="description:N",
         )
-        .properties(width=charts.WIDTH * 1.6, height=max(40, charts.ROW * len(runs)))
+        .properties(width=charts.WIDTH * 1.25, height=max(40, charts.ROW * len(runs)))
     )
-    spec = chart.facet(row=alt.Row("what:N", title=None, sort=["error", "added"]))
+    header = alt.Header(labelAngle=0, labelOrient="top", labelAnchor="start")
+    spec = chart.facet(row=alt.Row("what:N", title=None, sort=["error", "added"], header=header))
+    spec = spec.properties(padding={"left": 32, "right": 12, "top": 5, "bottom": 5})  # names of runs are long
     caption = (
         "Each column is a value of the network. Upper rows: its error against float64; lower rows: what the layer "
         "adds, fed with the reference's values. Where a row has a gap, the run has no such value, or it is no number."

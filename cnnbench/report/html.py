@@ -47,6 +47,8 @@ class Section:
     heading: str
     prose: Sequence[str] = ()
     parts: Sequence[Part] = ()
+    in_nav: bool = True
+    """Whether the list of sections has it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from cnnbench.analysis.activations import MAX_MAPS, Activations
 from cnnbench.networks.receptive import Field
 from cnnbench.report import pictures
-from cnnbench.report.format import percent, significant
+from cnnbench.report.format import NONE, percent, significant
 from cnnbench.report.html import Page, Part, Section, html
 from cnnbench.report.pictures import Picture, Pixels
 from cnnbench.report.table import Column, figure, table_of, words
@@ -32,16 +32,18 @@ def page(found: Inspection) -> str:
         Section("input", "Input and first kernels", (), _input(found)),
         Section("layers", "Layers", [CAPTION], [_table(found.layers)]),
         *(
-            Section(f"layer-{number}", name_of(layer), (), list(_parts(found, number, layer)))
+            Section(f"layer-{number}", name_of(layer), (), list(_parts(found, number, layer)), in_nav=False)
             for number, layer in enumerate(found.layers)
         ),
     ]
-    subtitle = f"what its layers put out for one image, in {names}"
+    images = f"{found.images} images, with the maps of the first" if found.images > 1 else "one image"
+    subtitle = f"what its layers put out for {images}, in {names}"
     return html(Page(found.model, subtitle, sections, origin="by cnnbench inspect"))
 
 
 CAPTION = (
-    "A unit is a channel. A dead one puts out one and the same number everywhere, on all images. Receptive fields are "
+    "A unit is a channel. A dead one puts out one and the same number everywhere, on all images, if it puts out more "
+    "than one. Receptive fields are "
     "in closed form: the pixels that one place of the output depends on."
 )
 
@@ -59,6 +61,8 @@ def as_json(found: Inspection) -> dict[str, Any]:
     """The figures, for programs."""
     return {
         "model": found.model,
+        "image": found.source,
+        "images": found.images,
         "layers": [
             {
                 "layer": layer.value.module,
@@ -86,7 +90,8 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
 
 def _input(found: Inspection) -> list[Part]:
-    made: list[Part] = [Picture("input", "Input", "What was put in, scaled to mean 0 and deviation 1.", _image(found))]
+    caption = f"What was put in: {found.source}, normalised as the model takes it."
+    made: list[Part] = [Picture("input", "Input", caption, _image(found))]
     if found.kernels is not None:
         kernels = found.kernels[:MAX_MAPS]
         if kernels.ndim == 5:  # of volumes, the middle slice
@@ -101,9 +106,11 @@ def _input(found: Inspection) -> list[Part]:
 
 def _image(found: Inspection) -> Pixels:
     image = found.image[:, found.image.shape[1] // 2] if found.image.ndim > 3 else found.image
-    if image.ndim == 3 and len(image) == 3:
+    if image.ndim < 3:
+        return pictures.curve(image)
+    if len(image) == 3:
         return pictures.grid(pictures.colour(image[None]))
-    return pictures.grid(pictures.grey(image if image.ndim > 1 else image[None]), columns=1)
+    return pictures.grid(pictures.grey(image), columns=1)
 
 
 def _parts(found: Inspection, number: int, layer: Layer) -> Iterator[Part]:
@@ -112,18 +119,19 @@ def _parts(found: Inspection, number: int, layer: Layer) -> Iterator[Part]:
         slug = f"{number}-{''.join(c if c.isalnum() else '-' for c in run)}"
         shown = f"The first {len(of.maps)} of {of.units} maps" if of.units > len(of.maps) else f"All {of.units} maps"
         caption = f"{shown}, each in shades of its own, from its least number in black to its largest in white."
-        yield Picture(f"maps-{slug}", f"{name_of(layer)}, {run}", caption, pictures.grid(pictures.grey(of.maps)))
+        yield Picture(f"maps-{slug}", f"Feature maps, {run}", caption, pictures.grid(pictures.grey(of.maps)))
         yield Picture(f"histogram-{slug}", f"Numbers, {run}", _numbers(of), _histogram(of))
-    if layer.field is not None and found.image.ndim == 3:
+    if layer.field and found.image.ndim <= 3:
         caption = f"What the middle place of each map depends on: {_size(layer.field)} pixels."
         yield Picture(f"field-{number}", "Receptive field", caption, _with_field(found, layer))
 
 
 def _numbers(of: Activations) -> str:
     others = f"; {of.not_finite} are none" if of.not_finite else ""
+    dead = "" if of.dead is None else f", {percent(of.dead)} of the units are dead"
     return (
         f"From {significant(of.low)} to {significant(of.high)}, mean {significant(of.mean)}, deviation "
-        f"{significant(of.deviation)}; {percent(of.zeros)} are 0, {percent(of.dead)} of the units are dead{others}. "
+        f"{significant(of.deviation)}; {percent(of.zeros)} are 0{dead}{others}. "
         "Heights are logarithmic."
     )
 
@@ -141,11 +149,12 @@ def _histogram(of: Activations) -> Pixels:
 def _with_field(found: Inspection, layer: Layer) -> Pixels:
     whole = _image(found).copy()
     assert layer.field is not None
-    height, width = found.image.shape[1:]
-    (top, bottom), (left, right) = (
+    sides = found.image.shape[1:]
+    *rows, (left, right) = (
         axis.at(side // 2, pixels)
-        for axis, side, pixels in zip(layer.field, layer.value.shape[-2:], (height, width), strict=True)
+        for axis, side, pixels in zip(layer.field, layer.value.shape[-len(sides) :], sides, strict=True)
     )
+    top, bottom = rows[0] if rows else (0, len(whole))
     for lines, columns in (((top, bottom - 1), slice(left, right)), (slice(top, bottom), (left, right - 1))):
         whole[lines, columns] = FIELD_COLOUR
     return whole
@@ -162,7 +171,7 @@ def _table(layers: Sequence[Layer]) -> Part:
         words("layer", lambda row: name_of(row[0]), axis=True),
         words("run", lambda row: row[1], axis=True),
         words("shape", lambda row: "x".join(map(str, row[0].value.shape[1:]))),
-        words("receptive field", lambda row: "whole image" if row[0].field is None else _size(row[0].field)),
+        words("receptive field", lambda row: "whole image" if row[0].field is None else _size(row[0].field) or NONE),
         figure("dead units", lambda row: row[2].dead, percent),
         figure("zeros", lambda row: row[2].zeros, percent),
         figure("mean", lambda row: row[2].mean),

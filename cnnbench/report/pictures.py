@@ -20,6 +20,8 @@ GAP = 1
 """Pixels between the maps of a grid."""
 SIGNAL_ROW = 6
 """Pixels that one number of a signal is high."""
+CURVE_HEIGHT = 80
+"""Of a signal's curve, in pixels; it is as wide as the signal is long."""
 MIN_SHOWN = 220
 """The least width that a grid is drawn with on a page, in pixels."""
 BACKGROUND = (128, 128, 140)
@@ -84,6 +86,18 @@ def colour(tiles: NDArray[np.floating]) -> Pixels:
     shades = grey(np.asarray(tiles, np.float64).reshape(len(tiles), -1))[..., 0]
     found: Pixels = shades.reshape(tiles.shape).transpose(0, 2, 3, 1)
     return found
+
+
+def curve(signal: Maps) -> Pixels:
+    """A signal (C, L), or one number for each of C channels, as a curve for each channel, each on its own scale."""
+    values = np.asarray(signal, np.float64).reshape(len(signal), -1)
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    rows = np.rint((high - values) / np.where(high > low, high - low, 1) * (CURVE_HEIGHT - 1)).astype(int)
+    after = np.concatenate([rows[:, 1:], rows[:, -1:]], axis=1)
+    top, bottom = np.minimum(rows, after), np.maximum(rows, after)  # a line to the next place
+    places = np.arange(CURVE_HEIGHT)[:, None]
+    is_ink = (places >= top[:, None]) & (places <= bottom[:, None])
+    return grid(np.where(is_ink[..., None], np.uint8(0), np.uint8(255)).repeat(3, axis=-1), columns=1)
 
 
 def signed(maps: Maps) -> Pixels:

@@ -1,4 +1,7 @@
-"""A model in several runtimes, layer by layer, each run in a process of its own and beside float64."""
+"""A model in several runtimes, layer by layer, beside float64.
+
+Runs of PyTorch are in the reference's process and share its trace and weights; graphs are in another, without PyTorch.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,6 +20,7 @@ from cnnbench.records.task_messages import (
     LayersRead,
     OpenLayers,
     OpenReference,
+    OwnInput,
     ReadLayers,
     ReadReference,
     ReferenceOpened,
@@ -27,7 +31,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import AMP, Case, ModelSpec, Precision
+from cnnbench.suite.case import AMP, Case, Layout, ModelSpec, Precision
 from cnnbench.suite.runtimes import REFERENCE, TRAINED, cannot, check_name, runtime_kind
 
 COMPARED = ("eager", "compile", "ort")
@@ -38,11 +42,14 @@ MAP_AXES = 3
 """Of a value with maps: a batch, channels, and places."""
 COPIES = 3
 """Of a layer's numbers in a run's files and in the process that compares them: as it ran, as it was fed, the error."""
+MAX_OFF = 1e-6
+"""Of a program from its model, both in float64."""
 MEMORY_BYTES, MAX_BATCH = 10**9, 2
 """For a case of a run whose outputs differ."""
 UNOPTIMISED = "ort:disabled"
 MAX_PICTURED, MAX_MAPS = 3, 8
 """Layers of a run whose maps are kept, beside the first wrong one, and maps of each."""
+OTHER_PROGRAM = "the program that torch.export makes of the model puts out other values than the model itself"
 
 
 Watch = Callable[[int, str, Array], None]
@@ -57,8 +64,14 @@ class Contender:
     """As it was given."""
     runtime: str
     precision: Precision = "fp32"
+    layout: Layout = "nchw"
     file: str | None = None
     """The user's ONNX file, instead of the model in the runtime."""
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether it is read in a process that has imported PyTorch."""
+        return not self.file and runtime_kind(self.runtime).runs_in_torch
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,13 @@ class Divergence:
     batch: int
     values: list[Value]
     runs: list[LayerRun]
+    off: float | None = None
+    """How far the outputs of the program that is the reference are from the model's own, in their RMS."""
+
+    @property
+    def is_other_program(self) -> bool:
+        """Whether torch.export made another program than the model: it takes another path when it is exported."""
+        return self.off is not None and self.off > MAX_OFF
 
 
 def parse_contender(text: str, model: str = "") -> Contender:
@@ -164,12 +184,13 @@ def diverge_artifact(
     spec: ModelSpec, folder: Path, contenders: Sequence[Contender], batch: int, memory_bytes: int, logs: Path
 ) -> Divergence:
     """The same of a model whose artifact lies in a folder; workers log into `logs`."""
-    whole = Comparison(spec, folder, batch, memory_bytes, logs)
-    runs = whole.run(contenders)
-    wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
-    unfused = whole.run([Contender(each.name, UNOPTIMISED, file=each.file) for each in wrong]) if wrong else []
+    with Comparison(spec, folder, batch, memory_bytes, logs) as whole:
+        runs = whole.run(contenders)
+        wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
+        unfused = whole.run([Contender(each.name, UNOPTIMISED, file=each.file) for each in wrong]) if wrong else []
     by_name = {run.name: run for run in unfused}
-    return Divergence(spec.label, batch, whole.values, [replace(run, unfused=by_name.get(run.name)) for run in runs])
+    runs = [replace(run, unfused=by_name.get(run.name)) for run in runs]
+    return Divergence(spec.label, batch, whole.values, runs, whole.off)
 
 
 def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
@@ -177,14 +198,15 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
 
     Raises ModelError, WorkerError.
     """
-    name, on_cpu = runtime_kind(case.runtime).name, case.device == "cpu"
-    if case.workload != "inference" or name not in COMPARED or not on_cpu or case.layout != "nchw":
+    if case.workload != "inference" or runtime_kind(case.runtime).name not in COMPARED or case.device != "cpu":
         return None
     if case.precision not in TRAINED:
         return None
-    contender = Contender(case.id, case.runtime, case.precision)
+    contender = Contender(case.id, case.runtime, case.precision, case.layout)
     found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
     (run,) = found.runs
+    if found.is_other_program:
+        return f"{OTHER_PROGRAM}, error {found.off:.1e}"
     if run.accused is None:
         grown = growth(run.layers)
         reached = ", ".join(f"{step:.0%} at {_called(found.values[layer.place])}" for step, layer in grown)
@@ -209,6 +231,8 @@ class _Open:
     """A run whose worker is open."""
 
     contender: Contender
+    name: str
+    """In its process and of its files."""
     worker: Worker
     opened: LayersOpened
     layers: list[LayerErrors] = field(default_factory=list)
@@ -220,26 +244,35 @@ class _Open:
         """Keep a layer's maps while it is the first wrong one, or among those with the largest excess."""
         if exact.ndim < MAP_AXES or made.shape != exact.shape:
             return
+        first = first_wrong(self.layers)
+        kept = [layer for layer in self.layers if layer.place in self.maps and layer is not first]
+        if errors is not first:
+            kept.append(errors)
+        least = min(kept, key=lambda layer: layer.excess) if len(kept) > MAX_PICTURED else None
+        if least is errors:
+            return
         size = np.nan_to_num(np.abs(made[0] - exact[0]), nan=np.inf).reshape(exact.shape[1], -1).max(axis=1)
         channels = sorted(np.argsort(-size, kind="stable")[:MAX_MAPS].tolist())
         self.maps[errors.place] = Maps(channels, *(each[0, channels].astype(np.float32) for each in (exact, made)))
-        first = first_wrong(self.layers)
-        known = [layer for layer in self.layers if layer.place in self.maps and layer is not first]
-        if len(known) > MAX_PICTURED:
-            del self.maps[min(known, key=lambda layer: layer.excess).place]
+        if least:
+            del self.maps[least.place]
 
 
-class Comparison:
-    """One model on one batch."""
+class Comparison(ExitStack):
+    """One model on one batch, and the processes that read its layers until the context ends."""
 
     def __init__(
-        self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, logs: Path, image: Path | None = None
+        self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, logs: Path, image: OwnInput | None = None
     ) -> None:
-        """Of an artifact's folder; `image` is a file of the user's, instead of reference images."""
+        """Of an artifact's folder."""
+        super().__init__()
         self._spec, self._folder, self._batch, self._logs = spec, folder, batch, logs
         self._memory_bytes, self._threads = memory_bytes, machine.usable_threads()
-        self._image = str(image) if image else None
+        self._image = image
+        self._workers: dict[bool, Worker] = {}
+        """By whether they are in PyTorch."""
         self._at = 0
+        self.off: float | None = None
         self.values: list[Value] = []
         self.image: NDArray[np.generic] = np.zeros(0)
         """The first image that was put in."""
@@ -247,10 +280,8 @@ class Comparison:
     def run(self, contenders: Sequence[Contender], watch: Watch = lambda *_: None) -> list[LayerRun]:
         """All runs beside one reference; `watch` sees the values of each."""
         self._at = 0
-        with scratch_folder() as scratch, ExitStack() as stack:
-            reference = stack.enter_context(Worker(self._logs / "reference.log", self._threads, LIMIT_S))
-            case = self._case("ort" if self._spec.is_onnx_file else REFERENCE)
-            reference.ask(Load(case=case, threads=self._threads), Loaded)
+        with scratch_folder() as scratch:
+            reference = self._worker(in_torch=not self._spec.is_onnx_file)
             request = OpenReference(
                 spec=self._spec,
                 folder=str(self._folder),
@@ -259,7 +290,7 @@ class Comparison:
                 image=self._image,
             )
             self.values = reference.ask(request, ReferenceOpened).values
-            runs = [self._opened(stack, scratch / str(number), each) for number, each in enumerate(contenders)]
+            runs = [self._opened(str(number), scratch, each) for number, each in enumerate(contenders)]
             for until in self._groups(len(runs), [run for run in runs if run.opened.at_once]):
                 self._read(reference, runs, until, scratch, watch)
                 for file in scratch.glob("*.npy"):
@@ -278,25 +309,31 @@ class Comparison:
             for run in runs
         ]
 
-    def _case(self, runtime: str, precision: Precision = "fp32") -> Case:
-        return Case(spec=self._spec, workload="inference", runtime=runtime, precision=precision, batch=self._batch)
+    def _worker(self, in_torch: bool) -> Worker:
+        if in_torch not in self._workers:
+            log = self._logs / ("layers-torch.log" if in_torch else "layers-graphs.log")
+            worker = self._workers[in_torch] = self.enter_context(Worker(log, self._threads, LIMIT_S))
+            worker.ask(Load(case=self._case(REFERENCE if in_torch else "ort"), threads=self._threads), Loaded)
+        return self._workers[in_torch]
 
-    def _opened(self, stack: ExitStack, scratch: Path, contender: Contender) -> _Open:
-        scratch.mkdir()
-        case = self._case(contender.runtime, contender.precision)
-        log = self._logs / f"{artifact.file_name(contender.name)}.log"
-        worker = stack.enter_context(Worker(log, self._threads, LIMIT_S))
-        worker.ask(Load(case=case, threads=self._threads), Loaded)
+    def _case(self, runtime: str, precision: Precision = "fp32", layout: Layout = "nchw") -> Case:
+        about = {"runtime": runtime, "precision": precision, "layout": layout, "batch": self._batch}
+        return Case(spec=self._spec, workload="inference", **about)
+
+    def _opened(self, name: str, scratch: Path, contender: Contender) -> _Open:
+        own, worker = scratch / name, self._worker(contender.in_torch)
+        own.mkdir()
         request = OpenLayers(
-            case=case,
+            name=name,
+            case=self._case(contender.runtime, contender.precision, contender.layout),
             folder=str(self._folder),
             file=contender.file,
-            scratch=str(scratch),
+            scratch=str(own),
             values=self.values,
             threads=self._threads,
             image=self._image,
         )
-        return _Open(contender, worker, worker.ask(request, LayersOpened))
+        return _Open(contender, name, worker, worker.ask(request, LayersOpened))
 
     def _groups(self, runs: int, at_once: Sequence[_Open]) -> list[int]:
         """Where each group of layers ends. Raises InputError where one layer is too large."""
@@ -322,25 +359,23 @@ class Comparison:
     def _read(self, reference: Worker, runs: Sequence[_Open], until: int, folder: Path, watch: Watch) -> None:
         cuts = [run.opened.places for run in runs]
         found = reference.ask(ReadReference(until=until, folder=str(folder), cuts=cuts), ReferenceRead)
+        self.off = found.off
         if not self._at:
             self.image = layer_values.load(folder, layer_values.IMAGE, 0)
         for place in range(self._at, until):
             watch(place, "", np.asarray(layer_values.load(folder, layer_values.REFERENCE, place), np.float64))
         self._at = until
-        for number, (run, rounding) in enumerate(zip(runs, found.rounding, strict=True)):
-            name = str(number)
-            run.asked = run.worker.ask(ReadLayers(until=until, folder=str(folder), name=name), LayersRead).asked
+        for run, rounding in zip(runs, found.rounding, strict=True):
+            run.asked = run.worker.ask(ReadLayers(until=until, folder=str(folder), name=run.name), LayersRead).asked
             for place, own in sorted(rounding.items()):
-                exact, made, fed = (
-                    np.asarray(layer_values.load(folder, each, place), np.float64)
-                    for each in (layer_values.REFERENCE, name, layer_values.fed(name))
-                )
+                exact = np.asarray(layer_values.load(folder, layer_values.REFERENCE, place), np.float64)
+                made, fed = (layer_values.load(folder, each, place) for each in (run.name, layer_values.fed(run.name)))
                 precision = run.contender.precision.removeprefix(AMP)
                 errors = errors_of(place, exact, made, fed, own.rms, own.largest, precision)
-                watch(place, run.contender.name, made)
+                watch(place, run.contender.name, np.asarray(made, np.float64))
                 run.layers.append(errors)
                 run.keep(errors, exact, made)
-                if errors.is_wrong and (cause := cause_of(exact, fed)):
+                if errors.is_wrong and (cause := cause_of(exact, np.asarray(fed, np.float64))):
                     run.causes[place] = cause
 
 

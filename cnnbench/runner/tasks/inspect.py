@@ -10,16 +10,25 @@ from numpy.typing import NDArray
 
 from cnnbench.analysis.activations import Activations, activations_of, channel_axes
 from cnnbench.errors import CnnbenchError, InputError
-from cnnbench.networks.receptive import Field, receptive_fields
+from cnnbench.networks.network import Network
+from cnnbench.networks.receptive import Field, joined, receptive_fields
 from cnnbench.records import artifact
-from cnnbench.records.task_messages import Value
-from cnnbench.runner.artifacts import Artifacts
+from cnnbench.records.dataset import DataSet
+from cnnbench.records.record import ArtifactFacts
+from cnnbench.records.task_messages import OwnInput, PrepareTest, TestPrepared, Value
+from cnnbench.runner import machine
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.tasks.diverge import Comparison, Contender
 from cnnbench.runner.tasks.trace import read
+from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
 
 REFERENCE = "float64"
-MEMORY_BYTES = 10**9
+POINTWISE = {
+    *("add", "batch_norm", "cat", "clone", "dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "mul"),
+    *("permute", "relu", "relu6", "sigmoid", "silu"),
+}
+"""Operations whose output depends on the same place of their inputs alone; their names are those of torch.export."""
 MAX_SHOWN = 5
 """Layers that a message names."""
 
@@ -32,7 +41,7 @@ class Layer:
     runs: dict[str, Activations]
     """By run; the reference is first."""
     field: tuple[Field, ...] | None
-    """Its receptive field along each axis of the image; None where that is the whole image, or not known."""
+    """Its receptive field along each axis of the image; None where that is the whole image, empty if not known."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,11 @@ class Inspection:
 
     model: str
     image: NDArray[np.float32]
-    """(C, H, W) or (C, L): what was put in."""
+    """(C, H, W) or (C, L): the first that was put in."""
+    source: str
+    """Where it is from, in words."""
+    images: int
+    """How many were put in."""
     kernels: NDArray[np.float32] | None
     """(out, in, height, width) or (out, in, length) of the first convolution."""
     first: str
@@ -50,37 +63,64 @@ class Inspection:
 
 
 def inspect_model(
-    spec: ModelSpec, image: Path | None, layers: str, contenders: Sequence[Contender], batch: int
+    spec: ModelSpec,
+    shown: Path | DataSet | None,
+    layers: str,
+    contenders: Sequence[Contender],
+    batch: int,
+    memory_bytes: int,
 ) -> Inspection:
     """Read the layers whose name matches a pattern, in float64 and in each run.
 
-    Raises InputError for a pattern that nothing matches, and a model without maps; ModelError, WorkerError.
+    They see one image of the user's, `batch` of a data set's test images, or as many reference images.
+    Raises InputError for a pattern that nothing matches, a model without maps, and a data set that does not fit it;
+    ModelError, WorkerError.
     """
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        folder = artifact.folder_of(spec, facts.key)
-        compared = Comparison(spec, folder, facts.batch or batch, MEMORY_BYTES, artifacts.logs, image)
+        folder, batch = artifact.folder_of(spec, facts.key), facts.batch or batch
+        image, source = None, "a reference image"
+        if isinstance(shown, Path):
+            image, source = OwnInput(file=str(shown)), str(shown)
+        elif shown:
+            image, source = _test_images(spec, facts, shown, batch, artifacts.logs)
         chosen: list[int] = []
         found: dict[int, dict[str, Activations]] = {}
+        with Comparison(spec, folder, batch, memory_bytes, artifacts.logs, image) as compared:
 
-        def watch(place: int, run: str, values: NDArray[np.float64]) -> None:
-            if not chosen:
-                chosen.extend(_chosen(spec, compared.values, layers))
-            if place in chosen:
-                axis = channel_axes(compared.values)[place]
-                assert axis is not None
-                found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
+            def watch(place: int, run: str, values: NDArray[np.float64]) -> None:
+                if not chosen:
+                    chosen.extend(_chosen(spec, compared.values, layers))
+                if place in chosen:
+                    axis = channel_axes(compared.values)[place]
+                    assert axis is not None
+                    found.setdefault(place, {})[run or REFERENCE] = activations_of(np.moveaxis(values, axis, 1))
 
-        compared.run(contenders, watch)
-        fields = _fields(spec)
+            compared.run(contenders, watch)
+        fields = _fields(spec, compared.values)
         first = next((value for value in compared.values if value.operator.lower().startswith("conv")), None)
         return Inspection(
             model=spec.label,
             image=compared.image.astype(np.float32),
+            source=source,
+            images=batch,
             kernels=_kernels(folder, first),
             first=first.module if first else "",
-            layers=[Layer(compared.values[p], found[p], fields.get(compared.values[p].module)) for p in sorted(found)],
+            layers=[Layer(compared.values[p], found[p], fields[p]) for p in sorted(found)],
         )
+
+
+def _test_images(
+    spec: ModelSpec, facts: ArtifactFacts, data: DataSet, count: int, folder: Path
+) -> tuple[OwnInput, str]:
+    """A file of so many, and what the first of them is."""
+    if facts.inputs:
+        raise InputError(f"{spec.label}: expected a model of one input; it takes {', '.join(facts.inputs)}")
+    file = str(folder / "images.npy")
+    with Worker(folder / "data.log", machine.usable_threads(), LIMIT_S) as worker:
+        request = PrepareTest(data=data, shape=facts.input_shape, classes=None, out=file, count=count)
+        found = worker.ask(request, TestPrepared)
+    return OwnInput(file=file, is_batch=True), f"{found.classes[found.labels[0]]!r} of {data.name}"
 
 
 def _chosen(spec: ModelSpec, values: Sequence[Value], pattern: str) -> list[int]:
@@ -98,12 +138,32 @@ def _chosen(spec: ModelSpec, values: Sequence[Value], pattern: str) -> list[int]
     return found
 
 
-def _fields(spec: ModelSpec) -> dict[str, tuple[Field, ...] | None]:
-    """None are known of a model that cannot be traced."""
+def _fields(spec: ModelSpec, values: Sequence[Value]) -> list[tuple[Field, ...] | None]:
+    """Of each value; none are known of a model that cannot be traced."""
     try:
-        return receptive_fields(read(spec).network)
+        return fields_of(read(spec).network, values)
     except CnnbenchError:
-        return {}
+        return [()] * len(values)
+
+
+def fields_of(network: Network, values: Sequence[Value]) -> list[tuple[Field, ...] | None]:
+    """Of each value: that of the layer of its name and shape, or what its inputs have, where it adds nothing to it."""
+    by_name, shapes = receptive_fields(network), {layer.name: layer.output_shape for layer in network.layers}
+    found: list[tuple[Field, ...] | None] = []
+    for value in values:
+        inputs = [found[place] for place in value.inputs]
+        sides = {values[place].shape[2:] for place in value.inputs}
+        known = [each for each in inputs if each]
+        if shapes.get(value.module) == value.shape[1:]:
+            found.append(by_name[value.module])
+        elif value.operator not in POINTWISE or () in inputs or not inputs:
+            found.append(())
+        elif len(known) < len(inputs) or len(sides) > 1:  # what one place stands for is spread over all
+            found.append(None)
+        else:
+            whole = joined(known)
+            found.append(None if whole is None else tuple(each for each in whole if each is not None))
+    return found
 
 
 def _kernels(folder: Path, first: Value | None) -> NDArray[np.float32] | None:

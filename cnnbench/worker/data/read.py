@@ -35,14 +35,14 @@ class Data(NamedTuple):
     """Of any of its images for the model, by the mean and deviation of all training images."""
 
 
-def read(source: DataSet, shape: Shape, classes: int) -> Data:
-    """The data set for a model of images (C, H, W), or signals (C, L), and so many classes.
+def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
+    """The data set for a model of images (C, H, W), or signals (C, L), and so many classes, if labels are used.
 
     Raises InputError for what cannot be read, and for images or labels that do not fit the model.
     """
     train, test, names = READERS[source.kind](source.folder, shape)
     for labels in (train.labels, test.labels):
-        if (most := int(labels.max())) >= classes:
+        if classes is not None and (most := int(labels.max())) >= classes:
             raise InputError(
                 f"{source.name}: expected labels below the model's {classes} classes; got {most}, which is "
                 f"{names[most]!r} (--classes {len(names)})"
@@ -55,7 +55,11 @@ def read(source: DataSet, shape: Shape, classes: int) -> Data:
 
 
 def prepare_test(request: PrepareTest) -> TestPrepared:
-    """Write the test images. Raises InputError as `read` does."""
+    """Write the test images, or some of them. Raises InputError as `read` does."""
     data = read(request.data, request.shape, request.classes)
-    np.save(request.out, data.test.images)
-    return TestPrepared(classes=data.classes, labels=data.test.labels.tolist(), scaling=data.prepare.scaling)
+    test, images = data.test, data.test.images
+    if request.count is not None:
+        test = limited(test, max(request.count, len(data.classes)), seed=0).chosen(slice(request.count))
+        images = data.prepare(test.images)
+    np.save(request.out, images)
+    return TestPrepared(classes=data.classes, labels=test.labels.tolist(), scaling=data.prepare.scaling)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import helper
+from onnx.external_data_helper import load_external_data_for_model
 
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.records import layer_values
@@ -68,7 +69,8 @@ class OrtLayers:
             raise ModelError(f"{self._name}: it cannot run on the model's images: {_words(error)}") from None
         self._outputs = [value.name for value in session.get_outputs()]
         del session
-        self._model = onnx.load(str(optimised))
+        self._scratch = request.scratch
+        self._model = onnx.load(str(optimised), load_external_data=False)  # each piece reads its own weights
         graph = self._model.graph
         same, self._blocked = values(exported, graph)
         places = self._places(exported, Path(request.folder))
@@ -140,6 +142,7 @@ class OrtLayers:
         graph.node.extend(piece.nodes)
         read = {name for node in piece.nodes for name in _reads(node)}
         graph.initializer.extend(tensor for name, tensor in self._weights.items() if name in read)
+        load_external_data_for_model(model, self._scratch)
         for name in piece.reads:
             given = self._feeds[name] if name in self._feeds else self._made[name]
             graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(given.dtype), None))

@@ -34,7 +34,7 @@ class TracedProgram:
         except Exception as error:
             raise ModelError(f"its layers are not known: {said(error, 'it cannot be traced')}") from None
         assert traced is not None
-        self.inputs = inputs
+        self.module, self.inputs = module, inputs
         self._module: Any = traced.module()
         nodes = self._module.graph.nodes
         self._nodes: list[fx.Node] = [n for n in nodes if n.users or n.op in ("placeholder", "output")]  # no checks

@@ -17,22 +17,27 @@ from cnnbench.worker.layerwise.stepped import Reference
 
 
 class Reading:
-    """What a process reads layers of: the reference, or one run."""
+    """What a process reads layers of: the reference, and runs by name."""
 
     def __init__(self) -> None:
         self._reference: Reference | None = None
-        self._run: Any = None
+        self._request: OpenReference | None = None
+        self._runs: dict[str, Any] = {}
 
     def open_reference(self, request: OpenReference) -> ReferenceOpened:
-        """List the model's values."""
-        if request.spec.is_onnx_file:
+        """List the model's values; the same model is read from the beginning again."""
+        self._runs.clear()
+        if self._reference and request == self._request:
+            self._reference = Reference(self._reference.program, self._reference.expected)
+        elif request.spec.is_onnx_file:
             from cnnbench.worker.layerwise.graph_program import GraphProgram
 
-            self._reference = Reference(GraphProgram(request))
+            self._reference = Reference(GraphProgram(request), {})
         else:
             from cnnbench.worker.layerwise.torch_run import program_of
 
-            self._reference = Reference(program_of(request))
+            self._reference = Reference(*program_of(request))
+        self._request = request
         return ReferenceOpened(values=self._reference.program.values)
 
     def read_reference(self, request: ReadReference) -> ReferenceRead:
@@ -45,16 +50,17 @@ class Reading:
         if request.file or runtime_kind(request.case.runtime).runs_exported_graph:
             from cnnbench.worker.layerwise.ort_run import OrtLayers
 
-            self._run = OrtLayers(request)
+            run: Any = OrtLayers(request)
         else:
-            from cnnbench.worker.layerwise.torch_run import CompiledLayers, EagerLayers
+            from cnnbench.worker.layerwise.torch_run import open_run
 
-            name = runtime_kind(request.case.runtime).name
-            self._run = (CompiledLayers if name == "compile" else EagerLayers)(request)
-        found: LayersOpened = self._run.opened()
+            shared: Any = self._reference.program if self._reference else None
+            run = open_run(request, shared)
+        self._runs[request.name] = run
+        found: LayersOpened = run.opened()
         return found
 
     def read_layers(self, request: ReadLayers) -> LayersRead:
         """Go on with the run."""
-        found: LayersRead = self._run.read(request)
+        found: LayersRead = self._runs[request.name].read(request)
         return found

@@ -1,6 +1,6 @@
 """Walks through a network value by value, and what float32 makes of each layer beside float64. No torch."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -47,27 +47,44 @@ class Stepped:
 class Reference:
     """A network in float64, into files, with the rounding of float32 in the layers between the values of each run."""
 
-    def __init__(self, program: Program) -> None:
-        self.program, self._exact, self._at = program, Stepped(program.walk(wide=True)), 0
-        self._rounded: list[Stepped] | None = None
+    def __init__(self, program: Program, expected: Mapping[int, Array]) -> None:
+        """`expected` are values (N, ...) that the model itself puts out in float64, by place."""
+        self.program, self.expected = program, expected
+        self._exact, self._at = Stepped(program.walk(wide=True)), 0
+        self._off = 0.0
+        self._rounded: dict[tuple[int, ...], Stepped] = {}
+        """Runs that have the same values share one."""
 
     def read(self, request: ReadReference) -> ReferenceRead:
         """The values up to a place. The cuts of the runs must be the same each time."""
-        if self._rounded is None:
+        all_cuts = [tuple(places) for places in request.cuts]
+        if not self._at:
             layer_values.save(request.folder, layer_values.IMAGE, 0, self.program.images[0][0])
-            self._rounded = [Stepped(self.program.walk()) for _ in request.cuts]
-        rounding: list[dict[int, Rounding]] = [{} for _ in request.cuts]
-        cuts = [set(places) for places in request.cuts]
+            self._rounded = {places: Stepped(self.program.walk()) for places in all_cuts}
+        rounding: dict[tuple[int, ...], dict[int, Rounding]] = {places: {} for places in all_cuts}
+        walks = [(walk, set(places), rounding[places]) for places, walk in self._rounded.items()]
         for place in range(self._at, request.until):
             exact = self._exact.value()
             layer_values.save(request.folder, layer_values.REFERENCE, place, exact)
-            for walk, places, found in zip(self._rounded, cuts, rounding, strict=True):
+            if place in self.expected:
+                self._off = max(self._off, _distance(exact, self.expected[place]))
+            for walk, cut, found in walks:
                 rounded = walk.value()
-                if place in places:
+                if place in cut:
                     found[place] = rounding_of(rounded, exact)
                     walk.go_on_with(exact)
         self._at = request.until
-        return ReferenceRead(rounding=rounding)
+        is_whole = self.expected and request.until == len(self.program.values)
+        return ReferenceRead(rounding=[rounding[places] for places in all_cuts], off=self._off if is_whole else None)
+
+
+def _distance(values: Array, expected: Array) -> float:
+    """The RMS of the difference over that of what is expected; the largest number there is where that is none."""
+    if values.shape != expected.shape:
+        return float(np.finfo(np.float64).max)
+    with np.errstate(all="ignore"):
+        distance = np.sqrt(np.mean(np.square(values - expected)) / (np.mean(np.square(expected)) or 1.0))
+    return float(np.nan_to_num(distance, nan=np.finfo(np.float64).max))
 
 
 def rounding_of(rounded: Array, exact: Array) -> Rounding:

@@ -6,9 +6,17 @@ import torch
 
 from cnnbench.errors import ModelError
 from cnnbench.records import layer_values
-from cnnbench.records.task_messages import LayersOpened, LayersRead, OpenLayers, OpenReference, ReadLayers, Value
+from cnnbench.records.task_messages import (
+    LayersOpened,
+    LayersRead,
+    OpenLayers,
+    OpenReference,
+    OwnInput,
+    ReadLayers,
+    Value,
+)
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import split
+from cnnbench.suite.runtimes import runtime_kind, split
 from cnnbench.worker.layerwise.program import TracedProgram, array_of, like
 from cnnbench.worker.layerwise.stepped import Stepped, largest_difference
 from cnnbench.worker.reference.image_file import with_image
@@ -20,14 +28,31 @@ MATERIALISED = {"conv1d", "conv2d", "conv3d", "convolution", "linear", "addmm", 
 """Operations that a compiler calls a library for, so that what they read and put out lies in memory in any case."""
 
 
-def program_of(request: OpenReference) -> TracedProgram:
-    """The model's, with reference inputs. Raises ModelError."""
+def program_of(request: OpenReference) -> tuple[TracedProgram, dict[int, Array]]:
+    """The model's, and its outputs by place where they are known: for reference inputs. Raises ModelError."""
     torch.set_num_threads(request.threads)
-    case = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch)
-    return _traced(_runtime(case, Path(request.folder), request.threads, request.image))
+    case, folder = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch), request.folder
+    program = _traced(_runtime(case, Path(folder), request.threads, request.image))
+    reference = several(tiled(open_artifact(Path(folder))[1].reference, request.batch))
+    is_known = request.image is None and len(reference) == len(program.outputs)
+    return program, dict(zip(program.outputs, reference, strict=True)) if is_known else {}
 
 
-def _runtime(case: Case, folder: Path, threads: int, image: str | None) -> EagerInference:
+def open_run(request: OpenLayers, reference: TracedProgram | None) -> "EagerLayers | CompiledLayers":
+    """A run, of the reference's trace and weights where they are its own. Raises ModelError."""
+    runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
+    own, known = runtime.module.state_dict(), reference.module.state_dict() if reference else {}
+    types = [{name: (x.dtype, x.stride()) for name, x in each.items()} for each in (own, known)]
+    if reference and types[0] == types[1]:
+        runtime.module.load_state_dict(known, assign=True)
+        program = reference
+    else:
+        program = _traced(runtime)
+    name = runtime_kind(request.case.runtime).name
+    return (CompiledLayers if name == "compile" else EagerLayers)(runtime, program)
+
+
+def _runtime(case: Case, folder: Path, threads: int, image: OwnInput | None) -> EagerInference:
     facts, golden = open_artifact(folder)
     kind = class_of(case.runtime, case.workload)
     made = kind(case, facts, folder, with_image(tiled(golden.images, case.batch), image), threads)
@@ -45,9 +70,8 @@ def _traced(runtime: EagerInference) -> TracedProgram:
 class EagerLayers:
     """Operation by operation: what runs is what is shipped."""
 
-    def __init__(self, request: OpenLayers) -> None:
-        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
-        self._program = _traced(self._runtime)
+    def __init__(self, runtime: EagerInference, program: TracedProgram) -> None:
+        self._runtime, self._program = runtime, program
         self._as_is, self._fed = (Stepped(self._program.walk()) for _ in range(2))
         self._at, self._outputs = 0, dict.fromkeys(self._program.outputs, None)
         self._made: dict[int, Array] = {}
@@ -79,10 +103,9 @@ class CompiledLayers:
     Each layer that is fed with the reference's values is compiled too: from the values that it reads.
     """
 
-    def __init__(self, request: OpenLayers) -> None:
-        self._runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
-        self._program = _traced(self._runtime)
-        self._mode = split(request.case.runtime)[1] or None
+    def __init__(self, runtime: EagerInference, program: TracedProgram) -> None:
+        self._runtime, self._program = runtime, program
+        self._mode = split(runtime.case.runtime)[1] or None
         self._places = self._program.reading(MATERIALISED)
         made = self._compiled([], self._places, [])
         self._made = dict(zip(self._places, made, strict=True))
