@@ -279,10 +279,17 @@ class Fleet:
         try:
             self._hear(machine, event.message)
         except ValueError as error:
-            assert machine.node is not None
-            self._transport.stop(machine.node)
-            why = str(error).splitlines()[0][:200]
-            self._end(machine, None, f"it sent what is no message or no record: {why}; has it another cnnbench?")
+            why = (
+                f"it sent what is no message or no record: {str(error).splitlines()[0][:200]}; has it another cnnbench?"
+            )
+            self._stop(machine, why)
+        except OSError as error:
+            self._stop(machine, f"what it sent could not be written: {error.filename}: {error.strerror}")
+
+    def _stop(self, machine: Machine, reason: str) -> None:
+        assert machine.node is not None
+        self._transport.stop(machine.node)
+        self._end(machine, None, reason)
 
     def _hear(self, machine: Machine, line: bytes) -> None:
         match message := parse_message(line):
