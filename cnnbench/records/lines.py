@@ -1,6 +1,6 @@
 """A record as a line of a run's file, and what many records share as lines of a file beside it.
 
-records.jsonl   {"schema_version": 9, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
+records.jsonl   {"schema_version": 10, "id": ..., "case": ..., "artifact": "7f3a...", "earlier": 1, "launches": [...]}
 shared.jsonl    {"digest": "7f3a...", "artifact": {...}}
 
 Counts, artifact, training step and environment are named by the digests of their content. A line of a case that was

@@ -10,6 +10,7 @@ Schema history (a reader accepts its own version and older ones):
     7   a model's own loss
     8   training steps that write over what they have read
     9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
+    10  training on several ranks
 
 `upgrade.py` reads the older ones.
 """
@@ -23,8 +24,8 @@ from cnnbench.records.environment import Environment
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.suite.case import Case, Size
 
-SCHEMA_VERSION = 9
-SAME_SHAPE = (5, 6, 7, 8, SCHEMA_VERSION)
+SCHEMA_VERSION = 10
+SAME_SHAPE = (5, 6, 7, 8, 9, SCHEMA_VERSION)
 """The versions whose records today's types read as they are."""
 
 Status = Literal["ok", "noisy", "invalid", "failed", "unavailable"]
@@ -320,6 +321,27 @@ class Measurement(Recorded):
         return sum(joules) / images if joules and len(joules) == len(blocks) else None
 
 
+class AllReduce(Recorded):
+    """All-reduces of one size, between the ranks of a case."""
+
+    bytes: PositiveCount
+    """Of each rank's buffer."""
+    seconds: Annotated[list[Seconds], Field(min_length=1, max_length=1000)]
+    """Of each repetition on the slowest rank."""
+
+
+class Ranks(Recorded):
+    """What was measured, behind the timed steps, of how several ranks train together."""
+
+    count: PositiveCount
+    backend: str
+    all_reduces: list[AllReduce]
+    step_s: Annotated[list[Seconds], Field(max_length=1000)]
+    """Of steps on the slowest rank, alternating with those below; the mean of each block."""
+    apart_s: Annotated[list[Seconds], Field(max_length=1000)]
+    """Of the same steps without their all-reduce, so that each rank trains on its own."""
+
+
 class Ran(Recorded):
     """What really ran, as the runtime itself says."""
 
@@ -342,6 +364,8 @@ class Ran(Recorded):
     graph_optimization: str | None = None
     graph_breaks: dict[str, Count] = {}
     """Of torch.compile, by reason."""
+    ranks: Ranks | None = None
+    """None on one rank."""
     facts: dict[str, bool | int | float | str | None] = {}
     """What else the libraries say of themselves: versions and settings, by the library's own names."""
 

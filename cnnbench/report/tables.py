@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cnnbench.analysis import counts
 from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
 from cnnbench.analysis.kernel import MUCH, Standing, is_much, kernel_share, standings
+from cnnbench.analysis.scaling import scalings
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.analysis.transfer import savings
@@ -17,6 +18,7 @@ from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.reasons import reasons_text
+from cnnbench.report.scaling import scaling_table
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 from cnnbench.report.transfer import transfer_table
 from cnnbench.suite.case import PHASES, WORKLOADS, Workload
@@ -37,6 +39,7 @@ def run_tables(run: Run) -> list[Table]:
         _batches(batches(records)),
         _start(starts(records)),
         transfer_table(savings(run)),
+        scaling_table(scalings(run)),
     ]
     return [table for table in tables if table.rows]
 

@@ -28,6 +28,7 @@ DEFAULTS = ("nchw", "default")
 """Layout and allocator that no name shows."""
 
 MAX_THREADS = 1024
+MAX_RANKS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -42,11 +43,11 @@ _ID = re.compile(
     r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
     r"/(?P<workload>inference|training)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>\w+)(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
-    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
+    r"/b(?P<batch>\d+)(/r(?P<ranks>\d+))?(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/LAYOUT]
-[/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/tTHREADS][/sSEED]`; parts in brackets are left out where they are the
-default."""
+[/ALLOCATOR][/train:PART[/norm:train]]/bBATCH[/rRANKS][/tTHREADS][/sSEED]`; parts in brackets are left out where they
+are the default."""
 
 Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
 """What a step trains: `all`, `head`, `from:layer3`; with `/norm:train` behind it where batch normalisation of what is
@@ -142,7 +143,7 @@ class ModelSpec(Frozen):
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x allocator x part that is trained x batch x threads."""
+    """Model x workload x runtime x device x precision x layout x allocator x trained part x batch x ranks x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -153,13 +154,20 @@ class Case(Frozen):
     allocator: Allocator = "default"
     trainable: Trainable = ALL
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
+    """Of each rank."""
+    ranks: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
+    """Processes that train one model together, each on a batch of its own."""
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
-    """CPU threads; None is every physical core that this process may use."""
+    """CPU threads of each rank; None is every physical core that this process may use."""
 
     @model_validator(mode="after")
-    def _check_trainable(self) -> Self:
+    def _check_training(self) -> Self:
         if self.workload != "training" and self.trainable != ALL:
             raise ValueError(f"{self.workload} trains nothing; got trainable {self.trainable!r}")
+        if self.ranks > 1 and self.workload != "training":
+            raise ValueError(f"{self.workload} has one rank; got {self.ranks}")
+        if self.ranks > 1 and self.device == "cpu" and self.threads is None:
+            raise ValueError(f"{self.ranks} ranks on the CPU: expected `threads`, those of each rank; got none")
         return self
 
     def check_part(self) -> None:
@@ -206,7 +214,7 @@ class Case(Frozen):
 
     @property
     def label(self) -> str:
-        """The model's label, with the part that is trained, threads and seed where they are not the defaults."""
+        """The model's label, with the part that is trained, ranks, threads and seed where they are not the defaults."""
         return self.spec.label + self.part + self._threads_and_seed
 
     @property
@@ -222,7 +230,14 @@ class Case(Frozen):
 
     @property
     def _threads_and_seed(self) -> str:
-        return (f"/t{self.threads}" if self.threads else "") + (f"/s{self.spec.seed}" if self.spec.seed else "")
+        ranks = f"/r{self.ranks}" if self.ranks > 1 else ""
+        threads = f"/t{self.threads}" if self.threads else ""
+        return ranks + threads + (f"/s{self.spec.seed}" if self.spec.seed else "")
+
+    @property
+    def images(self) -> int:
+        """Of one call, over all ranks."""
+        return self.batch * self.ranks
 
     @property
     def backend(self) -> str:
@@ -253,17 +268,17 @@ class Case(Frozen):
     @property
     def is_reference(self) -> bool:
         """Whether it is the one of its comparison group that ratios are taken to."""
-        return (self.runtime, self.layout, self.allocator) == (REFERENCE, "nchw", "default")
+        return (self.runtime, self.layout, self.allocator, self.ranks) == (REFERENCE, "nchw", "default", 1)
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but the runtime, the layout, the allocator and what is trained: equal for cases measured interleaved."""
+        """All but runtime, layout, allocator, what is trained and ranks: equal for cases measured interleaved."""
         return (self.spec, self.workload, self.device, self.precision, self.batch, self.threads)
 
     @property
     def work_key(self) -> tuple[object, ...]:
-        """The same with what is trained: equal for cases that do the same work, so that they are ranked together."""
-        return (*self.group_key, self.trainable)
+        """The same with what is trained and ranks: equal for cases that do the same work, which are compared."""
+        return (*self.group_key, self.trainable, self.ranks)
 
     def matches(self, pattern: str) -> bool:
         """Whether the id matches a shell pattern such as `resnet*/inference/*`."""

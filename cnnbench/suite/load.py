@@ -109,6 +109,9 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         assert settings.workloads is not None
         assert settings.case_budget is not None
         spec = _spec(source, index, entry.model, settings)
+        if max(settings.ranks or [1]) > 1 and settings.threads is None and "cpu" in _axis(settings.devices, "training"):
+            where = _first_place(source, index, "ranks")
+            raise SuiteError(f"{where}: expected `threads` beside it, those of each rank on the CPU; got none")
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
             try:
                 case.check_part()
@@ -167,6 +170,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             allocator=allocator,
             trainable=part,
             batch=batch,
+            ranks=ranks,
             threads=settings.threads,
         )
         for device in _axis(settings.devices, workload)
@@ -176,6 +180,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for runtime in _axis(settings.runtimes, workload)
         for allocator in _axis(settings.allocators, workload)
         for part in (_parts(settings) if workload == "training" else [ALL])
+        for ranks in (settings.ranks or [1] if workload == "training" else [1])
     )
 
 

@@ -40,7 +40,7 @@ class Session:
         self.facts, (self.images, self.reference) = open_artifact(folder)
         self.scales = scales_of(self.reference, LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED)
         start = time.perf_counter()
-        kind = class_of(self.case.runtime, self.case.workload)
+        kind = class_of(self.case.runtime, self.case.workload, self.case.ranks)
         self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
         self.load_s = time.perf_counter() - start
         phases = self.runtime.phases()

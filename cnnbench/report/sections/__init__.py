@@ -7,7 +7,7 @@ from datetime import datetime
 from cnnbench.records.run_folder import Run
 from cnnbench.report.html import Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, limits, noise, speed, stages, transfer
+from cnnbench.report.sections import accuracy, limits, noise, scaling, speed, stages, transfer
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -36,6 +36,7 @@ SECTIONS = (
     speed.batches,
     stages.training,
     transfer.section,
+    scaling.section,
     stages.memory,
     counts,
     stages.start,
