@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from cnnbench import __version__
 from cnnbench.errors import RunFolderError
 from cnnbench.fleet import node as program
 from cnnbench.fleet import task
@@ -452,9 +453,9 @@ def test_the_command_is_alone_on_its_host_and_ends_with_its_input(tmp_path: Path
         words = [sys.executable, "-P", "-m", "cnnbench.fleet.alone", str(lock), "--version"]
         return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    from filelock import FileLock
-
-    with FileLock(lock), start() as waits, start() as ended:
+    held = FileLock(lock)
+    held.acquire()
+    with start() as waits, start() as ended:
         for each in (waits, ended):
             assert each.stdout is not None
             assert each.stdout.readline() == "[0/0] waiting for another node of this host\n"
@@ -462,8 +463,10 @@ def test_the_command_is_alone_on_its_host_and_ends_with_its_input(tmp_path: Path
         ended.stdin.close()
         assert ended.wait(20) == -signal.SIGTERM
         assert waits.poll() is None
-    assert waits.stdout is not None
-    assert waits.returncode == 0
+        held.release()
+        assert waits.wait(20) == 0
+        assert waits.stdout is not None
+        assert waits.stdout.read().strip() == __version__
 
 
 def test_the_task_starts_the_node_in_its_daemons_environment(
@@ -471,28 +474,32 @@ def test_the_task_starts_the_node_in_its_daemons_environment(
 ) -> None:
     """Not in that of Ray's worker; a node without the package says so."""
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\ncat > job\nenv | sed 's/.*/{\"&\": 1}/'\n")
+    script.write_text("#!/bin/sh\nhead -n 1 > job\nenv | sed 's/.*/{\"&\": 1}/'\n")
     script.chmod(0o755)
-    own = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "7", "RAY_X": "1", "CNNBENCH_PYTHON": str(script)}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with subprocess.Popen(["sleep", "60"], env=own, cwd=tmp_path) as daemon:
-        monkeypatch.setattr(os, "getppid", lambda: daemon.pid)
-        time.sleep(0.1)  # until it is `sleep`
-        told = b"".join(task.measure(b"{}")).decode()
-        daemon.kill()
+
+    def said(python: str | Path) -> str:
+        own = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "7", "RAY_X": "1", "CNNBENCH_PYTHON": str(python)}
+        daemon = subprocess.Popen(["sleep", "60"], env=own, cwd=tmp_path)
+        try:
+            while not Path(f"/proc/{daemon.pid}/environ").read_bytes():  # it is not `sleep` yet
+                pass
+            monkeypatch.setattr(os, "getppid", lambda: daemon.pid)
+            return b"".join(task.measure(b"{}")).decode()
+        finally:
+            daemon.kill()
+            daemon.wait()
+
+    told = said(script)
     assert '{"OMP_NUM_THREADS=7": 1}' in told
     assert "CUDA_VISIBLE_DEVICES" not in told
     assert "RAY_X" not in told
     assert (tmp_path / "job").read_bytes() == b"{}\n"
     for python, why in (("/no/python", "No such file"), ("/bin/false", "it ended with code 1")):
-        with subprocess.Popen(["sleep", "60"], env={"CNNBENCH_PYTHON": python}, executable="/bin/sleep") as daemon:
-            monkeypatch.setattr(os, "getppid", lambda pid=daemon.pid: pid)
-            time.sleep(0.1)
-            (last,) = task.measure(b"{}")
-            daemon.kill()
-        assert json.loads(last)["kind"] == "ended"
-        assert why in json.loads(last)["reason"]
+        last = json.loads(said(python))
+        assert last["kind"] == "ended"
+        assert why in last["reason"]
 
 
 def test_without_ray_one_line_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

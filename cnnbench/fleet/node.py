@@ -69,8 +69,10 @@ def serve(job: Job, send: Send, command: Sequence[str] = COMMAND) -> None:
         sent = _synchronised(run, job.known.get(fingerprint, {}))
         files.write(place / job.file, job.suite)
     words = [*command, str(lock), "run", str(place / job.file), "--out", str(run), "--resume", *job.options]
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as child,
+    ):
         printed: deque[str] = deque(maxlen=100)
         reader = threading.Thread(target=_read, args=(child, printed), daemon=True)
         reader.start()
@@ -78,13 +80,15 @@ def serve(job: Job, send: Send, command: Sequence[str] = COMMAND) -> None:
         seen = dict.fromkeys(WHOLE, "")
         is_running = True
         while is_running:
-            is_running = child.poll() is None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_EACH_S)
+            is_running = child.returncode is None
+            if not is_running:
+                reader.join(LOOK_EACH_S)
             while printed:
                 send(Doing(text=printed.popleft()[:2000]))
             for message in _news(run, followed, seen):
                 send(message)
-            if is_running:
-                time.sleep(LOOK_EACH_S)
         errors.seek(0)
         last = errors.read()[-4000:].decode(errors="replace").strip().splitlines()[-LAST_WORDS:]
     send(Ended(code=child.returncode, reason=" | ".join(last)[:2000] if child.returncode else ""))
