@@ -51,6 +51,7 @@ class FakeCluster:
                 cwd=ROOT,
                 env=self.environment,
             )
+        self.pid = self._process.pid
         self.address = self._answer()
 
     def tell(self, what: str) -> None:
