@@ -222,6 +222,7 @@ class Fleet:
         self._transport, self._folder, self._options, self._watch = transport, folder, options, watch
         self._patience_s, self._pause_s, self._clock_s = patience_s, pause_s, clock_s
         self.machines: list[Machine] = []
+        self._by_node: dict[str, Machine] = {}
 
     def run(self, nodes: Sequence[Node], names: Sequence[str] = ()) -> bool:
         """Have all nodes measure; of machines that measured before, those that fit a name are told of as absent.
@@ -257,6 +258,7 @@ class Fleet:
     def _start(self, machine: Machine) -> None:
         assert machine.node is not None
         suite = self._folder.suite
+        self._by_node[machine.node.id] = machine
         machine.state, machine.doing = "waiting", ""
         job = Job(
             fleet=self._folder.about.fleet,
@@ -270,8 +272,10 @@ class Fleet:
         self._watch.changed(machine)
 
     def _take(self, event: Event) -> None:
-        machine = next((each for each in self.machines if each.node and each.node.id == event.node), None)
-        if machine is None or machine.is_over or machine.state == "lost":
+        machine = self._by_node.get(event.node)
+        if machine is None or machine.node is None or machine.node.id != event.node:  # its node came back as another
+            return
+        if machine.is_over or machine.state == "lost":
             return
         if event.message is None:
             self._lose(machine, event.lost)
