@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -26,23 +27,20 @@ class RayCluster:
 
     def __init__(self, address: str) -> None:
         """Connect to an address, or start Ray here. Raises InputError where Ray is not there, or cannot be reached."""
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address == LOCAL:  # Ray reads these when it is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+            os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+            own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+            options.update(own)
         try:
             import ray
         except ImportError:
             raise InputError("--fleet: expected Ray; it is not installed: pip install 'cnnbench[fleet]'") from None
         self._ray: Any = ray
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
-        if address == LOCAL:
-            # A token in the user's home, no telemetry, workers of this process's priority, reachable from here alone.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-            os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-            options |= {
-                "include_dashboard": False,
-                "object_store_memory": STORE_BYTES,
-                "_node_ip_address": "127.0.0.1",
-            }
         ends_it = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**options)

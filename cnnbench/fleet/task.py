@@ -64,7 +64,8 @@ def measure(job: bytes) -> Iterator[bytes]:
             with contextlib.suppress(BrokenPipeError):  # it ended at once, and says why below
                 process.stdin.write(job + b"\n")
                 process.stdin.flush()
-            yield from process.stdout
+            for line in process.stdout:  # noqa: UP028 - Ray sends into a generator, which `yield from` hands on
+                yield line
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             code = process.wait()
