@@ -3,6 +3,7 @@
 The cluster is a process of its own, which is told on its standard input: `add NAME` and `kill NAME`, one a line.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -39,6 +40,7 @@ class FakeCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_gcs_server_port_wait_time_s": "200",
         }
         with (folder / "cluster.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -88,7 +90,9 @@ def main() -> None:
 
     def add(name: str) -> None:
         labels = {"cnnbench.io/machine": name}
-        nodes[name] = cluster.add_node(num_cpus=1, labels=labels, env_vars={**os.environ, **variables[name]})
+        while name not in nodes:
+            with contextlib.suppress(Exception):  # on a busy machine it takes longer than Ray waits
+                nodes[name] = cluster.add_node(num_cpus=1, labels=labels, env_vars={**os.environ, **variables[name]})
 
     for name in variables:
         add(name)

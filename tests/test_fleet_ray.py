@@ -99,13 +99,16 @@ def arrived(folder: Path) -> dict[str, str]:
 def kill_nodes(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> None:
     """Have a driver go on while nodes die and come back."""
     driver = start(cluster, folder)
-    for _ in range(times):
-        time.sleep(drawn.uniform(1.0, 8.0))
-        before, name = arrived(folder), drawn.choice("abc")
-        cluster.tell(f"kill {name}")
-        cluster.tell(f"add {name}")
-        kept(before, folder)
-    finished(driver)
+    try:
+        for _ in range(times):
+            time.sleep(drawn.uniform(1.0, 8.0))
+            before, name = arrived(folder), drawn.choice("abc")
+            cluster.tell(f"kill {name}")
+            cluster.tell(f"add {name}")
+            kept(before, folder)
+        finished(driver)
+    finally:
+        driver.kill()
     whole(folder)
 
 

@@ -184,5 +184,5 @@ def test_a_rank_that_dies_fails_its_case_with_its_last_words(
 
     case = Case.from_id(LENET)
     facts, (images, _) = open_artifact(artifact_of(case.spec))
-    with pytest.raises(WorkerError, match=r"a rank ended: .*No such file"):
+    with pytest.raises(WorkerError, match=r"a rank ended: .*WorkerError: no finished artifact in"):
         RankedTraining(case, facts, tmp_path, tiled(images, 8), 1)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -45,10 +46,19 @@ class RankedTraining(Runtime):
         self._ranks: list[Any] = []
         self._loss = math.nan
         self._closed: list[dict[str, Any]] = []
-        place = str(self._scratch / "socket")
+        try:
+            self._start(folder, threads)
+        except BaseException:
+            for stream in self._ranks:
+                stream.close()
+            raise
+
+    def _start(self, folder: Path, threads: int) -> None:
+        case, place = self.case, str(self._scratch / "socket")
         with socket.socket(socket.AF_UNIX) as listener, self._log.open("wb") as log:
             listener.bind(place)
             listener.listen(case.ranks)
+            listener.settimeout(1.0)
             words = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
             words += ["--nproc-per-node", str(case.ranks), "-m", "cnnbench.worker.rank", place, str(threads)]
             variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -58,14 +68,12 @@ class RankedTraining(Runtime):
                 words, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
             weakref.finalize(self, _end, self._torchrun)
-            listener.settimeout(1.0)
             request = Open(case=case, folder=str(folder)).model_dump_json()
             for _ in range(case.ranks):
-                stream = self._accepted(listener)
+                self._ranks.append(stream := self._accepted(listener))
                 stream.write(request + "\n")
                 stream.flush()
-                self._ranks.append(stream)
-        ready = {answer["rank"]: stream for stream in self._ranks for answer in [self._answer(stream)]}
+        ready = {self._answer(stream)["rank"]: stream for stream in self._ranks}
         self._ranks = [ready[rank] for rank in sorted(ready)]
 
     @cached_property
@@ -154,7 +162,9 @@ class RankedTraining(Runtime):
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 connection.settimeout(None)
-                return connection.makefile("rw", encoding="utf-8")
+                stream = connection.makefile("rw", encoding="utf-8")
+                connection.close()  # once the stream is
+                return stream
             if self._torchrun.poll() is not None:
                 break
         raise WorkerError(f"the ranks did not start: {self._words()}")
@@ -162,9 +172,9 @@ class RankedTraining(Runtime):
     def _words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._torchrun.wait(5)
-        lines = self._log.read_text(errors="replace").split("\n")
-        errors = [line for line in lines if "Error" in line]
-        return " | ".join(errors[:2] or lines[-3:]).strip()[:LAST_WORDS]
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        errors = [line for line in lines if re.search(r"\w(Error|Exception): ", line)]
+        return " | ".join(errors[:1] or lines[-3:])[:LAST_WORDS]
 
 
 class _SlowestRank:
