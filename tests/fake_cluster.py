@@ -104,7 +104,7 @@ def main() -> None:
         else:
             cluster.remove_node(nodes.pop(name), allow_graceful=False)
         print("> done", flush=True)
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

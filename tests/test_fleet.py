@@ -108,8 +108,8 @@ def wrote(*records: Record) -> list[Says]:
     lines: list[tuple[FileName, str]] = [
         ("run.json", About(suite="suite", cases=[each.id for each in CASES]).model_dump_json()),
         ("environment.json", ENVIRONMENT.model_dump_json()),
-        *[("shared.jsonl", each.model_dump_json(exclude_unset=True)) for each in shared.values()],  # type: ignore[list-item]
-        *[("records.jsonl", record_line(record)) for record in records],  # type: ignore[list-item]
+        *[("shared.jsonl", each.model_dump_json(exclude_unset=True)) for each in shared.values()],
+        *[("records.jsonl", record_line(record)) for record in records],
     ]
     return [Wrote(file=name, text=text) for name, text in lines]
 
@@ -126,9 +126,9 @@ def suite(tmp_path: Path) -> Suite:
     return load_suite(write_suite(tmp_path, SUITE))
 
 
-def drive(suite: Suite, out: Path, nodes: Scripted, watch: Notes | None = None, **given: float) -> Ending:
+def drive(suite: Suite, out: Path, nodes: Scripted, watch: Notes | None = None, *, patience_s: float = 60.0) -> Ending:
     with Folder(out, suite) as folder:
-        return run_fleet(nodes, folder, suite.cases, [], watch or Notes(), pause_s=0.0, **given)
+        return run_fleet(nodes, folder, suite.cases, [], watch or Notes(), pause_s=0.0, patience_s=patience_s)
 
 
 def test_records_are_on_disk_as_they_arrive_in_a_run_for_each_machine(tmp_path: Path, suite: Suite) -> None:

@@ -1,7 +1,10 @@
 """A run's folder as it arrives from a node: checked, then written at once."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from cnnbench.fleet.messages import LINES, WHOLE, FileName, Wrote
 from cnnbench.records import files
@@ -12,6 +15,15 @@ from cnnbench.records.lines import Shared, parse_record
 from cnnbench.records.peaks import PeaksFile
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import SUITE, About
+
+
+MODELS: Mapping[FileName, type[BaseModel]] = {
+    "run.json": About,
+    "environment.json": Environment,
+    "ceilings.json": PeaksFile,
+    "profiles.jsonl": ModelProfile,
+}
+"""What the files hold that are checked by themselves."""
 
 
 class Arriving:
@@ -26,8 +38,8 @@ class Arriving:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / SUITE).exists():
             files.write(folder / SUITE, suite)
-        for name in ("shared.jsonl", "records.jsonl"):
-            read_each(folder / name, lambda content, name=name: self._check(name, content))  # type: ignore[misc]
+        read_each(folder / "shared.jsonl", self._share)
+        read_each(folder / "records.jsonl", self._record)
 
     def take(self, wrote: Wrote) -> Record | None:
         """Check what a node wrote and write it down; gives the record if it is one.
@@ -53,21 +65,21 @@ class Arriving:
     def _check(self, name: FileName, content: dict[str, Any]) -> Record | None:
         match name:
             case "records.jsonl":
-                record = parse_record(content, self._shared, self._records)
-                self._records[record.id] = record
-                return record
+                return self._record(content)
             case "shared.jsonl":
-                shared = Shared.model_validate(content)
-                self._shared[shared.digest] = shared
-            case "profiles.jsonl":
-                ModelProfile.model_validate(content)
-            case "environment.json":
-                Environment.model_validate(content)
-            case "run.json":
-                About.model_validate(content)
-            case "ceilings.json":
-                PeaksFile.model_validate(content)
+                self._share(content)
+            case _:
+                MODELS[name].model_validate(content)
         return None
+
+    def _share(self, content: dict[str, Any]) -> None:
+        shared = Shared.model_validate(content)
+        self._shared[shared.digest] = shared
+
+    def _record(self, content: dict[str, Any]) -> Record:
+        record = parse_record(content, self._shared, self._records)
+        self._records[record.id] = record
+        return record
 
 
 def known(folder: Path) -> dict[FileName, str]:

@@ -48,7 +48,7 @@ class RayCluster:
             why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise InputError(f"--fleet {address}: expected a Ray cluster of this version; {why}") from None
         signal.signal(signal.SIGTERM, ends_it)  # Ray has put its own in its place
-        ray.cloudpickle.register_pickle_by_value(task)  # so that a node needs no package to say that it has none
+        self._ray.cloudpickle.register_pickle_by_value(task)  # so that a node needs no package to say that it has none
         self._measure: Any = ray.remote(task.measure)
         self._streams: dict[str, Any] = {}
 
