@@ -16,7 +16,6 @@ from cnnbench.records.peaks import PeaksFile
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import SUITE, About
 
-
 MODELS: Mapping[FileName, type[BaseModel]] = {
     "run.json": About,
     "environment.json": Environment,
@@ -38,8 +37,12 @@ class Arriving:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / SUITE).exists():
             files.write(folder / SUITE, suite)
+
+        def remember(content: dict[str, Any]) -> None:
+            self._record(content)
+
         read_each(folder / "shared.jsonl", self._share)
-        read_each(folder / "records.jsonl", self._record)
+        read_each(folder / "records.jsonl", remember)
 
     def take(self, wrote: Wrote) -> Record | None:
         """Check what a node wrote and write it down; gives the record if it is one.
