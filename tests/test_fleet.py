@@ -488,7 +488,8 @@ def test_the_task_starts_the_node_in_its_daemons_environment(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def said(python: str | Path) -> str:
-        own = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "7", "RAY_X": "1", "CNNBENCH_PYTHON": str(python)}
+        own = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "7", "CNNBENCH_PYTHON": str(python)}
+        own |= {"RAY_LD_PRELOAD_ON_WORKERS": "0", "LD_PRELOAD": "libjemalloc-of-ray.so"}
         daemon = subprocess.Popen(["sleep", "60"], env=own, cwd=tmp_path)
         try:
             while not Path(f"/proc/{daemon.pid}/environ").read_bytes():  # it is not `sleep` yet
@@ -502,7 +503,8 @@ def test_the_task_starts_the_node_in_its_daemons_environment(
     told = said(script)
     assert '{"OMP_NUM_THREADS=7": 1}' in told
     assert "CUDA_VISIBLE_DEVICES" not in told
-    assert "RAY_X" not in told
+    assert "RAY_" not in told
+    assert "LD_PRELOAD" not in told
     assert (tmp_path / "job").read_bytes() == b"{}\n"
     for python, why in (("/no/python", "No such file"), ("/bin/false", "it ended with code 1")):
         last = json.loads(said(python))

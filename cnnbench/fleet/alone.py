@@ -32,6 +32,7 @@ def end_with_input() -> None:
 def main() -> None:
     """Wait for the lock, then run the command line."""
     end_with_input()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which Ray blocks in all that it starts
     lock = FileLock(sys.argv.pop(1))
     try:
         lock.acquire(timeout=0)

@@ -30,6 +30,9 @@ def measure(job: bytes) -> Iterator[bytes]:
     if folder is None:
         for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
             environment.pop(name, None)
+    if "RAY_LD_PRELOAD_ON_WORKERS" in environment:  # Ray gave its daemon an allocator of its own, where it had none
+        for name in ("LD_PRELOAD", "MALLOC_CONF"):
+            environment.pop(name, None)
     environment = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
     python = environment.get("CNNBENCH_PYTHON") or sys.executable
     with tempfile.TemporaryFile() as errors:
