@@ -177,12 +177,12 @@ def _measured(record: Record) -> dict[str, Any]:
     samples = [sample for blocks in measurement.times() for block in blocks for sample in block]
     single_calls = all(launch.calls_per_sample == 1 for launch in launches)
     percentiles = {p: percentile(samples, p) if single_calls else None for p in (90, 95, 99)}
-    joules = measurement.joules_per_image(case.batch)
+    joules = measurement.joules_per_image(case.images)
     phases = case.phases if case.phases == PHASES["training"] else ()
     return {
         "ms": time.scaled(MS),
         **{f"p{p}_ms": None if value is None else value * MS for p, value in percentiles.items()},
-        "images_per_s": case.batch / time.value,
+        "images_per_s": case.images / time.value,
         **{f"{phase}_ms": launch_median(measurement.times(phase)) * MS for phase in phases},
         "kernel_share": kernel_share(launches),
         "faults_per_call": faults_per_call(launches),

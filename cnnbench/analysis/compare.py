@@ -50,7 +50,8 @@ def key_of(case: Case) -> Key:
     """The key of a case."""
     spec = case.spec
     axes = (case.workload, case.runtime, case.precision, case.layout, case.allocator, case.batch)
-    return Key(spec.label + case.part, *axes, spec.seed)
+    ranks = f"/r{case.ranks}" if case.ranks > 1 else ""
+    return Key(spec.label + case.part + ranks, *axes, spec.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +60,14 @@ class Measured:
 
     seconds: Estimate
     """Of one call of the whole batch."""
-    batch: int
+    images: int
     joules_per_image: float | None
     """By the system's energy counters, where it has them."""
 
     @property
     def images_per_s(self) -> float:
         """Of its median time."""
-        return self.batch / self.seconds.value
+        return self.images / self.seconds.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +232,8 @@ def machines_of(run: Run) -> list[Machine]:
         measured: dict[Key, Measured] = {}
         for record in records:
             if record.measurement and (time := comparable_time(record)):
-                joules, batch = record.measurement.joules_per_image(record.case.batch), record.case.batch
-                measured[key_of(record.case)] = Measured(seconds=time, batch=batch, joules_per_image=joules)
+                joules, images = record.measurement.joules_per_image(record.case.images), record.case.images
+                measured[key_of(record.case)] = Measured(seconds=time, images=images, joules_per_image=joules)
         rest = {key_of(record.case): record.status for record in records if key_of(record.case) not in measured}
         if measured:
             found.append(Machine(name=name, run=run, device=device, threads=threads, cases=measured, not_measured=rest))

@@ -149,7 +149,7 @@ def batches(records: Iterable[Record]) -> list[Batches]:
         if time := comparable_time(record):
             case = record.case
             group = groups.setdefault((case.label, case.workload, case.backend), {})
-            group[case.batch] = record, case.batch / time.value
+            group[case.batch] = record, case.images / time.value
     return [_batches(members) for members in groups.values() if len(members) >= MIN_BATCHES]
 
 

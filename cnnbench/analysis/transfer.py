@@ -60,7 +60,7 @@ def savings(run: Run) -> list[Saving]:
 
 
 def _all_but_part(record: Record) -> tuple[object, ...]:
-    return (record.case.group_key, record.case.backend)
+    return (record.case.group_key, record.case.backend, record.case.ranks)
 
 
 def _saving(record: Record, whole: Record, measured: Estimate, explained: Mapping[str, Explained]) -> Saving:

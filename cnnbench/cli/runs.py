@@ -38,6 +38,22 @@ def run(
         typer.Option(metavar="TIME", help="Time for the whole run, such as 10m; the suite's if not given."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS", help="Measure on every node of a Ray cluster, and compare them (docs/fleet.md)."
+        ),
+    ] = None,
+    nodes: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="With --fleet, only nodes whose name matches.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="With --fleet, only nodes that have this label.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="With --fleet, print machines, cases and time alone.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="With --fleet, compare machines with different versions of libraries too.")
+    ] = False,
     target: Annotated[
         str | None, typer.Option(metavar="URL", help="Have a server over HTTP serve the suite's services.")
     ] = None,
@@ -47,6 +63,14 @@ def run(
 
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
+    if fleet is not None:
+        from cnnbench.cli.fleet import Asked, run_on_fleet
+
+        run_on_fleet(Asked(suite, fleet, out, only or [], budget, nodes or [], label or [], plan, mixed))
+        return
+    given = {"--nodes": nodes, "--label": label, "--plan": plan, "--mixed": mixed}
+    if alone := [name for name, value in given.items() if value]:
+        raise InputError(f"{alone[0]}: expected --fleet beside it; got none")
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.live import title_of
     from cnnbench.report.terminal import Progress

@@ -12,7 +12,8 @@ Schema history (a reader accepts its own version and older ones):
     9   the part of a model that a case trains; its modules in order, its heads, and weights that were begun anew
     10  precision as a property of what runs: `bf16` and `fp16` were automatic mixed precision before, now `amp-bf16`
         and `amp-fp16`; the graph of a precision, agreement, and the share of MACs by number format;
-        services: the bound, sessions and delay of a case, and what LoadGen measured
+        services: the bound, sessions and delay of a case, and what LoadGen measured;
+        training on several ranks
 
 `upgrade.py` reads the older ones.
 """
@@ -354,6 +355,27 @@ class Measurement(Recorded):
         return sum(joules) / images if joules and len(joules) == len(blocks) else None
 
 
+class AllReduce(Recorded):
+    """All-reduces of one size, between the ranks of a case."""
+
+    bytes: PositiveCount
+    """Of each rank's buffer."""
+    seconds: Annotated[list[Seconds], Field(min_length=1, max_length=1000)]
+    """Of each repetition on the slowest rank."""
+
+
+class Ranks(Recorded):
+    """What was measured, behind the timed steps, of how several ranks train together."""
+
+    count: PositiveCount
+    backend: str
+    all_reduces: list[AllReduce]
+    step_s: Annotated[list[Seconds], Field(max_length=1000)]
+    """Of steps on the slowest rank, alternating with those below; the mean of each block."""
+    apart_s: Annotated[list[Seconds], Field(max_length=1000)]
+    """Of the same steps without their all-reduce, so that each rank trains on its own."""
+
+
 class Ran(Recorded):
     """What really ran, as the runtime itself says."""
 
@@ -380,6 +402,8 @@ class Ran(Recorded):
     """Of the MACs by the number format that they ran in, where the graph was made for a precision."""
     elsewhere: list[str] = []
     """The largest nodes that ran in another format than asked."""
+    ranks: Ranks | None = None
+    """None on one rank."""
     facts: dict[str, bool | int | float | str | None] = {}
     """What else the libraries say of themselves: versions and settings, by the library's own names."""
 

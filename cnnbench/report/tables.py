@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cnnbench.analysis import counts
 from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
 from cnnbench.analysis.kernel import MUCH, Standing, is_much, kernel_share, standings
+from cnnbench.analysis.scaling import scalings
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.analysis.transfer import savings
@@ -19,6 +20,7 @@ from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text
 from cnnbench.report.input_pipeline import input_tables
 from cnnbench.report.precision import precision_table
 from cnnbench.report.reasons import reasons_text
+from cnnbench.report.scaling import scaling_table
 from cnnbench.report.serving import serving_tables
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 from cnnbench.report.transfer import transfer_table
@@ -41,6 +43,7 @@ def run_tables(run: Run) -> list[Table]:
         _batches(batches(records)),
         _start(starts(records)),
         transfer_table(savings(run)),
+        scaling_table(scalings(run)),
         precision_table(cases, run.records),
         *input_tables(run),
     ]

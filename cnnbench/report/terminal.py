@@ -95,7 +95,7 @@ def line_of(record: Record) -> str:
     if (time := call_time(record)) is not None:
         text += f", {significant(time.value * 1e3)} ms"
         text += f" ± {time.half_width:.1%}" if time.low is not None else ""
-        text += f", {significant(record.case.batch / time.value)} images/s"
+        text += f", {significant(record.case.images / time.value)} images/s"
     if (service := service_of(record.launches)) is not None:
         text += f", {rate_text(service)} queries/s with p99 within {significant(service.bound_s * 1e3)} ms"
     if record.reasons:

@@ -29,6 +29,7 @@ DEFAULTS = ("nchw", "default")
 """Layout and allocator that no name shows."""
 
 MAX_THREADS = 1024
+MAX_RANKS = 1024
 MAX_SESSIONS = 1024
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
@@ -56,11 +57,11 @@ _ID = re.compile(
     r"(/cal:(?P<calibration>.+?))?(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
     r"(/p99:(?P<p99_ms>[\d.e+-]+)ms)?(/n(?P<sessions>\d+))?(/d(?P<delay_ms>[\d.e+-]+)ms)?"
-    r"/b(?P<batch>\d+)(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
+    r"/b(?P<batch>\d+)(/r(?P<ranks>\d+))?(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/cal:DATA]
-[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]][/p99:BOUNDms][/nSESSIONS][/dDELAYms]/bBATCH[/tTHREADS][/sSEED]`; parts
-in brackets are left out where they are the default."""
+[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]][/p99:BOUNDms][/nSESSIONS][/dDELAYms]/bBATCH[/rRANKS][/tTHREADS]
+[/sSEED]`; parts in brackets are left out where they are the default."""
 
 Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
 """What a step trains: `all`, `head`, `from:layer3`; with `/norm:train` behind it where batch normalisation of what is
@@ -156,7 +157,7 @@ class ModelSpec(Frozen):
 
 
 class Case(Frozen):
-    """Model x workload x runtime x device x precision x layout x allocator x part that is trained x batch x threads."""
+    """Model x workload x runtime x device x precision x layout x allocator x trained part x batch x ranks x threads."""
 
     spec: ModelSpec
     workload: Workload
@@ -169,9 +170,12 @@ class Case(Frozen):
     allocator: Allocator = "default"
     trainable: Trainable = ALL
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)]
+    """Of each rank."""
+    ranks: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 1
+    """Processes that train one model together, each on a batch of its own."""
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
-    """CPU threads, of each session of a service; None is every physical core that this process may use, divided among
-    the sessions."""
+    """CPU threads, of each rank, or each session of a service; None is every physical core that this process may use,
+    divided among the sessions."""
     p99_ms: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """The bound within which a service's 99th percentile of latency must stay; None is one from its own single stream
     (docs/serving.md). `batch` is the largest that its queue forms."""
@@ -192,6 +196,10 @@ class Case(Frozen):
             raise ValueError(f"{self.workload} trains nothing; got trainable {self.trainable!r}")
         if self.workload != "serving" and (self.p99_ms, self.sessions, self.delay_ms) != (None, 1, 0.0):
             raise ValueError(f"{self.workload} serves nothing; expected no p99, sessions or delay")
+        if self.ranks > 1 and self.workload != "training":
+            raise ValueError(f"{self.workload} has one rank; got {self.ranks}")
+        if self.ranks > 1 and self.device == "cpu" and self.threads is None:
+            raise ValueError(f"{self.ranks} ranks on the CPU: expected `threads`, those of each rank; got none")
         return self
 
     def check_part(self) -> None:
@@ -239,7 +247,7 @@ class Case(Frozen):
 
     @property
     def label(self) -> str:
-        """The model's label, with what is trained or how it is served, threads and seed where not the defaults."""
+        """The model's label, with what is trained or how it is served, ranks, threads and seed where not the defaults."""
         return self.spec.label + self.part + self.service + self._threads_and_seed
 
     @property
@@ -262,7 +270,14 @@ class Case(Frozen):
 
     @property
     def _threads_and_seed(self) -> str:
-        return (f"/t{self.threads}" if self.threads else "") + (f"/s{self.spec.seed}" if self.spec.seed else "")
+        ranks = f"/r{self.ranks}" if self.ranks > 1 else ""
+        threads = f"/t{self.threads}" if self.threads else ""
+        return ranks + threads + (f"/s{self.spec.seed}" if self.spec.seed else "")
+
+    @property
+    def images(self) -> int:
+        """Of one call, over all ranks."""
+        return self.batch * self.ranks
 
     @property
     def backend(self) -> str:
@@ -308,18 +323,18 @@ class Case(Frozen):
     @property
     def is_reference(self) -> bool:
         """Whether it is the one of its comparison group that ratios are taken to."""
-        return (self.runtime, self.layout, self.allocator) == (REFERENCE, "nchw", "default")
+        return (self.runtime, self.layout, self.allocator, self.ranks) == (REFERENCE, "nchw", "default", 1)
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but runtime, precision, layout, allocator and what is trained: equal for cases measured interleaved."""
+        """All but runtime, precision, layout, allocator, what is trained and ranks: equal for cases measured interleaved."""
         return (self.spec, self.workload, self.device, self.batch, self.threads)
 
     @property
     def work_key(self) -> tuple[object, ...]:
-        """The same with precision and what is trained: equal for cases that do the same work, so that they are ranked
-        together."""
-        return (*self.group_key, self.precision, self.trainable)
+        """The same with precision, what is trained and ranks: equal for cases that do the same work, so that they are
+        ranked together."""
+        return (*self.group_key, self.precision, self.trainable, self.ranks)
 
     def matches(self, pattern: str) -> bool:
         """Whether the id matches a shell pattern such as `resnet*/inference/*`."""

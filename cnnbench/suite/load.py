@@ -128,6 +128,9 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             settings = settings.model_copy(update={"image_size": entry.image_size, "channels": entry.channels})
         assert settings.workloads is not None
         spec = _spec(source, index, entry.model, settings)
+        if max(settings.ranks or [1]) > 1 and settings.threads is None and "cpu" in _axis(settings.devices, "training"):
+            where = _first_place(source, index, "ranks")
+            raise SuiteError(f"{where}: expected `threads` beside it, those of each rank on the CPU; got none")
         for case in (case for workload in settings.workloads for case in _cases(spec, workload, settings)):
             try:
                 case.check_part()
@@ -188,6 +191,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             allocator=allocator,
             trainable=part,
             batch=batch,
+            ranks=ranks,
             threads=settings.threads,
             **service,
         )
@@ -199,6 +203,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
         for allocator in _axis(settings.allocators, workload)
         for part in (_parts(settings) if workload == "training" else [ALL])
         for service in (_services(settings) if workload == "serving" else [{}])
+        for ranks in (settings.ranks or [1] if workload == "training" else [1])
     )
 
 

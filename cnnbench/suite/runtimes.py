@@ -53,6 +53,8 @@ class RuntimeKind:
     """What to type where they are not installed."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """By workload, the class that executes it, as `module:attribute`; only a worker imports it."""
+    ranked: str = ""
+    """The class that trains on several ranks, as `module:attribute`; empty where there is none."""
     imports: tuple[str, ...] = ()
     """Modules that a worker imports before it loads a model; the time that takes is recorded."""
     variants: Mapping[str, str] = field(default_factory=dict)
@@ -99,6 +101,7 @@ BUILT_IN = (
         "PyTorch, one operator after the other",
         {"inference": "eager:EagerInference", "training": "eager:EagerTraining"},
         display_name="PyTorch",
+        ranked="cnnbench.worker.runtimes.ranked:RankedTraining",
         call_library="torch",
         fuses=(),
         profiler="cnnbench.worker.profilers.eager:profile",
@@ -254,7 +257,9 @@ def _no_kernels(variant: str, device: str, precision: str) -> str | None:
     return None
 
 
-def cannot(runtime: str, workload: str, device: str, precision: str, layout: str, *, model: str = "") -> str | None:
+def cannot(
+    runtime: str, workload: str, device: str, precision: str, layout: str, *, model: str = "", ranks: int = 1
+) -> str | None:
     """Why the runtime does not support this combination, or None if it does."""
     name, variant = split(runtime)
     kind = runtime_kind(runtime)
@@ -272,6 +277,8 @@ def cannot(runtime: str, workload: str, device: str, precision: str, layout: str
         return f"{name} does not run ONNX files"
     if workload not in kind.workloads:
         return f"{name} is for {' and '.join(kind.workloads)} alone"
+    if ranks > 1 and not kind.ranked:
+        return f"{name} trains on one rank alone"
     if precision not in kind.precisions:
         return f"{name} runs {', '.join(kind.precisions)} alone"
     if layout not in kind.layouts:

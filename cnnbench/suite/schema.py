@@ -22,6 +22,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.trainable import ALL
 from cnnbench.suite.case import (
     MAX_BATCH,
+    MAX_RANKS,
     MAX_SESSIONS,
     MAX_THREADS,
     NOISE,
@@ -66,6 +67,7 @@ PerWorkload = Annotated[
 
 FrozenNorm = Literal["eval", "train"]
 
+Ranks = Annotated[int, Field(strict=True, ge=1, le=MAX_RANKS)]
 Batch = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
 Sessions = Annotated[int, Field(strict=True, ge=1, le=MAX_SESSIONS)]
 ModelName = Annotated[str, BeforeValidator(lambda value: registry.check_name(str(value)))]
@@ -125,7 +127,10 @@ class Settings(BaseModel):
     frozen_norm: Annotated[Axis[FrozenNorm], BeforeValidator(_listed)] | None = Field(
         None, description="the mode of batch normalisation in what is not trained: eval or train; one or a list"
     )
-    batches: PerWorkload[Batch] | None = Field(None, description="images per call")
+    batches: PerWorkload[Batch] | None = Field(None, description="images per call, and of each rank")
+    ranks: Axis[Ranks] | None = Field(
+        None, description="processes that train one model together, for training in eager; needs threads on the CPU"
+    )
     image_size: ImageSize | None = Field(
         None, description="224, 480x640 (height x width) or 16x112x112; the model's default if absent"
     )
@@ -179,6 +184,7 @@ BUILT_IN = Settings(
     trainable=[ALL],
     frozen_norm=["eval"],
     batches={"inference": [1, 8], "training": [8], "serving": [1]},
+    ranks=[1],
     seed=0,
     sessions=[1],
     queue_delays=[0.0],

@@ -46,7 +46,7 @@ class Session:
         self.scales, self.centres = scales_of(self.reference, least), centres_of(self.reference, least)
         self.graph = read_graph(folder, self.case) if self.case.has_own_graph else None
         start = time.perf_counter()
-        kind = class_of(self.case.runtime, self.case.workload)
+        kind = class_of(self.case.runtime, self.case.workload, self.case.ranks)
         self.runtime = kind(self.case, self.facts, folder, tiled(self.images, self.case.batch), threads)
         self.load_s = time.perf_counter() - start
         phases = self.runtime.phases()

@@ -36,7 +36,7 @@ class Measured:
     @property
     def images_per_s(self) -> Estimate:
         """Throughput: the batch over the seconds of a call."""
-        batch, time = self.record.case.batch, self.call_s
+        batch, time = self.record.case.images, self.call_s
         low, high = (None if bound is None else batch / bound for bound in (time.high, time.low))
         return Estimate(batch / time.value, low, high)
 
@@ -54,6 +54,7 @@ class Measured:
     def params(self) -> dict[str, str | int]:
         """The axes of the case, flat: what a tool may group by."""
         axes = {"workload", "runtime", "device", "precision", "layout", "allocator", "trainable", "batch"}
+        axes |= {"ranks"} if self.record.case.ranks > 1 else set()
         return {"model": self.record.case.spec.label, **self.record.case.model_dump(include=axes)}
 
 
@@ -117,7 +118,7 @@ def extra_info(each: Measured) -> dict[str, object]:
         "low_s": time.low,
         "high_s": time.high,
         "confidence": CONFIDENCE,
-        "images_per_s": record.case.batch / time.value,
+        "images_per_s": record.case.images / time.value,
         "params": record.counts.params if record.counts else None,
         "macs": record.counts.macs if record.counts else None,
         "parity_error": max((each.error for each in record.parity if each.error is not None), default=None),

@@ -12,7 +12,17 @@ from cnnbench.report.charts import Chart
 from cnnbench.report.chooser import chooser
 from cnnbench.report.html import Lead, Page, Section
 from cnnbench.report.samples import samples
-from cnnbench.report.sections import accuracy, input_pipeline, limits, noise, serving, speed, stages, transfer
+from cnnbench.report.sections import (
+    accuracy,
+    input_pipeline,
+    limits,
+    noise,
+    scaling,
+    serving,
+    speed,
+    stages,
+    transfer,
+)
 from cnnbench.report.sections.sources import Sources
 from cnnbench.report.table import Table
 
@@ -59,6 +69,7 @@ SECTIONS = (
     speed.batches,
     stages.training,
     transfer.section,
+    scaling.section,
     input_pipeline.section,
     stages.memory,
     counts,

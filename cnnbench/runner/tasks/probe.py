@@ -33,7 +33,7 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
     asked: set[tuple[str, Device]] = set()
     for case in cases:
         asked_for = (case.runtime, case.workload, case.device, case.precision, case.layout)
-        if why := cannot(*asked_for, model=case.spec.model):
+        if why := cannot(*asked_for, model=case.spec.model, ranks=case.ranks):
             reasons[case.id] = Reason(code="unsupported", detail=why)
             continue
         if why := allocators.why_not(case.allocator):

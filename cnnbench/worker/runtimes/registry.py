@@ -95,10 +95,10 @@ def probe(request: Probe) -> Probed:
     return Probed(works=True, name=name, formats=kind.formats_on(request.device))
 
 
-def class_of(runtime: str, workload: str = "") -> type[Runtime]:
+def class_of(runtime: str, workload: str = "", ranks: int = 1) -> type[Runtime]:
     """The class that executes a workload, or any of its classes. Raises WorkerError if a plugin's is none."""
-    classes = runtime_kind(runtime).classes
-    found = pkgutil.resolve_name(classes[workload or next(iter(classes))])
+    kind = runtime_kind(runtime)
+    found = pkgutil.resolve_name(kind.ranked if ranks > 1 else kind.classes[workload or next(iter(kind.classes))])
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise WorkerError(
             f"runtime {runtime!r}: expected a class derived from {Runtime.__module__}.Runtime; got {found!r}"

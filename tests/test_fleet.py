@@ -1,0 +1,521 @@
+"""A suite on many machines: what the driver makes of what nodes say, and what a node's program sends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from cnnbench import __version__, api
+from cnnbench.errors import RunFolderError
+from cnnbench.fleet import node as program
+from cnnbench.fleet import task
+from cnnbench.fleet.driver import Ending, Folder, Machine, run_fleet
+from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Message, Wrote
+from cnnbench.fleet.transport import Event, Node
+from cnnbench.records.lines import record_line, shared_values
+from cnnbench.records.record import Record
+from cnnbench.records.run_folder import About, read_run
+from cnnbench.suite.load import Suite, load_suite
+from tests.conftest import Cli, write_suite
+from tests.records import ENVIRONMENT, case, record
+
+SUITE = "models: [lenet5]\ndefaults: {workloads: [inference], batches: [1, 8], runtimes: [eager], classes: 10}\n"
+CASES = [case(batch=1), case(batch=8)]
+
+
+class Dies:
+    """Instead of a message: the node is lost, and comes back with another id if it says so."""
+
+    def __init__(self, *, comes_back: bool = True) -> None:
+        self.comes_back = comes_back
+
+
+class Interrupts:
+    """Instead of a message: the user presses Ctrl-C."""
+
+
+Says = Message | bytes | Dies | Interrupts
+
+
+class Scripted:
+    """Nodes by name, each with what it says in one attempt after the other."""
+
+    def __init__(self, **scripts: Sequence[Sequence[Says]]) -> None:
+        self.scripts = {name: deque(attempts) for name, attempts in scripts.items()}
+        self.living = {name: Node(f"{name}1", name) for name in scripts}
+        self.jobs: dict[str, list[Job]] = {name: [] for name in scripts}
+        self.running: dict[str, deque[Says]] = {}
+        self.stopped: list[str] = []
+
+    def nodes(self) -> Sequence[Node]:
+        return list(self.living.values())
+
+    def start(self, node: Node, job: bytes) -> None:
+        assert self.living[node.name].id == node.id
+        self.jobs[node.name].append(Job.model_validate_json(job))
+        self.running[node.name] = deque(self.scripts[node.name].popleft())
+
+    def poll(self, timeout_s: float) -> Sequence[Event]:
+        events = []
+        for name, left in list(self.running.items()):
+            node = self.living[name]
+            match said := left.popleft():
+                case Interrupts():
+                    raise KeyboardInterrupt
+                case Dies():
+                    events.append(Event(node.id, lost="its node died"))
+                    del self.living[name]
+                    if said.comes_back:
+                        self.living[name] = Node(f"{name}{len(self.jobs[name]) + 1}", name)
+                case bytes():
+                    events.append(Event(node.id, said))
+                case _:
+                    events.append(Event(node.id, said.model_dump_json().encode()))
+            if not left:
+                del self.running[name]
+        return events
+
+    def stop(self, node: Node) -> None:
+        self.stopped.append(node.name)
+        self.running.pop(node.name, None)
+
+
+class Notes:
+    """Who is told, and notes it."""
+
+    def __init__(self, on_record: Callable[[Machine], None] = lambda machine: None) -> None:
+        self.on_record = on_record
+        self.lines: list[str] = []
+
+    def changed(self, machine: Machine) -> None:
+        self.lines.append(f"{machine.name} {machine.state} {machine.doing}".strip())
+
+    def done(self, machine: Machine, record: Record) -> None:
+        self.on_record(machine)
+
+
+def wrote(*records: Record) -> list[Says]:
+    """What a node sends of them."""
+    shared = {digest: each for record in records for digest, each in shared_values(record).items()}
+    lines: list[tuple[FileName, str]] = [
+        ("run.json", About(suite="suite", cases=[each.id for each in CASES]).model_dump_json()),
+        ("environment.json", ENVIRONMENT.model_dump_json()),
+        *[("shared.jsonl", each.model_dump_json(exclude_unset=True)) for each in shared.values()],
+        *[("records.jsonl", record_line(record)) for record in records],
+    ]
+    return [Wrote(file=name, text=text) for name, text in lines]
+
+
+def measured(of: int, seconds: float = 0.01) -> Record:
+    return record(CASES[of], [seconds] * 8)
+
+
+HELLO, WELL = Hello(fingerprint="f1"), Ended(code=0)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return load_suite(write_suite(tmp_path, SUITE))
+
+
+def drive(suite: Suite, out: Path, nodes: Scripted, watch: Notes | None = None, *, patience_s: float = 60.0) -> Ending:
+    with Folder(out, suite) as folder:
+        return run_fleet(nodes, folder, suite.cases, [], watch or Notes(), pause_s=0.0, patience_s=patience_s)
+
+
+def test_records_are_on_disk_as_they_arrive_in_a_run_for_each_machine(tmp_path: Path, suite: Suite) -> None:
+    out, seen = tmp_path / "out", []
+    nodes = Scripted(
+        a=[[HELLO, Doing(text="[0/2] lenet5, about 9 s left"), *wrote(measured(0), measured(1)), WELL]],
+        b=[[HELLO, *wrote(measured(0, 0.02), measured(1, 0.02)), WELL]],
+    )
+
+    def look(machine: Machine) -> None:
+        assert machine.folder is not None
+        seen.append((machine.name, len(read_run(machine.folder).records)))
+
+    watch = Notes(look)
+    ending = drive(suite, out, nodes, watch)
+    assert sorted(seen) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert all(row.is_complete for row in ending.rows)
+    assert "a measuring [0/2] lenet5, about 9 s left" in watch.lines
+    assert read_run(out / "a").records == {each.id: each for each in (measured(0), measured(1))}
+    assert read_run(out / "b").records == {each.id: each for each in (measured(0, 0.02), measured(1, 0.02))}
+    assert (out / "a" / "suite.yaml").read_text() == SUITE
+
+
+def test_a_machine_that_is_lost_goes_on_itself_with_what_it_had(tmp_path: Path, suite: Suite) -> None:
+    """The second attempt is told what arrived of the first; what it sends anew stands once."""
+    second = wrote(measured(0), measured(1))
+    nodes = Scripted(
+        a=[[HELLO, *wrote(measured(0)), Dies()], [HELLO, second[-1], WELL]],
+        b=[[HELLO, *wrote(measured(0), measured(1)), WELL]],
+    )
+    ending = drive(suite, tmp_path / "out", nodes)
+    assert [row.is_complete for row in ending.rows] == [True, True]
+    known = nodes.jobs["a"][1].known["f1"]
+    assert known["records.jsonl"] == record_line(measured(0)) + "\n"
+    assert [job.known for job in nodes.jobs["b"]] == [{}]
+    lines = (tmp_path / "out" / "a" / "records.jsonl").read_text().splitlines()
+    assert lines == [record_line(measured(0)), record_line(measured(1))]
+
+
+def test_there_are_three_attempts_and_then_what_is_left_is_said(tmp_path: Path, suite: Suite) -> None:
+    nodes = Scripted(a=[[HELLO, Dies()]] * 5, b=[[HELLO, *wrote(measured(0), measured(1)), WELL]])
+    ending = drive(suite, tmp_path / "out", nodes)
+    assert len(nodes.jobs["a"]) == 3
+    assert [(row.machine.state, row.machine.reason, len(row.left)) for row in ending.rows] == [
+        ("lost", "its node died", 2),
+        ("ended", "", 0),
+    ]
+
+
+@pytest.mark.parametrize("code", [-9, 143])
+def test_a_command_that_somebody_ended_is_started_again(tmp_path: Path, suite: Suite, code: int) -> None:
+    nodes = Scripted(a=[[HELLO, Ended(code=code)], [HELLO, *wrote(measured(0), measured(1)), WELL]])
+    assert drive(suite, tmp_path / "out", nodes).rows[0].is_complete
+
+
+def test_a_machine_that_stays_away_is_given_up_and_the_same_command_completes_it(tmp_path: Path, suite: Suite) -> None:
+    out = tmp_path / "out"
+    away = Scripted(a=[[HELLO, *wrote(measured(0)), Dies(comes_back=False)]], b=[[HELLO, WELL]])
+    ending = drive(suite, out, away, patience_s=0.0)
+    assert [(row.machine.name, row.machine.is_given_up, len(row.left)) for row in ending.rows] == [
+        ("a", True, 1),
+        ("b", False, 2),
+    ]
+    (row,) = drive(suite, out, Scripted(b=[[HELLO, *wrote(measured(0), measured(1)), WELL]])).rows[1:]
+    assert (row.machine.name, row.machine.state, row.left) == ("a", "absent", [CASES[1].id])
+    back = Scripted(a=[[HELLO, wrote(measured(1))[-1], WELL]], b=[[HELLO, WELL]])
+    assert all(row.is_complete for row in drive(suite, out, back).rows)
+    assert len((out / "a" / "records.jsonl").read_text().splitlines()) == 2
+
+
+def test_another_machine_of_the_same_name_begins_anew(tmp_path: Path, suite: Suite) -> None:
+    """Its records are never among the first one's."""
+    other = Hello(fingerprint="f2")
+    nodes = Scripted(
+        a=[[HELLO, *wrote(measured(0)), Dies()], [other, *wrote(measured(0, 0.5), measured(1, 0.5)), WELL]]
+    )
+    ending = drive(suite, tmp_path / "out", nodes)
+    assert ending.rows[0].is_complete
+    assert list(read_run(tmp_path / "out" / "a").records.values()) == [measured(0)]
+    assert list(read_run(tmp_path / "out" / "a-f2").records.values()) == [measured(0, 0.5), measured(1, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x80\x05cposix\nsystem\n",
+        b'{"kind": "wrote", "file": "../../x", "text": "{}"}',
+        Wrote(file="records.jsonl", text='{"schema_version": 99}'),
+        Wrote(file="records.jsonl", text="{}\n{}"),
+        Wrote(file="environment.json", text="[]"),
+        Wrote(file="ceilings.json", text="{}"),
+    ],
+)
+def test_what_is_no_record_ends_its_machine_alone(tmp_path: Path, suite: Suite, said: Says) -> None:
+    nodes = Scripted(a=[[HELLO, said, WELL]], b=[[HELLO, *wrote(measured(0), measured(1)), WELL]])
+    ending = drive(suite, tmp_path / "out", nodes)
+    assert [row.is_complete for row in ending.rows] == [False, True]
+    assert "no message or no record" in ending.rows[0].machine.reason
+    assert nodes.stopped == ["a"]
+    assert not (tmp_path / "out" / "a" / "records.jsonl").exists()
+
+
+def test_ctrl_c_ends_all_jobs_and_keeps_what_has_arrived(tmp_path: Path, suite: Suite) -> None:
+    out = tmp_path / "out"
+    nodes = Scripted(a=[[HELLO, *wrote(measured(0)), Interrupts()]], b=[[HELLO, *[Doing(text="x")] * 50, WELL]])
+    ending = drive(suite, out, nodes)
+    assert ending.interrupted
+    assert nodes.stopped == ["a", "b"]
+    assert list(read_run(out / "a").records.values()) == [measured(0)]
+    assert read_run(out / "a").unreadable == []
+
+
+def test_a_full_disk_of_the_driver_loses_nothing_once_there_is_room(
+    tmp_path: Path, suite: Suite, fill_disk: Callable[[Callable[[], bool]], None]
+) -> None:
+    full = [False]
+
+    def turn(machine: Machine) -> None:
+        full[0] = not full[0]
+
+    fill_disk(lambda: full[0])
+    nodes = Scripted(a=[[HELLO, *wrote(measured(0), measured(1)), wrote(measured(0, 0.3))[-1], WELL]])
+    ending = drive(suite, tmp_path / "out", nodes, Notes(turn))  # full when the second arrives, not with the third
+    assert ending.unwritten == ""
+    lines = (tmp_path / "out" / "a" / "records.jsonl").read_text().splitlines()
+    assert lines == [record_line(each) for each in (measured(0), measured(1), measured(0, 0.3))]
+
+
+def test_a_full_disk_of_the_driver_ends_in_a_line_and_keeps_what_is_there(
+    tmp_path: Path, suite: Suite, fill_disk: Callable[[Callable[[], bool]], None]
+) -> None:
+    full = [False]
+
+    def fill(machine: Machine) -> None:
+        full[0] = True
+
+    fill_disk(lambda: full[0])
+    ending = drive(suite, tmp_path / "out", Scripted(a=[[HELLO, *wrote(measured(0), measured(1)), WELL]]), Notes(fill))
+    assert "No space left" in ending.unwritten
+    full[0] = False
+    assert list(read_run(tmp_path / "out" / "a").records.values()) == [measured(0)]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, suite: Suite) -> None:
+    out = tmp_path / "out"
+    drive(suite, out, Scripted(a=[[HELLO, WELL]]))
+    other = load_suite(write_suite(tmp_path, SUITE.replace("[1, 8]", "[2]")))
+    with pytest.raises(RunFolderError, match="another"):
+        Folder(out, other)
+    (out / "a" / "run.json").touch()
+    with pytest.raises(RunFolderError, match="a run's of one machine"):
+        Folder(out / "a", suite)
+    with Folder(out, suite), pytest.raises(RunFolderError, match="another fleet is writing here"):
+        Folder(out, suite)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted], None]:
+    """`cluster(nodes)` has the command line find these."""
+
+    def use(nodes: Scripted) -> None:
+        class Cluster(Scripted):
+            def __init__(self, address: str) -> None:
+                self.__dict__ = nodes.__dict__
+
+            def __enter__(self) -> "Cluster":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        monkeypatch.setattr("cnnbench.fleet.ray_cluster.RayCluster", Cluster)
+
+    monkeypatch.setattr(api.Results, "write", lambda results: results.run.folder / "report.html")
+
+    return use
+
+
+def test_the_command_compares_machines_and_tells_what_continues_it(
+    tmp_path: Path, cli: Cli, cluster: Callable[[Scripted], None]
+) -> None:
+    write_suite(tmp_path, SUITE)
+    words = ["run", "suite.yaml", "--fleet", "local", "--out", "out"]
+    cluster(
+        Scripted(a=[[HELLO, *wrote(measured(0), measured(1)), WELL]], b=[[HELLO, *wrote(measured(0)), Ended(code=3)]])
+    )
+    done = cli(*words)
+    assert done.returncode == 3
+    assert "b: 1 of 2 cases left" in done.stderr
+    assert f"continue with: cnnbench {' '.join(words)}" in done.stderr
+    assert (tmp_path / "out" / "compared" / "report.html").exists()
+    cluster(Scripted(a=[[HELLO, WELL]], b=[[HELLO, *wrote(measured(1))[-1:], WELL]]))
+    again = cli(*words)
+    assert again.returncode == 0, again.stderr
+    assert "complete" in again.stdout
+
+
+def test_machines_with_other_libraries_are_listed_and_compared_where_asked(
+    tmp_path: Path, cli: Cli, cluster: Callable[[Scripted], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_suite(tmp_path, SUITE)
+    newer = ENVIRONMENT.model_copy(update={"software": {**ENVIRONMENT.software, "torch": "9.9"}})
+    environment = Wrote(file="environment.json", text=newer.model_dump_json())
+    said = wrote(measured(0), measured(1))
+    compared: list[list[str]] = []
+
+    def write(found: api.Compared, folder: str | Path) -> Path:
+        compared.append([machine.name for machine in found.comparison.machines])
+        return Path(folder)
+
+    monkeypatch.setattr(api.Compared, "write", write)
+    for mixed in ([], ["--mixed"]):
+        cluster(Scripted(a=[[HELLO, *said, WELL]], b=[[HELLO, *said, environment, WELL]], c=[[HELLO, *said, WELL]]))
+        done = cli("run", "suite.yaml", "--fleet", "x:1", "--out", f"out{len(mixed)}", *mixed)
+        assert "torch 9.9, onnxruntime-gpu 1.31.1: b" in done.stdout
+    assert compared == [["a", "c"], ["a", "c", "b"]]
+
+
+def test_the_plan_names_machines_cases_and_time_and_measures_nothing(
+    tmp_path: Path, cli: Cli, cluster: Callable[[Scripted], None]
+) -> None:
+    write_suite(tmp_path, SUITE)
+    nodes = Scripted(a=[], b=[], gpu=[])
+    cluster(nodes)
+    done = cli("run", "suite.yaml", "--fleet", "x:1", "--plan", "--nodes", "[ab]", "--only", "*/b8")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["machine", "a", "b"]
+    assert done.stdout.splitlines()[1].split()[3] == "1"
+    assert not any(nodes.jobs.values())
+    assert not (tmp_path / "runs").exists()
+    nobody = cli("run", "suite.yaml", "--fleet", "x:1", "--label", "gpu=h100")
+    assert nobody.returncode == 2
+    assert "got none of a, b, gpu" in nobody.stderr
+    assert cli("run", "suite.yaml", "--nodes", "a").returncode == 2
+
+
+# What a node's program sends
+
+
+def job(suite: Suite, **given: object) -> Job:
+    return Job.model_validate({"fleet": "f", "machine": "m", "file": "suite.yaml", "suite": suite.text, **given})
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the node's program keeps its run: the folder of machine `m` with fingerprint `f1`."""
+    monkeypatch.setenv("CNNBENCH_CACHE", str(tmp_path / "node"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv(program.FINGERPRINT, "f1")
+    return tmp_path / "node" / f"fleet-{os.geteuid()}" / "f-m-f1" / "run"
+
+
+def served(asked: Job, script: str) -> list[Message]:
+    """What is sent while the script runs in place of the command, with the run's folder as `out`."""
+    prelude = "import sys, time, pathlib\nout = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
+    prelude += "out.mkdir(exist_ok=True)\nrecords = open(out / 'records.jsonl', 'a')\n"
+    sent: list[Message] = []
+    code = prelude + textwrap.dedent(script)
+    program.serve(asked, sent.append, (sys.executable, "-I", "-S", "-c", code))
+    return sent
+
+
+def lines(sent: list[Message]) -> list[str]:
+    return [each.text for each in sent if isinstance(each, Wrote) and each.file == "records.jsonl"]
+
+
+def test_a_node_sends_whole_lines_as_they_are_written(suite: Suite, place: Path) -> None:
+    sent = served(
+        job(suite, options=["--only", "x"]),
+        """
+        print('[0/2] lenet5: warm, about 9 s left', flush=True)
+        (out / 'run.json').write_text('{"suite": "s"}')
+        print(*sys.argv, flush=True)
+        records.write('{"n": 1}\\n{"n": ')
+        records.flush()
+        time.sleep(0.6)
+        records.write('2}\\n{"cut\\n{"n": 3}\\n')
+        (out / 'shared.jsonl').write_text('{"s": 1}\\n')
+        """,
+    )
+    assert sent[0] == HELLO
+    assert Doing(text="[0/2] lenet5: warm, about 9 s left") in sent
+    assert lines(sent) == ['{"n": 1}', '{"n": 2}', '{"n": 3}']
+    assert next(each.file for each in sent if isinstance(each, Wrote)) == "run.json"
+    assert sent[-1] == WELL
+    order = [each.text for each in sent if isinstance(each, Wrote)]
+    assert order.index('{"s": 1}') < order.index('{"n": 2}')
+
+
+def test_a_node_that_is_asked_again_goes_on_and_sends_only_what_is_new(suite: Suite, place: Path) -> None:
+    """Whether the driver has less than the node, the same, or the node has lost its folder."""
+    served(job(suite), """records.write('{"n": 1}\\n{"n": 2}\\n')""")
+    more = """records.write('{"n": 3}\\n')"""
+    assert lines(served(job(suite, known={"f1": {"records.jsonl": '{"n": 1}\n'}}), more)) == ['{"n": 2}', '{"n": 3}']
+    everything = "".join(f'{{"n": {n}}}\n' for n in (1, 2, 3))
+    known = {"f1": {"records.jsonl": everything + '{"cut\n', "run.json": "{}"}}
+    assert lines(served(job(suite, known=known), "")) == []
+    assert place.joinpath("records.jsonl").read_text() == everything
+    for gone in place.iterdir():
+        gone.unlink()
+    place.rmdir()
+    look = """
+    records.close()
+    assert (out / 'run.json').read_text() == '{}'
+    open(out / 'records.jsonl', 'a').write('{"n": 4}\\n')
+    """
+    sent = served(job(suite, known=known), look)
+    assert sent[-1] == WELL
+    assert lines(sent) == ['{"n": 4}']
+    other = served(job(suite, known={"f2": {"records.jsonl": '{"other": 1}\n'}}), "")
+    assert '{"other": 1}' not in lines(other)
+
+
+def test_where_both_differ_the_drivers_folder_counts(suite: Suite, place: Path) -> None:
+    served(job(suite), """records.write('{"n": 1}\\n')""")
+    known = {"f1": {"records.jsonl": '{"m": 1}\n'}}
+    assert lines(served(job(suite, known=known), """records.write('{"n": 2}\\n')""")) == ['{"n": 2}']
+    assert place.joinpath("records.jsonl").read_text() == '{"m": 1}\n{"n": 2}\n'
+
+
+def test_a_command_that_fails_says_why(suite: Suite, place: Path) -> None:
+    sent = served(job(suite), "sys.exit('error: no space left on device')")
+    assert sent[-1] == Ended(code=1, reason="error: no space left on device")
+
+
+def test_the_command_is_alone_on_its_host_and_ends_with_its_input(tmp_path: Path, suite: Suite, place: Path) -> None:
+    lock = tmp_path / "lock"
+
+    def start() -> "subprocess.Popen[str]":
+        words = [sys.executable, "-P", "-m", "cnnbench.fleet.alone", str(lock), "--version"]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    held = FileLock(lock)
+    held.acquire()
+    with start() as waits, start() as ended:
+        for each in (waits, ended):
+            assert each.stdout is not None
+            assert each.stdout.readline() == "[0/0] waiting for another node of this host\n"
+        assert ended.stdin is not None
+        ended.stdin.close()
+        assert ended.wait(20) == -signal.SIGTERM
+        assert waits.poll() is None
+        held.release()
+        assert waits.wait(20) == 0
+        assert waits.stdout is not None
+        assert waits.stdout.read().strip() == __version__
+
+
+def test_the_task_starts_the_node_in_its_daemons_environment(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in that of Ray's worker; a node without the package says so."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nhead -n 1 > job\nenv | sed 's/.*/{\"&\": 1}/'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def said(python: str | Path) -> str:
+        own = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "7", "CNNBENCH_PYTHON": str(python)}
+        own |= {"RAY_LD_PRELOAD_ON_WORKERS": "0", "LD_PRELOAD": "libjemalloc-of-ray.so"}
+        daemon = subprocess.Popen(["sleep", "60"], env=own, cwd=tmp_path)
+        try:
+            while not Path(f"/proc/{daemon.pid}/environ").read_bytes():  # it is not `sleep` yet
+                pass
+            monkeypatch.setattr(os, "getppid", lambda: daemon.pid)
+            return b"".join(task.measure(b"{}")).decode()
+        finally:
+            daemon.kill()
+            daemon.wait()
+
+    told = said(script)
+    assert '{"OMP_NUM_THREADS=7": 1}' in told
+    assert "CUDA_VISIBLE_DEVICES" not in told
+    assert "RAY_" not in told
+    assert "LD_PRELOAD" not in told
+    assert (tmp_path / "job").read_bytes() == b"{}\n"
+    for python, why in (("/no/python", "No such file"), ("/bin/false", "it ended with code 1")):
+        last = json.loads(said(python))
+        assert last["kind"] == "ended"
+        assert why in last["reason"]
+
+
+def test_without_ray_one_line_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = cli("run", "smoke", "--fleet", "local", "--plan")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --fleet: expected Ray; it is not installed: pip install 'cnnbench[fleet]'\n",
+    )

@@ -1,0 +1,179 @@
+"""Suites on real Ray nodes, several on this machine: nodes and drivers are killed, and nothing finished is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnnbench.records import messages
+from cnnbench.records.run_folder import read_run
+from tests import scripted
+from tests.conftest import Cli, write_suite
+from tests.fake_cluster import FakeCluster
+from tests.scripted import Says, Slowly
+
+pytestmark = pytest.mark.slow
+
+CASES = 5
+SUITE = f"""
+models: [lenet5]
+launches: 1
+defaults:
+  workloads: [inference]
+  runtimes: [eager]
+  classes: 10
+  batches: {list(range(1, CASES + 1))}
+  case_budget: 0.2s
+"""
+SAMPLE = messages.Sampled(seconds={"forward": [0.01, 0.01]})
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("f")
+
+
+def scripted_command(folder: Path) -> tuple[str, ...]:
+    """Workers that take a second for a case."""
+    lines = [line for line in scripted.lenet() if line.line[0] != "sample"]
+    return scripted.command(folder, Says("sample", Slowly(0.05, SAMPLE)), *lines)
+
+
+@pytest.fixture
+def cluster(folder: Path) -> Iterator[FakeCluster]:
+    write_suite(folder, SUITE)
+    with FakeCluster(folder, {"a": {}, "b": {}, "c": {}}, scripted_command(folder)) as started:
+        yield started
+
+
+def start(cluster: FakeCluster, folder: Path) -> "subprocess.Popen[str]":
+    words = ["run", "suite.yaml", "--fleet", cluster.address, "--out", "out"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        env=cluster.environment,
+    )
+
+
+def finished(driver: "subprocess.Popen[str]") -> str:
+    out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    return out
+
+
+def whole(folder: Path) -> None:
+    """Every machine has every case, once."""
+    for name in ("a", "b", "c"):
+        run = read_run(folder / "out" / name)
+        assert run.unreadable == []
+        assert [record.status for record in run.records.values()] == ["noisy"] * CASES or len(run.records) == CASES
+        assert all(len(record.launches) == 1 for record in run.records.values())
+        assert len((folder / "out" / name / "records.jsonl").read_text().splitlines()) == CASES
+
+
+def counted(folder: Path) -> dict[str, int]:
+    """Records that have arrived."""
+    files = (folder / "out").glob("*/records.jsonl")
+    return {file.parent.name: len(file.read_text().splitlines()) for file in files}
+
+
+def kept(before: dict[str, str], folder: Path) -> None:
+    """What had arrived is where it was."""
+    for name, text in before.items():
+        assert (folder / "out" / name / "records.jsonl").read_text().startswith(text)
+
+
+def arrived(folder: Path) -> dict[str, str]:
+    return {file.parent.name: file.read_text() for file in (folder / "out").glob("*/records.jsonl")}
+
+
+def kill_nodes(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> None:
+    """Have a driver go on while nodes die and come back."""
+    driver = start(cluster, folder)
+    try:
+        for _ in range(times):
+            time.sleep(drawn.uniform(1.0, 8.0))
+            before, name = arrived(folder), drawn.choice("abc")
+            cluster.tell(f"kill {name}")
+            cluster.tell(f"add {name}")
+            kept(before, folder)
+        finished(driver)
+    finally:
+        driver.kill()
+    whole(folder)
+
+
+def kill_driver(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> None:
+    """Kill the driver, and give the same command again."""
+    for _ in range(times):
+        driver = start(cluster, folder)
+        time.sleep(drawn.uniform(2.0, 9.0))
+        driver.send_signal(drawn.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
+        driver.communicate(timeout=60)
+        assert driver.returncode in (0, -signal.SIGKILL, -signal.SIGINT, 130)
+        kept(arrived(folder), folder)
+    finished(start(cluster, folder))
+    whole(folder)
+
+
+def test_a_node_that_dies_and_comes_back_loses_and_doubles_nothing(cluster: FakeCluster, folder: Path) -> None:
+    kill_nodes(cluster, folder, 2, random.Random(int(os.environ.get("SEED", "1"))))
+
+
+def test_the_same_command_completes_what_a_killed_driver_has_begun(cluster: FakeCluster, folder: Path) -> None:
+    kill_driver(cluster, folder, 2, random.Random(int(os.environ.get("SEED", "1"))))
+
+
+def test_a_node_that_cannot_measure_is_a_row_and_the_others_go_on(folder: Path) -> None:
+    """One has another Python without the package, one a full disk, one no place for its cache."""
+    write_suite(folder, SUITE)
+    full = Path("/dev/full")
+    nodes = {
+        "bare": {"CNNBENCH_PYTHON": "/bin/false"},
+        "full": {"CNNBENCH_CACHE": str(full)},
+        "gone": {"CNNBENCH_PYTHON": "/no/python"},
+        "well": {},
+    }
+    with FakeCluster(folder, nodes, scripted_command(folder)) as cluster:
+        driver = start(cluster, folder)
+        out, _ = driver.communicate(timeout=200)
+    assert driver.returncode == 3, out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.split()[:1]}
+    assert "No such file" in out
+    assert "it ended with code 1" in out
+    assert "complete" in rows["well"] or "well" in out
+    assert counted(folder) == {"well": CASES}
+
+
+def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cli: Cli) -> None:
+    """With real workers: the same cases, artifacts, threads and settings."""
+    suite = write_suite(folder, "models: [lenet5]\nlaunches: 1\ndefaults: {batches: [1], case_budget: 0.2s}\n")
+    by_hand = cli("run", suite, "--out", str(folder / "hand"))
+    assert by_hand.returncode == 0, by_hand.stderr
+    words = ["run", suite, "--fleet", "local", "--out", str(folder / "fleet")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "cnnbench", *words], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (machine,) = [each.parent for each in (folder / "fleet").glob("*/run.json")]
+    ours, theirs = read_run(machine), read_run(folder / "hand")
+    assert ours.environment is not None
+    assert theirs.environment is not None
+    assert ours.environment.identity == theirs.environment.identity
+    assert ours.environment.threads.model_copy(update={"OMP_NUM_THREADS": None}) == theirs.environment.threads
+    assert list(ours.records) == list(theirs.records)
+    for id_, record in ours.records.items():
+        by_hands = theirs.records[id_]
+        assert record.case == by_hands.case
+        assert record.artifact == by_hands.artifact
+        assert [launch.ran for launch in record.launches] == [launch.ran for launch in by_hands.launches]
