@@ -106,7 +106,8 @@ def test_a_runtime_stands_beside_another_one_rather_than_beside_itself_with_anot
         return of.model_copy(update={"case": of.case.model_copy(update={"allocator": "keep"})})
 
     (found,) = fastest([timed("eager", 10), keep(timed("eager", 8)), timed("ort", 5), keep(timed("ort", 4))])
-    assert (found.backend, found.next, found.vs_next.value) == (("ort", "keep"), ("eager", "keep"), pytest.approx(2.0))
+    assert (found.backend, found.next) == (("ort", "keep"), ("eager", "keep"))
+    assert found.vs_next.value == pytest.approx(2.0)
     (found,) = fastest([timed("eager", 10), keep(timed("eager", 8))])
     assert (found.backend, found.next) == (("eager", "keep"), ("eager",))
 

@@ -247,7 +247,7 @@ class Case(Frozen):
 
     @property
     def label(self) -> str:
-        """The model's label, with what is trained or how it is served, ranks, threads and seed where not the defaults."""
+        """The model's label, with what is trained, how it is served, ranks, threads and seed where not the defaults."""
         return self.spec.label + self.part + self.service + self._threads_and_seed
 
     @property
@@ -327,7 +327,7 @@ class Case(Frozen):
 
     @property
     def group_key(self) -> tuple[object, ...]:
-        """All but runtime, precision, layout, allocator, what is trained and ranks: equal for cases measured interleaved."""
+        """All but runtime, precision, layout, allocator, part trained and ranks: equal where measured interleaved."""
         return (self.spec, self.workload, self.device, self.batch, self.threads)
 
     @property

@@ -88,7 +88,7 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
             child.inplace = True  # type: ignore[assignment]
 
 
-class AttentionOfHeads(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class AttentionOfHeads(TorchFunctionMode):
     """Has attention of one head, (N, tokens, C), computed as (N, 1, tokens, C), which alone ONNX's operator takes."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
