@@ -151,8 +151,8 @@ class Service:
             detail = f"no test of {MIN_QUERIES_P99} queries fitted into the case's time; raise case_budget"
             found.append(Reason(code="not-measured", detail=detail))
         elif self.valid is None and (best := self.best_seen) is not None:
-            seen = f"the best p99 seen was {1e3 * best.p99_s:.3g} ms, at {best.rate:g} queries/s"
-            found.append(Reason(code="no-rate", detail=f"bound {1e3 * self.bound_s:.3g} ms; {seen}"))
+            seen = f"the best p99 seen was {1e3 * best.p99_s:.4g} ms, at {best.rate:g} queries/s"
+            found.append(Reason(code="no-rate", detail=f"bound {1e3 * self.bound_s:.4g} ms; {seen}"))
         ends = [rate for rate in (self.valid, self.invalid) if rate is not None]
         beside = [each for rate in ends for test in self.searched[rate] for each in test.interference]
         if beside:

@@ -50,17 +50,20 @@ def swept(case: Case, bound_s: float, folder: Path) -> tuple[list[Finalist], flo
     return found, search.spent_before_s + time.monotonic() - start
 
 
-def again(case: Case, bound_s: float, knobs: dict[str, Knobs], folder: Path) -> None:
-    """Both winners in one run, launched three times."""
-    known = [Tuned(case, bound_s, [Finalist(each, None, None, None)], [], 0.0, 0, {}, 0.0) for each in knobs.values()]
-    content = suite_of_tuned(known, 1200.0)
-    content["defaults"]["case_budget"] = "120s"
+def again(case: Case, bound_s: float, knobs: dict[str, Knobs], folder: Path, budget_s: float) -> None:
+    """Both winners in one run, launched three times as the time allows."""
+    known = [
+        Tuned(case, bound_s, [Finalist(each, None, None, None)], [], 0.0, 0, {}, 0.0)
+        for each in dict.fromkeys(knobs.values())
+    ]
+    content = suite_of_tuned(known, budget_s)
+    content["defaults"]["case_budget"] = f"{round(budget_s / 10)}s"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "winners.yaml"
     file.write_text(yaml.safe_dump(content))
     suite = load_suite(str(file))
     watch = partial(Progress, Console())
-    run(suite, suite.cases, folder / "run", budget_s=1200.0, resume=(folder / "run").exists(), watch=watch)
+    run(suite, suite.cases, folder / "run", budget_s=budget_s, resume=(folder / "run").exists(), watch=watch)
     for id_, record in read_run(folder / "run").records.items():
         if (service := service_of(record.launches)) is not None:
             print(f"{id_}: {rate_text(service)} queries/s, in {service.confirmed} launches; {record.status}")
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("--p99", type=parse_duration, required=True)
     parser.add_argument("--only", action="append")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--again", type=parse_duration, default=1200.0, help="time for both winners")
     options = parser.parse_args()
     (case,) = targets(select_cases(options.suite, options.only)[1])
     found, sweep_s = swept(case, options.p99, options.out / "sweep")
@@ -83,7 +87,7 @@ def main() -> None:
     winner = tuned.finalists[0]
     took_s = time.monotonic() - start
     print(f"tune: {took_s:.0f} s ({took_s / sweep_s:.0%} of the sweep); {winner.knobs}: {winner.valid} queries/s")
-    again(case, options.p99, {"sweep": found[0].knobs, "tune": winner.knobs}, options.out)
+    again(case, options.p99, {"sweep": found[0].knobs, "tune": winner.knobs}, options.out, options.again)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.runner import allocators
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import DEVICES, Case, Device
-from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind, runtimes
+from cnnbench.suite.runtimes import OVER_HTTP, REFERENCE, cannot, runtime_kind, runtimes
 
 PROBE_LIMIT_S = 120.0
 LOADGEN = "mlperf_loadgen"
@@ -20,8 +20,9 @@ INSTALL_LOADGEN = "pip install 'cnnbench[serving]'"
 
 
 def probe_all(logs: Path) -> dict[tuple[str, Device], Probed]:
-    """Try every device in every runtime."""
-    return _probed([(runtime, device) for device in DEVICES for runtime in runtimes()], logs)
+    """Try every device in every runtime that runs here."""
+    here = [runtime for runtime in runtimes() if runtime != OVER_HTTP]
+    return _probed([(runtime, device) for device in DEVICES for runtime in here], logs)
 
 
 def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reason], dict[str, str]]:
