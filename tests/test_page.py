@@ -202,7 +202,7 @@ def test_charts_of_ratios_have_their_intervals(drawn: dict[str, list[dict[str, A
 
 def test_charts_by_batch_have_a_panel_for_each_model(page: Page, drawn: dict[str, list[dict[str, Any]]]) -> None:
     (throughput,) = (chart for chart in page.charts if chart.name == "throughput")
-    titles = [panel["title"]["text"] for panel in throughput.vega_lite["concat"]]
+    titles = ["".join(panel["title"]["text"]) for panel in throughput.vega_lite["concat"]]
     assert titles == ["alexnet", "resnet18", "mobilenet_v2"]
     assert {row["batch"] for row in drawn["latency"]} == {1, 8}
     assert max(row["figure"] for row in drawn["latency"]) == pytest.approx(320)

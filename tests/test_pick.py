@@ -114,7 +114,7 @@ def test_the_command_that_measures_what_is_missing_is_told(sample: Run) -> None:
     suite = sample.folder / "suite.yaml"
     assert f"Too wide an interval to tell: cnnbench run {suite} --only alexnet/inference/ort/cpu/fp32/b1" in lines
     again = f"--out {sample.folder} --resume"
-    assert f"Not reached: cnnbench run {suite} --only {not_reached} {again}" in lines
+    assert f"Not measured: cnnbench run {suite} --only {not_reached} {again}" in lines
     other_batch = picked_lines(pick([sample], {}, batch=4))
     assert any("`batches: {inference: [4]}` measures it" in line for line in other_batch)
     unknown = picked_lines(pick([sample], {"accuracy": 50.0}, batch=8))

@@ -48,7 +48,7 @@ def launches_of(record: Record) -> list[Launch]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The run that most tests look at."""
     folder = tmp_path_factory.mktemp("tiny")
-    words = ("run", write_suite(folder, TINY), "--out", "out")
+    words = ("run", write_suite(folder, TINY), "--out", "out", "--tables")
     done = subprocess.run(
         [sys.executable, "-m", "cnnbench", *words],
         cwd=folder,
@@ -118,7 +118,7 @@ def test_the_folder_holds_tables_environment_and_the_suite_as_run(
     assert {"cpu", "memory_bytes", "affinity_cores"} <= set(
         json.loads((folder / "environment.json").read_text())["machine"]
     )
-    for title in ("Models", "Inference", "Training", "images/s", "vs eager", "44,426"):
+    for title in ("Models", "Inference", "Training", "images/s", "vs eager", "44,426", "Page"):
         assert title in done.stdout
     assert "left" in done.stdout  # the time that it still took, while it ran
 
@@ -127,7 +127,7 @@ def test_tables_come_again_from_records_and_runs_side_by_side(
     tiny: tuple[Path, subprocess.CompletedProcess[str]], cli: Cli
 ) -> None:
     folder, done = tiny
-    again = cli("report", str(folder))
+    again = cli("report", str(folder), "--tables")
     assert again.returncode == 0
     row = next(line for line in again.stdout.splitlines() if "ort/cpu" in line)
     assert row in done.stdout
@@ -326,7 +326,7 @@ def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(c
         "defaults: {workloads: [inference], runtimes: [eager], batches: [1], image_size: 32, case_budget: 0.1s}",
     )
     assert cli("run", suite, "--out", "out").returncode == 0
-    assert "2 records" in cli("run", suite, "--out", "out", "--resume").stdout
+    assert "2 cases" in cli("run", suite, "--out", "out", "--resume").stdout
     lines = (home / "out" / "records.jsonl").read_text().splitlines()
     assert len(lines) == 2
     model.write_text(model.read_text().replace("nn.Conv2d(3, 8, 3, bias=False)", "nn.Conv2d(3, 8, 5, bias=False)"))

@@ -188,11 +188,11 @@ def wrong(answer: Answer) -> str:
 
 
 def left_out(answer: Answer) -> list[str]:
-    """`54 cases need CUDA: no NVIDIA driver.`, and how many were not reached."""
+    """`54 cases need CUDA: no NVIDIA driver.`, and how many have no record."""
     texts = [left_out_text(each) for each in answer.left_out]
     if answer.not_reached:
-        cases = f"{answer.not_reached} case{'s were' if answer.not_reached != 1 else ' was'}"
-        texts.append(f"{cases} not reached: --resume measures the rest.")
+        cases = f"{answer.not_reached} case{'s' * (answer.not_reached != 1)} of the suite"
+        texts.append(f"{cases} not asked for or not reached: --resume measures more.")
     return texts
 
 

@@ -42,7 +42,14 @@ CONFIG: dict[str, Any] = {
         "labelSeparation": 10,
     },
     "axisY": {"titlePadding": 8},
-    "legend": {**_LABELS, "orient": "top", "titleColor": FAINT, "symbolStrokeWidth": 2, "labelLimit": 0},
+    "legend": {
+        **_LABELS,
+        "orient": "top",
+        "titleColor": FAINT,
+        "symbolStrokeWidth": 2,
+        "labelLimit": 0,
+        "columnPadding": 24,
+    },
     "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
     "range": {"category": list(SERIES)},
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "frame": "group", "offset": 6},
@@ -136,7 +143,7 @@ def stacked_bars(
 ) -> alt.Chart:
     """A bar for each line, in the order in which they come; its parts in the order of `parts`."""
     rows = data({**bar._asdict(), "order": parts.index(bar.part)} for bar in bars)
-    axis = alt.Axis(format="%") if is_share else alt.Axis()
+    axis = alt.Axis(format="%", tickCount=6) if is_share else alt.Axis(tickCount=6)
     present = [part for part in parts if any(bar.part == part for bar in bars)]
     legend = alt.Legend(values=present, columns=3 if len(present) > 4 else 0)
     chart: alt.Chart = alt.Chart(rows).mark_bar(size=ROW - 6)
@@ -149,16 +156,14 @@ def stacked_bars(
     ).properties(width=WIDTH, height=alt.Step(ROW))
 
 
-def ratio_marks(
-    marks: Sequence[Mark], series: Sequence[str], title: str, lines: str | None = None
-) -> alt.LayerChart | alt.FacetChart:
+def ratio_marks(marks: Sequence[Mark], series: Sequence[str], title: str) -> alt.LayerChart | alt.FacetChart:
     """Ratios with their intervals by line, on a logarithmic scale, beside a line at 1; a colour for each series."""
     rows = data(
         mark._asdict() | {"ratio": mark.ratio.value, "low": mark.ratio.low, "high": mark.ratio.high} for mark in marks
     )
     x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=title)
     base = alt.Chart(rows).encode(
-        y=alt.Y("line:N", sort=None, title=lines),
+        y=alt.Y("line:N", sort=None, title=None),
         yOffset=alt.YOffset("series:N", sort=list(series)),
         color=alt.Color("series:N", scale=colours(series), title=None, legend=legend_of(mark.series for mark in marks)),
     )

@@ -103,7 +103,7 @@ def missing(picked: Picked) -> Iterator[str]:
         not_reached = [id_ for id_, of in picked.not_reached.items() if of is run]
         if not_reached:
             again = ["--out", str(run.folder), "--resume"]
-            yield f"Not reached: {_command(run.folder / 'suite.yaml', not_reached, again)}"
+            yield f"Not measured: {_command(run.folder / 'suite.yaml', not_reached, again)}"
     for metric in picked.bounds:
         checks = [(each, check) for each in picked.unknown for check in each.checks if check.metric == metric]
         models = list(dict.fromkeys(each.record.case.spec.label for each, check in checks if check.figure is None))

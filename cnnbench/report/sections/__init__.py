@@ -36,8 +36,8 @@ def choice(sources: Sources) -> Section:
     """Every measured inference case beside bounds that the reader sets."""
     found = chooser(sources.run)
     prose = [
-        "What meets all bounds with its whole interval, what may, and what fails. `cnnbench pick` answers the same, "
-        "and names the commands that measure what is missing."
+        "What meets all bounds with its whole interval, what may, and what fails. The command cnnbench pick answers "
+        "the same, and names the commands that measure what is missing."
     ]
     return Section("pick", "Pick a network and a runtime", prose if found else (), [found] if found else ())
 

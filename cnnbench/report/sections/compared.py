@@ -51,10 +51,10 @@ def _ratios(comparison: Comparison) -> list[Chart]:
     if not marks or len(comparison.machines) > MAX_SERIES:
         return []
     title = f"time as a multiple of {comparison.reference.name}'s"
-    chart = ratio_marks(marks, others, title, "model, workload, runtime, batch")
+    chart = ratio_marks(marks, others, title)
     caption = (
-        "Right of 1 is slower than the reference, left of it faster; the line is the 95 % interval. Only cases that "
-        "every machine measured."
+        "By model, workload, runtime and batch. Right of 1 is slower than the reference, left of it faster; the line "
+        "is the 95 % interval. Only cases that every machine measured."
     )
     return [Chart("ratios", "Times as multiples of the reference's", caption, chart)]
 
