@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cnnbench.records.task_messages import Epoch, Evaluated, TrainingStarted
+from cnnbench.records.training_history import EpochResult
+from tests import scripted
 from tests.conftest import Cli
+from tests.scripted import Says
 
 
 def idx(values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
@@ -51,6 +55,27 @@ def test_both_runtimes_learn_the_same_from_the_same_start(stripes: Path, cli: Cl
     assert set(weights["eager"]) == set(weights["ort"])
     difference = max(float(np.abs(weights["eager"][k] - weights["ort"][k]).max()) for k in weights["eager"])
     assert difference < 0.01
+
+
+def test_the_channels_and_transforms_that_are_given_reach_the_worker(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = EpochResult(epoch=1, seconds=1.0, loss=0.5, rate=0.01, accuracy={"eager": 0.5, "ort": 0.5})
+    asked = {"channels": 3, "transforms": ["RandomCrop(32, padding=4)"]}
+    scripted.use(
+        monkeypatch,
+        home,
+        Says("start_training", TrainingStarted(train_images=64, test_images=10, steps_per_epoch=1), **asked),
+        Says("advance", Epoch(steps=1, loss=0.5, seconds=0.1, over=True)),
+        Says("evaluate", Evaluated(result=result, over=False)),
+    )
+    words = ["--data", "shapes", "--epochs", "1", "--transform", "transforms.RandomCrop(32, padding=4),"]
+    done = cli("train", "mine:net", *words, "--channels", "3", "--image-size", "32")
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy 50.00% in eager" in done.stdout
+    done = cli("train", "lenet5", *words, "--channels", "3")
+    assert done.returncode == 2
+    assert "lenet5: its inputs are known; expected no `channels`" in done.stderr
 
 
 def test_a_missing_data_set_is_told_with_the_way_to_get_it(tmp_path: Path, cli: Cli) -> None:

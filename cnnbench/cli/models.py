@@ -423,6 +423,7 @@ def train(
     transform: Transforms = None,
     image_size: ImageSize = None,
     classes: Classes = None,
+    channels: Channels = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="At most so many training images, seeded, balanced by class.")
     ] = None,
@@ -450,7 +451,7 @@ def train(
 
     if label_smoothing and loss:
         raise InputError("--label-smoothing: belongs to cross-entropy, which --loss replaces; give one of them")
-    chosen = spec(model, image_size, classes, seed, loss=loss)
+    chosen = spec(model, image_size, classes, seed, channels, loss=loss)
     file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
         spec=chosen,
