@@ -98,6 +98,7 @@ def _input(found: Inspection) -> list[Part]:
             kernels = kernels[:, :, kernels.shape[2] // 2]
         is_colour = kernels.ndim == 4 and kernels.shape[1] == 3
         tiles = pictures.colour(kernels) if is_colour else pictures.grey(kernels[:, 0] if kernels.ndim > 2 else kernels)
+        tiles = tiles if tiles.ndim > 3 else tiles[:, None]  # of signals, each one line of squares
         caption = f"The first {len(kernels)} of {len(found.kernels)} kernels, each in shades of its own"
         caption += "." if is_colour or found.kernels.shape[1] == 1 else "; their first input channel alone."
         made.append(Picture("kernels", f"Kernels of {found.first}", caption, pictures.grid(tiles)))

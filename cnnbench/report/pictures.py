@@ -18,7 +18,7 @@ Maps = NDArray[np.floating]
 
 GAP = 1
 """Pixels between the maps of a grid."""
-SIGNAL_ROW = 6
+SIGNAL_ROW = 2
 """Pixels that one number of a signal is high."""
 CURVE_HEIGHT = 80
 """Of a signal's curve, in pixels; it is as wide as the signal is long."""
