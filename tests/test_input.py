@@ -234,7 +234,7 @@ def test_a_suite_measures_its_input_once_before_its_cases(
     said = times(50, 80, workers=(0, 2))
     scripted.use(monkeypatch, home, Says("measure_input", said), *lenet())
     suite = write_suite(home, SUITE)
-    done = cli("run", suite, "--out", "out")
+    done = cli("run", suite, "--out", "out", "--tables")
     assert done.returncode == 0, done.stderr
     assert read_input(home / "out") == said
     assert "the model binds" in done.stdout or "the input binds" in done.stdout

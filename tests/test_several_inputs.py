@@ -108,7 +108,8 @@ def test_the_graph_names_its_inputs_as_the_forward_pass_does_and_in_its_order(tm
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds"), [("labels", "labels, learning_rate"), ("step", "drop, step, loss"), ("scale", "parameters")]
+    ("name", "kinds"),
+    [("labels", "labels, learning_rate"), ("step", "drop, draw, step, loss"), ("scale", "parameters")],
 )
 def test_an_input_that_has_the_name_of_the_steps_own_is_refused_in_a_sentence(name: str, kinds: str) -> None:
     module = Conditioned()

@@ -287,7 +287,7 @@ def test_a_worker_can_be_driven_by_hand_and_only_replies_reach_its_output() -> N
     lines = ['{"op": "probe", "runtime": "eager", "device": "cpu"}', '{"op": "nonsense"}', "not json"]
     done = subprocess.run(HERE.command, input="\n".join(lines), capture_output=True, text=True, timeout=120, check=True)
     replies = [json.loads(line) for line in done.stdout.splitlines()]
-    assert replies[0] == {"works": True, "name": "cpu", "reason": ""}
+    assert replies[0] == {"works": True, "name": "cpu", "reason": "", "formats": None}
     assert all("not a request" in reply["failure"] for reply in replies[1:])
 
 
