@@ -9,7 +9,7 @@ def measure(job: bytes) -> Iterator[bytes]:
     """Start the node's program in the node's own environment with a job, and give each line that it sends.
 
     Ray's worker is a child of the node's daemon, whose environment, folder and priority are those in which somebody
-    started the node; Ray gives its worker others (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES, niceness 15).
+    started the node; Ray gives its worker others (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES, a lower priority).
     """
     import contextlib
     import json
