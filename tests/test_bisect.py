@@ -140,10 +140,10 @@ def repository(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_a_commit_that_slows_a_model_down_is_found_in_a_repository(tmp_path: Path, cli: Cli) -> None:
     suite = write_suite(
         tmp_path,
-        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], threads: 1, case_budget: 0.6s}\n"
+        "defaults: {workloads: [inference], runtimes: [ort], batches: [1], threads: 1, case_budget: 1.5s}\n"
         "models:\n  - {model: 'bisected_nets:build', image_size: 48}\n",
     )
-    words = ("bisect", suite, "--good", "good", "--bad", "HEAD", "--budget", "10m", "--out", str(tmp_path / "search"))
+    words = ("bisect", suite, "--good", "good", "--bad", "HEAD", "--budget", "20m", "--out", str(tmp_path / "search"))
     done = cli(*words)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
