@@ -237,7 +237,10 @@ def test_layers_of_onnx_runtime_are_read_without_torch() -> None:
 
 
 @pytest.mark.slow
-def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_accused(tmp_path: Path) -> None:
+def test_34_of_36_faults_in_six_networks_are_found_and_none_of_36_right_runs_is_accused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnbench.runner.machine.usable_threads", lambda: 1)  # others only wait, of such small images
     hits, accused, total, right = [], [], 0, 0
     for name in NETWORKS:
         assert name in ARCHITECTURES

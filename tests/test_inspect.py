@@ -253,7 +253,7 @@ def test_the_test_images_of_a_data_set_are_put_in(cli: Cli) -> None:
     found = json.loads(told.stdout)
     assert found["images"] == 5
     assert found["image"] in ("'cat' of folder", "'dog' of folder")
-    counted = sum(found["layers"][0]["runs"]["ort"]["histogram"])
+    counted = sum(found["layers"][0]["runs"]["float64"]["histogram"])
     assert counted == 5 * np.prod(found["layers"][0]["shape"][1:])
     assert found["image"].replace("'", "&#39;") in Path("shown/layers.html").read_text()
 
@@ -266,7 +266,7 @@ def test_the_test_images_of_a_data_set_are_put_in(cli: Cli) -> None:
         (["lenet5", "--layers", "x*"], "error: --layers: no layer of lenet5 with feature maps matches 'x*'; they are"),
         (["lenet5", "--image", "text.png"], "error: text.png: expected a picture that Pillow reads"),
         (["lenet5", "--data", "shapes"], "error: expected a model for images of at least 3x32x32; its images are 1x28"),
-        (["lenet5", "--memory", "10KB"], "error: --memory: expected at least"),
+        (["lenet5", "--memory", "1MB", "--batch", "64"], "error: --memory: expected at least"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence(cli: Cli, words: list[str], said: str) -> None:
