@@ -275,6 +275,13 @@ def test_a_graph_that_could_not_be_exported_is_tried_again(lenet: Path, tmp_path
     assert again.onnx_error is None
 
 
+def test_a_request_says_what_is_not_the_default_so_that_an_older_revision_takes_it() -> None:
+    case = Case(spec=ModelSpec(model="lenet5"), workload="inference", runtime="ort", batch=3)
+    said = json.loads(Load(case=case, threads=2).line)
+    assert (said["op"], set(said["case"])) == ("load", {"spec", "workload", "runtime", "batch"})
+    assert Load.model_validate(said) == Load(case=case, threads=2)
+
+
 def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     with worker(tmp_path, limit_s=0.3) as child:
         child.suspend()

@@ -4,6 +4,7 @@ A worker can be driven by hand: start `python -m cnnbench.worker` and type a req
 `{"op": "probe", "runtime": "ort", "device": "cpu"}`.
 """
 
+import json
 from typing import Any, Literal
 
 from pydantic import PositiveInt
@@ -20,6 +21,14 @@ CHECKOUTS = "CNNBENCH_CHECKOUTS"
 
 class Request(Frozen):
     """What a worker can be asked, each with an `op` of its own; `cnnbench.worker.loop` has the table of them."""
+
+    @property
+    def line(self) -> str:
+        """As it is sent: `op` and what is not the default.
+
+        So a gate's older revision, whose worker does not know a later field, takes a request that does not use it.
+        """
+        return json.dumps({"op": getattr(self, "op", None), **self.model_dump(mode="json", exclude_defaults=True)})
 
 
 Reply = Frozen

@@ -150,7 +150,7 @@ class Worker:
         """Send a request whose answer is received later, so that several workers can be busy at once."""
         self._due_s = time.monotonic() + self.limit_s
         try:
-            self._process.stdin.write(request.model_dump_json() + "\n")
+            self._process.stdin.write(request.line + "\n")
         except (OSError, ValueError):  # a broken pipe, or one that `kill` has closed
             raise WorkerCrashed(self._how_it_died()) from None
 
