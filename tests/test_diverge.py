@@ -288,18 +288,6 @@ def test_a_model_that_is_another_when_it_is_exported_is_told(cli: Cli, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_case_in_another_layout_is_compared_too(tmp_path: Path) -> None:
-    spec = ModelSpec.checked("lenet5", None, 10)
-    fill(spec, tmp_path / "artifact")
-    case = Case(spec=spec, workload="inference", runtime="eager", batch=2, layout="channels_last")
-    found = diverge_artifact(
-        spec, tmp_path / "artifact", [Contender(case.id, "eager", layout=case.layout)], 2, GB, tmp_path
-    )
-    assert found.runs[0].asked == 0.0
-    assert found.runs[0].first is None
-
-
-@pytest.mark.slow
 def test_compiled_code_is_asked_for_what_lies_in_memory(artifact_of: ArtifactOf) -> None:
     artifact_of(SIGNALS)
     asked = [Contender("compile", "compile"), Contender("compile/amp-bf16", "compile", "amp-bf16")]

@@ -31,7 +31,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import AMP, Case, Layout, ModelSpec, Precision
+from cnnbench.suite.case import AMP, Case, ModelSpec, Precision
 from cnnbench.suite.runtimes import REFERENCE, TRAINED, cannot, check_name, runtime_kind
 
 COMPARED = ("eager", "compile", "ort")
@@ -64,7 +64,6 @@ class Contender:
     """As it was given."""
     runtime: str
     precision: Precision = "fp32"
-    layout: Layout = "nchw"
     file: str | None = None
     """The user's ONNX file, instead of the model in the runtime."""
 
@@ -198,11 +197,12 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
 
     Raises ModelError, WorkerError.
     """
-    if case.workload != "inference" or runtime_kind(case.runtime).name not in COMPARED or case.device != "cpu":
+    name, on_cpu = runtime_kind(case.runtime).name, case.device == "cpu"
+    if case.workload != "inference" or name not in COMPARED or not on_cpu or case.layout != "nchw":
         return None
     if case.precision not in TRAINED:
         return None
-    contender = Contender(case.id, case.runtime, case.precision, case.layout)
+    contender = Contender(case.id, case.runtime, case.precision)
     found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
     (run,) = found.runs
     if found.is_other_program:
@@ -316,16 +316,15 @@ class Comparison(ExitStack):
             worker.ask(Load(case=self._case(REFERENCE if in_torch else "ort"), threads=self._threads), Loaded)
         return self._workers[in_torch]
 
-    def _case(self, runtime: str, precision: Precision = "fp32", layout: Layout = "nchw") -> Case:
-        about = {"runtime": runtime, "precision": precision, "layout": layout, "batch": self._batch}
-        return Case(spec=self._spec, workload="inference", **about)
+    def _case(self, runtime: str, precision: Precision = "fp32") -> Case:
+        return Case(spec=self._spec, workload="inference", runtime=runtime, precision=precision, batch=self._batch)
 
     def _opened(self, name: str, scratch: Path, contender: Contender) -> _Open:
         own, worker = scratch / name, self._worker(contender.in_torch)
         own.mkdir()
         request = OpenLayers(
             name=name,
-            case=self._case(contender.runtime, contender.precision, contender.layout),
+            case=self._case(contender.runtime, contender.precision),
             folder=str(self._folder),
             file=contender.file,
             scratch=str(own),

@@ -48,6 +48,8 @@ def open_run(request: OpenLayers, reference: TracedProgram | None) -> "EagerLaye
         program = reference
     else:
         program = _traced(runtime)
+        if [(each.name, each.shape) for each in program.values] != [(each.name, each.shape) for each in request.values]:
+            raise ModelError(f"{request.case.backend}: its program has other layers than that in float32")
     name = runtime_kind(request.case.runtime).name
     return (CompiledLayers if name == "compile" else EagerLayers)(runtime, program)
 
