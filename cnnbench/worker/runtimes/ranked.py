@@ -51,6 +51,9 @@ class RankedTraining(Runtime):
         except BaseException:
             for stream in self._ranks:
                 stream.close()
+            if hasattr(self, "_torchrun"):  # its ranks end with their sockets
+                self._torchrun.terminate()
+                self._torchrun.wait()
             raise
 
     def _start(self, folder: Path, threads: int) -> None:
