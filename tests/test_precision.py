@@ -396,7 +396,7 @@ def test_a_run_compares_precisions_and_goes_on_where_one_cannot_be(program: Cli,
         " precisions: [fp32, bf16, int8]}\n"
         "models: [lenet5, {model: simple_cnn, calibration: nowhere}]\n",
     )
-    done = program("run", suite, "--out", "out")
+    done = program("run", suite, "--out", "out", "--tables")
     assert done.returncode == 3, done.stderr + done.stdout
     records = read_run(home / "out").records
     status = {id_.removesuffix("/b2"): each.status for id_, each in records.items()}

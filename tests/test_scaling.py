@@ -159,7 +159,7 @@ def test_two_ranks_are_measured_beside_one(tmp_path: Path, cli: Cli) -> None:
         "{workloads: [training], runtimes: [eager, ort], batches: [8], ranks: [1, 2], threads: 1, case_budget: 1s}"
     )
     suite = write_suite(tmp_path, f"models: [lenet5]\nlaunches: 1\ndefaults: {settings}\n")
-    done = cli("run", suite, "--out", "out")
+    done = cli("run", suite, "--out", "out", "--tables")
     assert done.returncode == 0, done.stdout + done.stderr
     run = read_run(tmp_path / "out")
     assert run.records["lenet5/training/ort/cpu/fp32/b8/r2/t1"].status == "unavailable"
