@@ -45,7 +45,7 @@ class Trained(NamedTuple):
 
     losses: list[float]
     values: dict[str, Array]
-    """In float64, before the further steps."""
+    """Before the further steps."""
 
 
 def build_step(request: BuildStep) -> StepFacts:
@@ -135,24 +135,24 @@ def prove(
     torch's own step gives what is not a number.
     """
     # Copied outside: in these modes each copied parameter would be seen with, and convert, all that were copied before.
-    in_double, in_single = (EagerTrainer(each, optimizer, rate) for each in (copied(module).double(), copied(module)))
+    trainers = [EagerTrainer(each, optimizer, rate) for each in (copied(module).double(), copied(module))]
     with nothing_dropped():
         with casts_to_double():
-            double = train(in_double, images, labels, steps, further)
-        single = train(in_single, images, labels, steps, further)
+            double = train(trainers.pop(0), images, labels, steps, further)
+        single = train(trainers.pop(0), images, labels, steps, further)
     _check_finite(double)
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
-    before = {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
+    before = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     limit = max(ROOM * (compare_losses("", single.losses, double.losses, 1.0).error or 0.0), parity.MIN_LIMIT)
     found = [compare_losses(f"ort, losses of {steps + further} steps", ours.losses, double.losses, limit)]
-    changes = {name: float(np.linalg.norm(after - before.get(name, 0.0))) for name, after in double.values.items()}
+    changes = {name: _distance(after, before.get(name, 0.0)) for name, after in double.values.items()}
     least = NOTHING * max(changes.values())
 
     def errors_of(name: str) -> tuple[float, float]:
         """How far a tensor is from float64's, ours and torch's in float32, as a share of its change."""
         scale = max(changes[name], least)
-        distances = (float(np.linalg.norm(each.values[name] - double.values[name])) / scale for each in (ours, single))
+        distances = (_distance(each.values[name], double.values[name]) / scale for each in (ours, single))
         own, torchs = (distance if math.isfinite(distance) else math.inf for distance in distances)
         return own, torchs
 
@@ -174,6 +174,11 @@ def prove(
     session.begin(weights_of(module), rate, drop=False, in_place=True)
     in_place = _same_bits(ours, train(session, images, labels, steps, further))
     return StepFacts(losses=double.losses, loss_limit=limit, parity=found, in_place=in_place)
+
+
+def _distance(one: Array, other: Array | float) -> float:
+    """The norm of the difference, in float64, of values of any type."""
+    return float(np.linalg.norm(np.subtract(one, other, dtype=np.float64)))
 
 
 def _same_bits(one: Trained, other: Trained) -> bool:
@@ -216,7 +221,7 @@ def _where_it_begins(module: nn.Module, images: Tensors, errors: Mapping[str, tu
 def train(trainer: EagerTrainer | StepSession, images: Tensors, labels: Array, steps: int, further: int = 0) -> Trained:
     """Steps on the same images, and the values after the first `steps` of them."""
     losses = [trainer.train(images, labels) for _ in range(steps)]
-    values = {name: value.astype(np.float64) for name, value in trainer.values().items()}
+    values = {name: value.copy() for name, value in trainer.values().items()}
     return Trained([*losses, *(trainer.train(images, labels) for _ in range(further))], values)
 
 
