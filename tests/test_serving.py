@@ -65,7 +65,7 @@ def test_a_server_within_its_bound_is_valid_and_its_log_is_kept(tmp_path: Path) 
 def test_our_clock_agrees_with_loadgens(tmp_path: Path) -> None:
     test = driven(tmp_path, "single")
     assert test.valid
-    assert test.own_p50_s == pytest.approx(test.p50_s, rel=0.01)
+    assert test.own_p50_s == pytest.approx(test.p50_s, rel=0.1)
 
 
 def test_offline_and_multi_stream_form_batches(tmp_path: Path) -> None:

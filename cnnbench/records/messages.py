@@ -28,7 +28,8 @@ class Request(Frozen):
 
         So a gate's older revision, whose worker does not know a later field, takes a request that does not use it.
         """
-        return json.dumps({"op": getattr(self, "op", None), **self.model_dump(mode="json", exclude_defaults=True)})
+        said = {"op": getattr(self, "op", None), **self.model_dump(mode="json", exclude_defaults=True)}
+        return json.dumps(said, separators=(",", ":"), ensure_ascii=False)
 
 
 Reply = Frozen
