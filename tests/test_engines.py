@@ -250,7 +250,7 @@ def test_engines_are_compared_with_eager_in_one_group(program: Cli, home: Path) 
         f" {', '.join(engines)}], batches: [2], case_budget: 0.3s}}\n"
         "models: [lenet5, {model: resnet_cifar, image_size: 16}]\n",
     )
-    done = program("run", suite, "--out", "out")
+    done = program("run", suite, "--out", "out", "--tables")
     assert done.returncode == 0, done.stderr + done.stdout
     records = read_run(home / "out").records
     assert len(records) == 2 * (2 + len(engines))
