@@ -170,8 +170,9 @@ def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cl
     assert ours.environment is not None
     assert theirs.environment is not None
     assert ours.environment.identity == theirs.environment.identity
-    threads = [each.environment.threads.model_copy(update={"OMP_NUM_THREADS": None}) for each in (ours, theirs)]
-    assert threads[0] == threads[1]
+    of_both = (ours.environment.threads, theirs.environment.threads)
+    one, other = (threads.model_copy(update={"OMP_NUM_THREADS": None}) for threads in of_both)
+    assert one == other
     assert list(ours.records) == list(theirs.records)
     for id_, record in ours.records.items():
         by_hands = theirs.records[id_]
