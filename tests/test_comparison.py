@@ -249,6 +249,11 @@ def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
     assert "nowhere" in done.stderr
 
 
+def test_what_is_calibrated_with_other_data_is_another_case() -> None:
+    int8 = case(runtime="ort").model_copy(update={"precision": "int8"})
+    assert key_of(int8) != key_of(int8.model_copy(update={"calibration": "shapes"}))
+
+
 @pytest.mark.slow
 def test_fifty_runs_of_two_hundred_cases_are_compared_within_a_minute(tmp_path: Path) -> None:
     names = ["lenet5", "alexnet", "vgg11", "resnet18", "mobilenet_v2"]

@@ -16,7 +16,7 @@ from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.records.peaks import Peaks, find_peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
-from cnnbench.suite.case import Case, Device, Workload
+from cnnbench.suite.case import NOISE, Case, Device, Workload
 
 SECONDS_PER_HOUR = 3600
 
@@ -49,7 +49,8 @@ class Key(NamedTuple):
 def key_of(case: Case) -> Key:
     """The key of a case."""
     spec = case.spec
-    axes = (case.workload, case.runtime, case.precision, case.layout, case.allocator, case.batch)
+    precision = case.precision if case.calibration == NOISE else f"{case.precision}/cal:{case.calibration}"
+    axes = (case.workload, case.runtime, precision, case.layout, case.allocator, case.batch)
     ranks = f"/r{case.ranks}" if case.ranks > 1 else ""
     return Key(spec.label + case.part + ranks, *axes, spec.seed)
 
