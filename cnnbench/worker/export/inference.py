@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from cnnbench.worker.signature import takes_any_number
 
@@ -43,8 +44,12 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
         shapes = (shapes,)
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    quiet = warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO())
-    with quiet[0], quiet[1], out_of_place(module), AttentionOfHeads():
+    with (
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()),
+        out_of_place(module),
+        AttentionOfHeads(),
+    ):
         program = torch.onnx.export(
             module,
             inputs,
@@ -95,8 +100,7 @@ class AttentionOfHeads(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention or (kwargs.get("query", args[0] if args else None)).ndim != 3:
             return func(*args, **kwargs)
-        args = [x.unsqueeze(-3) if isinstance(x, Tensor) and x.ndim == 3 else x for x in args]
-        kwargs = {name: x.unsqueeze(-3) if isinstance(x, Tensor) and x.ndim == 3 else x for name, x in kwargs.items()}
+        args, kwargs = tree_map_only(Tensor, lambda x: x.unsqueeze(-3) if x.ndim == 3 else x, (args, kwargs))
         return func(*args, **kwargs).squeeze(-3)
 
 

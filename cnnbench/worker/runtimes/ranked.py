@@ -71,7 +71,7 @@ class RankedTraining(Runtime):
                 words, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
             weakref.finalize(self, _end, self._torchrun)
-            request = Open(case=case, folder=str(folder)).model_dump_json()
+            request = Open(case=case, folder=str(folder)).line
             for _ in range(case.ranks):
                 self._ranks.append(stream := self._accepted(listener))
                 stream.write(request + "\n")
