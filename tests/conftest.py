@@ -27,7 +27,7 @@ FillDisk = Callable[[Callable[[], bool]], None]
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of this process, before it imports torch; workers are told their own
 
-# Threads of two tests' processes that wait in a loop keep the cores from each other: 230 s instead of 33 for two proofs.
+# Threads that wait in a loop keep the cores from other tests' processes: two proofs took 230 s instead of 33.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from cnnbench.errors import InputError
 from cnnbench.networks.registry import ARCHITECTURES
@@ -178,8 +179,8 @@ def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network
     [
         (["nothing"], "error: RUN: expected a runtime, one of"),
         (["folded"], "error: RUN: expected one of eager, compile, ort, or an ONNX file; the layers of folded are not"),
-        (["eager/fp8"], "error: RUN: expected a precision, fp32 or amp-fp16 or amp-bf16; got 'eager/fp8'"),
-        (["ort/amp-bf16"], "error: RUN: 'ort/amp-bf16': ort runs fp32, fp16, int8"),
+        (["eager/fp8"], "error: RUN: expected a precision of eager, fp32 or amp-fp16 or amp-bf16"),
+        (["ort/amp-bf16"], "error: RUN: expected a precision of ort, fp32 or fp16"),
         (["missing.onnx"], "error: RUN: 'missing.onnx': there is no such file"),
         (["ort", "--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
         (["eager", "--export", "out"], "error: --export: expected a run of a graph, such as ort or an ONNX file;"),
@@ -270,6 +271,28 @@ def test_of_a_case_whose_outputs_differ_the_layer_is_named(tmp_path: Path) -> No
     assert begins is not None
     assert begins.startswith(f"begins at {module} ")
     assert begins.endswith(", bias")
+
+
+@pytest.mark.slow
+def test_quantised_layers_are_compared_as_the_numbers_that_their_integers_stand_for(tmp_path: Path) -> None:
+    spec = ModelSpec.checked("resnet_cifar", None, None)
+    runs = [parse_contender(each) for each in ("ort/int8", "ort:disabled/int8", "eager/bf16")]
+    layouts = [Contender("channels_last", "eager", layout="channels_last")]
+    broken_file = tmp_path / "broken.onnx"
+    with Artifacts() as artifacts:
+        case = Case(spec=spec, workload="inference", runtime="ort", precision="int8", batch=2)
+        artifacts.build([wanted := artifacts.wanted(spec, ahead=[case])])
+        graph = onnx.load(wanted.folder / artifact.graph_file(case))
+        (scale,) = [each for each in graph.graph.initializer if each.name == "layer2.3.conv2.weight_scale"]
+        scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
+        onnx.save(graph, broken_file)
+        wrong = Contender("broken", "ort", "int8", file=str(broken_file))
+        found = diverge_artifact(spec, wanted.folder, [*runs, *layouts, wrong], 2, GB, artifacts.logs)
+    *right, last = found.runs
+    assert [run.first for run in right] == [None] * len(right)
+    assert [run.asked for run in found.runs] == [0.0] * len(found.runs)
+    assert all(run.layers for run in right)
+    assert named(found, last) == "layer2.3.bn2"
 
 
 @pytest.mark.slow

@@ -244,6 +244,16 @@ def test_the_layers_of_a_grey_a_colour_image_and_a_signal_are_on_a_page_and_in_f
 
 
 @pytest.mark.slow
+def test_the_kernels_of_an_onnx_file_and_the_maps_of_its_int8_are_shown(cli: Cli) -> None:
+    assert cli("export", "lenet5", "--out", "lenet.onnx").returncode == 0
+    told = cli("inspect", "lenet.onnx", "--run", "ort/int8", "--out", "shown", "--json")
+    assert told.returncode == 0, told.stderr
+    layers = json.loads(told.stdout)["layers"]
+    assert any("ort/int8" in layer["runs"] for layer in layers)
+    assert (Path("shown") / "kernels.png").is_file()
+
+
+@pytest.mark.slow
 def test_the_test_images_of_a_data_set_are_put_in(cli: Cli) -> None:
     write_images(Path("folder"), "cat", "dog", count=20)
     told = cli(

@@ -19,8 +19,16 @@ summation differ by small factors."""
 MIN_ADDED = 2e-6
 """In units of the layer's own root mean square, or of its largest value: no layer is accused of less. Approximations
 of exponential functions differ by so much."""
-ROUNDOFF = {"fp32": 1.0, "bf16": 2.0**16, "fp16": 2.0**13}
-"""How many times coarser a format is than float32."""
+ROUNDOFF = {
+    "fp32": 1.0,
+    "bf16": 2.0**16,
+    "fp16": 2.0**13,
+    "int8": 2.0**16,
+    "int8-7bit": 2.0**17,
+    "int8-signed": 2.0**17,
+}
+"""How many times coarser a format is than float32, which has 24 bits of significand: bfloat16 has 8, and float16 11;
+int8 has 8 bits for the whole range of a tensor, and 7 where weights are so or a sign takes one."""
 STEPS = (0.01, 0.1, 1.0)
 """Errors, in units of the layer's root mean square, whose first layer is told."""
 SAME = 1e-3
@@ -81,7 +89,7 @@ def errors_of(
     nan = infinite = 0
     if not np.isfinite(made).all():
         nan, infinite = int(np.isnan(made).sum()), int(np.isinf(made).sum())
-    coarse = ROUNDOFF[precision]
+    coarse = ROUNDOFF[precision.removeprefix("amp-")]
     rms, peak = _rms(exact), _peak(exact)
     limits: list[float] = [
         max(ROOM * own * coarse, MIN_ADDED * coarse * whole, TINY)

@@ -15,6 +15,7 @@ from cnnbench.analysis.divergence import Array, LayerErrors, cause_of, errors_of
 from cnnbench.errors import InputError, WorkerError
 from cnnbench.records import artifact, layer_values
 from cnnbench.records.messages import Load, Loaded
+from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import (
     LayersOpened,
     LayersRead,
@@ -31,8 +32,8 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.scratch import scratch_folder
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import AMP, Case, ModelSpec, Precision
-from cnnbench.suite.runtimes import REFERENCE, TRAINED, cannot, check_name, runtime_kind
+from cnnbench.suite.case import NOISE, Case, Layout, ModelSpec, Precision
+from cnnbench.suite.runtimes import REFERENCE, cannot, check_name, runtime_kind
 
 COMPARED = ("eager", "compile", "ort")
 """Runtimes whose layers can be told."""
@@ -66,6 +67,8 @@ class Contender:
     precision: Precision = "fp32"
     file: str | None = None
     """The user's ONNX file, instead of the model in the runtime."""
+    layout: Layout = "nchw"
+    calibration: str = NOISE
 
     @property
     def in_torch(self) -> bool:
@@ -137,7 +140,7 @@ class Divergence:
 
 
 def parse_contender(text: str, model: str = "") -> Contender:
-    """`ort`, `compile/amp-bf16`, or an ONNX file. Raises ValueError."""
+    """`ort`, `compile/amp-bf16`, `ort/int8`, or an ONNX file. Raises ValueError."""
     if text.endswith(".onnx"):
         if not Path(text).is_file():
             raise ValueError(f"{text!r}: there is no such file")
@@ -146,9 +149,10 @@ def parse_contender(text: str, model: str = "") -> Contender:
     name = runtime_kind(check_name(runtime)).name
     if name not in COMPARED:
         raise ValueError(f"expected one of {', '.join(COMPARED)}, or an ONNX file; the layers of {name} are not known")
-    precisions = [each for each in TRAINED if each == (precision or "fp32")]
+    known = runtime_kind(name).precisions
+    precisions = [each for each in known if each == (precision or "fp32")]
     if not precisions:
-        raise ValueError(f"expected a precision, {' or '.join(TRAINED)}; got {text!r}")
+        raise ValueError(f"expected a precision of {name}, {' or '.join(known)}; got {text!r}")
     chosen: Precision = precisions[0]  # type: ignore[assignment]
     if reason := cannot(runtime, "inference", "cpu", chosen, "nchw", model=model):
         raise ValueError(f"{text!r}: {reason}")
@@ -168,15 +172,28 @@ def diverge(
     the graph of each run, and a folder for logs, while the artifact is there.
     """
     with Artifacts() as artifacts:
-        facts = artifacts.get(spec)
-        for each in contenders:
-            if facts.onnx_error is not None and runtime_kind(each.runtime).runs_exported_graph and not each.file:
-                raise WorkerError(f"{each.name}: ONNX export failed: {facts.onnx_error}")
-        folder = artifact.folder_of(spec, facts.key)
+        facts, folder = open_graphs(artifacts, spec, contenders, batch)
         found = diverge_artifact(spec, folder, contenders, facts.batch or batch, memory_bytes, artifacts.logs)
-        graphs = {each.name: Path(each.file) if each.file else folder / artifact.GRAPH for each in contenders}
+        graphs = {
+            each.name: Path(each.file) if each.file else folder / artifact.graph_file(_case_of(spec, each, batch))
+            for each in contenders
+        }
         then(found, graphs, artifacts.logs)
         return found
+
+
+def open_graphs(
+    artifacts: Artifacts, spec: ModelSpec, contenders: Sequence[Contender], batch: int
+) -> tuple[ArtifactFacts, Path]:
+    """A model's artifact with the graphs that runs need, and its folder. Raises ModelError, WorkerError."""
+    cases = [_case_of(spec, each, batch) for each in contenders if not each.file]
+    artifacts.build([wanted := artifacts.wanted(spec, ahead=[case for case in cases if case.has_own_graph])])
+    built = artifacts.find(wanted)
+    facts = built.require()
+    for case in cases:
+        if (problem := built.problem(case.model_copy(update={"batch": facts.batch or batch}))) is not None:
+            raise WorkerError(f"{case.backend}: {problem.reason}")
+    return facts, built.folder
 
 
 def diverge_artifact(
@@ -186,7 +203,7 @@ def diverge_artifact(
     with Comparison(spec, folder, batch, memory_bytes, logs) as whole:
         runs = whole.run(contenders)
         wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
-        unfused = whole.run([Contender(each.name, UNOPTIMISED, file=each.file) for each in wrong]) if wrong else []
+        unfused = whole.run([replace(each, runtime=UNOPTIMISED) for each in wrong]) if wrong else []
     by_name = {run.name: run for run in unfused}
     runs = [replace(run, unfused=by_name.get(run.name)) for run in runs]
     return Divergence(spec.label, batch, whole.values, runs, whole.off)
@@ -197,12 +214,9 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
 
     Raises ModelError, WorkerError.
     """
-    name, on_cpu = runtime_kind(case.runtime).name, case.device == "cpu"
-    if case.workload != "inference" or name not in COMPARED or not on_cpu or case.layout != "nchw":
+    if case.workload != "inference" or case.device != "cpu" or runtime_kind(case.runtime).name not in COMPARED:
         return None
-    if case.precision not in TRAINED:
-        return None
-    contender = Contender(case.id, case.runtime, case.precision)
+    contender = Contender(case.id, case.runtime, case.precision, layout=case.layout, calibration=case.calibration)
     found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
     (run,) = found.runs
     if found.is_other_program:
@@ -216,6 +230,18 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
     cause = f", {shown.causes[layer.place]}" if layer.place in shown.causes else ""
     called = f"{_called(found.values[layer.place])} ({shown.operators[layer.place]})"
     return f"begins at {called}: adds {added}, rounding {layer.limit:.1e}{cause}"
+
+
+def _case_of(spec: ModelSpec, contender: Contender, batch: int) -> Case:
+    return Case(
+        spec=spec,
+        workload="inference",
+        runtime=contender.runtime,
+        precision=contender.precision,
+        calibration=contender.calibration,
+        layout=contender.layout,
+        batch=batch,
+    )
 
 
 def _called(value: Value) -> str:
@@ -313,18 +339,16 @@ class Comparison(ExitStack):
         if in_torch not in self._workers:
             log = self._logs / ("layers-torch.log" if in_torch else "layers-graphs.log")
             worker = self._workers[in_torch] = self.enter_context(Worker(log, self._threads, LIMIT_S))
-            worker.ask(Load(case=self._case(REFERENCE if in_torch else "ort"), threads=self._threads), Loaded)
+            any_run = Contender("", REFERENCE if in_torch else "ort")
+            worker.ask(Load(case=_case_of(self._spec, any_run, self._batch), threads=self._threads), Loaded)
         return self._workers[in_torch]
-
-    def _case(self, runtime: str, precision: Precision = "fp32") -> Case:
-        return Case(spec=self._spec, workload="inference", runtime=runtime, precision=precision, batch=self._batch)
 
     def _opened(self, name: str, scratch: Path, contender: Contender) -> _Open:
         own, worker = scratch / name, self._worker(contender.in_torch)
         own.mkdir()
         request = OpenLayers(
             name=name,
-            case=self._case(contender.runtime, contender.precision),
+            case=_case_of(self._spec, contender, self._batch),
             folder=str(self._folder),
             file=contender.file,
             scratch=str(own),
@@ -369,8 +393,7 @@ class Comparison(ExitStack):
             for place, own in sorted(rounding.items()):
                 exact = np.asarray(layer_values.load(folder, layer_values.REFERENCE, place), np.float64)
                 made, fed = (layer_values.load(folder, each, place) for each in (run.name, layer_values.fed(run.name)))
-                precision = run.contender.precision.removeprefix(AMP)
-                errors = errors_of(place, exact, made, fed, own.rms, own.largest, precision)
+                errors = errors_of(place, exact, made, fed, own.rms, own.largest, run.contender.precision)
                 watch(place, run.contender.name, np.asarray(made, np.float64))
                 run.layers.append(errors)
                 run.keep(errors, exact, made)

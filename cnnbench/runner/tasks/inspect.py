@@ -18,7 +18,7 @@ from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import OwnInput, PrepareTest, TestPrepared, Value
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
-from cnnbench.runner.tasks.diverge import Comparison, Contender
+from cnnbench.runner.tasks.diverge import Comparison, Contender, open_graphs
 from cnnbench.runner.tasks.trace import read
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import ModelSpec
@@ -77,8 +77,8 @@ def inspect_model(
     ModelError, WorkerError.
     """
     with Artifacts() as artifacts:
-        facts = artifacts.get(spec)
-        folder, batch = artifact.folder_of(spec, facts.key), facts.batch or batch
+        facts, folder = open_graphs(artifacts, spec, contenders, batch)
+        batch = facts.batch or batch
         image, source = None, "a reference image"
         if isinstance(shown, Path):
             image, source = OwnInput(file=str(shown)), str(shown)
@@ -104,7 +104,7 @@ def inspect_model(
             image=compared.image.astype(np.float32),
             source=source,
             images=batch,
-            kernels=_kernels(folder, first),
+            kernels=_kernels(spec, folder, first),
             first=first.module if first else "",
             layers=[Layer(compared.values[p], found[p], fields[p]) for p in sorted(found)],
         )
@@ -166,8 +166,17 @@ def fields_of(network: Network, values: Sequence[Value]) -> list[tuple[Field, ..
     return found
 
 
-def _kernels(folder: Path, first: Value | None) -> NDArray[np.float32] | None:
-    from safetensors.numpy import load_file
+def _kernels(spec: ModelSpec, folder: Path, first: Value | None) -> NDArray[np.float32] | None:
+    if first is None:
+        return None
+    if not spec.is_onnx_file:
+        from safetensors.numpy import load_file
 
-    weights = load_file(folder / artifact.WEIGHTS)
-    return weights.get(f"{first.module}.weight") if first else None
+        return load_file(folder / artifact.WEIGHTS).get(f"{first.module}.weight")
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(folder / artifact.GRAPH)).graph
+    fixed = {tensor.name: tensor for tensor in graph.initializer}
+    names = next((node.input[1] for node in graph.node if first.name in node.output), "")
+    return numpy_helper.to_array(fixed[names]) if names in fixed else None

@@ -1,6 +1,7 @@
 """The layers of a graph in ONNX Runtime: the optimised graph, cut where its values are the model's. No torch.
 
-A piece between such values is a session of its own, of the same nodes: no fusion is undone by asking.
+A piece between such values is a session of its own, of the same nodes: no fusion is undone by asking. A graph with
+quantised values is optimised but for its memory layout, which changes no integer, and loses the names of values.
 """
 
 from collections import Counter
@@ -11,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.records import layer_values
-from cnnbench.records.artifact import GRAPH, WEIGHTS
+from cnnbench.records.artifact import GRAPH, WEIGHTS, graph_file
 from cnnbench.records.task_messages import LayersOpened, LayersRead, OpenLayers, ReadLayers, Value
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.layerwise.names import origins_of, places_of
@@ -41,6 +42,26 @@ class Piece(NamedTuple):
     """Values of other pieces, and inputs of the graph."""
 
 
+class Scale(NamedTuple):
+    """Of a quantised value: it is (integer - zero) * scale."""
+
+    value: str
+    """What is quantised."""
+    scale: Array
+    zero: Array
+
+    def numbers(self, integers: Array) -> Array:
+        """In float32, the integers' shape."""
+        found: Array = (integers.astype(np.float32) - self.zero.astype(np.float32)) * self.scale
+        return found
+
+    def integers(self, numbers: Array) -> Array:
+        """The nearest, in the type of zero."""
+        bounds = np.iinfo(self.zero.dtype)
+        nearest: Array = np.clip(np.rint(numbers / self.scale) + self.zero, bounds.min, bounds.max)
+        return nearest.astype(self.zero.dtype)
+
+
 class OrtLayers:
     """A graph of the artifact or of the user's in pieces."""
 
@@ -49,7 +70,7 @@ class OrtLayers:
         facts, golden = open_artifact(Path(request.folder))
         self._case, self._threads, self._known = request.case, request.threads, request.values
         self._name = request.file or request.case.runtime
-        source = Path(request.file or Path(request.folder) / GRAPH)
+        source = Path(request.file or Path(request.folder) / graph_file(request.case))
         images = several(with_image(tiled(golden.images, request.case.batch), request.image))
         fixed = {} if request.file else constants_of(facts, Path(request.folder), "cpu")
         constants = {name: value.numpy() for name, value in fixed.items()}
@@ -59,7 +80,11 @@ class OrtLayers:
         options.add_session_config_entry(WEIGHTS_APART, WEIGHTS)
         try:
             exported = onnx.load(str(source), load_external_data=False).graph
-            session = make_session(str(source), "cpu", request.threads, split(request.case.runtime)[1], options)
+            self._scales = _scales(exported)
+            level = split(request.case.runtime)[1]
+            session = make_session(str(source), "cpu", request.threads, level, options)
+            if self._scales and not level:
+                make_session(str(source), "cpu", request.threads, "extended", options)
         except Exception as error:
             raise ModelError(f"{self._name}: ONNX Runtime cannot load it: {_words(error)}") from None
         self._feeds = _feeds(session, images, constants, self._name)
@@ -74,8 +99,11 @@ class OrtLayers:
         graph = self._model.graph
         same, self._blocked = values(exported, graph)
         places = self._places(exported, Path(request.folder))
-        joined = {value: places[own] for value, own in same.items() if own in places}
         self._nodes = {places[y]: name_of(node) for node in exported.node for y in node.output if y in places}
+        quantised = {name: places[each.value] for name, each in self._scales.items() if each.value in places}
+        replaced = {each.value for each in self._scales.values()}  # before it is cut to its range
+        places = quantised | {name: place for name, place in places.items() if name not in replaced}
+        joined = {value: places[own] for value, own in same.items() if own in places}
         self._pieces = {piece.place: piece for piece in _pieces(graph, joined)}
         if not self._pieces:
             raise ModelError(
@@ -151,6 +179,8 @@ class OrtLayers:
 
     def _plain(self, name: str, made: Array, value: Value) -> Array:
         """In the plain layout, without the channels that only fill a block."""
+        if name in self._scales:
+            return self._scales[name].numbers(made)
         if name not in self._blocked:
             return made
         count, channels, *size = made.shape
@@ -168,17 +198,35 @@ class OrtLayers:
             filled[:, : exact.shape[1]] = exact
             blocks = filled.reshape(count, channels // self._block, self._block, *size)
             return np.ascontiguousarray(np.moveaxis(blocks, 2, -1)).reshape(made.shape)
-        return np.ascontiguousarray(exact.astype(made.dtype)) if exact.shape == made.shape else made
+        if exact.shape != made.shape:
+            return made
+        if name in self._scales:
+            return self._scales[name].integers(exact)
+        return np.ascontiguousarray(exact.astype(made.dtype))
 
     def _places(self, exported: onnx.GraphProto, folder: Path) -> dict[str, int]:
         """By name of each value of the exported graph, its place: by origin, where the file tells it, or by name."""
         made = {value for node in exported.node for value in node.output}
         if self._case.spec.is_onnx_file:
             return {value.name: place for place, value in enumerate(self._known) if value.name in made}
-        if not (found := origins_of(exported)) and (folder / GRAPH).exists():  # without its metadata
+        found = {} if self._scales else origins_of(exported)  # quantising leaves an activation to the node before it
+        if not found and (folder / GRAPH).exists():  # or there is no metadata
             own = origins_of(onnx.load(str(folder / GRAPH), load_external_data=False).graph)
             found = {name: origin for name, origin in own.items() if name in made}
+        found = found or origins_of(exported)
         return places_of(self._known, found)
+
+
+def _scales(graph: onnx.GraphProto) -> dict[str, Scale]:
+    """By name of each value that is quantised by constants, those."""
+    fixed = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, Scale] = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2 and fixed.keys() >= set(node.input[1:]):
+            scale, zero = (numpy_helper.to_array(fixed[name]) for name in node.input[1:])
+            if not scale.ndim:
+                found[node.output[0]] = Scale(node.input[0], scale, zero)
+    return found
 
 
 def _pieces(graph: onnx.GraphProto, joined: Mapping[str, int]) -> Iterator[Piece]:

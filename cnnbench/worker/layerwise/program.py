@@ -45,6 +45,19 @@ class TracedProgram:
                 self._place_of[node] = len(self.values)
                 self.values.append(value)
 
+    def align(self, values: Sequence[Value]) -> bool:
+        """Take the places of another program's values, in order, and leave out what only this one has.
+
+        In another layout there may be copies in between. False where one of the values is not here.
+        """
+        at, places = 0, {}
+        for node, place in self._place_of.items():
+            if at < len(values) and _is_same(self.values[place], values[at]):
+                places[node] = at
+                at += 1
+        self._place_of, self.values = places, list(values)
+        return at == len(values)
+
     def walk(self, *, wide: bool = False) -> Walk:
         """Run it, in float64 where `wide`. A tensor lives until the last operation that reads it."""
         inputs = iter(self.inputs)
@@ -146,6 +159,11 @@ class TracedProgram:
         for used in node.all_input_nodes:
             found |= {self._place_of[used]} if used in self._place_of else self._before(used)
         return found
+
+
+def _is_same(one: Value, other: Value) -> bool:
+    ones, others = ((x.module, x.operator, x.output, x.shape) for x in (one, other))
+    return ones == others
 
 
 def array_of(values: Tensor) -> Array:

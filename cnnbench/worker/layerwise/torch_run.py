@@ -48,7 +48,7 @@ def open_run(request: OpenLayers, reference: TracedProgram | None) -> "EagerLaye
         program = reference
     else:
         program = _traced(runtime)
-        if [(each.name, each.shape) for each in program.values] != [(each.name, each.shape) for each in request.values]:
+        if not program.align(request.values):
             raise ModelError(f"{request.case.backend}: its program has other layers than that in float32")
     name = runtime_kind(request.case.runtime).name
     return (CompiledLayers if name == "compile" else EagerLayers)(runtime, program)
@@ -63,8 +63,10 @@ def _runtime(case: Case, folder: Path, threads: int, image: OwnInput | None) -> 
 
 
 def _traced(runtime: EagerInference) -> TracedProgram:
+    half = runtime.half
+    inputs = [x.to(half) if half and x.is_floating_point() else x for x in runtime.inputs]
     try:
-        return TracedProgram(runtime.module, runtime.inputs)
+        return TracedProgram(runtime.module, inputs)
     except ModelError as error:
         raise ModelError(f"model {runtime.case.spec.model!r}: {error}") from None
 
@@ -142,7 +144,7 @@ class CompiledLayers:
         torch._dynamo.reset()
         run = torch.compile(part.module, mode=self._mode, dynamic=False)
         with torch.inference_mode(), self._runtime.autocast:
-            return [y.clone() for y in run(*self._runtime.inputs, *feeds)]
+            return [y.clone() for y in run(*self._program.inputs, *feeds)]
 
 
 def _asked(runtime: EagerInference, program: TracedProgram, made: dict[int, Array]) -> float | None:
