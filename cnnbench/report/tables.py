@@ -16,6 +16,7 @@ from cnnbench.analysis.transfer import savings
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.input_pipeline import input_tables
 from cnnbench.report.precision import precision_table
@@ -45,6 +46,7 @@ def run_tables(run: Run) -> list[Table]:
         transfer_table(savings(run)),
         scaling_table(scalings(run)),
         precision_table(cases, run.records),
+        accuracy_table(cases, run.records),
         *input_tables(run),
     ]
     return [table for table in tables if table.rows]
@@ -86,8 +88,8 @@ def _models(records: Sequence[Record]) -> Table:
     ]
     caption = (
         f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
-        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
-        "timed weights are random."
+        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights, "
+        "which are not those that were timed unless `weights: DEFAULT` says so."
         + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )
     return table_of("models", "Models", caption, list(rows.values()), columns, notes=notes)
