@@ -121,10 +121,9 @@ def paired_difference(both: int, only_first: int, only_second: int, neither: int
     images = both + only_first + only_second + neither
     first, second = accuracy(both + only_first, images), accuracy(both + only_second, images)
     cross = both * neither - only_first * only_second
-    if cross > 0:
-        cross = max(cross - images / 2, 0)
+    corrected = max(cross - images / 2, 0.0) if cross > 0 else cross
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
-    correlation = cross / math.sqrt(margins) if margins else 0.0
+    correlation = corrected / math.sqrt(margins) if margins else 0.0
 
     def half(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
