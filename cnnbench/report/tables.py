@@ -70,6 +70,7 @@ def _models(records: Sequence[Record]) -> Table:
     rows = {
         r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
     }
+    is_random = not any(each.case.spec.weights for each in records)
     has_miou = any(row.counts.miou_percent is not None for row in rows.values())
     notes = [_begun_anew(row) for row in rows.values() if row.facts.begun_anew]
     columns: list[Column[_Model]] = [
@@ -88,8 +89,8 @@ def _models(records: Sequence[Record]) -> Table:
     ]
     caption = (
         f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
-        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights, "
-        "which are not those that were timed unless `weights: DEFAULT` says so."
+        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
+        + ("timed weights are random." if is_random else "timed weights may be others.")
         + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )
     return table_of("models", "Models", caption, list(rows.values()), columns, notes=notes)

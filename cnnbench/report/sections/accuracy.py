@@ -33,12 +33,14 @@ def section(sources: Sources) -> Section:
         if len({point.row.model for point in shown}) > 1:
             charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
     prose = [
-        "Published accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image "
-        "size and number of classes. The timed weights are others, which does not affect times."
+        "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
+        "number of classes. The timed weights are random, which does not affect times."
     ]
     if measured:
-        said = "Measured accuracy is that of the artifact that was timed, on test images, on this machine."
-        prose = [said, *(prose if points else ())]
+        prose = [
+            "Measured accuracy is that of the artifact that was timed, on test images, on this machine. Published "
+            "accuracy is torchvision's on ImageNet, of its own pretrained weights."
+        ]
     return Section("accuracy", "Accuracy and latency", prose if charts else (), [*charts, *sources.table("accuracy")])
 
 
