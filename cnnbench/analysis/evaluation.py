@@ -1,10 +1,16 @@
 """Predicted classes -> accuracy, confusion and comparison. Pure functions."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate
+from cnnbench.records.evaluation import Evaluation
+
+TARGET = 0.99
+"""Of float32's accuracy: the line of MLPerf Inference for models that were quantised (MLCommons, inference rules)."""
+Verdict = Literal["meets", "fails", "undecided"]
 
 
 class Predictions(NamedTuple):
@@ -84,8 +90,6 @@ def differences(predictions: Predictions) -> Iterator[Difference]:
     Psychometrika 12: of the images that one alone gets right, each is as likely to be either's if both are equally
     accurate, so their number is binomial with p = 1/2.
     """
-    from scipy.stats import binomtest
-
     for first, second in combinations(predictions.classes, 2):
         pairs = list(zip(predictions.correct(first), predictions.correct(second), strict=True))
         only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
@@ -95,6 +99,60 @@ def differences(predictions: Predictions) -> Iterator[Difference]:
             second,
             only_first,
             only_second,
-            p=float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0,
+            p=mcnemar(only_first, only_second),
             images=[place for place, (one, other) in enumerate(both) if one != other],
         )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact test's p, from the numbers of images that one of two alone gets right."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+
+
+def paired_difference(both: int, only_first: int, only_second: int, neither: int) -> Estimate:
+    """How much more accurate the first is than the second on the same images, as a share of them.
+
+    With the interval of method 10 in Newcombe 1998, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17: Wilson's of both shares, less what their correlation
+    takes away.
+    """
+    images = both + only_first + only_second + neither
+    first, second = accuracy(both + only_first, images), accuracy(both + only_second, images)
+    cross = both * neither - only_first * only_second
+    corrected = max(cross - images / 2, 0.0) if cross > 0 else cross
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    correlation = corrected / math.sqrt(margins) if margins else 0.0
+
+    def half(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
+    (value, low, high), (other, other_low, other_high) = _ends(first), _ends(second)
+    difference = value - other
+    below, above = half(value - low, other_high - other), half(high - value, other - other_low)
+    return Estimate(difference, difference - below, difference + above)
+
+
+def _ends(found: Estimate) -> tuple[float, float, float]:
+    assert found.low is not None
+    assert found.high is not None
+    return found.value, found.low, found.high
+
+
+def versus_float32(found: Evaluation) -> Estimate | None:
+    """The difference of accuracies; None where float32 was not evaluated."""
+    if not found.reference:
+        return None
+    both = found.correct - found.only_this
+    neither = found.images - both - found.only_this - found.only_reference
+    return paired_difference(both, found.only_this, found.only_reference, neither)
+
+
+def verdict(found: Evaluation) -> Verdict | None:
+    """Whether 99 % of float32's accuracy on these images is kept, with the whole interval of the difference."""
+    difference = versus_float32(found)
+    if difference is None or difference.low is None or difference.high is None:
+        return None
+    line = (TARGET - 1) * found.reference_correct / found.images
+    return "meets" if difference.low >= line else "fails" if difference.high < line else "undecided"

@@ -1,4 +1,4 @@
-"""Networks by published accuracy and measured latency, and which of them no other one beats in both."""
+"""Networks by measured or published accuracy and measured latency, and which of them no other one beats in both."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,12 +10,14 @@ from cnnbench.records.record import Record
 
 
 class Point(NamedTuple):
-    """A case whose model has a published accuracy."""
+    """A case whose accuracy was measured, or whose model has a published one."""
 
     row: CaseRow
     top1: float
-    """ImageNet accuracy in percent."""
+    """Accuracy in percent."""
     ms: Estimate
+    data: str = ""
+    """The data set that it was measured on with what was timed; empty where it is published for ImageNet."""
 
 
 def points_of(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Point]:
@@ -27,6 +29,16 @@ def points_of(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Po
         if (row.workload, row.precision) == ("inference", "fp32")
         and (top1 := accuracies[row.id]) is not None
         and row.ms
+    ]
+
+
+def measured_points(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Point]:
+    """The inference cases in any precision that were evaluated; `measured` are the rows of these records."""
+    found = {record.id: record.evaluation for record in records}
+    return [
+        Point(row, 100 * each.correct / each.images, row.ms, each.data)
+        for row in measured
+        if (each := found[row.id]) and each.images and row.ms
     ]
 
 

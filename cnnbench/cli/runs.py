@@ -102,7 +102,8 @@ def run(
         typer.echo(f"the budget was spent with {left}", err=True)
     found = [records[case.id] for case in cases if case.id in records]
     nothing_measured = all(record.measurement is None for record in found)
-    if ended.left or ended.unwritten or nothing_measured or any(record.status == "invalid" for record in found):
+    is_wrong = any(each.status == "invalid" or (each.evaluation and each.evaluation.problem) for each in found)
+    if ended.left or ended.unwritten or nothing_measured or is_wrong:
         raise typer.Exit(EXIT_NOT_ALL_MEASURED)
 
 

@@ -40,6 +40,7 @@ Code = Literal[
     "no-runtime",
     "no-allocator",
     "no-loadgen",
+    "no-accuracy",
     "unsupported",
     "other",
 ]

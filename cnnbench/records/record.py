@@ -24,6 +24,7 @@ from pydantic import AfterValidator, Field
 
 from cnnbench.records.bounds import Count, Figure, Moment, PositiveCount, Recorded, Seconds
 from cnnbench.records.environment import Environment
+from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.reason import Code, Interference, Reason
 from cnnbench.records.serving import ServingLaunch
 from cnnbench.suite.case import Case, Size
@@ -442,6 +443,8 @@ class Record(Recorded):
     graph: GraphFacts | None = None
     """Of a case whose graph was made for its precision."""
     parity: list[Parity] = []
+    evaluation: Evaluation | None = None
+    """Of an inference case whose suite names data, and whose weights are not random."""
     measurement: Measurement | None = None
     environment: Environment | None = None
     """None where it is not known."""

@@ -184,6 +184,8 @@ class PrepareTest(Request):
     """The file, which ends in `.npy`."""
     count: int | None = None
     """Only so many, of each class as many as of any other, and as the model takes them: (N, *shape) float32."""
+    at_most: int | None = None
+    """Only so many, of each class as many as of any other, as they are stored."""
 
 
 class TestPrepared(Frozen):

@@ -16,6 +16,7 @@ from cnnbench.analysis.transfer import savings
 from cnnbench.networks.units import GIGA, MB
 from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
 from cnnbench.report.input_pipeline import input_tables
 from cnnbench.report.precision import precision_table
@@ -45,6 +46,7 @@ def run_tables(run: Run) -> list[Table]:
         transfer_table(savings(run)),
         scaling_table(scalings(run)),
         precision_table(cases, run.records),
+        accuracy_table(cases, run.records),
         *input_tables(run),
     ]
     return [table for table in tables if table.rows]
@@ -68,6 +70,7 @@ def _models(records: Sequence[Record]) -> Table:
     rows = {
         r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
     }
+    is_random = not any(each.case.spec.weights for each in records)
     has_miou = any(row.counts.miou_percent is not None for row in rows.values())
     notes = [_begun_anew(row) for row in rows.values() if row.facts.begun_anew]
     columns: list[Column[_Model]] = [
@@ -87,7 +90,7 @@ def _models(records: Sequence[Record]) -> Table:
     caption = (
         f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
         "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
-        "timed weights are random."
+        + ("timed weights are random." if is_random else "timed weights may be others.")
         + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )
     return table_of("models", "Models", caption, list(rows.values()), columns, notes=notes)

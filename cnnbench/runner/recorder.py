@@ -10,6 +10,7 @@ from cnnbench.analysis.stats import Estimate, launch_estimate
 from cnnbench.analysis.status import status_of
 from cnnbench.records import artifact
 from cnnbench.records.environment import Environment
+from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.lines import digest_of
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Launch, Measurement, Record, Status
@@ -38,6 +39,7 @@ class Recorder:
         self._outcomes: dict[Case, list[Outcome]] = {}
         self._begins: dict[Case, str] = {}
         """Where outputs part from the reference, of cases whose outputs do."""
+        self._evaluations: dict[Case, Evaluation | None] = {}
 
     def leave_out(self, case: Case, problem: Problem, built: Built | None = None) -> None:
         """Record why a case was not measured."""
@@ -58,6 +60,16 @@ class Recorder:
         self._begins[case] = begins
         self._record(case, built)
 
+    def awaits_evaluation(self, case: Case) -> bool:
+        """Whether it was timed, and nobody has tried to evaluate it yet."""
+        return case not in self._evaluations and bool(self.launched(case))
+
+    def evaluated(self, case: Case, evaluation: Evaluation | None, built: Built) -> None:
+        """Record the accuracy of what was timed; None where it has none."""
+        self._evaluations[case] = evaluation
+        if evaluation is not None:
+            self._record(case, built)
+
     def _record(self, case: Case, built: Built) -> None:
         outcomes = self._outcomes[case]
         status, reasons = status_of(
@@ -69,6 +81,8 @@ class Recorder:
         )
         if begins := self._begins.get(case):
             reasons = [*reasons, Reason(code="parity", detail=begins)]
+        if (evaluation := self._evaluations.get(case)) and evaluation.problem:
+            reasons = [*reasons, Reason(code="no-accuracy", detail=evaluation.problem)]
         self._write(case, status, reasons, built, outcomes)
 
     def launches(self, group: Group) -> int:
@@ -118,6 +132,7 @@ class Recorder:
             step=built.steps.get(case.trainable) if built and case.is_exported_step else None,
             graph=built.graph(case) if built else None,
             parity=[parity for each in outcomes for parity in each.parity],
+            evaluation=self._evaluations.get(case),
             measurement=Measurement(launches=launches) if launches else None,
             environment=self._environment,
         )

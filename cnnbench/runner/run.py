@@ -15,7 +15,7 @@ from cnnbench.records.layer_profile import read_profiles
 from cnnbench.records.peaks import write_peaks
 from cnnbench.records.run_folder import Store
 from cnnbench.runner import machine, plan
-from cnnbench.runner.artifacts import Artifacts, Building, Problem, Wanted
+from cnnbench.runner.artifacts import Artifacts, Building, Built, Problem, Wanted
 from cnnbench.runner.budget import Budget
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import GroupMember, measure_group
@@ -23,6 +23,7 @@ from cnnbench.runner.plan import Group
 from cnnbench.runner.recorder import Observer, Recorder
 from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.tasks.diverge import where_it_begins
+from cnnbench.runner.tasks.evaluate import Evaluator
 from cnnbench.runner.tasks.input import measure_input
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
@@ -108,8 +109,12 @@ def _measure(
     if cases:  # all that is not measured again was measured in such a one
         store.write_environment(environment)
     recorder = Recorder(store, environment, observer)
-    with Artifacts(store.logs, suite.limit_s) as artifacts, ForkServers(store.logs, suite.limit_s) as servers:
-        session = _Session(suite, store, observer, budget, artifacts, servers, recorder)
+    with (
+        Artifacts(store.logs, suite.limit_s) as artifacts,
+        ForkServers(store.logs, suite.limit_s) as servers,
+        contextlib.closing(Evaluator(store.logs)) as evaluator,
+    ):
+        session = _Session(suite, store, observer, budget, artifacts, servers, recorder, evaluator)
         possible = [case for case in cases if case.id not in unavailable]
         budget.first = plan.group_cases(possible)
         explains = budget.remaining_s() >= MIN_RUN_TO_EXPLAIN_S
@@ -149,6 +154,7 @@ class _Session:
     artifacts: Artifacts
     servers: ForkServers
     recorder: Recorder
+    evaluator: Evaluator
 
     def doing(self, what: str) -> None:
         """Tell what begins, and how long the run still takes."""
@@ -240,6 +246,14 @@ class _Session:
         for outcome in outcomes:
             self.recorder.add(outcome, built)
         self.budget.measured(group, outcomes, self.recorder.half_width(group))
+        self.evaluate(group, built)
+
+    def evaluate(self, group: Group, built: Built) -> None:
+        """Have what a group timed classify the test images that the suite names, once."""
+        for case in group:
+            if (test := self.suite.tests.get(case.id)) and self.recorder.awaits_evaluation(case):
+                self.doing(f"{case.id}: evaluating on {test.data}")
+                self.recorder.evaluated(case, self.evaluator.evaluate(case, test, built), built)
 
     def explain_parity(self) -> None:
         """Find the layer where outputs that differ from the reference begin to, while there is time."""

@@ -23,6 +23,15 @@ SETUP_S = 60.0
 """Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
 
 
+class TestSet(Frozen):
+    """What a case's artifact is evaluated on."""
+
+    data: str
+    """As `--data` takes it."""
+    images: int
+    """At most so many test images, balanced by class."""
+
+
 class Suite(Frozen):
     """A suite ready to run: its cases, in order."""
 
@@ -38,6 +47,8 @@ class Suite(Frozen):
     """Seconds of measuring for each case id, in each launch."""
     launches: int = 1
     """Maximum number of launches per case."""
+    tests: dict[str, TestSet] = {}
+    """By id, of the inference cases that are evaluated after they are timed."""
     input: InputPlan | None = None
     """What is measured of the way from stored images to batches."""
 
@@ -121,6 +132,7 @@ def _find(name_or_path: str) -> Path:
 def _expand(source: YamlSource, file: SuiteFile) -> Suite:
     cases: dict[str, Case] = {}
     budgets: dict[str, float] = {}
+    tests: dict[str, TestSet] = {}
     defaults = _merge(BUILT_IN, file.defaults)
     for index, entry in enumerate(file.models):
         settings, place = _merge(defaults, entry), source.place(("models", index))
@@ -142,6 +154,8 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
                 raise SuiteError(f"{place}: expected at most {MAX_CASES:,} cases in all")
             cases[case.id] = case
             budgets[case.id] = settings.case_budget or CASE_BUDGETS_S[case.workload]
+            if settings.data and case.workload == "inference":
+                tests[case.id] = TestSet(data=settings.data, images=settings.test_images or 0)
     return Suite(
         name=file.name or source.path.stem,
         description=file.description,
@@ -152,6 +166,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         cases=tuple(cases.values()),
         case_budgets_s=budgets,
         launches=file.launches,
+        tests=tests,
         input=file.input,
     )
 
@@ -186,7 +201,7 @@ def _cases(spec: ModelSpec, workload: Workload, settings: Settings) -> Iterator[
             runtime=runtime,
             device=device,
             precision=precision,
-            calibration=(settings.calibration or NOISE) if precision in QUANTISED else NOISE,
+            calibration=(settings.calibration or settings.data or NOISE) if precision in QUANTISED else NOISE,
             layout=layout,
             allocator=allocator,
             trainable=part,

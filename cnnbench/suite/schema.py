@@ -25,7 +25,6 @@ from cnnbench.suite.case import (
     MAX_RANKS,
     MAX_SESSIONS,
     MAX_THREADS,
-    NOISE,
     WORKLOADS,
     Allocator,
     Device,
@@ -117,6 +116,13 @@ class Settings(BaseModel):
     calibration: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         None, description="data set whose training images int8 is calibrated with, as --data takes it; noise if absent"
     )
+    data: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="data set on whose test images what was timed is evaluated; int8 is calibrated with its others",
+    )
+    test_images: Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)] | None = Field(
+        None, description="at most so many of them, balanced by class; 2,000 if absent"
+    )
     layouts: PerWorkload[Layout] | None = Field(None, description="memory layout of images")
     allocators: PerWorkload[Allocator] | None = Field(
         None, description="what serves malloc; keep is the system's, told to keep memory that is freed"
@@ -178,7 +184,7 @@ BUILT_IN = Settings(
     runtimes={"inference": ["eager", "ort"], "training": ["eager"], "serving": ["eager", "ort"]},
     devices=["cpu"],
     precisions=["fp32"],
-    calibration=NOISE,
+    test_images=2000,
     layouts=["nchw"],
     allocators=["default"],
     trainable=[ALL],

@@ -1,11 +1,12 @@
-"""Published accuracy beside measured latency, with the Pareto front."""
+"""Accuracy beside measured latency, with the Pareto front: measured with what was timed, or published."""
 
 import math
 from collections.abc import Sequence
 
 import altair as alt
 
-from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, of_smallest_batch, points_of
+from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, measured_points, of_smallest_batch, points_of
+from cnnbench.records.artifact import file_name
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
 from cnnbench.report.html import Section
 from cnnbench.report.labels import PLACES, places
@@ -18,9 +19,15 @@ MARGIN = 0.12
 
 
 def section(sources: Sources) -> Section:
-    """A chart per device: top-1 accuracy over the latency of the smallest batch."""
-    points = points_of(sources.records, sources.measured)
+    """A chart per device and data set: top-1 accuracy over the latency of the smallest batch."""
+    measured = measured_points(sources.records, sources.measured)
     charts = []
+    for data_set in dict.fromkeys(point.data for point in measured):
+        there = [point for point in measured if point.data == data_set]
+        for device in dict.fromkeys(point.row.device for point in there):
+            if len(shown := of_smallest_batch(there, device)) > 1:
+                charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
+    points = points_of(sources.records, sources.measured)
     for device in dict.fromkeys(point.row.device for point in points):
         shown = of_smallest_batch(points, device)
         if len({point.row.model for point in shown}) > 1:
@@ -29,7 +36,12 @@ def section(sources: Sources) -> Section:
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
     ]
-    return Section("accuracy", "Accuracy and latency", prose if charts else (), charts)
+    if measured:
+        prose = [
+            "Measured accuracy is that of the artifact that was timed, on test images, on this machine. Published "
+            "accuracy is torchvision's on ImageNet, of its own pretrained weights."
+        ]
+    return Section("accuracy", "Accuracy and latency", prose if charts else (), [*charts, *sources.table("accuracy")])
 
 
 def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
@@ -42,6 +54,9 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
         for point in points
     ]
     names = [point.row.model if point in fastest else None for point in points]
+    data_set = points[0].data
+    how = f"measured on {data_set}" if data_set else "published"
+    title = f"Measured accuracy against latency, {data_set}" if data_set else "Published accuracy against latency"
     rows = [
         {
             "model": point.row.model,
@@ -60,7 +75,7 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
     ]
     base = alt.Chart(data(rows)).encode(
         x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, domain=x_domain), title=f"ms per call, batch {batch}"),
-        y=alt.Y("top1:Q", scale=alt.Scale(zero=False, nice=False, domain=y_domain), title="top-1 %, published"),
+        y=alt.Y("top1:Q", scale=alt.Scale(zero=False, nice=False, domain=y_domain), title=f"top-1 %, {how}"),
     )
     colour, legend = colours(backends), legend_of(point.row.backend for point in points)
     line = alt.Chart(data(row for row in rows if row["front"])).mark_line(
@@ -83,8 +98,8 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
     ]
     line = line.encode(x="ms:Q", y="top1:Q", order="ms:Q")
     return Chart(
-        f"accuracy-{device}",
-        f"Published accuracy against latency, {device}",
+        f"accuracy-{file_name(data_set)}-{device}" if data_set else f"accuracy-{device}",
+        f"{title}, {device}",
         "Up and to the left is better. The dashed line is the Pareto front by the medians. Hollow: another model or "
         "backend is at least as accurate and significantly faster. Bars are 95 % intervals; each model is named at its "
         "fastest.",

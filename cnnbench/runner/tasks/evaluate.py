@@ -1,13 +1,16 @@
 """A trained model on a data set's test images, in each runtime, in a process of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import get_args
+from pathlib import Path
+from typing import NamedTuple, TypeVar, get_args
 
 from cnnbench.analysis.evaluation import Predictions
-from cnnbench.errors import InputError, WorkerError, unknown
-from cnnbench.records import artifact
+from cnnbench.errors import CnnbenchError, InputError, WorkerError, unknown
+from cnnbench.records import artifact, dataset
 from cnnbench.records.dataset import DataSet
+from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.messages import Load, Loaded
+from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import (
     Classified,
     Classify,
@@ -17,12 +20,15 @@ from cnnbench.records.task_messages import (
     TestPrepared,
 )
 from cnnbench.runner import machine, plan
-from cnnbench.runner.artifacts import LIMIT_S, Artifacts
+from cnnbench.runner.artifacts import LIMIT_S, Artifacts, Built
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import NOISE, QUANTISED, Case, ModelSpec, Precision
-from cnnbench.suite.runtimes import cannot, runtime_kind
+from cnnbench.suite.load import TestSet
+from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind
 
 BATCH = 50
+"""Images that are classified at once, where what runs takes any batch."""
+Found = TypeVar("Found")
 TURN_S = 0.5
 """How often a worker says how far it is."""
 
@@ -64,12 +70,8 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
         artifacts.build([wanted := artifacts.wanted(spec, ahead=plan.compiled_ahead([cases], spec))])
-        if facts.inputs:
-            raise InputError(f"{spec.label}: expected a model of one input; it takes {', '.join(facts.inputs)}")
-        images, folder = str(artifacts.logs / "images.npy"), str(artifact.folder_of(spec, facts.key))
-        with Worker(artifacts.logs / "data.log", threads, LIMIT_S) as worker:
-            request = PrepareTest(data=data, shape=facts.input_shape, classes=facts.classes, out=images)
-            test = worker.ask(request, TestPrepared)
+        folder = artifact.folder_of(spec, facts.key)
+        images = prepared(spec, facts, data, artifacts.logs / "images.npy", threads)
         classes: dict[str, list[int]] = {}
         for case in cases:
             if facts.onnx_error is not None and runtime_kind(case.runtime).runs_exported_graph:
@@ -77,12 +79,125 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
             if problem := artifacts.find(wanted).problem(case.model_copy(update={"batch": facts.batch or case.batch})):
                 raise WorkerError(f"{spec.label}: {case.backend}: {problem.reason}")
             case = case.model_copy(update={"batch": facts.batch or case.batch})
-            found = classes[case.backend] = []
-            with Worker(artifacts.logs / f"{artifact.file_name(case.backend)}.log", threads, LIMIT_S) as worker:
-                worker.ask(Load(case=case, threads=threads), Loaded)
-                start = StartClassifying(case=case, folder=folder, images=images, scaling=test.scaling)
-                worker.ask(start, ClassifyingStarted)
-                while len(found) < len(test.labels):
-                    found += worker.ask(Classify(seconds=TURN_S), Classified).classes
-                    watch(case.backend, len(found), len(test.labels))
-    return Predictions(names=test.classes, labels=test.labels, classes=classes)
+            log = artifacts.logs / f"{artifact.file_name(case.backend)}.log"
+            classes[case.backend] = classified(case, folder, images, threads, log, watch)
+    return Predictions(names=images.about.classes, labels=images.about.labels, classes=classes)
+
+
+class TestImages(NamedTuple):
+    """Test images in a file, and what is known of them."""
+
+    file: str
+    about: TestPrepared
+
+
+def prepared(
+    spec: ModelSpec, facts: ArtifactFacts, data: DataSet, file: Path, threads: int, at_most: int | None = None
+) -> TestImages:
+    """The test images for a model, in a file. Raises InputError for data or a model that do not fit, WorkerError."""
+    if facts.inputs:
+        raise InputError(f"{spec.label}: expected a model of one input; it takes {', '.join(facts.inputs)}")
+    request = PrepareTest(data=data, shape=facts.input_shape, classes=facts.classes, out=str(file), at_most=at_most)
+    with Worker(file.with_suffix(".log"), threads, LIMIT_S) as worker:
+        return TestImages(str(file), worker.ask(request, TestPrepared))
+
+
+def classified(
+    case: Case,
+    folder: Path,
+    images: TestImages,
+    threads: int,
+    log: Path,
+    watch: Callable[[str, int, int], None] = lambda *_: None,
+) -> list[int]:
+    """The class of each image by a case, from its artifact's folder, in a new process. Raises WorkerError."""
+    found, count = list[int](), len(images.about.labels)
+    with Worker(log, threads, LIMIT_S) as worker:
+        worker.ask(Load(case=case, threads=threads), Loaded)
+        scaling = images.about.scaling
+        start = StartClassifying(case=case, folder=str(folder), images=images.file, scaling=scaling)
+        worker.ask(start, ClassifyingStarted)
+        while len(found) < count:
+            found += worker.ask(Classify(seconds=TURN_S), Classified).classes
+            watch(case.backend, len(found), count)
+    return found
+
+
+class Evaluator:
+    """Evaluates what a run has timed: each artifact once in each runtime, whatever the batches of its cases."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._images: dict[tuple[object, ...], TestImages | CnnbenchError] = {}
+        self._classes: dict[tuple[Case, str], list[int] | CnnbenchError] = {}
+
+    def evaluate(self, case: Case, test: TestSet, built: Built) -> Evaluation | None:
+        """The counts of a case, or why there are none; None for random weights, which have no accuracy."""
+        spec, facts = case.spec, built.facts
+        if facts is None or facts.begun_anew or not (spec.weights or spec.is_onnx_file or spec.is_program_file):
+            return None
+        try:
+            images = self._images_of(spec, facts, test)
+            own = self._classes_of(case, built, facts, images)
+        except CnnbenchError as error:
+            return Evaluation(data=test.data, problem=str(error))
+        labels = images.about.labels
+        right = [found == label for found, label in zip(own, labels, strict=True)]
+        counts = Evaluation(data=test.data, images=len(labels), correct=sum(right))
+        in_fp32 = _in_float32(case)
+        try:
+            theirs = self._classes_of(in_fp32, built, facts, images)
+        except CnnbenchError:
+            return counts
+        also = [found == label for found, label in zip(theirs, labels, strict=True)]
+        pairs = list(zip(right, also, strict=True))
+        compared = {
+            "reference": in_fp32.backend,
+            "only_this": pairs.count((True, False)),
+            "only_reference": pairs.count((False, True)),
+            "same_class": sum(one == other for one, other in zip(own, theirs, strict=True)),
+        }
+        return counts.model_copy(update=compared)
+
+    def _images_of(self, spec: ModelSpec, facts: ArtifactFacts, test: TestSet) -> TestImages:
+        key = (test.data, test.images, facts.input_shape, facts.classes)
+        if key not in self._images:
+            file = self._logs / f"test-{len(self._images)}.npy"
+            try:
+                found = dataset.find(test.data)
+                self._images[key] = prepared(spec, facts, found, file, machine.usable_threads(), test.images)
+            except CnnbenchError as error:
+                self._images[key] = error
+        return _known(self._images[key])
+
+    def _classes_of(self, case: Case, built: Built, facts: ArtifactFacts, images: TestImages) -> list[int]:
+        batch = facts.batch or (case.batch if case.is_compiled_ahead else BATCH)
+        plain = case.model_copy(update={"batch": batch, "allocator": "default"})
+        if (key := (plain, images.file)) not in self._classes:
+            log = self._logs / f"evaluate-{artifact.file_name(plain.id)}.log"
+            try:
+                self._classes[key] = classified(plain, built.folder, images, machine.threads_of(plain), log)
+            except CnnbenchError as error:
+                self._classes[key] = error
+        return _known(self._classes[key])
+
+    def close(self) -> None:
+        """Delete the files of images."""
+        for each in self._images.values():
+            if isinstance(each, TestImages):
+                Path(each.file).unlink(missing_ok=True)
+
+
+def _in_float32(case: Case) -> Case:
+    """The same runtime in float32; of float32 the reference runtime, where it runs the model."""
+    if case.precision != "fp32":
+        return case.model_copy(update={"precision": "fp32", "calibration": NOISE})
+    if case.spec.is_onnx_file:
+        return case
+    return case.model_copy(update={"runtime": REFERENCE, "layout": "nchw"})
+
+
+def _known(found: Found | CnnbenchError) -> Found:
+    if isinstance(found, CnnbenchError):
+        raise found
+    return found

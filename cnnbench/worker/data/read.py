@@ -61,5 +61,8 @@ def prepare_test(request: PrepareTest) -> TestPrepared:
     if request.count is not None:
         test = limited(test, max(request.count, len(data.classes)), seed=0).chosen(slice(request.count))
         images = data.prepare(test.images)
+    elif request.at_most is not None:
+        test = limited(test, request.at_most, seed=0)
+        images = test.images
     np.save(request.out, images)
     return TestPrepared(classes=data.classes, labels=test.labels.tolist(), scaling=data.prepare.scaling)
