@@ -172,7 +172,7 @@ def compare(
     if as_json:
         print_frames({name: table.data for name, table in compared.tables.items()})
     else:
-        print_tables(console(), list(compared.tables.values()))
+        print_tables(console(), [table for table in compared.tables.values() if table.is_shown])
     _warn_unreadable(compared.page.warnings)
     if out:
         typer.echo(f"report in {compared.write(out)}", err=as_json)

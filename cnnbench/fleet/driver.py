@@ -22,7 +22,7 @@ from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Wr
 from cnnbench.fleet.transport import Event, Node, Transport, chosen, is_named, named_apart
 from cnnbench.records import files
 from cnnbench.records.json_object import read_model
-from cnnbench.records.record import Record
+from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import LOCK, RUN, read_run
 from cnnbench.suite.case import Case, Frozen
 from cnnbench.suite.load import Suite
@@ -113,7 +113,8 @@ class Row:
     """What became of one machine."""
 
     machine: Machine
-    records: Mapping[str, Record]
+    statuses: Mapping[str, Status]
+    """Of its records, by case id."""
     left: list[str]
     """Ids of the cases without a finished record."""
 
@@ -376,9 +377,9 @@ def run_fleet(
 
 
 def _row(machine: Machine, cases: Sequence[Case]) -> Row:
-    records: Mapping[str, Record] = {}
+    statuses: dict[str, Status] = {}
     if machine.folder is not None:
         with contextlib.suppress(RunFolderError):  # nothing has arrived
             records = read_run(machine.folder, strict=False).records
-    finished = {id_ for id_, record in records.items() if record.status != "failed"}
-    return Row(machine, records, [case.id for case in cases if case.id not in finished])
+            statuses = {id_: record.status for id_, record in records.items()}
+    return Row(machine, statuses, [case.id for case in cases if statuses.get(case.id, "failed") == "failed"])

@@ -5,7 +5,9 @@
     python -m tests.benchmarks.fleet cost [--machines 50] [--cases 200]
 
 `kills` has three fake nodes on this machine measure a suite with scripted workers while nodes, and then drivers, are
-killed at random moments, until so many have been; each round ends with a whole run of every machine. `idle` times
+killed at random moments, until so many have been; what dies after the end does not count. After each kill nothing that
+had arrived may be gone; a command that leaves cases out must say so and end with 3; each round ends with a whole run of
+every machine, with each case once, by the same command if need be. `idle` times
 ResNet-18's forward pass while Ray's idle processes run and while they are stopped, by turns. `cost` feeds the driver
 synthetic records and gives its seconds for each record and each machine.
 """
@@ -29,22 +31,22 @@ def kills(times: int, seed: int) -> None:
     from tests.test_fleet_ray import SUITE, kill_driver, kill_nodes, scripted_command
 
     drawn = random.Random(seed)
-    each: list[tuple[str, Callable[[FakeCluster, Path, int, random.Random], None]]] = [
+    each: list[tuple[str, Callable[[FakeCluster, Path, int, random.Random], int]]] = [
         ("nodes", kill_nodes),
         ("drivers", kill_driver),
     ]
     for what, kill in each:
         done = 0
         while done < times:
-            number = min(2, times - done)
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 write_suite(folder, SUITE)
                 with FakeCluster(folder, {"a": {}, "b": {}, "c": {}}, scripted_command(folder)) as cluster:
                     start = time.monotonic()
-                    kill(cluster, folder, number, drawn)
-            done += number
-            print(f"{what}: {done} of {times} killed, whole after {time.monotonic() - start:.0f} s", flush=True)
+                    killed = kill(cluster, folder, min(5, times - done), drawn)
+            done += killed
+            took_s = time.monotonic() - start
+            print(f"{what}: {killed} killed, {done} of {times}; whole after {took_s:.0f} s", flush=True)
 
 
 def idle(rounds: int) -> None:
