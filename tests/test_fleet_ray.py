@@ -52,8 +52,8 @@ def cluster(folder: Path) -> Iterator[FakeCluster]:
         yield started
 
 
-def start(cluster: FakeCluster, folder: Path) -> "subprocess.Popen[str]":
-    words = ["run", "suite.yaml", "--fleet", cluster.address, "--out", "out"]
+def start(cluster: FakeCluster, folder: Path, *options: str) -> "subprocess.Popen[str]":
+    words = ["run", "suite.yaml", "--fleet", cluster.address, "--out", "out", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "cnnbench", *words],
         stdout=subprocess.PIPE,
@@ -176,6 +176,19 @@ def test_a_node_that_cannot_measure_is_a_row_and_the_others_go_on(folder: Path) 
     assert "it ended with code 1" in out
     assert "complete" in rows["well"] or "well" in out
     assert counted(folder) == {"well": CASES}
+
+
+def test_artifacts_are_built_once_and_fetched_by_a_node_that_lacks_them(folder: Path) -> None:
+    """With real workers: the node's cache, elsewhere than the driver's, has the driver's artifact, byte for byte."""
+    write_suite(folder, "models: [lenet5]\nlaunches: 1\ndefaults: {batches: [1], case_budget: 0.2s}\n")
+    with FakeCluster(folder, {"a": {"CNNBENCH_CACHE": str(folder / "far")}}) as cluster:
+        cluster.environment["CNNBENCH_CACHE"] = str(folder / "near")
+        driver = start(cluster, folder, "--build", "once")
+        finished(driver)
+    (near,), (far,) = (list((folder / name / "artifacts").iterdir()) for name in ("near", "far"))
+    assert near.name == far.name
+    for file in near.iterdir():
+        assert file.read_bytes() == (far / file.name).read_bytes(), file.name
 
 
 def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cli: Cli) -> None:

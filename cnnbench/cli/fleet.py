@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
 from cnnbench.suite.parse import checked, parse_duration
+
+if TYPE_CHECKING:
+    from cnnbench.fleet.artifacts import Build
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Asked:
     labels: list[str]
     plan: bool
     mixed: bool
+    build: "Build | None" = None
 
     @property
     def options(self) -> list[str]:
@@ -37,13 +42,14 @@ class Asked:
         chosen = [word for each in self.nodes for word in ("--nodes", each)]
         chosen += [word for each in self.labels for word in ("--label", each)]
         words = ["cnnbench", "run", self.suite, "--fleet", self.address, "--out", str(folder), *self.options, *chosen]
-        return shlex.join([*words, *(["--mixed"] if self.mixed else [])])
+        words += ["--mixed"] if self.mixed else []
+        return shlex.join([*words, *(["--build", self.build] if self.build else [])])
 
 
 def run_on_fleet(asked: Asked) -> None:
     """Measure, or plan it; ends with 3 if any machine lacks a case, never with 1."""
     from cnnbench.fleet.driver import Folder, nodes_of, run_fleet
-    from cnnbench.fleet.ray_cluster import RayCluster
+    from cnnbench.fleet.ray_cluster import LOCAL, RayCluster
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.fleet import FleetProgress, outcomes, planned
     from cnnbench.runner import plan
@@ -63,7 +69,16 @@ def run_on_fleet(asked: Asked) -> None:
     where = asked.out or new_folder(suite, "fleet-")
     with Folder(where, suite) as folder:
         with RayCluster(asked.address) as cluster, FleetProgress(console()) as progress:
-            ending = run_fleet(cluster, folder, cases, asked.options, progress, names=asked.nodes, labels=labels)
+            ending = run_fleet(
+                cluster,
+                folder,
+                cases,
+                asked.options,
+                progress,
+                names=asked.nodes,
+                labels=labels,
+                build="on-node" if asked.address == LOCAL else asked.build or "cheapest",
+            )
         typer.echo("\n".join(outcomes(ending.rows)))
         if ending.unwritten:
             typer.echo(f"error: {ending.unwritten}; finished records are lost: make room", err=True)

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.fleet.arrival import Arriving, known
-from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Wrote, parse_message
+from cnnbench.fleet.artifacts import Build, offered, toolchain_digest
+from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Offer, Wrote, parse_message
 from cnnbench.fleet.transport import Event, Node, Transport, chosen, is_named, named_apart
 from cnnbench.records import files
 from cnnbench.records.json_object import read_model
@@ -215,6 +216,7 @@ class Fleet:
         options: Sequence[str],
         watch: Watch,
         *,
+        offers: Sequence[Offer] = (),
         patience_s: float = PATIENCE_S,
         pause_s: float = PAUSE_S,
         clock_s: Callable[[], float] = time.monotonic,
@@ -222,6 +224,7 @@ class Fleet:
         """`options` are those of `cnnbench run` beside the suite and its folder."""
         self._transport, self._folder, self._options, self._watch = transport, folder, options, watch
         self._patience_s, self._pause_s, self._clock_s = patience_s, pause_s, clock_s
+        self._offers = tuple(offers)
         self.machines: list[Machine] = []
         self._by_node: dict[str, Machine] = {}
 
@@ -268,6 +271,8 @@ class Fleet:
             suite=suite.text,
             options=tuple(self._options),
             known=self._folder.known(machine.name),
+            toolchain=toolchain_digest() if self._offers else "",
+            offers=self._offers,
         )
         self._transport.start(machine.node, job.model_dump_json().encode())
         self._watch.changed(machine)
@@ -366,12 +371,17 @@ def run_fleet(
     *,
     names: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
+    build: Build = "on-node",
     patience_s: float = PATIENCE_S,
     pause_s: float = PAUSE_S,
 ) -> Ending:
     """Measure cases of a suite on every node that is chosen. Raises InputError if there are none."""
-    fleet = Fleet(transport, folder, options, watch, patience_s=patience_s, pause_s=pause_s)
-    interrupted = fleet.run(nodes_of(transport, names, labels or {}), names)
+    nodes = nodes_of(transport, names, labels or {})
+    found = offered(cases, len(nodes), build)
+    if found.files:
+        transport.offer(found.files)
+    fleet = Fleet(transport, folder, options, watch, offers=found.offers, patience_s=patience_s, pause_s=pause_s)
+    interrupted = fleet.run(nodes, names)
     unwritten = fleet.flush()
     return Ending([_row(machine, cases) for machine in fleet.machines], interrupted, unwritten)
 
