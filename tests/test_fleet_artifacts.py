@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.fleet import artifacts, node, task
+from cnnbench.fleet import node, task
 from cnnbench.fleet.artifacts import Build, Offered, offered, take, toolchain_digest
 from cnnbench.fleet.messages import Job, Message, Note, Offer, Wants, parse_message
 from cnnbench.records import artifact, cache
+from cnnbench.records.toolchain import own_toolchain
 from cnnbench.suite.case import ModelSpec
 from tests.records import case
 
@@ -171,7 +172,7 @@ def test_what_a_reader_does_not_have_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_toolchain_is_told_apart_by_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    here, own = toolchain_digest(), artifacts.own_toolchain()
+    here, own = toolchain_digest(), own_toolchain()
     other = type(own)(own.code, {**own.versions, "torch": "9.9"})
-    monkeypatch.setattr(artifacts, "own_toolchain", lambda: other)
+    monkeypatch.setattr("cnnbench.fleet.artifacts.own_toolchain", lambda: other)
     assert toolchain_digest() != here

@@ -107,7 +107,8 @@ def _kind(name: str, members: Sequence[Machine]) -> tuple[Machine, list[Spread]]
         for key, measured in machine.cases.items():
             by_key.setdefault(key, []).append(measured)
     cases = {key: _middle(measured) for key, measured in by_key.items()}
-    spreads, middle = [], members[0]
+    spreads: list[Spread] = []
+    middle = members[0]
     for workload in WORKLOADS:
         keys = [key for key in cases if key.workload == workload]
         if not keys:

@@ -46,7 +46,7 @@ def main() -> None:
     pieces: Queue[bytes] = Queue(maxsize=8)
     end_with_input(pieces.put)
 
-    def send(message: Message) -> None:
+    def send(message: Message | Wants) -> None:
         sys.stdout.buffer.write(message.model_dump_json().encode() + b"\n")
         sys.stdout.buffer.flush()
 
