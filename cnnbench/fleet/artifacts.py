@@ -52,7 +52,8 @@ def offered(cases: Sequence[Case], nodes: int, how: Build) -> Offered:
         return Offered()
     models = {spec: steps for spec, steps in plan.models_of([cases]).items() if not spec.depends_on_code}
     with Artifacts() as artifacts:
-        wanted = [artifacts.wanted(spec, steps) for spec, steps in models.items()]
+        graphs = [case for case in cases if case.has_own_graph and not case.is_compiled_ahead]
+        wanted = [artifacts.wanted(spec, steps, plan.compiled_ahead([graphs], spec)) for spec, steps in models.items()]
         if how == "once":
             artifacts.build(wanted)
         offers, found = [], {}

@@ -335,6 +335,8 @@ class Fleet:
 
     def _end(self, machine: Machine, code: int | None, reason: str) -> None:
         machine.state, machine.code, machine.reason, machine.doing = "ended", code, reason, ""
+        if machine.arriving and not machine.arriving.flush():  # else what waits is tried again at the end
+            machine.arriving = None
         self._watch.changed(machine)
 
     def _start_again(self) -> None:

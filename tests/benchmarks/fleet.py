@@ -9,7 +9,7 @@ killed at random moments, until so many have been; what dies after the end does 
 had arrived may be gone; a command that leaves cases out must say so and end with 3; each round ends with a whole run of
 every machine, with each case once, by the same command if need be. `idle` times
 ResNet-18's forward pass while Ray's idle processes run and while they are stopped, by turns. `cost` feeds the driver
-synthetic records and gives its seconds for each record and each machine.
+synthetic records, of 13 blocks of 20 samples, and gives its seconds and memory for each record and machine.
 """
 
 import argparse
@@ -90,7 +90,9 @@ def idle(rounds: int) -> None:
 
 
 def cost(machines: int, cases: int) -> None:
-    """Print seconds."""
+    """Print seconds and memory."""
+    import resource
+
     from cnnbench.fleet.driver import Folder, run_fleet
     from cnnbench.suite.load import load_suite
     from tests.conftest import write_suite
@@ -105,16 +107,18 @@ def cost(machines: int, cases: int) -> None:
                 f"{list(range(1, cases + 1))}}}\n",
             )
         )
-        said: list[Says] = [HELLO, *wrote(*(record(case, [0.01] * 20) for case in suite.cases)), WELL]
+        said: list[Says] = [HELLO, *wrote(*(record(case, [0.01] * 13, samples=20) for case in suite.cases)), WELL]
         nodes = Scripted(**{f"m{number}": [said] for number in range(machines)})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         with Folder(Path(name) / "out", suite) as folder:
             ending = run_fleet(nodes, folder, suite.cases, [], Notes())
         seconds = time.perf_counter() - start
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         assert all(row.is_complete for row in ending.rows)
     print(
         f"{machines} machines with {cases} cases: {seconds:.1f} s, {1e3 * seconds / machines / cases:.2f} ms a record, "
-        f"{seconds / machines:.2f} s a machine"
+        f"{seconds / machines:.2f} s a machine; {grown / machines / cases / 1e3:.1f} kB of memory a record"
     )
 
 
