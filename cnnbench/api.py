@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.analysis.compare import Comparison, compare_runs
+from cnnbench.analysis.hardware import MAX_MACHINES, ByHardware, by_hardware
 from cnnbench.analysis.status import rechecked
 from cnnbench.errors import InputError
 from cnnbench.networks import registry
@@ -81,16 +82,21 @@ class Compared:
     comparison: Comparison
 
     @cached_property
+    def by_hardware(self) -> ByHardware | None:
+        """Kinds of hardware, which tables and page show in the place of more than twenty machines."""
+        return by_hardware(self.comparison) if len(self.comparison.machines) > MAX_MACHINES else None
+
+    @cached_property
     def tables(self) -> "dict[str, Table]":
         """By name: formatted text in `cells`, numbers in `data`."""
         from cnnbench.report.comparing import comparison_tables
 
-        return {table.name: table for table in comparison_tables(self.comparison)}
+        return {table.name: table for table in comparison_tables(self.comparison, self.by_hardware)}
 
     @property
     def frame(self) -> "pd.DataFrame":
         """One row per case and machine: its time with its interval, its ratio to the reference's, throughput, rank."""
-        return self.tables["cases"].data
+        return self.tables["every-machine" if self.by_hardware else "cases"].data
 
     @property
     def charts(self) -> "dict[str, Chart]":
@@ -102,7 +108,7 @@ class Compared:
         """The content of the comparison's `report.html`, section by section."""
         from cnnbench.report.sections.compared import comparison_page
 
-        return comparison_page(self.comparison, list(self.tables.values()))
+        return comparison_page(self.comparison, list(self.tables.values()), self.by_hardware)
 
     def write(self, folder: str | Path) -> Path:
         """Write page, Markdown, tables and charts into a folder; returns the page's path. Raises OSError."""
@@ -117,7 +123,7 @@ class Compared:
 def _tables_html(results: "Results | Compared") -> str:
     from cnnbench.report.html import summary_html
 
-    return summary_html(results.page, list(results.tables.values()))
+    return summary_html(results.page, [table for table in results.tables.values() if table.is_shown])
 
 
 def load(folder: str | Path) -> Results:
@@ -193,5 +199,5 @@ def compare(*runs: str | Path, reference: int | str = 1, prices: str | Path | No
     `reference` is the machine that ratios are taken to, by its number, from 1, or its name; `prices` is a YAML file
     with prices and power per machine. Raises RunFolderError, InputError.
     """
-    read = [load(folder).run for folder in runs]
+    read = (load(folder).run for folder in runs)
     return Compared(compare_runs(read, str(reference), None if prices is None else Path(prices)))

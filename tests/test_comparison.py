@@ -10,6 +10,7 @@ import pytest
 
 import cnnbench
 from cnnbench.analysis.compare import Comparison, compare_runs, compared_rows, key_of
+from cnnbench.analysis.hardware import MAX_MACHINES, by_hardware
 from cnnbench.analysis.prices import read_prices
 from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio
 from cnnbench.api import Compared
@@ -45,11 +46,16 @@ def models(factors: dict[str, float], batch: int = 8) -> list[Record]:
 
 
 @pytest.fixture
-def two() -> Comparison:
+def two_runs() -> list[Run]:
     """b takes twice as long for lenet5 and half as long for alexnet, and has no vgg11."""
     a = run("a", *models({"lenet5": 1, "alexnet": 3, "vgg11": 2}))
     b = run("b", *models({"lenet5": 2, "alexnet": 1.5}), record(case("eager", model="vgg11"), status="failed"))
-    return compare_runs([a, b])
+    return [a, b]
+
+
+@pytest.fixture
+def two(two_runs: list[Run]) -> Comparison:
+    return compare_runs(two_runs)
 
 
 def test_the_interval_of_a_ratio_combines_both_medians() -> None:
@@ -156,17 +162,15 @@ def test_invalid_records_are_compared_with_nothing() -> None:
 
 
 @pytest.mark.parametrize(("reference", "name"), [("1", "a"), ("2", "b"), ("b", "b")])
-def test_the_reference_is_a_number_or_a_name(two: Comparison, reference: str, name: str) -> None:
-    runs = [machine.run for machine in two.machines]
-    assert compare_runs(runs, reference).reference.name == name
+def test_the_reference_is_a_number_or_a_name(two_runs: list[Run], reference: str, name: str) -> None:
+    assert compare_runs(two_runs, reference).reference.name == name
 
 
-def test_what_cannot_be_compared_is_refused(two: Comparison) -> None:
-    runs = [machine.run for machine in two.machines]
+def test_what_cannot_be_compared_is_refused(two_runs: list[Run]) -> None:
     with pytest.raises(InputError, match="--reference: expected a machine, one of a, b; got '3'"):
-        compare_runs(runs, "3")
+        compare_runs(two_runs, "3")
     with pytest.raises(RunFolderError, match="folders of different names"):
-        compare_runs([runs[0], runs[0]])
+        compare_runs([two_runs[0], two_runs[0]])
     with pytest.raises(RunFolderError, match="expected runs with a measured case"):
         compare_runs([run("empty")])
 
@@ -177,9 +181,9 @@ def prices(folder: Path, text: str) -> Path:
     return file
 
 
-def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two: Comparison) -> None:
+def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two_runs: list[Run]) -> None:
     file = prices(tmp_path, "currency: EUR\nmachines:\n  a: {watts: 200, price_per_hour: 0.8}\n  b: {watts: 50}\n")
-    compared = compare_runs([machine.run for machine in two.machines], prices=file)
+    compared = compare_runs(two_runs, prices=file)
     a, b = (next(row for row in compared_rows(compared) if row.machine.name == name) for name in ("a", "b"))
     assert a.measured.images_per_s == pytest.approx(800)  # 8 images in 10 ms
     assert a.machine.images_per_joule(a.measured) == pytest.approx(800 / 200)
@@ -213,8 +217,8 @@ def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(t
     assert [row.machine.images_per_joule(row.measured) for row in compared_rows(compared)] == [pytest.approx(20.0)]
 
 
-def test_tables_name_what_was_measured_and_what_was_left_out(two: Comparison) -> None:
-    a, b = (machine.run for machine in two.machines)
+def test_tables_name_what_was_measured_and_what_was_left_out(two_runs: list[Run]) -> None:
+    a, b = two_runs
     a = dataclasses.replace(a, peaks=[peaks(threads=2)])
     tables = Compared(compare_runs([a, b])).tables
     assert list(tables) == ["machines", "means", "cases", "rankings", "left-out"]
@@ -252,6 +256,69 @@ def test_from_the_command_line(two: Comparison, home: Path, cli: Cli) -> None:
 def test_what_is_calibrated_with_other_data_is_another_case() -> None:
     int8 = case(runtime="ort").model_copy(update={"precision": "int8"})
     assert key_of(int8) != key_of(int8.model_copy(update={"calibration": "shapes"}))
+
+
+def fleet(kinds: dict[str, tuple[float, int]]) -> list[Run]:
+    """Runs of many machines: by processor, the factor of its times and how many machines have it.
+
+    The machines of a kind are slower by a percent each.
+    """
+    found = []
+    for cpu, (factor, machines) in kinds.items():
+        for number in range(machines):
+            one = run(f"{cpu}-{number}", *models({"lenet5": factor * 1.01**number, "alexnet": 3 * factor}))
+            assert one.environment is not None
+            machine = one.environment.machine.model_copy(update={"cpu": cpu})
+            found.append(dataclasses.replace(one, environment=one.environment.model_copy(update={"machine": machine})))
+    return found
+
+
+def test_of_many_machines_kinds_of_hardware_are_shown_and_files_have_every_machine(tmp_path: Path) -> None:
+    compared = Compared(compare_runs(fleet({"old": (2.0, 11), "new": (1.0, 11)}), reference="new-3"))
+    tables = compared.tables
+    assert tables["machines"].cells[["machine", "machines"]].to_numpy().tolist() == [["new", "11"], ["old", "11"]]
+    times = tables["cases"].cells
+    assert times["new ms"].tolist()[0].startswith("10.5 [10")  # of the sixth: 10 ms x 1.01^5
+    assert len(times) == 2
+    spread = tables["spreads"].cells.iloc[0]
+    assert (spread["fastest"], spread["slowest"]) == ("new-0, ×0.98", "new-10, ×1.03")  # 1.01^-2.5, over both models
+    assert len(compared.frame) == 22 * 2
+    page = compared.write(tmp_path / "out").read_text()
+    assert "22 machines of 2 kinds of hardware" in page
+    assert page.count("new-7") == 0
+    assert "new-7" in (tmp_path / "out" / "tables" / "every-machine.csv").read_text()
+
+
+def test_the_mean_of_a_kind_is_known_as_well_as_its_machines_agree() -> None:
+    """What makes a machine slow makes all of its cases slow, so many cases make the mean no surer."""
+    runs = fleet({"old": (2.0, 11), "new": (1.0, 11)})
+    kinds = by_hardware(compare_runs(runs)).comparison
+    new = next(machine for machine in kinds.machines if machine.name == "new")
+    mean = kinds.mean_ratio(new, "inference")
+    assert mean is not None
+    assert mean.value == pytest.approx(0.5)
+    assert mean.low is not None
+    assert mean.low < 0.49  # of one machine alone it is 0.494, from nine of ten blocks
+
+
+def test_kinds_of_one_hardware_are_named_by_what_tells_them_apart() -> None:
+    runs = fleet({"old": (2.0, 3)})
+    other = run("other", *models({"lenet5": 1.0}), torch="2.13.0")
+    assert runs[0].environment is not None
+    assert other.environment is not None
+    same = other.environment.model_copy(update={"machine": runs[0].environment.machine})
+    kinds = by_hardware(compare_runs([*runs, dataclasses.replace(other, environment=same)]))
+    assert [machine.name for machine in kinds.comparison.machines] == ["old, torch 2.14.1", "old, torch 2.13.0"]
+
+
+def test_kinds_that_are_too_many_are_counted() -> None:
+    runs = fleet({f"cpu{number}": (1.0, 1 + (number == 24)) for number in range(25)})
+    compared = Compared(compare_runs(runs))
+    machines = compared.tables["machines"]
+    assert machines.cells["machine"].tolist()[:2] == ["cpu0", "cpu24"]
+    assert len(machines.cells) == MAX_MACHINES
+    assert machines.notes[0].endswith("5 kinds with fewer machines are in the files alone.")
+    assert len(compared.frame) == 26 * 2
 
 
 @pytest.mark.slow

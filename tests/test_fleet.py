@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,9 @@ class Scripted:
 
     def nodes(self) -> Sequence[Node]:
         return list(self.living.values())
+
+    def offer(self, files: Mapping[str, Path]) -> None:
+        self.files = files
 
     def start(self, node: Node, job: bytes) -> None:
         assert self.living[node.name].id == node.id

@@ -52,8 +52,8 @@ def cluster(folder: Path) -> Iterator[FakeCluster]:
         yield started
 
 
-def start(cluster: FakeCluster, folder: Path) -> "subprocess.Popen[str]":
-    words = ["run", "suite.yaml", "--fleet", cluster.address, "--out", "out"]
+def start(cluster: FakeCluster, folder: Path, *options: str) -> "subprocess.Popen[str]":
+    words = ["run", "suite.yaml", "--fleet", cluster.address, "--out", "out", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "cnnbench", *words],
         stdout=subprocess.PIPE,
@@ -96,33 +96,57 @@ def arrived(folder: Path) -> dict[str, str]:
     return {file.parent.name: file.read_text() for file in (folder / "out").glob("*/records.jsonl")}
 
 
-def kill_nodes(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> None:
-    """Have a driver go on while nodes die and come back."""
-    driver = start(cluster, folder)
+def kill_nodes(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> int:
+    """Have a driver go on while nodes die and come back; gives how many died before it ended.
+
+    A node that dies more than three times is given up, which the command says and ends with 3.
+    """
+    driver, done = start(cluster, folder), 0
     try:
         for _ in range(times):
             time.sleep(drawn.uniform(1.0, 8.0))
             before, name = arrived(folder), drawn.choice("abc")
+            if driver.poll() is not None:
+                break
             cluster.tell(f"kill {name}")
+            done += 1
             cluster.tell(f"add {name}")
             kept(before, folder)
-        finished(driver)
+        before = arrived(folder)
+        out, _ = driver.communicate(timeout=300)
+        kept(before, folder)
     finally:
         driver.kill()
+    left = {name: CASES - counted(folder).get(name, 0) for name in "abc"}
+    assert driver.returncode == (3 if any(left.values()) else 0), out
+    if any(left.values()):
+        assert all(f"{name}: {number} of {CASES} cases left" in out for name, number in left.items() if number), out
+        before = arrived(folder)
+        finished(start(cluster, folder))
+        kept(before, folder)
     whole(folder)
+    return done
 
 
-def kill_driver(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> None:
-    """Kill the driver, and give the same command again."""
+def kill_driver(cluster: FakeCluster, folder: Path, times: int, drawn: random.Random) -> int:
+    """Kill the driver, and give the same command again; gives how many died before they ended."""
+    done = 0
     for _ in range(times):
         driver = start(cluster, folder)
         time.sleep(drawn.uniform(2.0, 9.0))
+        before = arrived(folder)
+        done += driver.poll() is None
         driver.send_signal(drawn.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
         driver.communicate(timeout=60)
         assert driver.returncode in (0, -signal.SIGKILL, -signal.SIGINT, 130)
-        kept(arrived(folder), folder)
+        kept(before, folder)
+        if driver.returncode == 0:
+            break
+    before = arrived(folder)
     finished(start(cluster, folder))
+    kept(before, folder)
     whole(folder)
+    return done
 
 
 def test_a_node_that_dies_and_comes_back_loses_and_doubles_nothing(cluster: FakeCluster, folder: Path) -> None:
@@ -152,6 +176,19 @@ def test_a_node_that_cannot_measure_is_a_row_and_the_others_go_on(folder: Path) 
     assert "it ended with code 1" in out
     assert "complete" in rows["well"] or "well" in out
     assert counted(folder) == {"well": CASES}
+
+
+def test_artifacts_are_built_once_and_fetched_by_a_node_that_lacks_them(folder: Path) -> None:
+    """With real workers: the node's cache, elsewhere than the driver's, has the driver's artifact, byte for byte."""
+    write_suite(folder, "models: [lenet5]\nlaunches: 1\ndefaults: {batches: [1], case_budget: 0.2s}\n")
+    with FakeCluster(folder, {"a": {"CNNBENCH_CACHE": str(folder / "far")}}) as cluster:
+        cluster.environment["CNNBENCH_CACHE"] = str(folder / "near")
+        driver = start(cluster, folder, "--build", "once")
+        finished(driver)
+    (near,), (far,) = (list((folder / name / "artifacts").iterdir()) for name in ("near", "far"))
+    assert near.name == far.name
+    for file in near.iterdir():
+        assert file.read_bytes() == (far / file.name).read_bytes(), file.name
 
 
 def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cli: Cli) -> None:

@@ -3,14 +3,14 @@
 A machine here is a run on one device with one number of threads. Cases are the same if all but device and threads are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from cnnbench.analysis.prices import Cost, Prices, read_prices
-from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio, ranks
+from cnnbench.analysis.stats import Estimate, geometric_mean, independent_ratio, median_of, ranks
 from cnnbench.analysis.times import comparable_time
 from cnnbench.errors import InputError, RunFolderError, unknown
 from cnnbench.records.peaks import Peaks, find_peaks
@@ -77,6 +77,7 @@ class Machine:
 
     name: str
     run: Run
+    """Without its records."""
     device: Device
     threads: int | None
     """None where the run does not record it."""
@@ -84,6 +85,19 @@ class Machine:
     not_measured: Mapping[Key, str]
     """The status of cases that have a record here and no time that may be compared."""
     cost: Cost = field(default_factory=Cost)
+    members: tuple["Machine", ...] = ()
+    """Where it stands for all of one kind of hardware: these."""
+
+    @property
+    def count(self) -> int:
+        """Of the machines that it stands for."""
+        return len(self.members) or 1
+
+    def mean_time(self, keys: Sequence[Key]) -> Estimate:
+        """The geometric mean of its times of cases; of several machines the median one's, of those with all cases."""
+        whole = [each for each in self.members or [self] if all(key in each.cases for key in keys)]
+        means = [geometric_mean([each.cases[key].seconds for key in keys]) for each in whole]
+        return median_of(means) if means else geometric_mean([self.cases[key].seconds for key in keys])
 
     @property
     def peaks(self) -> Peaks | None:
@@ -147,9 +161,10 @@ class Comparison:
 
     def mean_ratio(self, machine: Machine, workload: Workload) -> Estimate | None:
         """The geometric mean of the ratios of the common cases of a workload; None where there are none."""
-        ratios = [self.ratio(machine, key) for key in self.common if key.workload == workload]
-        known = [ratio for ratio in ratios if ratio is not None]
-        return geometric_mean(known) if known else None
+        keys = [key for key in self.common if key.workload == workload]
+        if machine is self.reference or not keys:
+            return None
+        return independent_ratio(machine.mean_time(keys), self.reference.mean_time(keys))
 
     def places(self, key: Key) -> dict[str, int]:
         """The rank of each machine that measured a case, 1 the shortest time; overlapping intervals share one."""
@@ -196,16 +211,22 @@ def compared_rows(comparison: Comparison) -> list[ComparedRow]:
     ]
 
 
-def compare_runs(runs: Sequence[Run], reference: str = "1", prices: Path | None = None) -> Comparison:
+def compare_runs(runs: Iterable[Run], reference: str = "1", prices: Path | None = None) -> Comparison:
     """Set runs side by side; the reference is a machine's number, from 1, or its name; `prices` is a YAML file.
+
+    Runs are taken one after the other, and their records are not kept.
 
     Raises RunFolderError for runs in folders of one name, or none that measured anything; InputError for an unknown
     reference, or a mistake in the prices.
     """
-    names = [run.folder.name for run in runs]
+    names: list[str] = []
+    found: list[Machine] = []
+    for run in runs:
+        names.append(run.folder.name)
+        found += machines_of(run)
     if len(set(names)) < len(names):
         raise RunFolderError(f"expected runs in folders of different names; got {', '.join(names)}")
-    machines = tuple(machine for run in runs for machine in machines_of(run))
+    machines = tuple(found)
     if not machines:
         raise RunFolderError(f"expected runs with a measured case; got none in {', '.join(names)}")
     given = read_prices(prices, [machine.name for machine in machines]) if prices else Prices()
@@ -224,6 +245,7 @@ def machines_of(run: Run) -> list[Machine]:
         if record.status != "unavailable":
             threads = record.case.threads or (run.environment.threads.usable if run.environment else None)
             groups.setdefault((record.case.device, threads), []).append(record)
+    bare = replace(run, records={}, profiles=[])
     devices, numbers = {device for device, _ in groups}, {threads for _, threads in groups}
     found = []
     for (device, threads), records in groups.items():
@@ -237,5 +259,7 @@ def machines_of(run: Run) -> list[Machine]:
                 measured[key_of(record.case)] = Measured(seconds=time, images=images, joules_per_image=joules)
         rest = {key_of(record.case): record.status for record in records if key_of(record.case) not in measured}
         if measured:
-            found.append(Machine(name=name, run=run, device=device, threads=threads, cases=measured, not_measured=rest))
+            found.append(
+                Machine(name=name, run=bare, device=device, threads=threads, cases=measured, not_measured=rest)
+            )
     return found

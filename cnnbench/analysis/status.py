@@ -37,6 +37,19 @@ def status_of(
     """
     if errors and not launches:
         return "failed", list(errors)
+    wrong = _wrong(launches, parity, faults, facts)
+    if wrong or not launches:
+        return "invalid", wrong
+    noise = [Reason(code=error.code, detail=f"in another launch: {error.detail}") for error in errors]
+    service = service_of(launches)
+    noise += service.noise() if service else noise_reasons(Measurement(launches=list(launches)))
+    return ("noisy", noise) if noise else ("ok", [])
+
+
+def _wrong(
+    launches: Sequence[Launch], parity: Iterable[Parity], faults: Iterable[Reason], facts: ArtifactFacts | None
+) -> list[Reason]:
+    """Why the case is invalid, whatever its times; nothing if it is not."""
     wrong = []
     for each in parity:
         if not each.passed:
@@ -46,11 +59,7 @@ def status_of(
     wrong = list(dict.fromkeys([*wrong, *faults, *(service.faults() if service else ())]))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:
         wrong.append(Reason(code="denormals", detail=f"{facts.denormal_share:.1%}"))
-    if wrong or not launches:
-        return "invalid", wrong
-    noise = [Reason(code=error.code, detail=f"in another launch: {error.detail}") for error in errors]
-    noise += service.noise() if service else noise_reasons(Measurement(launches=list(launches)))
-    return ("noisy", noise) if noise else ("ok", [])
+    return wrong
 
 
 def rechecked(run: Run) -> Run:
@@ -65,6 +74,8 @@ def _rechecked(record: Record) -> Record:
     faults = [fault for launch in launches if launch.ran for fault in launch.ran.faults(record.case)]
     if record.counts and record.counts.closed_form:
         faults += [Reason(code="counts", detail=disagreement) for disagreement in record.counts.disagreements[:1]]
+    if record.status == "noisy" and launches and not _wrong(launches, record.parity, faults, record.artifact):
+        return record
     status, reasons = status_of(launches, record.parity, faults, (), record.artifact)
     if STATUSES.index(status) <= STATUSES.index(record.status):
         return record
@@ -74,11 +85,11 @@ def _rechecked(record: Record) -> Record:
 
 def noise_reasons(measurement: Measurement) -> list[Reason]:
     """Why the times cannot be told sharply."""
-    times = measurement.times()
-    if not any(times):
+    launches = [[median(block) for block in blocks] for blocks in measurement.times()]
+    if not any(launches):
         return [Reason(code="not-measured")]
     found = []
-    if launch_estimate(times).half_width > NOISY_HALF_WIDTH:
+    if launch_estimate([[[each] for each in blocks] for blocks in launches]).half_width > NOISY_HALF_WIDTH:
         found.append(Reason(code="wide-interval"))
     # blocks with interference are used where there are too few others
     affected = (each for each in measurement.launches if any(block.interference for block in each.usable()))
@@ -87,7 +98,6 @@ def noise_reasons(measurement: Measurement) -> list[Reason]:
         first = next(interference for block in launch.blocks for interference in block.interference)
         detail = f"{clean} of {len(launch.blocks)}, and {MIN_BLOCKS} are needed; in the first that was not: {first}"
         found.append(Reason(code="interference", detail=detail))
-    launches = [[median(block) for block in blocks] for blocks in times]
     changes = [trend(*launches), *(map(trend, launches) if len(launches) > 1 else [])]
     most = max((change for change in changes if change is not None), key=abs, default=0.0)
     if abs(most) > NOISY_HALF_WIDTH:

@@ -1,13 +1,19 @@
 """`cnnbench run --fleet`: a suite on every node of a cluster."""
 
 import shlex
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases
 from cnnbench.suite.parse import checked, parse_duration
+
+if TYPE_CHECKING:
+    from cnnbench.fleet.artifacts import Build
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Asked:
     labels: list[str]
     plan: bool
     mixed: bool
+    build: "Build | None" = None
 
     @property
     def options(self) -> list[str]:
@@ -35,13 +42,14 @@ class Asked:
         chosen = [word for each in self.nodes for word in ("--nodes", each)]
         chosen += [word for each in self.labels for word in ("--label", each)]
         words = ["cnnbench", "run", self.suite, "--fleet", self.address, "--out", str(folder), *self.options, *chosen]
-        return shlex.join([*words, *(["--mixed"] if self.mixed else [])])
+        words += ["--mixed"] if self.mixed else []
+        return shlex.join([*words, *(["--build", self.build] if self.build else [])])
 
 
 def run_on_fleet(asked: Asked) -> None:
     """Measure, or plan it; ends with 3 if any machine lacks a case, never with 1."""
     from cnnbench.fleet.driver import Folder, nodes_of, run_fleet
-    from cnnbench.fleet.ray_cluster import RayCluster
+    from cnnbench.fleet.ray_cluster import LOCAL, RayCluster
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.fleet import FleetProgress, outcomes, planned
     from cnnbench.runner import plan
@@ -61,11 +69,21 @@ def run_on_fleet(asked: Asked) -> None:
     where = asked.out or new_folder(suite, "fleet-")
     with Folder(where, suite) as folder:
         with RayCluster(asked.address) as cluster, FleetProgress(console()) as progress:
-            ending = run_fleet(cluster, folder, cases, asked.options, progress, names=asked.nodes, labels=labels)
+            ending = run_fleet(
+                cluster,
+                folder,
+                cases,
+                asked.options,
+                progress,
+                names=asked.nodes,
+                labels=labels,
+                build="on-node" if asked.address == LOCAL else asked.build or "cheapest",
+            )
         typer.echo("\n".join(outcomes(ending.rows)))
         if ending.unwritten:
             typer.echo(f"error: {ending.unwritten}; finished records are lost: make room", err=True)
-        _compare(where, [row.machine.folder for row in ending.rows if row.records and row.machine.folder], asked.mixed)
+        found = {row.machine.folder: len(row.statuses) for row in ending.rows if row.statuses and row.machine.folder}
+        _compare(where, found, asked.mixed)
     missing = [row for row in ending.rows if not row.is_complete]
     if missing or ending.unwritten:
         left = "; ".join(f"{row.machine.name}: {len(row.left)} of {len(cases)} cases left" for row in missing)
@@ -84,26 +102,42 @@ def _labels(given: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _compare(where: Path, folders: list[Path], mixed: bool) -> None:
-    """Write each run's report and their comparison: of those with the same libraries, unless `mixed`."""
+def _compare(where: Path, folders: Mapping[Path, int], mixed: bool) -> None:
+    """Write each run's report and their comparison: of those with the same libraries, unless `mixed`.
+
+    `folders` have numbers of records. Of many machines the reports are left to `cnnbench report`: each takes seconds.
+    """
     from cnnbench import api
+    from cnnbench.analysis.hardware import MAX_MACHINES
+    from cnnbench.errors import RunFolderError
     from cnnbench.fleet.driver import COMPARED
+    from cnnbench.records.environment import Environment
+    from cnnbench.records.json_object import read_model
+    from cnnbench.records.run_folder import ENVIRONMENT
     from cnnbench.report.fleet import by_stack
     from cnnbench.report.terminal import print_tables
 
-    results = [api.load(folder) for folder in folders]
-    for result in results:
-        typer.echo(f"{result.run.folder.name}: {len(result.run.records)} records; report in {result.write()}")
-    stacks = by_stack([result.run for result in results])
+    software: dict[Path, Mapping[str, str | None]] = {}
+    for folder, number in folders.items():
+        report = (
+            f"report in {api.load(folder).write()}" if len(folders) <= MAX_MACHINES else f"cnnbench report {folder}"
+        )
+        typer.echo(f"{folder.name}: {number} records; {report}")
+        about = None
+        with suppress(RunFolderError):  # the comparison names what cannot be read
+            about = read_model(folder / ENVIRONMENT, Environment)
+        software[folder] = about.software if about else {}
+    stacks = by_stack(software)
     if len(stacks) > 1:
         for versions, runs in stacks.items():
-            typer.echo(f"{versions}: {', '.join(run.folder.name for run in runs)}")
+            typer.echo(f"{versions}: {', '.join(run.name for run in runs)}")
         if not mixed:
             typer.echo("these differ, so those of the first line alone are compared; --mixed compares all")
     compared = [run for runs in (stacks.values() if mixed else [*stacks.values()][:1]) for run in runs]
-    if not any(record.measurement for run in compared for record in run.records.values()):
+    try:
+        comparison = api.compare(*compared)
+    except RunFolderError:
         typer.echo("nothing was measured that could be compared", err=True)
         return
-    comparison = api.compare(*(run.folder for run in compared))
-    print_tables(console(), list(comparison.tables.values()))
+    print_tables(console(), [table for table in comparison.tables.values() if table.is_shown])
     typer.echo(f"comparison in {comparison.write(where / COMPARED)}")

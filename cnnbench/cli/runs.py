@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -54,6 +54,12 @@ def run(
     mixed: Annotated[
         bool, typer.Option("--mixed", help="With --fleet, compare machines with different versions of libraries too.")
     ] = False,
+    build: Annotated[
+        Literal["cheapest", "once", "on-node"] | None,
+        typer.Option(
+            help="With --fleet, where artifacts are built: on each node, once here, or as is cheaper (the default)."
+        ),
+    ] = None,
     target: Annotated[
         str | None, typer.Option(metavar="URL", help="Have a server over HTTP serve the suite's services.")
     ] = None,
@@ -66,9 +72,9 @@ def run(
     if fleet is not None:
         from cnnbench.cli.fleet import Asked, run_on_fleet
 
-        run_on_fleet(Asked(suite, fleet, out, only or [], budget, nodes or [], label or [], plan, mixed))
+        run_on_fleet(Asked(suite, fleet, out, only or [], budget, nodes or [], label or [], plan, mixed, build))
         return
-    given = {"--nodes": nodes, "--label": label, "--plan": plan, "--mixed": mixed}
+    given = {"--nodes": nodes, "--label": label, "--plan": plan, "--mixed": mixed, "--build": build}
     if alone := [name for name, value in given.items() if value]:
         raise InputError(f"{alone[0]}: expected --fleet beside it; got none")
     from cnnbench.records.run_folder import new_folder
@@ -173,7 +179,7 @@ def compare(
     if as_json:
         print_frames({name: table.data for name, table in compared.tables.items()})
     else:
-        print_tables(console(), list(compared.tables.values()))
+        print_tables(console(), [table for table in compared.tables.values() if table.is_shown])
     _warn_unreadable(compared.page.warnings)
     if out:
         typer.echo(f"report in {compared.write(out)}", err=as_json)

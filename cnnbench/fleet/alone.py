@@ -8,6 +8,7 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from filelock import FileLock, Timeout
 
@@ -16,12 +17,15 @@ GRACE_S = 30.0
 WAITING = "[0/0] waiting for another node of this host"
 
 
-def end_with_input() -> None:
-    """End this process, as SIGTERM does, once the other end of its standard input is closed."""
+def end_with_input(take: Callable[[bytes], object] = lambda piece: None) -> None:
+    """End this process, as SIGTERM does, once the other end of its standard input is closed.
+
+    `take` is given what comes before, in another thread.
+    """
 
     def wait() -> None:
-        while os.read(0, 1):
-            pass
+        while piece := os.read(0, 2**20):
+            take(piece)
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(GRACE_S)
         os._exit(128 + signal.SIGTERM)

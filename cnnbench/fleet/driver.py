@@ -18,11 +18,12 @@ from pydantic import Field
 
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.fleet.arrival import Arriving, known
-from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Wrote, parse_message
+from cnnbench.fleet.artifacts import Build, offered, toolchain_digest
+from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Offer, Wrote, parse_message
 from cnnbench.fleet.transport import Event, Node, Transport, chosen, is_named, named_apart
 from cnnbench.records import files
 from cnnbench.records.json_object import read_model
-from cnnbench.records.record import Record
+from cnnbench.records.record import Record, Status
 from cnnbench.records.run_folder import LOCK, RUN, read_run
 from cnnbench.suite.case import Case, Frozen
 from cnnbench.suite.load import Suite
@@ -113,7 +114,8 @@ class Row:
     """What became of one machine."""
 
     machine: Machine
-    records: Mapping[str, Record]
+    statuses: Mapping[str, Status]
+    """Of its records, by case id."""
     left: list[str]
     """Ids of the cases without a finished record."""
 
@@ -214,6 +216,7 @@ class Fleet:
         options: Sequence[str],
         watch: Watch,
         *,
+        offers: Sequence[Offer] = (),
         patience_s: float = PATIENCE_S,
         pause_s: float = PAUSE_S,
         clock_s: Callable[[], float] = time.monotonic,
@@ -221,6 +224,7 @@ class Fleet:
         """`options` are those of `cnnbench run` beside the suite and its folder."""
         self._transport, self._folder, self._options, self._watch = transport, folder, options, watch
         self._patience_s, self._pause_s, self._clock_s = patience_s, pause_s, clock_s
+        self._offers = tuple(offers)
         self.machines: list[Machine] = []
         self._by_node: dict[str, Machine] = {}
 
@@ -267,6 +271,8 @@ class Fleet:
             suite=suite.text,
             options=tuple(self._options),
             known=self._folder.known(machine.name),
+            toolchain=toolchain_digest() if self._offers else "",
+            offers=self._offers,
         )
         self._transport.start(machine.node, job.model_dump_json().encode())
         self._watch.changed(machine)
@@ -329,6 +335,8 @@ class Fleet:
 
     def _end(self, machine: Machine, code: int | None, reason: str) -> None:
         machine.state, machine.code, machine.reason, machine.doing = "ended", code, reason, ""
+        if machine.arriving and not machine.arriving.flush():  # else what waits is tried again at the end
+            machine.arriving = None
         self._watch.changed(machine)
 
     def _start_again(self) -> None:
@@ -365,20 +373,25 @@ def run_fleet(
     *,
     names: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
+    build: Build = "on-node",
     patience_s: float = PATIENCE_S,
     pause_s: float = PAUSE_S,
 ) -> Ending:
     """Measure cases of a suite on every node that is chosen. Raises InputError if there are none."""
-    fleet = Fleet(transport, folder, options, watch, patience_s=patience_s, pause_s=pause_s)
-    interrupted = fleet.run(nodes_of(transport, names, labels or {}), names)
+    nodes = nodes_of(transport, names, labels or {})
+    found = offered(cases, len(nodes), build)
+    if found.files:
+        transport.offer(found.files)
+    fleet = Fleet(transport, folder, options, watch, offers=found.offers, patience_s=patience_s, pause_s=pause_s)
+    interrupted = fleet.run(nodes, names)
     unwritten = fleet.flush()
     return Ending([_row(machine, cases) for machine in fleet.machines], interrupted, unwritten)
 
 
 def _row(machine: Machine, cases: Sequence[Case]) -> Row:
-    records: Mapping[str, Record] = {}
+    statuses: dict[str, Status] = {}
     if machine.folder is not None:
         with contextlib.suppress(RunFolderError):  # nothing has arrived
             records = read_run(machine.folder, strict=False).records
-    finished = {id_ for id_, record in records.items() if record.status != "failed"}
-    return Row(machine, records, [case.id for case in cases if case.id not in finished])
+            statuses = {id_: record.status for id_, record in records.items()}
+    return Row(machine, statuses, [case.id for case in cases if statuses.get(case.id, "failed") == "failed"])

@@ -12,6 +12,15 @@ LINES, WHOLE = (tuple(name for name in get_args(FileName) if name.endswith("l") 
 """Files that grow by lines, and those that are replaced."""
 
 
+class Offer(Frozen):
+    """An artifact that the driver has."""
+
+    entry: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """Its folder's name in a cache."""
+    seal: str
+    """The text of its seal: its key, and size and digest of each file."""
+
+
 class Job(Frozen):
     """What a node is asked to do."""
 
@@ -26,6 +35,9 @@ class Job(Frozen):
     """Of `cnnbench run`, beside the suite and its folder."""
     known: dict[str, dict[FileName, str]] = {}
     """By fingerprint, what the driver has of a machine of this name: the text of each file."""
+    toolchain: str = ""
+    """Digest of what built the artifacts that are offered."""
+    offers: tuple[Offer, ...] = ()
 
 
 class Hello(Frozen):
@@ -55,6 +67,16 @@ class Note(Frozen):
 
     kind: Literal["note"] = "note"
     text: Annotated[str, Field(max_length=2000)]
+
+
+class Wants(Frozen):
+    """A file that is to be sent: to the task on the node, which writes it to the program's standard input.
+
+    It comes in frames, each behind its length in 8 bytes; an empty one ends it, whether it is whole or not.
+    """
+
+    kind: Literal["wants"] = "wants"
+    sha256: str
 
 
 class Ended(Frozen):

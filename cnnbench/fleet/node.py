@@ -17,12 +17,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from queue import Queue
 
 from filelock import FileLock, Timeout
 
 from cnnbench.errors import CnnbenchError
+from cnnbench.fleet import artifacts
 from cnnbench.fleet.alone import WAITING, end_with_input
-from cnnbench.fleet.messages import LINES, WHOLE, Doing, Ended, FileName, Hello, Job, Message, Wrote
+from cnnbench.fleet.messages import LINES, WHOLE, Doing, Ended, FileName, Hello, Job, Message, Note, Wants, Wrote
 from cnnbench.records import files
 from cnnbench.records.cache import private_folder
 from cnnbench.runner import machine
@@ -41,22 +43,48 @@ Send = Callable[[Message], None]
 def main() -> None:
     """Take a job from standard input, and send messages to standard output."""
     job = Job.model_validate_json(sys.stdin.buffer.readline())
-    end_with_input()
+    pieces: Queue[bytes] = Queue(maxsize=8)
+    end_with_input(pieces.put)
 
-    def send(message: Message) -> None:
+    def send(message: Message | Wants) -> None:
         sys.stdout.buffer.write(message.model_dump_json().encode() + b"\n")
         sys.stdout.buffer.flush()
 
+    def ask(digest: str) -> Iterator[bytes]:
+        send(Wants(sha256=digest))
+        return _unframed(pieces)
+
     try:
-        serve(job, send)
+        serve(job, send, ask=ask)
     except OSError as error:
         send(Ended(code=None, reason=f"{error.filename or 'the node'}: {error.strerror}"))
     except CnnbenchError as error:
         send(Ended(code=None, reason=str(error)))
 
 
-def serve(job: Job, send: Send, command: Sequence[str] = COMMAND) -> None:
-    """Do a job. Raises OSError and CnnbenchError where there is no place for its files."""
+def _unframed(pieces: "Queue[bytes]") -> Iterator[bytes]:
+    """The content of a file that comes in frames."""
+    waiting = bytearray()
+
+    def taken(size: int) -> bytes:
+        while len(waiting) < size:
+            waiting.extend(pieces.get())
+        found = bytes(waiting[:size])
+        del waiting[:size]
+        return found
+
+    while size := int.from_bytes(taken(8), "big"):
+        yield taken(size)
+
+
+def _nothing(digest: str) -> Iterator[bytes]:
+    return iter(())
+
+
+def serve(
+    job: Job, send: Send, command: Sequence[str] = COMMAND, ask: Callable[[str], Iterator[bytes]] = _nothing
+) -> None:
+    """Do a job; `ask` gives a file that is offered. Raises OSError, CnnbenchError where its files have no place."""
     fingerprint = os.environ.get(FINGERPRINT) or machine.environment([], Path.cwd()).fingerprint
     send(Hello(fingerprint=fingerprint))
     place = private_folder("fleet") / f"{job.fleet}-{job.machine}-{fingerprint}"
@@ -68,6 +96,9 @@ def serve(job: Job, send: Send, command: Sequence[str] = COMMAND) -> None:
         os.utime(place)
         sent = _synchronised(run, job.known.get(fingerprint, {}))
         files.write(place / job.file, job.suite)
+        if job.toolchain == artifacts.toolchain_digest():
+            for fault in artifacts.take(job.offers, ask):
+                send(Note(text=fault))
     words = [*command, str(lock), "run", str(place / job.file), "--out", str(run), "--resume", *job.options]
     with (
         tempfile.TemporaryFile() as errors,

@@ -5,7 +5,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from cnnbench.errors import InputError
@@ -51,6 +52,7 @@ class RayCluster:
         self._ray.cloudpickle.register_pickle_by_value(task)  # so that a node needs no package to say that it has none
         self._measure: Any = ray.remote(task.measure)
         self._streams: dict[str, Any] = {}
+        self._files: Any = None
 
     def nodes(self) -> Sequence[Node]:
         """Those that live and have CPUs to give."""
@@ -63,6 +65,12 @@ class RayCluster:
                 found.append(Node(each["NodeID"], name, each["NodeManagerAddress"], *sizes, labels))
         return found
 
+    def offer(self, files: Mapping[str, Path]) -> None:
+        """Have nodes read these files, by SHA-256, from a process on this node."""
+        here = {NODE_ID: self._ray.get_runtime_context().get_node_id()}
+        reader = self._ray.remote(task.Files).options(num_cpus=0, label_selector=here)
+        self._files = reader.remote({digest: str(file) for digest, file in files.items()})
+
     def start(self, node: Node, job: bytes) -> None:
         """Start a job there; it waits until the node is free."""
         chosen = self._measure.options(
@@ -72,7 +80,7 @@ class RayCluster:
             num_returns="streaming",
             max_retries=0,
         )
-        self._streams[node.id] = chosen.remote(job)
+        self._streams[node.id] = chosen.remote(job, self._files)
 
     def poll(self, timeout_s: float) -> Sequence[Event]:
         """What came since the last call; waits so long for the first."""

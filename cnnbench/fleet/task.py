@@ -1,11 +1,44 @@
 """What runs in Ray's worker on a node; it needs no package of the node's but Ray, which sends it there by its code."""
 
 from collections.abc import Iterator
+from typing import Any
 
-NODE = "cnnbench.fleet.node"
+CHUNK_BYTES = 4 * 2**20
 
 
-def measure(job: bytes) -> Iterator[bytes]:
+class Files:
+    """Reads the driver's files, by SHA-256; Ray has it live on the driver's node."""
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self.paths = paths
+
+    def read(self, digest: str, offset: int) -> bytes:
+        """A piece of a file; empty at its end, and where there is no such file."""
+        try:
+            with open(self.paths[digest], "rb") as file:
+                file.seek(offset)
+                return file.read(CHUNK_BYTES)
+        except (KeyError, OSError):
+            return b""
+
+
+def frames(digest: str, files: Any) -> Iterator[bytes]:
+    """A file as the node's program takes it: pieces behind their lengths, and an empty one."""
+    import ray
+
+    offset = 0
+    while True:
+        try:
+            piece = ray.get(files.read.remote(digest, offset))
+        except ray.exceptions.RayError:  # whoever takes it sees that it is not whole
+            piece = b""
+        yield len(piece).to_bytes(8, "big") + piece
+        offset += len(piece)
+        if not piece:
+            return
+
+
+def measure(job: bytes, files: Any = None) -> Iterator[bytes]:
     """Start the node's program in the node's own environment with a job, and give each line that it sends.
 
     Ray's worker is a child of the node's daemon, whose environment, folder and priority are those in which somebody
@@ -67,8 +100,14 @@ def measure(job: bytes) -> Iterator[bytes]:
             with contextlib.suppress(BrokenPipeError):  # it ended at once, and says why below
                 process.stdin.write(job + b"\n")
                 process.stdin.flush()
-            for line in process.stdout:  # noqa: UP028 - Ray sends into a generator, which `yield from` hands on
-                yield line
+            for line in process.stdout:
+                if not line.startswith(b'{"kind":"wants"'):
+                    yield line
+                    continue
+                with contextlib.suppress(BrokenPipeError):
+                    for frame in frames(json.loads(line)["sha256"], files):
+                        process.stdin.write(frame)
+                    process.stdin.flush()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             code = process.wait()

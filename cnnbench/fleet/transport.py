@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Protocol
 
 
@@ -36,6 +37,9 @@ class Transport(Protocol):
 
     def nodes(self) -> Sequence[Node]:
         """Those that live now and can be taken."""
+
+    def offer(self, files: Mapping[str, Path]) -> None:
+        """Have nodes read these files, by SHA-256, when jobs that are started from now on want them."""
 
     def start(self, node: Node, job: bytes) -> None:
         """Start a job that takes the whole node, on this node and no other."""

@@ -1,10 +1,12 @@
 """Several runs side by side: tables of machines, times, means and rankings."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
+from cnnbench.analysis.hardware import GIB, VERSIONS, ByHardware, Extreme, Spread
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.environment import Machine as Hardware
 from cnnbench.records.peaks import Peaks
@@ -16,20 +18,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
-GIB = 2**30
 WIDE = 8
 """So many machines fit beside each other in a table; of more, each case has a row for each machine."""
-VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
+KINDS = (
+    "Each machine named here stands for all of one kind: its times are those of the median machine [95 % interval of "
+    "that median; of fewer than six machines the hull of their intervals, which holds it less often]."
+)
 
 
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """All tables, without those that would be empty."""
-    made = (make(comparison) for make in (_machines, _means, _cases, _rankings, _left_out))
-    return [table for table in made if table.rows]
+def comparison_tables(comparison: Comparison, grouped: ByHardware | None = None) -> list[Table]:
+    """All tables, without those that would be empty; of kinds of hardware and of every machine, if they are given."""
+    shown = grouped.comparison if grouped else comparison
+    made = [make(shown) for make in (_machines, _means, _cases, _rankings, _left_out)]
+    if grouped:
+        made = [replace(table, caption=f"{KINDS} {table.caption}") for table in made[:3]] + made[3:]
+        facts = "Other facts are those of the machine in the middle."
+        made[0] = replace(made[0], caption=f"{made[0].caption} {facts}", notes=remarks(comparison, grouped))
+        made[1:1] = [_spreads(grouped)]
+    return [table for table in made if table.rows] + ([_every_machine(comparison)] if grouped else [])
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: Comparison, grouped: ByHardware | None = None) -> list[str]:
     """In what the runs differ beside the hardware, and which cases are compared."""
+    if grouped:
+        left_out = grouped.kinds - len(grouped.comparison.machines)
+        first = f"{grouped.machines:,} machines of {grouped.kinds:,} kinds of hardware, software and threads."
+        rest = f" {left_out:,} kinds with fewer machines are in the files alone." if left_out else ""
+        return [first + rest, *remarks(grouped.comparison)]
     machines = comparison.machines
     precisions = {m.name: ", ".join(sorted({key.precision for key in m.cases})) for m in machines}
     threads = {m.name: str(m.threads) for m in machines if m.device == "cpu"}
@@ -75,6 +90,7 @@ def _machines(comparison: Comparison) -> Table:
         words("machine", lambda r: r.name, axis=True),
         words("hardware", lambda r: r.hardware),
         hidden("device", lambda r: r.device),
+        *([figure("machines", lambda r: r.count, str)] if any(m.count > 1 for m in comparison.machines) else []),
         measure("threads", lambda r: r.threads, str),
         measure("memory GiB", fact(lambda m: m.memory_bytes / GIB)),
         hidden("memory_bytes", fact(lambda m: m.memory_bytes)),
@@ -134,6 +150,32 @@ def _means(comparison: Comparison) -> Table:
 def _cases(comparison: Comparison) -> Table:
     """One row per case, with columns for each machine; of many machines, one row per case and machine."""
     title, rows = "Times side by side", compared_rows(comparison)
+    columns, ms, ratio, rates = _time_columns(comparison)
+    caption = (
+        "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
+        f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
+        "not a verdict."
+    )
+    long = table_of("cases", title, caption, rows, columns)
+    if len(comparison.machines) > WIDE:
+        return long
+    has_precisions = len({key.precision for key in comparison.keys}) > 1
+    wide: list[Column[Key]] = [c for c in _axes(lambda key: key) if has_precisions or c.heading != "precision"]
+    by_machine = [(m, {row.key: row for row in rows if row.machine is m}) for m in comparison.machines]
+    for machine, of_machine in by_machine:
+        times = [ms] if machine is comparison.reference else [ms, ratio]
+        wide += [_beside(column, machine.name, of_machine) for column in times]
+    for machine, of_machine in by_machine:
+        known = [rate for rate in rates if any(rate.value(row) is not None for row in of_machine.values())]
+        wide += [_beside(rate, machine.name, of_machine) for rate in known]
+    return table_of("cases", title, caption, comparison.keys, wide, data=_widened(long.data))
+
+
+_Times = Column[ComparedRow]
+
+
+def _time_columns(comparison: Comparison) -> tuple[list[_Times], _Times, _Times, list[_Times]]:
+    """Those of one row per case and machine; of them, the time, the ratio and the rates."""
     ms: list[Column[ComparedRow]] = estimate("ms", lambda r: r.measured.seconds.scaled(1e3), interval_text, "ms")
     ratio: list[Column[ComparedRow]] = estimate("ratio", lambda r: r.ratio, ratio_text, "ratio")
     per_price = f"images/{comparison.currency}"
@@ -154,24 +196,36 @@ def _cases(comparison: Comparison) -> Table:
         *rates,
         hidden("on_every_machine", lambda r: r.is_common),
     ]
+    return columns, ms[0], ratio[0], rates
+
+
+def _every_machine(comparison: Comparison) -> Table:
+    """One row per case and machine, for the files alone."""
+    columns, *_ = _time_columns(comparison)
+    return table_of("every-machine", "Times of every machine", "", compared_rows(comparison), columns, is_shown=False)
+
+
+def _spreads(grouped: ByHardware) -> Table:
+    """One row per kind of hardware and workload: how far its machines differ."""
+
+    def extreme(of: Callable[[Spread], Extreme]) -> Callable[[Spread], str]:
+        return lambda r: f"{of(r).machine}, ×{of(r).ratio:.2f}"
+
+    columns: list[Column[Spread]] = [
+        words("hardware", lambda r: r.kind, axis=True),
+        words("workload", lambda r: r.workload, axis=True),
+        figure("machines", lambda r: r.machines, str),
+        figure("without all cases", lambda r: r.incomplete, str),
+        words("fastest", extreme(lambda r: r.fastest)),
+        words("slowest", extreme(lambda r: r.slowest)),
+        hidden("fastest_ratio", lambda r: r.fastest.ratio),
+        hidden("slowest_ratio", lambda r: r.slowest.ratio),
+    ]
     caption = (
-        "ms: median time of one call of the whole batch [95 % interval]. ratio: that time as a multiple of the time on "
-        f"{comparison.reference.name} [95 % interval of two independent medians]; below 1 is faster. A description, "
-        "not a verdict."
+        "The fastest and the slowest machine of each kind: the geometric mean of its times as multiples of the median "
+        "machine's, over the cases that it measured."
     )
-    long = table_of("cases", title, caption, rows, columns)
-    if len(comparison.machines) > WIDE:
-        return long
-    has_precisions = len({key.precision for key in comparison.keys}) > 1
-    wide: list[Column[Key]] = [c for c in _axes(lambda key: key) if has_precisions or c.heading != "precision"]
-    by_machine = [(m, {row.key: row for row in rows if row.machine is m}) for m in comparison.machines]
-    for machine, of_machine in by_machine:
-        times = [ms[0]] if machine is comparison.reference else [ms[0], ratio[0]]
-        wide += [_beside(column, machine.name, of_machine) for column in times]
-    for machine, of_machine in by_machine:
-        known = [rate for rate in rates if any(rate.value(row) is not None for row in of_machine.values())]
-        wide += [_beside(rate, machine.name, of_machine) for rate in known]
-    return table_of("cases", title, caption, comparison.keys, wide, data=_widened(long.data))
+    return table_of("spreads", "Machines of one kind", caption, grouped.spreads, columns)
 
 
 def _axes(key_of: Callable[[R], Key]) -> list[Column[R]]:

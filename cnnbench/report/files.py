@@ -41,6 +41,8 @@ def _write_all(folder: Path, tables: Sequence[Table], page: Page, header: Sequen
         file = folder / TABLES / table.name
         files.write(file.with_suffix(".csv"), escape.spreadsheet(table.data))
         files.write(file.with_suffix(".parquet"), table.data.to_parquet(index=False))
+        if not table.is_shown:
+            continue
         files.write(file.with_suffix(".tex"), table_latex(table))
         paragraphs += [f"## {escape.markdown(table.title)}", *table.paragraphs]
     _make(folder / CHARTS)

@@ -1,7 +1,8 @@
 """What a person sees of a fleet: a line per machine while it measures, and what became of each."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from rich.table import Table as RichTable
 from cnnbench.fleet.driver import Machine, Row
 from cnnbench.fleet.transport import Node
 from cnnbench.records.record import STATUSES, Record
-from cnnbench.records.run_folder import Run
 from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import lines_of
 from cnnbench.report.terminal import STYLES, can_redraw, line_of
@@ -71,7 +71,7 @@ def outcomes(rows: Sequence[Row]) -> list[str]:
     """What became of each machine: how many cases have which status, how many are left, and why."""
 
     def cells(row: Row) -> dict[str, object]:
-        machine, counts = row.machine, Counter(record.status for record in row.records.values())
+        machine, counts = row.machine, Counter(row.statuses.values())
         state = machine.state if machine.state != "ended" else "complete" if row.is_complete else "incomplete"
         found = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none"
         why = "; ".join([*filter(None, [machine.reason]), *machine.notes])
@@ -90,10 +90,10 @@ def planned(nodes: Sequence[Node], cases: int, seconds: float) -> list[str]:
     return lines_of([cells(node) for node in nodes], "")
 
 
-def by_stack(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by the versions of the libraries that measure; the most frequent first."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        versions = [f"{name} {version}" for name in STACK if (version := run.software.get(name))]
-        found.setdefault(", ".join(versions) or "unknown versions", []).append(run)
+def by_stack(software: Mapping[Path, Mapping[str, str | None]]) -> dict[str, list[Path]]:
+    """Runs' folders by the versions of the libraries that measure; the most frequent first."""
+    found: dict[str, list[Path]] = {}
+    for folder, versions in software.items():
+        known = [f"{name} {version}" for name in STACK if (version := versions.get(name))]
+        found.setdefault(", ".join(known) or "unknown versions", []).append(folder)
     return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))

@@ -100,6 +100,8 @@ class Table:
     """Of each row, where it is a case."""
     data: "pd.DataFrame"
     notes: Sequence[str]
+    is_shown: bool = True
+    """Whether it is to be read; else it has no rows, and its numbers stand in files alone."""
 
     @property
     def headings(self) -> list[str]:
@@ -147,6 +149,7 @@ def table_of(
     data: "pd.DataFrame | None" = None,
     status: Callable[[R], Status | None] = lambda _: None,
     notes: Sequence[str] = (),
+    is_shown: bool = True,
 ) -> Table:
     """A table of rows; its files hold the values of all columns, if nothing else is given."""
     import pandas as pd
@@ -155,8 +158,9 @@ def table_of(
         keys = [column.key or column.heading.replace(" ", "_") for column in columns]
         data = pd.DataFrame({k: _series([c.value(row) for row in rows]) for k, c in zip(keys, columns, strict=True)})
     shown = [column for column in columns if column.heading]
-    cells = [[Cell(column.text(row), _number(column, row)) for column in shown] for row in rows]
-    return Table(name, title, caption, shown, cells, [status(row) for row in rows], data, notes)
+    read = rows if is_shown else ()
+    cells = [[Cell(column.text(row), _number(column, row)) for column in shown] for row in read]
+    return Table(name, title, caption, shown, cells, [status(row) for row in read], data, notes, is_shown)
 
 
 def _series(values: list[Value]) -> "pd.Series[Any]":

@@ -5,9 +5,11 @@
     python -m tests.benchmarks.fleet cost [--machines 50] [--cases 200]
 
 `kills` has three fake nodes on this machine measure a suite with scripted workers while nodes, and then drivers, are
-killed at random moments, until so many have been; each round ends with a whole run of every machine. `idle` times
+killed at random moments, until so many have been; what dies after the end does not count. After each kill nothing that
+had arrived may be gone; a command that leaves cases out must say so and end with 3; each round ends with a whole run of
+every machine, with each case once, by the same command if need be. `idle` times
 ResNet-18's forward pass while Ray's idle processes run and while they are stopped, by turns. `cost` feeds the driver
-synthetic records and gives its seconds for each record and each machine.
+synthetic records, of 13 blocks of 20 samples, and gives its seconds and memory for each record and machine.
 """
 
 import argparse
@@ -29,22 +31,22 @@ def kills(times: int, seed: int) -> None:
     from tests.test_fleet_ray import SUITE, kill_driver, kill_nodes, scripted_command
 
     drawn = random.Random(seed)
-    each: list[tuple[str, Callable[[FakeCluster, Path, int, random.Random], None]]] = [
+    each: list[tuple[str, Callable[[FakeCluster, Path, int, random.Random], int]]] = [
         ("nodes", kill_nodes),
         ("drivers", kill_driver),
     ]
     for what, kill in each:
         done = 0
         while done < times:
-            number = min(2, times - done)
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 write_suite(folder, SUITE)
                 with FakeCluster(folder, {"a": {}, "b": {}, "c": {}}, scripted_command(folder)) as cluster:
                     start = time.monotonic()
-                    kill(cluster, folder, number, drawn)
-            done += number
-            print(f"{what}: {done} of {times} killed, whole after {time.monotonic() - start:.0f} s", flush=True)
+                    killed = kill(cluster, folder, min(5, times - done), drawn)
+            done += killed
+            took_s = time.monotonic() - start
+            print(f"{what}: {killed} killed, {done} of {times}; whole after {took_s:.0f} s", flush=True)
 
 
 def idle(rounds: int) -> None:
@@ -88,7 +90,9 @@ def idle(rounds: int) -> None:
 
 
 def cost(machines: int, cases: int) -> None:
-    """Print seconds."""
+    """Print seconds and memory."""
+    import resource
+
     from cnnbench.fleet.driver import Folder, run_fleet
     from cnnbench.suite.load import load_suite
     from tests.conftest import write_suite
@@ -103,16 +107,18 @@ def cost(machines: int, cases: int) -> None:
                 f"{list(range(1, cases + 1))}}}\n",
             )
         )
-        said: list[Says] = [HELLO, *wrote(*(record(case, [0.01] * 20) for case in suite.cases)), WELL]
+        said: list[Says] = [HELLO, *wrote(*(record(case, [0.01] * 13, samples=20) for case in suite.cases)), WELL]
         nodes = Scripted(**{f"m{number}": [said] for number in range(machines)})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         with Folder(Path(name) / "out", suite) as folder:
             ending = run_fleet(nodes, folder, suite.cases, [], Notes())
         seconds = time.perf_counter() - start
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         assert all(row.is_complete for row in ending.rows)
     print(
         f"{machines} machines with {cases} cases: {seconds:.1f} s, {1e3 * seconds / machines / cases:.2f} ms a record, "
-        f"{seconds / machines:.2f} s a machine"
+        f"{seconds / machines:.2f} s a machine; {grown / machines / cases / 1e3:.1f} kB of memory a record"
     )
 
 

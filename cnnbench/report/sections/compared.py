@@ -6,6 +6,7 @@ from dataclasses import replace
 import altair as alt
 
 from cnnbench.analysis.compare import Comparison, compared_rows
+from cnnbench.analysis.hardware import ByHardware
 from cnnbench.report.charts import Chart, Mark, colours, data, ratio_marks
 from cnnbench.report.comparing import remarks
 from cnnbench.report.format import interval_text, ratio_text
@@ -17,12 +18,15 @@ MAX_SERIES = 8
 MAX_SETTINGS = 6
 
 
-def comparison_page(comparison: Comparison, tables: Sequence[Table]) -> Page:
-    """Machines, means, times, ratios, rankings, and what was left out."""
+def comparison_page(comparison: Comparison, tables: Sequence[Table], grouped: ByHardware | None = None) -> Page:
+    """Machines, means, times, ratios, rankings, and what was left out; of kinds of hardware, if they are given."""
+    unreadable = [line for run in {id(m.run): m.run for m in comparison.machines}.values() for line in run.unreadable]
+    prose = remarks(comparison, grouped)
+    comparison = grouped.comparison if grouped else comparison
     by_name = {table.name: [table] for table in tables}
     machines = [replace(table, notes=()) for table in by_name.get("machines", [])]  # the remarks are in the prose
     sections = [
-        Section("machines", "Machines", remarks(comparison), machines),
+        Section("machines", "Machines", prose, [*machines, *by_name.get("spreads", [])]),
         Section("means", "Means over common cases", (), by_name.get("means", [])),
         Section("times", "Times side by side", (), [*by_name.get("cases", []), *_ratios(comparison)]),
         Section("rankings", "Rankings", (), [*_rankings(comparison), *by_name.get("rankings", [])]),
@@ -30,11 +34,11 @@ def comparison_page(comparison: Comparison, tables: Sequence[Table]) -> Page:
     ]
     names = ", ".join(machine.name for machine in comparison.machines)
     return Page(
-        title=f"{len(comparison.machines)} machines",
+        title=f"{sum(machine.count for machine in comparison.machines)} machines",
         subtitle=f"Convolutional networks on {names}. Ratios are to {comparison.reference.name}. "
         "A description, not a verdict.",
         sections=[section for section in sections if section.parts],
-        warnings=[line for run in {id(m.run): m.run for m in comparison.machines}.values() for line in run.unreadable],
+        warnings=unreadable,
     )
 
 
