@@ -43,7 +43,8 @@ tried_images: 20
 arms:
   digits: {model: mlp, epochs: 0}
   mlp: {model: "cnnbench.worker.variants:mlp", image_size: 32, channels: 3}
-  heads: {model: "cnnbench.worker.variants:average_head", image_size: 32, channels: 3, images: 50, batch: 25, line: alone}
+  heads: {model: "cnnbench.worker.variants:average_head", image_size: 32, channels: 3, images: 50,
+          batch: 25, line: alone}
   some: {model: "cnnbench.worker.variants:resnet", image_size: 32, channels: 3, classes: [disc, bar, star]}
   others: {model: "cnnbench.worker.variants:resnet", image_size: 32, channels: 3, classes: [ring, angle], images: 64,
            start: some, trainable: head}

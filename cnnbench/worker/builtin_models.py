@@ -23,9 +23,9 @@ def _pooled(size: int, *steps: int) -> int:
 def begun_for_relu(module: nn.Module) -> None:
     """Begin weights with the deviation that keeps that of values behind ReLUs, and biases with zero.
 
-    He et al. 2015, "Delving deep into rectifiers", equation 10; torchvision begins its VGG and ResNet so. With PyTorch's
-    own weights the mean square of values falls to a sixth in each layer, and a stack of six without normalisation is
-    still at chance after 900 steps.
+    He et al. 2015, "Delving deep into rectifiers", equation 10; torchvision begins its VGG and ResNet so. With
+    PyTorch's own weights the mean square of values falls to a sixth in each layer, and a stack of six without
+    normalisation is still at chance after 900 steps.
     """
     for child in module.modules():
         if isinstance(child, (nn.Conv2d, nn.Linear)):
