@@ -43,7 +43,7 @@ tried_images: 20
 arms:
   digits: {model: mlp, epochs: 0}
   mlp: {model: "cnnbench.worker.variants:mlp", image_size: 32, channels: 3}
-  heads: {model: "cnnbench.worker.variants:average_head", image_size: 32, channels: 3, images: 50,
+  heads: {model: "cnnbench.worker.variants:stack", image_size: 32, channels: 3, images: 50,
           batch: 25, line: alone}
   some: {model: "cnnbench.worker.variants:resnet", image_size: 32, channels: 3, classes: [disc, bar, star]}
   others: {model: "cnnbench.worker.variants:resnet", image_size: 32, channels: 3, classes: [ring, angle], images: 64,
@@ -243,7 +243,7 @@ def test_networks_are_trained_and_examined_by_real_workers(cli: Cli, home: Path)
     assert done.returncode == 0, done.stderr
     by_arm = {each.arm: each for each in read_results(home / "out")[0]}
     heads = by_arm["heads"]
-    assert heads.parameters == 3 * 9 * 8 + 8 + 8 * 9 * 16 + 16 + 16 * 9 * 32 + 32 + 32 * 10 + 10
+    assert heads.parameters == 3 * 9 * 8 + 8 + 8 * 9 * 16 + 16 + 16 * 9 * 32 + 32 + 512 * 128 + 128 + 1280 + 10
     assert heads.accuracy["eager"] == pytest.approx(heads.accuracy["ort"], abs=0.01)
     assert {(each.what, each.amount) for each in heads.tried} == {("shift", 0), ("shift", 4), ("fgsm", 0), ("fgsm", 2)}
     for each in heads.tried:
@@ -277,7 +277,7 @@ def test_images_under_attack_differ_by_no_more_than_was_asked_and_are_worse(
     monkeypatch.setattr(shapes, "TEST_IMAGES", 10)
     data = read(dataset.find("shapes"), variants.IMAGE, 10)
     torch.manual_seed(0)
-    module = variants.average_head().eval()
+    module = variants.stack().eval()
     images, labels = data.prepare(data.test.images), data.test.labels
     attacked = examination._attacked(module, images, labels, 4.0, data, steps)
     deviation = np.array(data.prepare.scaling.deviation).reshape(-1, 1, 1)

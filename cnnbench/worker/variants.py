@@ -5,7 +5,6 @@ All take images 3x32x32 and give logits of ten classes.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from cnnbench.worker.builtin_models import MLP, IdentityBlock, LeNet5, Norm, SimpleCNN, begun_for_relu
 
-IMAGE, CLASSES = (3, 32, 32), 10
+IMAGE, CLASSES, HIDDEN = (3, 32, 32), 10, 128
 
 
 class PlainBlock(IdentityBlock):
@@ -25,7 +24,10 @@ class PlainBlock(IdentityBlock):
 
 
 class SmallResNet(nn.Module):
-    """As `ResNetCIFAR`, with so many blocks in each stage of `width`, twice and four times as many channels."""
+    """As `ResNetCIFAR`, with so many blocks in each stage of `width`, twice and four times as many channels.
+
+    `averages`: whether it ends in global average pooling and one layer; else in two layers on all values.
+    """
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class SmallResNet(nn.Module):
         norm: Norm = nn.BatchNorm2d,
         block: Callable[[int, Norm], nn.Module] = IdentityBlock,
         classes: int = CLASSES,
+        averages: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(IMAGE[0], width, 3, padding=1), norm(width), nn.ReLU()]
@@ -43,18 +46,24 @@ class SmallResNet(nn.Module):
                 layers += [nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), norm(channels), nn.ReLU()]
             layers += [block(channels, norm) for _ in range(blocks)]
         self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(channels, classes)
+        self.averages = averages
+        if averages:
+            self.fc: nn.Module = nn.Linear(channels, classes)
+        else:
+            hidden = nn.Linear(channels * (IMAGE[1] // 4) ** 2, HIDDEN)
+            self.fc = nn.Sequential(hidden, nn.ReLU(), nn.Linear(HIDDEN, classes))
         begun_for_relu(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.features(x).mean((2, 3)))
+        y = self.features(x)
+        logits: Tensor = self.fc(y.mean((2, 3)) if self.averages else torch.flatten(y, 1))
         return logits
 
 
 class Stack(nn.Module):
-    """Convolutions of one size, each with ReLU, pooled after each `pooled` of them; then what `head` makes of it.
+    """Convolutions of one size, each with ReLU, pooled after each `pooled` of them; then two layers of a head.
 
-    `maps` is the rate of Dropout2d behind each pooling, `dropout` that of dropout in a head of two layers.
+    `maps` is the rate of Dropout2d behind each pooling, `dropout` that of dropout in the head.
     """
 
     def __init__(
@@ -62,7 +71,6 @@ class Stack(nn.Module):
         widths: tuple[int, ...],
         kernel: int,
         pooled: int,
-        head: Literal["average", "full"],
         dropout: float = 0.0,
         maps: float = 0.0,
     ) -> None:
@@ -76,14 +84,12 @@ class Stack(nn.Module):
                 layers += [nn.MaxPool2d(2)] + [nn.Dropout2d(maps)] * bool(maps)
                 side //= 2
         self.features = nn.Sequential(*layers)
-        self.averages = head == "average"
-        hidden = [] if self.averages else [nn.Linear(before * side**2, 128), nn.ReLU(), nn.Dropout(dropout)]
-        self.classifier = nn.Sequential(*hidden, nn.Linear(before if self.averages else 128, CLASSES))
+        hidden = [nn.Linear(before * side**2, HIDDEN), nn.ReLU(), nn.Dropout(dropout)]
+        self.classifier = nn.Sequential(*hidden, nn.Linear(HIDDEN, CLASSES))
         begun_for_relu(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.features(x)
-        logits: Tensor = self.classifier(y.mean((2, 3)) if self.averages else torch.flatten(y, 1))
+        logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
         return logits
 
 
@@ -96,11 +102,11 @@ resnet_deep = partial(SmallResNet, blocks=4)
 resnet_plain = partial(SmallResNet, blocks=4, block=PlainBlock)
 resnet_deep_none = partial(SmallResNet, blocks=4, norm=lambda _: nn.Identity())
 resnet_plain_none = partial(SmallResNet, blocks=4, norm=lambda _: nn.Identity(), block=PlainBlock)
-vgg = partial(Stack, (8, 8, 16, 16, 32, 32), 3, 2, "full", 0.5)
-average_head = partial(Stack, (8, 16, 32), 3, 1, "average")
-full_head = partial(Stack, (8, 16, 32), 3, 1, "full")
-dropout_head = partial(Stack, (8, 16, 32), 3, 1, "full", 0.25)
-dropout_maps = partial(Stack, (8, 16, 32), 3, 1, "full", maps=0.25)
-one_5x5 = partial(Stack, (8, 16, 32), 5, 1, "full", 0.5)
-three_3x3 = partial(Stack, (8, 8, 8, 16, 16, 16, 32, 32, 32), 3, 3, "full", 0.5)
-one_7x7 = partial(Stack, (8, 16, 32), 7, 1, "full", 0.5)
+full_head = partial(SmallResNet, averages=False)
+vgg = partial(Stack, (8, 8, 16, 16, 32, 32), 3, 2, 0.5)
+one_5x5 = partial(Stack, (8, 16, 32), 5, 1, 0.5)
+three_3x3 = partial(Stack, (8, 8, 8, 16, 16, 16, 32, 32, 32), 3, 3, 0.5)
+one_7x7 = partial(Stack, (8, 16, 32), 7, 1, 0.5)
+stack = partial(Stack, (8, 16, 32), 3, 1)
+dropout_head = partial(Stack, (8, 16, 32), 3, 1, 0.25)
+dropout_maps = partial(Stack, (8, 16, 32), 3, 1, maps=0.25)
