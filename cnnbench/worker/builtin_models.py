@@ -21,14 +21,14 @@ def _pooled(size: int, *steps: int) -> int:
 
 
 def begun_for_relu(module: nn.Module) -> None:
-    """Begin weights with the deviation that keeps that of values behind ReLUs, and biases with zero.
+    """Begin convolutions with weights that keep the deviation of values behind ReLUs, and with biases of zero.
 
-    He et al. 2015, "Delving deep into rectifiers", equation 10; torchvision begins its VGG and ResNet so. With
+    He et al. 2015, "Delving deep into rectifiers", equation 10; torchvision begins those of its VGG and ResNet so. With
     PyTorch's own weights the mean square of values falls to a sixth in each layer, and a stack of six without
     normalisation is still at chance after 900 steps.
     """
     for child in module.modules():
-        if isinstance(child, (nn.Conv2d, nn.Linear)):
+        if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, nonlinearity="relu")
             assert child.bias is not None
             nn.init.zeros_(child.bias)
