@@ -15,6 +15,8 @@ from cnnbench.report.table import Column, Table, figure, hidden, table_of, words
 from cnnbench.suite.study import Arm, Measure, Study, parse_measure
 
 HEIGHT = 220
+OPAQUE = alt.Legend(symbolOpacity=1)
+"""Of charts whose bands are pale."""
 AXES = {
     "shift": "shift to the right of the centre, pixels",
     "rotation": "rotation, degrees",
@@ -193,7 +195,7 @@ def _by_images(study: Study, results: Results) -> Iterator[Chart]:
             "images:Q", title="training images", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=ticks)
         )
         base = alt.Chart(data(rows)).encode(
-            x=x, color=alt.Color("line:N", scale=colours(lines), sort=lines, title=None)
+            x=x, color=alt.Color("line:N", scale=colours(lines), sort=lines, title=None, legend=OPAQUE)
         )
         yield _banded("images", "Accuracy by number of training images", "test accuracy", base)
 
@@ -245,7 +247,7 @@ def _changed(study: Study, results: Results, what: str) -> Chart | None:
     if not rows:
         return None
     arms = list(dict.fromkeys(str(row["network"]) for row in rows))
-    colour = alt.Color("network:N", scale=colours(arms), sort=arms, title=None)
+    colour = alt.Color("network:N", scale=colours(arms), sort=arms, title=None, legend=OPAQUE)
     x = alt.X("amount:Q", title=AXES[what], scale=alt.Scale(zero=False, nice=False))
     base = alt.Chart(data(rows)).encode(x=x, color=colour)
     return _banded(what, f"Accuracy under {what}", f"accuracy on {study.tried_images:,} test images", base)
