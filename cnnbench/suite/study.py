@@ -134,9 +134,9 @@ class Study(Frozen):
                 measure = parse_measure(text)
                 if measure.what is not None and measure.amount not in self.under.get(measure.what, []):
                     raise ValueError(f"claim {claim.text!r}: expected an amount that stands in `under`; got {text!r}")
-        for name, arm in self.arms.items():
-            if arm.start is not None and (arm.start not in self.arms or self.arms[arm.start].start is not None):
-                raise ValueError(f"arm {name!r}: expected `start` to be an arm that starts anew; got {arm.start!r}")
+        for name, given in self.arms.items():
+            if (start := given.start) is not None and (start not in self.arms or self.arms[start].start is not None):
+                raise ValueError(f"arm {name!r}: expected `start` to be an arm that starts anew; got {start!r}")
         if self.under and self.data != "shapes":
             raise ValueError("`under` needs the data set shapes, whose images can be drawn again")
         return self
