@@ -190,7 +190,7 @@ def _by_images(study: Study, results: Results) -> Iterator[Chart]:
             rows.append({"line": of.line, "images": of.images or study.images, **ends, "what": what})
     if rows:
         lines = list(dict.fromkeys(str(row["line"]) for row in rows))
-        ticks = sorted({row["images"] for row in rows})
+        ticks = sorted({of.images or study.images for of in study.arms.values() if of.line is not None})
         x = alt.X(
             "images:Q", title="training images", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(values=ticks)
         )
