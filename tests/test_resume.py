@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cnnbench.errors import InputError
 from cnnbench.records import training_history
@@ -23,7 +23,7 @@ from cnnbench.records.task_messages import StartTraining
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.schedule import Schedule
-from cnnbench.worker import not_finite
+from cnnbench.worker import models, not_finite
 from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.training_run import TrainingRun
 from tests.conftest import Cli
@@ -268,3 +268,20 @@ def test_weights_that_are_not_finite_are_not_written(stripes: Path) -> None:
     with pytest.raises(InputError, match=r"diverged: conv1\.weight is not finite at step 20 of epoch 1"):
         run.evaluate()
     assert not run.out.exists()
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_head_is_trained_from_given_weights_alike_in_both_runtimes_and_the_rest_stays(stripes: Path) -> None:
+    given = {name: tensor.numpy() for name, tensor in models.build(plan(stripes).spec)[0].state_dict().items()}
+    given = {name: np.full_like(value, 0.01) if name == "conv1.weight" else value for name, value in given.items()}
+    save_file(
+        {name: value for name, value in given.items() if not name.startswith("fc3")}, stripes / "given.safetensors"
+    )
+    spec = plan(stripes).spec.model_copy(update={"weights": str(stripes / "given.safetensors")})
+    after: dict[str, Mapping[str, Array]] = {}
+    for runtime in ("eager", "ort"):
+        epoch(TrainingRun(plan(stripes, spec=spec, runtime=runtime, trainable="head", epochs=1)))
+        after[runtime] = load_file(stripes / "w.safetensors")
+    assert {name for name in given if not np.array_equal(given[name], after["ort"][name])} == {"fc3.weight", "fc3.bias"}
+    for name, tensor in after["eager"].items():
+        assert np.allclose(tensor, after["ort"][name], atol=1e-4), name

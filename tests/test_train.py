@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from cnnbench.records.task_messages import Epoch, Evaluated, TrainingStarted
 from cnnbench.records.training_history import EpochResult
+from cnnbench.suite.case import ModelSpec
+from cnnbench.worker import models
 from tests import scripted
 from tests.conftest import Cli
 from tests.scripted import Says
@@ -61,15 +64,18 @@ def test_the_channels_and_transforms_that_are_given_reach_the_worker(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = EpochResult(epoch=1, seconds=1.0, loss=0.5, rate=0.01, accuracy={"eager": 0.5, "ort": 0.5})
-    asked = {"channels": 3, "transforms": ["RandomCrop(32, padding=4)"]}
+    asked = {"channels": 3, "transforms": ["RandomCrop(32, padding=4)"], "trainable": "head/norm:train"}
     scripted.use(
         monkeypatch,
         home,
-        Says("start_training", TrainingStarted(train_images=64, test_images=10, steps_per_epoch=1), **asked),
+        Says(
+            "start_training", TrainingStarted(train_images=64, test_images=10, steps_per_epoch=1, parameters=9), **asked
+        ),
         Says("advance", Epoch(steps=1, loss=0.5, seconds=0.1, over=True)),
         Says("evaluate", Evaluated(result=result, over=False)),
     )
     words = ["--data", "shapes", "--epochs", "1", "--transform", "transforms.RandomCrop(32, padding=4),"]
+    words += ["--trainable", "head", "--frozen-norm", "train"]
     done = cli("train", "mine:net", *words, "--channels", "3", "--image-size", "32")
     assert done.returncode == 0, done.stderr
     assert "test accuracy 50.00% in eager" in done.stdout
@@ -102,3 +108,20 @@ def test_a_damaged_file_is_told(stripes: Path, cli: Cli) -> None:
     done = cli("train", "lenet5", "--data", str(stripes))
     assert done.returncode == 2
     assert "train-labels-idx1-ubyte: expected a file of unsigned bytes" in done.stderr
+
+
+def test_values_keep_their_size_through_a_stack_that_begins_to_be_trained() -> None:
+    module, image = models.build(ModelSpec.checked("vgg_style", (32, 32), 10))
+    images = torch.randn(8, *image, generator=torch.Generator().manual_seed(0))
+    convolutions = [child for child in module.modules() if isinstance(child, torch.nn.Conv2d)]
+
+    def mean_square() -> float:
+        found: list[torch.Tensor] = []
+        with convolutions[-1].register_forward_hook(lambda _, inputs, output: found.append(output)), torch.no_grad():
+            module.eval()(images)
+        return float(found[0].square().mean())
+
+    assert 0.5 < mean_square() < 100
+    for each in convolutions:
+        each.reset_parameters()
+    assert mean_square() < 0.05, "with PyTorch's own weights"

@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 from cnnbench import __version__
-from cnnbench.cli import bisect, cache, curves, evaluate, gate, history, machine, models, pick, process, runs, serving
+from cnnbench.cli import (
+    bisect,
+    cache,
+    curves,
+    evaluate,
+    gate,
+    history,
+    machine,
+    models,
+    pick,
+    process,
+    runs,
+    serving,
+    study,
+)
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
 from cnnbench.records.printable import printable
@@ -39,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, pick, gate, bisect, models, evaluate, curves, serving, machine, cache):
+for commands in (runs, pick, gate, bisect, models, evaluate, curves, study, serving, machine, cache):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 

@@ -428,6 +428,9 @@ def train(
         int | None, typer.Option(min=1, help="At most so many training images, seeded, balanced by class.")
     ] = None,
     loss: Loss = None,
+    weights: Weights = None,
+    trainable: Trainable = "all",
+    frozen_norm: FrozenNorm = "eval",
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights, the images' order and dropout.")
     ] = 0,
@@ -440,9 +443,11 @@ def train(
     Weights, a history (JSON lines) and a checkpoint for --resume are written after each epoch.
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     Example: cnnbench train cnn1d --image-size 512 --data signals
+    Example: cnnbench train resnet18 --weights DEFAULT --classes 3 --trainable head --data photos
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from cnnbench.networks.trainable import check_part, with_norm
     from cnnbench.records import dataset
     from cnnbench.records.task_messages import StartTraining
     from cnnbench.report.terminal import can_redraw
@@ -451,7 +456,7 @@ def train(
 
     if label_smoothing and loss:
         raise InputError("--label-smoothing: belongs to cross-entropy, which --loss replaces; give one of them")
-    chosen = spec(model, image_size, classes, seed, channels, loss=loss)
+    chosen = spec(model, image_size, classes, seed, channels, weights=weights, loss=loss)
     file = out or Path(f"{chosen.label}-{runtime}.safetensors".replace("/", "-"))
     plan = StartTraining(
         spec=chosen,
@@ -469,6 +474,7 @@ def train(
         patience=patience,
         held_out=held_out,
         transforms=transforms_of(transform),
+        trainable=with_norm(checked(check_part, trainable, "--trainable"), frozen_norm),
     )
     found: list[dict[str, Any]] = []
     speed_column = TextColumn("steps, loss {task.fields[loss]}, {task.fields[speed]:,.0f} images/s")

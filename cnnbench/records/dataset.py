@@ -39,6 +39,8 @@ class DataSet(Frozen):
     """At most so many of the training images, balanced by class; None for all."""
     seed: int = 0
     """Of the choice."""
+    classes: tuple[str, ...] | None = None
+    """Only images of these classes, by their names and numbered in this order; None for all."""
 
     @property
     def name(self) -> str:

@@ -5,11 +5,13 @@ Probes, peaks, layer profiles, training, evaluation.
 
 from typing import Literal
 
+from cnnbench.networks.trainable import ALL
 from cnnbench.records.dataset import DataSet, Scaling
 from cnnbench.records.messages import Request
 from cnnbench.records.peaks import Bandwidth, CallCost, Throughput
+from cnnbench.records.study_result import Tried
 from cnnbench.records.training_history import EpochResult
-from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName
+from cnnbench.suite.case import Case, Device, Frozen, ModelSpec, RuntimeName, Trainable
 from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.runtimes import Library
@@ -115,6 +117,9 @@ class StartTraining(Request):
     """The share of the training images that this is asked of, and that no step sees."""
     transforms: list[str] = []
     """Of torchvision.transforms.v2, each applied to every training image with other random numbers in each epoch."""
+    trainable: Trainable = ALL
+    compare: Literal["each epoch", "last epoch"] = "each epoch"
+    """When test images are put to the runtime that does not train, too."""
 
 
 class TrainingStarted(Frozen):
@@ -122,6 +127,8 @@ class TrainingStarted(Frozen):
 
     train_images: int
     test_images: int
+    parameters: int
+    """Of the model, trained or not."""
     steps_per_epoch: int
     done: list[EpochResult] = []
     """Epochs of the run that it goes on with."""
@@ -169,6 +176,30 @@ class MeasureInput(Request):
     """That the plan names."""
     device: Device
     threads: int
+
+
+class Examine(Request):
+    """Look at the gradients of a model with its first weights, and at the answers of the trained one."""
+
+    op: Literal["examine"] = "examine"
+    spec: ModelSpec
+    data: DataSet
+    weights: str | None
+    """The file of the trained model; None where it was not trained."""
+    under: dict[str, list[float]]
+    """How the first test images are changed, and by how much."""
+    images: int
+    """How many of them."""
+    threads: int
+
+
+class Examined(Frozen):
+    """What was found."""
+
+    parameters: int
+    gradients: dict[str, float]
+    """By layer, in order, the norm of the weights' gradient."""
+    tried: list[Tried]
 
 
 class PrepareTest(Request):

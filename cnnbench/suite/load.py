@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 EXPECTATION = ".expect.yaml"
 """Suffix of the file beside a suite that holds its exact figures."""
+STUDY = "note.yaml"
+"""A study beside the suites, which `cnnbench study` runs."""
 ANY_BACKEND = {"runtime": OVER_HTTP, "device": "cpu", "precision": "fp32", "layout": "nchw", "allocator": "default"}
 SETUP_S = 60.0
 """Allowed per case and launch for building its artifact and starting its workers, in a suite made of single cases."""
@@ -111,7 +113,7 @@ def bundled_suites() -> dict[str, Path]:
     package = Path(__file__).parent.parent
     for folder in (package / "suites", package.parent / "suites"):
         if folder.is_dir():
-            files = sorted(path for path in folder.glob("*.yaml") if not path.name.endswith(EXPECTATION))
+            files = sorted(path for path in folder.glob("*.yaml") if not path.name.endswith((EXPECTATION, STUDY)))
             return {path.stem: path for path in files}
     return {}
 

@@ -20,6 +20,20 @@ def _pooled(size: int, *steps: int) -> int:
     return size
 
 
+def begun_for_relu(module: nn.Module) -> None:
+    """Begin convolutions with weights that keep the deviation of values behind ReLUs, and with biases of zero.
+
+    He et al. 2015, "Delving deep into rectifiers", equation 10; torchvision begins those of its VGG and ResNet so. With
+    PyTorch's own weights the mean square of values falls to a sixth in each layer, and a stack of six without
+    normalisation is still at chance after 900 steps.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, nonlinearity="relu")
+            assert child.bias is not None
+            nn.init.zeros_(child.bias)
+
+
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max-pooling (LeCun et al. 1998). Input (N, C, H, W)."""
 
@@ -75,6 +89,7 @@ class VGGStyle(nn.Module):
         self.features = nn.Sequential(*layers)
         flat = channels * _pooled(height, 0, 0, 0) * _pooled(width, 0, 0, 0)
         self.classifier = nn.Sequential(nn.Linear(flat, 512), nn.ReLU(), nn.Dropout(0.5), nn.Linear(512, classes))
+        begun_for_relu(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(torch.flatten(self.features(x), 1))
@@ -112,6 +127,7 @@ class ResNetCIFAR(nn.Module):
         self.layer3 = self._stage(128, 256, norm)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(256, classes)
+        begun_for_relu(self)
 
     @staticmethod
     def _stage(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:

@@ -19,7 +19,7 @@ from cnnbench.suite.case import Frozen
 from cnnbench.worker.reference.parity import Array
 
 METADATA = "cnnbench.training_run"
-NOT_OF_THE_RUN = {"op", "threads", "out", "resume", "epochs", "data"}
+NOT_OF_THE_RUN = {"op", "threads", "out", "resume", "epochs", "data", "compare"}
 """Of a request: what may differ where a run goes on. The data are compared by their content."""
 
 

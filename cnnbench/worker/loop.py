@@ -169,6 +169,7 @@ HANDLERS: Mapping[type[messages.Request], str | Callable[[Process, Any], message
     task_messages.Advance: lambda process, request: process.training.advance(request.seconds),
     task_messages.Evaluate: lambda process, request: process.training.evaluate(),
     task_messages.PrepareTest: "data.read:prepare_test",
+    task_messages.Examine: "examination:examine",
     task_messages.MeasureInput: "data.pipeline:measure",
     task_messages.StartClassifying: Process.start_classifying,
     task_messages.Classify: Process.classify,

@@ -101,7 +101,7 @@ def _leaves_if_all_parameters(node: Any, depth: int = 0) -> list[Tensor] | None:
     return [leaf for leaves in known for leaf in leaves] if found and len(known) == len(found) else None
 
 
-def freeze(module: nn.Module, facts: ArtifactFacts, part: str, model: str) -> None:
+def freeze(module: nn.Module, facts: ArtifactFacts | Survey, part: str, model: str) -> None:
     """Leave nothing but a part of the module to be trained; a parameter whose gradient is off stays so.
 
     Batch normalisation of what is frozen stays in evaluation mode, unless the part says otherwise. Raises InputError

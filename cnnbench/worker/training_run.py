@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cnnbench.errors import InputError
+from cnnbench.networks.trainable import ALL
 from cnnbench.records import files, training_history
 from cnnbench.records.artifact import DRAW
 from cnnbench.records.task_messages import Epoch, Evaluated, StartTraining, TrainingStarted
@@ -32,6 +33,8 @@ from cnnbench.worker.reference.parity import Array
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
 from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.runtimes.ort_training import StepSession
+from cnnbench.worker.trainable import freeze, survey
+from cnnbench.worker.weights import load_weights
 
 EVALUATION_BATCH = 500
 COPY_EVERY_S = 20.0
@@ -60,6 +63,13 @@ class TrainingRun:
             raise InputError(f"{request.spec.label}: expected a model of one input; it takes {', '.join(image)}")
         if request.label_smoothing:
             self.module.__dict__[models.LABEL_SMOOTHING] = request.label_smoothing
+        heads: list[str] = []
+        if request.spec.weights or request.trainable != ALL:
+            how = survey(self.module, torch.zeros(1, *image))
+            heads = how.heads
+            freeze(self.module, how, request.trainable, request.spec.label)
+        if request.spec.weights:
+            load_weights(self.module, request.spec, heads)
         self.data = read(request.data, image, models.try_out(self.module, image, request.spec).classes)
         run = checkpoint.run_of(request, (*self.data.train, *self.data.test))
         self.train, self.held_out = self.data.train, None
@@ -118,6 +128,7 @@ class TrainingRun:
         return TrainingStarted(
             train_images=len(self.train.labels),
             test_images=len(self.data.test.labels),
+            parameters=sum(parameter.numel() for parameter in self.module.parameters()),
             steps_per_epoch=self.steps_per_epoch,
             done=self.state.history,
             over=self.is_over,
@@ -197,6 +208,8 @@ class TrainingRun:
             "eager": lambda images: evaluated(torch.from_numpy(images)).numpy(),
             "ort": lambda images: session.run(None, {inference.INPUT: images})[0],
         }
+        if self.request.compare == "last epoch" and self.epoch + 1 < self.request.epochs:
+            runtimes = {self.request.runtime: runtimes[self.request.runtime]}
         with torch.inference_mode():
             own = runtimes[self.request.runtime]
             held_out = None if self.held_out is None else self._accuracy(own, self.held_out)

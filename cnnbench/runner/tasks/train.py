@@ -1,6 +1,6 @@
 """A training run of the user's: epochs over a data set, weights on disk after each."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from cnnbench.errors import InputError
@@ -30,9 +30,12 @@ class Report(Frozen):
     """Trained on in the last steps."""
     result: EpochResult | None = None
     """At an epoch's end."""
+    test_images: int = 0
+    """That its accuracies are of."""
+    parameters: int = 0
 
 
-def train(plan: StartTraining) -> Iterator[Report]:
+def train(plan: StartTraining) -> Generator[Report, None, None]:
     """Train, and report after every half second and each epoch, when weights, history and checkpoint are on disk.
 
     Of a run that goes on, the epochs that it has are reported first. Raises InputError for what cannot be read or
@@ -44,8 +47,9 @@ def train(plan: StartTraining) -> Iterator[Report]:
     with one_worker("train", plan.threads, LIMIT_S) as worker:
         start = worker.ask(plan, TrainingStarted)
         steps = start.steps_per_epoch
+        about = {"steps": steps, "test_images": start.test_images, "parameters": start.parameters}
         for result in start.done:
-            yield Report(epoch=result.epoch, step=steps, steps=steps, loss=result.loss, result=result)
+            yield Report(epoch=result.epoch, step=steps, loss=result.loss, result=result, **about)
         if start.over:
             return
         for epoch in range(len(start.done) + 1, plan.epochs + 1):
@@ -57,6 +61,6 @@ def train(plan: StartTraining) -> Iterator[Report]:
                 yield Report(epoch=epoch, step=step, steps=steps, loss=done.loss, images_per_s=speed)
             evaluated = worker.ask(Evaluate(), Evaluated)
             result = evaluated.result
-            yield Report(epoch=epoch, step=step, steps=steps, loss=result.loss, result=result)
+            yield Report(epoch=epoch, step=step, loss=result.loss, result=result, **about)
             if evaluated.over:
                 return

@@ -41,6 +41,8 @@ def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
     Raises InputError for what cannot be read, and for images or labels that do not fit the model.
     """
     train, test, names = READERS[source.kind](source.folder, shape)
+    if source.classes is not None:
+        train, test, names = _of_classes(Parts(train, test, names), source)
     for labels in (train.labels, test.labels):
         if classes is not None and (most := int(labels.max())) >= classes:
             raise InputError(
@@ -52,6 +54,18 @@ def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
     if source.images is not None:
         train = limited(train, source.images, source.seed)
     return Data(train, test, list(names), prepare)
+
+
+def _of_classes(parts: Parts, source: DataSet) -> Parts:
+    """Images of some of the classes, which are numbered anew. Raises InputError for a class that there is not."""
+    assert source.classes is not None
+    for name in source.classes:
+        if name not in parts.classes:
+            raise InputError(f"{source.name}: expected some of its classes, {', '.join(parts.classes)}; got {name!r}")
+    numbers = np.full(len(parts.classes), -1)
+    numbers[[list(parts.classes).index(name) for name in source.classes]] = np.arange(len(source.classes))
+    kept = [Part(part.images[where := numbers[part.labels] >= 0], numbers[part.labels[where]]) for part in parts[:2]]
+    return Parts(kept[0], kept[1], source.classes)
 
 
 def prepare_test(request: PrepareTest) -> TestPrepared:
