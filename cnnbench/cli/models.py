@@ -312,7 +312,7 @@ def diverge(
 
     Exit code 0 if rounding explains all, 1 if a layer is worse, or the model's exported program is another.
 
-    Example: cnnbench diverge resnet50 ort eager/amp-bf16 --page layers.html
+    Example: cnnbench diverge resnet18 ort eager/amp-bf16 --page layers.html
     Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
     from functools import partial
