@@ -174,6 +174,16 @@ def test_an_image_is_resized_and_scaled_and_what_cannot_be_read_is_one_sentence(
             with_image(np.zeros(shape, np.float32), OwnInput(file=file))
 
 
+def inspected(image: tuple[int, ...], kernels: tuple[int, ...], maps: tuple[int, ...], fields: int) -> Inspection:
+    """Of random numbers: an image, the first kernels, and the maps of two layers in two runs."""
+    random = np.random.default_rng(0)
+    axis = Field(Fraction(1), Fraction(0), Fraction(kernels[-1] - 1))
+    runs = {run: activations_of(random.standard_normal(maps)) for run in ("float64", "ort")}
+    layers = [Layer(value("conv", maps), runs, (axis,) * fields), Layer(value("pool", maps), runs, None)]
+    x, w = (random.standard_normal(shape).astype(np.float32) for shape in (image, kernels))
+    return Inspection("net", x, "'seven' of digits", 2, w, "conv", layers)
+
+
 @pytest.mark.parametrize(
     ("image", "kernels", "maps", "fields"),
     [
@@ -187,12 +197,8 @@ def test_an_image_is_resized_and_scaled_and_what_cannot_be_read_is_one_sentence(
 def test_a_page_has_the_maps_histograms_kernels_and_receptive_fields(
     image: tuple[int, ...], kernels: tuple[int, ...], maps: tuple[int, ...], fields: int
 ) -> None:
-    random = np.random.default_rng(0)
-    axis = Field(Fraction(1), Fraction(0), Fraction(kernels[-1] - 1))
-    runs = {run: activations_of(random.standard_normal(maps)) for run in ("float64", "ort")}
-    layers = [Layer(value("conv", maps), runs, (axis,) * fields), Layer(value("pool", maps), runs, None)]
-    x, w = (random.standard_normal(shape).astype(np.float32) for shape in (image, kernels))
-    found = Inspection("net", x, "'seven' of digits", 2, w, "conv", layers)
+    found = inspected(image, kernels, maps, fields)
+    runs = found.layers[0].runs
     shown = {picture.name: picture.pixels for picture in all_pictures(found)}
     named = {f"{what}-{n}-{run}" for what in ("maps", "histogram") for n in (0, 1) for run in runs}
     assert shown.keys() == {"input", "kernels", *named, *(["field-0"] if len(image) <= 3 else [])}

@@ -35,9 +35,9 @@ EAGER, ORT = (f"lenet5/inference/{runtime}/cpu/fp32/b1" for runtime in ("eager",
 KILLED = Says("open", Dies("SIGKILL"), model="own_models:Crashes")
 
 
-def follow(folder: Path) -> None:
+def follow(folder: Path, *script: Says) -> None:
     """Have the workers of sessions in the folder follow a script, in which one model crashes."""
-    words = scripted.command(folder, KILLED, *scripted.lenet())
+    words = scripted.command(folder, KILLED, *script, *scripted.lenet())
     (folder / "conftest.py").write_text(
         "from cnnbench.runner.worker_process import Interpreter\n"
         f"Interpreter.command = {words!r}\n"

@@ -41,6 +41,7 @@ def evaluate(
 
     Each runtime classifies the same images in a process of its own. Two are compared by McNemar's exact test, and the
     images that they put into different classes are listed by number, from 0.
+
     Example: cnnbench evaluate simple_cnn --weights simple_cnn-ort.safetensors --data /usr/share/datasets/fashion-mnist
     """
     from rich.progress import Progress

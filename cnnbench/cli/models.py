@@ -164,6 +164,7 @@ def verify(
 
     Exit code 0 if all agree, layer by layer, except for known differences, which are shown with their reasons; 1 if two
     disagree; 3 if a counter could not count all, which is named.
+
     Example: cnnbench verify resnet18 lenet5
     """
     from cnnbench.networks import registry
@@ -213,6 +214,7 @@ def export(
 
     A training step consists of forward, loss, backward and the optimizer's update; its initial weights are written
     beside it. The optimizer's options apply to a training step only.
+
     Example: cnnbench export resnet18 --out resnet18.onnx
     Example: cnnbench export resnet18 --workload training --out resnet18-step.onnx
     """
@@ -268,6 +270,7 @@ def profile(
     """Profile each layer's time in PyTorch and ONNX Runtime on the CPU, beside its MACs and bytes.
 
     Lists the slowest and the least efficient layers (fewest MAC/s). Do not compare these times with `cnnbench run`.
+
     Example: cnnbench profile mobilenet_v2 --batch 8
     """
     from cnnbench.report import layer_times
@@ -308,7 +311,8 @@ def diverge(
     """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
 
     Exit code 0 if rounding explains all, 1 if a layer is worse, or the model's exported program is another.
-    Example: cnnbench diverge resnet50 ort eager/amp-bf16 --page layers.html
+
+    Example: cnnbench diverge resnet18 ort eager/amp-bf16 --page layers.html
     Example: cnnbench diverge resnet18 exported.onnx --weights best.safetensors --export annotated
     """
     from functools import partial
@@ -367,6 +371,7 @@ def inspect_layers(
     """Show what each layer puts out: feature maps, histograms, dead units, kernels, receptive fields.
 
     Images are one of yours, a data set's, or reference images.
+
     Example: cnnbench inspect resnet18 --weights DEFAULT --image cat.jpg --layers 'layer1.*'
     Example: cnnbench inspect lenet5 --data /usr/share/datasets/fashion-mnist
     """
@@ -441,6 +446,7 @@ def train(
     """Train on real images, in PyTorch or from the exported training step in ONNX Runtime, and evaluate in both.
 
     Weights, a history (JSON lines) and a checkpoint for --resume are written after each epoch.
+
     Example: cnnbench train lenet5 --runtime ort --data /usr/share/datasets/fashion-mnist
     Example: cnnbench train cnn1d --image-size 512 --data signals
     Example: cnnbench train resnet18 --weights DEFAULT --classes 3 --trainable head --data photos
