@@ -27,6 +27,7 @@ from cnnbench.history.changes import ACKNOWLEDGED, read_acknowledged
 from cnnbench.records.messages import Sampled
 from cnnbench.report.answer import lines
 from cnnbench.suite.load import load_suite
+from cnnbench.suite.study import load_study
 from tests import scripted
 from tests.conftest import ROOT
 from tests.scripted import Says
@@ -106,7 +107,14 @@ def test_each_command_in_a_code_block_parses(block: Block) -> None:
 def kind_of(content: Any) -> str:
     if isinstance(content, list):
         return "acknowledged" if "change" in content[0] else "steps"
-    kinds = {"models": "suite", "defaults": "suite", "machines": "prices", "jobs": "jobs", "cnnbench": "jobs"}
+    kinds = {
+        "claims": "study",
+        "models": "suite",
+        "defaults": "suite",
+        "machines": "prices",
+        "jobs": "jobs",
+        "cnnbench": "jobs",
+    }
     return next(kind for key, kind in kinds.items() if key in content)
 
 
@@ -123,6 +131,8 @@ def test_yaml_is_read_by_what_reads_it(block: Block, tmp_path: Path, monkeypatch
     match kind_of(content):
         case "suite":
             assert load_suite(str(file)).cases
+        case "study":
+            assert load_study(file, "short").claims
         case "prices":
             assert read_prices(file, content["machines"])
         case "acknowledged":

@@ -28,6 +28,8 @@ from cnnbench.suite.case import NOISE, Case, ModelSpec
 from cnnbench.suite.runtimes import runtime_kind
 
 WEIGHTS, GRAPH, GOLDEN, FACTS = "weights.safetensors", "model.onnx", "golden.safetensors", "artifact.json"
+KERNELS = "kernels"
+"""In the reference of an ONNX file, the weights of its first convolution."""
 CONSTANT = "constant."
 """Begins, in the reference, the name of an input that is the same for all images."""
 STEP, STEP_FACTS = "step.onnx", "step.json"

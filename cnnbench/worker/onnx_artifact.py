@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.numpy import save_file
 
 from cnnbench.errors import ModelError
-from cnnbench.records.artifact import CONSTANT, FACTS, GOLDEN, GRAPH, WEIGHTS
+from cnnbench.records.artifact import CONSTANT, FACTS, GOLDEN, GRAPH, KERNELS, WEIGHTS
 from cnnbench.records.messages import Build, Count, Trace, Traced
 from cnnbench.records.record import ArtifactFacts, CounterResults
 from cnnbench.records.toolchain import library_versions
@@ -92,6 +92,10 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     save_file({}, folder / WEIGHTS)
     golden = {**numbered("images", list(images.values())), **numbered("reference", outputs)}
     golden |= {CONSTANT + name: np.asarray(value) for name, value in constants.items()}
+    fixed = {tensor.name: tensor for tensor in model.graph.initializer}
+    kernels = next((node.input[1] for node in model.graph.node if node.op_type == "Conv"), "")
+    if kernels in fixed:
+        golden[KERNELS] = numpy_helper.to_array(fixed[kernels])
     save_file({name: np.ascontiguousarray(value) for name, value in golden.items()}, folder / GOLDEN)
     shapes = {each.name: each.shape for each in inputs}
     out_shapes = [y.shape[1:] for y in outputs]

@@ -167,16 +167,10 @@ def fields_of(network: Network, values: Sequence[Value]) -> list[tuple[Field, ..
 
 
 def _kernels(spec: ModelSpec, folder: Path, first: Value | None) -> NDArray[np.float32] | None:
+    from safetensors.numpy import load_file
+
     if first is None:
         return None
-    if not spec.is_onnx_file:
-        from safetensors.numpy import load_file
-
-        return load_file(folder / artifact.WEIGHTS).get(f"{first.module}.weight")
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(str(folder / artifact.GRAPH)).graph
-    fixed = {tensor.name: tensor for tensor in graph.initializer}
-    names = next((node.input[1] for node in graph.node if first.name in node.output), "")
-    return numpy_helper.to_array(fixed[names]) if names in fixed else None
+    if spec.is_onnx_file:
+        return load_file(folder / artifact.GOLDEN).get(artifact.KERNELS)
+    return load_file(folder / artifact.WEIGHTS).get(f"{first.module}.weight")
