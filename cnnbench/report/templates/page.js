@@ -35,11 +35,21 @@ function grow(svg) {
   svg.setAttribute("height", bottom - top);
 }
 
+// What has to be scrolled sideways can be by the keyboard too.
+function reach(place) {
+  const isWide = place.scrollWidth > place.clientWidth;
+  const title = place.parentElement.querySelector("h3")?.textContent || "Table";
+  for (const [name, value] of Object.entries({tabindex: "0", role: "region", "aria-label": title})) {
+    isWide ? place.setAttribute(name, value) : place.removeAttribute(name);
+  }
+}
+
 const widths = new Map();
 const watched = new ResizeObserver((entries) => requestAnimationFrame(() => {
   for (const {target} of entries) {
     if (target.clientWidth && widths.get(target) !== target.clientWidth) {
       target.closest(".chart") ? target.querySelectorAll("svg").forEach(grow) : fit(target);
+      reach(target);
       widths.set(target, target.clientWidth);
     }
   }
