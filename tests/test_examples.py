@@ -104,7 +104,7 @@ def script() -> list[Says]:
         *others,
         Says("close", kept, allocator="keep"),
         closed,
-        Says("start_training", TrainingStarted(train_images=64, test_images=10, steps_per_epoch=1)),
+        Says("start_training", TrainingStarted(train_images=64, test_images=10, steps_per_epoch=1, parameters=9)),
         Says("advance", Epoch(steps=1, loss=0.5, seconds=0.1, over=True)),
         Says("evaluate", Evaluated(result=result, over=False)),
     ]
