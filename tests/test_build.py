@@ -160,6 +160,7 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
         assert artifacts.find(Wanted(LENET, "none")).facts is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone")
 def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_path: Path) -> None:
     def build(key: str) -> Wanted:
@@ -180,6 +181,7 @@ def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_pat
         assert (forked.folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_an_artifact_that_another_process_has_built_meanwhile_is_taken(
     artifact_of: Callable[[ModelSpec], Path], tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_network_of_three_layers_is_counted(copy: Copy) -> None:
     assert (tiny["params"], tiny["macs"]) == (3 * 9 * 16 + 16 + 16 * 10 + 10, 32 * 32 * 16 * 27 + 160)
 
 
+@pytest.mark.slow
 def test_it_is_exported_proved_timed_and_in_the_page(copy: Copy, tmp_path: Path) -> None:
     suite = write_suite(
         tmp_path,

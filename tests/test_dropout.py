@@ -14,11 +14,11 @@ from scipy import stats
 from torch import nn
 
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker.export.training.graph import Graph
 from cnnbench.worker.export.training.rules import dropout
 from cnnbench.worker.export.training.step import export_step
+from cnnbench.worker.graphs.elementary import elementary
+from cnnbench.worker.graphs.graph import Graph
 from cnnbench.worker.runtimes.eager import weights_of
-from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort_training import StepSession
 
 SITES, ROWS, COLUMNS = 3, 64, 1280

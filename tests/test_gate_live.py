@@ -126,6 +126,7 @@ def test_revisions_with_other_outputs_or_without_the_model_are_told_and_not_time
     assert all(not pair.launches for pair in read_pairs(found.folder))
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_3_and_tells_the_forge(tmp_path: Path, repository: Path) -> None:
     suite, summary = suite_of(tmp_path, "gate_nets:build", ", image_size: 16"), tmp_path / "summary.md"
     command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", "first", "--head", "doubled"]

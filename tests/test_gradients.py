@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules import RULES
-from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.forward import Settings
 from cnnbench.worker.export.training.rules.rule import OpResult, ScaledGradient, materialise
+from cnnbench.worker.graphs.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.graphs.convolution.forward import Settings
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 settings.register_profile("rules", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rules")

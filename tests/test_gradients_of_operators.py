@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.worker.export.training.graph import Graph, NoRule
 from cnnbench.worker.export.training.rules import RULES
+from cnnbench.worker.graphs.graph import Graph, NoRule
 from tests.test_gradients import check, computed, random, small
 
 aten = torch.ops.aten

@@ -52,6 +52,18 @@ def test_every_command_has_examples_that_parse_and_whose_files_are_in_the_reposi
             assert not word.startswith(("suites/", "reports/")) or Path(ROOT / word).exists(), word
 
 
+@pytest.mark.parametrize("path", list(commands(GROUP)), ids=" ".join)
+def test_every_commands_help_is_shown_with_all_its_words(cli: Cli, path: tuple[str, ...]) -> None:
+    command = GROUP
+    for name in path:
+        command = command.commands[name]
+    done = cli(*path, "--help")
+    assert done.returncode == 0, done.stderr
+    letters = re.sub(r"[\s│]", "", done.stdout)  # a long word is broken at the column's end
+    for param in command.params:
+        assert all(word in letters for word in (param.help or "").split() if len(word) < 20), param.help
+
+
 def test_an_example_that_does_not_parse_is_found() -> None:
     with pytest.raises(Exception, match="No such option"):
         parse(["run", "classic", "--fast"])

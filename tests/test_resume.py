@@ -69,6 +69,7 @@ def one_cpu() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_cpu")
 def test_a_run_that_is_killed_goes_on_to_the_same_bits_dropout_included(stripes: Path, cli: Cli) -> None:
     words = ["train", "simple_cnn", "--data", str(stripes), "--epochs", "4", "--images", "320", "--batch", "32"]

@@ -216,6 +216,7 @@ def documented_runtime() -> str:
     return block
 
 
+@pytest.mark.slow
 def test_another_packages_runtime_takes_part_with_one_file_and_an_entry_point(
     program: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

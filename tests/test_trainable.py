@@ -276,6 +276,7 @@ models:
 """
 
 
+@pytest.mark.slow
 def test_a_run_sets_a_part_beside_all_in_every_runtime(home: Path, cli: Cli) -> None:
     done = cli("run", write_suite(home, RUN), "--out", "out")
     assert done.returncode == 0, done.stderr

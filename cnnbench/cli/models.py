@@ -290,7 +290,7 @@ def diverge(
     model: AnyModel,
     runs: Annotated[
         list[str],
-        typer.Argument(help="RUNTIME[/PRECISION], such as eager, ort:disabled or ort/int8, or an ONNX file."),
+        typer.Argument(help="RUNTIME or RUNTIME/PRECISION, such as eager, ort:disabled or ort/int8, or an ONNX file."),
     ],
     image_size: ImageSize = None,
     classes: Classes = None,

@@ -16,8 +16,8 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from cnnbench.runner import machine
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules import dropout
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 SITES = {
     "AlexNet, before fc6": (9216,),

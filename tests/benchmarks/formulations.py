@@ -1,6 +1,6 @@
 """The formulations of a convolution's gradients in ONNX Runtime against each other, by shape.
 
-    python -m tests.benchmarks.formulations [--rounds 15] [--batch 8]
+    python -m tests.benchmarks.formulations [--rounds 15] [--batch 8] [--device cuda]
 
 All of a shape are measured in turn, round by round, in one process; ONNX Runtime's threads do not spin, so that they
 disturb nobody while it is another's turn. Printed are milliseconds, medians over the rounds.
@@ -19,9 +19,11 @@ import numpy as np
 import onnxruntime as ort
 
 from cnnbench.runner import machine
-from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.forward import Settings
+from cnnbench.suite.case import Device
+from cnnbench.worker.graphs.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.graphs.convolution.forward import Settings
+from cnnbench.worker.graphs.graph import Graph, Tensor
+from cnnbench.worker.runtimes.ort import make_session, placed
 
 Formulation = Callable[[Graph, Tensor, Tensor, Tensor, Settings], Tensor]
 
@@ -77,29 +79,6 @@ def by_exchanged_convolution(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Sett
 
 def _sizes(x: Tensor, dy: Tensor, s: Settings) -> Any:
     return zip(x.spatial(), s.padding, s.dilated_extent(), dy.spatial(), s.stride, strict=True)
-
-
-def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Of a depthwise convolution: for each tap, the product of its inputs and dy, summed."""
-    padded = g.pad(x, s.padding, s.padding)
-    kernel_elements = [
-        g.reshape(
-            g.sum(g.mul(g.window(padded, [2, 3], kernel_element, dy.spatial(), s.stride), dy), [0, 2, 3]),
-            (w.known(0), 1),
-        )
-        for kernel_element in s.kernel_elements()
-    ]
-    return g.reshape(g.concat(kernel_elements, 1), w.shape)
-
-
-def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """One matrix product in all: dy (K, N P) times all taps' inputs (N P, C taps), which are gathered first."""
-    rows = g.reshape(g.transpose(dy, [1, 0, 2, 3]), (s.groups, w.known(0) // s.groups, None))
-    inputs = g.transpose(g.pad(x, s.padding, s.padding), [1, 0, 2, 3])
-    cut = [g.window(inputs, [2, 3], kernel_element, dy.spatial(), s.stride) for kernel_element in s.kernel_elements()]
-    windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in cut]
-    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
-    return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
 
 
 def where(fits: Callable[[Settings], bool], formulation: Formulation) -> Formulation:
@@ -231,32 +210,40 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
     },
     "weight": {
         "exchanged Conv": where(is_plain, by_exchanged_convolution),
-        "by windows": by_windows,
+        "by windows": weight_gradient.by_windows,
         "by products": weight_gradient.by_products,
         "by images": where(is_plain_1x1, weight_gradient.by_images),
         "channels first": where(is_plain, partial(weight_gradient.by_convolution, place=0)),
         "channels last": where(is_plain, partial(weight_gradient.by_convolution, place=2)),
         "by rows": where(is_depthwise, weight_gradient.by_rows),
+        "by channels": where(is_depthwise, weight_gradient.by_channels),
         "by columns": where(is_depthwise, by_products_of_columns),
-        "by sums": where(is_depthwise, by_sums),
+        "by sums": where(is_depthwise, weight_gradient.by_sums),
     },
 }
 
 
-def session_of(formulation: Formulation, shape: Shape, arrays: dict[str, Any], threads: int) -> Callable[[], Any]:
-    """What computes the formulation on the arrays."""
+def session_of(
+    formulation: Formulation, shape: Shape, arrays: dict[str, Any], threads: int, device: Device
+) -> Callable[[], Any]:
+    """What computes the formulation on the arrays, which are on the device, as is the result."""
     graph = Graph()
     dy, x = (graph.input(name, (None, *arrays[name].shape[1:])) for name in ("dy", "x"))
     w = graph.input("w", arrays["w"].shape)
     graph.output(formulation(graph, dy, x, w, shape.settings()), "result")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = graph.model("formulation", {}).SerializeToString()
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    needed = {value.name: arrays[value.name] for value in session.get_inputs()}
-    return lambda: session.run(None, needed)[0]
+    session = make_session(graph.model("formulation", {}).SerializeToString(), device, threads, options=options)
+    binding = session.io_binding()
+    for value in session.get_inputs():
+        binding.bind_ortvalue_input(value.name, placed(arrays[value.name], device))
+    binding.bind_output("result", device)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
 
 
 def main() -> None:
@@ -264,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     words = parser.parse_args()
     threads = machine.usable_threads()
     generator = np.random.default_rng(0)
@@ -281,7 +269,7 @@ def main() -> None:
             runs: dict[str, Callable[[], Any]] = {}
             for name, formulation in formulations.items():
                 try:
-                    runs[name] = session_of(formulation, shape, arrays, threads)
+                    runs[name] = session_of(formulation, shape, arrays, threads, words.device)
                 except NotImplementedError:
                     continue
             times: dict[str, list[float]] = {name: [] for name in runs}
@@ -291,7 +279,7 @@ def main() -> None:
                     start = time.perf_counter()
                     runs[name]()
                     times[name].append(time.perf_counter() - start)
-            print(f"  {what:8}", ", ".join(f"{name} {median(t) * 1e3:.1f}" for name, t in times.items()), flush=True)
+            print(f"  {what:8}", ", ".join(f"{name} {median(t) * 1e3:.3g}" for name, t in times.items()), flush=True)
 
 
 if __name__ == "__main__":

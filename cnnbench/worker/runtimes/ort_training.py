@@ -27,6 +27,7 @@ from cnnbench.records.artifact import (
 from cnnbench.records.record import ArtifactFacts, Parity
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
+from cnnbench.worker.graphs.elementary import elementary
 from cnnbench.worker.reference.parity import (
     PROOF_IMAGES,
     Array,
@@ -36,7 +37,6 @@ from cnnbench.worker.reference.parity import (
     part,
     several,
 )
-from cnnbench.worker.runtimes.elementary import elementary
 from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
 from cnnbench.worker.timing.measure import Phases
 

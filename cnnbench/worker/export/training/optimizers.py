@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 CLIP_EPS = 1e-6
 """Added to the norm, as torch.nn.utils.clip_grad_norm_ does."""

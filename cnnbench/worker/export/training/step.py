@@ -14,11 +14,11 @@ from torch import fx, nn
 
 from cnnbench.records.artifact import DRAW, DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
 from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
 from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
+from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
 __all__ = ["METADATA", "CannotExport", "export_step"]
 
@@ -274,6 +274,7 @@ class _Step:
             "next": {name: name + NEW for name in self.after},
             "same": self.same,
             "optimizer": self.optimizer.model_dump(),
+            "notes": self.graph.notes,
         }
 
 

@@ -17,8 +17,8 @@ from cnnbench.worker.export.training.rules import (
     reductions,
     resize,
     shape,
+    transposed,
 )
-from cnnbench.worker.export.training.rules.convolution import transposed
 from cnnbench.worker.export.training.rules.rule import Rule
 
 _RULES: Mapping[str, Rule] = {

@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from cnnbench.records.artifact import DRAW, DROP
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import OpResult, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 BITS = 24
 """Of a number, as many as float32 tells apart."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Rule, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 LARGE = 3e38
 """Nearly the largest float32: what stands for the slope of a root at 0, which a rectifier before it times 0."""

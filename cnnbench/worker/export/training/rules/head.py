@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.products import matmul
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 MEAN = 1
 """aten's number for the reduction `mean`."""

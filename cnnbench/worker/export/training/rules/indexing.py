@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Shape, materialise, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 
 def expand(g: Graph, out: Sequence[Shape], x: Tensor, *_: Any, **__: Any) -> OpResult:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Size, Tensor
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Param, ScaledGradient, op_result
+from cnnbench.worker.graphs.graph import Graph, Size, Tensor
 
 TensorVjp = Callable[[Tensor], Tensor]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor, broadcast
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Rule, op_result
+from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor, broadcast
 
 FLOATS = ("float16", "bfloat16", "float64")
 """Types that a step in float32 has no place for."""

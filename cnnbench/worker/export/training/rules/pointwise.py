@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import OpResult, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""

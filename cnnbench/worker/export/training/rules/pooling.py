@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.pointwise import unit_step
 from cnnbench.worker.export.training.rules.rule import OpResult, Shape, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Window = tuple[int, int, int]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import OpResult, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 
 def matmul(g: Graph, _: Any, a: Tensor, b: Tensor) -> OpResult:

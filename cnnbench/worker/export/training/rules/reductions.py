@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import INTEGERS, Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Shape, op_result
+from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
 EUCLIDEAN = 2
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.pooling import Matrix, along_sides
 from cnnbench.worker.export.training.rules.rule import OpResult, Rule, Shape
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 
 def _matrix(function: Callable[[torch.Tensor], torch.Tensor], size: int, side: int, sides: int) -> Matrix | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cnnbench.worker.export.training.graph import Graph, NoRule, Size, Tensor
+from cnnbench.worker.graphs.graph import Graph, NoRule, Size, Tensor
 
 Shape = tuple[Size, ...]
 Param = Tensor | None

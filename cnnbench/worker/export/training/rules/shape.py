@@ -5,8 +5,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
 from cnnbench.worker.export.training.rules.rule import OpResult, Shape, op_result
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 
 def view(g: Graph, out: Sequence[Shape], x: Tensor, *_: Any) -> OpResult:

@@ -1,19 +1,24 @@
 """The loss's gradient of a convolution's input (N, C, ...), from that of its output (N, K, ...) and the weight."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution import forward
-from cnnbench.worker.export.training.rules.convolution.forward import FEW_CHANNELS, Settings, is_depthwise
+from cnnbench.worker.graphs.convolution import forward
+from cnnbench.worker.graphs.convolution.forward import FEW_CHANNELS, Settings, is_depthwise
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 MAX_FLIPPED = 256
 """Elements of the largest kernel that is flipped by a matrix of their number squared."""
 
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape."""
+    """The loss's gradient (N, C, ...) of the input, in the formulation that is fastest for its shape on CPUs."""
+    return g.noted("input gradient", _fastest(g, dy, x, w, s), (dy, x, w), asdict(s))
+
+
+def _fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     has_few_rows = s.groups == 1 and w.known(1) < FEW_CHANNELS and math.prod(s.kernel) > 1
     if set(s.stride) == {1} and (s.groups == 1 or is_depthwise(x, w, s)) and not has_few_rows:
         return by_convolution(g, dy, x, w, s)

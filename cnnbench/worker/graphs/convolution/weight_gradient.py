@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution.forward import (
+from cnnbench.worker.graphs.convolution.forward import (
     FEW_CHANNELS,
     MANY_POSITIONS,
     Settings,
@@ -13,6 +13,7 @@ from cnnbench.worker.export.training.rules.convolution.forward import (
     joined_rows,
     joins_few,
 )
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 MAX_ROWS = 64
 """The highest output whose depthwise gradient is fastest by pairs of rows: the work grows with the height's square."""
@@ -22,7 +23,11 @@ MAX_ELEMENTS = 64
 
 
 def fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for its shape."""
+    """The loss's gradient (K, C / groups, ...) of the weight, in the formulation that is fastest for it on CPUs."""
+    return g.noted("weight gradient", _fastest(g, dy, x, w, s), (dy, x, w), asdict(s))
+
+
+def _fastest(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     overlaps = all(pad <= extent for pad, extent in zip(s.padding, s.dilated_extent(), strict=True))
     if overlaps:  # every window contains some of the input
         if is_depthwise(x, w, s) and s.sides == 2:
@@ -162,3 +167,24 @@ def by_channels(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tens
         dilations=s.stride,
     )
     return g.reshape(found, w.shape)
+
+
+def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Depthwise: for each kernel element, the product of its inputs and dy, summed over images and pixels."""
+    padded, axes = g.pad(x, s.padding, s.padding), list(range(2, x.ndim))
+    sums = [
+        g.reshape(
+            g.sum(g.mul(g.window(padded, axes, element, dy.spatial(), s.stride), dy), [0, *axes]), (w.known(0), 1)
+        )
+        for element in s.kernel_elements()
+    ]
+    return g.reshape(g.concat(sums, 1), w.shape)
+
+
+def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """One matrix product: dy (K, N P) times the inputs of all kernel elements (N P, C elements), gathered first."""
+    rows = g.reshape(channels_first(g, dy), (s.groups, w.known(0) // s.groups, None))
+    cut = _windows(g, channels_first(g, g.pad(x, s.padding, s.padding)), dy.spatial(), s)
+    windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in cut]
+    columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
+    return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution import forward, input_gradient, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.forward import more_behind, settings_of
 from cnnbench.worker.export.training.rules.rule import Gradient, OpResult, Param, ScaledGradient, Shape, op_result
+from cnnbench.worker.graphs.convolution import forward, input_gradient, weight_gradient
+from cnnbench.worker.graphs.convolution.forward import more_behind, settings_of
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 LIGHT = 4
 """At most this many kernel elements for each output position: scaling the weight and its gradient then costs less than

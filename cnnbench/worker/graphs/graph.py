@@ -1,6 +1,6 @@
 """An ONNX graph that is being written, node by node, and the tensors in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from typing import Any
@@ -10,11 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cnnbench.worker.runtimes.elementary import AFFINE
-
 OPSET = 18
 """The first whose ScatterElements adds, and whose reductions take their axes as an input."""
 IR_VERSION = 10
+AFFINE = "Affine"
+"""In the names of depthwise convolutions that stand for numbers of each channel."""
 BATCH = "batch"
 """Name of the one dimension that is not known when the graph is written."""
 
@@ -73,6 +73,8 @@ class Graph:
     """The images, or the first of several inputs: what says how large the batch is."""
     merged: set[str] = field(default_factory=set)
     """Tensors whose first axis is not the batch, but depends on it: images times windows, for example."""
+    notes: list[Mapping[str, Any]] = field(default_factory=list)
+    """What groups of nodes compute, for whoever writes them anew."""
     draws: int = 0
     """Places that draw random numbers, so far."""
     draw_keys: tuple[Tensor, ...] = ()
@@ -135,6 +137,12 @@ class Graph:
             self._known[key] = f"constant_{len(self._known)}"
             self.constants.append(numpy_helper.from_array(array, self._known[key]))
         return Tensor(self._known[key], array.shape, str(array.dtype))
+
+    def noted(self, what: str, output: Tensor, inputs: Sequence[Tensor | None], settings: Mapping[str, Any]) -> Tensor:
+        """The output itself, with a note of what it is and of what it was computed."""
+        given = [each and {"name": each.name, "shape": each.shape} for each in inputs]
+        self.notes.append({"what": what, "output": output.name, "inputs": given, "settings": settings})
+        return output
 
     def integers(self, values: Sequence[int]) -> Tensor:
         """A constant vector of int64, such as axes or a shape."""

@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 FEW_CHANNELS = 8
 """With fewer input channels a convolution's matrix product has too few rows, and rows of channels are copied slowly."""
@@ -32,6 +32,11 @@ class Settings:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of(cls, noted: Mapping[str, Any]) -> "Settings":
+        """From a note in JSON, which has lists for tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in noted.items()})
 
     @property
     def sides(self) -> int:
@@ -113,7 +118,11 @@ def joins_few(height: int, rows: int, s: Settings) -> bool:
 
 
 def fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
-    """The convolution (N, K, ...), in the formulation that is fastest for its shape."""
+    """The convolution (N, K, ...), in the formulation that is fastest for its shape on CPUs."""
+    return g.noted("forward", _fastest(g, x, w, b, s), (x, w, b), asdict(s))
+
+
+def _fastest(g: Graph, x: Tensor, w: Tensor, b: Tensor | None, s: Settings) -> Tensor:
     height = x.spatial()[0]
     can_be_banded = is_depthwise(x, w, s) and s.sides == 2 and set(s.stride) == {1} and height <= BAND * s.kernel[0]
     if can_be_banded and joins_few(s.out(x.spatial())[0], height, s):

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from cnnbench.worker.export.training.graph import Graph, Tensor
-from cnnbench.worker.export.training.rules.convolution import forward, weight_gradient
-from cnnbench.worker.export.training.rules.convolution.forward import Settings
 from cnnbench.worker.export.training.rules.rule import OpResult, Param, Shape, op_result
+from cnnbench.worker.graphs.convolution import forward, weight_gradient
+from cnnbench.worker.graphs.convolution.forward import Settings
+from cnnbench.worker.graphs.graph import Graph, Tensor
 
 
 def conv_transpose(
