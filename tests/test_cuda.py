@@ -89,3 +89,70 @@ def test_what_the_device_can_do_is_measured_in_every_precision(device: str) -> N
     assert call_s is not None
     assert memory > 1e10
     assert call_s < 1e-3
+
+
+ENGINES = {
+    "eager": {"fp32", "amp-fp16", "amp-bf16", "fp16", "bf16"},
+    "folded": {"fp32"},
+    "compile": {"fp32", "amp-bf16"},
+    "compile:reduce-overhead": {"fp32"},
+    "aot": {"fp32"},
+    "ort": {"fp32", "fp16"},
+    "ort:disabled": {"fp32"},
+}
+
+
+@pytest.mark.parametrize("runtime", ENGINES)
+def test_each_engine_computes_the_same_on_the_device_in_each_precision(home: Path, cli: Cli, runtime: str) -> None:
+    suite = write_suite(
+        home,
+        "launches: 1\nmodels: [resnet_cifar]\ndefaults: {workloads: [inference], devices: [cuda], batches: [2], "
+        f"case_budget: 0.2s, runtimes: ['{runtime}'], precisions: [{', '.join(ENGINES[runtime])}]}}",
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    records = read_run(home / "out").records.values()
+    assert {record.case.precision for record in records} == ENGINES[runtime]
+    for record in records:
+        assert record.status in ("ok", "noisy"), record.reasons
+        assert ran_of(record).device == "cuda"
+        assert record.parity
+        assert all(parity.passed for parity in record.parity)
+
+
+def test_what_no_provider_computes_in_int8_is_unavailable_and_not_measured_in_float32(home: Path, cli: Cli) -> None:
+    suite = write_suite(
+        home,
+        "launches: 1\nmodels: [lenet5]\n"
+        "defaults: {workloads: [inference], runtimes: [ort], devices: [cuda], precisions: [int8]}",
+    )
+    cli("run", suite, "--out", "out")
+    (record,) = read_run(home / "out").records.values()
+    assert record.status == "unavailable"
+    assert "no int8 convolution" in " ".join(record.reasons)
+
+
+@pytest.mark.parametrize("model", ["lenet5", "mobilenet_v2"])
+def test_a_step_of_every_kind_of_convolution_is_proved_on_the_device(home: Path, cli: Cli, model: str) -> None:
+    suite = write_suite(
+        home,
+        f"launches: 1\nmodels: [{{model: {model}, image_size: {28 if model == 'lenet5' else 64}}}]\n"
+        "defaults: {workloads: [training], runtimes: [eager, compile, ort], devices: [cuda], batches: [8], "
+        "case_budget: 0.2s}",
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    for record in read_run(home / "out").records.values():
+        assert record.status in ("ok", "noisy"), record.reasons
+        assert all(parity.passed for parity in record.parity)
+
+
+def test_a_service_on_the_device_meets_its_bound(home: Path, cli: Cli) -> None:
+    pytest.importorskip("mlperf_loadgen")
+    suite = write_suite(
+        home,
+        "launches: 1\nmodels: [resnet_cifar]\n"
+        "defaults: {workloads: [serving], runtimes: [eager, ort], devices: [cuda], case_budget: 4s}",
+    )
+    assert cli("run", suite, "--out", "out").returncode == 0
+    for record in read_run(home / "out").records.values():
+        assert record.status in ("ok", "noisy"), record.reasons
+        assert ran_of(record).device == "cuda"

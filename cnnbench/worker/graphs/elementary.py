@@ -108,8 +108,11 @@ def _power(bits: NDArray[Any]) -> NDArray[Any]:
 
 
 def _weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    written = weight_gradient.by_sums if is_depthwise(x, w, s) else weight_gradient.by_products
-    return written(g, dy, x, w, s)
+    if is_depthwise(x, w, s):
+        return weight_gradient.by_sums(g, dy, x, w, s)
+    if set(s.kernel) == {1}:
+        return weight_gradient.by_products(g, dy, x, w, s)
+    return weight_gradient.by_products(g, dy, x, w, s)
 
 
 FORMULATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
