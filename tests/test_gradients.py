@@ -195,6 +195,8 @@ FORMULATIONS: dict[str, tuple[str, Formulation, st.SearchStrategy[Convolution]]]
     "channels first": ("w", partial(weight_gradient.by_convolution, place=0), convolutions(groups=1, within=True)),
     "channels last": ("w", partial(weight_gradient.by_convolution, place=2), convolutions(groups=1, within=True)),
     "rows": ("w", weight_gradient.by_rows, convolutions(depthwise=True, within=True)),
+    "columns": ("w", weight_gradient.by_columns, convolutions(depthwise=True)),
+    "windows": ("w", weight_gradient.by_windows, convolutions()),
 }
 """By name: whether it computes the output or the input's or the weight's gradient, and convolutions that it can do."""
 

@@ -81,6 +81,18 @@ def _sizes(x: Tensor, dy: Tensor, s: Settings) -> Any:
     return zip(x.spatial(), s.padding, s.dilated_extent(), dy.spatial(), s.stride, strict=True)
 
 
+def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Depthwise: for each kernel element, the product of its inputs and dy, summed over images and pixels."""
+    padded, axes = g.pad(x, s.padding, s.padding), list(range(2, x.ndim))
+    sums = [
+        g.reshape(
+            g.sum(g.mul(g.window(padded, axes, element, dy.spatial(), s.stride), dy), [0, *axes]), (w.known(0), 1)
+        )
+        for element in s.kernel_elements()
+    ]
+    return g.reshape(g.concat(sums, 1), w.shape)
+
+
 def where(fits: Callable[[Settings], bool], formulation: Formulation) -> Formulation:
     """The formulation, for the convolutions that it is written for."""
 
@@ -106,30 +118,6 @@ def is_depthwise_in_steps_of_1(s: Settings) -> bool:
 
 def is_plain_1x1(s: Settings) -> bool:
     return s.groups == 1 and s.kernel == (1, 1)
-
-
-def by_products_of_columns(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Of a depthwise convolution: for each row of taps, the products of all pairs of columns; a band of them counts."""
-    (height, width), (_, padded) = dy.spatial(), [n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True)]
-    channels = w.known(0)
-    rows = g.reshape(g.transpose(dy, [1, 3, 0, 2]), (channels, width, None))
-    inputs = g.transpose(g.pad(x, s.padding, s.padding), [1, 0, 2, 3])
-    products = []
-    for i in range(s.kernel[0]):
-        window = g.window(inputs, [2], [i * s.dilation[0]], [height], [s.stride[0]])
-        product = g.matmul(rows, g.reshape(window, (channels, None, padded)))
-        products.append(g.reshape(product, (channels, 1, width * padded)))
-    pairs = g.reshape(g.concat(products, 1), (channels * s.kernel[0], width * padded))
-    return g.reshape(g.matmul(pairs, g.constant(bands(width, padded, s).T)), w.shape)
-
-
-def bands(width: int, padded: int, s: Settings) -> Any:
-    """(taps of a row, width x padded) float32: 1 where an output column meets an input column in this tap."""
-    found = np.zeros((s.kernel[1], width, padded), np.float32)
-    for j in range(s.kernel[1]):
-        columns = np.arange(width)
-        found[j, columns, columns * s.stride[1] + j * s.dilation[1]] = 1
-    return found.reshape(s.kernel[1], width * padded)
 
 
 def input_by_rows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
@@ -172,7 +160,7 @@ def forward_by_rows(g: Graph, x: Tensor, w: Tensor, s: Settings, out: tuple[int,
     (height, width), channels, padded = out, w.known(0), x.spatial()[1]
     rows = [g.window(x, [2], [i * s.dilation[0]], [height], [s.stride[0]]) for i in range(s.kernel[0])]
     kernel_elements = g.reshape(w, (channels * s.kernel[0], s.kernel[1]))
-    banded = g.matmul(kernel_elements, g.constant(bands(width, padded, s)))
+    banded = g.matmul(kernel_elements, g.constant(weight_gradient.joined_columns(width, padded, s)))
     matrices = g.reshape(banded, (channels, s.kernel[0], width, padded))
     stacked = g.reshape(g.transpose(matrices, [0, 1, 3, 2]), (channels, s.kernel[0] * padded, width))
     return g.matmul(g.concat(rows, 3), stacked)
@@ -217,8 +205,8 @@ GRADIENTS: dict[str, dict[str, Formulation]] = {
         "channels last": where(is_plain, partial(weight_gradient.by_convolution, place=2)),
         "by rows": where(is_depthwise, weight_gradient.by_rows),
         "by channels": where(is_depthwise, weight_gradient.by_channels),
-        "by columns": where(is_depthwise, by_products_of_columns),
-        "by sums": where(is_depthwise, weight_gradient.by_sums),
+        "by columns": where(is_depthwise, weight_gradient.by_columns),
+        "by sums": where(is_depthwise, by_sums),
     },
 }
 

@@ -108,11 +108,12 @@ def _power(bits: NDArray[Any]) -> NDArray[Any]:
 
 
 def _weight_gradient(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    if is_depthwise(x, w, s):
-        return weight_gradient.by_sums(g, dy, x, w, s)
+    """In matrix products, as `python -m tests.benchmarks.formulations --device cuda` found them fastest on an H200."""
     if set(s.kernel) == {1}:
         return weight_gradient.by_products(g, dy, x, w, s)
-    return weight_gradient.by_products(g, dy, x, w, s)
+    if is_depthwise(x, w, s) and s.sides == 2 and max(dy.spatial()) <= weight_gradient.MAX_ROWS:
+        return weight_gradient.by_columns(g, dy, x, w, s)
+    return weight_gradient.by_windows(g, dy, x, w, s)
 
 
 FORMULATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(

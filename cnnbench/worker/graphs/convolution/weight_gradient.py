@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnnbench.worker.graphs.convolution.forward import (
     FEW_CHANNELS,
     MANY_POSITIONS,
@@ -169,18 +172,6 @@ def by_channels(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tens
     return g.reshape(found, w.shape)
 
 
-def by_sums(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
-    """Depthwise: for each kernel element, the product of its inputs and dy, summed over images and pixels."""
-    padded, axes = g.pad(x, s.padding, s.padding), list(range(2, x.ndim))
-    sums = [
-        g.reshape(
-            g.sum(g.mul(g.window(padded, axes, element, dy.spatial(), s.stride), dy), [0, *axes]), (w.known(0), 1)
-        )
-        for element in s.kernel_elements()
-    ]
-    return g.reshape(g.concat(sums, 1), w.shape)
-
-
 def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
     """One matrix product: dy (K, N P) times the inputs of all kernel elements (N P, C elements), gathered first."""
     rows = g.reshape(channels_first(g, dy), (s.groups, w.known(0) // s.groups, None))
@@ -188,3 +179,27 @@ def by_windows(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tenso
     windows = [g.reshape(window, (s.groups, w.known(1), 1, None)) for window in cut]
     columns = g.reshape(g.concat(windows, 2), (s.groups, w.known(1) * len(windows), None))
     return g.reshape(g.matmul(rows, g.transpose(columns, [0, 2, 1])), w.shape)
+
+
+def by_columns(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tensor:
+    """Depthwise: for each row of the kernel, the products of all pairs of columns, of which those of a window count."""
+    (height, width), (_, padded) = dy.spatial(), [n + 2 * p for n, p in zip(x.spatial(), s.padding, strict=True)]
+    channels = w.known(0)
+    rows = g.reshape(g.transpose(dy, [1, 3, 0, 2]), (channels, width, None))
+    inputs = channels_first(g, g.pad(x, s.padding, s.padding))
+    products = []
+    for i in range(s.kernel[0]):
+        window = g.window(inputs, [2], [i * s.dilation[0]], [height], [s.stride[0]])
+        product = g.matmul(rows, g.reshape(window, (channels, None, padded)))
+        products.append(g.reshape(product, (channels, 1, width * padded)))
+    pairs = g.reshape(g.concat(products, 1), (channels * s.kernel[0], width * padded))
+    return g.reshape(g.matmul(pairs, g.constant(joined_columns(width, padded, s).T)), w.shape)
+
+
+def joined_columns(width: int, padded: int, s: Settings) -> NDArray[np.float32]:
+    """(kernel columns, width x padded) float32: 1 where a column of the kernel joins an output column and one of x."""
+    found = np.zeros((s.kernel[1], width, padded), np.float32)
+    for j in range(s.kernel[1]):
+        columns = np.arange(width)
+        found[j, columns, columns * s.stride[1] + j * s.dilation[1]] = 1
+    return found.reshape(s.kernel[1], width * padded)
