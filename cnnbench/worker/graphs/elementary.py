@@ -133,10 +133,7 @@ def _write_convolutions_anew(model: onnx.ModelProto) -> None:
     for note in json.loads(described).get("notes", []):
         before, g.scope = len(g.nodes), f"{note['output'].rpartition('/')[0]}/{ANEW}"
         given = [each and Tensor(each["name"], tuple(each["shape"])) for each in note["inputs"]]
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in note["settings"].items()
-        }
-        result = FORMULATIONS[note["what"]](g, *given, Settings(**settings))
+        result = FORMULATIONS[note["what"]](g, *given, Settings.of(note["settings"]))
         last = onnx.helper.make_node("Identity", [result.name], [note["output"]], name=f"{result.name}/output")
         written[note["output"]] = [*g.nodes[before:], last]
     own = {constant.name: f"{ANEW}/{constant.name}" for constant in g.constants}

@@ -36,7 +36,8 @@ class Settings:
     @classmethod
     def of(cls, noted: Mapping[str, Any]) -> "Settings":
         """From a note in JSON, which has lists for tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in noted.items()})
+        sides = {name: tuple(noted[name]) for name in ("kernel", "stride", "padding", "dilation")}
+        return cls(**sides, groups=noted["groups"])
 
     @property
     def sides(self) -> int:
