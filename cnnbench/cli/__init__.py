@@ -21,6 +21,7 @@ from cnnbench.cli import (
     evaluate,
     gate,
     history,
+    layers,
     machine,
     models,
     pick,
@@ -28,6 +29,7 @@ from cnnbench.cli import (
     runs,
     serving,
     study,
+    train,
 )
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
@@ -53,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, pick, gate, bisect, models, evaluate, curves, study, serving, machine, cache):
+for commands in (runs, pick, gate, bisect, models, layers, train, evaluate, curves, study, serving, machine, cache):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 

@@ -5,7 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -65,6 +65,10 @@ Loss = Annotated[
 Trainable = Annotated[
     str,
     typer.Option(metavar="all|head|from:NAME", help="What a training step trains; from:layer3 is all from there on."),
+]
+FrozenNorm = Annotated[
+    Literal["eval", "train"],
+    typer.Option(help="Mode of batch normalisation in what --trainable leaves out."),
 ]
 
 

@@ -1,6 +1,6 @@
 """Options of a training recipe, and what they ask for."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -8,8 +8,18 @@ from cnnbench.cli.common import finite
 from cnnbench.suite.parse import checked
 
 if TYPE_CHECKING:
+    from cnnbench.suite.optimizer import Optimizer
     from cnnbench.suite.schedule import Schedule
 
+OptimizerKind: TypeAlias = Literal["sgd", "adam", "adamw"]
+OptimizerName = Annotated[OptimizerKind, typer.Option("--optimizer", help="torch.optim's SGD, Adam or AdamW.")]
+Momentum = Annotated[float, typer.Option(min=0.0, max=0.999, callback=finite, help="Momentum of SGD alone.")]
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        min=0.0, callback=finite, help="Weight decay: added to the gradient, of AdamW taken from the weights."
+    ),
+]
 ScheduleName = Annotated[
     Literal["constant", "step", "cosine"],
     typer.Option("--schedule", help="Learning rate: constant, times --gamma after each --every epochs, or to zero."),
@@ -47,6 +57,14 @@ Transforms = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch of the same run.")]
+
+
+def optimizer_of(name: OptimizerKind, momentum: float, weight_decay: float, max_norm: float | None) -> "Optimizer":
+    """The optimizer; SGD alone takes a momentum."""
+    from cnnbench.suite.optimizer import Optimizer
+
+    momentum = momentum if name == "sgd" else 0.0
+    return Optimizer(name=name, momentum=momentum, weight_decay=weight_decay, max_norm=max_norm)
 
 
 def schedule_of(name: Literal["constant", "step", "cosine"], warmup: float, every: float, gamma: float) -> "Schedule":
