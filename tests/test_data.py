@@ -20,6 +20,7 @@ from cnnbench.worker.data import idx, preparation, shapes, signals
 from cnnbench.worker.data.parts import Part, limited, split
 from cnnbench.worker.data.preparation import Preparation, scaling_of
 from cnnbench.worker.data.read import read
+from cnnbench.worker.data.torchvision_sets import opened
 from cnnbench.worker.training_run import TrainingRun
 
 IMAGE = (3, 16, 12)
@@ -288,6 +289,18 @@ def _extra(folder: Path) -> None:
 
 def _no_test(folder: Path) -> None:
     (folder / "test").rename(folder / "more")
+
+
+def test_pictures_of_16_bits_keep_their_range_and_those_of_32_are_refused(tmp_path: Path) -> None:
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    for bits, values in (("16", ramp), ("8", (ramp >> 8).astype(np.uint8)), ("32", ramp.astype(np.int32))):
+        Image.fromarray(values).save(tmp_path / f"{bits}.tif")
+    for mode in ("L", "RGB"):
+        read = [np.asarray(opened(str(tmp_path / f"{bits}.tif"), mode)) for bits in ("16", "8")]
+        assert np.array_equal(*read)
+        assert read[0].max() == 63_000 >> 8
+    with pytest.raises(InputError, match=r"32\.tif: .*expected 8 or 16 bits per value; it has 32"):
+        opened(str(tmp_path / "32.tif"), "L")
 
 
 @pytest.mark.parametrize(

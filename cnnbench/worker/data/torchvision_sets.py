@@ -111,12 +111,16 @@ def _picture(file: str, shape: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def opened(file: str, mode: str) -> Image.Image:
-    """A picture in memory, as "L" or "RGB". Raises InputError for one that cannot be read."""
+    """A picture in memory, as "L" or "RGB": of 16 bits per value the upper 8. Raises InputError for what is no picture."""
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(file) as picture,
         ):
+            if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
+                return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert(mode)
+            if picture.mode in ("I", "F"):
+                raise ValueError("expected 8 or 16 bits per value; it has 32, whose range is not known")
             return picture.convert(mode)
     except Exception as error:  # whatever a decoder raises
         raise InputError(f"{file}: cannot be read as an image: {' '.join(str(error).split())[:200]}") from None
