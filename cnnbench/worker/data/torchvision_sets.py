@@ -111,7 +111,7 @@ def _picture(file: str, shape: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def opened(file: str, mode: str) -> Image.Image:
-    """A picture in memory, as "L" or "RGB": of 16 bits per value the upper 8. Raises InputError for what is no picture."""
+    """A picture in memory, as "L" or "RGB"; of 16 bits per value the upper 8. Raises InputError for no picture."""
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
