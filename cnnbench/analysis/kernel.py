@@ -18,8 +18,11 @@ MUCH = 0.2
 
 
 def kernel_share(launches: Iterable[Launch]) -> float | None:
-    """Of the CPU time of their timed calls, over all threads; None where the system does not tell."""
-    used = [usage for _, _, usage in _usages(launches)]
+    """Of the CPU time of their timed calls, over all threads; None where the system does not tell.
+
+    None for other devices than the CPU, too: there the kernel's time is that of calls to the device's driver.
+    """
+    used = [usage for launch, _, usage in _usages(launches) if launch.ran is None or launch.ran.device == "cpu"]
     total_s = sum(usage.user_s + usage.kernel_s for usage in used)
     return sum(usage.kernel_s for usage in used) / total_s if total_s else None
 

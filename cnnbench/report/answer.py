@@ -42,8 +42,10 @@ def joined(words: Sequence[str]) -> str:
 
 
 def backend_name(backend: Backend) -> str:
-    """`ONNX Runtime, keep`."""
-    return ", ".join([name_of(backend[0]), *backend[1:]])
+    """`ONNX Runtime`, or `PyTorch (memory kept)`."""
+    runtime, *others = backend
+    settings = ", ".join("memory kept" if each == "keep" else each for each in others)
+    return name_of(runtime) + (f" ({settings})" if settings else "")
 
 
 def subject(answer: Answer) -> str:
@@ -94,7 +96,7 @@ def fastest_text(each: Fastest) -> str:
     ratio, of = ratio_text(each.vs_next), f"faster in {each.faster_in} of {each.cases}"
     if each.is_tied:
         return f"{first} and {second} cannot be told apart: {ratio}, {of}"
-    beside = f", {ratio_text(each.vs_reference)} PyTorch" if each.vs_reference else ""
+    beside = f", {ratio_text(each.vs_reference)} as PyTorch" if each.vs_reference else ""
     slower = f", slower in {each.slower_in}" if each.slower_in else ""
     return f"{first} {ratio} as fast as {second}{beside}, {of}{slower}"
 
@@ -220,8 +222,8 @@ def figures(answer: Answer) -> list[Figure]:
     ends = [answer.best[0], *answer.best[1:][-1:]] if answer.best else []
     for each in ends:
         row, text = each.point.row, interval_text(each.point.ms)
-        memory = f", {row.peak_mib:,.0f} MiB" if row.peak_mib else ""
-        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}: top-1 {each.point.top1:.1f} %{memory}"
+        memory = f", {row.peak_mib:,.0f}\u00a0MiB of memory" if row.peak_mib else ""
+        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}: top-1 {each.point.top1:.1f}\u00a0%{memory}"
         found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
     if not ends and answer.quickest and (ms := answer.quickest[0].ms):
         row, text = answer.quickest[0], interval_text(ms)

@@ -1,5 +1,6 @@
 """Charts: how every one looks, the kinds that several sections draw, and SVG and PNG of each without a browser."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ WIDTH = 410
 ROW = 17
 """Height of one line of a chart that has a line per model or case, in pixels."""
 PNG_SCALE = 2
+NEAR = 5.0
+"""A largest ratio of less than so many times the smallest has more ticks between them."""
 _LABELS = {"labelColor": FAINT, "titleColor": INK, "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": 500}
 CONFIG: dict[str, Any] = {
     "background": PAPER,
@@ -161,16 +164,26 @@ def ratio_marks(marks: Sequence[Mark], series: Sequence[str], title: str) -> alt
     rows = data(
         mark._asdict() | {"ratio": mark.ratio.value, "low": mark.ratio.low, "high": mark.ratio.high} for mark in marks
     )
-    x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=title)
+    limits = [limit for mark in marks for limit in (mark.ratio.low, mark.ratio.high, mark.ratio.value) if limit]
+    axis = alt.Axis(values=ratio_ticks(min([1.0, *limits]), max([1.0, *limits])), format=".3~g")
+    x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), axis=axis, title=title)
     base = alt.Chart(rows).encode(
         y=alt.Y("line:N", sort=None, title=None),
         yOffset=alt.YOffset("series:N", sort=list(series)),
         color=alt.Color("series:N", scale=colours(series), title=None, legend=legend_of(mark.series for mark in marks)),
     )
-    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", axis=axis, title=title), x2="high:Q")
     points = base.mark_point(filled=True).encode(x=x, description="what:N")
     one = alt.Chart(data([{"ratio": 1.0}])).mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=x)
     return alt.layer(one, bars, points).properties(width=WIDTH, height=alt.Step(ROW - 3))
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, fewer of them where these are far apart."""
+    steps = (1, 1.2, 1.5, 2, 3, 5, 7) if high < NEAR * low else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def folded(name: str, length: int) -> list[str]:

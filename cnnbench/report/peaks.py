@@ -1,5 +1,6 @@
 """A machine's measured peaks: those of a run as a table, and one device's as lines of text."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from cnnbench.analysis.datasheets import datasheet_of
@@ -12,6 +13,10 @@ from cnnbench.suite.case import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 INT8: Precision = "int8"
+ABOVE_DATASHEET = (
+    "A rate above the datasheet's is that of convolutions whose algorithm multiplies less often than is counted "
+    "(Winograd); matrix products stay below it."
+)
 
 
 def peaks_table(peaks: Sequence[Peaks]) -> Table:
@@ -43,7 +48,15 @@ def peaks_table(peaks: Sequence[Peaks]) -> Table:
         "larger than any cache. Launch: a call of a function of one value / of a convolution of one value. Datasheet: "
         "the vendor's dense figures."
     )
-    return table_of("peaks", "Measured peaks of this machine", caption, peaks, columns)
+    notes = [ABOVE_DATASHEET] if any(map(_is_above_datasheet, peaks)) else []
+    return table_of("peaks", "Measured peaks of this machine", caption, peaks, columns, notes=notes)
+
+
+def _is_above_datasheet(each: Peaks) -> bool:
+    sheet = datasheet_of(each.device_name)
+    return sheet is not None and any(
+        (each.flops_per_s(precision) or 0.0) > (sheet.flops_per_s(precision) or math.inf) for precision in PRECISIONS
+    )
 
 
 def _rates(precision: Precision) -> list[Column[Peaks]]:

@@ -49,8 +49,8 @@ def _panels(sources: Sources, rows: list[RateRow]) -> alt.ConcatChart:
             for percentile in PERCENTILES
         )
         base = alt.Chart(points).encode(
-            x=alt.X("rate:Q", scale=alt.Scale(zero=False), title=None, axis=alt.Axis(tickCount=4, format="~s")),
-            y=alt.Y("ms:Q", scale=alt.Scale(type="log"), title=None, axis=alt.Axis(tickCount=4, format="~s")),
+            x=alt.X("rate:Q", scale=alt.Scale(zero=False), title=None, axis=alt.Axis(tickCount=4, format=",.3~r")),
+            y=alt.Y("ms:Q", scale=alt.Scale(type="log"), title=None, axis=alt.Axis(tickCount=4, format=",.3~r")),
             color=alt.Color(
                 "series:N",
                 scale=colours(backends),

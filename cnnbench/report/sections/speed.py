@@ -112,7 +112,7 @@ def _panels(
         legend = legend_of(row.backend for row in shown)
         base = alt.Chart(points).encode(
             x=alt.X("batch:Q", scale=alt.Scale(type="log", base=2), axis=axis, title=None),
-            y=alt.Y("figure:Q", title=None, axis=alt.Axis(tickCount=4, format="~s")),
+            y=alt.Y("figure:Q", title=None, axis=alt.Axis(tickCount=4, format=",.3~r")),
             color=alt.Color("backend:N", scale=colours(backends), title=title, legend=legend),
         )
         lines = alt.layer(base.mark_line(), base.mark_point(filled=True).encode(description="what:N"))
