@@ -11,7 +11,7 @@ from cnnbench.analysis.answer import Answer, answer, fastest, left_out
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.answer import MAX_LINES, advice, figures, lines
+from cnnbench.report.answer import MAX_LINES, advice, fastest_text, figures, lines
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.tables import run_tables
 from cnnbench.report.terminal import print_answer, print_tables
@@ -108,6 +108,9 @@ def test_a_runtime_stands_beside_another_one_rather_than_beside_itself_with_anot
     (found,) = fastest([timed("eager", 10), keep(timed("eager", 8)), timed("ort", 5), keep(timed("ort", 4))])
     assert (found.backend, found.next) == (("ort", "keep"), ("eager", "keep"))
     assert found.vs_next.value == pytest.approx(2.0)
+    assert fastest_text(found).startswith(
+        "ONNX Runtime (memory kept) ×2.00 [2.00, 2.00] as fast as PyTorch (memory kept), ×2.50 [2.50, 2.50] as PyTorch,"
+    )
     (found,) = fastest([timed("eager", 10), keep(timed("eager", 8))])
     assert (found.backend, found.next) == (("eager", "keep"), ("eager",))
 
@@ -189,7 +192,7 @@ def test_there_are_three_to_five_figures_with_intervals(sample: Run) -> None:
         ("5.00 ms", "[4.90, 5.10]"),
         ("±2.0 %", ""),
     ]
-    assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2 %" in found[2].what
+    assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2\u00a0%" in found[2].what
 
 
 @pytest.mark.parametrize("width", [80, 110, 240])

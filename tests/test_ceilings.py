@@ -8,14 +8,14 @@ import pytest
 from cnnbench.analysis.datasheets import DATASHEETS, datasheet_of
 from cnnbench.errors import RunFolderError
 from cnnbench.records.peaks import PEAKS, Peaks, find_peaks, read_peaks, write_peaks
-from cnnbench.report.peaks import peaks_lines
+from cnnbench.report.peaks import peaks_lines, peaks_table
 from cnnbench.runner.machine import last_level_cache_bytes
 from cnnbench.runner.tasks import peaks as tasks
 from cnnbench.runner.tasks.peaks import measure_peaks, peaks_for
 from cnnbench.suite.case import Case, Device, ModelSpec
 from cnnbench.worker.peaks.kernels import grown, repeat, set_sizes
 from tests.conftest import Cli
-from tests.peaks import KIB, peaks
+from tests.peaks import KIB, peaks, throughput
 from tests.records import ENVIRONMENT
 
 
@@ -116,6 +116,14 @@ def test_the_largest_cache_is_read_from_the_system(tmp_path: Path) -> None:
         (tmp_path / f"index{index}" / "size").write_text(size + "\n")
     assert last_level_cache_bytes(tmp_path) == 32 * 2**20
     assert last_level_cache_bytes(tmp_path / "nowhere") == 0
+
+
+def test_a_peak_above_its_datasheet_is_explained() -> None:
+    card = peaks("cuda", 2, "NVIDIA L4")  # 30.3 TFLOP/s by its datasheet
+    assert peaks_table([card]).notes == []
+    convolution = throughput(60e12, kernel="3x3 convolution")
+    above = card.model_copy(update={"throughputs": [*card.throughputs, convolution]})
+    assert "Winograd" in " ".join(peaks_table([above]).notes)
 
 
 def test_datasheets_are_dense_and_known_by_their_very_names_alone() -> None:

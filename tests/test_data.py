@@ -297,7 +297,7 @@ def test_pictures_of_16_bits_keep_their_range_and_those_of_32_are_refused(tmp_pa
         Image.fromarray(values).save(tmp_path / f"{bits}.tif")
     for mode in ("L", "RGB"):
         read = [np.asarray(opened(str(tmp_path / f"{bits}.tif"), mode)) for bits in ("16", "8")]
-        assert np.array_equal(*read)
+        assert np.array_equal(read[0], read[1])
         assert read[0].max() == 63_000 >> 8
     with pytest.raises(InputError, match=r"32\.tif: .*expected 8 or 16 bits per value; it has 32"):
         opened(str(tmp_path / "32.tif"), "L")

@@ -13,7 +13,7 @@ from cnnbench.gate.pairs import Pair
 from cnnbench.gate.procedure import run_gate
 from cnnbench.gate.verdict import ArmComparison, Paired
 from cnnbench.networks import registry
-from cnnbench.records.record import CountsSummary, Record, Usage
+from cnnbench.records.record import CountsSummary, Ran, Record, Usage
 from cnnbench.records.run_folder import Run
 from cnnbench.report.prose import kernel_paragraph
 from cnnbench.report.sections import run_page
@@ -57,6 +57,10 @@ def table(of: Run, name: str) -> Table:
 
 def test_the_share_is_of_cpu_time_and_faults_are_by_call() -> None:
     assert kernel.kernel_share(EAGER.launches) == pytest.approx(0.62)
+    (launch,) = EAGER.launches
+    on_cuda = Ran(device="cuda", device_name="NVIDIA H200", threads=1, precision="fp32")
+    elsewhere = launch.model_copy(update={"ran": on_cuda})  # the kernel's time is that of the device's driver
+    assert kernel.kernel_share([elsewhere]) is None
     assert kernel.faults_per_call(EAGER.launches) == 268_000 / SAMPLES
     untold = record(case(), [0.1] * 7)
     assert (kernel.kernel_share(untold.launches), kernel.faults_per_call(untold.launches)) == (None, None)

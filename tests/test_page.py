@@ -19,7 +19,7 @@ from cnnbench.records.reason import Reason
 from cnnbench.records.run_folder import Run
 from cnnbench.report.answer import Figure, Line
 from cnnbench.report.bounds import bound_tables
-from cnnbench.report.charts import DARK, Chart
+from cnnbench.report.charts import DARK, Chart, ratio_ticks
 from cnnbench.report.files import table_latex, write_report
 from cnnbench.report.html import TEMPLATES, Lead, Page, Section, html, summary_html
 from cnnbench.report.labels import PLACES, places
@@ -400,3 +400,16 @@ def test_names_of_points_touch_no_other_name_where_there_is_room() -> None:
     assert first != second
     assert PLACES[third].align == "right", "it would leave the chart on the right"
     assert places(points, [None, None, None], 410) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.6, 1.7, [0.7, 1, 1.2, 1.5]),
+        (1.0, 3.2, [1, 1.2, 1.5, 2, 3]),
+        (0.3, 40, [0.5, 1, 2, 5, 10, 20]),
+        (1.0, 1.0, [1]),
+    ],
+)
+def test_ratios_have_ticks_on_both_sides_of_1(low: float, high: float, ticks: list[float]) -> None:
+    assert ratio_ticks(low, high) == ticks
