@@ -22,9 +22,13 @@ from cnnbench.fleet.arrival import Arriving
 from cnnbench.fleet.driver import Ending, Folder, Machine, run_fleet
 from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Message, Wrote
 from cnnbench.fleet.transport import Event, Node
+from cnnbench.records.input_times import InputTimes
 from cnnbench.records.lines import record_line, shared_values
+from cnnbench.records.reason import Code, Reason
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import About, read_run
+from cnnbench.report.fleet import outcomes
+from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.load import Suite, load_suite
 from tests.conftest import Cli, write_suite
 from tests.records import ENVIRONMENT, case, record
@@ -225,6 +229,7 @@ def test_another_machine_of_the_same_name_begins_anew(tmp_path: Path, suite: Sui
         Wrote(file="records.jsonl", text="{}\n{}"),
         Wrote(file="environment.json", text="[]"),
         Wrote(file="ceilings.json", text="{}"),
+        Wrote(file="input.json", text="{}"),
     ],
 )
 def test_what_is_no_record_ends_its_machine_alone(tmp_path: Path, suite: Suite, said: Says) -> None:
@@ -288,6 +293,28 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, suite: Suite) -> 
         Folder(out / "a", suite)
     with Folder(out, suite), pytest.raises(RunFolderError, match="another fleet is writing here"):
         Folder(out, suite)
+
+
+def test_a_row_says_why_cases_were_not_measured(tmp_path: Path, suite: Suite) -> None:
+    """Such as for a GPU that the machine does not have; not what is supported nowhere."""
+    codes: list[Code] = ["no-device", "unsupported", "no-device", "crashed", "hung"]
+    reasons = [Reason(code=code, detail="cuda") for code in codes]
+    absent = [
+        Record(case=case(batch=8), status="unavailable", reasons=reasons, started="2026-11-25T10:00:00+00:00"),
+        measured(0).model_copy(update={"status": "noisy", "reasons": [Reason(code="drift")]}),
+    ]
+    ending = drive(suite, tmp_path / "out", Scripted(a=[[HELLO, *wrote(*absent), WELL]]))
+    row = outcomes(ending.rows)[1]
+    assert row.endswith("there is no such device: cuda; the process crashed: cuda; and 1 more")
+
+
+def test_what_was_measured_of_the_input_arrives(tmp_path: Path) -> None:
+    times = InputTimes(plan=InputPlan(data="shapes"), device="cpu", started="2026-11-25T10:00:00+00:00")
+    arriving = Arriving(tmp_path / "a", SUITE)
+    for each in (wrote(measured(0))[0], Wrote(file="input.json", text=times.model_dump_json())):
+        assert isinstance(each, Wrote)
+        assert arriving.take(each) is None
+    assert read_run(tmp_path / "a").input == times
 
 
 def test_the_driver_keeps_no_record_and_checks_each_launch(tmp_path: Path) -> None:

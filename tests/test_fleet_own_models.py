@@ -17,6 +17,7 @@ from cnnbench.fleet import node, own_models
 from cnnbench.fleet.messages import Ended, Job, Message, NeededPackage, Own, Sent
 from cnnbench.fleet.own_models import OwnModels, take
 from cnnbench.records.artifact import SealedFile
+from cnnbench.records.files import MAX_BYTES
 from cnnbench.records.toolchain import external_data, source_digest
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.load import load_suite
@@ -254,8 +255,8 @@ def test_the_command_finds_packages_first_and_files_where_it_starts(
 def test_a_key_depends_on_the_files_that_an_onnx_file_names_and_on_no_other(user: Path) -> None:
     spec, folder = ModelSpec(model="files/net.onnx"), user / "files"
     long = "n" * 200 + ".weights"
-    (folder / "both.onnx").write_bytes(location("sub/a.bin") + location(long) + location("../up") + location("/root"))
-    assert external_data(folder / "both.onnx") == [long, "sub/a.bin"]
+    names = ("sub/a.bin", long, "../up", "/root")
+    assert external_data(b"".join(map(location, names))) == [long, "sub/a.bin"]
     key = source_digest(spec)
     (folder / "net.png").write_text("another")
     assert source_digest(spec) == key
@@ -264,3 +265,14 @@ def test_a_key_depends_on_the_files_that_an_onnx_file_names_and_on_no_other(user
     assert source_digest(spec) != key
     os.replace(folder / "copy", folder / "net.weights")
     assert source_digest(spec) == key
+
+
+def test_a_key_depends_on_the_content_of_large_files(user: Path) -> None:
+    file = user / "files" / "best.pt"
+    with file.open("rb+") as stream:
+        stream.truncate(MAX_BYTES + 1)
+    spec = ModelSpec(model="lenet5", weights=str(file))
+    before = source_digest(spec)
+    with file.open("rb+") as stream:
+        stream.write(b"others")
+    assert source_digest(spec) != before

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from cnnbench.fleet.messages import LINES, WHOLE, FileName, Wrote
 from cnnbench.records import files
 from cnnbench.records.environment import Environment
+from cnnbench.records.input_times import InputTimes
 from cnnbench.records.json_object import parse_object, read_each
 from cnnbench.records.layer_profile import ModelProfile
 from cnnbench.records.lines import SHARED, Shared, parse_record
@@ -20,6 +21,7 @@ MODELS: Mapping[FileName, type[BaseModel]] = {
     "run.json": About,
     "environment.json": Environment,
     "ceilings.json": PeaksFile,
+    "input.json": InputTimes,
     "profiles.jsonl": ModelProfile,
 }
 """What the files hold that are checked by themselves."""

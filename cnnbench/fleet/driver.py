@@ -24,7 +24,8 @@ from cnnbench.fleet.own_models import OwnModels
 from cnnbench.fleet.transport import Event, Node, Transport, chosen, is_named, named_apart
 from cnnbench.records import files
 from cnnbench.records.json_object import read_model
-from cnnbench.records.record import Record, Status
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import MEASURED, Record, Status
 from cnnbench.records.run_folder import LOCK, RUN, read_run
 from cnnbench.suite.case import Case, Frozen
 from cnnbench.suite.load import Suite
@@ -119,6 +120,8 @@ class Row:
     """Of its records, by case id."""
     left: list[str]
     """Ids of the cases without a finished record."""
+    reasons: Sequence[Reason] = ()
+    """Why cases are failed, invalid or unavailable, each once; without what no machine supports."""
 
     @property
     def is_complete(self) -> bool:
@@ -406,9 +409,12 @@ def run_fleet(
 
 
 def _row(machine: Machine, cases: Sequence[Case]) -> Row:
-    statuses: dict[str, Status] = {}
+    records: dict[str, Record] = {}
     if machine.folder is not None:
         with contextlib.suppress(RunFolderError):  # nothing has arrived
             records = read_run(machine.folder, strict=False).records
-            statuses = {id_: record.status for id_, record in records.items()}
-    return Row(machine, statuses, [case.id for case in cases if statuses.get(case.id, "failed") == "failed"])
+    statuses = {id_: record.status for id_, record in records.items()}
+    faults = [each for record in records.values() if record.status not in MEASURED for each in record.reasons]
+    reasons = {str(each): each for each in faults if each.code != "unsupported"}
+    left = [case.id for case in cases if statuses.get(case.id, "failed") == "failed"]
+    return Row(machine, statuses, left, list(reasons.values()))

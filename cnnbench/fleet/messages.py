@@ -8,7 +8,15 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from cnnbench.records.artifact import SealedFile
 from cnnbench.suite.case import Frozen
 
-FileName = Literal["run.json", "environment.json", "ceilings.json", "shared.jsonl", "records.jsonl", "profiles.jsonl"]
+FileName = Literal[
+    "run.json",
+    "environment.json",
+    "ceilings.json",
+    "input.json",
+    "shared.jsonl",
+    "records.jsonl",
+    "profiles.jsonl",
+]
 """The files of a run's folder that are sent, in the order in which one refers to another."""
 LINES, WHOLE = (tuple(name for name in get_args(FileName) if name.endswith("l") is ends) for ends in (True, False))
 """Files that grow by lines, and those that are replaced."""

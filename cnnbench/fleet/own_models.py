@@ -78,7 +78,7 @@ def _files(suite: Suite) -> dict[Path, None]:
         if spec.is_onnx_file or spec.is_program_file:
             found[model := Path(spec.model)] = None
             if spec.is_onnx_file:
-                found.update(dict.fromkeys(model.parent / name for name in external_data(model)))
+                found.update(dict.fromkeys(model.parent / name for name in external_data(model.read_bytes())))
         if spec.weights not in (None, PUBLISHED):
             found[Path(str(spec.weights))] = None
     return found

@@ -112,7 +112,7 @@ def source_digest(spec: ModelSpec) -> str:
     """
     own = _model_digest(spec) + (_module_digest(spec.loss) if spec.loss else "")
     try:
-        return own + sha256(files.read(Path(spec.weights))).hexdigest() if spec.weights else own
+        return own + files.digest(Path(spec.weights)) if spec.weights else own
     except OSError:  # told where the weights are loaded
         return own
 
@@ -120,10 +120,10 @@ def source_digest(spec: ModelSpec) -> str:
 def _model_digest(spec: ModelSpec) -> str:
     try:
         if spec.is_program_file:
-            return sha256(files.read(Path(spec.model))).hexdigest()
+            return files.digest(Path(spec.model))
         if spec.is_onnx_file:
-            digest = sha256(files.read(file := Path(spec.model)))
-            for name in external_data(file):
+            digest = sha256(content := files.read(file := Path(spec.model), MAX_ONNX_BYTES))
+            for name in external_data(content):
                 about = (file.parent / name).stat()
                 digest.update(f"{name} {about.st_size} {about.st_mtime_ns}".encode())
             return digest.hexdigest()
@@ -132,9 +132,13 @@ def _model_digest(spec: ModelSpec) -> str:
     return _module_digest(spec.model) if spec.is_users_own else ""
 
 
-def external_data(file: Path) -> list[str]:
-    """The files below an ONNX file's folder that it has tensors in (onnx.proto, `external_data`). Raises OSError."""
-    names = {_location(match) for match in _LOCATION.finditer(files.read(file, max_bytes=2**31))}
+MAX_ONNX_BYTES = 2**31
+"""Of a message of protobuf."""
+
+
+def external_data(content: bytes) -> list[str]:
+    """The files below an ONNX file's folder that it has tensors in (onnx.proto, `external_data`), by its content."""
+    names = {_location(match) for match in _LOCATION.finditer(content)}
     return sorted(name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts)
 
 
