@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,17 @@ from cnnbench import __version__, api
 from cnnbench.errors import RunFolderError
 from cnnbench.fleet import node as program
 from cnnbench.fleet import task
+from cnnbench.fleet.arrival import Arriving
 from cnnbench.fleet.driver import Ending, Folder, Machine, run_fleet
 from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Message, Wrote
 from cnnbench.fleet.transport import Event, Node
+from cnnbench.records.input_times import InputTimes
 from cnnbench.records.lines import record_line, shared_values
-from cnnbench.records.record import Record
+from cnnbench.records.reason import Code, Reason
+from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import About, read_run
+from cnnbench.report.fleet import outcomes
+from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.load import Suite, load_suite
 from tests.conftest import Cli, write_suite
 from tests.records import ENVIRONMENT, case, record
@@ -223,6 +229,7 @@ def test_another_machine_of_the_same_name_begins_anew(tmp_path: Path, suite: Sui
         Wrote(file="records.jsonl", text="{}\n{}"),
         Wrote(file="environment.json", text="[]"),
         Wrote(file="ceilings.json", text="{}"),
+        Wrote(file="input.json", text="{}"),
     ],
 )
 def test_what_is_no_record_ends_its_machine_alone(tmp_path: Path, suite: Suite, said: Says) -> None:
@@ -286,6 +293,56 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, suite: Suite) -> 
         Folder(out / "a", suite)
     with Folder(out, suite), pytest.raises(RunFolderError, match="another fleet is writing here"):
         Folder(out, suite)
+
+
+def test_a_row_says_why_cases_were_not_measured(tmp_path: Path, suite: Suite) -> None:
+    """Such as for a GPU that the machine does not have; not what is supported nowhere."""
+    codes: list[Code] = ["no-device", "unsupported", "no-device", "crashed", "hung"]
+    reasons = [Reason(code=code, detail="cuda") for code in codes]
+    absent = [
+        Record(case=case(batch=8), status="unavailable", reasons=reasons, started="2026-11-25T10:00:00+00:00"),
+        measured(0).model_copy(update={"status": "noisy", "reasons": [Reason(code="drift")]}),
+    ]
+    ending = drive(suite, tmp_path / "out", Scripted(a=[[HELLO, *wrote(*absent), WELL]]))
+    row = outcomes(ending.rows)[1]
+    assert row.endswith("there is no such device: cuda; the process crashed: cuda; and 1 more")
+
+
+def test_what_was_measured_of_the_input_arrives(tmp_path: Path) -> None:
+    times = InputTimes(plan=InputPlan(data="shapes"), device="cpu", started="2026-11-25T10:00:00+00:00")
+    arriving = Arriving(tmp_path / "a", SUITE)
+    for each in (wrote(measured(0))[0], Wrote(file="input.json", text=times.model_dump_json())):
+        assert isinstance(each, Wrote)
+        assert arriving.take(each) is None
+    assert read_run(tmp_path / "a").input == times
+
+
+def test_the_driver_keeps_no_record_and_checks_each_launch(tmp_path: Path) -> None:
+    """A line that says how many launches came before is checked against that, before and after the folder is reread."""
+    record = measured(0)
+    two = record.model_copy(update={"measurement": Measurement(launches=record.launches * 2)})
+    arriving = Arriving(tmp_path / "a", SUITE)
+    *shared, first = [each for each in wrote(record) if isinstance(each, Wrote)]
+    second, beyond = (Wrote(file="records.jsonl", text=record_line(two, earlier)) for earlier in (1, 2))
+    for each in (*shared, first):
+        arriving.take(each)
+    with pytest.raises(ValueError, match="at most the 1 launches"):
+        arriving.take(beyond)
+    told = Arriving(tmp_path / "a", SUITE).take(second)
+    assert told is not None
+    assert told.launches == record.launches
+    assert read_run(tmp_path / "a").records == {two.id: two}
+    with pytest.raises(ValueError, match="is not in the file of what records share"):
+        Arriving(tmp_path / "b", SUITE).take(first)
+    with pytest.raises(ValueError, match="blocks: expected times of forward"):
+        arriving.take(Wrote(file="records.jsonl", text=first.text.replace('{"forward":', '{"backward":')))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for batch in range(10, 40):
+        arriving.take(Wrote(file="records.jsonl", text=first.text.replace("/b1", f"/b{batch}")))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / 30 < 1000
 
 
 @pytest.fixture

@@ -191,6 +191,33 @@ def test_artifacts_are_built_once_and_fetched_by_a_node_that_lacks_them(folder: 
         assert file.read_bytes() == (far / file.name).read_bytes(), file.name
 
 
+def test_own_models_travel_to_a_node_that_has_neither_package_nor_files(folder: Path) -> None:
+    """With real workers: a package with loss and weights, and an ONNX file with weights, whose artifact is fetched."""
+    import onnx
+    import torch
+
+    from tests import own_models, test_onnx_file
+
+    (folder / "travelling").mkdir()
+    source = "from tests.own_models import works\n\ndef build(): return works(5)\n"
+    (folder / "travelling" / "nets.py").write_text(source)
+    (folder / "losses.py").write_text("from torch.nn.functional import cross_entropy\n")
+    torch.save(own_models.works(5).state_dict(), folder / "best.pt")
+    net = str(folder / "net.onnx")
+    onnx.save(test_onnx_file.model(), net, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    own = "{model: 'travelling.nets:build', image_size: 16, weights: best.pt, loss: 'losses:cross_entropy'}"
+    defaults = "{workloads: [training], runtimes: [eager], batches: [1], case_budget: 0.2s}"
+    graph = "{model: net.onnx, runtimes: [ort], workloads: [inference]}"
+    write_suite(folder, f"models: [{own}, {graph}]\nlaunches: 1\ndefaults: {defaults}\n")
+    with FakeCluster(folder, {"a": {"CNNBENCH_CACHE": str(folder / "far")}}) as cluster:
+        cluster.environment["CNNBENCH_CACHE"] = str(folder / "near")
+        finished(start(cluster, folder, "--build", "once"))
+    assert len(read_run(folder / "out" / "a").records) == 2
+    near, far = ({each.name for each in (folder / name / "artifacts").glob("net*")} for name in ("near", "far"))
+    assert near == far
+    assert len(near) == 1
+
+
 def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cli: Cli) -> None:
     """With real workers: the same cases, artifacts, threads and settings."""
     suite = write_suite(folder, "models: [lenet5]\nlaunches: 1\ndefaults: {batches: [1], case_budget: 0.2s}\n")

@@ -49,6 +49,7 @@ class Asked:
 def run_on_fleet(asked: Asked) -> None:
     """Measure, or plan it; ends with 3 if any machine lacks a case, never with 1."""
     from cnnbench.fleet.driver import Folder, nodes_of, run_fleet
+    from cnnbench.fleet.own_models import own_models
     from cnnbench.fleet.ray_cluster import LOCAL, RayCluster
     from cnnbench.records.run_folder import new_folder
     from cnnbench.report.fleet import FleetProgress, outcomes, planned
@@ -66,6 +67,7 @@ def run_on_fleet(asked: Asked) -> None:
             nodes = nodes_of(cluster, asked.nodes, labels)
         typer.echo("\n".join(planned(nodes, len(cases), budget.remaining_s())))
         return
+    own = own_models(suite, cases) if asked.address != LOCAL else None
     where = asked.out or new_folder(suite, "fleet-")
     with Folder(where, suite) as folder:
         with RayCluster(asked.address) as cluster, FleetProgress(console()) as progress:
@@ -78,6 +80,7 @@ def run_on_fleet(asked: Asked) -> None:
                 names=asked.nodes,
                 labels=labels,
                 build="on-node" if asked.address == LOCAL else asked.build or "cheapest",
+                own=own,
             )
         typer.echo("\n".join(outcomes(ending.rows)))
         if ending.unwritten:

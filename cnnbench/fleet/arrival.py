@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from cnnbench.fleet.messages import LINES, WHOLE, FileName, Wrote
 from cnnbench.records import files
 from cnnbench.records.environment import Environment
+from cnnbench.records.input_times import InputTimes
 from cnnbench.records.json_object import parse_object, read_each
 from cnnbench.records.layer_profile import ModelProfile
-from cnnbench.records.lines import Shared, parse_record
+from cnnbench.records.lines import SHARED, Shared, parse_record
 from cnnbench.records.peaks import PeaksFile
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import SUITE, About
@@ -20,19 +21,22 @@ MODELS: Mapping[FileName, type[BaseModel]] = {
     "run.json": About,
     "environment.json": Environment,
     "ceilings.json": PeaksFile,
+    "input.json": InputTimes,
     "profiles.jsonl": ModelProfile,
 }
 """What the files hold that are checked by themselves."""
 
 
 class Arriving:
-    """The folder of one machine's run on the driver's side."""
+    """The folder of one machine's run on the driver's side. Of what is written, names and numbers alone are kept."""
 
     def __init__(self, folder: Path, suite: str) -> None:
         """Make it, or go on in it; `suite` is the suite's text. Raises OSError."""
         self.folder = folder
-        self._shared: dict[str, Shared] = {}
-        self._records: dict[str, Record] = {}
+        self._shared: set[tuple[str, str]] = set()
+        """Field and digest of what records can refer to."""
+        self._launches: dict[str, int] = {}
+        """By case, how many its last line and those before it have."""
         self._lines = files.Appender()
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / SUITE).exists():
@@ -47,6 +51,7 @@ class Arriving:
     def take(self, wrote: Wrote) -> Record | None:
         """Check what a node wrote and write it down; gives the record if it is one.
 
+        The record has the launches of its own line, and nothing of what it shares with others.
         Raises ValueError for what is no such file, or no such line; what a full disk refuses waits for the next line.
         """
         content = parse_object(wrote.text.encode())
@@ -77,11 +82,16 @@ class Arriving:
 
     def _share(self, content: dict[str, Any]) -> None:
         shared = Shared.model_validate(content)
-        self._shared[shared.digest] = shared
+        self._shared.update((name, shared.digest) for name in SHARED if getattr(shared, name) is not None)
 
     def _record(self, content: dict[str, Any]) -> Record:
-        record = parse_record(content, self._shared, self._records)
-        self._records[record.id] = record
+        id_, earlier = str(content.get("id", "")), content.get("earlier", 0)
+        known = self._launches.get(id_, 0)
+        if not isinstance(earlier, int) or not 0 <= earlier <= known:
+            raise ValueError(f"earlier: expected at most the {known} launches of the case's line before")
+        own = {key: value for key, value in content.items() if (key, str(value)) not in self._shared}
+        record = parse_record(own | ({"earlier": 0} if earlier else {}), {}, {})
+        self._launches[id_] = earlier + len(record.launches)
         return record
 
 

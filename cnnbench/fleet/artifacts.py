@@ -84,14 +84,14 @@ def take(offers: Iterable[Offer], ask: Callable[[str], Iterator[bytes]]) -> list
         try:
             with cache.locked(folder), cache.filling(folder) as building:
                 for name, expected in artifact.Seal.model_validate_json(offer.seal).files.items():
-                    _receive(building / Path(name).name, expected, ask(expected.sha256))
+                    receive(building / Path(name).name, expected, ask(expected.sha256))
                 files.write(building / cache.SEAL, offer.seal)
         except ValueError as error:
             faults.append(f"{offer.entry}: {error}, so it is built here")
     return faults
 
 
-def _receive(place: Path, expected: artifact.SealedFile, chunks: Iterable[bytes]) -> None:
+def receive(place: Path, expected: artifact.SealedFile, chunks: Iterable[bytes]) -> None:
     """Write a file as it arrives. Raises ValueError if it is another than expected."""
     digest, size = sha256(), 0
     with place.open("wb") as file:

@@ -19,11 +19,13 @@ from pydantic import Field
 from cnnbench.errors import InputError, RunFolderError
 from cnnbench.fleet.arrival import Arriving, known
 from cnnbench.fleet.artifacts import Build, offered, toolchain_digest
-from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Offer, Wrote, parse_message
+from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Note, Offer, Own, Wrote, parse_message
+from cnnbench.fleet.own_models import OwnModels
 from cnnbench.fleet.transport import Event, Node, Transport, chosen, is_named, named_apart
 from cnnbench.records import files
 from cnnbench.records.json_object import read_model
-from cnnbench.records.record import Record, Status
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import MEASURED, Record, Status
 from cnnbench.records.run_folder import LOCK, RUN, read_run
 from cnnbench.suite.case import Case, Frozen
 from cnnbench.suite.load import Suite
@@ -106,7 +108,7 @@ class Watch(Protocol):
         """Its state or what it does is another."""
 
     def done(self, machine: Machine, record: Record) -> None:
-        """A record is on disk."""
+        """A record is on disk; here it has the launches of its last line alone."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Row:
     """Of its records, by case id."""
     left: list[str]
     """Ids of the cases without a finished record."""
+    reasons: Sequence[Reason] = ()
+    """Why cases are failed, invalid or unavailable, each once; without what no machine supports."""
 
     @property
     def is_complete(self) -> bool:
@@ -217,6 +221,7 @@ class Fleet:
         watch: Watch,
         *,
         offers: Sequence[Offer] = (),
+        own: Own | None = None,
         patience_s: float = PATIENCE_S,
         pause_s: float = PAUSE_S,
         clock_s: Callable[[], float] = time.monotonic,
@@ -224,7 +229,7 @@ class Fleet:
         """`options` are those of `cnnbench run` beside the suite and its folder."""
         self._transport, self._folder, self._options, self._watch = transport, folder, options, watch
         self._patience_s, self._pause_s, self._clock_s = patience_s, pause_s, clock_s
-        self._offers = tuple(offers)
+        self._offers, self._own = tuple(offers), own or Own()
         self.machines: list[Machine] = []
         self._by_node: dict[str, Machine] = {}
 
@@ -273,6 +278,7 @@ class Fleet:
             known=self._folder.known(machine.name),
             toolchain=toolchain_digest() if self._offers else "",
             offers=self._offers,
+            own=self._own,
         )
         self._transport.start(machine.node, job.model_dump_json().encode())
         self._watch.changed(machine)
@@ -374,24 +380,41 @@ def run_fleet(
     names: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
     build: Build = "on-node",
+    own: OwnModels | None = None,
     patience_s: float = PATIENCE_S,
     pause_s: float = PAUSE_S,
 ) -> Ending:
-    """Measure cases of a suite on every node that is chosen. Raises InputError if there are none."""
+    """Measure cases of a suite, which consists of `own`, on every node that is chosen.
+
+    Raises InputError if there are none.
+    """
+    own = own or OwnModels()
     nodes = nodes_of(transport, names, labels or {})
     found = offered(cases, len(nodes), build)
-    if found.files:
-        transport.offer(found.files)
-    fleet = Fleet(transport, folder, options, watch, offers=found.offers, patience_s=patience_s, pause_s=pause_s)
+    if found.files or own.places:
+        transport.offer({**found.files, **own.places})
+    fleet = Fleet(
+        transport,
+        folder,
+        options,
+        watch,
+        offers=found.offers,
+        own=own.own,
+        patience_s=patience_s,
+        pause_s=pause_s,
+    )
     interrupted = fleet.run(nodes, names)
     unwritten = fleet.flush()
     return Ending([_row(machine, cases) for machine in fleet.machines], interrupted, unwritten)
 
 
 def _row(machine: Machine, cases: Sequence[Case]) -> Row:
-    statuses: dict[str, Status] = {}
+    records: dict[str, Record] = {}
     if machine.folder is not None:
         with contextlib.suppress(RunFolderError):  # nothing has arrived
             records = read_run(machine.folder, strict=False).records
-            statuses = {id_: record.status for id_, record in records.items()}
-    return Row(machine, statuses, [case.id for case in cases if statuses.get(case.id, "failed") == "failed"])
+    statuses = {id_: record.status for id_, record in records.items()}
+    faults = [each for record in records.values() if record.status not in MEASURED for each in record.reasons]
+    reasons = {str(each): each for each in faults if each.code != "unsupported"}
+    left = [case.id for case in cases if statuses.get(case.id, "failed") == "failed"]
+    return Row(machine, statuses, left, list(reasons.values()))

@@ -1,12 +1,22 @@
 """What a fleet's driver and its nodes send each other: one JSON object a line."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
+from cnnbench.records.artifact import SealedFile
 from cnnbench.suite.case import Frozen
 
-FileName = Literal["run.json", "environment.json", "ceilings.json", "shared.jsonl", "records.jsonl", "profiles.jsonl"]
+FileName = Literal[
+    "run.json",
+    "environment.json",
+    "ceilings.json",
+    "input.json",
+    "shared.jsonl",
+    "records.jsonl",
+    "profiles.jsonl",
+]
 """The files of a run's folder that are sent, in the order in which one refers to another."""
 LINES, WHOLE = (tuple(name for name in get_args(FileName) if name.endswith("l") is ends) for ends in (True, False))
 """Files that grow by lines, and those that are replaced."""
@@ -19,6 +29,48 @@ class Offer(Frozen):
     """Its folder's name in a cache."""
     seal: str
     """The text of its seal: its key, and size and digest of each file."""
+
+
+def _check_below(path: str) -> str:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"expected a path below a folder; got {path!r}")
+    return path
+
+
+class Sent(Frozen):
+    """A file of the user's own models, which the driver has."""
+
+    path: Annotated[str, AfterValidator(_check_below)]
+    """Below the folder of what is sent: `code/mypackage/nets.py`, `files/net.onnx`."""
+    modified_ns: int
+    content: SealedFile
+
+
+class NeededPackage(Frozen):
+    """A package of the user's own models that is not sent."""
+
+    name: str
+    """Of the module."""
+    distribution: str = ""
+    """What is installed, where that is known, and its version."""
+    version: str = ""
+    why: str
+    """It is not sent."""
+
+
+class NeededFile(Frozen):
+    """A file of the user's own models that is not sent, because its path is absolute."""
+
+    path: str
+    content: SealedFile
+
+
+class Own(Frozen):
+    """What the user's own models consist of."""
+
+    sent: tuple[Sent, ...] = ()
+    packages: tuple[NeededPackage, ...] = ()
+    files: tuple[NeededFile, ...] = ()
 
 
 class Job(Frozen):
@@ -38,6 +90,7 @@ class Job(Frozen):
     toolchain: str = ""
     """Digest of what built the artifacts that are offered."""
     offers: tuple[Offer, ...] = ()
+    own: Own = Own()
 
 
 class Hello(Frozen):

@@ -22,7 +22,7 @@ from queue import Queue
 from filelock import FileLock, Timeout
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.fleet import artifacts
+from cnnbench.fleet import artifacts, own_models
 from cnnbench.fleet.alone import WAITING, end_with_input
 from cnnbench.fleet.messages import LINES, WHOLE, Doing, Ended, FileName, Hello, Job, Message, Note, Wants, Wrote
 from cnnbench.records import files
@@ -84,7 +84,10 @@ def _nothing(digest: str) -> Iterator[bytes]:
 def serve(
     job: Job, send: Send, command: Sequence[str] = COMMAND, ask: Callable[[str], Iterator[bytes]] = _nothing
 ) -> None:
-    """Do a job; `ask` gives a file that is offered. Raises OSError, CnnbenchError where its files have no place."""
+    """Do a job; `ask` gives a file that is offered.
+
+    Raises OSError, CnnbenchError where its files have no place, or something that it needs is not here.
+    """
     fingerprint = os.environ.get(FINGERPRINT) or machine.environment([], Path.cwd()).fingerprint
     send(Hello(fingerprint=fingerprint))
     place = private_folder("fleet") / f"{job.fleet}-{job.machine}-{fingerprint}"
@@ -99,10 +102,13 @@ def serve(
         if job.toolchain == artifacts.toolchain_digest():
             for fault in artifacts.take(job.offers, ask):
                 send(Note(text=fault))
+        start, environment = own_models.variables(own_models.take(job.own, place, ask))
     words = [*command, str(lock), "run", str(place / job.file), "--out", str(run), "--resume", *job.options]
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as child,
+        subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=start, env=environment
+        ) as child,
     ):
         printed: deque[str] = deque(maxlen=100)
         reader = threading.Thread(target=_read, args=(child, printed), daemon=True)

@@ -141,12 +141,13 @@ def folder_of(spec: ModelSpec, key: str) -> Path:
 
 def seal(folder: Path, key: str) -> None:
     """Declare a folder's files to be the artifact, whole."""
-    found = {file.name: _sealed(file) for file in sorted(folder.iterdir()) if file.name != cache.SEAL}
+    found = {file.name: sealed(file) for file in sorted(folder.iterdir()) if file.name != cache.SEAL}
     files.write(folder / cache.SEAL, Seal(key=key, files=found).model_dump_json(indent=1))
     cache.share(folder)
 
 
-def _sealed(file: Path) -> SealedFile:
+def sealed(file: Path) -> SealedFile:
+    """What a file's content is known by. Raises OSError."""
     with file.open("rb") as stream:
         return SealedFile(size=file.stat().st_size, sha256=file_digest(stream, "sha256").hexdigest())
 
@@ -162,12 +163,12 @@ def fault_of(folder: Path) -> str | None:
             return None
         if fault := cache.owner_fault(folder):
             return fault
-        sealed = Seal.model_validate_json(files.read(folder / cache.SEAL))
-        if not folder.name.endswith(f"-{sealed.key}"):
+        whole = Seal.model_validate_json(files.read(folder / cache.SEAL))
+        if not folder.name.endswith(f"-{whole.key}"):
             return "has another one's content"
-        for name, expected in sealed.files.items():
+        for name, expected in whole.files.items():
             about = (folder / name).lstat()
-            if not stat.S_ISREG(about.st_mode) or about.st_size != expected.size or _sealed(folder / name) != expected:
+            if not stat.S_ISREG(about.st_mode) or about.st_size != expected.size or sealed(folder / name) != expected:
                 return f"{name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

@@ -14,6 +14,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from errno import EFBIG, EINVAL
+from hashlib import file_digest
 from io import BufferedReader
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def read(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
         if len(content) > max_bytes:
             raise OSError(EFBIG, f"is larger than {max_bytes:,} bytes")
         return content
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a regular file of any size."""
+    with _naming(file), _opened(file) as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def read_lines(file: Path) -> Iterator[bytes]:

@@ -3,12 +3,13 @@
 import ast
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
@@ -106,12 +107,12 @@ def _is_description(node: ast.stmt) -> bool:
 def source_digest(spec: ModelSpec) -> str:
     """A digest of the files that a model stands in, without importing them; empty for a model without any.
 
-    These are a user's module, that of a loss, an exported program, an ONNX file (with names, sizes and times of files
-    beside it that may hold its weights), and a file of weights.
+    These are a user's module, that of a loss, an exported program, an ONNX file (with names, sizes and times of the
+    files that hold its weights), and a file of weights.
     """
     own = _model_digest(spec) + (_module_digest(spec.loss) if spec.loss else "")
     try:
-        return own + sha256(files.read(Path(spec.weights))).hexdigest() if spec.weights else own
+        return own + files.digest(Path(spec.weights)) if spec.weights else own
     except OSError:  # told where the weights are loaded
         return own
 
@@ -119,28 +120,53 @@ def source_digest(spec: ModelSpec) -> str:
 def _model_digest(spec: ModelSpec) -> str:
     try:
         if spec.is_program_file:
-            return sha256(files.read(Path(spec.model))).hexdigest()
+            return files.digest(Path(spec.model))
         if spec.is_onnx_file:
-            digest = sha256(files.read(file := Path(spec.model)))
-            for beside in sorted(file.parent.glob(f"{file.stem}*")):
-                digest.update(f"{beside.name} {beside.stat().st_size} {beside.stat().st_mtime_ns}".encode())
+            digest = sha256(content := files.read(file := Path(spec.model), MAX_ONNX_BYTES))
+            for name in external_data(content):
+                about = (file.parent / name).stat()
+                digest.update(f"{name} {about.st_size} {about.st_mtime_ns}".encode())
             return digest.hexdigest()
     except OSError:  # told where the model is built
         return ""
     return _module_digest(spec.model) if spec.is_users_own else ""
 
 
+MAX_ONNX_BYTES = 2**31
+"""Of a message of protobuf."""
+
+
+def external_data(content: bytes) -> list[str]:
+    """The files below an ONNX file's folder that it has tensors in (onnx.proto, `external_data`), by its content."""
+    names = {_location(match) for match in _LOCATION.finditer(content)}
+    return sorted(name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts)
+
+
+_LOCATION = re.compile(rb"\n\x08location\x12(?:([\x00-\x7f])|([\x80-\xff])([\x00-\x7f]))")
+"""A StringStringEntryProto with the key `location`, up to the length of its value."""
+
+
+def _location(match: re.Match[bytes]) -> str:
+    short, low, high = match.groups()
+    size = short[0] if short else (low[0] & 0x7F) + (high[0] << 7)
+    return match.string[match.end() : match.end() + size].decode(errors="replace")
+
+
 def _module_digest(name: str) -> str:
     """Of the file that holds the module of `package.module:callable`."""
     try:
-        origin = _origin(name.partition(":")[0])
+        found = find_module(name.partition(":")[0])
+        origin = found and found.origin
         return sha256(files.read(Path(origin))).hexdigest() if origin else ""
     except Exception:  # whatever somebody's hook of the import system raises
         return ""
 
 
-def _origin(module: str) -> str | None:
-    """The file of a module, found as a worker finds it, with the current folder at last; no package is imported."""
+def find_module(module: str) -> ModuleSpec | None:
+    """Where a module is, found as a worker finds it, with the current folder at last; no package is imported.
+
+    Raises whatever somebody's hook of the import system raises.
+    """
     found, places = None, None
     for depth, name in enumerate(accumulate(module.split("."), "{}.{}".format)):
         found = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, places))), None)
@@ -149,4 +175,4 @@ def _origin(module: str) -> str | None:
         if found is None:
             return None
         places = found.submodule_search_locations
-    return found.origin if found else None
+    return found

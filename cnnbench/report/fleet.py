@@ -15,10 +15,13 @@ from cnnbench.fleet.transport import Node
 from cnnbench.records.record import STATUSES, Record
 from cnnbench.report.format import format_seconds
 from cnnbench.report.plain import lines_of
+from cnnbench.report.reasons import reason_text
 from cnnbench.report.terminal import STYLES, can_redraw, line_of
 
 STACK = ("torch", "onnxruntime-gpu", "onnxruntime")
 """The libraries whose versions tell machines apart."""
+MAX_REASONS = 2
+"""That a machine's row has of its cases."""
 
 
 class FleetProgress:
@@ -74,7 +77,9 @@ def outcomes(rows: Sequence[Row]) -> list[str]:
         machine, counts = row.machine, Counter(row.statuses.values())
         state = machine.state if machine.state != "ended" else "complete" if row.is_complete else "incomplete"
         found = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]) or "none"
-        why = "; ".join([*filter(None, [machine.reason]), *machine.notes])
+        shown = [reason_text(reason) for reason in row.reasons[:MAX_REASONS]]
+        more = [f"and {len(row.reasons) - MAX_REASONS} more"] if row.reasons[MAX_REASONS:] else []
+        why = "; ".join([*filter(None, [machine.reason]), *machine.notes, *shown, *more])
         return {"machine": machine.name, "run": state, "cases": found, "left": len(row.left), "reason": why}
 
     return lines_of([cells(row) for row in rows], "")

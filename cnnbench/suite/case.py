@@ -25,6 +25,8 @@ Layout = Literal["nchw", "channels_last"]
 Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
 """What serves malloc: the system's, the system's told to keep what is freed, or a library."""
 
+PUBLISHED = "DEFAULT"
+"""In the place of a file of weights: those that torchvision or timm publish."""
 DEFAULTS = ("nchw", "default")
 """Layout and allocator that no name shows."""
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError
 from cnnbench.networks import registry
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import PUBLISHED, ModelSpec
 
-PUBLISHED = "DEFAULT"
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Where checkpoints keep the state dict, beside an optimizer's and others."""
 MAX_NAMES = 3

@@ -114,11 +114,12 @@ def cost(machines: int, cases: int) -> None:
         with Folder(Path(name) / "out", suite) as folder:
             ending = run_fleet(nodes, folder, suite.cases, [], Notes())
         seconds = time.perf_counter() - start
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert all(row.is_complete for row in ending.rows)
     print(
         f"{machines} machines with {cases} cases: {seconds:.1f} s, {1e3 * seconds / machines / cases:.2f} ms a record, "
-        f"{seconds / machines:.2f} s a machine; {grown / machines / cases / 1e3:.1f} kB of memory a record"
+        f"{seconds / machines:.2f} s a machine; {peak / 2**20:.2f} GiB of memory at most, which is "
+        f"{(peak - before) * 1.024 / machines / cases:.2f} kB a record more than before"
     )
 
 
