@@ -183,6 +183,13 @@ def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network
         (["ort/amp-bf16"], "error: RUN: expected a precision of ort, fp32 or fp16"),
         (["missing.onnx"], "error: RUN: 'missing.onnx': there is no such file"),
         (["ort", "--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
+        (
+            ["ort", "--page", "text.onnx/a.html"],
+            "error: --page: expected a file that can be written; got text.onnx/a.html: ",
+        ),
+        (["ort", "--page", "none/a.html"], "error: --page: expected a file that can be written; got none/a.html: "),
+        (["ort", "--page", "."], "error: --page: expected a file that can be written; got .: it is a folder"),
+        (["ort", "--export", "text.onnx"], "error: --export: expected a folder that can be written; got text.onnx: "),
         (["eager", "--export", "out"], "error: --export: expected a run of a graph, such as ort or an ONNX file;"),
         pytest.param(["text.onnx"], "error: text.onnx: ONNX Runtime cannot load it:", marks=pytest.mark.slow),
     ],
