@@ -112,9 +112,11 @@ class CompiledLayers:
     """
 
     def __init__(self, runtime: EagerInference, program: TracedProgram) -> None:
+        from torch._inductor import config
+
         self._runtime, self._program = runtime, program
         self._mode = split(runtime.case.runtime)[1] or None
-        torch._inductor.config.compile_threads = torch.get_num_threads()  # nothing is timed here
+        config.compile_threads = torch.get_num_threads()  # nothing is timed here
         self._places = self._program.reading(MATERIALISED)
         whole, self._part = self._program.part([], self._places), self._program.part(self._places, self._places)
         torch._dynamo.reset()
@@ -163,8 +165,9 @@ class CompiledLayers:
 
     def _run(self, compiled: Compiled, wanted: Sequence[int], feeds: Iterable[torch.Tensor] = ()) -> list[torch.Tensor]:
         """The values at some places, in the memory layout that the compiler gives them: none is copied into another."""
-        in_place = torch._inductor.config.patch(keep_output_stride=False)
-        with torch.inference_mode(), self._runtime.autocast, in_place:
+        from torch._inductor import config
+
+        with torch.inference_mode(), self._runtime.autocast, config.patch(keep_output_stride=False):
             made = zip(self._places, compiled(*self._program.inputs, *feeds), strict=True)
             return [y.clone() for place, y in made if place in wanted]
 
