@@ -13,9 +13,9 @@ from onnx import numpy_helper
 
 from cnnbench.errors import InputError
 from cnnbench.networks.registry import ARCHITECTURES
-from cnnbench.records import artifact
+from cnnbench.records import artifact, layer_values
 from cnnbench.records.artifact import GRAPH
-from cnnbench.records.task_messages import Value
+from cnnbench.records.task_messages import OpenLayers, OpenReference, ReadLayers, ReadReference, Value
 from cnnbench.report.divergence_page import page
 from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.tasks.annotate import NO_NUMBER, export_errors
@@ -31,6 +31,7 @@ from cnnbench.runner.tasks.diverge import (
 )
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.layerwise.names import Origin, places_of
+from cnnbench.worker.layerwise.serve import Reading
 from cnnbench.worker.profilers.onnx_origin import values
 from tests.conftest import Cli
 from tests.faults import FAULTS, broken, fill
@@ -183,6 +184,13 @@ def test_a_file_without_metadata_is_read_by_its_names_and_one_of_another_network
         (["ort/amp-bf16"], "error: RUN: expected a precision of ort, fp32 or fp16"),
         (["missing.onnx"], "error: RUN: 'missing.onnx': there is no such file"),
         (["ort", "--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
+        (
+            ["ort", "--page", "text.onnx/a.html"],
+            "error: --page: expected a file that can be written; got text.onnx/a.html: ",
+        ),
+        (["ort", "--page", "none/a.html"], "error: --page: expected a file that can be written; got none/a.html: "),
+        (["ort", "--page", "."], "error: --page: expected a file that can be written; got .: it is a folder"),
+        (["ort", "--export", "text.onnx"], "error: --export: expected a folder that can be written; got text.onnx: "),
         (["eager", "--export", "out"], "error: --export: expected a run of a graph, such as ort or an ONNX file;"),
         pytest.param(["text.onnx"], "error: text.onnx: ONNX Runtime cannot load it:", marks=pytest.mark.slow),
     ],
@@ -319,3 +327,33 @@ def test_compiled_code_is_asked_for_what_lies_in_memory(artifact_of: ArtifactOf)
         assert run.asked == 0.0
         assert run.first is None
         assert 0 < len(run.layers) < len(found.values)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_compiled_twice_however_many_groups_its_layers_are_read_in(
+    artifact_of: ArtifactOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the runtime's own compilation. What is compiled is run as it is here, which takes no time."""
+    import torch
+
+    compiled: list[object] = []
+
+    def as_it_is(module: object, **_: object) -> object:
+        compiled.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", as_it_is)
+    folder, scratch, reading = str(artifact_of(SIGNALS)), str(tmp_path), Reading()
+    opened = reading.open_reference(OpenReference(spec=SIGNALS, folder=folder, batch=2, threads=1))
+    case = Case(spec=SIGNALS, workload="inference", runtime="compile", batch=2)
+    values = opened.values
+    request = OpenLayers(name="run", case=case, folder=folder, file=None, scratch=scratch, values=values, threads=1)
+    places = reading.open_layers(request).places
+    for until in range(1, len(values) + 1):
+        reading.read_reference(ReadReference(until=until, folder=scratch, cuts=[places]))
+        read = reading.read_layers(ReadLayers(until=until, folder=scratch, name="run"))
+    assert read.asked == 0.0
+    assert len(compiled) == 3
+    for place in places:
+        exact = layer_values.load(scratch, layer_values.REFERENCE, place)
+        assert layer_values.load(scratch, layer_values.fed("run"), place) == pytest.approx(exact, rel=1e-4, abs=1e-5)

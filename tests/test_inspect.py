@@ -300,10 +300,12 @@ def test_what_cannot_be_shown_is_one_sentence(cli: Cli, words: list[str], said: 
         (["--image", "none.png", "--data", "shapes"], "error: --image: is one image, instead of --data and --batch;"),
         (["--data", "none"], "error: none: expected a data set; there is no such folder;"),
         (["--memory", "much"], "error: --memory: expected an amount of memory such as 500MB or 2GB; got 'much'"),
+        (["--out", "file/shown"], "error: --out: expected a folder that can be written; got file/shown: "),
         (["--run", "folded"], "error: --run: expected one of eager, compile, ort, or an ONNX file;"),
     ],
 )
 def test_options_that_cannot_be_meant_are_one_sentence(cli: Cli, words: list[str], said: str) -> None:
+    Path("file").touch()
     told = cli("inspect", "lenet5", *words)
     assert told.returncode == 2
     assert told.stderr.startswith(said), told.stderr

@@ -79,6 +79,23 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def check_output(path: Path, option: str, *, is_folder: bool = False) -> None:
+    """Raises InputError, before anything is computed, where a file, or a folder and those around it, cannot be made."""
+    absolute = path.absolute()
+    around = next(each for each in (absolute, *absolute.parents) if each.exists()) if is_folder else absolute.parent
+    if not around.is_dir():
+        problem = f"{around} is no folder"
+    elif not os.access(around, os.W_OK):
+        problem = f"{around} cannot be written"
+    elif not is_folder and absolute.is_dir():
+        problem = "it is a folder"
+    else:
+        return
+    raise InputError(
+        f"{option}: expected a {'folder' if is_folder else 'file'} that can be written; got {path}: {problem}"
+    )
+
+
 def size_of(image_size: str | None) -> tuple[int, ...] | None:
     """The value of --image-size. Raises InputError."""
     return checked(parse_image_size, image_size, "--image-size") if image_size else None

@@ -95,9 +95,12 @@ def diverge(
 
     limit_bytes = checked(parse_bytes, memory, "--memory")
     contenders = [checked(partial(task.parse_contender, model=model), each, "RUN") for each in dict.fromkeys(runs)]
+    if page:
+        common.check_output(page, "--page")
     chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
     if export:
         annotate.check_graphs(contenders)
+        common.check_output(export, "--export", is_folder=True)
         found = task.diverge(chosen, contenders, batch, limit_bytes, partial(annotate.export_errors, export))
     else:
         found = task.diverge(chosen, contenders, batch, limit_bytes)
@@ -164,8 +167,9 @@ def inspect_layers(
     shown = dataset.find(data) if data else image
     chosen = spec(model, image_size, classes, 0, channels, inputs, weights)
     count = batch or (1 if image else 16 if data else 2)
-    found = inspect_model(chosen, shown, layers, contenders, count, limit_bytes)
     folder = out or Path(f"{file_name(chosen.label)}-layers")
+    common.check_output(folder, "--out", is_folder=True)
+    found = inspect_model(chosen, shown, layers, contenders, count, limit_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "layers.html", inspection.page(found))
     for picture in inspection.all_pictures(found):

@@ -75,6 +75,8 @@ class Chart:
     caption: str
     spec: alt.TopLevelMixin
     """An Altair chart. A `description` encoding says what a mark stands for when it is pointed at."""
+    is_wide: bool = False
+    """Whether its words would be too small on a phone if all of it were shown, so that it is scrolled there."""
 
     @cached_property
     def svg(self) -> str:

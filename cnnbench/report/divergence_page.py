@@ -82,7 +82,7 @@ def _heat(found: Divergence, runs: list[LayerRun], names: dict[int, str]) -> Cha
         "Each column is a value of the network. Upper rows: its error against float64; lower rows: what the layer "
         "adds, fed with the reference's values. Where a row has a gap, the run has no such value, or it is no number."
     )
-    return Chart("heat", "Layers and runs", caption, spec)
+    return Chart("heat", "Layers and runs", caption, spec, is_wide=True)
 
 
 def _maps(found: Divergence, run: LayerRun, name: str, number: int) -> list[Part]:

@@ -139,7 +139,7 @@ def _index_chart(number: int, case: CaseIndex, changes: Sequence[Change]) -> Cha
             "large: the effect of some commits depends on versions or on the machine."
         )
     spec = alt.layer(*drawn).properties(width=WIDTH, height=HEIGHT)
-    return Chart(f"history-{number}", case.case, caption, spec)
+    return Chart(f"history-{number}", case.case, caption, spec, is_wide=True)
 
 
 def _runs_behind(case: CaseIndex, values: Sequence[Row]) -> Iterator[alt.Chart]:
@@ -177,7 +177,7 @@ def _series_chart(number: int, track: RunSeries, changes: Sequence[Change]) -> C
     spec = alt.layer(*_rules(track, changes), points).properties(width=WIDTH, height=HEIGHT)
     by = f"{track.tool} on" if track.tool else "On"
     caption = f"{by} {_machine(track)}; {len(track.commits)} commits; {len(track.steps)} changes."
-    return Chart(f"runs-{number}", track.case, caption, spec)
+    return Chart(f"runs-{number}", track.case, caption, spec, is_wide=True)
 
 
 def _machine(track: Track) -> str:
@@ -267,7 +267,7 @@ def _figures_chart(number: int, model: ModelHistory, names: Sequence[str]) -> Ch
     line, points = base.mark_line(interpolate="step-after"), base.mark_point(filled=True, size=18, opacity=0.7)
     spec = alt.layer(line, points.encode(description="what:N")).properties(width=WIDTH, height=FIGURES_HEIGHT)
     caption = f"The figures that changed, at {len(model.commits)} commits; the others are as at first."
-    return Chart(f"figures-{number}", model.model, caption, spec)
+    return Chart(f"figures-{number}", model.model, caption, spec, is_wide=True)
 
 
 def _count(value: float) -> str:

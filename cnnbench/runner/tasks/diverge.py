@@ -31,7 +31,7 @@ from cnnbench.records.task_messages import (
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import LIMIT_S, Artifacts
 from cnnbench.runner.scratch import scratch_folder
-from cnnbench.runner.worker_process import Worker
+from cnnbench.runner.worker_process import Interpreter, Worker
 from cnnbench.suite.case import NOISE, Case, Layout, ModelSpec, Precision
 from cnnbench.suite.runtimes import REFERENCE, cannot, check_name, runtime_kind
 
@@ -47,6 +47,8 @@ MAX_OFF = 1e-6
 """Of a program from its model, both in float64."""
 MEMORY_BYTES, MAX_BATCH = 10**9, 2
 """For a case of a run whose outputs differ."""
+RETURNING = Interpreter(variables={"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+"""glibc (mallopt(3)): what is larger has a mapping of its own, which is given back when a layer's values are freed."""
 UNOPTIMISED = "ort:disabled"
 MAX_PICTURED, MAX_MAPS = 3, 8
 """Layers of a run whose maps are kept, beside the first wrong one, and maps of each."""
@@ -338,7 +340,8 @@ class Comparison(ExitStack):
     def _worker(self, in_torch: bool) -> Worker:
         if in_torch not in self._workers:
             log = self._logs / ("layers-torch.log" if in_torch else "layers-graphs.log")
-            worker = self._workers[in_torch] = self.enter_context(Worker(log, self._threads, LIMIT_S))
+            worker = Worker(log, self._threads, LIMIT_S, interpreter=RETURNING)
+            self._workers[in_torch] = self.enter_context(worker)
             any_run = Contender("", REFERENCE if in_torch else "ort")
             worker.ask(Load(case=_case_of(self._spec, any_run, self._batch), threads=self._threads), Loaded)
         return self._workers[in_torch]

@@ -1,6 +1,8 @@
 """The layers of a module in PyTorch: the float64 reference, eager, and compiled."""
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -17,13 +19,14 @@ from cnnbench.records.task_messages import (
 )
 from cnnbench.suite.case import Case
 from cnnbench.suite.runtimes import runtime_kind, split
-from cnnbench.worker.layerwise.program import TracedProgram, array_of, like
+from cnnbench.worker.layerwise.program import Part, TracedProgram, array_of, like
 from cnnbench.worker.layerwise.stepped import Stepped, largest_difference
 from cnnbench.worker.reference.image_file import with_image
 from cnnbench.worker.reference.parity import Array, open_artifact, several, tiled
 from cnnbench.worker.runtimes.eager import EagerInference
 from cnnbench.worker.runtimes.registry import class_of
 
+Compiled: TypeAlias = Callable[..., Sequence[torch.Tensor]]
 MATERIALISED = {"conv1d", "conv2d", "conv3d", "convolution", "linear", "addmm", "mm", "bmm", "matmul"}
 """Operations that a compiler calls a library for, so that what they read and put out lies in memory in any case."""
 
@@ -104,16 +107,25 @@ class EagerLayers:
 class CompiledLayers:
     """A compiled program that puts out, beside its outputs, values that lie in memory in any case.
 
-    Each layer that is fed with the reference's values is compiled too: from the values that it reads.
+    What computes each of them from those that it reads is compiled too, all in one program, to be fed with the
+    reference's values.
     """
 
     def __init__(self, runtime: EagerInference, program: TracedProgram) -> None:
+        from torch._inductor import config
+
         self._runtime, self._program = runtime, program
         self._mode = split(runtime.case.runtime)[1] or None
+        config.compile_threads = torch.get_num_threads()  # nothing is timed here
         self._places = self._program.reading(MATERIALISED)
-        made = self._compiled([], self._places, [])
+        whole, self._part = self._program.part([], self._places), self._program.part(self._places, self._places)
+        torch._dynamo.reset()
+        made = self._run(self._compiled(whole), self._places)
         self._made = dict(zip(self._places, made, strict=True))
-        self._exact: dict[int, Array] = {}
+        self._feeds = {place: self._made[place] for place in self._part.given}
+        """The reference's as soon as they are known, before that the run's."""
+        self._fed: Compiled | None = None
+        self._outputs: dict[int, Array] = {}
         self._at = 0
 
     def opened(self) -> LayersOpened:
@@ -125,26 +137,39 @@ class CompiledLayers:
     def read(self, request: ReadLayers) -> LayersRead:
         """The values up to a place."""
         wanted = [place for place in self._places if self._at <= place < request.until]
-        for place in wanted:
-            self._exact[place] = layer_values.load(request.folder, layer_values.REFERENCE, place)
-        for place, fed in zip(wanted, self._compiled(self._places, wanted, list(self._exact)), strict=True):
-            layer_values.save(request.folder, request.name, place, array_of(self._made[place]))
+        for place, fed in self._read(wanted, request.folder):
+            made = array_of(self._made.pop(place))
+            layer_values.save(request.folder, request.name, place, made)
             layer_values.save(request.folder, layer_values.fed(request.name), place, array_of(fed))
+            if place in self._program.outputs:
+                self._outputs[place] = made
         self._at = request.until
         if request.until < len(self._program.values):
             return LayersRead()
-        return LayersRead(asked=_asked(self._runtime, self._program, {p: array_of(y) for p, y in self._made.items()}))
+        self._feeds, self._fed = {}, None
+        return LayersRead(asked=_asked(self._runtime, self._program, self._outputs))
 
-    def _compiled(self, given: list[int], wanted: list[int], known: list[int]) -> list[torch.Tensor]:
+    def _read(self, wanted: list[int], folder: str) -> list[tuple[int, torch.Tensor]]:
+        """The values that are made of the reference's."""
         if not wanted:
             return []
-        part = self._program.part(given, wanted)
-        assert set(part.given) <= set(known)
-        feeds = [like(self._exact[place], self._made[place]) for place in part.given]
-        torch._dynamo.reset()
-        run = torch.compile(part.module, mode=self._mode, dynamic=False)
-        with torch.inference_mode(), self._runtime.autocast:
-            return [y.clone() for y in run(*self._program.inputs, *feeds)]
+        for place in set(wanted) & self._feeds.keys():
+            self._feeds[place] = like(layer_values.load(folder, layer_values.REFERENCE, place), self._feeds[place])
+        if self._fed is None:
+            self._fed = self._compiled(self._part)
+        return list(zip(wanted, self._run(self._fed, wanted, self._feeds.values()), strict=True))
+
+    def _compiled(self, part: Part) -> Compiled:
+        run: Compiled = torch.compile(part.module, mode=self._mode, dynamic=False)
+        return run
+
+    def _run(self, compiled: Compiled, wanted: Sequence[int], feeds: Iterable[torch.Tensor] = ()) -> list[torch.Tensor]:
+        """The values at some places, in the memory layout that the compiler gives them: none is copied into another."""
+        from torch._inductor import config
+
+        with torch.inference_mode(), self._runtime.autocast, config.patch(keep_output_stride=False):
+            made = zip(self._places, compiled(*self._program.inputs, *feeds), strict=True)
+            return [y.clone() for place, y in made if place in wanted]
 
 
 def _asked(runtime: EagerInference, program: TracedProgram, made: dict[int, Array]) -> float | None:
