@@ -28,6 +28,7 @@ from cnnbench.cli import (
     runs,
     serving,
     study,
+    train_suite,
 )
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
@@ -53,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, pick, gate, bisect, models, evaluate, curves, study, serving, machine, cache):
+for commands in (runs, pick, gate, bisect, models, train_suite, evaluate, curves, study, serving, machine, cache):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
-from cnnbench.records import files
+from cnnbench.records import files, trained
 from cnnbench.suite.case import ModelSpec
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
@@ -111,7 +111,7 @@ def source_digest(spec: ModelSpec) -> str:
     """
     own = _model_digest(spec) + (_module_digest(spec.loss) if spec.loss else "")
     try:
-        return own + sha256(files.read(Path(spec.weights))).hexdigest() if spec.weights else own
+        return own + sha256(files.read(trained.weights_file(spec))).hexdigest() if spec.weights else own
     except OSError:  # told where the weights are loaded
         return own
 

@@ -24,6 +24,7 @@ from cnnbench.runner.recorder import Observer, Recorder
 from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.tasks.diverge import where_it_begins
 from cnnbench.runner.tasks.evaluate import Evaluator
+from cnnbench.runner.tasks.train_suite import check_trained
 from cnnbench.runner.tasks.input import measure_input
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
@@ -68,8 +69,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
 
     An interrupt by the keyboard ends it like a spent budget: what is finished is on disk. Raises RunFolderError, and
     ModelError, before anything is measured, for a model outside the registry that cannot be built; InputError for an
-    input whose data or transforms do not fit.
+    input whose data or transforms do not fit, and for weights that are still to be trained.
     """
+    check_trained(suite, [case.spec for case in cases])
     if suite.input:
         dataset.find(suite.input.data)  # before anything is built or measured for it
     environment = environment_of(suite, cases)
