@@ -46,9 +46,7 @@ def read(training: Training) -> TrainedWeights | None:
 
 def write(training: Training, accuracy: float, seconds: float) -> TrainedWeights:
     """Declare the weights finished. Raises OSError."""
-    found = TrainedWeights(
-        source=dataset.fingerprint(training.recipe.data or ""), accuracy=accuracy, seconds=seconds
-    )
+    found = TrainedWeights(source=dataset.fingerprint(training.recipe.data or ""), accuracy=accuracy, seconds=seconds)
     folder = folder_of(training.weights)
     files.write(folder / ABOUT, found.model_dump_json(indent=1))
     cache.share(folder)
