@@ -37,11 +37,13 @@ def weights_file(spec: ModelSpec) -> Path:
 
 def read(training: Training) -> TrainedWeights | None:
     """What is known of finished weights; None where there are none, or the files of the data set have changed."""
+    folder = folder_of(training.weights)
     try:
-        found = TrainedWeights.model_validate_json((folder_of(training.weights) / ABOUT).read_text())
+        found = TrainedWeights.model_validate_json((folder / ABOUT).read_text())
     except (OSError, ValueError):
         return None
-    return found if found.source == dataset.fingerprint(training.recipe.data or "") else None
+    is_current = found.source == dataset.fingerprint(training.recipe.data or "")
+    return found if is_current and (folder / WEIGHTS).is_file() else None
 
 
 def write(training: Training, accuracy: float, seconds: float) -> TrainedWeights:
