@@ -27,6 +27,7 @@ class Recipe(Frozen):
     batch: Annotated[int, Field(strict=True, ge=2, le=1_000_000)] = Field(64, description="images per step")
     rate: Annotated[float, Field(gt=0, le=1000)] = Field(0.001, description="learning rate of Adam")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
+    warmup: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="epochs in which the rate grows linearly")
 
 
 class Training(Frozen):

@@ -70,21 +70,28 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
     Raises InputError for data or a model that do not fit, ModelError for weights that do not, and WorkerError.
     """
     spec, threads = cases[0].spec, machine.usable_threads()
+    others = {case: draws_of(case) for case in cases}
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        artifacts.build([wanted := artifacts.wanted(spec, ahead=plan.compiled_ahead([cases], spec))])
+        ahead = plan.compiled_ahead([cases, *others.values()], spec)
+        artifacts.build([wanted := artifacts.wanted(spec, ahead=ahead)])
         folder = artifact.folder_of(spec, facts.key)
         images = prepared(spec, facts, data, artifacts.logs / "images.npy", threads)
         classes: dict[str, list[int]] = {}
-        for case in cases:
+        right: dict[str, list[int]] = {}
+        for case in [each for case in cases for each in (case, *others[case])]:
             if facts.onnx_error is not None and runtime_kind(case.runtime).runs_exported_graph:
                 raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
             if problem := artifacts.find(wanted).problem(case.model_copy(update={"batch": facts.batch or case.batch})):
                 raise WorkerError(f"{spec.label}: {case.backend}: {problem.reason}")
             case = case.model_copy(update={"batch": facts.batch or case.batch})
             log = artifacts.logs / f"{artifact.file_name(case.backend)}.log"
-            classes[case.backend] = classified(case, folder, images, threads, log, watch)
-    return Predictions(names=images.about.classes, labels=images.about.labels, classes=classes)
+            found = classified(case, folder, images, threads, log, watch)
+            if case.draw:
+                right.setdefault(case.backend, []).append(_right(found, images))
+            else:
+                classes[case.backend] = found
+    return Predictions(images.about.classes, images.about.labels, classes, right)
 
 
 class TestImages(NamedTuple):
@@ -171,8 +178,7 @@ class Evaluator:
             graph = built.graph(each)
             if graph is not None and graph.error is None:
                 with suppress(CnnbenchError):
-                    classes = self._classes_of(each, built, facts, images)
-                    found.append(sum(one == label for one, label in zip(classes, images.about.labels, strict=True)))
+                    found.append(_right(self._classes_of(each, built, facts, images), images))
         return found
 
     def _images_of(self, spec: ModelSpec, facts: ArtifactFacts, test: TestSet) -> TestImages:
@@ -202,6 +208,10 @@ class Evaluator:
         for each in self._images.values():
             if isinstance(each, TestImages):
                 Path(each.file).unlink(missing_ok=True)
+
+
+def _right(classes: list[int], images: TestImages) -> int:
+    return sum(found == label for found, label in zip(classes, images.about.labels, strict=True))
 
 
 def has_weights(spec: ModelSpec) -> bool:

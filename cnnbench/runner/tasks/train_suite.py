@@ -50,7 +50,7 @@ def train_weights(training: Training, watch: Callable[[Report], None]) -> Traine
             epochs=recipe.epochs,
             out=str(folder / trained.WEIGHTS),
             resume=True,
-            schedule=Schedule(name=recipe.schedule),
+            schedule=Schedule(name=recipe.schedule, warmup=recipe.warmup),
             compare="last epoch",
         )
         result = None
