@@ -1,5 +1,6 @@
 """A trained model on a data set's test images, in each runtime, in a process of its own."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -79,7 +80,7 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
         images = prepared(spec, facts, data, artifacts.logs / "images.npy", threads)
         classes: dict[str, list[int]] = {}
         right: dict[str, list[int]] = {}
-        for case in [each for case in cases for each in (case, *others[case])]:
+        for case in itertools.chain.from_iterable((each, *others[each]) for each in cases):
             if facts.onnx_error is not None and runtime_kind(case.runtime).runs_exported_graph:
                 raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
             if problem := artifacts.find(wanted).problem(case.model_copy(update={"batch": facts.batch or case.batch})):
