@@ -59,6 +59,25 @@ def test_a_drawing_that_is_moved_keeps_its_colours_and_noise() -> None:
     assert (image != moved).any()
 
 
+def test_shapes_are_drawn_at_the_networks_size_and_in_grey_for_one_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "TRAIN_IMAGES", 10)
+    monkeypatch.setattr(shapes, "TEST_IMAGES", 2)
+    monkeypatch.setattr(shapes, "NOISE", 0.0)
+    usual = shapes.read().train.images
+    np.testing.assert_array_equal(shapes.read((3, 32, 32)).train.images, usual)
+    large = read(dataset.find("shapes"), (3, 96, 96), 10)
+    assert large.train.images.shape == (10, 3, 96, 96)
+    assert large.prepare(large.train.images).std() == pytest.approx(1, abs=1e-3), "no zeros around it"
+    halves = large.train.images.reshape(10, 3, 32, 3, 32, 3).mean((3, 5))
+    assert np.abs(halves - usual).mean() < 2, "the same picture, with more pixels"
+    grey = shapes.read((1, 28, 28)).train.images
+    assert grey.shape == (10, 1, 28, 28)
+    first = grey[0, 0, 0, 0], usual[0, :, 0, 0] @ shapes.LUMA
+    assert first[0] == pytest.approx(first[1], abs=1), "of the background"
+    assert shapes.read((3, 224, 200)).train.images.shape[2:] == (128, 128)
+    assert [shapes.size_for(each) for each in ((), (1, 512), (3, 40, 60))] == [32, 32, 40]
+
+
 def test_generated_data_are_the_same_each_time_balanced_and_different_in_training_and_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -58,6 +58,11 @@ def test_text_has_accuracy_comparison_and_disagreements() -> None:
     text = "\n".join(evaluated.text(TWO))
     assert "eager/cpu: 87.50% [52.91%, 97.76%], 7 correct" in text
     assert "6 of 8 images into different classes: eager/cpu alone is right on 5, ort/cpu alone on 0; p = 0.062" in text
+    assert "draws" not in text
+    drawn = TWO._replace(draws={"ort/cpu": [3, 4]})
+    text = "\n".join(evaluated.text(drawn))
+    assert "2 correct; 25.00% to 50.00% in 3 draws of calibration images" in text
+    assert evaluated.as_json(drawn)["backends"]["ort/cpu"]["draws"] == [3, 4]
     assert [line.split() for line in text.splitlines() if line.startswith("  3 ")] == [["3", "dog", "dog", "3"]]
 
 

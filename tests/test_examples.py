@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = [["gate", "suites/smoke.yaml", "--exact"]]
 """Run by tests/test_expectation.py."""
 EXAMPLES = [words for path in commands(GROUP) for words in examples(path) if words not in ELSEWHERE]
-LONG = ("run", "gate", "calibrate", "bisect", "train")
+LONG = ("run", "gate", "calibrate", "bisect", "train", "train-suite")
 """What is given workers that follow a script."""
 SLOWEST = ("gate", "calibrate", "report", "verify", "export", "profile", "diverge", "inspect", "evaluate", "doctor")
 """What takes about ten seconds and more."""

@@ -281,7 +281,7 @@ def test_the_test_images_of_a_data_set_are_put_in(cli: Cli) -> None:
         (["mlp"], "error: mlp: none of its layers has feature maps; expected outputs (N, C, H, W) or (N, C, L)"),
         (["lenet5", "--layers", "x*"], "error: --layers: no layer of lenet5 with feature maps matches 'x*'; they are"),
         (["lenet5", "--image", "text.png"], "error: text.png: expected a picture that Pillow reads"),
-        (["lenet5", "--data", "shapes"], "error: expected a model for images of at least 3x32x32; its images are 1x28"),
+        (["lenet5", "--data", "signals"], "error: expected a model for images of at least 1x512, or of more channels;"),
         (["lenet5", "--memory", "1MB", "--batch", "64"], "error: --memory: expected at least"),
     ],
 )

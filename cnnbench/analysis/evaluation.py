@@ -1,8 +1,9 @@
 """Predicted classes -> accuracy, confusion and comparison. Pure functions."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from cnnbench.analysis.stats import CONFIDENCE, Estimate
@@ -22,6 +23,8 @@ class Predictions(NamedTuple):
     """Of each image, the class that it belongs to."""
     classes: dict[str, list[int]]
     """By backend, of each image, the class that it is put into."""
+    draws: Mapping[str, Sequence[int]] = MappingProxyType({})
+    """By backend in int8, right images with other draws of the images that it is calibrated with."""
 
     def correct(self, backend: str) -> list[bool]:
         """Whether each image is put into the right class."""

@@ -30,6 +30,7 @@ from cnnbench.cli import (
     serving,
     study,
     train,
+    train_suite,
 )
 from cnnbench.cli.common import EXIT_FAULT, EXIT_INTERRUPTED
 from cnnbench.errors import CnnbenchError
@@ -55,7 +56,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, pick, gate, bisect, models, layers, train, evaluate, curves, study, serving, machine, cache):
+for commands in (runs, pick, gate, bisect, models, layers, train, train_suite, evaluate, curves, study):
+    app.add_typer(commands.app)
+for commands in (serving, machine, cache):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 

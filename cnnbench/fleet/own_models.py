@@ -24,6 +24,7 @@ from cnnbench.records import artifact, cache, dataset
 from cnnbench.records.toolchain import external_data, find_module
 from cnnbench.suite.case import NOISE, PUBLISHED, Case
 from cnnbench.suite.load import Suite
+from cnnbench.suite.recipe import is_trained
 
 CODE, FILES = "code", "files"
 """The folders of what is sent: of packages, and of files by their paths from the folder of the command."""
@@ -79,7 +80,7 @@ def _files(suite: Suite) -> dict[Path, None]:
             found[model := Path(spec.model)] = None
             if spec.is_onnx_file:
                 found.update(dict.fromkeys(model.parent / name for name in external_data(model.read_bytes())))
-        if spec.weights not in (None, PUBLISHED):
+        if spec.weights not in (None, PUBLISHED) and not is_trained(spec.weights):  # each node has its own of these
             found[Path(str(spec.weights))] = None
     return found
 

@@ -108,6 +108,7 @@ def graph_file(case: Case) -> str:
 def graph_facts_file(case: Case) -> str:
     """The file of what is known of a case's own graph."""
     data = "" if case.calibration == NOISE else f"-{sha256(case.calibration.encode()).hexdigest()[:12]}"
+    data += f"-draw{case.draw}" if case.draw else ""
     return f"{Path(GRAPH).stem}.{case.precision}{data}{Path(GRAPH).suffix}{PACKAGE_FACTS}"
 
 

@@ -4,6 +4,7 @@ CACHEDIR.TAG                    tells backup programs to leave the folder out
 artifacts/<label>-<key>/        a finished artifact, sealed with digests of its content (`artifact.py`)
 artifacts/.building-<entry>/    one that is being filled, by the holder of its lock
 locks/<entry>.lock
+trained/<weights>/              weights that a suite's models were trained to (`trained.py`)
 peaks/  calibrations/           small files, by the machine's identity
 inductor-<user>/                what torch.compile keeps: code and pickles, of the user alone
 """

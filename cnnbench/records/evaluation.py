@@ -26,9 +26,12 @@ class Evaluation(Recorded):
     same_class: Count = 0
     """That both put into the same class, right or wrong."""
 
+    draws: list[Count] = []
+    """Right images of the same quantisation, calibrated with other choices of images."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.only_this <= self.correct <= self.images and self.same_class <= self.images):
+        if not (self.only_this <= self.correct <= self.images and max([self.same_class, *self.draws]) <= self.images):
             raise ValueError("expected counts of at most all images")
         if self.correct + self.only_reference > self.images:
             raise ValueError("expected images that the reference alone gets right among those that are wrong")

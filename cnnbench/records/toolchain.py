@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
-from cnnbench.records import files
+from cnnbench.records import files, trained
 from cnnbench.suite.case import ModelSpec
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
@@ -112,7 +112,7 @@ def source_digest(spec: ModelSpec) -> str:
     """
     own = _model_digest(spec) + (_module_digest(spec.loss) if spec.loss else "")
     try:
-        return own + files.digest(Path(spec.weights)) if spec.weights else own
+        return own + files.digest(trained.weights_file(spec)) if spec.weights else own
     except OSError:  # told where the weights are loaded
         return own
 

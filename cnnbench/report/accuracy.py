@@ -38,6 +38,12 @@ def accuracy_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> Ta
     def agreement(row: CaseRow) -> float | None:
         return found.same_class / found.images if (found := compared(row)) else None
 
+    def spread(row: CaseRow) -> str | None:
+        if not (found := of(row)).draws:
+            return None
+        shares = [POINTS * each / found.images for each in (found.correct, *found.draws)]
+        return f"{min(shares):.1f} to {max(shares):.1f} of {len(shares)}"
+
     columns: list[Column[CaseRow]] = [
         words("model", lambda r: r.model, axis=True),
         figure("batch", lambda r: r.batch, str, axis=True),
@@ -46,6 +52,7 @@ def accuracy_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> Ta
         words("data", lambda r: of(r).data),
         figure("images", lambda r: of(r).images, "{:,.0f}".format),
         *estimate("top-1 %", lambda r: accuracy(of(r).correct, of(r).images).scaled(POINTS), _in_percent, "top1"),
+        Column("draws %", spread, lambda r: spread(r) or "", "draws", is_figure=False),
         words("float32", lambda r: of(r).reference or None),
         *estimate("difference", difference, _in_points),
         figure("p", p, "{:.2g}".format),
@@ -58,10 +65,11 @@ def accuracy_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> Ta
     caption = (
         "Measured here on test images, with the artifact that was timed, in its runtime and precision; once for cases "
         "that differ in batch alone. top-1: share of images that are put into the right class [95 % interval, Wilson]. "
-        "float32: what it is compared with on the same images: the same runtime, or of float32 PyTorch. difference: of "
-        "the two accuracies, in percentage points [95 % interval for pairs, Newcombe]; p: McNemar's exact test. same "
-        "class: share of images that both put into one class, right or wrong. 99 %: whether 99 % of float32's accuracy "
-        "is kept: meets or fails with the whole interval of the difference, else undecided."
+        "draws: the least and the largest top-1 of graphs that were calibrated with several draws of training images, "
+        "this one among them. float32: what it is compared with on the same images: the same runtime, or of float32 "
+        "PyTorch. difference: of the two accuracies, in percentage points [95 % interval for pairs, Newcombe]; p: "
+        "McNemar's exact test. same class: share of images that both put into one class, right or wrong. 99 %: whether "
+        "99 % of float32's accuracy is kept: meets or fails with the whole interval of the difference, else undecided."
     )
     return table_of("accuracy", "Accuracy of what was timed", caption, shown, columns, status=lambda r: r.status)
 

@@ -23,6 +23,7 @@ def as_json(predictions: Predictions) -> dict[str, Any]:
         "backends": {
             backend: {
                 "correct": (correct := sum(predictions.correct(backend))),
+                **({"draws": list(predictions.draws[backend])} if backend in predictions.draws else {}),
                 **_interval(accuracy(correct, len(predictions.labels))),
                 "by_class": [
                     {"class": each.name, "images": each.images, "correct": each.correct, **_interval(each.accuracy)}
@@ -60,7 +61,9 @@ def text(predictions: Predictions) -> Iterator[str]:
     yield f"{images:,} test images of {len(predictions.names)} classes; accuracy with its 95 % interval (Wilson)"
     for backend in predictions.classes:
         correct = sum(predictions.correct(backend))
-        yield f"  {backend}: {_shown(accuracy(correct, images))}, {correct:,} correct"
+        draws = [share / images for share in (correct, *predictions.draws.get(backend, ()))]
+        spread = f"; {min(draws):.2%} to {max(draws):.2%} in {len(draws)} draws of calibration images"
+        yield f"  {backend}: {_shown(accuracy(correct, images))}, {correct:,} correct{spread if draws[1:] else ''}"
     for each in differences(predictions):
         if not each.images:
             yield f"{each.first} and {each.second} put all images into the same classes"

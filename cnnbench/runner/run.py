@@ -23,11 +23,12 @@ from cnnbench.runner.plan import Group
 from cnnbench.runner.recorder import Observer, Recorder
 from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.tasks.diverge import where_it_begins
-from cnnbench.runner.tasks.evaluate import Evaluator
+from cnnbench.runner.tasks.evaluate import Evaluator, draws_of, has_weights
 from cnnbench.runner.tasks.input import measure_input
 from cnnbench.runner.tasks.layer_profile import profile_models
 from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
+from cnnbench.runner.tasks.train_suite import check_trained
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.load import Suite
 from cnnbench.suite.runtimes import runtime_kind
@@ -68,8 +69,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
 
     An interrupt by the keyboard ends it like a spent budget: what is finished is on disk. Raises RunFolderError, and
     ModelError, before anything is measured, for a model outside the registry that cannot be built; InputError for an
-    input whose data or transforms do not fit.
+    input whose data or transforms do not fit, and for weights that are still to be trained.
     """
+    check_trained(suite, [case.spec for case in cases])
     if suite.input:
         dataset.find(suite.input.data)  # before anything is built or measured for it
     environment = environment_of(suite, cases)
@@ -168,8 +170,10 @@ class _Session:
     def build(self) -> None:
         """Build what the groups lack, until measuring what is built needs all that is left of the budget."""
         groups, budget, artifacts = self.budget.first, self.budget, self.artifacts
+        evaluated = [case for group in groups for case in group if case.id in self.suite.tests]
+        draws = [draw for case in evaluated if has_weights(case.spec) for draw in draws_of(case)]
         models = {
-            spec: artifacts.wanted(spec, steps, plan.compiled_ahead(groups, spec))
+            spec: artifacts.wanted(spec, steps, plan.compiled_ahead([*groups, draws], spec))
             for spec, steps in plan.models_of(groups).items()
         }
         self._learn_references(models)

@@ -56,13 +56,13 @@ _ID = re.compile(
     r"(?P<model>.+?)(@(?P<image_size>\d+(x\d+){0,2}))?(@(?P<inputs>\w+=[\dx]+(,\w+=[\dx]+)*))?"
     r"(/c(?P<channels>\d+))?(/k(?P<classes>\d+))?(/w:(?P<weights>.+?))?(/l:(?P<loss>[\w.]+:[\w.]+))?"
     r"/(?P<workload>inference|training|serving)/(?P<runtime>[^/]+)/(?P<device>\w+)/(?P<precision>[\w-]+)"
-    r"(/cal:(?P<calibration>.+?))?(/(?P<layout>channels_last))?"
+    r"(/cal:(?P<calibration>.+?))?(/draw:(?P<draw>\d+))?(/(?P<layout>channels_last))?"
     r"(/(?P<allocator>keep|tcmalloc|jemalloc))?(/train:(?P<trainable>[\w.:]+(/norm:train)?))?"
     r"(/p99:(?P<p99_ms>[\d.e+-]+)ms)?(/n(?P<sessions>\d+))?(/d(?P<delay_ms>[\d.e+-]+)ms)?"
     r"/b(?P<batch>\d+)(/r(?P<ranks>\d+))?(/t(?P<threads>\d+))?(/s(?P<seed>\d+))?"
 )
 """`MODEL[@SIZE][@INPUTS][/cCHANNELS][/kCLASSES][/w:WEIGHTS][/l:LOSS]/WORKLOAD/RUNTIME/DEVICE/PRECISION[/cal:DATA]
-[/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]][/p99:BOUNDms][/nSESSIONS][/dDELAYms]/bBATCH[/rRANKS][/tTHREADS]
+[/draw:N][/LAYOUT][/ALLOCATOR][/train:PART[/norm:train]][/p99:BOUNDms][/nSESSIONS][/dDELAYms]/bBATCH[/rRANKS][/tTHREADS]
 [/sSEED]`; parts in brackets are left out where they are the default."""
 
 Trainable = Annotated[str, AfterValidator(check_part), Field(max_length=300)]
@@ -168,6 +168,8 @@ class Case(Frozen):
     precision: Precision = "fp32"
     calibration: Annotated[str, Field(min_length=1, max_length=1000)] = NOISE
     """The data set, as `--data` takes it, whose images decide the ranges of what is quantised."""
+    draw: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Which seeded choice of its training images."""
     layout: Layout = "nchw"
     allocator: Allocator = "default"
     trainable: Trainable = ALL
@@ -188,6 +190,8 @@ class Case(Frozen):
 
     @model_validator(mode="after")
     def _check_calibration(self) -> Self:
+        if self.draw and self.calibration == NOISE:
+            raise ValueError(f"nothing is drawn of noise; got draw {self.draw}")
         if self.calibration != NOISE and not self.is_quantised:
             raise ValueError(f"nothing is quantised in {self.precision}; got calibration {self.calibration!r}")
         return self
@@ -243,6 +247,7 @@ class Case(Frozen):
     def id(self) -> str:
         """The name used everywhere: `resnet18/inference/ort/cpu/fp32/b8`."""
         data = [] if self.calibration == NOISE else [f"cal:{self.calibration}"]
+        data += [f"draw:{self.draw}"] if self.draw else []
         backend = (self.runtime, self.device, self.precision, *data, self.layout, self.allocator)
         parts = (self.spec.label, self.workload, *(part for part in backend if part not in DEFAULTS))
         return "/".join(parts) + self.part + self.service + f"/b{self.batch}" + self._threads_and_seed

@@ -10,6 +10,7 @@ from cnnbench.errors import InputError, ShapeError, SuiteError, unknown
 from cnnbench.networks.trainable import ALL, with_norm
 from cnnbench.suite.case import NOISE, QUANTISED, WORKLOADS, Case, Frozen, ModelSpec, Workload
 from cnnbench.suite.input_plan import InputPlan
+from cnnbench.suite.recipe import TRAINED, Training
 from cnnbench.suite.runtimes import OVER_HTTP
 from cnnbench.suite.schema import BUILT_IN, CASE_BUDGETS_S, MAX_CASES, Settings, SuiteFile, parse
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource, read_yaml
@@ -53,6 +54,8 @@ class Suite(Frozen):
     """By id, of the inference cases that are evaluated after they are timed."""
     input: InputPlan | None = None
     """What is measured of the way from stored images to batches."""
+    trained: tuple[Training, ...] = ()
+    """The models that `cnnbench train-suite` trains."""
 
     @property
     def digest(self) -> str:
@@ -135,6 +138,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
     cases: dict[str, Case] = {}
     budgets: dict[str, float] = {}
     tests: dict[str, TestSet] = {}
+    trained: dict[str, Training] = {}
     defaults = _merge(BUILT_IN, file.defaults)
     for index, entry in enumerate(file.models):
         settings, place = _merge(defaults, entry), source.place(("models", index))
@@ -142,6 +146,10 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
             settings = settings.model_copy(update={"image_size": entry.image_size, "channels": entry.channels})
         assert settings.workloads is not None
         spec = _spec(source, index, entry.model, settings)
+        if settings.weights == TRAINED:
+            training = _training(source, index, spec, settings)
+            trained[training.weights] = training
+            spec = spec.model_copy(update={"weights": training.weights})
         if max(settings.ranks or [1]) > 1 and settings.threads is None and "cpu" in _axis(settings.devices, "training"):
             where = _first_place(source, index, "ranks")
             raise SuiteError(f"{where}: expected `threads` beside it, those of each rank on the CPU; got none")
@@ -170,6 +178,7 @@ def _expand(source: YamlSource, file: SuiteFile) -> Suite:
         launches=file.launches,
         tests=tests,
         input=file.input,
+        trained=tuple(trained.values()),
     )
 
 
@@ -187,6 +196,18 @@ def _spec(source: YamlSource, index: int, model: str, settings: Settings) -> Mod
         )
     except ShapeError as error:
         raise SuiteError(f"{_first_place(source, index, 'inputs', 'channels', 'image_size')}: {error}") from None
+
+
+def _training(source: YamlSource, index: int, spec: ModelSpec, settings: Settings) -> Training:
+    """How a model's weights are made. Raises SuiteError where the suite does not say."""
+    where = _first_place(source, index, "weights")
+    if settings.train is None:
+        raise SuiteError(f"{where}: expected `train` beside `weights: {TRAINED}`, such as {{data: shapes}}; got none")
+    if (data := settings.train.data or settings.data) is None:
+        raise SuiteError(f"{where}: expected `data` in `train`, or beside it; got none")
+    return Training(
+        spec=spec.model_copy(update={"weights": None}), recipe=settings.train.model_copy(update={"data": data})
+    )
 
 
 def _first_place(source: YamlSource, index: int, *keys: str) -> str:

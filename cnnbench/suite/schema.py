@@ -37,6 +37,7 @@ from cnnbench.suite.case import (
 )
 from cnnbench.suite.input_plan import InputPlan
 from cnnbench.suite.parse import parse_duration, parse_image_size, parse_inputs, shown
+from cnnbench.suite.recipe import Recipe
 from cnnbench.suite.yaml_lines import KeyPath, YamlSource
 
 T = TypeVar("T")
@@ -150,8 +151,11 @@ class Settings(BaseModel):
         None, description="shape of each input by its name, without the batch, such as {left: [3, 224, 224]}"
     )
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
-        None, description="a file of weights, or DEFAULT for those that torchvision or timm publish; random if absent"
+        None,
+        description="a file of weights, DEFAULT for those that torchvision or timm publish, or trained for those that "
+        "`train` describes; random if absent",
     )
+    train: Recipe | None = Field(None, description="how `weights: trained` are made, by `cnnbench train-suite`")
     loss: LossName | None = Field(
         None, description="package.module:callable of a training step's loss(outputs, labels); cross-entropy if absent"
     )
@@ -263,7 +267,8 @@ def _explain(source: YamlSource, detail: ErrorDetails) -> str:
     kind, got = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         levels: dict[object, type[BaseModel]] = {"defaults": Settings, "models": ModelEntry, "input": InputPlan}
-        message = unknown("key", str(where[-1]), levels.get(where[0], SuiteFile).model_fields)
+        level = Recipe if "train" in where[:-1] else levels.get(where[0], SuiteFile)
+        message = unknown("key", str(where[-1]), level.model_fields)
     elif kind == "literal_error":
         axes = [part for part in where if isinstance(part, str) and part not in WORKLOADS]
         noun = "workload" if "[key]" in detail["loc"] else axes[-1].removesuffix("s")

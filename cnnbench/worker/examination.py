@@ -82,13 +82,14 @@ def _tried(module: nn.Module, image: tuple[int, ...], data: Data, request: Exami
         "eager": eager,
         "ort": lambda images: session.run(None, {inference.INPUT: images})[0],
     }
+    size = shapes.size_for(data.prepare.shape)
     drawings = list(itertools.islice(shapes.drawings(shapes.TEST_IMAGES, shapes.TEST_SEED), request.images))
     labels = np.array([shapes.CLASSES.index(each.shape) for each in drawings])
     for what, amounts in request.under.items():
         usual: dict[str, NDArray[np.int64]] = {}
         unchanged = USUAL.get(what, 0.0)
         for amount in sorted({unchanged, *amounts}, key=lambda each: each != unchanged):
-            stored = np.stack([shapes.draw(_changed(each, what, amount)) for each in drawings])
+            stored = np.stack([shapes.draw(_changed(each, what, amount), size) for each in drawings])
             images = data.prepare(_degraded(stored, what, amount))
             if what in ("fgsm", "pgd"):
                 images = _attacked(module, images, labels, amount, data, 1 if what == "fgsm" else PGD_STEPS)

@@ -165,7 +165,8 @@ def _images(case: Case, facts: ArtifactFacts, golden: Golden) -> tuple[Array, ..
         names = ", ".join(facts.inputs)
         raise InputError(f"calibration {case.calibration}: expected a model of one input; it takes {names}")
     data = read(dataset.find(case.calibration), facts.input_shape, facts.classes)
-    order = np.random.default_rng(case.spec.seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
+    drawn_by = [case.spec.seed, case.draw] if case.draw else case.spec.seed
+    order = np.random.default_rng(drawn_by).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
     return (data.prepare(data.train.images[order]),)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cnnbench.errors import ModelError
 from cnnbench.networks import registry
+from cnnbench.records.trained import weights_file
 from cnnbench.suite.case import PUBLISHED, ModelSpec
+from cnnbench.suite.recipe import is_trained
 
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 """Where checkpoints keep the state dict, beside an optimizer's and others."""
@@ -26,7 +28,7 @@ def load_weights(module: nn.Module, spec: ModelSpec, heads: Sequence[str] = ()) 
     none, and for weights of another network.
     """
     assert spec.weights is not None
-    file = _published(spec) if spec.weights == PUBLISHED else Path(spec.weights)
+    file = _published(spec) if spec.weights == PUBLISHED else weights_file(spec)
     state, own = _read(file, spec), module.state_dict()
     of_heads = {name for name in own if name.rpartition(".")[0] in heads} if spec.classes else set()
     anew = [name for name in own if name in of_heads and (name not in state or state[name].shape != own[name].shape)]
@@ -52,6 +54,11 @@ def _read(file: Path, spec: ModelSpec) -> Mapping[str, Tensor]:
             return load_file(file)
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if is_trained(spec.weights):
+            raise ModelError(
+                f"model {spec.model!r}: weights: there is no {spec.weights} in the cache; `cnnbench train-suite SUITE` "
+                "makes those of a suite"
+            ) from None
         raise ModelError(f"model {spec.model!r}: weights: there is no file {file}") from None
     except Exception as error:
         words = " ".join(str(error).split())[:200]

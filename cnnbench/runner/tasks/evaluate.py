@@ -1,6 +1,8 @@
 """A trained model on a data set's test images, in each runtime, in a process of its own."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
 
@@ -29,6 +31,8 @@ from cnnbench.suite.runtimes import REFERENCE, cannot, runtime_kind
 BATCH = 50
 """Images that are classified at once, where what runs takes any batch."""
 Found = TypeVar("Found")
+DRAWS = 3
+"""Of the images that int8 is calibrated with, whose graphs are evaluated."""
 TURN_S = 0.5
 """How often a worker says how far it is."""
 
@@ -67,21 +71,28 @@ def evaluate(cases: Sequence[Case], data: DataSet, watch: Callable[[str, int, in
     Raises InputError for data or a model that do not fit, ModelError for weights that do not, and WorkerError.
     """
     spec, threads = cases[0].spec, machine.usable_threads()
+    others = {case: draws_of(case) for case in cases}
     with Artifacts() as artifacts:
         facts = artifacts.get(spec)
-        artifacts.build([wanted := artifacts.wanted(spec, ahead=plan.compiled_ahead([cases], spec))])
+        ahead = plan.compiled_ahead([cases, *others.values()], spec)
+        artifacts.build([wanted := artifacts.wanted(spec, ahead=ahead)])
         folder = artifact.folder_of(spec, facts.key)
         images = prepared(spec, facts, data, artifacts.logs / "images.npy", threads)
         classes: dict[str, list[int]] = {}
-        for case in cases:
+        right: dict[str, list[int]] = {}
+        for case in itertools.chain.from_iterable((each, *others[each]) for each in cases):
             if facts.onnx_error is not None and runtime_kind(case.runtime).runs_exported_graph:
                 raise WorkerError(f"{spec.label}: ONNX export failed: {facts.onnx_error}")
             if problem := artifacts.find(wanted).problem(case.model_copy(update={"batch": facts.batch or case.batch})):
                 raise WorkerError(f"{spec.label}: {case.backend}: {problem.reason}")
             case = case.model_copy(update={"batch": facts.batch or case.batch})
             log = artifacts.logs / f"{artifact.file_name(case.backend)}.log"
-            classes[case.backend] = classified(case, folder, images, threads, log, watch)
-    return Predictions(names=images.about.classes, labels=images.about.labels, classes=classes)
+            found = classified(case, folder, images, threads, log, watch)
+            if case.draw:
+                right.setdefault(case.backend, []).append(_right(found, images))
+            else:
+                classes[case.backend] = found
+    return Predictions(images.about.classes, images.about.labels, classes, right)
 
 
 class TestImages(NamedTuple):
@@ -134,7 +145,7 @@ class Evaluator:
     def evaluate(self, case: Case, test: TestSet, built: Built) -> Evaluation | None:
         """The counts of a case, or why there are none; None for random weights, which have no accuracy."""
         spec, facts = case.spec, built.facts
-        if facts is None or facts.begun_anew or not (spec.weights or spec.is_onnx_file or spec.is_program_file):
+        if facts is None or facts.begun_anew or not has_weights(spec):
             return None
         try:
             images = self._images_of(spec, facts, test)
@@ -143,7 +154,9 @@ class Evaluator:
             return Evaluation(data=test.data, problem=str(error))
         labels = images.about.labels
         right = [found == label for found, label in zip(own, labels, strict=True)]
-        counts = Evaluation(data=test.data, images=len(labels), correct=sum(right))
+        counts = Evaluation(
+            data=test.data, images=len(labels), correct=sum(right), draws=self._of_draws(case, built, facts, images)
+        )
         in_fp32 = _in_float32(case)
         try:
             theirs = self._classes_of(in_fp32, built, facts, images)
@@ -158,6 +171,16 @@ class Evaluator:
             "same_class": sum(one == other for one, other in zip(own, theirs, strict=True)),
         }
         return counts.model_copy(update=compared)
+
+    def _of_draws(self, case: Case, built: Built, facts: ArtifactFacts, images: TestImages) -> list[int]:
+        """Right images by the graphs that other draws of the calibration's images have led to, as far as there are."""
+        found = []
+        for each in draws_of(case):
+            graph = built.graph(each)
+            if graph is not None and graph.error is None:
+                with suppress(CnnbenchError):
+                    found.append(_right(self._classes_of(each, built, facts, images), images))
+        return found
 
     def _images_of(self, spec: ModelSpec, facts: ArtifactFacts, test: TestSet) -> TestImages:
         key = (test.data, test.images, facts.input_shape, facts.classes)
@@ -186,6 +209,22 @@ class Evaluator:
         for each in self._images.values():
             if isinstance(each, TestImages):
                 Path(each.file).unlink(missing_ok=True)
+
+
+def _right(classes: list[int], images: TestImages) -> int:
+    return sum(found == label for found, label in zip(classes, images.about.labels, strict=True))
+
+
+def has_weights(spec: ModelSpec) -> bool:
+    """Whether a model has weights that are not random, so that it may be accurate."""
+    return bool(spec.weights) or spec.is_onnx_file or spec.is_program_file
+
+
+def draws_of(case: Case) -> list[Case]:
+    """The case with each other draw of the images that it is calibrated with; none where it is not."""
+    if case.calibration == NOISE:
+        return []
+    return [case.model_copy(update={"draw": draw}) for draw in range(1, DRAWS)]
 
 
 def _in_float32(case: Case) -> Case:

@@ -20,7 +20,7 @@ READERS: Mapping[Kind, Callable[[str, Shape], Parts]] = {
     "cifar100": lambda folder, shape: torchvision_sets.read_cifar("CIFAR100", folder),
     "images": torchvision_sets.read_images,
     "digits": lambda folder, shape: digits.read(),
-    "shapes": lambda folder, shape: shapes.read(),
+    "shapes": lambda folder, shape: shapes.read(shape),
     "signals": lambda folder, shape: signals.read(),
 }
 

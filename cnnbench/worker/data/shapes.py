@@ -1,4 +1,4 @@
-"""Coloured shapes of ten classes, 3x32x32, drawn at an exact position, angle and scale.
+"""Coloured shapes of ten classes, 3x32x32 or at another size, drawn at an exact position, angle and scale.
 
 A shape is a formula: how far a point of the plane lies outside its outline. A pixel has the shape's colour by the share
 of its area that lies inside, which is that distance, from half a pixel inside to half a pixel outside. So a shape can
@@ -6,7 +6,7 @@ be moved by any fraction of a pixel, and turned or scaled by any amount, without
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from cnnbench.worker.data.parts import Part, Parts
 
-SIZE = 32
-"""Of an image's sides, in pixels."""
+SIZE, MAX_SIZE = 32, 128
+"""Of an image's sides, in pixels, where nothing is said, and at most; positions and RADIUS are in pixels of SIZE."""
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue in an image of one channel (ITU-R BT.601)."""
 RADIUS = 8.0
 """Of the circle around a shape of scale 1, in pixels."""
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 2_000
@@ -24,6 +26,8 @@ MAX_SHIFT, MAX_ANGLE, SCALES = 3.0, 15.0, (0.8, 1.1)
 """Of the data set's drawings: pixels to each side, degrees to each side, and the least and largest scale."""
 MIN_CONTRAST, NOISE = 0.25, 0.08
 """The least distance between the two colours, and the standard deviation of the noise, as shares of full brightness."""
+
+IMAGE_AXES = 3
 
 Points = NDArray[Any]
 Colour = tuple[float, float, float]
@@ -81,22 +85,23 @@ class Drawing(NamedTuple):
     """Of the noise."""
 
 
-def coverage(shape: str, x: float, y: float, angle: float, scale: float) -> Points:
-    """(SIZE, SIZE) float32: the share of each pixel that lies inside the shape."""
-    places = np.arange(SIZE, dtype=np.float32) + np.float32(0.5 - SIZE / 2)
-    right, up = (places - np.float32(x))[None, :], -(places - np.float32(y))[:, None]
-    unit = RADIUS * scale
+def coverage(shape: str, x: float, y: float, angle: float, scale: float, size: int = SIZE) -> Points:
+    """(size, size) float32: the share of each pixel that lies inside the shape."""
+    places = np.arange(size, dtype=np.float32) + np.float32(0.5 - size / 2)
+    pixels = size / SIZE
+    right, up = (places - np.float32(x * pixels))[None, :], -(places - np.float32(y * pixels))[:, None]
+    unit = RADIUS * scale * pixels
     cos, sin = (np.float32(f(math.radians(angle)) / unit) for f in (math.cos, math.sin))
     outside = SHAPES[shape](right * cos + up * sin, up * cos - right * sin)
     found: Points = np.clip(0.5 - outside * np.float32(unit), 0, 1)
     return found
 
 
-def draw(drawing: Drawing) -> NDArray[Any]:
-    """(3, SIZE, SIZE) uint8: the shape on its background, with noise that is the same wherever the shape is."""
-    share = coverage(drawing.shape, drawing.x, drawing.y, drawing.angle, drawing.scale)
+def draw(drawing: Drawing, size: int = SIZE) -> NDArray[Any]:
+    """(3, size, size) uint8: the shape on its background, with noise that is the same wherever the shape is."""
+    share = coverage(drawing.shape, drawing.x, drawing.y, drawing.angle, drawing.scale, size)
     colour, background = (np.array(each, np.float32)[:, None, None] for each in (drawing.colour, drawing.background))
-    noise = np.random.default_rng(drawing.seed).standard_normal((3, SIZE, SIZE), np.float32)
+    noise = np.random.default_rng(drawing.seed).standard_normal((3, size, size), np.float32)
     values = background + share * (colour - background) + np.float32(NOISE) * noise
     found: NDArray[Any] = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return found
@@ -113,14 +118,26 @@ def drawings(count: int, seed: int) -> Iterator[Drawing]:
         yield Drawing(CLASSES[number % len(CLASSES)], float(x), float(y), angle, scale, colour, background, noise)
 
 
-def read() -> Parts:
-    """The data set: the same images whenever and wherever it is made."""
-    train, test = (_part(*each) for each in ((TRAIN_IMAGES, TRAIN_SEED), (TEST_IMAGES, TEST_SEED)))
+def size_for(shape: Sequence[int]) -> int:
+    """The sides of the images for a model of images (C, H, W): its own, up to MAX_SIZE."""
+    return min(*shape[1:], MAX_SIZE) if len(shape) == IMAGE_AXES else SIZE
+
+
+def read(shape: Sequence[int] = ()) -> Parts:
+    """The data set for a model of images (C, H, W): the same images whenever and wherever it is made.
+
+    For one channel they are grey.
+    """
+    size, is_grey = size_for(shape), tuple(shape[:1]) == (1,)
+    train, test = (_part(*each, size, is_grey) for each in ((TRAIN_IMAGES, TRAIN_SEED), (TEST_IMAGES, TEST_SEED)))
     return Parts(train, test, CLASSES)
 
 
-def _part(count: int, seed: int) -> Part:
-    images = np.stack([draw(each) for each in drawings(count, seed)])
+def _part(count: int, seed: int, size: int, is_grey: bool) -> Part:
+    images = np.empty((count, 1 if is_grey else 3, size, size), np.uint8)
+    for place, each in enumerate(drawings(count, seed)):
+        image = draw(each, size)
+        images[place] = np.rint(np.tensordot(LUMA, image, 1)) if is_grey else image
     return Part(images, np.arange(count, dtype=np.int64) % len(CLASSES))
 
 
