@@ -57,11 +57,6 @@ class Variant(NamedTuple):
     """Nodes that are left as they are."""
 
 
-def is_depthwise(node: onnx.NodeProto) -> bool:
-    """A convolution with one input channel per group."""
-    return node.op_type == "Conv" and next((a.i for a in node.attribute if a.name == "group"), 1) > 1
-
-
 def is_no_product(node: onnx.NodeProto) -> bool:
     """Neither a convolution nor a matrix product."""
     return node.op_type not in ("Conv", "Gemm", "MatMul")
@@ -70,8 +65,6 @@ def is_no_product(node: onnx.NodeProto) -> bool:
 VARIANTS = (
     Variant("as usual: per channel, calibrated on data"),
     Variant("weights per tensor", per_channel=False),
-    Variant("weights per tensor, depthwise convolutions in float32", per_channel=False, in_float32=is_depthwise),
-    Variant("depthwise convolutions in float32", in_float32=is_depthwise),
     Variant("only convolutions and matrix products in int8", in_float32=is_no_product),
     Variant("calibrated on noise", calibration="noise"),
     Variant(f"one calibration image times {OUTLIER:g}", calibration="outlier"),
