@@ -72,6 +72,23 @@ def test_axe_finds_nothing_serious_on_any_page(
     page.close()
 
 
+@pytest.mark.parametrize("kind", ["history", "diverge"])
+def test_on_a_phone_the_words_of_a_wide_chart_are_legible_and_an_interval_stands_below_its_figure(
+    browser: "Browser", pages: Path, kind: str
+) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 900})
+    page.goto((pages / f"{kind}.html").as_uri())
+    scales = "all => all.map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"
+    assert min(page.locator(".chart.wide svg").evaluate_all(scales)) > 0.6  # words of 10 pixels and more are drawn
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    lefts = page.locator(".cards td .interval").evaluate_all(
+        "all => all.map(each => each.getBoundingClientRect().left - each.parentElement.getBoundingClientRect().left)"
+    )
+    assert all(left > 60 for left in lefts)
+    assert bool(lefts) == (kind == "history")
+    page.close()
+
+
 def test_axe_finds_a_picture_without_words_and_text_that_is_too_faint(browser: "Browser", tmp_path: Path) -> None:
     file = tmp_path / "bad.html"
     file.write_text("<html lang=en><title>a</title><main><img src=data:,><p style='color: #ccc'>faint</p></main>")
