@@ -243,3 +243,23 @@ def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cl
         assert record.case == by_hands.case
         assert record.artifact == by_hands.artifact
         assert [launch.ran for launch in record.launches] == [launch.ran for launch in by_hands.launches]
+
+
+LISTENING = """
+import psutil
+from cnnbench.fleet.ray_cluster import RayCluster
+with RayCluster("local") as cluster:
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        for each in process.net_connections("inet"):
+            if each.status == psutil.CONN_LISTEN:
+                print(each.laddr.ip)
+"""
+
+
+def test_ray_on_this_machine_alone_can_be_reached_from_this_machine_alone(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LISTENING], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.split()
+    assert len(found) > 3  # its control store, the node's agent, workers
+    assert {address.removeprefix("::ffff:") for address in found} == {"127.0.0.1"}

@@ -17,6 +17,9 @@ LOCAL = "local"
 MACHINE = "cnnbench.io/machine"
 """The label that names a node's machine; without it, its host's name does."""
 NODE_ID = "ray.io/node-id"
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The variable that lets Ray have nodes on other machines; without them it listens on the loopback address alone. To
+`_node_ip_address="127.0.0.1"` it gives an address that can be reached from outside."""
 MAX_DRAINED = 500
 """Messages of one node that are taken before another's turn."""
 STORE_BYTES = 100 * 2**20
@@ -35,8 +38,8 @@ class RayCluster:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
             os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-            own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
-            options.update(own)
+            os.environ[CLUSTERS] = "0"
+            options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
         try:
             import ray
         except ImportError:
