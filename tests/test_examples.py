@@ -118,10 +118,17 @@ def gated(folder: Path) -> None:
     gate_folder(folder, repository)
 
 
+def photos(folder: Path) -> None:
+    for name in ("bird", "cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        picture(folder / name / "1.jpg")
+
+
 MAKERS: dict[str, Callable[[Path], object]] = {
     "old/bin/python": interpreter,
     "new/bin/python": interpreter,
     "cat.jpg": picture,
+    "photos": photos,
     "lenet5-ort.history.jsonl": trained,
     "lenet5-eager.history.jsonl": trained,
     "history": history,
