@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.integrate import dblquad
+from scipy.stats import t
 
 from cnnbench.analysis.bisection import beliefs, has_changed, next_commit, suspects
 from cnnbench.errors import InputError
@@ -80,11 +82,30 @@ def test_beliefs_follow_from_the_pairs_by_hand() -> None:
     assert beliefs(4, {}) == pytest.approx([0.25] * 4)
     even = beliefs(4, {4: [0.05, 0.05], 2: [0.05, 0.05]})
     assert even == pytest.approx([0.5, 0.5, 0, 0], abs=1e-6)
-    # Three values a, b and c: with all after it, the sum of squares is about their mean; else one is about 0.
-    one = beliefs(2, {2: [0.04, 0.06], 1: [0.01]})
-    squares = sum((each - 0.11 / 3) ** 2 for each in (0.04, 0.06, 0.01))
-    after, before = math.sqrt(1 / 3) / squares, math.sqrt(1 / 2) / (2 * 0.01**2 + 0.01**2)
-    assert one == pytest.approx([after / (after + before), before / (after + before)])
+    # Three values: all after the change, or the last about 0. Integrated over change and logarithm of the scale.
+    pairs, spread = {2: [0.04, 0.06], 1: [0.01]}, 1.4826 * 0.01
+    bounds = (math.log(spread / 8), math.log(spread * 8), 0.05 - 4 * spread, 0.05 + 4 * spread)
+
+    def integral(after: list[float], before: list[float]) -> float:
+        def density(change: float, log_scale: float) -> float:
+            errors = np.array([*(each - change for each in after), *before])
+            return float(np.prod(t.pdf(errors / math.exp(log_scale), 4) / math.exp(log_scale)))
+
+        return float(dblquad(density, *bounds)[0])
+
+    all_after, one_before = integral([0.04, 0.06, 0.01], []), integral([0.04, 0.06], [0.01])
+    first = all_after / (all_after + one_before)
+    assert beliefs(2, pairs) == pytest.approx([first, 1 - first], rel=0.02)
+
+
+def test_single_pairs_that_are_far_off_hide_no_commit() -> None:
+    generator = np.random.default_rng(5)
+    pairs = {
+        c: [*generator.normal(0.1 * (c >= 11), 0.02, 8), generator.choice([-0.6, 0.6])] for c in (16, 8, 12, 10, 11)
+    }
+    found = beliefs(16, pairs)
+    assert found.argmax() + 1 == 11
+    assert found.max() > 0.99
 
 
 def test_the_commit_that_halves_the_beliefs_is_next_and_what_is_known_is_not_asked() -> None:

@@ -22,6 +22,10 @@ FIRST_PAIRS, MAX_FIRST_PAIRS = 6, 40
 """Of bad against good; more are measured, a block of two after the other, while they do not differ significantly."""
 CHANGED_P = 0.001
 """Two-sided, of each such look."""
+FREEDOM = 4
+"""Degrees of freedom of the errors, as the source of `beliefs` recommends where they are not estimated."""
+NORMAL_MAD, TINY = 1.4826, 1e-6
+"""Standard deviation over median absolute deviation of normal errors; the least spread."""
 VISIT_PAIRS = 10
 """The most of one commit before another is measured."""
 
@@ -39,23 +43,36 @@ def beliefs(commits: int, results: Mapping[int, Sequence[float]]) -> Floats:
     """Probability of each commit, 1 to `commits`, that it alone changed the time.
 
     `results` are logarithms of the time of a commit over the good one's, by commit, one for each pair. If commit c
-    changed the time, those of c and later are normal about an unknown change, and earlier ones about 0, all with one
-    unknown variance. Change and variance are integrated out, with flat priors on the change and on the logarithm of the
-    variance (Box and Tiao, "Bayesian inference in statistical analysis", 1973, section 2.7); all commits are equally
-    likely before.
+    changed the time, those of c and later lie about an unknown change, and earlier ones about 0, all with one unknown
+    scale. Errors are Student's t with few degrees of freedom, so that single pairs that are far off count little
+    (Lange, Little and Taylor, "Robust statistical modeling using the t distribution", JASA 84, 1989). Change and scale
+    are summed over, with flat priors on the change and on the logarithm of the scale, around median and median absolute
+    deviation of the latest commit's pairs; all commits are equally likely before.
     """
+    from scipy.special import logsumexp
+
     logs = np.array([log for own in results.values() for log in own])
     places = np.array([commit for commit, own in results.items() for _ in own])
     if len(logs) < 2:
         return np.full(commits, 1 / commits)
+    latest = logs[places == places.max()]
+    middle = float(np.median(latest))
+    spread = max(NORMAL_MAD * float(np.median(np.abs(latest - middle))), TINY)
+    scales = spread * np.geomspace(1 / 8, 8, 25)
+    changes = middle + spread * np.linspace(-4, 4, 41)[:, None]
+    without = _log_density(logs[:, None], scales)  # (pairs, scales)
+    changed = _log_density(logs[:, None, None] - changes, scales)  # (pairs, changes, scales)
     densities = np.full(commits, -math.inf)
     for commit in range(1, commits + 1):
-        after = logs[places >= commit]
-        if len(after):
-            squares = float(((after - after.mean()) ** 2).sum() + (logs[places < commit] ** 2).sum())
-            densities[commit - 1] = -0.5 * math.log(len(after)) - 0.5 * (len(logs) - 1) * math.log(max(squares, 1e-30))
-    weights = np.exp(densities - densities.max())
-    return np.asarray(weights / weights.sum())
+        after = places >= commit
+        if after.any():
+            densities[commit - 1] = logsumexp(without[~after].sum(0) + changed[after].sum(0))
+    return np.asarray(np.exp(densities - logsumexp(densities)))
+
+
+def _log_density(errors: Floats, scales: Floats) -> Floats:
+    """Of Student's t, but for a constant."""
+    return np.asarray(-(FREEDOM + 1) / 2 * np.log1p((errors / scales) ** 2 / FREEDOM) - np.log(scales))
 
 
 def next_commit(believed: Floats, unmeasurable: Collection[int]) -> int | None:
