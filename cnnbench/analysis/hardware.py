@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from cnnbench.analysis.compare import Comparison, Key, Machine, Measured
 from cnnbench.analysis.stats import Estimate, geometric_mean, median_of
+from cnnbench.networks.units import GIB
 from cnnbench.suite.case import WORKLOADS, Workload
 
 MAX_MACHINES = 20
 """That are shown one by one; of more, kinds of hardware are, and at most so many."""
 VERSIONS = ("cnnbench", "python", "torch", "torchvision", "onnxruntime-gpu", "onnxruntime")
 """Libraries whose versions tell machines apart."""
-GIB = 2**30
 
 
 class Extreme(NamedTuple):

@@ -56,9 +56,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs, pick, gate, bisect, models, layers, train, train_suite, evaluate, curves, study):
-    app.add_typer(commands.app)
-for commands in (serving, machine, cache):
+for commands in (
+    runs,
+    pick,
+    gate,
+    bisect,
+    models,
+    layers,
+    train,
+    train_suite,
+    evaluate,
+    curves,
+    study,
+    serving,
+    machine,
+    cache,
+):
     app.add_typer(commands.app)
 app.add_typer(history.app, name="history")
 

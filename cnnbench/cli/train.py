@@ -131,9 +131,8 @@ def train(
         for report in run(plan):
             loss = f"{report.loss or 0.0:.4f}"
             epoch = f"epoch {report.epoch} of {epochs}"
-            done = (report.epoch - 1) * report.steps + report.step
             shown: dict[str, Any] = {"loss": loss, "speed": report.images_per_s}
-            progress.update(bar, total=report.steps * epochs, completed=done, description=epoch, **shown)
+            progress.update(bar, total=report.steps * epochs, completed=report.steps_done, description=epoch, **shown)
             if (result := report.result) is not None:
                 found.append({**result.model_dump(), "steps": report.steps})
                 accuracies = ", ".join(f"{share:.2%} in {name}" for name, share in result.accuracy.items())

@@ -43,9 +43,8 @@ def train_suite(
             bar = progress.add_task(name, total=None)
 
             def watch(report: "Report", name: str = name, epochs: int = epochs, bar: object = bar) -> None:
-                done = (report.epoch - 1) * report.steps + report.step
                 what = f"{name}: epoch {report.epoch} of {epochs}, {report.images_per_s:,.0f} images/s"
-                progress.update(bar, description=what, total=report.steps * epochs, completed=done)  # type: ignore[arg-type]
+                progress.update(bar, description=what, total=report.steps * epochs, completed=report.steps_done)  # type: ignore[arg-type]
 
             found = train_weights(training, watch)
             rows.append({"model": name, "weights": training.weights, **found.model_dump(exclude={"source"})})

@@ -8,5 +8,5 @@ FLOP_PER_MAC = 2
 FLOAT_BYTES = 4  # float32
 INDEX_BYTES = 8  # int64
 MB = 10**6
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 GIGA = 10**9

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cnnbench.analysis.compare import ComparedRow, Comparison, Key, Machine, compared_rows
 from cnnbench.analysis.datasheets import datasheet_of
-from cnnbench.analysis.hardware import GIB, VERSIONS, ByHardware, Extreme, Spread
+from cnnbench.analysis.hardware import VERSIONS, ByHardware, Extreme, Spread
 from cnnbench.analysis.stats import Estimate
+from cnnbench.networks.units import GIB
 from cnnbench.records.environment import Machine as Hardware
 from cnnbench.records.peaks import Peaks
 from cnnbench.report.format import NONE, in_giga, interval_text, ratio_text

@@ -14,6 +14,7 @@ TRAINED = "trained"
 _NAME = re.compile(rf"{TRAINED}-[0-9a-f]{{12}}")
 
 Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 class Recipe(Frozen):
@@ -25,7 +26,7 @@ class Recipe(Frozen):
     images: Positive | None = Field(None, description="at most so many training images, balanced by class")
     epochs: Positive = Field(3, description="passes over the training images")
     batch: Annotated[int, Field(strict=True, ge=2, le=1_000_000)] = Field(64, description="images per step")
-    rate: Annotated[float, Field(gt=0, le=1000)] = Field(0.001, description="learning rate of Adam")
+    rate: Rate = Field(0.001, description="learning rate of Adam")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate")
     warmup: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="epochs in which the rate grows linearly")
 

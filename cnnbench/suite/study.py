@@ -11,6 +11,7 @@ from cnnbench.networks import registry
 from cnnbench.networks.trainable import ALL
 from cnnbench.suite.case import Frozen, ModelSpec, Trainable
 from cnnbench.suite.parse import parse_image_size
+from cnnbench.suite.recipe import Positive, Rate
 from cnnbench.suite.transforms import check_transform
 from cnnbench.suite.yaml_lines import read_yaml
 
@@ -58,8 +59,6 @@ def _measure(text: str) -> str:
 
 MeasureText = Annotated[str, AfterValidator(_measure)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 .,-]*$", max_length=40)]
-Positive = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
-Rate = Annotated[float, Field(gt=0, le=1000)]
 
 
 class Arm(Frozen):

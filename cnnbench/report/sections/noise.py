@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import altair as alt
 
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
+from cnnbench.networks.units import GIB
 from cnnbench.report.charts import ROW, WIDTH, Chart, colours, data
 from cnnbench.report.html import Section
 from cnnbench.report.reasons import INTERFERENCE
 from cnnbench.report.sections.sources import Sources, described
 from cnnbench.report.table import Column, Table, table_of, words
 
-GIB = 2**30
 LIBRARIES = ("torch", "onnxruntime")
 
 

@@ -34,6 +34,11 @@ class Report(Frozen):
     """That its accuracies are of."""
     parameters: int = 0
 
+    @property
+    def steps_done(self) -> int:
+        """In all epochs so far."""
+        return (self.epoch - 1) * self.steps + self.step
+
 
 def train(plan: StartTraining) -> Generator[Report, None, None]:
     """Train, and report after every half second and each epoch, when weights, history and checkpoint are on disk.

@@ -199,7 +199,7 @@ def by_columns(g: Graph, dy: Tensor, x: Tensor, w: Tensor, s: Settings) -> Tenso
 def joined_columns(width: int, padded: int, s: Settings) -> NDArray[np.float32]:
     """(kernel columns, width x padded) float32: 1 where a column of the kernel joins an output column and one of x."""
     found = np.zeros((s.kernel[1], width, padded), np.float32)
+    columns = np.arange(width)
     for j in range(s.kernel[1]):
-        columns = np.arange(width)
         found[j, columns, columns * s.stride[1] + j * s.dilation[1]] = 1
     return found.reshape(s.kernel[1], width * padded)
