@@ -98,6 +98,9 @@ ENGINES = {
     "compile:reduce-overhead": {"fp32"},
     "ort": {"fp32", "fp16"},
     "ort:disabled": {"fp32"},
+    "ort:cuda-graph": {"fp32", "fp16"},
+    "aot": {"fp32"},
+    "aot:freezing": {"fp32"},
 }
 
 

@@ -167,6 +167,9 @@ def test_compile_without_a_compiler_is_unavailable_with_the_reason(
         (("ort", "inference", "cpu", "fp32", "channels_last"), "ort has the layout nchw alone"),
         (("eager", "inference", "cpu", "amp-fp16", "nchw"), "automatic mixed precision on a CPU is amp-bf16"),
         (("ort:tensorrt", "inference", "cpu", "fp32", "nchw"), "TensorRT is for CUDA devices"),
+        (("ort:cuda-graph", "training", "cuda", "fp32", "nchw"), "a CUDA graph is for inference alone"),
+        (("ort:cuda-graph", "inference", "cpu", "fp32", "nchw"), "a CUDA graph is for CUDA devices"),
+        (("ort:cuda-graph", "inference", "cuda", "fp16", "nchw"), None),
         (("compile", "training", "cuda", "amp-fp16", "channels_last"), None),
     ],
 )

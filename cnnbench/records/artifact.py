@@ -94,8 +94,10 @@ def depends_on(case: Case) -> str:
 
 
 def package_name(case: Case, threads: int) -> str:
-    """The file of what is compiled ahead for a case: machine code for its batch, its threads and this processor."""
-    return f"{PACKAGE}{case.runtime.replace(':', '-')}-b{case.batch}-t{threads}-{instruction_set()}.pt2"
+    """The file of what is compiled ahead for a case: machine code for its device, batch, threads and this processor."""
+    made_for = [case.runtime.replace(":", "-"), f"b{case.batch}", f"t{threads}", instruction_set()]
+    made_for += [] if case.device == "cpu" else [case.device]
+    return f"{PACKAGE}{'-'.join(made_for)}.pt2"
 
 
 def graph_file(case: Case) -> str:

@@ -33,7 +33,10 @@ WORKLOADS = ("inference", "training")
 TRAINED = ("fp32", "amp-fp16", "amp-bf16")
 """The precisions that training steps have."""
 SIGNED = "int8-signed"
+CUDA_GRAPH = "cuda-graph"
 ARM = ("aarch64", "arm64")
+FOR_CUDA = {"tensorrt": "TensorRT", CUDA_GRAPH: "a CUDA graph"}
+"""Variants of ONNX Runtime that are for inference on CUDA devices alone."""
 Library = Literal["torch", "onnxruntime"]
 """Whose arithmetic and launch overhead are measured as peaks."""
 FUSED: tuple[type[Op], ...] = (BatchNorm, Activation, Add)
@@ -147,6 +150,7 @@ BUILT_IN = (
             "basic": "constant folding and redundant nodes",
             "extended": "basic, and fusions",
             "tensorrt": "the TensorRT provider",
+            CUDA_GRAPH: "the CUDA provider, the launches of a whole call captured once as a CUDA graph and replayed",
         },
         precisions=("fp32", "fp16", *INT8),
         runs_exported_graph=True,
@@ -289,8 +293,9 @@ def cannot(
         return f"{precision} is for inference alone; training has {', '.join(TRAINED)}"
     if name == "ort" and (why := _no_kernels(variant, device, precision)):
         return why
-    if variant == "tensorrt" and workload == "training":
-        return "TensorRT is for inference alone"
-    if variant == "tensorrt" and device == "cpu":
-        return "TensorRT is for CUDA devices"
+    if name == "ort" and (what := FOR_CUDA.get(variant)):
+        if workload == "training":
+            return f"{what} is for inference alone"
+        if device == "cpu":
+            return f"{what} is for CUDA devices"
     return None

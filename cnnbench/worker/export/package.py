@@ -16,6 +16,7 @@ from cnnbench.suite.runtimes import split
 from cnnbench.worker import models
 from cnnbench.worker.export import inference
 from cnnbench.worker.reference.parity import open_artifact, several, tiled
+from cnnbench.worker.runtimes import device as devices
 
 
 def build_package(request: BuildPackage) -> PackageFacts:
@@ -37,10 +38,11 @@ def build_package(request: BuildPackage) -> PackageFacts:
 
 def _build(request: BuildPackage, folder: Path, out: Path) -> PackageFacts:
     known, reference = open_artifact(folder)
+    device = devices.use(request.case.device)
     module = models.rebuild(request.case.spec, known)
     module.load_state_dict(load_file(folder / WEIGHTS))
-    module.eval()
-    inputs = tuple(map(torch.from_numpy, several(tiled(reference.images, request.case.batch))))
+    module.eval().to(device)
+    inputs = tuple(torch.from_numpy(array).to(device) for array in several(tiled(reference.images, request.case.batch)))
     settings = {"freezing": split(request.case.runtime)[1] == "freezing", "cpp.threads": request.threads}
     torch.set_num_threads(request.threads)
     start = time.perf_counter()

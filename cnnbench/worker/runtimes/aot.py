@@ -6,7 +6,7 @@ import torch
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import package_name, read_package
-from cnnbench.records.record import ArtifactFacts, Ran
+from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Tensors, several
@@ -29,27 +29,28 @@ class Aot(Runtime):
         self.case, self.built = case, built
         # Not `aoti_load_package`, which compiles test programs to find out what the processor can execute.
         self.loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
-        self.inputs = list(map(torch.from_numpy, several(batch)))
+        self.device = devices.use(case.device)
+        self.inputs = self._placed(batch)
         self.outputs: list[torch.Tensor] = []
 
     @classmethod
     def probe(cls, device: Device, variant: str = "") -> str:
         """The device's name. Raises WorkerError where there is no compiler for the package's code."""
-        if device != "cpu":
-            raise WorkerError("packages are compiled for CPUs alone here")
         check_compiler("AOTInductor")
-        return device
+        return devices.name(torch.ones(1, device=device).device)
 
     def predict(self, images: Tensors) -> Tensors:
         with torch.inference_mode():
-            return _on_host(self.loader.run(list(map(torch.from_numpy, several(images)))))
+            return _on_host(self.loader.run(self._placed(images)))
 
     def phases(self) -> Phases:
-        run, inputs, guard = self.loader.run, self.inputs, torch.inference_mode
+        run, inputs, device = self.loader.run, self.inputs, self.device
+        guard, synchronize = torch.inference_mode, devices.synchronize
 
         def forward() -> None:
             with guard():
                 self.outputs = run(inputs)
+            synchronize(device)
 
         return {"forward": forward}
 
@@ -58,13 +59,14 @@ class Aot(Runtime):
 
     def ran(self) -> Ran:
         """The device and type of the output itself, and what the package was compiled for."""
-        output = self.outputs[0]
+        output, tf32 = self.outputs[0], devices.tf32(self.device)
         return Ran(
             device=output.device.type,
             device_name=devices.name(output.device),
             threads=torch.get_num_threads(),
             precision=devices.format_of(output.dtype),
             torch_in_process=True,
+            tf32=None if tf32 is None else bool(tf32),
             facts={
                 "torch": torch.__version__,
                 "instructions": self.loader.get_metadata().get("AOTI_CPU_ISA"),
@@ -73,6 +75,13 @@ class Aot(Runtime):
                 **{f"{stage}_s": seconds for stage, seconds in self.built.seconds.items()},
             },
         )
+
+    def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
+        on_host = super().memory(imported_bytes, loaded_bytes)
+        return on_host.model_copy(update=devices.memory(self.device))
+
+    def _placed(self, images: Tensors) -> list[torch.Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in several(images)]
 
 
 def _on_host(outputs: list[torch.Tensor]) -> Tensors:
