@@ -88,6 +88,19 @@ def test_a_budget_that_cannot_be_kept_may_be_overdrawn_by_a_tenth_for_first_laun
     assert run.budget.is_over
 
 
+def test_a_group_that_would_overdraw_it_further_is_left_out_and_a_shorter_one_is_not() -> None:
+    run = Run(100, [*SMALL, BIG])
+    assert run.budget.fits(BIG), "nothing was measured that says otherwise"
+    run.launch(SMALL[0], start_s=30, call_s=1e-5)
+    run.now_s += 40
+    assert run.budget.fits(SMALL[1])
+    assert not run.budget.fits(BIG), "its calls take as many times as long as it has MACs"
+    run.now_s += 10
+    assert not run.budget.fits(SMALL[1]), "starts took 30 s"
+    other: Group = (BIG[0].model_copy(update={"runtime": "ort"}),)
+    assert run.budget.fits(other)
+
+
 def test_another_launch_ends_within_the_budget() -> None:
     run = Run(100, [SMALL[0]], launches=3)
     run.launch(SMALL[0], start_s=2.0)

@@ -99,6 +99,11 @@ class Budget:
         """Whether not even a group's first launch may begin any more."""
         return self.left_s <= -OVERDRAFT * self.budget_s
 
+    def fits(self, group: Group) -> bool:
+        """Whether a first launch of a group ends before the budget is overdrawn, as far as earlier ones tell."""
+        is_known = all(_kind(case) in self._learned for case in group)
+        return not is_known or self._sum_s([group], 0.0) <= self.left_s + OVERDRAFT * self.budget_s
+
     def built(self, spec: ModelSpec, seconds: float) -> None:
         """An artifact or a training step took so long."""
         self._built_layers += layers_to_build(spec)

@@ -26,7 +26,7 @@ from cnnbench.runner.tasks.diverge import where_it_begins
 from cnnbench.runner.tasks.evaluate import Evaluator, draws_of, has_weights
 from cnnbench.runner.tasks.input import measure_input
 from cnnbench.runner.tasks.layer_profile import profile_models
-from cnnbench.runner.tasks.peaks import peaks_for, peaks_of
+from cnnbench.runner.tasks.peaks import PEAKS_S, known_peaks, peaks_for, peaks_of
 from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.runner.tasks.train_suite import check_trained
 from cnnbench.suite.case import Case, ModelSpec
@@ -38,6 +38,8 @@ Watch = Callable[[int, int], AbstractContextManager[Observer]]
 
 MIN_RUN_TO_EXPLAIN_S = 180.0
 """A run that is expected to be shorter has no peaks, which take about ten seconds, and no profiles."""
+PEAKS_SHARE = 0.15
+"""Of what is left of the budget: peaks that take longer are not measured."""
 PROFILES_SHARE = 0.1
 """Of the budget, for the profiles of all models."""
 
@@ -211,13 +213,17 @@ class _Session:
         return problem is not None
 
     def launch_each(self, cases: Iterable[Case]) -> bool:
-        """Measure these cases in their groups, or record why they cannot be run; False if the budget ends before."""
+        """Measure these cases in their groups, or record why they cannot be run; False if the budget is too short."""
         self.budget.first = plan.group_cases([case for case in cases if not self.leave_out(case)])
+        reached_all = True
         for number, group in enumerate(self.budget.first):
             if number and self.budget.is_over:
                 return False
+            if number and not self.budget.fits(group):
+                reached_all = False  # shorter ones may fit
+                continue
             self.launch(group)
-        return True
+        return reached_all
 
     def launch(self, group: Group) -> None:
         """Measure a group in fresh workers, and record each case."""
@@ -273,9 +279,12 @@ class _Session:
     def add_peaks(self, environment: Environment, cases: Sequence[Case]) -> None:
         """Write down what the machine can do at best, where it can be known."""
         for device, threads in peaks_for(cases):
+            known = known_peaks(device, threads, environment)
+            if known is None and PEAKS_S[device] > PEAKS_SHARE * self.budget.left_s:
+                continue
             self.doing(f"{device}: peaks with {threads} threads")
             with contextlib.suppress(CnnbenchError, OSError):  # then they are unknown, and shown so
-                write_peaks(self.store.folder, [peaks_of(device, threads, environment, self.store.logs)])
+                write_peaks(self.store.folder, [known or peaks_of(device, threads, environment, self.store.logs)])
 
     def add_input(self, cases: Sequence[Case]) -> None:
         """Write down how fast the suite's images become batches, where it asks for that and it is not known."""

@@ -1,7 +1,7 @@
 """What a machine can do at best, measured in child processes, one with PyTorch, one with ONNX Runtime; and kept."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,8 @@ from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import Library
 
+PEAKS_S: Mapping[Device, float] = {"cpu": 10.0, "cuda": 66.0}
+"""What measuring all of a device's takes, about: two cores, an NVIDIA H200."""
 KERNEL_S = 0.12
 """For each kernel, about: all of them together are a few seconds."""
 MIN_LARGEST_BYTES = 256 * 2**20
@@ -35,21 +37,30 @@ def peaks_of(
     device: Device, threads: int, environment: Environment, logs: Path | None = None, *, anew: bool = False
 ) -> Peaks:
     """What this machine reaches: from the cache, by identity and versions, or measured now. Raises WorkerError."""
-    about = [environment.fingerprint, *sorted(_versions().items())]
-    folder = cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
-    try:
-        found = None if anew else find_peaks(read_peaks(folder), device, threads)
-    except RunFolderError:  # damaged
-        found = None
-        with contextlib.suppress(OSError):
-            (folder / PEAKS).unlink()
-    name = environment.accelerators.get(device)
-    if found is None or (name and found.device_name != name):
-        found = measure_peaks(device, threads, logs=logs)
+    found = None if anew else known_peaks(device, threads, environment)
+    if found is None:
+        found, folder = measure_peaks(device, threads, logs=logs), _folder_of(environment)
         with contextlib.suppress(OSError):  # a cache that cannot be written saves no time
             folder.mkdir(parents=True, exist_ok=True)
             write_peaks(folder, [found])
     return found
+
+
+def known_peaks(device: Device, threads: int, environment: Environment) -> Peaks | None:
+    """What the cache has of this machine with these versions; None if nothing, or nothing that can be read."""
+    folder, name = _folder_of(environment), environment.accelerators.get(device)
+    try:
+        found = find_peaks(read_peaks(folder), device, threads)
+    except RunFolderError:  # damaged
+        with contextlib.suppress(OSError):
+            (folder / PEAKS).unlink()
+        return None
+    return None if found is None or (name and found.device_name != name) else found
+
+
+def _folder_of(environment: Environment) -> Path:
+    about = [environment.fingerprint, *sorted(_versions().items())]
+    return cache_folder() / "peaks" / sha256(repr(about).encode()).hexdigest()[:16]
 
 
 def measure_peaks(
