@@ -1,7 +1,7 @@
 """The examples of each command's help do what they say, as they are written, where there is what they name.
 
 What measures or trains for minutes is given workers that follow a script. Those that take ten seconds and more all the
-same are run where CNNBENCH_EXAMPLES=all is set: eight minutes of a CPU together.
+same are run where CNNBENCH_EXAMPLES=all is set: half an hour of a CPU together.
 """
 
 import itertools
@@ -46,8 +46,20 @@ ELSEWHERE = [["gate", "suites/smoke.yaml", "--exact"]]
 EXAMPLES = [words for path in commands(GROUP) for words in examples(path) if words not in ELSEWHERE]
 LONG = ("run", "gate", "calibrate", "bisect", "train", "train-suite")
 """What is given workers that follow a script."""
-SLOWEST = ("gate", "calibrate", "report", "verify", "export", "profile", "diverge", "inspect", "evaluate", "doctor")
-"""What takes about ten seconds and more."""
+SLOWEST = (
+    "gate",
+    "calibrate",
+    "report",
+    "verify",
+    "export",
+    "profile",
+    "diverge",
+    "inspect",
+    "evaluate",
+    "doctor",
+    "study",
+)
+"""What takes about ten seconds and more; a study a quarter of an hour."""
 ArtifactOf = Callable[[ModelSpec], Path]
 
 

@@ -59,7 +59,7 @@ NETWORKS = st.lists(st.sampled_from(NAMES), min_size=2, max_size=5)
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, phases=[Phase.generate, Phase.shrink])  # to explain, it would trace each line
+@settings(max_examples=20, deadline=None, phases=[Phase.generate, Phase.shrink])  # to explain, it would trace each line
 @given(NETWORKS)
 def test_pieces_in_any_order_compute_what_float64_does(names: list[str]) -> None:
     check(names)
