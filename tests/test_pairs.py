@@ -104,7 +104,7 @@ def test_a_slowdown_that_is_made_on_purpose_is_that_share_of_each_calls_time(mon
         now += 10.0
 
     monkeypatch.setattr("time.perf_counter", read)
-    phases = measure.slowed({"forward": work}, 0.5)
+    phases = {"forward": measure.slowed(work, 0.5)}
     phases["forward"]()
     assert now == pytest.approx(15.0, abs=0.01)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.analysis.rate_search import STEP, RateSearch, place_of, rate_at
-from cnnbench.analysis.serving import Service
+from cnnbench.analysis.serving import Service, rate_at_bound
 from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Interference
 from cnnbench.records.serving import LoadTest, ServingLaunch
@@ -170,6 +170,18 @@ def test_the_interval_is_what_no_launch_contradicts() -> None:
     assert both.cpus == pytest.approx(1.5)
     assert both.batch_formed == pytest.approx(2.0)
     assert (both.faults(), both.noise()) == ([], [])
+
+
+def test_the_rate_at_the_bound_lies_between_the_ends_of_the_interval() -> None:
+    ends = load_test(rate=50.0, p99_s=0.04), load_test(rate=60.0, p99_s=0.0625, valid=False)
+    rate = rate_at_bound(serving_launch(*ends))  # sqrt(0.04 * 0.0625) is the bound
+    assert rate == pytest.approx((50 * 60) ** 0.5)
+    lost = ends[0], load_test(rate=60.0, p99_s=0.01, valid=False)
+    assert rate_at_bound(serving_launch(*lost)) == pytest.approx((50 * 60) ** 0.5), "its p99 tells nothing"
+    strict = ends[0].model_copy(update={"p99_s": 0.051}), ends[1]
+    assert rate_at_bound(serving_launch(*strict)) == pytest.approx(50.0)
+    assert rate_at_bound(serving_launch(ends[0])) is None
+    assert rate_at_bound(serving_launch(ends[1])) is None
 
 
 def test_tests_with_interference_count_only_where_there_are_no_others() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import log
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ from cnnbench.analysis.rate_search import rate_at
 from cnnbench.analysis.serving import PAIRS, service_of
 from cnnbench.analysis.tuning import grid
 from cnnbench.errors import RunFolderError, WorkerError, WorkerHung
+from cnnbench.gate.pairs import Pair
+from cnnbench.gate.verdict import ArmName, Paired
 from cnnbench.records.record import Launch
 from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
@@ -66,6 +69,55 @@ def test_a_launch_has_all_scenarios_and_the_interval_holds_the_highest_rate(tmp_
     assert service.valid <= 500 / 9 < service.invalid <= 1.06 * service.valid  # type: ignore[operator]
     assert (service.faults(), service.noise()) == ([], [])
     assert launch.serving.stopped == "the interval's ends are neighbours"
+
+
+class Slower(SimulatedWorker):
+    """Whose calls take a tenth longer."""
+
+    def capacity(self, batch: int) -> float:
+        return super().capacity(batch) / 1.1
+
+
+def test_a_gate_compares_the_rates_at_the_bound_and_searches_nothing_else(tmp_path: Path) -> None:
+    served = case(p99_ms=BOUND_MS)
+    workers = [kind(tmp_path / "log", 1, 300.0) for kind in (SimulatedWorker, Slower)]
+    members = [GroupMember(served, tmp_path, 1, starter(each), tmp_path / f"{n}.log") for n, each in enumerate(workers)]
+
+    def pair(earlier: list[Launch]) -> tuple[list[Launch], Paired]:
+        known = {served: earlier}
+        outcomes = serving.measure_services(
+            members, Allowance(1000.0), known, tmp_path / "loadgen", seed=0, rate_alone=True
+        )
+        base, head = launches(outcomes)
+        both: dict[ArmName, Launch] = {"base": base, "head": head}
+        return [base, head], Pair(comparison="x", stage="screen", number=0, order=list(both), launches=both).paired()
+
+    (base, head), first = pair([])
+    assert first.problem == ""
+
+    def rate(call_ms: float) -> float:
+        waiting = (BOUND_MS / call_ms - 1) / 4  # load / (1 - load), as above
+        return waiting / (1 + waiting) / call_ms
+
+    assert first.call_s["base"] == pytest.approx(1e-3 / rate(10), rel=0.01)
+    assert first.logs["head"] == pytest.approx(log(rate(10) / rate(11)), abs=0.01)
+    assert base.serving is not None
+    assert head.serving is not None
+    assert {test.purpose for test in base.serving.tests} == {"scenario", "search"}
+    assert base.serving.bound_s == head.serving.bound_s
+    assert {test.logs for test in base.serving.tests}.isdisjoint(test.logs for test in head.serving.tests)
+    _, again = pair([base])
+    assert again.logs == pytest.approx(first.logs)
+    searched = [each for each in workers[0].asked if each.min_queries == 662 and each.rate]
+    assert len(searched) == len([test for test in base.serving.tests if test.purpose == "search"]) + 2, (
+        "both ends alone"
+    )
+
+
+def test_a_search_without_an_end_says_nothing_of_times(tmp_path: Path) -> None:
+    (launch,) = launches(launched([case(p99_ms=1.0)], tmp_path))
+    made = Pair(comparison="x", stage="screen", number=0, order=["base"], launches={"base": launch}).paired()
+    assert made.missing.startswith("base: no highest rate with p99 within 1 ms was found: ")
 
 
 def test_raced_services_share_the_bound_the_rates_and_the_arrivals(tmp_path: Path) -> None:

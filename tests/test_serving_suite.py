@@ -142,7 +142,7 @@ def test_exports_have_the_rate(tmp_path: Path) -> None:
     assert not [line for line in bencher.convert(run).lost if IDS[0] in line]
 
 
-def test_a_gate_takes_no_services(tmp_path: Path) -> None:
+def test_a_bisection_and_a_history_take_no_services(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=f"{IDS[0]}: expected cases whose calls are timed; .* leave it out with --only"
     ):

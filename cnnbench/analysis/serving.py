@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 from statistics import median
 
 from cnnbench.analysis.stats import Estimate, median_estimate
@@ -178,6 +179,21 @@ class Service:
             for test in launch.tests
             if (test.scenario, test.purpose) == (scenario, purpose)
         ]
+
+
+def rate_at_bound(launch: ServingLaunch) -> float | None:
+    """The queries per second at which p99 reaches the bound; None where the launch does not tell.
+
+    Between the highest VALID rate and the lowest INVALID one, on the line through the logarithms of both p99; in the
+    middle where p99 does not rise between them, as that of a test which ended early need not.
+    """
+    service = Service([launch])
+    if service.valid is None or service.invalid is None:
+        return None
+    p99_s = [median(test.p99_s for test in service.searched[rate]) for rate in (service.valid, service.invalid)]
+    low, high = map(log, p99_s)
+    share = (log(service.bound_s) - low) / (high - low) if high > low else 0.5
+    return float(service.valid * (service.invalid / service.valid) ** min(max(share, 0.0), 1.0))
 
 
 def service_of(launches: Iterable[Launch]) -> Service | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_timed
+from cnnbench.cli.common import EXIT_INTERRUPTED, EXIT_NOT_ALL_MEASURED, console, select_cases, select_timed
 from cnnbench.cli.history import keep
 from cnnbench.cli.runs import Only, SuiteName
 from cnnbench.errors import CnnbenchError, InputError
@@ -113,7 +113,8 @@ def gate(
     if link and not history:
         raise InputError("--link: expected it with --history; got it without")
     tie = link_of(link, Path.cwd()) if link else None
-    with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown) as request:
+    kept = history is None  # a history's figures are times of calls, which services have none of
+    with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown, serves=kept) as request:
         if history:
             check_commits(request, Path.cwd())
         known = _calibration(request, calibration)
@@ -198,6 +199,8 @@ def _open_request(
     out: Path | None,
     slowdown: float = 0.0,
     kind: str = "gate-",
+    *,
+    serves: bool = True,
 ) -> "Iterator[GateRequest]":
     """What the options ask for, while both arms are open. An interrupt ends the command with a message."""
     from cnnbench.gate.arms import open_arms
@@ -207,7 +210,7 @@ def _open_request(
 
     try:
         with open_arms(base, head) as arms:
-            loaded, cases = select_timed(suite, only)
+            loaded, cases = (select_cases if serves else select_timed)(suite, only)
             about = environment_of(loaded, cases)
             seconds = checked(parse_duration, budget, "--budget")
             folder = out or new_folder(loaded, kind)

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from cnnbench.analysis.paired import CONFIDENCE, Rule, Verdict, holm
+from cnnbench.analysis.serving import rate_at_bound
 from cnnbench.analysis.stats import student_quantile, time_estimate
 from cnnbench.analysis.status import rechecked
 from cnnbench.errors import CnnbenchError, RunFolderError
@@ -76,7 +77,11 @@ def _compare(
     if record is None or record.measurement is None or record.status not in MEASURED:
         status = f"its record there is {record.status}" if record else "it has no record there"
         return BaselineResult(name, "missing", f"no baseline: {status}")
-    then = [time_estimate(blocks).value for blocks in record.measurement.times() if blocks]
+    if record.case.workload == "serving":
+        rates = [rate_at_bound(launch.serving) for launch in record.launches if launch.serving]
+        then = [1 / rate for rate in rates if rate is not None]
+    else:
+        then = [time_estimate(blocks).value for blocks in record.measurement.times() if blocks]
     if not then:
         return BaselineResult(name, "missing", "no baseline: its record there has no samples")
     now = [call_s for pair in pairs for call_s in pair.call_s.values()]

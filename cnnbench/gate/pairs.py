@@ -10,6 +10,7 @@ from statistics import median
 from uuid import uuid4
 
 from cnnbench.analysis.kernel import is_much, kernel_share
+from cnnbench.analysis.serving import rate_at_bound
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH, time_estimate, trend, two_modes
 from cnnbench.analysis.status import status_of
 from cnnbench.analysis.times import shared_blocks
@@ -23,6 +24,7 @@ from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
 from cnnbench.runner.plan import compiled_ahead, models_of, steps_of
+from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
@@ -45,6 +47,8 @@ class Pair(Frozen):
         """The result that verdicts are computed from."""
         if self.missing:
             return Paired(tuple(self.order), {}, missing=self.missing)
+        if any(launch.serving for launch in self.launches.values()):
+            return self._served()
         times = {arm: time_estimate(launch.call_blocks()).value for arm, launch in self.launches.items()}
         base = self.launches.get("base")
         others = {arm: launch for arm, launch in self.launches.items() if arm != "base"}
@@ -57,6 +61,23 @@ class Pair(Frozen):
             unsteady=head is not None and head.is_unsteady,
             interference=any(each.interference for each in rounds.values()),
             in_kernel=any(is_much(kernel_share([launch])) for launch in self.launches.values()),
+            wrong=self.wrong,
+        )
+
+    def _served(self) -> Paired:
+        """Of services: the time from one query to the next, at the highest rate within the bound."""
+        launches = {arm: launch.serving for arm, launch in self.launches.items() if launch.serving}
+        times = {arm: 1 / rate for arm, launch in launches.items() if (rate := rate_at_bound(launch)) is not None}
+        if untold := [arm for arm in launches if arm not in times]:
+            launch = launches[untold[0]]
+            why = f"no highest rate with p99 within {1e3 * launch.bound_s:.3g} ms was found: {launch.stopped}"
+            return Paired(tuple(self.order), {}, missing=f"{untold[0]}: {why}; give the case a larger case_budget")
+        base_s = times.get("base")
+        return Paired(
+            tuple(self.order),
+            {arm: log(call_s / base_s) for arm, call_s in times.items() if arm != "base"} if base_s else {},
+            times,
+            interference=any(test.interference for launch in launches.values() for test in launch.tests),
             wrong=self.wrong,
         )
 
@@ -111,6 +132,8 @@ class Pairs(ExitStack):
         self.ran: dict[tuple[str, str], Ran] = {}
         """By case and arm: what really ran, in the last launch."""
         self._run_id, self._rng, self._keep = uuid4().hex, rng, keep
+        self._served: dict[str, Launch] = {}
+        """By comparison, the last launch of a service."""
         self._outputs: dict[ModelSpec, str] = {}
         """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
         self._artifacts = self.enter_context(Artifacts(logs, limit_s))
@@ -142,8 +165,7 @@ class Pairs(ExitStack):
         if not checked.problem:
             self._servers.close(before=number - 1)  # each block has two pairs
             members = [self._member(comparison, arm, number) for arm in order]
-            allowance = Allowance(comparison.launch_s * scale)
-            outcomes = measure_group(members, allowance, seed=self._rng.randrange(2**31))
+            outcomes = self._outcomes(comparison, members, scale)
             by_arm = dict(zip(order, outcomes, strict=True))
             launches = {arm: each.launch for arm, each in by_arm.items() if each.launch is not None}
             self.ran |= {(comparison.name, arm): launch.ran for arm, launch in launches.items() if launch.ran}
@@ -160,6 +182,20 @@ class Pairs(ExitStack):
         )
         self._keep(pair)
         return pair.paired()
+
+    def _outcomes(self, comparison: ArmComparison, members: Sequence[GroupMember], scale: float) -> list[Outcome]:
+        seed = self._rng.randrange(2**31)
+        if comparison.base.workload != "serving":
+            return measure_group(members, Allowance(comparison.launch_s * scale), seed=seed)
+        # A search is not shortened: it would find no end. It begins where base's last one ended.
+        known = self._served.get(comparison.name)
+        earlier = {member.case: [known] if known else [] for member in members}
+        logs = self.logs / LOADGEN / str(len(list((self.logs / LOADGEN).glob("*"))))
+        outcomes = measure_services(members, Allowance(comparison.launch_s), earlier, logs, seed=seed, rate_alone=True)
+        served = [each.launch for each in outcomes if each.launch and each.launch.serving]
+        if served:
+            self._served[comparison.name] = served[0]
+        return outcomes
 
     def folder(self, name: ArmName, spec: ModelSpec) -> Path:
         """Where the model's artifact lies, for one arm."""

@@ -72,8 +72,21 @@ def table_of_verdicts(gate_report: GateReport) -> Table:
         "pairs, scaled to their extremes. A suspect (flagged by the screen) is tested on its fresh pairs only."
     )
     notes = [f"{judged.comparison.name}: {judged.reason}" for judged in cases if judged.reason]
+    notes += [text for judged in cases if (text := _rates(judged))]
     notes += _skipped(gate_report.skipped)
     return table_of("verdicts", "Verdicts", caption, cases, columns, notes=notes)
+
+
+def _rates(judged: CaseVerdict) -> str:
+    """What the times of a service are."""
+    seconds = [judged.call_s(arm) for arm in ("base", "head")]
+    if judged.comparison.base.workload != "serving" or None in seconds:
+        return ""
+    base, head = (f"{1 / each:.4g}" for each in seconds if each)
+    return (
+        f"{judged.comparison.name}: times are from one query to the next at the highest rate within the bound of p99: "
+        f"{base} queries/s in base, {head} in head"
+    )
 
 
 def _ratio_text(of: Estimate) -> str:

@@ -13,7 +13,6 @@ from uuid import uuid4
 from cnnbench.analysis.rate_search import RateSearch, place_of, rate_at
 from cnnbench.analysis.serving import PAIRS, service_of
 from cnnbench.errors import CnnbenchError
-from cnnbench.records.artifact import file_name
 from cnnbench.records.record import Launch
 from cnnbench.records.serving import (
     IMAGES_OF_MULTI,
@@ -235,12 +234,14 @@ def measure_services(
     folder: Path,
     *,
     seed: int,
+    rate_alone: bool = False,
     on_progress: OnProgress = lambda text: None,
 ) -> list[Outcome]:
     """Start a worker for each member, check it, and have LoadGen test all of them in turn, with the same arrivals.
 
     `earlier` has the launches before; the interval that they found is confirmed. LoadGen's logs go into the folder. A
-    worker that fails has its reason in its outcome; the others go on.
+    worker that fails has its reason in its outcome; the others go on. `rate_alone`: the highest rate is searched, and
+    what it does not need is left out: the pairs at low load and `multi`.
     """
     group, started = uuid4().hex[:12], datetime.now().astimezone()
     launch = 1 + max(len(earlier[member.case]) for member in members)
@@ -249,7 +250,7 @@ def measure_services(
         servers = [
             Server(
                 member,
-                folder / file_name(member.case.id) / str(launch),
+                folder / member.log.stem / str(launch),
                 allowance.sampling_s,
                 seed + launch,
                 earlier[member.case],
@@ -271,7 +272,7 @@ def measure_services(
         each("single stream", Server.measure_single)
         each("offline", Server.measure_offline)
         _set_bounds(_alive(servers))
-        for round_ in range(PAIRS):
+        for round_ in range(0 if rate_alone else PAIRS):
             scenarios: list[Scenario] = ["single", "server"]
             rng.shuffle(scenarios)
             pair = partial(Server.measure_pair, round_=round_, scenarios=scenarios)
@@ -281,7 +282,7 @@ def measure_services(
         while searching:
             went_on = [server for server in searching if _stepped(server, on_progress)]
             searching = [server for server in went_on if server.error is None]
-        if launch == 1:
+        if launch == 1 and not rate_alone:
             each("multi-stream", Server.measure_multi)
         each("closing", lambda server: server.finish(group))
         return [

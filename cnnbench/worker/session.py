@@ -52,7 +52,7 @@ class Session:
         phases = self.runtime.phases()
         if tuple(phases) != self.case.phases:
             raise WorkerError(f"expected the phases {', '.join(self.case.phases)}; got {', '.join(phases)}")
-        self.phases = measure.slowed(phases, request.slowdown)
+        self.phases = {name: measure.slowed(phase, request.slowdown) for name, phase in phases.items()}
         self.calls_per_sample, self.wake = 1, False
         self.imported_bytes, self.loaded_bytes = imported_bytes, 0
 

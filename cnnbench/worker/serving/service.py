@@ -17,7 +17,7 @@ from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.runtimes.registry import class_of
 from cnnbench.worker.serving.batcher import Serve
 from cnnbench.worker.session import Session
-from cnnbench.worker.timing import usage
+from cnnbench.worker.timing import measure, usage
 
 
 class Service(Session):
@@ -28,7 +28,7 @@ class Service(Session):
         plain = {"workload": "inference", "p99_ms": None, "sessions": 1, "delay_ms": 0.0}
         case = request.case.model_copy(update=plain)
         super().__init__(request.model_copy(update={"case": case}), threads, imported_bytes)
-        self.folder, self.threads = Path(request.folder), threads
+        self.folder, self.threads, self.slowdown = Path(request.folder), threads, request.slowdown
         self.runtimes: list[Runtime] = [self.runtime]
         self.last: dict[int, tuple[list[int], Tensors]] = {}
         """The images of each session's last batch, and its outputs."""
@@ -76,6 +76,7 @@ class Service(Session):
 
     def _serve(self, place: int) -> Serve:
         runtime = self.runtimes[place]
+        answer = measure.slowed(runtime.serve, self.slowdown)
         whole = 0 if runtime.takes_any_batch else self.case.batch
 
         def serve(images: list[int]) -> None:
@@ -85,7 +86,7 @@ class Service(Session):
                 batch = each(partial(_taken, places=images), self.images)
             if len(images) < whole:  # compiled for one batch, so that what is missing is filled up
                 batch = tiled(batch, whole)
-            self.last[place] = images, runtime.serve(batch)
+            self.last[place] = images, answer(batch)
 
         return serve
 

@@ -6,11 +6,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from cnnbench.records.messages import Sampled, Warmed
 from cnnbench.worker.timing.usage import usage_now, usage_since
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 Phases = Mapping[str, Callable[[], None]]
 """The parts of one step in order, each to be called once."""
 
@@ -52,24 +54,24 @@ class HostStopwatch:
         return seconds
 
 
-def slowed(phases: Phases, slowdown: float) -> Phases:
-    """The same phases, each call longer by a share of its own time, to try out whether a slowdown is detected.
+def slowed(call: Callable[Given, Result], slowdown: float) -> Callable[Given, Result]:
+    """The same call, longer by a share of its own time, to try out whether a slowdown is detected.
 
     By the host's clock: work that a device goes on with meanwhile is not slowed.
     """
-
-    def slow(phase: Callable[[], None]) -> Callable[[], None]:
-        def call() -> None:
-            start = time.perf_counter()
-            phase()
-            end = time.perf_counter()
-            end += slowdown * (end - start)
-            while time.perf_counter() < end:
-                pass
-
+    if not slowdown:
         return call
 
-    return {name: slow(phase) for name, phase in phases.items()} if slowdown else phases
+    def slow(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        start = time.perf_counter()
+        result = call(*args, **kwargs)
+        end = time.perf_counter()
+        end += slowdown * (end - start)
+        while time.perf_counter() < end:
+            pass
+        return result
+
+    return slow
 
 
 def time_block(phases: Phases, calls: int, stopwatch: Stopwatch) -> dict[str, float]:
