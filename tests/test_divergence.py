@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cnnbench.analysis.divergence import ROOM, LayerErrors, cause_of, errors_of, first_wrong, growth
+from cnnbench.analysis.divergence import ROOM, ROOM_OF_LARGEST, LayerErrors, cause_of, errors_of, first_wrong, growth
 
 RANDOM = np.random.default_rng(0)
 EXACT = RANDOM.standard_normal((2, 16, 9, 9))
@@ -43,6 +43,16 @@ def test_one_wrong_number_of_many_is_seen() -> None:
     assert layer.is_wrong
     assert layer.added is not None
     assert layer.added < ROOM * 1e-6
+
+
+def test_single_values_may_be_rounded_as_coarsely_as_fast_algorithms_round_them() -> None:
+    def found(times: float) -> LayerErrors:
+        fed = EXACT.copy()
+        fed[0, 0, 0, 0] += times * 1e-6
+        return errors_of(0, EXACT, fed, fed, 1e-7, 1e-6)
+
+    assert not found(0.9 * ROOM_OF_LARGEST).is_wrong
+    assert found(1.1 * ROOM_OF_LARGEST).is_wrong
 
 
 def test_a_16_bit_format_has_its_own_rounding() -> None:

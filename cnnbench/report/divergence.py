@@ -88,6 +88,8 @@ def _accused(found: Divergence, run: LayerRun, layer: LayerErrors) -> str:
     with_it = ", ".join(dict.fromkeys(layer_of(each, found.model) for each in others if each.module != value.module))
     added = "no numbers" if layer.added is None else f"an error of {_share(layer.added)} of its signal"
     rounding = f"rounding explains {_share(layer.limit)}"
+    if layer.added is not None and layer.added <= layer.limit:
+        rounding += f", and in single values {layer.excess:.2g} times what it explains"
     wrong = sum(each.is_wrong for each in run.layers)
     more = f"; {wrong - 1} later layers are wrong too" if wrong > 1 else ""
     cause = CAUSES.get(run.causes.get(layer.place, ""))
