@@ -103,11 +103,11 @@ def beside_each_other(records: Iterable[Record]) -> list[Record]:
 
 
 def case_rows(records: Sequence[Record]) -> list[CaseRow]:
-    """One row per case, inference first; all of one network and batch beside each other."""
+    """One row per case, inference first; else in the order given."""
     references = {record.case.work_key: record for record in records if record.case.is_reference}
     in_fp32 = {_all_but_precision(record): record for record in records if record.case.precision == "fp32"}
     places = _places(records)
-    ordered = sorted(beside_each_other(records), key=lambda record: WORKLOADS.index(record.case.workload))
+    ordered = sorted(records, key=lambda record: WORKLOADS.index(record.case.workload))
     return [
         _case_row(
             record,
