@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "input", "br"}
+VOID = {"meta", "link", "input", "br", "wbr"}
 
 
 @dataclass
@@ -48,7 +48,7 @@ class ReadPage(HTMLParser):
         self.elements: list[Element] = []
         self._open: list[Element] = []
         self._table: ReadTable | None = None
-        self.feed(html)
+        self.feed(str(html))  # a Markup would escape what is added to its parts
         self.close()
         assert self._open == [], self._open
 

@@ -11,7 +11,7 @@ from cnnbench.analysis.answer import Answer, answer, fastest, left_out
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
-from cnnbench.report.answer import MAX_LINES, advice, fastest_text, figures, lines
+from cnnbench.report.answer import MAX_LINES, advice, batch_text, fastest_text, figures, lines, question
 from cnnbench.report.bounds import bound_tables
 from cnnbench.report.tables import run_tables
 from cnnbench.report.terminal import print_answer, print_tables
@@ -46,12 +46,12 @@ def test_the_answer_is_ten_lines_with_the_fastest_runtime_the_best_networks_and_
 ) -> None:
     assert text(answer(sample), 300).splitlines() == [
         "sample on Testing CPU, 2 threads: 4 networks, inference and training in PyTorch and ONNX Runtime; 19 cases",
-        "Inference  ONNX Runtime ×1.81 [1.81, 1.82] as fast as PyTorch, faster in 6 of 7",  # twice in 6: 2^(6/7)
-        "Training   PyTorch ×1.25 [1.25, 1.25] as fast as ONNX Runtime, faster in 2 of 2",
-        "Networks   mobilenet_v2  5.00 [4.90, 5.10] ms  top-1 72.2 %  100 MiB  ort",
+        "Inference  ONNX Runtime ×1.81 [1.81, 1.82] as fast as PyTorch, faster in 6 of 7 (batch 1 and 8)",  # 2^(6/7)
+        "Training   PyTorch ×1.25 [1.25, 1.25] as fast as ONNX Runtime, faster in 2 of 2 (batch 8)",
+        "Networks   mobilenet_v2  5.00 [4.90, 5.10] ms  top-1 72.2 %  100 MiB  ort, batch 1",
         f"Limits     unknown, the machine's peaks were not measured: cnnbench doctor --peaks --into {sample.folder}",
-        "Trust      19 ok, 1 invalid, 1 failed; typically times to ±2.0 % and ratios to ±0 %. "
-        "Better: a quieter machine (other processes in 11 % of the blocks).",
+        "Trust      19 of 21 cases are ok, 1 invalid, 1 failed. The 95 % interval is typically ±2.0 % of a time and "
+        "±0 % of a ratio. To improve this, use a quieter machine (other processes in 11 % of the blocks).",
         "Wrong      alexnet/training/ort/cpu/fp32/b8 is invalid (the outputs differ from the float64 reference: it "
         "computes something else) and 1 more",
         "Left out   1 case needs CUDA: no driver.",
@@ -179,9 +179,10 @@ def test_what_would_make_the_numbers_better_is_said_by_why_they_are_not() -> Non
     drift = timed("eager", 10).model_copy(update={"status": "noisy", "reasons": [Reason(code="drift", detail="x")]})
     assert advice(answer(run(timed("eager", 10)))) == []
     assert advice(answer(run(wide))) == [
-        "Better: a larger --budget, for more than 1 launch of a case (1 wide interval)."
+        "To improve this, rerun with a larger --budget: 1 interval reaches beyond ±5 %, and most cases were measured "
+        "in 1 process."
     ]
-    assert "a fixed clock frequency" in advice(answer(run(drift)))[0]
+    assert "fix the clock frequency" in advice(answer(run(drift)))[0]
 
 
 def test_there_are_three_to_five_figures_with_intervals(sample: Run) -> None:
@@ -192,7 +193,28 @@ def test_there_are_three_to_five_figures_with_intervals(sample: Run) -> None:
         ("5.00 ms", "[4.90, 5.10]"),
         ("±2.0 %", ""),
     ]
+    assert "ONNX Runtime beside PyTorch, batch 1 and 8, geometric mean of 7 cases" in found[0].what
     assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2\u00a0%" in found[2].what
+
+
+def test_every_figure_says_its_batch_and_its_allocator() -> None:
+    kept = timed("eager", 10, model="mobilenet_v2")
+    kept = kept.model_copy(update={"case": kept.case.model_copy(update={"allocator": "keep"})})
+    found = answer(run(kept, timed("eager", 20, model="mobilenet_v2"), timed("eager", 9, model="lenet5", batch=64)))
+    (ratio, time, _) = figures(found)
+    assert "PyTorch (memory kept) beside PyTorch, batch 8," in ratio.what
+    assert "mobilenet_v2/k10 in PyTorch (memory kept), batch 8" in time.what
+    assert batch_text([8, 64]) == "batch 8 and 64"
+    assert batch_text([1, 2, 4, 8]) == "batch 1 to 8"
+
+
+def test_the_title_asks_what_the_run_answers() -> None:
+    networks = [timed("eager", 10), timed("eager", 10, model="simple_cnn")]
+    assert question(answer(run())) == "tiny"
+    assert question(answer(run(timed("eager", 10)))) == "lenet5, in PyTorch: how fast, and why?"
+    several = answer(run(*networks, timed("ort", 5), timed("compile", 5)))
+    runtimes = "PyTorch, ONNX Runtime or compile"
+    assert question(several) == f"Which of 2 networks, in {runtimes}: how fast, and why?"
 
 
 @pytest.mark.parametrize("width", [80, 110, 240])

@@ -210,6 +210,17 @@ OVERFLOWS = """() => {
     if (element.scrollWidth > element.clientWidth + 1) found.push(`too wide: ${name(element)}`);
     if (box.right > innerWidth + 1 || box.left < -1) found.push(`outside: ${name(element)}`);
   }
+  const range = document.createRange();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, cell = node.parentElement.closest("td, th");
+    for (const word of cell && cell.checkVisibility() ? node.data.matchAll(/[A-Za-z0-9]+/g) : []) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (tops.size > 1) found.push(`broken: ${word[0]} of ${name(cell)}`);
+    }
+  }
   for (const svg of document.querySelectorAll("figure.chart svg")) {
     const box = svg.getBoundingClientRect();
     if (!svg.checkVisibility()) continue;
@@ -294,11 +305,12 @@ def test_what_is_too_wide_is_found(browser: "Browser", tmp_path: Path) -> None:
         "<p style='width: 5rem; overflow: hidden; white-space: nowrap'>this text is cut off at its right side</p>"
         "<figure class=chart id=c><svg width=100 height=20><text x=50 y=15>it leaves the picture</text>"
         "<text x=50 y=15>and runs through</text></svg></figure>"
+        "<table><td style='max-width: 3rem; overflow-wrap: anywhere'>normalisation</table>"
     )
     page = browser.new_page()
     page.goto(file.as_uri())
     found = page.evaluate(OVERFLOWS)
-    assert {line.split(":")[0] for line in found} >= {"too wide", "cut off", "overlap"}
+    assert {line.split(":")[0] for line in found} >= {"too wide", "cut off", "overlap", "broken"}
     page.close()
 
 
@@ -321,3 +333,26 @@ def test_paper_gets_a_light_page_without_controls(page: "Page") -> None:
     assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("#all").is_visible()
     assert not page.locator(f"{INFERENCE} form").is_visible()
+
+
+@pytest.mark.slow
+def test_a_wide_screen_has_what_columns_mean_beside_their_table(browser: "Browser", file: Path) -> None:
+    def sides(width: int) -> "tuple[float, float]":
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(f"{file.as_uri()}#times")
+        page.locator(f"{INFERENCE} .legend").wait_for()
+        assert settled(page) == []
+        right, below = page.locator(INFERENCE).evaluate(
+            """table => {
+              const box = (part) => table.querySelector(part).getBoundingClientRect();
+              const of = box(".scroll"), text = box(".legend");
+              return [text.left - of.right, text.top - of.bottom];
+            }"""
+        )
+        page.close()
+        return right, below
+
+    right, below = sides(1920)
+    assert right > 0 > below
+    right, below = sides(768)
+    assert right < 0 <= below

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,11 @@ def test_tables_are_filtered_by_what_their_rows_are_of(read: ReadPage) -> None:
 
 def test_the_answer_stands_first_and_each_section_opens_below_it(page: Page, read: ReadPage) -> None:
     assert page.lead is not None
-    assert read.texts("h1") == ["sample"]
-    assert read.texts("title") == ["sample – cnnbench"]
+    question = "Which of 4 networks, in PyTorch or ONNX Runtime: how fast, and why?"
+    assert read.texts("h1") == [question]
+    assert read.texts("title") == [f"sample on Testing CPU, 2 threads, 2026-01-01: {question} – cnnbench"]
     subtitle = next(element.text for element in read.elements if element.attributes.get("class") == "subtitle")
-    assert subtitle == "Testing CPU, 2 threads, 2026-01-01"
+    assert subtitle == "sample on Testing CPU, 2 threads, 2026-01-01"
     values = [element.text for element in read.elements if element.attributes.get("class") == "value"]
     assert [" ".join(text.split()) for text in values] == [
         "×1.81 [1.81, 1.82]",
@@ -124,13 +126,38 @@ def test_the_answer_stands_first_and_each_section_opens_below_it(page: Page, rea
     order = [element.tag for element in read.elements]
     assert order.index("h1") < order.index("dl") < order.index("details") < order.index("table")
     assert read.texts("h3")[:3] == [
-        "Published accuracy against latency, cpu",
+        "Published accuracy against latency, batch 1, cpu",
         "Hardware and software",
         "Width of the intervals",
     ]
     assert len(read.ids) == len(set(read.ids))
     paragraphs = [element.text for element in read.elements if element.attributes.get("class") == "prose"]
     assert paragraphs == [text for section in page.sections for text in section.prose]
+
+
+def test_the_chart_that_decides_says_that_another_allocator_was_measured_elsewhere(sample: Run) -> None:
+    (decides, *_) = page_of(sample).charts
+    assert decides.caption.startswith("Up and to the left")
+    kept = record(case("ort").model_copy(update={"allocator": "keep"}), [0.01] * 7)
+    (decides, *_) = page_of(replace(sample, records=sample.records | {kept.id: kept})).charts
+    assert decides.caption.startswith(
+        "All with the system's memory allocator: others were measured at batch 8 alone. Up and"
+    )
+
+
+def test_what_is_compared_stands_together_wherever_the_suite_has_it(tmp_path: Path) -> None:
+    cases = [case(runtime, model=model) for runtime in ("eager", "ort") for model in ("lenet5", "simple_cnn")]
+    run = Run(tmp_path, "t", "?", ENVIRONMENT, {each.id: record(each, [0.01] * 7) for each in cases})
+    (table,) = (table for table in run_tables(run) if table.name == "inference")
+    assert [row[0] for row in table.texts] == [each.label for each in cases[:2] for _ in range(2)]
+
+
+def test_long_words_of_a_table_may_be_broken_behind_punctuation_alone(tmp_path: Path) -> None:
+    long = "torchvision/deeplabv3_mobilenet_v3_large@1024x2048/k21"
+    records = [record(case("eager", model=model), [0.01] * 7) for model in (long, "efficientnet_b0")]
+    found = html(page_of(Run(tmp_path, "t", "?", ENVIRONMENT, {each.id: each for each in records})))
+    assert "torchvision/<wbr>deeplabv3_<wbr>mobilenet_<wbr>v3_<wbr>large@<wbr>1024x2048/<wbr>k21/<wbr>k10</td>" in found
+    assert ">efficientnet_b0/k10</td>" in found
 
 
 def test_a_page_without_an_answer_links_to_its_sections() -> None:

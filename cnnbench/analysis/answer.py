@@ -47,6 +47,8 @@ class Fastest:
     slower_in: int
     kernel: int
     """Of the cases, those whose ratio depends on the memory allocator."""
+    batches: list[int]
+    """Of the cases, ascending: those at which all compared backends were measured."""
 
     @property
     def is_tied(self) -> bool:
@@ -137,7 +139,7 @@ def answer(run: Run) -> Answer:
     )
 
 
-def backend_of(case: Case) -> Backend:
+def backend_of(case: Case | CaseRow) -> Backend:
     """What executes a case, beside its device and precision."""
     return (case.runtime, *(part for part in (case.layout, case.allocator) if part not in DEFAULTS))
 
@@ -191,6 +193,7 @@ def _fastest(key: tuple[Workload, Device, Precision], works: Sequence[dict[Backe
         faster_in=sum(ratio.low is not None and ratio.low > 1 for ratio in pairs),
         slower_in=sum(ratio.high is not None and ratio.high < 1 for ratio in pairs),
         kernel=sum(spends_much(work[first], work[second]) for work in shared),
+        batches=sorted({work[first].case.batch for work in shared}),
     )
 
 

@@ -1,6 +1,6 @@
 """Every case of a run as a row of numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -92,8 +92,18 @@ class CaseRow:
         return {phase: ms for phase, ms in phases.items() if ms is not None}
 
 
+def beside_each_other(records: Iterable[Record]) -> list[Record]:
+    """By network, workload and batch, so that what is compared stands together; else in the order given.
+
+    A suite with several entries for a network measures some of its backends after all other networks.
+    """
+    given = list(records)
+    labels = {label: place for place, label in enumerate(dict.fromkeys(record.case.label for record in given))}
+    return sorted(given, key=lambda r: (labels[r.case.label], WORKLOADS.index(r.case.workload), r.case.batch))
+
+
 def case_rows(records: Sequence[Record]) -> list[CaseRow]:
-    """One row per case, inference first."""
+    """One row per case, inference first; else in the order given."""
     references = {record.case.work_key: record for record in records if record.case.is_reference}
     in_fp32 = {_all_but_precision(record): record for record in records if record.case.precision == "fp32"}
     places = _places(records)

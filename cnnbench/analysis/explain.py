@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cnnbench.analysis.cases import beside_each_other
 from cnnbench.analysis.kernel import Kept, kept, kernel_share
 from cnnbench.analysis.roofline import Part, ProfiledCall, Roofline, case_roofline
 from cnnbench.analysis.times import comparable_time
@@ -53,7 +54,7 @@ def explain(run: Run) -> dict[str, Explained]:
     others = kept(run.records.values())
     return {
         record.id: _explained(run, record, time.value, macs, others.get(record.id))
-        for record in run.records.values()
+        for record in beside_each_other(run.records.values())
         if record.counts is not None
         and (record.case.trainable == ALL or registry.find(record.case.spec.model))  # else its work is not known
         and (macs := record.counts.macs) is not None

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust
+from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust, backend_of
 from cnnbench.analysis.kernel import MUCH
+from cnnbench.analysis.stats import NOISY_HALF_WIDTH
 from cnnbench.report.format import interval_text, percent, ratio_text
 from cnnbench.report.prose import BOUND_BY, name_of
 from cnnbench.report.reasons import INTERFERENCE, REASONS, reason_text
@@ -16,6 +17,8 @@ MAX_FASTEST = 3
 MAX_BEST = 3
 MANY_BLOCKS = 0.05
 """Of all blocks: from this share on, interference is the first thing to change."""
+MAX_BATCHES = 3
+"""More batches are named by the smallest and the largest."""
 FEW_LAUNCHES = 3
 """Fewer launches have an interval that knows little of the variation between processes."""
 
@@ -36,9 +39,16 @@ class Figure:
     what: str
 
 
-def joined(words: Sequence[str]) -> str:
+def joined(words: Sequence[str], last: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def batch_text(batches: Sequence[int]) -> str:
+    """`batch 8`, `batch 8 and 64`, `batch 1 to 64` of ascending batches."""
+    if len(batches) > MAX_BATCHES:
+        return f"batch {batches[0]} to {batches[-1]}"
+    return f"batch {joined(list(map(str, batches)))}"
 
 
 def backend_name(backend: Backend) -> str:
@@ -46,6 +56,15 @@ def backend_name(backend: Backend) -> str:
     runtime, *others = backend
     settings = ", ".join("memory kept" if each == "keep" else each for each in others)
     return name_of(runtime) + (f" ({settings})" if settings else "")
+
+
+def question(answer: Answer) -> str:
+    """What the run answers; the suite's name where nothing was measured."""
+    if not answer.measured:
+        return answer.run.suite
+    number = len(answer.models)
+    which = answer.models[0] if number == 1 else f"Which of {number} networks"
+    return f"{which}, in {joined(_runtimes(answer), 'or')}: how fast, and why?"
 
 
 def subject(answer: Answer) -> str:
@@ -56,17 +75,20 @@ def subject(answer: Answer) -> str:
         return f"{answer.run.suite} on {where}: nothing was measured"
     number, cases = len(answer.models), answer.measured
     networks = answer.models[0] if number == 1 else f"{number} networks"
-    runtimes = list(dict.fromkeys(name_of(backend[0]) for backend in answer.backends))
     return (
-        f"{answer.run.suite} on {where}: {networks}, {joined(answer.workloads)} in {joined(runtimes)}; "
+        f"{answer.run.suite} on {where}: {networks}, {joined(answer.workloads)} in {joined(_runtimes(answer))}; "
         f"{cases} case{'s' * (cases != 1)}"
     )
+
+
+def _runtimes(answer: Answer) -> list[str]:
+    return list(dict.fromkeys(name_of(backend[0]) for backend in answer.backends))
 
 
 def lines(answer: Answer, page: str = "") -> list[Line]:
     """At most ten: what was measured, what is fastest, what is best, what limits it, how far to trust it, the page.
 
-    Without a page they stand in the run's own folder, whose path is left out.
+    Without a page they stand in the run's own folder, whose path is left out, and are set in a proportional font.
     """
     above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST])]
     below = [
@@ -77,7 +99,8 @@ def lines(answer: Answer, page: str = "") -> list[Line]:
     ]
     best = _ends(answer.best, min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below)))
     limited = [Line("Limits", text)] if (text := limits(best, str(answer.run.folder) if page else "RUN")) else []
-    return [*above, *(_networks(best) if best else _quickest(answer)), *limited, *below]
+    networks = _networks(best, is_aligned=bool(page)) if best else _quickest(answer)
+    return [*above, *networks, *limited, *below]
 
 
 def _ends(best: Sequence[Best], room: int) -> list[Best]:
@@ -91,14 +114,15 @@ def _fastest(each: Fastest) -> Line:
 
 
 def fastest_text(each: Fastest) -> str:
-    """`ONNX Runtime ×2.26 [2.21, 2.31] as fast as PyTorch, faster in 18 of 18`, of so many cases."""
+    """`ONNX Runtime ×2.26 [2.21, 2.31] as fast as PyTorch, faster in 18 of 18 (batch 1 and 8)`, of so many cases."""
     first, second = backend_name(each.backend), backend_name(each.next)
     ratio, of = ratio_text(each.vs_next), f"faster in {each.faster_in} of {each.cases}"
+    at = f" ({batch_text(each.batches)})"
     if each.is_tied:
-        return f"{first} and {second} cannot be told apart: {ratio}, {of}"
+        return f"{first} and {second} cannot be told apart: {ratio}, {of}{at}"
     beside = f", {ratio_text(each.vs_reference)} as PyTorch" if each.vs_reference else ""
     slower = f", slower in {each.slower_in}" if each.slower_in else ""
-    return f"{first} {ratio} as fast as {second}{beside}, {of}{slower}"
+    return f"{first} {ratio} as fast as {second}{beside}, {of}{slower}{at}"
 
 
 def _quickest(answer: Answer) -> list[Line]:
@@ -111,10 +135,13 @@ def _quickest(answer: Answer) -> list[Line]:
     return [Line("Networks", f"batch {found[0].batch}: {text}")] if found else []
 
 
-def _networks(best: Sequence[Best]) -> list[Line]:
+def _networks(best: Sequence[Best], *, is_aligned: bool) -> list[Line]:
+    """A line for each: in columns, or as a list."""
     cells = [_cells(each) for each in best]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if not is_aligned:
+        texts = [", ".join(filter(None, row)) for row in cells]
     return [Line("" if place else "Networks", text) for place, text in enumerate(texts)]
 
 
@@ -122,7 +149,8 @@ def _cells(best: Best) -> list[str]:
     row = best.point.row
     memory = f"{row.peak_mib:,.0f} MiB" if row.peak_mib else ""
     runtime = row.backend.replace(f"/{row.device}", "")
-    return [row.model, f"{interval_text(best.point.ms)} ms", f"top-1 {best.point.top1:.1f} %", memory, runtime]
+    where = f"{runtime}, batch {row.batch}"
+    return [row.model, f"{interval_text(best.point.ms)} ms", f"top-1 {best.point.top1:.1f} %", memory, where]
 
 
 def limits(best: Iterable[Best], folder: str) -> str:
@@ -143,15 +171,17 @@ def limits(best: Iterable[Best], folder: str) -> str:
 
 
 def trust(found: Trust) -> str:
-    """`19 cases ok, 35 noisy; half of the times are known to ±5.8 %, of the ratios to ±2.6 %.`"""
-    statuses = [f"{count} {status}" for status, count in found.statuses.items() if status != "unavailable"]
+    """`19 of 54 cases are ok, 35 noisy. The 95 % interval is typically ±5.8 % of a time and ±2.6 % of a ratio.`"""
+    counts = {status: count for status, count in found.statuses.items() if status != "unavailable"}
+    total, good = sum(counts.values()), counts.pop("ok", 0)
+    statuses = [f"{good} of {total} cases are ok", *(f"{count} {status}" for status, count in counts.items())]
     widths = [
-        f"{what} to ±{percent(width)}"
-        for what, width in (("times", found.time_half_width), ("ratios", found.ratio_half_width))
+        f"±{percent(width)} of a {what}"
+        for what, width in (("time", found.time_half_width), ("ratio", found.ratio_half_width))
         if width is not None
     ]
-    known = f"; typically {' and '.join(widths)}" if widths else ""
-    return f"{', '.join(statuses)}{known}."
+    known = f" The 95 % interval is typically {joined(widths)}." if widths else ""
+    return f"{', '.join(statuses)}.{known}"
 
 
 def advice(answer: Answer) -> list[str]:
@@ -161,20 +191,22 @@ def advice(answer: Answer) -> list[str]:
     if found.blocks and disturbed > MANY_BLOCKS * found.blocks:
         kind = next(iter(found.interference))
         share = percent(disturbed / found.blocks)
-        texts.append(f"Better: a quieter machine ({INTERFERENCE[kind][0]} in {share} of the blocks).")
+        texts.append(f"To improve this, use a quieter machine ({INTERFERENCE[kind][0]} in {share} of the blocks).")
     noisy = sum(found.noise.get(code, 0) for code in ("drift", "two-modes"))
     wide = found.noise.get("wide-interval", 0)
     if wide and wide >= noisy:
-        launches = f"{found.launches} launch{'es' * (found.launches != 1)}"
-        few = f", for more than {launches} of a case" if found.launches < FEW_LAUNCHES else ""
-        texts.append(f"Better: a larger --budget{few} ({wide} wide interval{'s' * (wide != 1)}).")
+        processes = f"{found.launches} process{'es' * (found.launches != 1)}"
+        few = f", and most cases were measured in {processes}" if found.launches < FEW_LAUNCHES else ""
+        reach = "interval reaches" if wide == 1 else "intervals reach"
+        limit = f"{100 * NOISY_HALF_WIDTH:g} %"
+        texts.append(f"To improve this, rerun with a larger --budget: {wide} {reach} beyond ±{limit}{few}.")
     if noisy:
         cases = f"{noisy} case{'s' * (noisy != 1)}"
-        texts.append(f"Better: a fixed clock frequency and no other load (drift or two modes in {cases}).")
+        texts.append(f"To improve this, fix the clock frequency and stop other load (drift or two modes in {cases}).")
     if kernel := sum(each.kernel for each in answer.fastest):
         texts.append(
-            f"Better: `allocators: [default, keep]` in the suite (in {kernel} of the ratios one side spends more than "
-            f"{percent(MUCH)} of its CPU time in the kernel, which depends on the memory allocator)."
+            f"To improve this, set `allocators: [default, keep]` in the suite (in {kernel} of the ratios one side "
+            f"spends more than {percent(MUCH)} of its CPU time in the kernel, which depends on the memory allocator)."
         )
     return texts
 
@@ -214,7 +246,7 @@ def figures(answer: Answer) -> list[Figure]:
             f"×{each.vs_next.value:.2f}",
             _bracket(ratio_text(each.vs_next)),
             f"{_fastest(each).label}: speed of {backend_name(each.backend)} beside {backend_name(each.next)}, "
-            f"geometric mean of {each.cases} case{'s' * (each.cases != 1)}"
+            f"{batch_text(each.batches)}, geometric mean of {each.cases} case{'s' * (each.cases != 1)}"
             + (": no significant difference" if each.is_tied else ""),
         )
         for each in answer.fastest[:2]
@@ -223,14 +255,17 @@ def figures(answer: Answer) -> list[Figure]:
     for each in ends:
         row, text = each.point.row, interval_text(each.point.ms)
         memory = f", {row.peak_mib:,.0f}\u00a0MiB of memory" if row.peak_mib else ""
-        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}: top-1 {each.point.top1:.1f}\u00a0%{memory}"
+        where = f"{row.model} in {backend_name(backend_of(row))}, batch {row.batch}"
+        what = f"{where}: top-1 {each.point.top1:.1f}\u00a0%{memory}"
         found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
     if not ends and answer.quickest and (ms := answer.quickest[0].ms):
         row, text = answer.quickest[0], interval_text(ms)
-        what = f"{row.model} in {name_of(row.runtime)}, batch {row.batch}, the fastest network"
+        what = f"{row.model} in {backend_name(backend_of(row))}, batch {row.batch}, the fastest network"
         found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
     if (width := answer.trust.time_half_width) is not None:
-        what = f"typical interval of a time; {answer.trust.statuses.get('ok', 0)} of {answer.measured} cases are ok"
+        what = (
+            f"typical 95 % interval of a time; {answer.trust.statuses.get('ok', 0)} of {answer.measured} cases are ok"
+        )
         found.append(Figure(f"±{percent(width)}", "", what))
     return found
 

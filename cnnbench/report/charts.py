@@ -52,6 +52,7 @@ CONFIG: dict[str, Any] = {
         "symbolStrokeWidth": 2,
         "labelLimit": 0,
         "columnPadding": 24,
+        "layout": {"top": {"margin": 24}},
     },
     "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": INK},
     "range": {"category": list(SERIES)},

@@ -5,6 +5,7 @@ lets no script run but its own and no request leave.
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,12 +28,15 @@ from cnnbench.report.table import Table
 TEMPLATES = Path(__file__).parent / "templates"
 LONG = 40
 """Characters of a cell: longer ones are wrapped."""
+UNBROKEN = 24
+"""Characters of a word in a table: a longer one may be broken behind its punctuation."""
 MAX_CHOICES = 30
 """A column with more different words has no list to choose from."""
 
 _JINJA = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
+_JINJA.filters["breakable"] = lambda text: _breakable(text)
 _JINJA.policies["json.dumps_function"] = lambda content, **_: strict_json(content)
 
 Part = Table | Chart | Samples | Picture | Chooser
@@ -116,6 +120,12 @@ def _part_html(part: Part) -> Markup:
         if column.is_axis and 1 < len(words) <= MAX_CHOICES:
             choices[column.heading] = list(words)
     return _render("table.html.j2", table=part, choices=choices, measured=MEASURED, long=LONG)
+
+
+def _breakable(text: str) -> Markup:
+    """The text; its longest words, such as names with paths, may be broken behind punctuation, and only there."""
+    parts = (re.split(r"(?<=[/_@:,.-])", word) if len(word) > UNBROKEN else [word] for word in text.split(" "))
+    return Markup(" ").join(Markup("<wbr>").join(filter(None, part)) for part in parts)
 
 
 def _render(template: str, **values: object) -> Markup:

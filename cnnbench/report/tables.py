@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cnnbench.analysis import counts
-from cnnbench.analysis.cases import CaseRow, case_frame, case_rows
+from cnnbench.analysis.cases import CaseRow, beside_each_other, case_frame, case_rows
 from cnnbench.analysis.kernel import MUCH, Standing, is_much, kernel_share, standings
 from cnnbench.analysis.scaling import scalings
 from cnnbench.analysis.stats import Estimate, geometric_mean
@@ -33,7 +33,7 @@ two_digits = partial(significant, digits=2)
 
 def run_tables(run: Run) -> list[Table]:
     """The tables of a run, without those that would be empty."""
-    records = list(run.records.values())
+    records = beside_each_other(run.records.values())
     cases = [replace(row, reason=reasons_text(run.records[row.id].reasons)) for row in case_rows(records)]
     tables = [
         _models(records),

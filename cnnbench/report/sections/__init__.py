@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cnnbench.analysis.answer import answer
 from cnnbench.records.run_folder import Run
-from cnnbench.report.answer import Line, figures, lines
+from cnnbench.report.answer import Line, figures, lines, question
 from cnnbench.report.charts import Chart
 from cnnbench.report.chooser import chooser
 from cnnbench.report.html import Lead, Page, Section
@@ -97,8 +97,8 @@ def run_page(run: Run, tables: Sequence[Table]) -> Page:
     subject, *said = lines(answered)
     said += [Line("Chart", prose)] if prose else []
     return Page(
-        title=run.suite,
-        subtitle=f"{where}, {_when(run.started)}",
+        title=question(answered),
+        subtitle=f"{run.suite} on {where}, {_when(run.started)}",
         sections=[section for section in found if section.prose or section.parts],
         warnings=run.unreadable,
         lead=Lead(figures(answered), [Line("Measured", subject.text), *said], chart),

@@ -7,6 +7,7 @@ import altair as alt
 
 from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, measured_points, of_smallest_batch, points_of
 from cnnbench.records.artifact import file_name
+from cnnbench.report.answer import batch_text
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
 from cnnbench.report.html import Section
 from cnnbench.report.labels import PLACES, places
@@ -26,12 +27,12 @@ def section(sources: Sources) -> Section:
         there = [point for point in measured if point.data == data_set]
         for device in dict.fromkeys(point.row.device for point in there):
             if len(shown := of_smallest_batch(there, device)) > 1:
-                charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
+                charts.append(_chart(shown, device, sources))
     points = points_of(sources.records, sources.measured)
     for device in dict.fromkeys(point.row.device for point in points):
         shown = of_smallest_batch(points, device)
         if len({point.row.model for point in shown}) > 1:
-            charts.append(_chart(shown, device, shown[0].row.batch, sources.backends))
+            charts.append(_chart(shown, device, sources))
     prose = [
         "Accuracy is what torchvision publishes for its pretrained weights on ImageNet, at the timed image size and "
         "number of classes. The timed weights are random, which does not affect times."
@@ -44,7 +45,8 @@ def section(sources: Sources) -> Section:
     return Section("accuracy", "Accuracy and latency", prose if charts else (), [*charts, *sources.table("accuracy")])
 
 
-def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[str]) -> Chart:
+def _chart(points: Sequence[Point], device: str, sources: Sources) -> Chart:
+    batch, backends = points[0].row.batch, sources.backends
     slowest_first = sorted(points, key=lambda point: point.ms.value, reverse=True)
     fastest = {point.row.model: point for point in slowest_first}.values()
     ends = [end for point in points for end in (point.ms.value, point.ms.low, point.ms.high) if end is not None]
@@ -99,12 +101,21 @@ def _chart(points: Sequence[Point], device: str, batch: int, backends: Sequence[
     line = line.encode(x="ms:Q", y="top1:Q", order="ms:Q")
     return Chart(
         f"accuracy-{file_name(data_set)}-{device}" if data_set else f"accuracy-{device}",
-        f"{title}, {device}",
-        "Up and to the left is better. The dashed line is the Pareto front by the medians. Hollow: another model or "
-        "backend is at least as accurate and significantly faster. Bars are 95 % intervals; each model is named at its "
-        "fastest.",
+        f"{title}, batch {batch}, {device}",
+        f"{_allocator(points, device, sources)}Up and to the left is better. The dashed line is the Pareto front by "
+        "the medians. Hollow: another model or backend is at least as accurate and significantly faster. Bars are 95 % "
+        "intervals; each model is named at its fastest.",
         alt.layer(line, bars, marks, *texts).properties(width=WIDTH, height=HEIGHT),
     )
+
+
+def _allocator(points: Sequence[Point], device: str, sources: Sources) -> str:
+    """That all points are of the system's allocator, where others were measured at other batches alone."""
+    rows = [row for row in sources.measured if row.workload == "inference" and row.device == device]
+    batches = sorted({row.batch for row in rows if row.allocator != "default"})
+    if not batches or any(point.row.allocator != "default" for point in points):
+        return ""
+    return f"All with the system's memory allocator: others were measured at {batch_text(batches)} alone. "
 
 
 def _domain(values: Sequence[float], *, log: bool = False) -> list[float]:

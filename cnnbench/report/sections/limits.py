@@ -25,7 +25,7 @@ def section(sources: Sources) -> Section:
     explained = list(explain(sources.run).values())
     peaks, bounds, layers = sources.table("peaks"), sources.table("bounds"), sources.table("parts", "layers")
     causes = sources.table("causes")
-    parts: list[Part] = [*causes, *_shares(explained), *_roofline(explained), *peaks, *bounds, *layers]
+    parts: list[Part] = [*causes, *_shares(explained), *peaks, *_roofline(explained), *bounds, *layers]
     ratios = {row.id: row.vs_fp32.value for row in sources.measured if row.vs_fp32}
     prose = [text for text in (int8_paragraph(explained, ratios), kernel_paragraph(explained)) if text]
     return Section("why", "What limits each model", prose, parts)

@@ -14,6 +14,8 @@ from cnnbench.report.sections.sources import Sources, described
 from cnnbench.report.table import Column, Table, table_of, words
 
 LIBRARIES = ("torch", "onnxruntime")
+SHORT_HASH = 12
+"""Digits of a commit that are shown, as Git abbreviates: all of them fit no phone."""
 
 
 def section(sources: Sources) -> Section:
@@ -37,7 +39,7 @@ def _facts(sources: Sources) -> list[Table]:
         "load average at start": f"{load[0]:.2f} over one minute" if load else None,
         "libraries": ", ".join(f"{name} {version}" for name, version in software.items() if name.startswith(LIBRARIES)),
         "software": ", ".join(f"{name} {software[name]}" for name in ("cnnbench", "python") if name in software),
-        "commit": software.get("git_commit"),
+        "commit": (software.get("git_commit") or "")[:SHORT_HASH],
     }
     known = [(name, value) for name, value in rows.items() if value]
     columns: list[Column[tuple[str, str]]] = [words("fact", lambda row: row[0]), words("value", lambda row: row[1])]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cnnbench.analysis.cases import CaseRow, case_rows
+from cnnbench.analysis.cases import CaseRow, beside_each_other, case_rows
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.format import NONE, interval_text, significant
@@ -24,8 +24,8 @@ class Sources:
 
     @cached_property
     def records(self) -> list[Record]:
-        """All records, in the suite's order."""
-        return list(self.run.records.values())
+        """All records; those of one network stand beside each other."""
+        return beside_each_other(self.run.records.values())
 
     @cached_property
     def measured(self) -> list[CaseRow]:

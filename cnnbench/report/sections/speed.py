@@ -31,12 +31,12 @@ def times(sources: Sources) -> Section:
 def runtimes(sources: Sources) -> Section:
     """A chart of ratios for each workload, and a summary of them."""
     prose, charts = [], []
+    on_allocator = [row for row in sources.measured if row.speedup and row.kernel_in_ratio]
     for workload in WORKLOADS:
         pairs = [(row, row.speedup) for row in sources.measured if row.workload == workload and row.speedup]
         for backend in sorted({row.backend for row, _ in pairs}):
             ratios = [ratio for row, ratio in pairs if row.backend == backend]
-            marked = sum(row.kernel_in_ratio for row, _ in pairs if row.backend == backend)
-            prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}{_kernel(marked)}")
+            prose.append(f"{workload.capitalize()}, {backend}: {_summary(ratios)}")
         marks = []
         for row, ratio in pairs:
             what = f"{row.model}, {row.backend}, batch {row.batch}: {ratio_text(ratio)}"
@@ -51,18 +51,20 @@ def runtimes(sources: Sources) -> Section:
             ratio_marks(marks, sources.backends, "speed as a multiple of PyTorch eager's"),
         )
         charts += [chart] if pairs else []
+    if on_allocator:
+        prose.append(_kernel(len(on_allocator), any(row.allocator != "default" for row in sources.measured)))
     parts: list[Part] = [*sources.table("runtimes"), *charts]
     return Section("runtimes", "ONNX Runtime and others against PyTorch", prose, parts if prose else ())
 
 
-def _kernel(marked: int) -> str:
-    """How many of the ratios depend on the allocator."""
-    if not marked:
-        return ""
+def _kernel(marked: int, others_measured: bool) -> str:
+    """How many of the ratios depend on the allocator, and what tells by how much."""
+    measured = "The column `at best allocators` compares each runtime at its fastest allocator."
+    missing = "`allocators: [default, keep]` in the suite measures this; the table then has a column for it."
     return (
-        f" In {marked} of these cases one of the two runtimes spends more than {percent(MUCH)} of its CPU time in the "
-        "operating system's kernel, mostly on page faults, so the ratio depends on the allocator too. "
-        "`allocators: [default, keep]` in the suite measures this; the table then has a column for it."
+        f"In {marked} of these ratios one of the two runtimes spends more than {percent(MUCH)} of its CPU time in the "
+        "operating system's kernel, mostly on page faults, so the ratio depends on the memory allocator too. "
+        f"{measured if others_measured else missing}"
     )
 
 

@@ -54,7 +54,7 @@ def _phases(row: CaseRow, reference: CaseRow) -> Iterator[Bar]:
 def memory(sources: Sources) -> Section:
     """A chart per workload: resident memory of the worker at its largest batch, in parts."""
     largest: dict[tuple[str, str, str], Record] = {}
-    for record in sorted(sources.records, key=lambda r: r.case.batch):
+    for record in sources.records:  # of a network the smallest batch first
         if record.status in MEASURED and record.launches and record.case.device == "cpu":
             largest[record.case.workload, record.case.label, record.case.backend] = record
     charts = [

@@ -38,7 +38,7 @@ function grow(svg) {
 // What has to be scrolled sideways can be by the keyboard too.
 function reach(place) {
   const isWide = place.scrollWidth > place.clientWidth;
-  const title = place.parentElement.querySelector("h3")?.textContent || "Table";
+  const title = place.closest(".table, .chooser, .chart").querySelector("h3")?.textContent || "Table";
   for (const [name, value] of Object.entries({tabindex: "0", role: "region", "aria-label": title})) {
     isWide ? place.setAttribute(name, value) : place.removeAttribute(name);
   }
@@ -54,7 +54,7 @@ const watched = new ResizeObserver((entries) => requestAnimationFrame(() => {
     }
   }
 }));
-for (const place of document.querySelectorAll(":is(.table, .chooser, .chart) > .scroll")) watched.observe(place);
+for (const place of document.querySelectorAll(":is(.table, .chooser, .chart) .scroll")) watched.observe(place);
 
 // Tables: a heading sorts, the form above filters.
 for (const box of document.querySelectorAll(".table")) {
