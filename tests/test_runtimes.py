@@ -186,7 +186,7 @@ def test_what_no_machine_can_run_has_a_reason(settings: tuple[str, str, str, str
             "onnxrt",
             "one of aot, compile, eager, folded, http, openvino, ort; got 'onnxrt' .did you mean 'ort'",
         ),
-        ("ort:basics", "expected an ort variant, one of basic, disabled, extended, tensorrt; got 'basics'"),
+        ("ort:basics", "expected an ort variant, one of basic, cuda-graph, disabled, extended, tensorrt; got 'basics'"),
         ("eager:fast", "expected 'eager' without a variant; got 'eager:fast'"),
     ],
 )

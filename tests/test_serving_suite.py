@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from cnnbench.analysis.answer import answer
 from cnnbench.analysis.status import status_of
 from cnnbench.analysis.tuning import Knobs
 from cnnbench.cli.common import select_timed
@@ -17,6 +18,7 @@ from cnnbench.records.messages import Open
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run, read_run
 from cnnbench.records.serving_messages import Drive
+from cnnbench.report.answer import lines, question
 from cnnbench.report.sections import run_page
 from cnnbench.report.tables import run_tables
 from cnnbench.report.tuned import suite_of_tuned
@@ -128,6 +130,15 @@ def test_a_report_tells_the_interval_the_scenarios_and_the_curve(tmp_path: Path)
     (section,) = [each for each in run_page(run, list(tables.values())).sections if each.id == "serving"]
     assert len(section.parts) == 4
     assert "inference" not in tables
+
+
+def test_the_answer_of_a_run_of_services_is_their_rates(tmp_path: Path) -> None:
+    found = answer(run_of(tmp_path))
+    title, said = question(found), {line.label: line.text for line in lines(found)}
+    assert title == "lenet5, in ONNX Runtime: how many queries per second?"
+    assert said["Serving"] == "lenet5: ONNX Runtime [60.0, 63.0) queries/s with p99 within 50.0 ms"
+    assert said[""].endswith("lenet5, serving in ONNX Runtime; 1 case")
+    assert said["Trust"].startswith("1 of 1 cases are ok")
 
 
 def test_exports_have_the_rate(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from cnnbench.analysis.cases import CaseRow, case_rows
 from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.kernel import spends_much
 from cnnbench.analysis.pareto import Point, is_on_front, of_smallest_batch, points_of
+from cnnbench.analysis.serving import Service, services
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import comparable_time, speedup
 from cnnbench.records.reason import Code, InterferenceKind
@@ -103,6 +104,8 @@ class Answer:
     backends: list[Backend]
     workloads: list[Workload]
     measured: int
+    served: list[tuple[Case, Service]]
+    """Of each case that was served, what its launches found out."""
     fastest: list[Fastest]
     best: list[Best]
     """From the fastest network to the most accurate one, at the smallest batch; empty where no accuracy is known."""
@@ -122,13 +125,16 @@ def answer(run: Run) -> Answer:
     rows = case_rows(records)
     measured = [row for row in rows if row.is_comparable]
     timed = [record for record in records if comparable_time(record) is not None]
+    served = [(run.records[id_].case, service) for id_, service in services(records).items()]
+    shown = [*(record.case for record in timed), *(case for case, _ in served)]
     best = _best(run, records, measured)
     return Answer(
         run=run,
-        models=list(dict.fromkeys(record.case.spec.label for record in timed)),
-        backends=list(dict.fromkeys(backend_of(record.case) for record in timed)),
-        workloads=list(dict.fromkeys(row.workload for row in measured)),
-        measured=len(timed),
+        models=list(dict.fromkeys(case.spec.label for case in shown)),
+        backends=list(dict.fromkeys(backend_of(case) for case in shown)),
+        workloads=list(dict.fromkeys([*(row.workload for row in measured), *(case.workload for case, _ in served)])),
+        measured=len(shown),
+        served=served,
         fastest=fastest(timed),
         best=best,
         quickest=[] if best else _quickest(measured),

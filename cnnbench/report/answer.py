@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust, backend_of
 from cnnbench.analysis.kernel import MUCH
+from cnnbench.analysis.serving import Service
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
-from cnnbench.report.format import interval_text, percent, ratio_text
+from cnnbench.report.format import interval_text, percent, ratio_text, significant
 from cnnbench.report.prose import BOUND_BY, name_of
 from cnnbench.report.reasons import INTERFERENCE, REASONS, reason_text
+from cnnbench.report.serving import rate_text
 
 MAX_LINES = 10
 MAX_FASTEST = 3
 MAX_BEST = 3
+MAX_SERVED = 3
 MANY_BLOCKS = 0.05
 """Of all blocks: from this share on, interference is the first thing to change."""
 MAX_BATCHES = 3
@@ -64,7 +67,8 @@ def question(answer: Answer) -> str:
         return answer.run.suite
     number = len(answer.models)
     which = answer.models[0] if number == 1 else f"Which of {number} networks"
-    return f"{which}, in {joined(_runtimes(answer), 'or')}: how fast, and why?"
+    asked = "how many queries per second?" if answer.workloads == ["serving"] else "how fast, and why?"
+    return f"{which}, in {joined(_runtimes(answer), 'or')}: {asked}"
 
 
 def subject(answer: Answer) -> str:
@@ -90,7 +94,7 @@ def lines(answer: Answer, page: str = "") -> list[Line]:
 
     Without a page they stand in the run's own folder, whose path is left out, and are set in a proportional font.
     """
-    above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST])]
+    above = [Line("", subject(answer)), *map(_fastest, answer.fastest[:MAX_FASTEST]), *_served(answer)]
     below = [
         *([Line("Trust", " ".join([trust(answer.trust), *advice(answer)[:1]]))] if answer.measured else []),
         *([Line("Wrong", text)] if (text := wrong(answer)) else []),
@@ -106,6 +110,20 @@ def lines(answer: Answer, page: str = "") -> list[Line]:
 def _ends(best: Sequence[Best], room: int) -> list[Best]:
     """Of the networks as many as there is room for, the most accurate one with them."""
     return [*best] if len(best) <= room else [*best[: room - 1], best[-1]]
+
+
+def _served(answer: Answer) -> list[Line]:
+    """For each network that was served: the highest rate of each backend within the bound, the highest first."""
+    found: list[str] = []
+    for model in answer.models:
+        best: dict[str, Service] = {}
+        for case, service in sorted(answer.served, key=lambda each: -(each[1].valid or 0.0)):
+            if case.spec.label == model:
+                best.setdefault(backend_name(backend_of(case)), service)
+        if best:
+            bound = f"queries/s with p99 within {significant(1e3 * next(iter(best.values())).bound_s)} ms"
+            found.append(f"{model}: {', '.join(f'{name} {rate_text(each)}' for name, each in best.items())} {bound}")
+    return [Line("" if place else "Serving", text) for place, text in enumerate(found[:MAX_SERVED])]
 
 
 def _fastest(each: Fastest) -> Line:
