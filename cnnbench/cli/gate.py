@@ -113,8 +113,8 @@ def gate(
     if link and not history:
         raise InputError("--link: expected it with --history; got it without")
     tie = link_of(link, Path.cwd()) if link else None
-    kept = history is None  # a history's figures are times of calls, which services have none of
-    with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown, serves=kept) as request:
+    serves = history is None  # a history's figures are times of calls, which services have none of
+    with _open_request(suite, base or ".", head, only, budget, seed, out, slowdown, serves=serves) as request:
         if history:
             check_commits(request, Path.cwd())
         known = _calibration(request, calibration)

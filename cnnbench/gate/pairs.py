@@ -132,8 +132,8 @@ class Pairs(ExitStack):
         self.ran: dict[tuple[str, str], Ran] = {}
         """By case and arm: what really ran, in the last launch."""
         self._run_id, self._rng, self._keep = uuid4().hex, rng, keep
-        self._served: dict[str, Launch] = {}
-        """By comparison, the last launch of a service."""
+        self._last: dict[str, Launch] = {}
+        """By comparison, base's last launch."""
         self._outputs: dict[ModelSpec, str] = {}
         """By model: how head's outputs differ from base's on the same images and weights; empty if they do not."""
         self._artifacts = self.enter_context(Artifacts(logs, limit_s))
@@ -165,9 +165,11 @@ class Pairs(ExitStack):
         if not checked.problem:
             self._servers.close(before=number - 1)  # each block has two pairs
             members = [self._member(comparison, arm, number) for arm in order]
-            outcomes = self._outcomes(comparison, members, scale)
+            outcomes = self._outcomes(comparison, members, number, scale)
             by_arm = dict(zip(order, outcomes, strict=True))
             launches = {arm: each.launch for arm, each in by_arm.items() if each.launch is not None}
+            if (base := launches.get("base")) is not None:
+                self._last[comparison.name] = base
             self.ran |= {(comparison.name, arm): launch.ran for arm, launch in launches.items() if launch.ran}
             missing = _first((arm, each.error) for arm, each in by_arm.items())
             wrong = _first((arm, self._wrong(comparison, arm, each)) for arm, each in by_arm.items())
@@ -183,19 +185,17 @@ class Pairs(ExitStack):
         self._keep(pair)
         return pair.paired()
 
-    def _outcomes(self, comparison: ArmComparison, members: Sequence[GroupMember], scale: float) -> list[Outcome]:
+    def _outcomes(
+        self, comparison: ArmComparison, members: Sequence[GroupMember], number: int, scale: float
+    ) -> list[Outcome]:
         seed = self._rng.randrange(2**31)
         if comparison.base.workload != "serving":
             return measure_group(members, Allowance(comparison.launch_s * scale), seed=seed)
         # A search is not shortened: it would find no end. It begins where base's last one ended.
-        known = self._served.get(comparison.name)
+        known = self._last.get(comparison.name)
         earlier = {member.case: [known] if known else [] for member in members}
-        logs = self.logs / LOADGEN / str(len(list((self.logs / LOADGEN).glob("*"))))
-        outcomes = measure_services(members, Allowance(comparison.launch_s), earlier, logs, seed=seed, rate_alone=True)
-        served = [each.launch for each in outcomes if each.launch and each.launch.serving]
-        if served:
-            self._served[comparison.name] = served[0]
-        return outcomes
+        logs = self.logs / LOADGEN / str(number)
+        return measure_services(members, Allowance(comparison.launch_s), earlier, logs, seed=seed, rate_alone=True)
 
     def folder(self, name: ArmName, spec: ModelSpec) -> Path:
         """Where the model's artifact lies, for one arm."""

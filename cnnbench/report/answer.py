@@ -114,15 +114,13 @@ def _ends(best: Sequence[Best], room: int) -> list[Best]:
 
 def _served(answer: Answer) -> list[Line]:
     """For each network that was served: the highest rate of each backend within the bound, the highest first."""
+    best: dict[str, dict[str, Service]] = {case.spec.label: {} for case, _ in answer.served}
+    for case, service in sorted(answer.served, key=lambda each: -(each[1].valid or 0.0)):
+        best[case.spec.label].setdefault(backend_name(backend_of(case)), service)
     found: list[str] = []
-    for model in answer.models:
-        best: dict[str, Service] = {}
-        for case, service in sorted(answer.served, key=lambda each: -(each[1].valid or 0.0)):
-            if case.spec.label == model:
-                best.setdefault(backend_name(backend_of(case)), service)
-        if best:
-            bound = f"queries/s with p99 within {significant(1e3 * next(iter(best.values())).bound_s)} ms"
-            found.append(f"{model}: {', '.join(f'{name} {rate_text(each)}' for name, each in best.items())} {bound}")
+    for model, services in best.items():
+        bound = f"queries/s with p99 within {significant(1e3 * next(iter(services.values())).bound_s)} ms"
+        found.append(f"{model}: {', '.join(f'{name} {rate_text(each)}' for name, each in services.items())} {bound}")
     return [Line("" if place else "Serving", text) for place, text in enumerate(found[:MAX_SERVED])]
 
 

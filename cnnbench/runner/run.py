@@ -284,7 +284,9 @@ class _Session:
                 continue
             self.doing(f"{device}: peaks with {threads} threads")
             with contextlib.suppress(CnnbenchError, OSError):  # then they are unknown, and shown so
-                write_peaks(self.store.folder, [known or peaks_of(device, threads, environment, self.store.logs)])
+                write_peaks(
+                    self.store.folder, [known or peaks_of(device, threads, environment, self.store.logs, anew=True)]
+                )
 
     def add_input(self, cases: Sequence[Case]) -> None:
         """Write down how fast the suite's images become batches, where it asks for that and it is not known."""

@@ -15,7 +15,7 @@ from cnnbench.records.record import PackageFacts
 from cnnbench.suite.runtimes import split
 from cnnbench.worker import models
 from cnnbench.worker.export import inference
-from cnnbench.worker.reference.parity import open_artifact, several, tiled
+from cnnbench.worker.reference.parity import open_artifact, tiled
 from cnnbench.worker.runtimes import device as devices
 
 
@@ -42,7 +42,7 @@ def _build(request: BuildPackage, folder: Path, out: Path) -> PackageFacts:
     module = models.rebuild(request.case.spec, known)
     module.load_state_dict(load_file(folder / WEIGHTS))
     module.eval().to(device)
-    inputs = tuple(torch.from_numpy(array).to(device) for array in several(tiled(reference.images, request.case.batch)))
+    inputs = tuple(devices.placed(tiled(reference.images, request.case.batch), device))
     settings = {"freezing": split(request.case.runtime)[1] == "freezing", "cpp.threads": request.threads}
     torch.set_num_threads(request.threads)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from cnnbench.records.artifact import package_name, read_package
 from cnnbench.records.record import ArtifactFacts, Memory, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import split
-from cnnbench.worker.reference.parity import Tensors, several
+from cnnbench.worker.reference.parity import Tensors
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
 from cnnbench.worker.runtimes.compiled import check_compiler
@@ -30,7 +30,7 @@ class Aot(Runtime):
         # Not `aoti_load_package`, which compiles test programs to find out what the processor can execute.
         self.loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
         self.device = devices.use(case.device)
-        self.inputs = self._placed(batch)
+        self.inputs = devices.placed(batch, self.device)
         self.outputs: list[torch.Tensor] = []
 
     @classmethod
@@ -41,7 +41,7 @@ class Aot(Runtime):
 
     def predict(self, images: Tensors) -> Tensors:
         with torch.inference_mode():
-            return _on_host(self.loader.run(self._placed(images)))
+            return _on_host(self.loader.run(devices.placed(images, self.device)))
 
     def phases(self) -> Phases:
         run, inputs, device = self.loader.run, self.inputs, self.device
@@ -79,9 +79,6 @@ class Aot(Runtime):
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
         on_host = super().memory(imported_bytes, loaded_bytes)
         return on_host.model_copy(update=devices.memory(self.device))
-
-    def _placed(self, images: Tensors) -> list[torch.Tensor]:
-        return [torch.from_numpy(array).to(self.device) for array in several(images)]
 
 
 def _on_host(outputs: list[torch.Tensor]) -> Tensors:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnnbench.suite.case import AMP, Device, Precision
-from cnnbench.worker.reference.parity import Array
+from cnnbench.worker.reference.parity import Array, Tensors, several
 
 TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By number format."""
@@ -60,6 +60,11 @@ def tf32(device: torch.device) -> list[str] | None:
         return None
     flags = {"matrix products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
     return [what for what, on in flags.items() if on]
+
+
+def placed(images: Tensors, device: torch.device) -> list[Tensor]:
+    """The batch of each input on the device; on the CPU in the arrays' own memory."""
+    return [torch.from_numpy(array).to(device) for array in several(images)]
 
 
 def synchronize(device: torch.device) -> None:
