@@ -67,6 +67,13 @@ def test_warming_up_lasts_until_the_times_are_steady() -> None:
     assert done.call_s == pytest.approx(0.1, rel=0.05)
 
 
+def test_steady_times_are_not_enough_before_the_least_time_of_a_warm_up() -> None:
+    for least_s, calls in ((0.0, 10), (2.0, 20), (90.0, 30)):  # at 3 s the limit ends it
+        clock = Clock()
+        done = measure.warm_up(clock.taking(100), HostStopwatch(clock.ns), 3, clock.s, least_s=least_s)
+        assert done.calls == pytest.approx(calls, abs=1)
+
+
 def test_warming_up_gives_up_at_its_limit_and_says_so() -> None:
     clock = Clock()
     ever_slower = [100 * 1.1**n for n in range(60)]

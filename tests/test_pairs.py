@@ -9,7 +9,8 @@ import pytest
 
 from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pair, Pairs, Rounds
-from cnnbench.gate.verdict import ArmComparison, Paired
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired
+from cnnbench.records.messages import Request, Warm
 from cnnbench.records.reason import Interference
 from cnnbench.records.record import Launch
 from cnnbench.runner.fork_server import ForkServers
@@ -114,6 +115,7 @@ class Gate:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
+        self.least_warmups_s: list[float] = []
         self.folder, self.kept = folder, list[Pair]()
         monkeypatch.setenv("CNNBENCH_CACHE", str(folder / "cache"))
         monkeypatch.setattr(ForkServers, "start", lambda servers, lineage, log: self._start(log))
@@ -121,14 +123,24 @@ class Gate:
 
     def _start(self, log: Path, how: str = "") -> Worker:
         self.asked.append(f"{how}{log.stem}")
-        return ScriptedWorker({"build": facts()}, [], log.stem)
+        least_warmups_s = self.least_warmups_s
 
-    def measure(self, *cases: Case) -> list[Paired]:
+        class Listening(ScriptedWorker):
+            def send(self, request: Request) -> None:
+                if isinstance(request, Warm):
+                    least_warmups_s.append(request.least_s)
+                super().send(request)
+
+        return Listening({"build": facts()}, [], log.stem)
+
+    def measure(
+        self, *cases: Case, arms: tuple[ArmName, ...] = ("base", "head"), seconds: float = 0.001
+    ) -> list[Paired]:
         base = Arm("base", ".")
-        comparisons = [ArmComparison(each, each, 0.001) for each in cases]
+        comparisons = [ArmComparison(each, each, seconds) for each in cases]
         with Pairs(base, base, self.folder, 10.0, random.Random(0), self.kept.append) as pairs:
             pairs.build(comparisons, lambda what: None)
-            return [pairs.measure(each, "screen", ["base", "head"], 0, 1.0) for each in comparisons]
+            return [pairs.measure(each, "screen", arms, 0, 1.0) for each in comparisons]
 
 
 def test_a_gate_builds_everything_before_it_measures_and_onnx_runtime_needs_no_torch(
@@ -146,3 +158,14 @@ def test_arms_of_pytorch_are_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     gate = Gate(tmp_path, monkeypatch)
     gate.measure(case("eager"))
     assert [line.split("-")[0] for line in gate.asked] == ["build", "fork base", "fork head"]
+
+
+def test_arms_that_are_compared_with_each_other_warm_up_for_half_of_what_they_measure_and_an_arm_alone_as_in_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm alone is compared with launches of an earlier run, which were as warm as a run's are."""
+    gate = Gate(tmp_path, monkeypatch)
+    gate.measure(case("ort"), seconds=0.01)
+    gate.measure(case("ort"), seconds=0.01, arms=("head",))
+    gate.measure(case("ort"), seconds=2.0)
+    assert gate.least_warmups_s == [0.005, 0.005, 0.5, 0.5, 0.5]

@@ -22,13 +22,15 @@ from cnnbench.records.record import Launch, Ran
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts, Building, Built, Wanted
 from cnnbench.runner.fork_server import ForkServers, Lineage
-from cnnbench.runner.interleave import Allowance, GroupMember, Outcome, measure_group
+from cnnbench.runner.interleave import LEAST_WARMUP_S, Allowance, GroupMember, Outcome, measure_group
 from cnnbench.runner.plan import compiled_ahead, models_of, steps_of
 from cnnbench.runner.serving import LOADGEN, measure_services
 from cnnbench.runner.worker_process import Interpreter
 from cnnbench.suite.case import Case, Frozen, ModelSpec
 
 MAX_PADDING = 4096
+WARMUP_OF_PAIR = 0.5
+"""Of a launch's measuring time: the least warm-up of launches that are compared with each other alone."""
 
 
 class Pair(Frozen):
@@ -190,7 +192,11 @@ class Pairs(ExitStack):
     ) -> list[Outcome]:
         seed = self._rng.randrange(2**31)
         if comparison.base.workload != "serving":
-            return measure_group(members, Allowance(comparison.launch_s * scale), seed=seed)
+            launch_s = comparison.launch_s * scale
+            # A pair's arms are equally warm, and what the first half second is slower by cancels in their ratio.
+            least_s = WARMUP_OF_PAIR * launch_s if len(members) > 1 else LEAST_WARMUP_S
+            allowance = Allowance(launch_s, least_warmup_s=min(least_s, LEAST_WARMUP_S))
+            return measure_group(members, allowance, seed=seed)
         # A search is not shortened: it would find no end. It begins where base's last one ended.
         known = self._last.get(comparison.name)
         earlier = {member.case: [known] if known else [] for member in members}

@@ -228,6 +228,8 @@ class Warm(Request):
 
     op: Literal["warm"] = "warm"
     limit_s: float
+    least_s: float = 0.0
+    """Not steady before so many seconds."""
     hard_limit_s: float | None = None
     """End then, with fewer calls than a warm-up should have."""
     min_calls: int = 0

@@ -28,7 +28,7 @@ from cnnbench.suite.case import Case
 MIN_ROUNDS = MIN_BLOCKS
 PLANNED_ROUNDS = 20
 """A case's budget is cut into so many blocks; the median of 20 keeps its interval with five outliers on a side."""
-WARMUP_LIMIT_S = 3.0
+WARMUP_LIMIT_S, LEAST_WARMUP_S = 3.0, 0.5
 ANSWER_SHARE = 0.5
 """Of a worker's limit: the longest block or warm-up asked for, so that no slow case seems to hang."""
 EQUALISE_SHARE = 1 / 3
@@ -65,6 +65,8 @@ class Allowance:
     """Of each case."""
     warmup_s: float = WARMUP_LIMIT_S
     """Of each case, at most."""
+    least_warmup_s: float = LEAST_WARMUP_S
+    """Of each case, however soon its times are steady."""
     whole_s: float | None = None
     """Of all together; then sampling ends early, with fewer than MIN_ROUNDS rounds if need be."""
 
@@ -197,7 +199,7 @@ def measure_group(
         hard_limit_s = None if allowance.whole_s is None else WARMUP_SHARE * whole_s / len(members)
         for participant in participants:  # cold-start figures are measured, so one at a time
             on_progress(f"opening {participant.member.case.runtime}")
-            participant.attempt(participant.open, allowance.warmup_s, hard_limit_s)
+            participant.attempt(participant.open, allowance, hard_limit_s)
         most = max((p.warmed.calls for p in participants if p.warmed), default=0)
         for participant in participants:
             left_s = began_s + whole_s - time.perf_counter()
@@ -263,7 +265,7 @@ class WorkerParticipant:
         self.loaded = self.worker.receive(Loaded)
         self.suspend()
 
-    def open(self, warmup_s: float, hard_limit_s: float | None = None) -> None:
+    def open(self, allowance: Allowance, hard_limit_s: float | None = None) -> None:
         """Load, check and warm up; a case whose outputs are wrong is not timed."""
         case, folder = self.member.case, str(self.member.folder)
         self.resume()
@@ -271,7 +273,8 @@ class WorkerParticipant:
         self.parity += self.opened.parity
         if all(parity.passed for parity in self.opened.parity):
             hard_limit_s = None if hard_limit_s is None else self._bounded(hard_limit_s)
-            request = Warm(limit_s=self._bounded(warmup_s), hard_limit_s=hard_limit_s)
+            limit_s, least_s = self._bounded(allowance.warmup_s), allowance.least_warmup_s
+            request = Warm(limit_s=limit_s, least_s=least_s, hard_limit_s=hard_limit_s)
             self.warmed = self.worker.ask(request, Warmed)
         self.suspend()
 

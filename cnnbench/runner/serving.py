@@ -267,7 +267,7 @@ def measure_services(
             server.attempt(server.start, stack)
         for server in servers:
             server.attempt(server.load)
-        each("opening", lambda server: server.open(allowance.warmup_s))
+        each("opening", lambda server: server.open(allowance))
         each("LoadGen's own cost", Server.measure_costs)
         each("single stream", Server.measure_single)
         each("offline", Server.measure_offline)

@@ -79,7 +79,12 @@ class Session:
         stopwatch, hard_limit_s = self.runtime.stopwatch, request.hard_limit_s
         hard_limit_s = math.inf if hard_limit_s is None else hard_limit_s  # none is left where it is 0
         warmed = measure.warm_up(
-            self.phases, stopwatch, request.limit_s, hard_limit_s=hard_limit_s, min_calls=request.min_calls
+            self.phases,
+            stopwatch,
+            request.limit_s,
+            least_s=request.least_s,
+            hard_limit_s=hard_limit_s,
+            min_calls=request.min_calls,
         )
         self.runtime.reset_peak()
         self.calls_per_sample, self.wake = warmed.calls_per_sample, warmed.call_s < measure.WAKE_BELOW_S

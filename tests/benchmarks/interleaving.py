@@ -130,7 +130,7 @@ def warm_participant(worker: Worker, case: Case, folder: Path, stack: ExitStack)
     participant = WorkerParticipant(member)
     participant.start(stack)
     participant.load()
-    participant.open(1.5)
+    participant.open(Allowance(1.0, warmup_s=1.5))
     return participant
 
 

@@ -25,7 +25,7 @@ from cnnbench.records.json_object import read_each, read_model
 from cnnbench.records.serving import MIN_QUERIES_P99, LoadTest
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts
-from cnnbench.runner.interleave import WARMUP_LIMIT_S, GroupMember
+from cnnbench.runner.interleave import WARMUP_LIMIT_S, Allowance, GroupMember
 from cnnbench.runner.serving import LOADGEN, Server, waiting_limit
 from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.runner.worker_process import Worker
@@ -376,7 +376,7 @@ class Search:
         server = Server(member, logs, self.budget_s, 1, ())
         server.attempt(server.start, self.stack)
         server.attempt(server.load)
-        server.attempt(server.open, WARMUP_LIMIT_S / 3)
+        server.attempt(server.open, Allowance(self.budget_s, WARMUP_LIMIT_S / 3))
         takes_any = server.opened is not None and server.opened.takes_any_batch
         found: Server | str = server
         if server.error is not None:

@@ -21,7 +21,6 @@ MIN_SAMPLE_S = 1e-3
 WINDOW = 5
 """Calls in each of the two windows that are compared to find convergence."""
 SAME_WITHIN = 0.01
-MIN_WARMUP_S = 0.5
 MIN_WARMUP_CALLS = 6
 """However slow: over the first three of EfficientNet-B0's training steps eager PyTorch took 1.3 times as long as from
 the sixth on, ONNX Runtime no longer (batch 8, five launches), so that fewer favour what converges sooner."""
@@ -117,13 +116,14 @@ def warm_up(
     limit_s: float,
     clock_s: Callable[[], float] = time.perf_counter,
     *,
+    least_s: float = 0.0,
     hard_limit_s: float = math.inf,
     min_calls: int = 0,
 ) -> Warmed:
-    """Call until the times have converged and half a second has gone by, or until the limit; six calls at least.
+    """Call until the times have converged and `least_s` have gone by, or until the limit; six calls at least.
 
     After the hard limit it ends with however few calls. Where `min_calls` are requested, to equalise warm-up with
-    others, these are enough, without the half second.
+    others, these are enough, however soon.
     """
     gc.collect()
     gc.freeze()  # so that collecting between blocks takes no time
@@ -135,7 +135,7 @@ def warm_up(
         if min_calls:
             converged = len(seconds) >= min_calls
         else:
-            converged = elapsed >= min(MIN_WARMUP_S, limit_s) and has_converged(seconds)
+            converged = elapsed >= min(least_s, limit_s) and has_converged(seconds)
         enough = len(seconds) >= min(MIN_WARMUP_CALLS, min_calls or MIN_WARMUP_CALLS)
         if (enough and (converged or elapsed >= limit_s)) or elapsed >= hard_limit_s:
             break
