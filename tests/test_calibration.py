@@ -137,6 +137,12 @@ def test_more_launches_on_one_side_never_make_it_sure() -> None:
     assert verdicts == {"inconclusive"}
 
 
+def test_head_without_any_time_is_no_pass() -> None:
+    lost = {CASE.id: [Paired(("head",), {}, lost="head: no highest rate was found")] * 2}
+    (found,) = compare_with_baseline(stored(), lost, None, Rule())
+    assert (found.verdict, found.reason) == ("missing", "head: no highest rate was found")
+
+
 def test_a_missing_baseline_is_no_pass(tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match="expected a run's folder") as caught:
         read_baseline(tmp_path, ENVIRONMENT)

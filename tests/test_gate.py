@@ -259,6 +259,23 @@ def test_disturbed_pairs_are_measured_again_and_left_out_where_enough_others_are
     assert judged.reason == "interference in 2 of 8 pairs"
 
 
+@pytest.mark.parametrize(("lost", "verdict", "pairs"), [({2, 4}, "same", 8), ({1, 2}, "missing", 2)])
+def test_a_pair_without_a_ratio_is_measured_again_and_a_block_of_them_is_a_case_that_cannot_be_measured(
+    lost: set[int], verdict: Verdict, pairs: int
+) -> None:
+    """As of a service, whose highest rate one stall can hide."""
+
+    class Stalled(Simulated):
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            pair = super().measure(comparison, stage, order, number, scale)
+            return Paired(pair.order, {}, lost="head: a stall") if len(self.started) in lost else pair
+
+    simulated = Stalled(QUIET, 2)
+    judged = run_gate(comparisons(1), simulated, simulated, Rule(), 1e9, 1, clock_s=simulated.clock).cases[0]
+    assert (judged.verdict, len(judged.screened)) == (verdict, pairs)
+    assert judged.reason == ("head: a stall" if verdict == "missing" else "2 of 8 pairs have no ratio: head: a stall")
+
+
 def test_where_everything_is_disturbed_the_spread_of_the_pairs_speaks() -> None:
     class Busy(Simulated):
         def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]

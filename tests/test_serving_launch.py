@@ -117,7 +117,8 @@ def test_a_gate_compares_the_rates_at_the_bound_and_searches_nothing_else(tmp_pa
 def test_a_search_without_an_end_says_nothing_of_times(tmp_path: Path) -> None:
     (launch,) = launches(launched([case(p99_ms=1.0)], tmp_path))
     made = Pair(comparison="x", stage="screen", number=0, order=["base"], launches={"base": launch}).paired()
-    assert made.missing.startswith("base: no highest rate with p99 within 1 ms was found: ")
+    assert made.problem == ""
+    assert made.lost.startswith("base: no highest rate with p99 within 1 ms was found: ")
 
 
 def test_raced_services_share_the_bound_the_rates_and_the_arrivals(tmp_path: Path) -> None:

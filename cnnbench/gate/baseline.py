@@ -85,6 +85,10 @@ def _compare(
     if not then:
         return BaselineResult(name, "missing", "no baseline: its record there has no samples")
     now = [call_s for pair in pairs for call_s in pair.call_s.values()]
+    if not now:
+        return BaselineResult(
+            name, "missing", next((pair.lost for pair in pairs if pair.lost), "no launch was measured")
+        )
     ratio = median(now) / median(then)
     noise = noise_of(calibration.cases.get(name, [])) if calibration else None
     if noise is None or noise.session_sd is None:

@@ -73,7 +73,7 @@ class Pair(Frozen):
         if untold := [arm for arm in launches if arm not in times]:
             launch = launches[untold[0]]
             why = f"no highest rate with p99 within {1e3 * launch.bound_s:.3g} ms was found: {launch.stopped}"
-            return Paired(tuple(self.order), {}, missing=f"{untold[0]}: {why}; give the case a larger case_budget")
+            return Paired(tuple(self.order), {}, lost=f"{untold[0]}: {why}; give the case a larger case_budget")
         base_s = times.get("base")
         return Paired(
             tuple(self.order),

@@ -99,7 +99,7 @@ class _Gate:
         for pairs_left in reversed(range(0, minimum, 2)):
             self._block(self._open(), "screen", until_s=self.budget_s, then=pairs_left)
             self._fit(pairs_left)
-        short = [case for case in self._open() if sum(not pair.interference for pair in case.screened) < minimum]
+        short = [case for case in self._open() if sum(map(_is_clean, case.screened)) < minimum]
         self._block(short, "screen", until_s=self.budget_s * EXTENDED_SHARE)
         while wide := [case for case in self._open() if self._is_wide(case)]:
             if not self._block(wide, "screen", until_s=self.budget_s * EXTENDED_SHARE):
@@ -152,7 +152,12 @@ class _Gate:
         if unsteady > self.rule.max_unsteady * len(case.pairs):
             case.verdict = "unsteady"
             case.reason = f"in {unsteady} of {len(case.pairs)} pairs the ratio drifted, or had two modes"
-        interference = sum(pair.interference for pair in case.pairs)
+        interference, lost = (
+            sum(pair.interference for pair in case.pairs),
+            [each.lost for each in case.pairs if each.lost],
+        )
+        if not case.reason and lost:
+            case.reason = f"{len(lost)} of {len(case.pairs)} pairs have no ratio: {lost[0]}"
         if not case.reason and interference:
             case.reason = f"interference in {interference} of {len(case.pairs)} pairs"
 
@@ -216,3 +221,8 @@ class _Gate:
         """Expected time of a pair: that of the case's last one, else the mean of all, else its two launches'."""
         known = self.pair_s.get(case.comparison.name)
         return known or (fmean(self.pair_s.values()) if self.pair_s else 2 * self.scale * case.comparison.launch_s)
+
+
+def _is_clean(pair: Paired) -> bool:
+    """Whether it has a ratio that no interference disturbed."""
+    return "head" in pair.logs and not pair.interference

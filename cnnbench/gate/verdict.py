@@ -12,6 +12,8 @@ from cnnbench.suite.case import Case
 ArmName = Literal["base", "head", "null"]
 Stage = Literal["screen", "confirm"]
 
+BLOCK = 2
+"""Pairs that are measured one after the other, in opposite orders."""
 MIN_CLEAN = 6
 """Pairs with interference are dropped if at least this many without it remain."""
 EXIT_OK, EXIT_SLOWER, EXIT_NOT_MEASURED, EXIT_INCONCLUSIVE = 0, 1, 3, 4
@@ -55,6 +57,8 @@ class Paired:
     """Why an arm could not be run."""
     wrong: str = ""
     """Why an arm's outputs, or what ran, are wrong."""
+    lost: str = ""
+    """Why it has no ratio though both arms ran: a stall hid a service's highest rate, say. Others may have one."""
 
     @property
     def problem(self) -> str:
@@ -89,9 +93,11 @@ class CaseVerdict:
         return ratio_of(self.screened, "null")
 
     def fail(self, pair: Paired) -> None:
-        """Take over the pair's problem, if it has one."""
+        """Take over the pair's problem, if it has one; or why all pairs so far, a block at least, have been lost."""
         if pair.problem:
             self.verdict, self.reason = "missing" if pair.missing else "wrong", pair.problem
+        elif len(self.pairs) >= BLOCK and all(each.lost for each in self.pairs):
+            self.verdict, self.reason = "missing", pair.lost
 
     def call_s(self, arm: ArmName) -> float | None:
         """Median over launches of a call's time."""
