@@ -62,8 +62,9 @@ def pick(
     if size is not None:
         bounds["size"] = checked(parse_bytes, size, "--size") / MB
     loaded = [load(folder).run for folder in runs]
-    if data not in (None, PUBLISHED, *(known := analysis.evaluated_on(loaded))):
-        raise InputError(f"--data: {unknown('data set', data, [*known, PUBLISHED])}")
+    known = [*analysis.evaluated_on(loaded), PUBLISHED]
+    if data is not None and data not in known:
+        raise InputError(f"--data: {unknown('data set', data, known)}")
     found = analysis.pick(loaded, bounds, batch, "" if data == PUBLISHED else data)
     tables = picked_tables(found)
     if as_json:
