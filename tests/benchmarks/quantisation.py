@@ -35,7 +35,7 @@ from cnnbench.runner.artifacts import Artifacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.load import bundled_suites, load_suite
 from cnnbench.worker.data.parts import limited
-from cnnbench.worker.data.read import read
+from cnnbench.worker.data.read import Data, read
 from cnnbench.worker.precision_graph import CALIBRATION_IMAGES, RECIPES, Feeds, _macs
 from cnnbench.worker.reference.inputs import images as noise
 from cnnbench.worker.reference.parity import MAX_QUANTISED_LIMIT, Array, centres_of, compare_angles, open_artifact
@@ -56,7 +56,7 @@ class Variant(NamedTuple):
     per_tensor: Choose | None = None
     """Nodes whose weights have one scale, where others have one for each output channel."""
     calibration: str = "data"
-    """Or noise, or outlier."""
+    """Or noise, outlier, or another draw of the data."""
     in_float32: Choose | None = None
     """Nodes that are left as they are."""
 
@@ -78,11 +78,13 @@ def is_depthwise(node: onnx.NodeProto) -> bool:
 
 VARIANTS = (
     Variant("as usual: weights per channel, calibrated on data"),
+    Variant("as usual, a second draw of images", calibration="draw 1"),
+    Variant("as usual, a third draw of images", calibration="draw 2"),
     Variant("weights of depthwise layers alone per tensor", per_tensor=is_depthwise),
     Variant("weights of all layers per tensor", per_tensor=has_weights),
     Variant("only convolutions and matrix products in int8", in_float32=is_no_product),
     Variant("calibrated on noise", calibration="noise"),
-    Variant(f"one calibration image times {OUTLIER:g}", calibration="outlier"),
+    Variant(f"one of {CALIBRATION_IMAGES} calibration images times {OUTLIER:g}", calibration="outlier"),
 )
 
 
@@ -117,12 +119,11 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
         folder = artifact.folder_of(spec, artifacts.get(spec).key)
         facts, golden = open_artifact(folder)
         data = read(dataset.find("shapes"), facts.input_shape, facts.classes)
-        order = np.random.default_rng(spec.seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
-        usual = data.prepare(data.train.images[order])
-        spoiled = usual.copy()
+        drawn: dict[str, int | list[int]] = {"data": spec.seed, "draw 1": [spec.seed, 1], "draw 2": [spec.seed, 2]}
+        calibrations = {name: _drawn(data, seed) for name, seed in drawn.items()}
+        spoiled = calibrations["data"].copy()
         spoiled[0] *= OUTLIER
-        calibrations = {
-            "data": usual,
+        calibrations |= {
             "noise": noise(CALIBRATION_IMAGES, facts.input_shape, spec.seed + NOISE_SEED).numpy(),
             "outlier": spoiled,
         }
@@ -151,6 +152,12 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
         top1 = f"{100 * row.right.mean():.1f}"
         error = compare_angles("", row.logits, rows[0].logits, centres, MAX_QUANTISED_LIMIT).error or 0.0
         yield f"| {row.name} | {top1} | {shown} | {error:.3f} | {row.in_int8:.0%} | {row.conversions} | {ms:.2f} |"
+
+
+def _drawn(data: Data, seed: int | list[int]) -> Array:
+    """Training images as `cnnbench` draws them."""
+    order = np.random.default_rng(seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
+    return data.prepare(data.train.images[order])
 
 
 def _spreads(graph: onnx.GraphProto) -> list[float]:
