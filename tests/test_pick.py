@@ -138,6 +138,15 @@ def test_accuracy_is_that_measured_on_one_data_set_or_published_and_never_both(s
     assert "(published) at least 70.0 %" in picked_lines(published)[0]
 
 
+def test_the_command_that_evaluates_names_the_model_with_its_size_and_classes(tmp_path: Path) -> None:
+    of = case("ort", batch=1, model="mobilenet_v2")
+    spec = of.spec.model_copy(update={"image_size": (96, 96), "weights": "w.safetensors"})
+    made = record(of.model_copy(update={"spec": spec}), [0.01] * 8)
+    said = picked_lines(pick([Run(tmp_path, "t", "?", ENVIRONMENT, {made.id: made})], {"accuracy": 90.0}))
+    command = "cnnbench evaluate mobilenet_v2 --image-size 96x96 --classes 10 --weights FILE --data DIR"
+    assert f"No accuracy is published at its size for mobilenet_v2@96x96/k10/w:w.safetensors: {command}" in said
+
+
 def test_the_best_is_told_with_the_lead_over_the_next(sample: Run) -> None:
     summary, best, *_ = picked_lines(pick([sample], {"p50": 15.0, "memory": 200.0}))
     assert summary == (

@@ -19,6 +19,7 @@ from cnnbench.report.format import (
 )
 from cnnbench.report.prose import BOUND_BY, name_of
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
+from cnnbench.suite.case import ModelSpec
 
 NAMES: dict[Metric, str] = {"p50": "p50", "memory": "memory", "accuracy": "top-1", "size": "size"}
 TWICE = 2.0
@@ -122,13 +123,13 @@ def missing(picked: Picked) -> Iterator[str]:
             yield f"Not measured: {_command(run.folder / 'suite.yaml', not_reached, again)}"
     for metric in picked.bounds:
         checks = [(each, check) for each in picked.unknown for check in each.checks if check.metric == metric]
-        models = list(dict.fromkeys(each.record.case.spec.label for each, check in checks if check.figure is None))
-        if models and metric == "accuracy":
+        specs = list(dict.fromkeys(each.record.case.spec for each, check in checks if check.figure is None))
+        models = joined([spec.label for spec in specs]) if specs else ""
+        if specs and metric == "accuracy":
             what = f"No accuracy is {accuracy_source(picked.data)}" + ("" if picked.data else " at its size")
-            given = ["--weights", "FILE", "--data", picked.data or "DIR"]
-            yield f"{what} for {joined(models)}: {shlex.join(['cnnbench', 'evaluate', models[0], *given])}"
-        elif models:
-            yield f"Unknown {NAMES[metric]}: {joined(models)}."
+            yield f"{what} for {models}: {_evaluation(specs[0], picked.data or 'DIR')}"
+        elif specs:
+            yield f"Unknown {NAMES[metric]}: {models}."
     if picked.excluded:
         first_id = picked.excluded[0].id
         yield f"Not judged, since failed or invalid: {len(picked.excluded)}, such as {first_id}."
@@ -141,6 +142,12 @@ def _is_wide(check: Check) -> bool:
 def _command(suite: object, ids: Sequence[str], again: Sequence[str] = ()) -> str:
     only = [word for id_ in ids[:MAX_NAMED] for word in ("--only", id_)]
     return shlex.join(["cnnbench", "run", str(suite), *only, *again])
+
+
+def _evaluation(spec: ModelSpec, data: str) -> str:
+    size = ["--image-size", "x".join(map(str, spec.image_size))] if spec.image_size and "@" in spec.label else []
+    classes = ["--classes", str(spec.classes)] if spec.classes and "/k" in spec.label else []
+    return shlex.join(["cnnbench", "evaluate", spec.model, *size, *classes, "--weights", "FILE", "--data", data])
 
 
 def _source(data: str) -> str:
