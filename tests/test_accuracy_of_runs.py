@@ -8,13 +8,14 @@ import pytest
 from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.evaluation import mcnemar, paired_difference, verdict, versus_float32
 from cnnbench.analysis.pareto import measured_points
+from cnnbench.records.artifact import graph_file
 from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.lines import parse_record, record_line, shared_values
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import read_run
 from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import NONE
-from cnnbench.suite.case import ModelSpec, Precision
+from cnnbench.suite.case import Case, ModelSpec, Precision
 from cnnbench.suite.load import load_suite
 from tests.conftest import Cli, write_suite
 from tests.records import case, record
@@ -111,6 +112,15 @@ def test_a_suite_names_data_which_calibrate_too(tmp_path: Path) -> None:
         ("shapes", 2000),
         ("digits", 50),
     ]
+
+
+def test_resized_data_are_another_case_with_another_graph(tmp_path: Path) -> None:
+    models = "models: [{model: lenet5, data: shapes}, {model: lenet5, data: shapes@resized}]\n"
+    defaults = "defaults: {workloads: [inference], runtimes: [ort], precisions: [int8], batches: [1]}\n"
+    plain, resized = load_suite(write_suite(tmp_path, defaults + models)).cases
+    assert resized.id == "lenet5/inference/ort/cpu/int8/cal:shapes@resized/b1"
+    assert Case.from_id(resized.id) == resized
+    assert graph_file(plain) != graph_file(resized)
 
 
 @pytest.mark.slow

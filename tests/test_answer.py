@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from cnnbench.analysis.answer import Answer, answer, fastest, left_out
+from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
@@ -48,7 +49,7 @@ def test_the_answer_is_ten_lines_with_the_fastest_runtime_the_best_networks_and_
         "sample on Testing CPU, 2 threads: 4 networks, inference and training in PyTorch and ONNX Runtime; 19 cases",
         "Inference  ONNX Runtime ×1.81 [1.81, 1.82] as fast as PyTorch, faster in 6 of 7 (batch 1 and 8)",  # 2^(6/7)
         "Training   PyTorch ×1.25 [1.25, 1.25] as fast as ONNX Runtime, faster in 2 of 2 (batch 8)",
-        "Networks   mobilenet_v2  5.00 [4.90, 5.10] ms  top-1 72.2 %  100 MiB  ort, batch 1",
+        "Networks   mobilenet_v2  5.00 [4.90, 5.10] ms  top-1 72.2 % (published)  100 MiB  ort, batch 1",
         f"Limits     unknown, the machine's peaks were not measured: cnnbench doctor --peaks --into {sample.folder}",
         "Trust      19 of 21 cases are ok, 1 invalid, 1 failed. The 95 % interval is typically ±2.0 % of a time and "
         "±0 % of a ratio. To improve this, use a quieter machine (other processes in 11 % of the blocks).",
@@ -122,6 +123,12 @@ def test_a_runtime_that_measured_few_of_the_cases_is_not_compared() -> None:
     assert (found.backend, found.next, found.cases) == (("ort",), ("eager",), 3)
 
 
+def test_a_network_without_the_runtime_that_ratios_are_taken_to_is_not_compared() -> None:
+    """Its runtime stands first among those that were measured."""
+    (found,) = fastest([timed("ort", 5), timed("ort", 5, batch=1), timed("eager", 10)])
+    assert (found.backend, found.next, found.cases) == (("ort",), ("eager",), 1)
+
+
 def test_cases_of_one_runtime_or_of_other_rounds_have_no_fastest() -> None:
     assert fastest([timed("eager", 10), timed("eager", 10, batch=1)]) == []
     later = timed("ort", 5)
@@ -153,11 +160,66 @@ def test_cases_that_cannot_run_here_are_one_line_for_each_thing_that_is_missing(
     assert "1 case needs CUDA: no NVIDIA driver. 2 cases of the suite not asked for or not reached" in said
 
 
-def test_networks_without_a_published_accuracy_are_told_by_their_time() -> None:
+def test_networks_without_accuracies_are_told_by_their_time() -> None:
     found = answer(run(timed("eager", 10), timed("ort", 5), timed("eager", 3, model="simple_cnn")))
     assert found.best == []
     assert [(row.model, row.runtime) for row in found.quickest] == [("simple_cnn", "eager"), ("lenet5", "ort")]
-    assert "simple_cnn 3.00 [2.94, 3.06] ms, lenet5 5.00 [4.90, 5.10] ms; no accuracy is published" in text(found)
+    assert "simple_cnn 3.00 [2.94, 3.06] ms, lenet5 5.00 [4.90, 5.10] ms; no accuracies to compare" in text(found)
+
+
+def evaluated(of: Record, correct: int, data: str = "shapes", precision: str = "fp32") -> Record:
+    """With so many of 2,000 test images in the right class."""
+    evaluation = Evaluation(data=data, images=2000, correct=correct)
+    case = of.case.model_copy(update={"precision": precision})
+    return of.model_copy(update={"case": case, "evaluation": evaluation})
+
+
+def test_networks_stand_by_the_accuracy_that_was_measured_and_say_on_what() -> None:
+    """In the fastest runtime of each precision; lenet5 in int8 is slower than in float32, and no more accurate."""
+    found = answer(
+        run(
+            evaluated(timed("ort", 5), 1800),
+            evaluated(timed("eager", 10), 1801),
+            evaluated(timed("ort", 6), 1790, precision="int8"),
+            evaluated(timed("ort", 2, model="simple_cnn"), 1600, precision="int8"),
+            evaluated(timed("ort", 3, model="simple_cnn"), 1700),
+        )
+    )
+    networks = [line.split("  ", 1)[1].strip() for line in text(found, 300).splitlines() if "top-1" in line]
+    assert networks == [
+        "simple_cnn  2.00 [1.96, 2.04] ms  top-1 80.0 [78.2, 81.7] % (measured on shapes)  100 MiB  ort/int8, batch 8",
+        "simple_cnn  3.00 [2.94, 3.06] ms  top-1 85.0 [83.4, 86.5] % (measured on shapes)  100 MiB  ort, batch 8",
+        "lenet5      5.00 [4.90, 5.10] ms  top-1 90.0 [88.6, 91.2] % (measured on shapes)  100 MiB  ort, batch 8",
+    ]
+    assert "simple_cnn in ONNX Runtime int8, batch 8: top-1 80.0 [78.2, 81.7]\u00a0% (measured on shapes)" in [
+        each.what.partition(", 100")[0] for each in figures(found)
+    ]
+
+
+def test_accuracies_of_other_data_and_published_ones_are_never_ranked_against_each_other(sample: Run) -> None:
+    """The published front is of the networks that were not evaluated: without mobilenet_v2, alexnet is on it."""
+    changed = {id_: each for id_, each in sample.records.items() if each.case.batch == 1}
+    for id_ in [id_ for id_ in changed if id_.startswith("mobilenet_v2/inference")]:
+        changed[id_] = evaluated(changed[id_], 1000)
+    others = [evaluated(timed("ort", 1, model=model, batch=1), 1900, "digits") for model in ("lenet5", "simple_cnn")]
+    found = answer(dataclasses.replace(sample, records=changed | {each.id: each for each in others}))
+    assert [(each.point.row.model, each.point.data, each.point.top1) for each in found.best] == [
+        ("lenet5", "digits", 95.0),
+        ("simple_cnn", "digits", 95.0),
+        ("mobilenet_v2", "shapes", 50.0),
+        ("alexnet", "", 56.5),
+        ("resnet18", "", 69.8),
+    ]
+    assert [line.text.split()[0] for line in lines(found) if "top-1" in line.text] == [
+        "lenet5,",
+        "simple_cnn,",
+        "mobilenet_v2,",
+    ]
+    assert "top-1 50.0 [47.8, 52.2] % (measured on shapes)" in text(found, 300)
+
+
+def test_a_network_alone_has_the_accuracy_that_was_measured() -> None:
+    assert "top-1 90.0 [88.6, 91.2] % (measured on shapes)" in text(answer(run(evaluated(timed("ort", 5), 1800))))
 
 
 def test_what_limits_the_best_networks_is_said_where_peaks_are_known(sample: Run) -> None:
@@ -194,7 +256,7 @@ def test_there_are_three_to_five_figures_with_intervals(sample: Run) -> None:
         ("±2.0 %", ""),
     ]
     assert "ONNX Runtime beside PyTorch, batch 1 and 8, geometric mean of 7 cases" in found[0].what
-    assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2\u00a0%" in found[2].what
+    assert "mobilenet_v2 in ONNX Runtime, batch 1: top-1 72.2\u00a0% (published)" in found[2].what
 
 
 def test_every_figure_says_its_batch_and_its_allocator() -> None:

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cnnbench.errors import InputError
 from cnnbench.records import dataset
 from cnnbench.records.dataset import DataSet, Scaling
-from cnnbench.records.task_messages import StartTraining
+from cnnbench.records.task_messages import PrepareTest, StartTraining
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.data import idx, preparation, shapes, signals
 from cnnbench.worker.data.parts import Part, limited, split
 from cnnbench.worker.data.preparation import Preparation, scaling_of
-from cnnbench.worker.data.read import read
+from cnnbench.worker.data.read import prepare_test, read
 from cnnbench.worker.data.torchvision_sets import opened
 from cnnbench.worker.training_run import TrainingRun
 
@@ -207,6 +208,87 @@ def test_a_model_of_other_images_is_refused(own: tuple[int, ...], model: tuple[i
         Preparation(UNSCALED, model).check(own)
 
 
+# --- resized images ---
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (40, 60), (61, 40), (300, 401)])
+def test_images_are_resized_as_torchvision_does_before_its_pretrained_networks(height: int, width: int) -> None:
+    """Both as pictures and as tensors; smaller and larger ones."""
+    from torchvision.transforms._presets import ImageClassification
+
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    expected = ImageClassification(crop_size=32, resize_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    picture = Image.fromarray(pixels)
+    found = np.asarray(preparation.resized(picture, (32, 32))).transpose(2, 0, 1)
+    np.testing.assert_array_equal(found, np.rint(255 * expected(picture).numpy()))
+    stored = np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]
+    found = Preparation(UNSCALED, (3, 32, 32), resize=True).resized(stored)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.rint(255 * expected(torch.tensor(stored)).numpy()))
+
+
+def test_resized_images_keep_their_proportions_and_lose_what_does_not_fit_on_both_sides() -> None:
+    """Four columns, of which the outer ones are cut off; each pixel becomes four."""
+    images = np.tile(np.array([10, 20, 40, 80], np.float32), (1, 1, 2, 1))
+    tall = images.transpose(0, 1, 3, 2)
+    prepare = Preparation(Scaling(mean=(20.0,), deviation=(10.0,)), (3, 4, 4), resize=True)
+    row = np.array([17.5, 25.0, 35.0, 50.0])  # between the centres of the columns, three to one
+    assert prepare.resized(images)[0, 0].tolist() == [row.tolist()] * 4
+    np.testing.assert_array_equal(prepare.resized(tall)[0, 0], np.tile(row, (4, 1)).T)
+    assert prepare(images).shape == (1, 3, 4, 4)
+    np.testing.assert_allclose(prepare(images)[0, 2, 3], (row - 20) / 10)
+    wide = Preparation(UNSCALED, (1, 4, 8), resize=True)
+    assert wide.resized(images)[0, 0, 1].tolist() == [10, 12.5, 17.5, 25, 35, 50, 70, 80], "nothing is cut off"
+
+
+def test_larger_images_are_averaged_and_not_sampled() -> None:
+    """A pattern of single pixels becomes grey."""
+    board = np.indices((64, 64)).sum(0) % 2 * np.uint8(255)
+    small = Preparation(UNSCALED, (1, 8, 8), resize=True).resized(board[None, None].astype(np.uint8))
+    assert np.abs(small.astype(int) - 127.5).max() < 2
+
+
+def test_images_of_any_size_fit_where_they_are_resized_and_signals_are_refused() -> None:
+    for own in ((1, 28, 28), (3, 300, 200)):
+        Preparation(UNSCALED, (3, 32, 32), resize=True).check(own)
+    with pytest.raises(InputError, match="its images are 1x32x32"):
+        Preparation(UNSCALED, (1, 32, 32), resize=True).check((3, 32, 32))
+    with pytest.raises(InputError, match="expected images to resize; got 1x512: leave out @resized"):
+        read(dataset.find("signals@resized"), (1, 1024), 10)
+
+
+def test_a_name_with_resized_behind_it_is_the_same_data_set_and_another_preparation(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    plain, found = (dataset.find(f"{tmp_path}{behind}") for behind in ("", "@resized"))
+    assert (plain.resize, found.resize, plain.folder) == (False, True, found.folder)
+    assert found.name == f"{tmp_path}@resized"
+    assert dataset.fingerprint(found.name) == dataset.fingerprint(plain.name) != ""
+    with pytest.raises(InputError, match=r"at least 1x5x4, .*its images are 1x4x4 \(--image-size, or @resized behind"):
+        read(plain, (1, 4, 4), 6)
+    data = read(found, (1, 4, 4), 6)
+    assert data.train.images.shape[2:] == (5, 4), "as they are stored, so that memory holds them"
+    assert data.prepare(data.train.images).shape == (6, 1, 4, 4)
+
+
+def test_test_images_are_resized_before_a_process_without_torch_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnbench.worker.data.read.CHUNK", 4)
+    test = np.random.default_rng(0).integers(0, 256, (6, 5, 4)).astype(np.uint8)
+    write_idx(tmp_path, test_images=test)
+    found = {}
+    for behind in ("", "@resized"):
+        data, file = dataset.find(f"{tmp_path}{behind}"), str(tmp_path / f"images{behind}.npy")
+        about = prepare_test(PrepareTest(data=data, shape=(3, 10, 8), classes=6, out=file))
+        assert about.labels == list(range(6))
+        found[behind] = np.load(file), Preparation(about.scaling, (3, 10, 8))(np.load(file))
+    (stored, padded), (resized, prepared) = found[""], found["@resized"]
+    np.testing.assert_array_equal(stored, test[:, None])
+    assert (resized.shape, resized.dtype) == ((6, 1, 10, 8), np.uint8)
+    np.testing.assert_array_equal(prepared, read(data, (3, 10, 8), 6).prepare(stored))
+    assert (padded != prepared).any()
+
+
 # --- files in MNIST's format ---
 
 
@@ -285,6 +367,25 @@ def test_a_folder_of_images_is_read_by_class_and_resized(tmp_path: Path) -> None
     assert data.test.labels.tolist() == [0, 0, 1, 1]
     assert (data.train.images[data.train.labels == 1][:, 0] == 40).all()
     assert images_of(tmp_path, (1, 16, 12)).train.images.shape == (10, 1, 16, 12)
+
+
+def test_pictures_of_a_folder_are_stretched_or_keep_their_proportions(tmp_path: Path) -> None:
+    """A dark picture with a bright disc in the middle, twice as wide as high."""
+    rows, columns = np.mgrid[:40, :80]
+    disc = ((rows - 19.5) ** 2 + (columns - 39.5) ** 2 < 15**2) * np.uint8(255)
+    for part in ("train", "test"):
+        (tmp_path / part / "disc").mkdir(parents=True)
+        Image.fromarray(disc.astype(np.uint8)).save(tmp_path / part / "disc" / "0.png")
+    found = [read(dataset.find(f"{tmp_path}{behind}"), (1, 20, 20), 1).test.images[0, 0] for behind in ("", "@resized")]
+    sides = [int((image > 127).any(axis).sum()) for image in found for axis in (0, 1)]
+    assert sides == pytest.approx([7.5, 15, 15, 15], abs=1), "width and height of the disc in either"
+
+
+def test_a_picture_that_would_become_huge_is_refused_where_it_is_resized(tmp_path: Path) -> None:
+    write_images(tmp_path, "line", size=(5001, 50))
+    assert images_of(tmp_path).train.images.shape == (4, *IMAGE)
+    with pytest.raises(InputError, match=r"line/0\.png: expected sides of at most 1 to 100 .*; got 5001x50"):
+        read(dataset.find(f"{tmp_path}@resized"), IMAGE, 10)
 
 
 def test_a_fifth_of_a_folder_without_parts_is_for_the_test_whatever_the_seed(tmp_path: Path) -> None:

@@ -122,6 +122,11 @@ def test_files_of_absolute_paths_are_the_nodes_own_and_have_the_same_content(use
         take(own, user, nothing)
 
 
+def test_generated_data_are_each_nodes_own_also_where_they_are_resized(user: Path) -> None:
+    model = "{model: files/net.onnx, runtimes: [ort], workloads: [inference], data: shapes@resized}"
+    assert "files/files/net.onnx" in {each.path for each in found(f"models: [{model}]\n").own.sent}
+
+
 @pytest.mark.parametrize(
     ("model", "more", "said"),
     [

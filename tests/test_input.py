@@ -58,7 +58,7 @@ def test_each_stage_and_each_number_of_workers_is_measured_and_one_image_is_draw
     assert {len(each) for each in seconds} == {pipeline.BLOCKS}
     assert (found.shape, found.images) == ((1, 28, 28), 20)
     drawn = [np.frombuffer(draw.content, np.uint8).reshape(28, 28, 3) for draw in found.draws]
-    stored = READERS["shapes"]("", ()).train.images[0]
+    stored = READERS["shapes"](DataSet(kind="shapes"), ()).train.images[0]
     grey = np.asarray(Image.fromarray(stored.transpose(1, 2, 0)).convert("L"))
     crops = [grey[y : y + 28, x : x + 28] for y in range(5) for x in range(5)]
     assert all(any((draw[..., 0] == crop).all() for crop in crops) for draw in drawn)
@@ -262,4 +262,7 @@ def test_a_data_set_that_is_not_there_ends_a_run_before_it_begins(cli: Cli, home
     done = cli("run", write_suite(home, SUITE.replace("data: shapes", "data: nowhere")), "--out", "out")
     assert done.returncode == 2
     assert "nowhere: expected a data set; there is no such folder" in done.stderr
+    done = cli("run", write_suite(home, SUITE.replace("data: shapes", "data: shapes@resized")), "--out", "out")
+    assert done.returncode == 2
+    assert "input: data: its transforms resize; leave out @resized of shapes@resized" in done.stderr
     assert not (home / "out").exists()

@@ -384,10 +384,10 @@ def test_what_could_not_be_read_stands_on_the_page(sample: Run) -> None:
 def test_the_front_is_what_nothing_dominates(sample: Run) -> None:
     row = case_rows(list(sample.records.values()))[0]
     points = [
-        Point(row, 60.0, Estimate(1.0, 0.9, 1.1)),
-        Point(row, 70.0, Estimate(5.0, 4.0, 6.0)),
-        Point(row, 70.0, Estimate(5.5, 5.0, 6.0)),
-        Point(row, 65.0, Estimate(9.0, 8.0, 10.0)),
+        Point(row, Estimate(60.0), Estimate(1.0, 0.9, 1.1)),
+        Point(row, Estimate(70.0), Estimate(5.0, 4.0, 6.0)),
+        Point(row, Estimate(70.0), Estimate(5.5, 5.0, 6.0)),
+        Point(row, Estimate(65.0), Estimate(9.0, 8.0, 10.0)),
     ]
     assert [is_on_front(point, points) for point in points] == [True, True, False, False]
     # the third may be as fast as the second

@@ -8,8 +8,10 @@ import pytest
 
 from cnnbench.analysis.pick import Bounds, Check, Picked, pick
 from cnnbench.analysis.stats import Estimate
+from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
+from cnnbench.report.chooser import chooser
 from cnnbench.report.picked import failure, picked_lines, picked_tables
 from cnnbench.suite.case import Case
 from tests.conftest import Cli
@@ -98,6 +100,53 @@ def test_candidates_whose_intervals_overlap_share_a_rank_and_the_more_accurate_c
     assert "3=" in [row[0] for row in picked_tables(picked)[0].texts]
 
 
+def evaluated(of: Record, correct: int, data: str) -> Record:
+    """With so many of 1,000 test images in the right class."""
+    return of.model_copy(update={"evaluation": Evaluation(data=data, images=1000, correct=correct)})
+
+
+def test_accuracy_is_that_measured_on_one_data_set_or_published_and_never_both(sample: Run) -> None:
+    """alexnet, of 56.5 % published, is measured on shapes: 91 [89.1, 92.6] % in ort and 90 [88.0, 91.7] % in eager."""
+    alexnet, eager = (f"alexnet/inference/{runtime}/cpu/fp32/b1" for runtime in ("ort", "eager"))
+    resnet, mobilenet = (f"{model}/inference/ort/cpu/fp32/b1" for model in ("resnet18", "mobilenet_v2"))
+    changed = {
+        alexnet: evaluated(sample.records[alexnet], 910, "shapes"),
+        eager: evaluated(sample.records[eager], 900, "shapes"),
+        resnet: evaluated(sample.records[resnet], 910, "shapes"),
+        mobilenet: evaluated(sample.records[mobilenet], 990, "digits"),
+    }
+    sample = dataclasses.replace(sample, records=sample.records | changed)
+    picked = pick([sample], {"accuracy": 89.0})
+    assert picked.data == "shapes", "of two networks, digits of one"
+    meets, may, unknown, fails = names(picked)
+    assert (meets, may, fails) == (["alexnet ort", "resnet18 ort"], ["alexnet eager"], [])
+    assert "mobilenet_v2 ort" in unknown, "neither its 99 % on digits nor its 72.2 % published counts"
+    said = picked_lines(picked)
+    assert said[0].startswith("Inference, batch 1, with top-1 (measured on shapes) at least 89.0 %: 2 meet, 1 may meet")
+    assert "top-1 91.0 [89.1, 92.6] %. The next" in said[1]
+    networks = "mobilenet_v2 and resnet18: cnnbench evaluate mobilenet_v2 --weights FILE --data shapes"
+    assert f"No accuracy is measured on shapes for {networks}" in said
+    table = picked_tables(picked)[0]
+    assert "top-1: measured on shapes with what was timed [95 % interval]." in table.caption
+    assert table.data["accuracy_source"].tolist() == ["measured on shapes"] * 2
+    sliders = chooser(sample)
+    assert sliders is not None
+    assert "top-1 %, measured on shapes" in [slider.label for slider in sliders.sliders]
+    assert names(pick([sample], {"accuracy": 89.0}, data="digits"))[0] == ["mobilenet_v2 ort"]
+    published = pick([sample], {"accuracy": 70.0}, data="")
+    assert names(published)[0] == ["mobilenet_v2 ort", "mobilenet_v2 eager"]
+    assert "(published) at least 70.0 %" in picked_lines(published)[0]
+
+
+def test_the_command_that_evaluates_names_the_model_with_its_size_and_classes(tmp_path: Path) -> None:
+    of = case("ort", batch=1, model="mobilenet_v2")
+    spec = of.spec.model_copy(update={"image_size": (96, 96), "weights": "w.safetensors"})
+    made = record(of.model_copy(update={"spec": spec}), [0.01] * 8)
+    said = picked_lines(pick([Run(tmp_path, "t", "?", ENVIRONMENT, {made.id: made})], {"accuracy": 90.0}))
+    command = "cnnbench evaluate mobilenet_v2 --image-size 96x96 --classes 10 --weights FILE --data DIR"
+    assert f"No accuracy is published at its size for mobilenet_v2@96x96/k10/w:w.safetensors: {command}" in said
+
+
 def test_the_best_is_told_with_the_lead_over_the_next(sample: Run) -> None:
     summary, best, *_ = picked_lines(pick([sample], {"p50": 15.0, "memory": 200.0}))
     assert summary == (
@@ -162,5 +211,8 @@ def test_the_command_prints_tables_lines_and_json_and_refuses_what_is_no_bound(c
     assert [row["model"] for row in found["meet"]] == ["mobilenet_v2", "mobilenet_v2", "alexnet"]
     assert found["meet"][0]["p50_ms_high"] == pytest.approx(5.1)
     assert cli("pick", "run", "--batch", "3").returncode == 3
+    other = cli("pick", "run", "--data", "shapes")
+    assert other.returncode == 2
+    assert "--data: expected a data set, one of published; got 'shapes'" in other.stderr
     bad = cli("pick", "run", "--memory", "many")
     assert (bad.returncode, bad.stderr.startswith("error: --memory: expected an amount")) == (2, True)

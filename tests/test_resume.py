@@ -163,6 +163,18 @@ def test_a_checkpoint_of_another_run_is_refused_in_one_sentence(stripes: Path) -
         TrainingRun(plan(stripes, runtime="eager", resume=True))
 
 
+@pytest.mark.usefixtures("unevaluated")
+def test_a_run_of_images_that_are_padded_does_not_go_on_with_resized_ones(stripes: Path) -> None:
+    spec = ModelSpec(model="lenet5", image_size=(32, 32), classes=10)
+    padded, resized = (
+        plan(stripes, spec=spec, runtime="eager", resume=True, data=find(f"{stripes}{behind}"))
+        for behind in ("", "@resized")
+    )
+    epoch(TrainingRun(padded))
+    with pytest.raises(InputError, match="is of another run, with resized None, not True"):
+        TrainingRun(resized)
+
+
 def test_a_checkpoint_that_is_none_is_refused(stripes: Path) -> None:
     (stripes / "w.checkpoint").write_bytes(b"nothing")
     with pytest.raises(InputError, match="expected a checkpoint that `cnnbench train` wrote"):

@@ -9,7 +9,7 @@ from statistics import median
 from cnnbench.analysis.cases import CaseRow, case_rows
 from cnnbench.analysis.explain import Explained, explain
 from cnnbench.analysis.kernel import spends_much
-from cnnbench.analysis.pareto import Point, is_on_front, of_smallest_batch, points_of
+from cnnbench.analysis.pareto import Point, data_sets, is_on_front, measured_points, of_smallest_batch, points_of
 from cnnbench.analysis.serving import Service, services
 from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import comparable_time, speedup
@@ -59,7 +59,7 @@ class Fastest:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """A network on the Pareto front of accuracy and latency, in its fastest backend."""
+    """A network on the Pareto front of accuracy and latency, in its fastest backend of a precision."""
 
     point: Point
     explained: Explained | None
@@ -108,9 +108,10 @@ class Answer:
     """Of each case that was served, what its launches found out."""
     fastest: list[Fastest]
     best: list[Best]
-    """From the fastest network to the most accurate one, at the smallest batch; empty where no accuracy is known."""
+    """From the fastest network to the most accurate one, at the smallest batch: of each data set on which accuracy was
+    measured, that of the most networks first, then by the published accuracy of networks that were not evaluated."""
     quickest: list[CaseRow]
-    """Where no accuracy is known: each network in its fastest backend at the smallest batch, the fastest first."""
+    """Where there is no best: each network in its fastest backend at the smallest batch, the fastest first."""
     trust: Trust
     wrong: list[Record]
     """Failed and invalid."""
@@ -168,7 +169,8 @@ def _fastest(key: tuple[Workload, Device, Precision], works: Sequence[dict[Backe
     shared = [
         work
         for work in works
-        if all(each in work and (each == base or speedup(work[each], work[base])) for each in compared)
+        if all(each in work for each in compared)
+        and all(speedup(work[each], work[base]) for each in compared if each != base)
     ]
     if len(compared) < 2 or not shared:
         return None
@@ -204,15 +206,24 @@ def _fastest(key: tuple[Workload, Device, Precision], works: Sequence[dict[Backe
 
 
 def _best(run: Run, records: Sequence[Record], measured: Sequence[CaseRow]) -> list[Best]:
-    """On the first device where at least two networks have an accuracy."""
-    points = points_of(records, measured)
+    """The fronts, each on the first device that has one; of published accuracies only where two networks have one."""
+    evaluated = measured_points(records, measured)
+    models = {point.row.model for point in evaluated}
+    published = [point for point in points_of(records, measured) if point.row.model not in models]
+    fronts = [_front([point for point in evaluated if point.data == data], 1) for data in data_sets(records)]
+    found = [point for front in (*fronts, _front(published, 2)) for point in front]
+    explained = explain(run) if found else {}
+    return [Best(point=point, explained=explained.get(point.row.id)) for point in found]
+
+
+def _front(points: Sequence[Point], least: int) -> list[Point]:
+    """By latency, in the fastest backend of each precision; on the first device where so many networks have a point."""
     for device in dict.fromkeys(point.row.device for point in points):
-        there = of_smallest_batch(points, device)
-        if len({point.row.model for point in there}) > 1:
-            explained = explain(run)
-            front = {point.row.model: point for point in there if is_on_front(point, there)}
-            ordered = sorted(front.values(), key=lambda point: point.ms.value)
-            return [Best(point=point, explained=explained.get(point.row.id)) for point in ordered]
+        slowest_first = sorted(of_smallest_batch(points, device), key=lambda point: point.ms.value, reverse=True)
+        fastest = {(point.row.model, point.row.precision): point for point in slowest_first}
+        if len({model for model, _ in fastest}) >= least:
+            there = sorted(fastest.values(), key=lambda point: point.ms.value)
+            return [point for point in there if is_on_front(point, there)]
     return []
 
 

@@ -1,9 +1,11 @@
 """Networks by measured or published accuracy and measured latency, and which of them no other one beats in both."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cnnbench.analysis.cases import CaseRow
+from cnnbench.analysis.evaluation import accuracy
 from cnnbench.analysis.stats import Estimate
 from cnnbench.networks import registry
 from cnnbench.records.record import Record
@@ -13,11 +15,16 @@ class Point(NamedTuple):
     """A case whose accuracy was measured, or whose model has a published one."""
 
     row: CaseRow
-    top1: float
-    """Accuracy in percent."""
+    accuracy: Estimate
+    """In percent; published ones are points."""
     ms: Estimate
     data: str = ""
     """The data set that it was measured on with what was timed; empty where it is published for ImageNet."""
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in percent."""
+        return self.accuracy.value
 
 
 def points_of(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Point]:
@@ -34,12 +41,20 @@ def points_of(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Po
 
 def measured_points(records: Iterable[Record], measured: Iterable[CaseRow]) -> list[Point]:
     """The inference cases in any precision that were evaluated; `measured` are the rows of these records."""
-    found = {record.id: record.evaluation for record in records}
+    found = {record.id: record for record in records}
     return [
-        Point(row, 100 * each.correct / each.images, row.ms, each.data)
+        Point(row, top1, row.ms, data)
         for row in measured
-        if (each := found[row.id]) and each.images and row.ms
+        for data in data_sets([found[row.id]])
+        if (top1 := measured_top1(found[row.id], data)) and row.ms
     ]
+
+
+def data_sets(records: Iterable[Record]) -> list[str]:
+    """Those on which what was timed was evaluated; the one with the most networks first."""
+    evaluated = {(each.data, record.case.label) for record in records if (each := record.evaluation) and each.images}
+    counted = Counter(data for data, _ in sorted(evaluated))
+    return [data for data, _ in counted.most_common()]
 
 
 def of_smallest_batch(points: Sequence[Point], device: str) -> list[Point]:
@@ -49,14 +64,23 @@ def of_smallest_batch(points: Sequence[Point], device: str) -> list[Point]:
     return [point for point in there if point.row.batch == batch]
 
 
-def published_top1(record: Record) -> float | None:
+def measured_top1(record: Record, data: str) -> Estimate | None:
+    """Accuracy in percent of what was timed on a data set's test images; None where that was not measured."""
+    found = record.evaluation
+    if found is None or found.data != data or not found.images:
+        return None
+    return accuracy(found.correct, found.images).scaled(100)
+
+
+def published_top1(record: Record) -> Estimate | None:
     """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
     if record.artifact is None or (published := record.artifact.counters.published) is None:
         return None
     architecture, size = registry.find(record.case.spec.model), published.image_size
     same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
     same_classes = architecture is None or record.artifact.classes == architecture.classes
-    return published.top1_percent if same_size and same_classes else None
+    top1 = published.top1_percent if same_size and same_classes else None
+    return None if top1 is None else Estimate(top1, top1, top1)
 
 
 def is_on_front(point: Point, points: Sequence[Point]) -> bool:

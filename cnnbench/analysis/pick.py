@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple, get_args
 
 from cnnbench.analysis.explain import Explained, explain
-from cnnbench.analysis.pareto import published_top1
+from cnnbench.analysis.pareto import data_sets, measured_top1, published_top1
 from cnnbench.analysis.stats import Estimate, independent_ratio, ranks
 from cnnbench.analysis.times import comparable_time
 from cnnbench.networks.units import MB
@@ -96,6 +96,8 @@ class Picked:
     runs: Sequence[Run]
     bounds: Bounds
     batch: int
+    data: str
+    """The data set that accuracy was measured on; empty where it is the published one. The other kind is unknown."""
     meets: list[Candidate]
     may: list[Candidate]
     unknown: list[Candidate]
@@ -114,15 +116,21 @@ class Picked:
         return independent_ratio(later.ms, self.meets[0].ms) if later else None
 
 
-def pick(runs: Sequence[Run], bounds: Bounds, batch: int = 1) -> Picked:
-    """Judge every inference case of a batch by the bounds. Times of different runs are compared as independent."""
+def pick(runs: Sequence[Run], bounds: Bounds, batch: int = 1, data: str | None = None) -> Picked:
+    """Judge every inference case of a batch by the bounds. Times of different runs are compared as independent.
+
+    Accuracy is that on a data set, or the published one if `data` is empty; if it is None, that on the data set on
+    which most networks were evaluated, or the published one where none was.
+    """
+    if data is None:
+        data = next(iter(evaluated_on(runs)), "")
     found: dict[Verdict, list[Candidate]] = {verdict: [] for verdict in VERDICTS}
     for run in runs:
         explained = explain(run)
         for record in run.records.values():
             of_batch = record.case.workload == "inference" and record.case.batch == batch
             if of_batch and comparable_time(record) is not None:
-                candidate = _candidate(run, record, bounds, explained.get(record.id))
+                candidate = _candidate(run, record, bounds, data, explained.get(record.id))
                 found[candidate.verdict].append(candidate)
     nearest = sorted(
         found["fails"], key=lambda each: (len(each.failed), fmean(check.used for check in each.failed), each.ms.value)
@@ -132,6 +140,7 @@ def pick(runs: Sequence[Run], bounds: Bounds, batch: int = 1) -> Picked:
         runs=runs,
         bounds=bounds,
         batch=batch,
+        data=data,
         meets=_ranked(found["meets"]),
         may=_ranked(found["may"]),
         unknown=_ranked(found["unknown"]),
@@ -147,13 +156,18 @@ def pick(runs: Sequence[Run], bounds: Bounds, batch: int = 1) -> Picked:
     )
 
 
-def _candidate(run: Run, record: Record, bounds: Bounds, explained: Explained | None) -> Candidate:
-    time, top1, facts = comparable_time(record), published_top1(record), record.artifact
+def evaluated_on(runs: Sequence[Run]) -> list[str]:
+    """The data sets on which the runs have measured accuracy; the one with the most networks first."""
+    return data_sets(record for run in runs for record in run.records.values())
+
+
+def _candidate(run: Run, record: Record, bounds: Bounds, data: str, explained: Explained | None) -> Candidate:
+    time, facts = comparable_time(record), record.artifact
     size = (facts.onnx_bytes if record.case.is_exported else facts.weight_bytes) if facts else None
     figures: dict[Metric, Estimate | None] = {
         "p50": time.scaled(1e3) if time else None,
         "memory": _memory(record),
-        "accuracy": None if top1 is None else Estimate(top1, top1, top1),
+        "accuracy": measured_top1(record, data) if data else published_top1(record),
         "size": None if size is None else Estimate(size / MB, size / MB, size / MB),
     }
     checks = tuple(Check(metric, bound, figures[metric]) for metric, bound in bounds.items())

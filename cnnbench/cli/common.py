@@ -52,7 +52,8 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="DIR|digits|shapes|signals",
-        help="MNIST's or Fashion-MNIST's files, CIFAR-10's or -100's, or images in a folder for each class; or a name.",
+        help="MNIST's or Fashion-MNIST's files, CIFAR-10's or -100's, or images in a folder for each class; or a name. "
+        "With @resized behind it, images are resized to the model's.",
     ),
 ]
 Loss = Annotated[

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli.common import EXIT_NOT_ALL_MEASURED, Json, console, finite
+from cnnbench.errors import InputError, unknown
 from cnnbench.networks.units import MB
 from cnnbench.report.plain import print_frames
 from cnnbench.suite.parse import checked, parse_bytes, parse_duration
 
 app = typer.Typer()
+
+PUBLISHED = "published"
 
 
 @app.command()
@@ -22,10 +25,17 @@ def pick(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="The most memory at peak, such as 200MB.")] = None,
     accuracy: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", min=0, max=100, callback=finite, help="The least published top-1 accuracy."),
+        typer.Option(metavar="PERCENT", min=0, max=100, callback=finite, help="The least top-1 accuracy."),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="The largest ONNX file, or weights, such as 20MB.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|published",
+            help="The data set that --accuracy was measured on, or torchvision's. Default: measured, if any was.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a call.")] = 1,
     as_json: Json = False,
@@ -51,7 +61,11 @@ def pick(
         bounds["accuracy"] = accuracy
     if size is not None:
         bounds["size"] = checked(parse_bytes, size, "--size") / MB
-    found = analysis.pick([load(folder).run for folder in runs], bounds, batch)
+    loaded = [load(folder).run for folder in runs]
+    known = [*analysis.evaluated_on(loaded), PUBLISHED]
+    if data is not None and data not in known:
+        raise InputError(f"--data: {unknown('data set', data, known)}")
+    found = analysis.pick(loaded, bounds, batch, "" if data == PUBLISHED else data)
     tables = picked_tables(found)
     if as_json:
         print_frames({table.name: table.data for table in tables})

@@ -89,7 +89,7 @@ def _relative_data(suite: Suite) -> Iterator[str]:
     """The folders of data that the suite names by relative paths."""
     named = [case.calibration for case in suite.cases] + [each.data for each in suite.tests.values()]
     for name in [*named, *([suite.input.data] if suite.input else [])]:
-        if name not in (NOISE, *dataset.NAMED) and not Path(name).is_absolute():
+        if name.removesuffix(dataset.RESIZED) not in (NOISE, *dataset.NAMED) and not Path(name).is_absolute():
             yield name
 
 

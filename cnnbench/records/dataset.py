@@ -21,6 +21,8 @@ IDX_PLACES = ("", "raw", "FashionMNIST/raw", "MNIST/raw")
 """Folders below the user's in which these files may lie; torchvision puts them into the last two."""
 CIFAR: dict[Kind, str] = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 """The folders that torchvision puts CIFAR's files into."""
+RESIZED = "@resized"
+"""Behind the name of a data set: its images are resized to those of a model."""
 HINT = (
     "give shapes or signals, which are generated, digits, which scikit-learn brings, or a folder with MNIST, "
     "Fashion-MNIST, CIFAR-10, CIFAR-100 or a folder of images for each class; on Debian and Ubuntu `apt install "
@@ -41,11 +43,13 @@ class DataSet(Frozen):
     """Of the choice."""
     classes: tuple[str, ...] | None = None
     """Only images of these classes, by their names and numbered in this order; None for all."""
+    resize: bool = False
+    """Whether images are resized to the model's, with their proportions, and cropped at the centre."""
 
     @property
     def name(self) -> str:
         """As the user gives it."""
-        return self.folder or self.kind
+        return (self.folder or self.kind) + RESIZED * self.resize
 
 
 class Scaling(Frozen):
@@ -56,12 +60,16 @@ class Scaling(Frozen):
 
 
 def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
-    """The data set that a name or a folder stands for. Raises InputError where there is none, or more than one."""
-    if source in NAMED:
-        if source == "digits" and find_spec("sklearn") is None:
+    """The data set that a name or a folder stands for, with `@resized` behind it where its images are resized.
+
+    Raises InputError where there is none, or more than one.
+    """
+    name, resize = source.removesuffix(RESIZED), source.endswith(RESIZED)
+    if name in NAMED:
+        if name == "digits" and find_spec("sklearn") is None:
             raise InputError("digits: needs scikit-learn, which is not installed here: pip install scikit-learn")
-        return DataSet(kind=source, images=images, seed=seed)
-    folder = Path(source)
+        return DataSet(kind=name, images=images, seed=seed, resize=resize)
+    folder = Path(name)
     if not folder.is_dir():
         raise InputError(f"{source}: expected a data set; there is no such folder; {HINT}")
     found = list(_in(folder))
@@ -69,7 +77,7 @@ def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
         raise InputError(f"{source}: expected a data set; the folder has none; {HINT}")
     if len(found) > 1:
         raise InputError(f"{source}: expected one data set; give {' or '.join(str(place) for _, place in found)}")
-    return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed)
+    return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed, resize=resize)
 
 
 @cache

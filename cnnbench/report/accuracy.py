@@ -7,7 +7,7 @@ from cnnbench.analysis.evaluation import accuracy, mcnemar, verdict, versus_floa
 from cnnbench.analysis.stats import Estimate
 from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.record import Record
-from cnnbench.report.format import percent
+from cnnbench.report.format import accuracy_text, percent
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
 
 POINTS = 100
@@ -51,7 +51,7 @@ def accuracy_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> Ta
         *estimate("ms", lambda r: r.ms, lambda each: f"{each.value:.3g}"),
         words("data", lambda r: of(r).data),
         figure("images", lambda r: of(r).images, "{:,.0f}".format),
-        *estimate("top-1 %", lambda r: accuracy(of(r).correct, of(r).images).scaled(POINTS), _in_percent, "top1"),
+        *estimate("top-1 %", lambda r: accuracy(of(r).correct, of(r).images).scaled(POINTS), accuracy_text, "top1"),
         Column("draws %", spread, lambda r: spread(r) or "", "draws", is_figure=False),
         words("float32", lambda r: of(r).reference or None),
         *estimate("difference", difference, _in_points),
@@ -76,10 +76,6 @@ def accuracy_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> Ta
 
 def _verdict(found: Evaluation | None) -> str:
     return (verdict(found) or "") if found else ""
-
-
-def _in_percent(each: Estimate) -> str:
-    return f"{each.value:.1f} [{each.low:.1f}, {each.high:.1f}]"
 
 
 def _in_points(each: Estimate) -> str:

@@ -6,10 +6,12 @@ from itertools import groupby
 from typing import NamedTuple
 
 from cnnbench.analysis.answer import Answer, Backend, Best, Fastest, LeftOut, Trust, backend_of
+from cnnbench.analysis.cases import CaseRow
 from cnnbench.analysis.kernel import MUCH
+from cnnbench.analysis.pareto import Point
 from cnnbench.analysis.serving import Service
 from cnnbench.analysis.stats import NOISY_HALF_WIDTH
-from cnnbench.report.format import interval_text, percent, ratio_text, significant
+from cnnbench.report.format import accuracy_source, accuracy_text, interval_text, percent, ratio_text, significant
 from cnnbench.report.prose import BOUND_BY, name_of
 from cnnbench.report.reasons import INTERFERENCE, REASONS, reason_text
 from cnnbench.report.serving import rate_text
@@ -101,15 +103,24 @@ def lines(answer: Answer, page: str = "") -> list[Line]:
         *([Line("Left out", text)] if (text := " ".join(left_out(answer))) else []),
         *([Line("Page", page)] if page else []),
     ]
-    best = _ends(answer.best, min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below)))
+    best, room = list[Best](), min(MAX_BEST, MAX_LINES - 1 - len(above) - len(below))
+    for front in _fronts(answer):
+        best += _ends(front, room - len(best))
     limited = [Line("Limits", text)] if (text := limits(best, str(answer.run.folder) if page else "RUN")) else []
     networks = _networks(best, is_aligned=bool(page)) if best else _quickest(answer)
     return [*above, *networks, *limited, *below]
 
 
+def _fronts(answer: Answer) -> list[list[Best]]:
+    """The best by the accuracies that may be compared: those of one data set, or published."""
+    return [[*front] for _, front in groupby(answer.best, lambda each: each.point.data)]
+
+
 def _ends(best: Sequence[Best], room: int) -> list[Best]:
     """Of the networks as many as there is room for, the most accurate one with them."""
-    return [*best] if len(best) <= room else [*best[: room - 1], best[-1]]
+    if len(best) <= room or room < 1:
+        return [*best[: max(room, 0)]]
+    return [*best[: room - 1], best[-1]]
 
 
 def _served(answer: Answer) -> list[Line]:
@@ -142,12 +153,12 @@ def fastest_text(each: Fastest) -> str:
 
 
 def _quickest(answer: Answer) -> list[Line]:
-    """The fastest networks, where no accuracy is known."""
+    """The fastest networks, where no accuracies can be compared."""
     found = answer.quickest[:MAX_BEST]
     listed = [f"{row.model} {interval_text(row.ms)} ms" for row in found if row.ms]
     more = len(answer.quickest) - len(found)
     rest = f" and {more} more" if more > 0 else ""
-    text = f"{', '.join(listed)}{rest}; no accuracy is published for them"
+    text = f"{', '.join(listed)}{rest}; no accuracies to compare"
     return [Line("Networks", f"batch {found[0].batch}: {text}")] if found else []
 
 
@@ -166,12 +177,27 @@ def _cells(best: Best) -> list[str]:
     memory = f"{row.peak_mib:,.0f} MiB" if row.peak_mib else ""
     runtime = row.backend.replace(f"/{row.device}", "")
     where = f"{runtime}, batch {row.batch}"
-    return [row.model, f"{interval_text(best.point.ms)} ms", f"top-1 {best.point.top1:.1f} %", memory, where]
+    return [row.model, f"{interval_text(best.point.ms)} ms", _top1(best.point), memory, where]
+
+
+def _top1(point: Point) -> str:
+    """`top-1 72.2 % (published)`, `top-1 93.2 [92.0, 94.2] % (measured on shapes)`."""
+    return f"top-1 {accuracy_text(point.accuracy)} % ({accuracy_source(point.data)})"
+
+
+def _case_name(row: CaseRow) -> str:
+    """`mobilenet_v2 in ONNX Runtime, batch 1`, with a precision that is not float32."""
+    return f"{row.model} in {backend_name(backend_of(row))}{_precision(row)}, batch {row.batch}"
+
+
+def _precision(row: CaseRow) -> str:
+    return "" if row.precision == "fp32" else f" {row.precision}"
 
 
 def limits(best: Iterable[Best], folder: str) -> str:
     """`mobilenet_v2 (64 %) is compute-bound (share of the speed that the peaks allow)`; empty for no networks."""
-    rooflines = {each.point.row.model: each.explained.roofline for each in best if each.explained}
+    explained = [(each.point.row, each.explained) for each in best if each.explained]
+    rooflines = {row.model + _precision(row): found.roofline for row, found in explained}
     known = {model: found for model, found in rooflines.items() if found.bound is not None}
     if not known:
         unknown = f"unknown, the machine's peaks were not measured: cnnbench doctor --peaks --into {folder}"
@@ -267,16 +293,16 @@ def figures(answer: Answer) -> list[Figure]:
         )
         for each in answer.fastest[:2]
     ]
-    ends = [answer.best[0], *answer.best[1:][-1:]] if answer.best else []
+    ends = [front[place] for front in _fronts(answer)[:1] for place in sorted({0, len(front) - 1})]
     for each in ends:
         row, text = each.point.row, interval_text(each.point.ms)
         memory = f", {row.peak_mib:,.0f}\u00a0MiB of memory" if row.peak_mib else ""
-        where = f"{row.model} in {backend_name(backend_of(row))}, batch {row.batch}"
-        what = f"{where}: top-1 {each.point.top1:.1f}\u00a0%{memory}"
+        top1 = _top1(each.point).replace(" %", "\u00a0%")
+        what = f"{_case_name(row)}: {top1}{memory}"
         found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
     if not ends and answer.quickest and (ms := answer.quickest[0].ms):
         row, text = answer.quickest[0], interval_text(ms)
-        what = f"{row.model} in {backend_name(backend_of(row))}, batch {row.batch}, the fastest network"
+        what = f"{_case_name(row)}, the fastest network"
         found.append(Figure(f"{text.split(' ')[0]} ms", _bracket(text), what))
     if (width := answer.trust.time_half_width) is not None:
         what = (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cnnbench.analysis.pick import UNITS, Candidate, Metric, pick
 from cnnbench.records.run_folder import Run
-from cnnbench.report.format import UNKNOWN
+from cnnbench.report.format import accuracy_source
 from cnnbench.report.picked import NAMES, figure_text
 
 
@@ -41,19 +41,20 @@ class Chooser:
 
 def chooser(run: Run) -> Chooser | None:
     """Of a run's measured inference cases; None where there are fewer than two."""
-    batches = pick([run], {}).batches
-    candidates = [each for batch in batches for each in pick([run], {}, batch).meets]
+    picked = pick([run], {})
+    candidates = [each for batch in picked.batches for each in pick([run], {}, batch).meets]
     if len(candidates) < 2:
         return None
-    sliders = [found for metric in UNITS if (found := _slider(metric, candidates)) is not None]
-    return Chooser(sliders, batches, [_choice(each) for each in candidates])
+    sliders = [found for metric in UNITS if (found := _slider(metric, candidates, picked.data)) is not None]
+    return Chooser(sliders, picked.batches, [_choice(each) for each in candidates])
 
 
-def _slider(metric: Metric, candidates: Sequence[Candidate]) -> Slider | None:
+def _slider(metric: Metric, candidates: Sequence[Candidate], data: str) -> Slider | None:
     figures = [figure.value for each in candidates if (figure := each.figures[metric]) is not None]
     if len(set(figures)) < 2:
         return None
-    return Slider(metric, f"{NAMES[metric]} {UNITS[metric]}", min(figures), max(figures), metric == "accuracy")
+    of = f", {accuracy_source(data)}" if metric == "accuracy" else ""
+    return Slider(metric, f"{NAMES[metric]} {UNITS[metric]}{of}", min(figures), max(figures), metric == "accuracy")
 
 
 def _choice(each: Candidate) -> Choice:
@@ -61,6 +62,6 @@ def _choice(each: Candidate) -> Choice:
     figures: dict[Metric, tuple[str, str]] = {}
     for metric, figure in each.figures.items():
         ends = (figure.low, figure.value, figure.high) if figure else ()
-        text = figure_text(figure) if figure else UNKNOWN
+        text = figure_text(metric, figure)
         figures[metric] = (text, ",".join("" if end is None else f"{end:.6g}" for end in ends))
     return Choice(case.label, case.backend, case.batch, figures)

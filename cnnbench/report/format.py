@@ -68,6 +68,17 @@ def interval_text(of: "Estimate") -> str:
     return "{} [{}, {}]".format(*(f"{round(v, decimals):,.{max(decimals, 0)}f}" for v in (of.value, of.low, of.high)))
 
 
+def accuracy_text(of: "Estimate") -> str:
+    """Of percent: `93.2 [92.0, 94.2]`, without its interval where that is a point."""
+    texts = [f"{end:.1f}" for end in (of.value, of.low, of.high) if end is not None]
+    return texts[0] if of.low == of.high else "{} [{}, {}]".format(*texts)
+
+
+def accuracy_source(data: str) -> str:
+    """Whose accuracy it is: published, if no data set is named on which it was measured."""
+    return f"measured on {data}" if data else "published"
+
+
 def ratio_text(of: "Estimate") -> str:
     """`×1.83 [1.79, 1.90]`."""
     if of.low is None or of.high is None:

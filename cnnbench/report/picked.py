@@ -2,13 +2,24 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from cnnbench.analysis.pick import MAX_NEAR, UNITS, Candidate, Check, Metric, Picked
 from cnnbench.analysis.stats import Estimate
 from cnnbench.report.answer import joined
-from cnnbench.report.format import NONE, UNKNOWN, interval_text, percent, ratio_text, significant
+from cnnbench.report.format import (
+    NONE,
+    UNKNOWN,
+    accuracy_source,
+    accuracy_text,
+    interval_text,
+    percent,
+    ratio_text,
+    significant,
+)
 from cnnbench.report.prose import BOUND_BY, name_of
-from cnnbench.report.table import Column, Table, estimate, figure, table_of, words
+from cnnbench.report.table import Column, Table, estimate, figure, hidden, table_of, words
+from cnnbench.suite.case import ModelSpec
 
 NAMES: dict[Metric, str] = {"p50": "p50", "memory": "memory", "accuracy": "top-1", "size": "size"}
 TWICE = 2.0
@@ -16,15 +27,15 @@ MAX_NAMED = 5
 """So many cases are named in one command; a pattern of more is left to the reader."""
 CAPTION = (
     "p50: median time of one call of the whole batch [95 % interval]. memory: peak of the process, or of the device. "
-    "top-1: published for the pretrained weights. size: the ONNX file, or the weights. MB = 1e6 bytes. limits: what "
-    "limits most of the lower bound, and the share of the speed that the peaks allow. Candidates that share a rank, "
-    "marked =, do not differ significantly in p50."
+    "top-1: {source}. size: the ONNX file, or the weights. MB = 1e6 bytes. limits: what limits most of the lower "
+    "bound, and the share of the speed that the peaks allow. Candidates that share a rank, marked =, do not differ "
+    "significantly in p50."
 )
 
 
 def picked_lines(picked: Picked) -> list[str]:
     """The best candidate and why, who is nearest if there is none, and what to measure."""
-    bounds = joined([_bound(metric, bound) for metric, bound in picked.bounds.items()]) or "no bounds"
+    bounds = joined([_bound(metric, bound, picked.data) for metric, bound in picked.bounds.items()]) or "no bounds"
     counted = [(len(picked.meets), "meet"), (len(picked.may), "may meet"), (len(picked.fails), "fail")]
     counted += [(len(picked.unknown), "unknown")] if picked.unknown else []
     judged = ", ".join(f"{count} {verb}" for count, verb in counted)
@@ -39,8 +50,8 @@ def picked_lines(picked: Picked) -> list[str]:
     return [*lines, *missing(picked)]
 
 
-def _bound(metric: Metric, bound: float) -> str:
-    side = "at least" if metric == "accuracy" else "at most"
+def _bound(metric: Metric, bound: float, data: str) -> str:
+    side = f"({accuracy_source(data)}) at least" if metric == "accuracy" else "at most"
     return f"{NAMES[metric]} {side} {significant(bound)} {UNITS[metric]}"
 
 
@@ -58,7 +69,7 @@ def _best(picked: Picked) -> str:
     text = f"Best: {_name(best)}, p50 {interval_text(best.ms)} ms"
     figures = [check for check in best.checks if check.metric != "p50" and check.figure]
     if figures:
-        text += ", " + ", ".join(f"{NAMES[c.metric]} {figure_text(c.figure)} {UNITS[c.metric]}" for c in figures)
+        text += ", " + ", ".join(map(_figure, figures))
     rivals = [_name(each) for each in picked.meets[1:] if each.rank == 1]
     if rivals:
         text += f". Not told apart by p50 from {joined(rivals)}; it is the most accurate, or needs the least memory"
@@ -68,11 +79,17 @@ def _best(picked: Picked) -> str:
     return text + "."
 
 
-def figure_text(found: Estimate | None) -> str:
+def figure_text(metric: Metric, found: Estimate | None) -> str:
     """Without its interval, where that is a point."""
     if found is None:
         return UNKNOWN
+    if metric == "accuracy":
+        return accuracy_text(found)
     return significant(found.value) if found.low is not None and found.low == found.high else interval_text(found)
+
+
+def _figure(check: Check) -> str:
+    return f"{NAMES[check.metric]} {figure_text(check.metric, check.figure)} {UNITS[check.metric]}"
 
 
 def failure(candidate: Candidate) -> str:
@@ -83,7 +100,7 @@ def failure(candidate: Candidate) -> str:
         beyond = f"{significant(by, 2)} points below" if check.metric == "accuracy" else ""
         beyond = beyond or (f"{percent(check.used - 1)} above" if check.used < TWICE else "")
         beyond = beyond or f"{significant(check.used, 2)} times"
-        texts.append(f"{NAMES[check.metric]} {figure_text(check.figure)} {UNITS[check.metric]} is {beyond} the bound")
+        texts.append(f"{_figure(check)} is {beyond} the bound")
     return joined(texts)
 
 
@@ -106,12 +123,13 @@ def missing(picked: Picked) -> Iterator[str]:
             yield f"Not measured: {_command(run.folder / 'suite.yaml', not_reached, again)}"
     for metric in picked.bounds:
         checks = [(each, check) for each in picked.unknown for check in each.checks if check.metric == metric]
-        models = list(dict.fromkeys(each.record.case.spec.label for each, check in checks if check.figure is None))
-        if models and metric == "accuracy":
-            command = f"cnnbench evaluate {shlex.quote(models[0])} --weights FILE --data DIR"
-            yield f"No accuracy is published at its size for {joined(models)}: {command}"
-        elif models:
-            yield f"Unknown {NAMES[metric]}: {joined(models)}."
+        specs = list(dict.fromkeys(each.record.case.spec for each, check in checks if check.figure is None))
+        models = joined([spec.label for spec in specs]) if specs else ""
+        if specs and metric == "accuracy":
+            what = f"No accuracy is {accuracy_source(picked.data)}" + ("" if picked.data else " at its size")
+            yield f"{what} for {models}: {_evaluation(specs[0], picked.data or 'DIR')}"
+        elif specs:
+            yield f"Unknown {NAMES[metric]}: {models}."
     if picked.excluded:
         first_id = picked.excluded[0].id
         yield f"Not judged, since failed or invalid: {len(picked.excluded)}, such as {first_id}."
@@ -126,13 +144,25 @@ def _command(suite: object, ids: Sequence[str], again: Sequence[str] = ()) -> st
     return shlex.join(["cnnbench", "run", str(suite), *only, *again])
 
 
+def _evaluation(spec: ModelSpec, data: str) -> str:
+    size = ["--image-size", "x".join(map(str, spec.image_size))] if spec.image_size and "@" in spec.label else []
+    classes = ["--classes", str(spec.classes)] if spec.classes and "/k" in spec.label else []
+    return shlex.join(["cnnbench", "evaluate", spec.model, *size, *classes, "--weights", "FILE", "--data", data])
+
+
+def _source(data: str) -> str:
+    source = accuracy_source(data)
+    return f"{source} with what was timed [95 % interval]" if data else f"{source} for the pretrained weights"
+
+
 def picked_tables(picked: Picked) -> list[Table]:
     """Those that meet the bounds, those that may, and the nearest that fail; without those that would be empty."""
     several = len(picked.runs) > 1
 
     def metric(of: Metric) -> list[Column[Candidate]]:
         key = f"{of}_{UNITS[of].lower()}"
-        return estimate(f"{NAMES[of]} {UNITS[of]}", lambda each: each.figures[of], figure_text, key, UNKNOWN)
+        show = partial(figure_text, of)
+        return estimate(f"{NAMES[of]} {UNITS[of]}", lambda each: each.figures[of], show, key, UNKNOWN)
 
     def limits(each: Candidate) -> str | None:
         roofline = each.explained.roofline if each.explained else None
@@ -146,6 +176,7 @@ def picked_tables(picked: Picked) -> list[Table]:
         words("backend", lambda each: each.record.case.backend, axis=True),
         figure("run" if several else "", lambda each: 1 + picked.runs.index(each.run), "{:.0f}".format, axis=True),
         *(column for of in ("p50", "memory", "accuracy", "size") for column in metric(of)),
+        hidden("accuracy_source", lambda each: accuracy_source(picked.data)),
         words("limits", limits),
     ]
     ranked = [
@@ -155,7 +186,7 @@ def picked_tables(picked: Picked) -> list[Table]:
     why = [*columns[:3], words("fails by", lambda each: failure(each) or NONE), *columns[3:-1]]
     title = "Meet all bounds" if picked.bounds else "Measured"
     numbered = [f" Run {number}: {run.folder.name}." for number, run in enumerate(picked.runs, start=1)]
-    caption = CAPTION + ("".join(numbered) if several else "")
+    caption = CAPTION.format(source=_source(picked.data)) + ("".join(numbered) if several else "")
     tables = [
         table_of("meet", title, caption, picked.meets, ranked),
         table_of("may", "May meet them", "A bound is inside an interval. Columns as above.", picked.may, ranked),

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnbench.errors import CnnbenchError, ModelError, RunFolderError
+from cnnbench.errors import CnnbenchError, InputError, ModelError, RunFolderError
 from cnnbench.networks import registry
 from cnnbench.records import artifact, dataset
 from cnnbench.records.environment import Environment
@@ -74,8 +74,8 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
     input whose data or transforms do not fit, and for weights that are still to be trained.
     """
     check_trained(suite, [case.spec for case in cases])
-    if suite.input:
-        dataset.find(suite.input.data)  # before anything is built or measured for it
+    if suite.input and dataset.find(suite.input.data).resize:  # before anything is built or measured for it
+        raise InputError(f"input: data: its transforms resize; leave out {dataset.RESIZED} of {suite.input.data}")
     environment = environment_of(suite, cases)
     in_time = interrupted = False
     with Store(folder, suite, environment, resume=resume) as store:

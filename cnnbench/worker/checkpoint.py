@@ -36,13 +36,14 @@ class State(Frozen):
 
 
 def run_of(request: StartTraining, data: Iterable[NDArray[Any]]) -> dict[str, Any]:
-    """What makes two runs one: the request, and a digest of the data, images and labels."""
+    """What makes two runs one: the request, and a digest of the data, images and labels as they are stored."""
     digest = sha256()
     for array in data:
         digest.update(repr((array.shape, str(array.dtype))).encode())
         digest.update(np.ascontiguousarray(array).data)
     epochs = {"epochs": request.epochs} if request.schedule.depends_on_epochs else {}
-    return {**request.model_dump(mode="json", exclude=NOT_OF_THE_RUN), **epochs, "data": digest.hexdigest()[:16]}
+    about = {**epochs, "data": digest.hexdigest()[:16], **({"resized": True} if request.data.resize else {})}
+    return {**request.model_dump(mode="json", exclude=NOT_OF_THE_RUN), **about}
 
 
 def save(file: Path, values: Mapping[str, Array], state: State) -> None:

@@ -4,9 +4,11 @@
     python -m tests.benchmarks.quantisation [--model mobilenet_v2] [--images 2000] [--rounds 30]
 
 Each graph is quantised as `cnnbench` does it but for what its row says, and run by ONNX Runtime on the CPU. Printed are
-top-1 in percent, its difference from float32 on the same images with its 95 % interval (Newcombe), the share of MACs in
-int8, the conversions left in the executed graph, and the median time of a batch of one. Times are measured in turn,
-round by round, in one process.
+top-1 in percent, its difference from float32 on the same images with its 95 % interval (Newcombe), the outputs' error
+against float32 (the sine of the angle between them, docs/precision.md), the share of MACs in int8, the conversions left
+in the executed graph, and the median time of a batch of one. Times are measured in turn, round by round, in one
+process. Above each table stands what one scale for a depthwise layer has to cover: the range of the channel with the
+largest weights, as a multiple of the median channel's.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -32,10 +35,10 @@ from cnnbench.runner.artifacts import Artifacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.load import bundled_suites, load_suite
 from cnnbench.worker.data.parts import limited
-from cnnbench.worker.data.read import read
+from cnnbench.worker.data.read import Data, read
 from cnnbench.worker.precision_graph import CALIBRATION_IMAGES, RECIPES, Feeds, _macs
 from cnnbench.worker.reference.inputs import images as noise
-from cnnbench.worker.reference.parity import Array, open_artifact
+from cnnbench.worker.reference.parity import MAX_QUANTISED_LIMIT, Array, centres_of, compare_angles, open_artifact
 from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.runtimes.shares import formats_in, shares
 
@@ -50,9 +53,10 @@ class Variant(NamedTuple):
     """How a graph is quantised, where that is not as usual."""
 
     name: str
-    per_channel: bool = True
+    per_tensor: Choose | None = None
+    """Nodes whose weights have one scale, where others have one for each output channel."""
     calibration: str = "data"
-    """Or noise, or outlier."""
+    """Or noise, outlier, or another draw of the data."""
     in_float32: Choose | None = None
     """Nodes that are left as they are."""
 
@@ -62,12 +66,25 @@ def is_no_product(node: onnx.NodeProto) -> bool:
     return node.op_type not in ("Conv", "Gemm", "MatMul")
 
 
+def has_weights(node: onnx.NodeProto) -> bool:
+    """Whether it is a convolution or a matrix product."""
+    return not is_no_product(node)
+
+
+def is_depthwise(node: onnx.NodeProto) -> bool:
+    """Whether it is a convolution with groups, which in these networks have one channel each."""
+    return node.op_type == "Conv" and any(each.name == "group" and each.i > 1 for each in node.attribute)
+
+
 VARIANTS = (
-    Variant("as usual: per channel, calibrated on data"),
-    Variant("weights per tensor", per_channel=False),
+    Variant("as usual: weights per channel, calibrated on data"),
+    Variant("as usual, a second draw of images", calibration="draw 1"),
+    Variant("as usual, a third draw of images", calibration="draw 2"),
+    Variant("weights of depthwise layers alone per tensor", per_tensor=is_depthwise),
+    Variant("weights of all layers per tensor", per_tensor=has_weights),
     Variant("only convolutions and matrix products in int8", in_float32=is_no_product),
     Variant("calibrated on noise", calibration="noise"),
-    Variant(f"one calibration image times {OUTLIER:g}", calibration="outlier"),
+    Variant(f"one of {CALIBRATION_IMAGES} calibration images times {OUTLIER:g}", calibration="outlier"),
 )
 
 
@@ -76,6 +93,8 @@ class Row(NamedTuple):
 
     name: str
     session: ort.InferenceSession
+    logits: Array
+    """(N, classes)."""
     right: Array
     """(N) bool."""
     in_int8: float
@@ -100,19 +119,18 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
         folder = artifact.folder_of(spec, artifacts.get(spec).key)
         facts, golden = open_artifact(folder)
         data = read(dataset.find("shapes"), facts.input_shape, facts.classes)
-        order = np.random.default_rng(spec.seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
-        usual = data.prepare(data.train.images[order])
-        spoiled = usual.copy()
+        drawn: dict[str, int | list[int]] = {"data": spec.seed, "draw 1": [spec.seed, 1], "draw 2": [spec.seed, 2]}
+        calibrations = {name: _drawn(data, seed) for name, seed in drawn.items()}
+        spoiled = calibrations["data"].copy()
         spoiled[0] *= OUTLIER
-        calibrations = {
-            "data": usual,
+        calibrations |= {
             "noise": noise(CALIBRATION_IMAGES, facts.input_shape, spec.seed + NOISE_SEED).numpy(),
             "outlier": spoiled,
         }
         test = limited(data.test, count, seed=0)
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(folder / artifact.GRAPH), str(prepared), skip_symbolic_shape=True)
-        macs = _macs(onnx.load(prepared), facts, golden)
+        macs, spreads = _macs(onnx.load(prepared), facts, golden), _spreads(onnx.load(prepared).graph)
         files = {"float32": folder / artifact.GRAPH}
         for number, each in enumerate(VARIANTS):
             files[each.name] = Path(scratch) / f"{number}.onnx"
@@ -121,32 +139,52 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
             )
         rows = [_row(name, file, macs, data.prepare, test.images, test.labels) for name, file in files.items()]
         times = _times([row.session for row in rows], facts, rounds)
-    yield f"{spec.model}, {len(test.labels):,} images"
-    yield "| quantisation | top-1 % | difference | MACs in int8 | conversions | ms |"
-    yield "|---|---|---|---|---|---|"
+    ranges = ", ".join(f"{ratio:.1f}" for ratio in spreads)
+    yield f"{spec.model}, {len(test.labels):,} images; largest range by median range of depthwise layers: {ranges}"
+    yield "| quantisation | top-1 % | difference | error | MACs in int8 | conversions | ms |"
+    yield "|---|---|---|---|---|---|---|"
+    centres = centres_of(rows[0].logits)
     for row, ms in zip(rows, times, strict=True):
         pairs = [int((row.right == a)[rows[0].right == b].sum()) for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))]
         change = paired_difference(*pairs)
         shown = f"{100 * change.value:+.1f} [{100 * (change.low or 0):+.1f}, {100 * (change.high or 0):+.1f}]"
         shown = "" if row is rows[0] else shown
         top1 = f"{100 * row.right.mean():.1f}"
-        yield f"| {row.name} | {top1} | {shown} | {row.in_int8:.0%} | {row.conversions} | {ms:.2f} |"
+        error = compare_angles("", row.logits, rows[0].logits, centres, MAX_QUANTISED_LIMIT).error or 0.0
+        yield f"| {row.name} | {top1} | {shown} | {error:.3f} | {row.in_int8:.0%} | {row.conversions} | {ms:.2f} |"
+
+
+def _drawn(data: Data, seed: int | list[int]) -> Array:
+    """Training images as `cnnbench` draws them."""
+    order = np.random.default_rng(seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
+    return data.prepare(data.train.images[order])
+
+
+def _spreads(graph: onnx.GraphProto) -> list[float]:
+    """Of each depthwise layer, the largest range of a channel's weights as a multiple of the median one."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    found = [numpy_helper.to_array(weights[node.input[1]]) for node in graph.node if is_depthwise(node)]
+    ranges = [np.abs(values).max(tuple(range(1, values.ndim))) for values in found]
+    return [float(each.max() / np.median(each)) for each in ranges]
 
 
 def _quantise(variant: Variant, prepared: Path, file: Path, feeds: Feeds) -> None:
     recipe, graph = RECIPES["int8"], onnx.load(prepared).graph
     left = [node.name for node in graph.node if variant.in_float32 and variant.in_float32(node)]
+    constants = {tensor.name for tensor in graph.initializer}
+    weights = [node.input[1] for node in graph.node if variant.per_tensor and variant.per_tensor(node)]
+    one_scale = {name: [{"symmetric": True}] for name in weights if name in constants}
     quantize_static(
         str(prepared),
         str(file),
         feeds,
         quant_format=QuantFormat.QDQ,
-        per_channel=variant.per_channel,
+        per_channel=True,
         activation_type=recipe.activations,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         nodes_to_exclude=left,
-        extra_options={"WeightSymmetric": True, **recipe.options},
+        extra_options={"WeightSymmetric": True, **recipe.options, "TensorQuantOverrides": one_scale},
     )
 
 
@@ -157,13 +195,15 @@ def _row(name: str, file: Path, macs: dict[str, int], prepare: Any, images: Arra
         session = make_session(str(file), "cpu", machine.usable_threads(), options=options)
         executed = onnx.load(options.optimized_model_filepath).graph
     given = session.get_inputs()[0].name
-    found = [
-        session.run(None, {given: prepare(images[start : start + BATCH])})[0].argmax(1)
-        for start in range(0, len(images), BATCH)
-    ]
+    logits = np.concatenate(
+        [
+            session.run(None, {given: prepare(images[start : start + BATCH])})[0]
+            for start in range(0, len(images), BATCH)
+        ]
+    )
     in_int8 = shares(formats_in(executed), macs, "int8")["shares"].get("int8", 0.0)
     conversions = sum(node.op_type in CONVERSIONS for node in executed.node)
-    return Row(name, session, np.concatenate(found) == labels, in_int8, conversions)
+    return Row(name, session, logits, logits.argmax(1) == labels, in_int8, conversions)
 
 
 def _times(sessions: list[ort.InferenceSession], facts: ArtifactFacts, rounds: int) -> list[float]:

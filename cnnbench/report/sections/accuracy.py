@@ -9,6 +9,7 @@ from cnnbench.analysis.pareto import Point, is_dominated, is_on_front, measured_
 from cnnbench.records.artifact import file_name
 from cnnbench.report.answer import batch_text
 from cnnbench.report.charts import FAINT, INK, PAPER, WIDTH, Chart, colours, data, legend_of
+from cnnbench.report.format import accuracy_source, accuracy_text
 from cnnbench.report.html import Section
 from cnnbench.report.labels import PLACES, places
 from cnnbench.report.sections.sources import Sources, described
@@ -57,7 +58,7 @@ def _chart(points: Sequence[Point], device: str, sources: Sources) -> Chart:
     ]
     names = [point.row.model if point in fastest else None for point in points]
     data_set = points[0].data
-    how = f"measured on {data_set}" if data_set else "published"
+    how = accuracy_source(data_set)
     title = f"Measured accuracy against latency, {data_set}" if data_set else "Published accuracy against latency"
     rows = [
         {
@@ -71,7 +72,7 @@ def _chart(points: Sequence[Point], device: str, sources: Sources) -> Chart:
             "dominated": is_dominated(point, points),
             "label": name,
             "place": place,
-            "what": f"{described(point.row)}; top-1 {point.top1:.1f} %",
+            "what": f"{described(point.row)}; top-1 {accuracy_text(point.accuracy)} %",
         }
         for point, name, place in zip(points, names, places(pixels, names, WIDTH), strict=True)
     ]

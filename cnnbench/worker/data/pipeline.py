@@ -41,7 +41,7 @@ class Images(Dataset[torch.Tensor | str]):
         """Find the files of a folder of images; read any other data set whole. Raises InputError."""
         self.name, self.transforms = data.name, transforms
         self.files: list[str] = torchvision_sets.training_files(data.folder) if data.kind == "images" else []
-        self.stored: NDArray[Any] = np.empty(0) if self.files else READERS[data.kind](data.folder, ()).train.images
+        self.stored: NDArray[Any] = np.empty(0) if self.files else READERS[data.kind](data, ()).train.images
 
     def __len__(self) -> int:
         return len(self.files) or len(self.stored)

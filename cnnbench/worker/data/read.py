@@ -1,27 +1,28 @@
 """Any data set that `--data` can name."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnbench.errors import InputError
 from cnnbench.records.dataset import DataSet, Kind
 from cnnbench.records.task_messages import PrepareTest, TestPrepared
 from cnnbench.worker.data import digits, idx, shapes, signals, torchvision_sets
 from cnnbench.worker.data.parts import Part, Parts, limited
-from cnnbench.worker.data.preparation import Preparation, scaling_of
+from cnnbench.worker.data.preparation import CHUNK, Preparation, scaling_of
 
 Shape = tuple[int, ...]
 
-READERS: Mapping[Kind, Callable[[str, Shape], Parts]] = {
-    "idx": lambda folder, shape: idx.read(folder),
-    "cifar10": lambda folder, shape: torchvision_sets.read_cifar("CIFAR10", folder),
-    "cifar100": lambda folder, shape: torchvision_sets.read_cifar("CIFAR100", folder),
-    "images": torchvision_sets.read_images,
-    "digits": lambda folder, shape: digits.read(),
-    "shapes": lambda folder, shape: shapes.read(shape),
-    "signals": lambda folder, shape: signals.read(),
+READERS: Mapping[Kind, Callable[[DataSet, Shape], Parts]] = {
+    "idx": lambda source, shape: idx.read(source.folder),
+    "cifar10": lambda source, shape: torchvision_sets.read_cifar("CIFAR10", source.folder),
+    "cifar100": lambda source, shape: torchvision_sets.read_cifar("CIFAR100", source.folder),
+    "images": lambda source, shape: torchvision_sets.read_images(source.folder, shape, crop=source.resize),
+    "digits": lambda source, shape: digits.read(),
+    "shapes": lambda source, shape: shapes.read(shape),
+    "signals": lambda source, shape: signals.read(),
 }
 
 
@@ -40,7 +41,7 @@ def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
 
     Raises InputError for what cannot be read, and for images or labels that do not fit the model.
     """
-    train, test, names = READERS[source.kind](source.folder, shape)
+    train, test, names = READERS[source.kind](source, shape)
     if source.classes is not None:
         train, test, names = _of_classes(Parts(train, test, names), source)
     for labels in (train.labels, test.labels):
@@ -49,7 +50,7 @@ def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
                 f"{source.name}: expected labels below the model's {classes} classes; got {most}, which is "
                 f"{names[most]!r} (--classes {len(names)})"
             )
-    prepare = Preparation(scaling_of(train.images), shape)
+    prepare = Preparation(scaling_of(train.images), shape, source.resize)
     prepare.check(train.images.shape[1:])
     if source.images is not None:
         train = limited(train, source.images, source.seed)
@@ -71,12 +72,21 @@ def _of_classes(parts: Parts, source: DataSet) -> Parts:
 def prepare_test(request: PrepareTest) -> TestPrepared:
     """Write the test images, or some of them. Raises InputError as `read` does."""
     data = read(request.data, request.shape, request.classes)
-    test, images = data.test, data.test.images
+    test = data.test
     if request.count is not None:
         test = limited(test, max(request.count, len(data.classes)), seed=0).chosen(slice(request.count))
-        images = data.prepare(test.images)
-    elif request.at_most is not None:
-        test = limited(test, request.at_most, seed=0)
-        images = test.images
-    np.save(request.out, images)
+        np.save(request.out, data.prepare(test.images))
+    else:
+        if request.at_most is not None:
+            test = limited(test, request.at_most, seed=0)
+        _save_resized(request.out, test.images, data.prepare)
     return TestPrepared(classes=data.classes, labels=test.labels.tolist(), scaling=data.prepare.scaling)
+
+
+def _save_resized(file: str, images: NDArray[Any], prepare: Preparation) -> None:
+    """Some at a time, so that memory need not hold all of them at the model's size."""
+    first = prepare.resized(images[:1])
+    out = np.lib.format.open_memmap(file, "w+", first.dtype, (len(images), *first.shape[1:]))
+    for start in range(0, len(images), CHUNK):
+        out[start : start + CHUNK] = prepare.resized(images[start : start + CHUNK])
+    out.flush()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cnnbench.errors import InputError
 from cnnbench.worker.data.parts import Part, Parts, in_two
+from cnnbench.worker.data.preparation import resized
 
 TEST_FOLDERS = ("test", "val")
 """Beside `train`; the first that is there."""
@@ -19,6 +20,8 @@ MODES = {1: "L", 3: "RGB"}
 """Of pictures, by the number of channels."""
 IMAGE_AXES = 3
 MAX_MEMORY_SHARE = 0.5
+MAX_PROPORTION = 100
+"""Of the sides of a picture that is resized whole and then cropped."""
 
 
 def read_cifar(name: str, folder: str) -> Parts:
@@ -43,8 +46,8 @@ def _stored(found: Any) -> Part:
     return Part(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.asarray(found.targets, np.int64))
 
 
-def read_images(folder: str, shape: Sequence[int]) -> Parts:
-    """Pictures in a folder for each class, resized to a model's images (C, H, W).
+def read_images(folder: str, shape: Sequence[int], *, crop: bool) -> Parts:
+    """Pictures in a folder for each class, resized to a model's images (C, H, W): stretched to them, or cropped.
 
     With folders `train` and `test` or `val`, they are the two parts. Raises InputError for a picture that cannot be
     read, a class without pictures, and for more than fits into memory.
@@ -55,13 +58,13 @@ def read_images(folder: str, shape: Sequence[int]) -> Parts:
             f"{folder}: expected a model for images of 1 or 3 channels; its inputs are {'x'.join(map(str, shape))}"
         )
     if not (root / "train").is_dir():
-        whole, classes = _pictures(root, shape)
+        whole, classes = _pictures(root, shape, crop)
         return in_two(whole, classes, folder)
     beside = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if beside is None:
         raise InputError(f"{folder}: expected a folder `test` or `val` beside `train`; there is none")
-    train, classes = _pictures(root / "train", shape)
-    test, found = _pictures(beside, shape)
+    train, classes = _pictures(root / "train", shape, crop)
+    test, found = _pictures(beside, shape, crop)
     if odd := sorted(set(found) ^ set(classes)):
         where = beside if odd[0] in classes else root / "train"
         raise InputError(f"{folder}: expected the same classes in train and {beside.name}; {where} has no {odd[0]!r}")
@@ -89,7 +92,7 @@ def _listed(folder: Path) -> Any:
     return found
 
 
-def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
+def _pictures(folder: Path, shape: Sequence[int], crop: bool) -> tuple[Part, list[str]]:
     found = _listed(folder)
     labels = np.asarray(found.targets, np.int64)
     size_bytes = len(labels) * int(np.prod(shape))
@@ -100,13 +103,17 @@ def _pictures(folder: Path, shape: Sequence[int]) -> tuple[Part, list[str]]:
         )
     images = np.empty((len(labels), *shape), np.uint8)
     for place, (file, _) in enumerate(found.samples):
-        images[place] = _picture(file, shape)
+        images[place] = _picture(file, shape, crop)
     return Part(images, labels), found.classes
 
 
-def _picture(file: str, shape: Sequence[int]) -> NDArray[np.uint8]:
+def _picture(file: str, shape: Sequence[int], crop: bool) -> NDArray[np.uint8]:
     channels, height, width = shape
-    picture = opened(file, MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    stored = opened(file, MODES[channels])
+    if crop and max(stored.size) > MAX_PROPORTION * min(stored.size):
+        own = "x".join(map(str, stored.size))
+        raise InputError(f"{file}: expected sides of at most 1 to {MAX_PROPORTION} to resize and crop it; got {own}")
+    picture = resized(stored, (height, width)) if crop else stored.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
