@@ -1,11 +1,21 @@
 """The chained index and the steps in it: by hand on small graphs, by their rates on simulated histories."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from cnnbench.analysis.chain import Edge, chained_index, find_steps, find_steps_in_series, moderated
+from cnnbench.analysis.chain import (
+    PRIOR,
+    STEP_SD,
+    Edge,
+    Step,
+    chained_index,
+    find_steps,
+    find_steps_in_series,
+    moderated,
+)
 from tests.histories import LINK_EVERY, changes, simulate
 
 SIGMA = 0.007
@@ -77,6 +87,17 @@ def test_a_step_is_told_with_its_commit_size_and_probability() -> None:
         assert step.probability > 0.99
 
 
+@pytest.mark.parametrize("log", [0.2, -0.25])
+def test_a_steps_probability_is_bayes_rules(log: float) -> None:
+    """Of one edge: noise alone, or noise and a step of the prior's size."""
+    error = 0.06
+    step = NormalDist(0, math.hypot(error, STEP_SD)).pdf(log) * PRIOR
+    noise = NormalDist(0, error).pdf(log) * (1 - PRIOR)
+    (found,) = find_steps([Edge(0, 1, log, error**2)], 2, least=0.01)
+    assert found.probability == pytest.approx(step / (step + noise))
+    assert (found.log, found.error) == pytest.approx((log, error))
+
+
 def test_a_gate_that_skips_commits_tells_a_range() -> None:
     edges = [Edge(0, 1, 0.0, SIGMA**2), Edge(1, 5, 0.06, SIGMA**2), Edge(6, 5, 0.0, SIGMA**2)]
     (step,) = find_steps(edges, 7)
@@ -121,6 +142,21 @@ def test_wandering_times_of_separate_runs_raise_few_alarms_and_a_large_step_is_f
     spike = [0.001 * (place % 3) for place in range(40)]
     spike[20] += 1.0
     assert find_steps_in_series(spike) == []
+
+
+def test_a_run_more_than_three_deviations_off_its_neighbours_counts_as_their_median() -> None:
+    alternating, step = np.tile([0.01, -0.01], 20), 0.5 * (np.arange(40) >= 20)
+    deviation = 0.02 / NormalDist().inv_cdf(0.75) / math.sqrt(2)  # differences of neighbours are 0.02
+
+    def found(deviations: float) -> Step:
+        """With one run off so far, above those with the larger value or below those with the smaller one."""
+        logs = alternating + step
+        logs[10 if deviations > 0 else 11] += deviations * deviation
+        (only,) = find_steps_in_series([float(log) for log in logs])
+        return only
+
+    assert found(3.1) == found(-3.1) == found(9.0) == found(0.0)
+    assert found(2.9).log < found(0.0).log - 0.002 < found(0.0).log + 0.002 < found(-2.9).log
 
 
 @pytest.mark.slow

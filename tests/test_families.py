@@ -36,7 +36,7 @@ from cnnbench.networks.families.regnet import RegNet
 from cnnbench.networks.families.resnet import ResNet
 from cnnbench.networks.families.shufflenet_v2 import ShuffleNetV2
 from cnnbench.networks.families.vgg import VGG
-from cnnbench.networks.layers import Shape
+from cnnbench.networks.layers import Conv, Linear, Shape
 from cnnbench.networks.network import Network
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training import step_memory
@@ -369,6 +369,16 @@ def test_a_setting_changes_the_network_or_is_refused(name: str) -> None:
         except InputError:
             continue
         assert varied.layers != own, f"{setting} changes nothing"
+
+
+@pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.settings.get("width") == 1.0])
+def test_eight_times_the_width_is_eight_times_the_channels_of_each_layer(name: str) -> None:
+    """At width 1, a number of channels that is wrong by a few is rounded to the right one."""
+    layers, wide = ARCHITECTURES[name].network().layers, ARCHITECTURES[name].varied({"width": "8"}).network().layers
+    for layer, other in zip(layers, wide, strict=True):
+        if isinstance(layer.op, Conv | Linear) and not layer.name.endswith("fc1"):  # which is rounded by itself
+            values = math.prod(layer.output_shape)
+            assert math.prod(other.output_shape) in (values, 8 * values), layer.name
 
 
 @pytest.mark.parametrize(("name", "setting"), [("resnet50", "width"), ("resnet34", "depth"), ("mlp", "hidden")])

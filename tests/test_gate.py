@@ -76,6 +76,20 @@ def test_launches_are_ordered_base_head_head_base_or_the_other_way_round_at_rand
     assert len({tuple(names) for names in rounds}) > 1
 
 
+def test_the_pairs_of_a_case_are_numbered_in_the_order_in_which_they_are_measured() -> None:
+    numbers: dict[str, list[int]] = {}
+
+    class Numbered(Simulated):
+        def measure(self, comparison: ArmComparison, stage, order, number, scale) -> Paired:  # type: ignore[no-untyped-def]
+            numbers.setdefault(comparison.name, []).append(number)
+            return super().measure(comparison, stage, order, number, scale)
+
+    simulated = Numbered(QUIET, 0)
+    run_gate(comparisons(4), simulated, simulated, Rule(), 1e9, 5, clock_s=simulated.clock)
+    assert len(numbers) == 4
+    assert all(measured == sorted(set(measured)) for measured in numbers.values())
+
+
 def test_the_time_left_is_told_while_suspects_are_confirmed() -> None:
     told: list[tuple[float, float]] = []
 

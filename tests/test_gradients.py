@@ -409,6 +409,15 @@ def test_batch_normalisation_with_its_running_statistics(n: int, channels: int, 
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_size_of_the_batch_is_written_once_and_that_of_what_it_is_merged_with_where_it_is() -> None:
+    graph, feed = Graph(), {"x": random(2, 1), "pairs": random(4, 1), "patches": random(18, 1)}
+    inputs = [graph.input(name, (None, 1)) for name in feed]
+    graph.merged |= {"pairs", "patches"}
+    sizes = [graph.batch_size(each) for each in inputs]
+    assert graph.batch_size(inputs[0]) is sizes[0]
+    assert computed(graph, sizes, {name: value.numpy() for name, value in feed.items()}) == [2, 4, 18]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(smoothing: float) -> None:
     logits, labels = random(4, 7) * 3, torch.tensor([0, 6, 3, 3])

@@ -192,7 +192,9 @@ def test_parts_that_are_picked_and_placed() -> None:
     check("aten.unfold.default", reference("unfold.default"), x, 2, 3, 2)
     check("aten.select_scatter.default", torch.select_scatter, x, random(2, 9, 6, seed=4), 1, -1, batched=(0, 1))
     replaced = random(2, 3, 4, 6, seed=4)
-    check("aten.slice_scatter.default", reference("slice_scatter.default"), x, replaced, 2, 1, 9, 2, batched=(0, 1))
+    for start, end in ((1, 9), (-8, 2**60), (-99, -1)):
+        within = (2, start, end, 2)
+        check("aten.slice_scatter.default", reference("slice_scatter.default"), x, replaced, *within, batched=(0, 1))
 
 
 def test_entries_by_their_positions() -> None:

@@ -5,11 +5,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cnnbench.gate.arms import Arm
-from cnnbench.gate.pairs import Pair, Pairs, Rounds
+from cnnbench.gate.pairs import Pair, Pairs, Rounds, difference_of_outputs
 from cnnbench.gate.verdict import ArmComparison, ArmName, Paired
+from cnnbench.records import artifact
 from cnnbench.records.messages import Request, Warm
 from cnnbench.records.reason import Interference
 from cnnbench.records.record import Launch
@@ -169,3 +172,38 @@ def test_arms_that_are_compared_with_each_other_warm_up_for_half_of_what_they_me
     gate.measure(case("ort"), seconds=0.01, arms=("head",))
     gate.measure(case("ort"), seconds=2.0)
     assert gate.least_warmups_s == [0.005, 0.005, 0.5, 0.5, 0.5]
+
+
+FEW, MANY = 0.9e-7, 1.1e-7
+"""Just below and just above what the limit, 1e-5 of an output RMS of 0.01, allows."""
+
+
+def artifact_with(folder: Path, weights: tuple[int, ...], **outputs: np.ndarray) -> Path:
+    """An artifact's folder, as far as arms are compared by it."""
+    folder.mkdir()
+    save_file({"conv.weight": np.zeros(weights)}, folder / artifact.WEIGHTS)
+    save_file({"images": np.zeros(3), **outputs}, folder / artifact.GOLDEN)
+    (folder / artifact.FACTS).write_text(facts().model_dump_json())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("weights", "outputs", "difference"),
+    [
+        ((2, 3), {"reference": [[1.0, 2.0 + FEW]]}, ""),
+        ((2, 3), {"reference": [[1.0, 2.0 + MANY]]}, "head's outputs differ from base's by 1.1e-05 of the output RMS"),
+        ((2, 3), {"reference": [[1.0, 2.0 - MANY]]}, "head's outputs differ from base's by 1.1e-05 of the output RMS"),
+        ((2, 3), {"reference": [[1.0, 2.0, 3.0]]}, "outputs of shape (1, 3) in head, (1, 2) in base"),
+        ((2, 3), {"reference": [[1.0, 2.0]], "reference.1": [[0.0]]}, "2 outputs in head, 1 in base"),
+        ((3, 2), {"reference": [[5.0, 6.0]]}, ""),
+    ],
+    ids=["within-the-limit", "above", "below", "another-shape", "another-number", "other-weights"],
+)
+def test_arms_whose_outputs_differ_beyond_the_limit_are_told_unless_their_weights_have_other_shapes(
+    tmp_path: Path, weights: tuple[int, ...], outputs: dict[str, Any], difference: str
+) -> None:
+    base = artifact_with(tmp_path / "base", (2, 3), reference=np.array([[1.0, 2.0]]))
+    head = artifact_with(tmp_path / "head", weights, **{name: np.array(each) for name, each in outputs.items()})
+    found = difference_of_outputs(base, head)
+    assert found.startswith(difference)
+    assert bool(found) == bool(difference)

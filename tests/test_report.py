@@ -141,6 +141,16 @@ def test_memory_by_batch_is_told_where_two_peaks_are_known(
     assert (row["batches"], row["memory full at"]) == ("1, 2, 4", "–" if full_at is None else "8,192")
 
 
+@pytest.mark.parametrize(("device", "field"), [("cpu", "peak_bytes"), ("cuda", "device_allocated_bytes")])
+def test_the_peak_of_memory_is_that_of_the_launch_with_the_largest(device: str, field: str) -> None:
+    of = record(case("eager", device=device), EAGER)
+    (launch,) = of.launches
+    memories = [launch.memory.model_copy(update={field: mib * 2**20}) for mib in (300, 500, 400)]
+    launches = [launch.model_copy(update={"memory": memory}) for memory in memories]
+    (row,) = case_rows([of.model_copy(update={"measurement": Measurement(launches=launches)})])
+    assert row.peak_mib == 500
+
+
 def test_a_step_whose_phases_take_no_time_has_a_row_and_a_page(tmp_path: Path) -> None:
     """As a damaged file says: of each phase most samples are 0 s, and no sum is."""
     step = record(case("eager", "training"), EAGER)

@@ -8,6 +8,7 @@ import pytest
 
 from cnnbench.analysis.rate_search import STEP, RateSearch, place_of, rate_at
 from cnnbench.analysis.serving import Service, rate_at_bound
+from cnnbench.analysis.tuning import Knobs, worths
 from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Interference
 from cnnbench.records.serving import LoadTest, ServingLaunch
@@ -157,6 +158,22 @@ def serving_launch(*tests: LoadTest, bound_s: float = 0.05) -> ServingLaunch:
         tests=[*pairs, *tests],
         stopped="budget spent",
     )
+
+
+def test_a_knob_is_worth_what_the_best_of_its_other_values_takes() -> None:
+    p90_s = {(1, 1): 0.02, (1, 4): 0.05, (2, 1): 0.03, (2, 4): 0.04}
+    tests = {
+        Knobs(sessions=sessions, threads=1, batch=batch, delay_ms=0.0): load_test(p90_s=p90, p99_s=0.06)
+        for (sessions, batch), p90 in p90_s.items()
+    }
+    found = worths(Knobs(sessions=1, threads=1, batch=1, delay_ms=0.0), tests)
+    assert [(each.knob, each.value, each.other, each.other_p90_s) for each in found] == [
+        ("sessions", 1, 2, 0.03),
+        ("threads", 1, None, None),
+        ("batch", 1, 4, 0.04),
+        ("delay_ms", 0, None, None),
+    ]
+    assert {each.p90_s for each in found} == {0.02}
 
 
 def test_the_interval_is_what_no_launch_contradicts() -> None:

@@ -1,6 +1,8 @@
 """A launch of services: all scenarios in turn, raced at the same arrivals, within the case's time; then tuning."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from math import log
 from pathlib import Path
@@ -15,8 +17,10 @@ from cnnbench.errors import RunFolderError, WorkerError, WorkerHung
 from cnnbench.gate.pairs import Pair
 from cnnbench.gate.verdict import ArmName, Paired
 from cnnbench.records.record import Launch
+from cnnbench.records.serving import LoadTest
 from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
+from cnnbench.runner.interference import Window
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
 from cnnbench.runner.tasks import tune_serving
 from cnnbench.runner.worker_process import Worker
@@ -26,6 +30,25 @@ from tests.simulated_service import SimulatedWorker
 
 SPEC = ModelSpec.checked("lenet5", None, None)
 BOUND_MS = 60.0
+
+QUIET = Window(
+    seconds=1.0,
+    cpus=2,
+    steal_share=0.0,
+    others_share=0.0,
+    throttled_s=0.0,
+    thermal_events=0,
+    swapped_pages=0,
+    joules=None,
+)
+
+
+@pytest.fixture(autouse=True)
+def window(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
+    """The last is what the counters say of each test: nothing that happens on this machine disturbs a simulation."""
+    said = [QUIET]
+    monkeypatch.setattr(serving, "between", lambda before, after, cpus: said[-1])
+    return said
 
 
 def case(runtime: str = "ort", **about: Any) -> Case:
@@ -158,6 +181,34 @@ def test_too_little_time_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
     assert [reason.code for reason in service.noise()] == ["low-load", "not-measured"]
     assert all("raise case_budget" in reason.detail for reason in service.noise())
     assert service.offline_per_s == pytest.approx(100.0)
+
+
+class Timed(SimulatedWorker):
+    """Whose tests take as long as their queries do."""
+
+    now_s = spent_s = 0.0
+    """And without the tests that measure LoadGen itself."""
+
+    def _tested(self, request: Drive) -> LoadTest:
+        test = super()._tested(request)
+        seconds = test.queries / request.rate if request.scenario == "server" and request.rate else test.wall_s
+        self.now_s += seconds
+        self.spent_s += seconds if request.system == "model" and request.scenario != "multi" else 0.0
+        return test
+
+
+@pytest.mark.parametrize(("seconds", "last_tests"), [(70.0, 1), (1000.0, 2)])
+def test_a_rate_whose_test_was_disturbed_is_tested_once_more_if_there_is_time(
+    tmp_path: Path, window: list[Window], monkeypatch: pytest.MonkeyPatch, seconds: float, last_tests: int
+) -> None:
+    worker = Timed(tmp_path / "log", 1, 300.0)
+    monkeypatch.setattr("time.perf_counter", lambda: worker.now_s)
+    window.append(replace(QUIET, others_share=0.5))
+    launches(launched([case(p99_ms=BOUND_MS)], tmp_path, seconds=seconds, workers={"ort": worker}))
+    *earlier, last = Counter(each.rate for each in worker.asked if each.min_queries == 662 and each.rate).values()
+    assert set(earlier) == {2}
+    assert last == last_tests
+    assert worker.spent_s <= seconds
 
 
 def test_a_service_that_hangs_fails_alone(tmp_path: Path) -> None:
