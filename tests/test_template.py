@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records import artifact
 from cnnbench.records.messages import Close, Closed, Load, Loaded, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.runner.fork_server import CAN_FORK, ForkServer, ForkServers, Lineage
-from cnnbench.runner.worker_process import Worker
+from cnnbench.runner.worker_process import Worker, thread_environment
 from cnnbench.suite.case import Case, ModelSpec
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="processes that have imported PyTorch are forked on Linux alone")
@@ -64,6 +65,23 @@ def test_a_forked_worker_has_the_memory_threads_and_import_time_of_a_fresh_one(
     assert 1.0 < closed.memory.imported_bytes / fresh.memory.imported_bytes < 1.6
     grown = [held.memory.peak_bytes - held.memory.imported_bytes for held in (closed, fresh)]
     assert abs(grown[0] - grown[1]) < 0.05 * fresh.memory.imported_bytes
+
+
+@pytest.mark.slow
+def test_what_builders_are_forked_of_imports_no_more_when_it_exports_and_still_has_one_thread() -> None:
+    program = """
+import sys, torch
+from cnnbench.records.messages import Preload
+from cnnbench.worker.export import inference
+from cnnbench.worker.runtimes import registry
+registry.preload(Preload(threads=1, purpose="build"))
+before = set(sys.modules)
+inference.trace(torch.nn.Conv2d(3, 4, 3).eval(), torch.zeros(2, 3, 8, 8))
+print(len(set(sys.modules) - before))
+"""
+    variables = {**os.environ, **thread_environment(1)}
+    done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20, "400 at a first export"
 
 
 def test_two_forks_are_two_processes(fork_server: ForkServer, tmp_path: Path) -> None:

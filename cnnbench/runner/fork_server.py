@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 from cnnbench.errors import WorkerCrashed, WorkerError, WorkerHung
@@ -98,6 +99,7 @@ class ForkServers:
         self._logs, self._limit_s, self._vary = logs, limit_s, vary
         self._servers: dict[Lineage, ForkServer | None] = {}
         self._starts: Counter[Lineage] = Counter()
+        self._starting = Lock()
 
     def starter(self, runtime: str, lineage: Lineage) -> Callable[[Path], Worker]:
         """What starts a worker for a runtime, given its log: PyTorch's own are forked."""
@@ -109,12 +111,13 @@ class ForkServers:
 
     def fork(self, lineage: Lineage, log: Path) -> Worker:
         """A worker of the lineage's server, or one that imports for itself. Raises WorkerError."""
-        while (server := self.server(lineage)) is not None:
-            try:
-                return server.start(log)
-            except (WorkerError, OSError):
-                server.close()
-                del self._servers[lineage]
+        with self._starting:
+            while (server := self.server(lineage)) is not None:
+                try:
+                    return server.start(log)
+                except (WorkerError, OSError):
+                    server.close()
+                    del self._servers[lineage]
         return self.start(lineage, log)
 
     def server(self, lineage: Lineage) -> ForkServer | None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -104,6 +104,7 @@ class Worker:
         self._process = process or self._start(threads, interpreter)
         self.pid = self._process.pid
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._turn = threading.Lock()
         self._due_s = 0.0
         self._suspended = self._ended = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -138,13 +139,14 @@ class Worker:
             raise WorkerError(f"a worker could not be started: {error}") from None
 
     def ask(self, request: Request, answer: type[R]) -> R:
-        """Send a request and wait for its answer.
+        """Send a request and wait for its answer; several threads may ask, one after the other.
 
         Raises ModelError if the user's model is at fault, WorkerError if the request failed, WorkerCrashed if the
         process died, WorkerHung (and ends it) if it did not answer within `limit_s`.
         """
-        self.send(request)
-        return self.receive(answer)
+        with self._turn:
+            self.send(request)
+            return self.receive(answer)
 
     def send(self, request: Request) -> None:
         """Send a request whose answer is received later, so that several workers can be busy at once."""
@@ -253,9 +255,15 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
 
 
+Start = Callable[[Path], Worker]
+"""Starts a worker that logs to a file."""
+
+
 @contextlib.contextmanager
-def one_worker(name: str, threads: int, limit_s: float) -> Iterator[Worker]:
-    """A worker for one task, whose log is kept only as long as it takes."""
+def one_worker(name: str, threads: int, limit_s: float, start: Start | None = None) -> Iterator[Worker]:
+    """A worker for one task, whose log is kept only as long as it takes; one that imports for itself, by default."""
     scratch.sweep()
-    with scratch.scratch_folder() as logs, Worker(logs / f"{name}.log", threads, limit_s) as worker:
-        yield worker
+    with scratch.scratch_folder() as logs:
+        log = logs / f"{name}.log"
+        with start(log) if start else Worker(log, threads, limit_s) as worker:
+            yield worker

@@ -114,6 +114,8 @@ class Study(Frozen):
     """Of the models that are not registered, where an arm does not say otherwise."""
     rate: Rate = 0.001
     """The learning rate of Adam."""
+    warmup: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """Epochs in which the rate grows linearly up to its value."""
     seeds: Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(min_length=1, max_length=20)]
     under: dict[What, Annotated[list[float], Field(min_length=1, max_length=50)]] = {}
     """How test images are changed, and by how much."""
@@ -169,7 +171,7 @@ class Study(Frozen):
 
     def settings(self, arm: str) -> dict[str, Any]:
         """All that a result of the arm depends on, beside the seed."""
-        names = {"data", "runtime", "images", "epochs", "batch", "rate", "image_size", "channels"}
+        names = {"data", "runtime", "images", "epochs", "batch", "rate", "warmup", "image_size", "channels"}
         shared = self.model_dump(include=names, mode="json")
         of = self.arms[arm]
         own = of.model_dump(mode="json", exclude={"line"}, exclude_none=True)

@@ -27,3 +27,18 @@ def build_artifact(request: Build) -> ArtifactFacts:
             facts = ArtifactFacts.model_validate(fill(request, building))
             seal(building, request.key)
     return facts
+
+
+def export_once() -> None:
+    """Export a small module: exporters import some four hundred modules at their first call."""
+    import torch
+    from tqdm import tqdm
+
+    from cnnbench.suite.optimizer import TIMED_OPTIMIZER
+    from cnnbench.worker.export import inference
+    from cnnbench.worker.export.training.step import export_step
+
+    tqdm.monitor_interval = 0  # a thread that would watch progress bars; a process that has one is not forked
+    module, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2)), torch.zeros(2, 1, 1, 1)
+    inference.trace(module.eval(), images)
+    export_step(module.train(), images, TIMED_OPTIMIZER)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -15,9 +16,10 @@ from cnnbench.records import dataset
 from cnnbench.records.dataset import DataSet
 from cnnbench.records.study_result import StudyResult, append_result, read_results
 from cnnbench.records.task_messages import Examine, Examined, StartTraining
-from cnnbench.runner import machine
+from cnnbench.runner import machine, scratch
+from cnnbench.runner.fork_server import ForkServers, Lineage
 from cnnbench.runner.tasks.train import train
-from cnnbench.runner.worker_process import one_worker
+from cnnbench.runner.worker_process import Start, one_worker
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import Optimizer
 from cnnbench.suite.schedule import Schedule
@@ -56,34 +58,36 @@ def run_study(study: Study, folder: Path, watch: Callable[[str, int, int], None]
     stop = Event()
     pool = ThreadPoolExecutor(machine.usable_threads())
     runs: dict[tuple[str, int], Future[StudyResult]] = {}
-    try:
-        for arm, seed in missing:  # those that others start from are submitted, so begun, before these
-            before = runs.get((study.arms[arm].start or "", seed))
-            runs[arm, seed] = pool.submit(_result, study, folder, arm, seed, stop, before)
-        waiting = {run: each for each, run in runs.items()}
-        for done in as_completed(waiting):
-            found[waiting[done]] = done.result()
-            append_result(folder, done.result())
-            watch("{}, seed {}".format(*waiting[done]), len(found), len(wanted))
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    with scratch.scratch_folder() as logs, ForkServers(logs, LIMIT_S) as servers:
+        start = partial(servers.fork, Lineage(1, purpose="build"))
+        try:
+            for arm, seed in missing:  # those that others start from are submitted, so begun, before these
+                before = runs.get((study.arms[arm].start or "", seed))
+                runs[arm, seed] = pool.submit(_result, study, folder, arm, seed, start, stop, before)
+            waiting = {run: each for each, run in runs.items()}
+            for done in as_completed(waiting):
+                found[waiting[done]] = done.result()
+                append_result(folder, done.result())
+                watch("{}, seed {}".format(*waiting[done]), len(found), len(wanted))
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
     return {each: found[each] for each in wanted}
 
 
 def _result(
-    study: Study, folder: Path, arm: str, seed: int, stop: Event, before: "Future[StudyResult] | None"
+    study: Study, folder: Path, arm: str, seed: int, start: Start, stop: Event, before: "Future[StudyResult] | None"
 ) -> StudyResult:
     """Of one run, after the one whose weights it starts from, if that is not on disk yet."""
     if before is not None:
         before.result()
     try:
-        return _measured(study, folder, arm, seed, stop)
+        return _measured(study, folder, arm, seed, start, stop)
     except InputError as error:
         raise InputError(f"{arm}, seed {seed}: {error}") from None
 
 
-def _measured(study: Study, folder: Path, arm: str, seed: int, stop: Event) -> StudyResult:
+def _measured(study: Study, folder: Path, arm: str, seed: int, start: Start, stop: Event) -> StudyResult:
     begun, of, spec = time.monotonic(), study.arms[arm], study.spec(arm, seed)
     weights = weights_of(folder, arm, seed)
     if of.start:
@@ -93,12 +97,12 @@ def _measured(study: Study, folder: Path, arm: str, seed: int, stop: Event) -> S
     epochs = study.epochs if of.epochs is None else of.epochs
     about: dict[str, Any] = {"arm": arm, "seed": seed, "digest": digest_of(study, arm), "epochs": epochs}
     if epochs:
-        about |= _trained(study, of, stop, spec, data, weights)
+        about |= _trained(study, of, start, stop, spec, data, weights)
     elif (network := spec.closed_form) is not None:
         about["parameters"] = network.params
     under = dict(study.under) if epochs and study.is_changed(arm) else {}
     if under or study.has_gradients(arm) or "parameters" not in about:
-        with one_worker("examine", 1, LIMIT_S) as worker:
+        with one_worker("examine", 1, LIMIT_S, start) as worker:
             file = str(weights) if under else None
             request = Examine(spec=spec, data=data, weights=file, under=under, images=study.tried_images, threads=1)
             about |= dict(worker.ask(request, Examined))
@@ -110,7 +114,9 @@ def weights_of(folder: Path, arm: str, seed: int) -> Path:
     return (folder / f"{arm.replace(' ', '-')}-{seed}.safetensors").absolute()
 
 
-def _trained(study: Study, of: Arm, stop: Event, spec: ModelSpec, data: DataSet, out: Path) -> dict[str, Any]:
+def _trained(
+    study: Study, of: Arm, start: Start, stop: Event, spec: ModelSpec, data: DataSet, out: Path
+) -> dict[str, Any]:
     """What a result has of the training run itself."""
     plan = StartTraining(
         spec=spec,
@@ -123,13 +129,13 @@ def _trained(study: Study, of: Arm, stop: Event, spec: ModelSpec, data: DataSet,
         epochs=study.epochs if of.epochs is None else of.epochs,
         out=str(out),
         resume=True,
-        schedule=Schedule(name=of.schedule),
+        schedule=Schedule(name=of.schedule, warmup=study.warmup),
         transforms=of.transforms,
         trainable=of.trainable,
         compare="last epoch",
     )
     found: dict[str, Any] = {}
-    with closing(train(plan)) as reports:
+    with closing(train(plan, start)) as reports:
         for report in reports:
             if (last := report.result) is not None:
                 found = {"accuracy": last.accuracy, "seconds": last.seconds}

@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnbench.errors import InputError
 from cnnbench.records.task_messages import Advance, Epoch, Evaluate, Evaluated, StartTraining, TrainingStarted
 from cnnbench.records.training_history import EpochResult
-from cnnbench.runner.worker_process import one_worker
+from cnnbench.runner.worker_process import Start, one_worker
 from cnnbench.suite.case import Frozen
 
 LIMIT_S = 600.0
@@ -40,24 +40,25 @@ class Report(Frozen):
         return (self.epoch - 1) * self.steps + self.step
 
 
-def train(plan: StartTraining) -> Generator[Report, None, None]:
+def train(plan: StartTraining, start: Start | None = None) -> Generator[Report, None, None]:
     """Train, and report after every half second and each epoch, when weights, history and checkpoint are on disk.
 
-    Of a run that goes on, the epochs that it has are reported first. Raises InputError for what cannot be read or
-    written and for a run that diverges, ModelError for a model that does not fit, and WorkerError.
+    `start` starts the worker; by default it is one that imports for itself. Of a run that goes on, the epochs that it
+    has are reported first. Raises InputError for what cannot be read or written and for a run that diverges, ModelError
+    for a model that does not fit, and WorkerError.
     """
     out = Path(plan.out)
     if not out.parent.is_dir():
         raise InputError(f"{out}: expected a file in a folder that exists; there is no {out.parent}")
-    with one_worker("train", plan.threads, LIMIT_S) as worker:
-        start = worker.ask(plan, TrainingStarted)
-        steps = start.steps_per_epoch
-        about = {"steps": steps, "test_images": start.test_images, "parameters": start.parameters}
-        for result in start.done:
+    with one_worker("train", plan.threads, LIMIT_S, start) as worker:
+        begun = worker.ask(plan, TrainingStarted)
+        steps = begun.steps_per_epoch
+        about = {"steps": steps, "test_images": begun.test_images, "parameters": begun.parameters}
+        for result in begun.done:
             yield Report(epoch=result.epoch, step=steps, loss=result.loss, result=result, **about)
-        if start.over:
+        if begun.over:
             return
-        for epoch in range(len(start.done) + 1, plan.epochs + 1):
+        for epoch in range(len(begun.done) + 1, plan.epochs + 1):
             step, over = 0, False
             while not over:
                 done = worker.ask(Advance(seconds=TURN_S), Epoch)

@@ -22,6 +22,7 @@ COMPILER = "torch._dynamo"
 RUNNING = ("torch", COMPILER, "torchvision")
 BUILDING = ("onnx", "onnxscript.function_libs.torch_lib.ops", "fvcore.nn")
 BUILDERS = ("cnnbench.worker.artifact", "cnnbench.worker.export.training.step")
+FIRST_EXPORT = "cnnbench.worker.building:export_once"
 PRELOADED: Mapping[Purpose, tuple[str, ...]] = {"run": RUNNING, "build": (*RUNNING, *BUILDING, *BUILDERS)}
 """What processes that are forked find imported. Not ONNX Runtime, which starts a thread when it is imported; and then
 nothing could be forked."""
@@ -31,6 +32,8 @@ MAX_REASON = 200
 def preload(request: Preload) -> Loaded:
     """Import what most models need for the purpose. Raises WorkerError if this process cannot be forked then."""
     import_s = sum(map(_imported, PRELOADED[request.purpose]))
+    if request.purpose == "build":
+        pkgutil.resolve_name(FIRST_EXPORT)()
     check_can_fork()
     return Loaded(import_s=import_s)
 
