@@ -32,6 +32,7 @@ def driven(folder: Path, scenario: str, serve: Callable[[list[int]], None] = sle
     return loadgen.drive(Drive.model_validate({"min_queries": 64, **request}), [serve], batch, 0.0, 4)
 
 
+@pytest.mark.alone
 def test_an_overloaded_server_is_slower_the_longer_it_lasts_and_a_closed_loop_does_not_show_it(tmp_path: Path) -> None:
     """Arrivals come half as often again as they can be served. In the open loop the queue grows with the test; the
     closed loop asks only when it has been answered, and so sees the same latency however long it lasts."""
