@@ -179,7 +179,7 @@ class StepFacts(Recorded):
     """What exporting a training step found out; stored beside it as `step.json`."""
 
     error: str | None = None
-    """Why there is no step, where it cannot be exported: the operator, and where it stands."""
+    """Why there is no step, where it cannot be exported or proved: the operator, and where it stands."""
     onnx_bytes: Count | None = None
     nodes: Count | None = None
     first_image: int = 0

@@ -149,7 +149,7 @@ class _Kept(TorchFunctionMode):
 
     def __exit__(self, *failure: Any) -> None:
         self._hook.remove()
-        super().__exit__(*failure)
+        super().__exit__(*failure)  # type: ignore[no-untyped-call]
 
 
 def _traced_convolution(inputs: list[Any], outputs: list[Any]) -> Any:
