@@ -345,7 +345,7 @@ def test_losses_that_rounding_moves_as_much_as_the_step_are_not_compared() -> No
     assert step._comparable([2.0, 1.8, 1.7], double) == (3, 1e-5)
     assert step._comparable([2.0, 1.8, 1.69], double) == (2, 1e-5)
     assert step._comparable([2.0, math.nan, 1.7], double) == (1, 1e-5)
-    assert step._comparable([2.0, 1.802, 1.7], double) == (3, pytest.approx(0.01))
+    assert step._comparable([2.0, 1.802, 1.7], double) == pytest.approx((3, 0.01))
     assert step._comparable([1.9, 1.8, 1.7], double) == (3, 1e-2), "outputs themselves have a bound of their own"
 
 
