@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnbench.analysis.status import status_of
+from cnnbench.records.messages import Build, Open
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker import building
 from cnnbench.worker.export import inference
 from cnnbench.worker.export.any_batch import FixedBatch, any_batch, traced_line
 from cnnbench.worker.export.training import prove as proof
@@ -16,6 +20,7 @@ from cnnbench.worker.export.training.step import CannotExport, export_step
 from cnnbench.worker.reference import inputs
 from cnnbench.worker.reference.parity import labels_for
 from cnnbench.worker.runtimes.ort import make_session
+from cnnbench.worker.session import Session
 from tests.test_training_step import MOMENTUM, exported, failed
 
 IMAGE, CLASSES = (3, 4, 4), 5
@@ -118,6 +123,26 @@ def inverse(x: Tensor) -> Tensor:
 def test_another_function_of_the_number_of_images_has_no_rule_and_is_named() -> None:
     with pytest.raises(CannotExport, match=r"mul\.Tensor \(test_any_batch\.py:\d+\): a value computed from the number"):
         export_step(Asks(inverse), IMAGES[:2], MOMENTUM)
+
+
+def centred() -> nn.Module:
+    return Asks(lambda x: (x - x.mean(0)).flatten(1) + x.mean())
+
+
+def plain() -> nn.Module:
+    return Asks(views)
+
+
+@pytest.mark.parametrize(("made", "mixes"), [("centred", True), ("plain", False)])
+def test_outputs_that_depend_on_the_other_images_are_told_as_such(made: str, mixes: bool, tmp_path: Path) -> None:
+    spec, folder = ModelSpec(model=f"tests.test_any_batch:{made}", image_size=IMAGE[1:]), tmp_path / "x-key"
+    facts = building.build_artifact(Build(spec=spec, key="key", folder=str(folder)))
+    session = Session(
+        Open(case=Case(spec=spec, workload="inference", runtime="eager", batch=4), folder=str(folder)), 1, 0
+    )
+    status, reasons = status_of([], session.open().parity, facts=facts)
+    assert (facts.mixes_images, status, len(reasons) > 0) == (mixes, "invalid", mixes)
+    assert all("an image's outputs depend on the others of its batch" in each.detail for each in reasons)
 
 
 def test_python_is_as_it_was_after_a_trace() -> None:

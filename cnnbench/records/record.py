@@ -143,6 +143,8 @@ class ArtifactFacts(Recorded):
     """Tensors that a file of weights for another number of classes does not have, so that they are random."""
     writes_input: bool = False
     """Whether the module changes its inputs, so that it is given copies."""
+    mixes_images: bool = False
+    """Whether an image's outputs depend on the other images of its batch, in inference too."""
     constants: list[str] = []
     """Of an ONNX file, inputs that are the same for all images, such as a scalar or a state."""
     batch: PositiveCount | None = None
