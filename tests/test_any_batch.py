@@ -125,6 +125,15 @@ def test_another_function_of_the_number_of_images_has_no_rule_and_is_named() -> 
         export_step(Asks(inverse), IMAGES[:2], MOMENTUM)
 
 
+def looks(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.mean().item() > 0 else -x.flatten(1)
+
+
+def test_a_condition_on_values_is_none_on_the_number_of_images() -> None:
+    with pytest.raises(CannotExport, match=r"data-dependent"):
+        export_step(Asks(looks), IMAGES[:2], MOMENTUM)
+
+
 def centred() -> nn.Module:
     return Asks(lambda x: (x - x.mean(0)).flatten(1) + x.mean())
 
