@@ -19,7 +19,15 @@ from cnnbench.runner.tasks.diverge import Comparison, Contender, where_it_begins
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker.calibration_images import digest_of, drawn
 from cnnbench.worker.data.read import read
-from cnnbench.worker.reference.parity import compare, open_artifact, scales_of, several
+from cnnbench.worker.reference.parity import (
+    batches,
+    centres_of,
+    compare,
+    compare_angles,
+    open_artifact,
+    scales_of,
+    several,
+)
 from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.session import Session
 from tests.test_data import write_idx
@@ -63,14 +71,16 @@ def test_a_graph_that_is_calibrated_on_data_is_compared_on_held_out_images_of_th
     assert facts.reference_digest == digest_of(images)
     _, golden = open_artifact(folder, artifact.golden_of(folder, asked))
     assert np.array_equal(golden.images, images)
+    plain = make_session(str(folder / artifact.graph_file(asked)), "cpu", 1, "disabled")
+    (own,) = plain.run(None, {plain.get_inputs()[0].name: images})
+    (reference,), centres = several(golden.reference), centres_of(golden.reference)
+    errors = [compare_angles("", own[each], reference[each], centres, 1.0).error or 0.0 for each in batches(6)]
+    assert facts.own_error == pytest.approx(max(errors))
     exported = make_session(str(folder / artifact.GRAPH), "cpu", 1)
     (outputs,) = exported.run(None, {exported.get_inputs()[0].name: images})
     assert compare("fp32", outputs, several(golden.reference)[0], scales_of(golden.reference)[0], 1e-4).passed
-    in_float32 = case_of(runtime="ort")
-    assert artifact.golden_of(folder, in_float32) == artifact.golden_of(
-        folder, case_of(precision="bf16", runtime="eager")
-    )
-    assert artifact.golden_of(folder, in_float32) == artifact.GOLDEN
+    for other in (case_of(runtime="ort"), case_of(runtime="openvino", precision="bf16")):
+        assert artifact.golden_of(folder, other) == artifact.GOLDEN
     assert artifact.golden_file(facts.reference_digest) in json.loads((folder / "seal.json").read_text())["files"]
 
 
