@@ -344,10 +344,13 @@ def test_a_compiled_run_is_compiled_twice_however_many_groups_its_layers_are_rea
 
     monkeypatch.setattr(torch, "compile", as_it_is)
     folder, scratch, reading = str(artifact_of(SIGNALS)), str(tmp_path), Reading()
-    opened = reading.open_reference(OpenReference(spec=SIGNALS, folder=folder, batch=2, threads=1))
+    opened = reading.open_reference(
+        OpenReference(spec=SIGNALS, folder=folder, golden=artifact.GOLDEN, batch=2, threads=1)
+    )
     case = Case(spec=SIGNALS, workload="inference", runtime="compile", batch=2)
     values = opened.values
-    request = OpenLayers(name="run", case=case, folder=folder, file=None, scratch=scratch, values=values, threads=1)
+    where = {"folder": folder, "golden": artifact.GOLDEN, "file": None, "scratch": scratch}
+    request = OpenLayers(name="run", case=case, values=values, threads=1, **where)
     places = reading.open_layers(request).places
     for until in range(1, len(values) + 1):
         reading.read_reference(ReadReference(until=until, folder=scratch, cuts=[places]))

@@ -10,6 +10,7 @@ package-*.pt2         a package compiled ahead for one batch, number of threads 
 package-*.pt2.json    PackageFacts
 model.int8.onnx       the graph in a precision, where a case runs it: model.fp16.onnx, model.int8-<data>.onnx
 model.int8.onnx.json  GraphFacts
+golden-*.safetensors  the same as golden.safetensors for images of the data that a graph is calibrated with
 seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
 
@@ -120,6 +121,17 @@ def read_graph(folder: Path, case: Case) -> GraphFacts | None:
         return GraphFacts.model_validate_json((folder / graph_facts_file(case)).read_text())
     except (OSError, ValueError):
         return None
+
+
+def golden_file(digest: str = "") -> str:
+    """The file of images and reference outputs: the artifact's, or that of other images by their digest."""
+    return f"{Path(GOLDEN).stem}-{digest}{Path(GOLDEN).suffix}" if digest else GOLDEN
+
+
+def golden_of(folder: Path, case: Case) -> str:
+    """The file of what a case's outputs are compared with: images of the data that it is calibrated with, if any."""
+    graph = read_graph(folder, case) if case.has_own_graph else None
+    return golden_file(graph.reference_digest if graph else "")
 
 
 def made_for(case: Case, threads: int) -> str:

@@ -217,12 +217,16 @@ class GraphFacts(Recorded):
     """For one image, by the name of the node."""
     own_error: Figure | None = None
     """Of the graph, its nodes computed one by one in float32 on the CPU, against float64: the root mean square in units
-    of the output RMS, of int8 the sine of the angle. None where it is not finite."""
+    of the output RMS, of int8 the sine of the angle; where images are of data, the worst of batches of 1, 2 and 3. None
+    where it is not finite."""
     agreement: Figure | None = None
     """Share of the reference images whose largest output is in the same place then."""
     calibration_images: Count = 0
     calibration_digest: str = ""
     """Of the images that decided the ranges of what is quantised."""
+    reference_digest: str = ""
+    """Of the images that outputs are compared on, where they are of the data that it is calibrated with; empty where
+    they are the artifact's."""
     source: str = ""
     """Digest of the files that these were read from, by their names, sizes and times; empty for generated ones."""
     seconds: dict[str, Seconds] = {}

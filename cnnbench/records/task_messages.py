@@ -290,6 +290,8 @@ class OpenReference(Request):
     spec: ModelSpec
     folder: str
     """The artifact's."""
+    golden: str
+    """The file in it of the reference images, which are put in where there is no image of the user's."""
     batch: int
     threads: int
     image: OwnInput | None = None
@@ -310,6 +312,8 @@ class OpenLayers(Request):
     case: Case
     folder: str
     """The artifact's."""
+    golden: str
+    """As for the reference."""
     file: str | None
     """The user's ONNX file, instead of the artifact's graph."""
     scratch: str

@@ -85,7 +85,7 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     reference = _reference(model, feeds[0], graph)
     runs = [reference.run(feed) for feed in feeds]
     whole = [place for place, y in enumerate(runs[0]) if not y.ndim or y.shape[0] != unit]
-    outputs = tuple(_rows([run[place] for run in runs], place in whole) for place in range(len(runs[0])))
+    outputs = _joined(runs, whole)
     if not all(np.isfinite(y).all() for y in outputs):
         raise ModelError(f"model {spec.model!r}: expected finite outputs; got others ({reference.by})")
     error = _float32_error(graph, feeds, whole, outputs) if reference.is_float64 else ASSUMED_ERROR
@@ -259,13 +259,24 @@ def _float32_error(graph: Path, feeds: Sequence[Feeds], whole: list[int], output
     """How far unoptimised float32 is from float64."""
     session = _session(graph)
     runs = [session.run(None, dict(feed)) for feed in feeds]
-    made = tuple(_rows([run[place] for run in runs], place in whole) for place in range(len(outputs)))
-    return compare_all("", made, outputs, scales_of(outputs, LEAST_OF_FILE), MAX_LIMIT).error or 0.0
+    return compare_all("", _joined(runs, whole), outputs, scales_of(outputs, LEAST_OF_FILE), MAX_LIMIT).error or 0.0
 
 
-def _rows(outputs: list[Array], is_whole: bool) -> Array:
-    """One output of each run: its images one after the other, or whole along a first axis of its own."""
-    return np.stack(outputs) if is_whole else np.concatenate(outputs)
+def _joined(runs: Sequence[Sequence[Array]], whole: Sequence[int]) -> tuple[Array, ...]:
+    """Each output of the runs: its images one after the other, or whole along a first axis of its own."""
+    outputs = zip(*runs, strict=True)
+    return tuple((np.stack if place in whole else np.concatenate)(each) for place, each in enumerate(outputs))
+
+
+def reference_of_file(facts: ArtifactFacts, folder: Path, images: Array) -> tuple[Array, ...]:
+    """The outputs (N, ...) of an artifact's graph of one input for images (N, ...), as exact as its reference."""
+    graph, unit = folder / GRAPH, facts.batch or 1
+    model = onnx.load(graph)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    name = next(value.name for value in model.graph.input if value.name not in weights)
+    feeds = [{name: images[start : start + unit]} for start in range(0, len(images) - unit + 1, unit)]
+    reference = _reference(model, feeds[0], graph)
+    return _joined([reference.run(feed) for feed in feeds], facts.whole_outputs)
 
 
 def count(request: Count) -> CounterResults:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cnnbench.errors import WorkerError
-from cnnbench.records.artifact import read_graph
+from cnnbench.records.artifact import golden_of, read_graph
 from cnnbench.records.messages import Closed, Open, Opened, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Parity
@@ -41,7 +41,7 @@ class Session:
     def __init__(self, request: Open, threads: int, imported_bytes: int) -> None:
         """Load the artifact. Raises WorkerError if the runtime cannot."""
         self.case, folder = request.case, Path(request.folder)
-        self.facts, (self.images, self.reference) = open_artifact(folder)
+        self.facts, (self.images, self.reference) = open_artifact(folder, golden_of(folder, self.case))
         least = LEAST_OF_FILE if self.case.spec.is_onnx_file else RESOLVED
         self.scales, self.centres = scales_of(self.reference, least), centres_of(self.reference, least)
         self.graph = read_graph(folder, self.case) if self.case.has_own_graph else None
@@ -156,6 +156,6 @@ def profile(request: Profile, threads: int) -> Profiled:
     profiler = runtime_kind(request.case.runtime).profiler
     if not profiler:
         raise WorkerError(f"{request.case.runtime} has no profiler that tells layers")
-    facts, golden = open_artifact(Path(request.folder))
+    facts, golden = open_artifact(folder := Path(request.folder), golden_of(folder, request.case))
     found = pkgutil.resolve_name(profiler)(request, facts, tiled(golden.images, request.case.batch), threads)
     return Profiled.model_validate(found)

@@ -32,20 +32,29 @@ from cnnbench.records.record import ArtifactFacts
 from cnnbench.report.precision import CONVERSIONS
 from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.load import bundled_suites, load_suite
+from cnnbench.worker.calibration import CALIBRATION_IMAGES, NOISE_SEED, drawn
 from cnnbench.worker.data.parts import limited
 from cnnbench.worker.data.read import Data, read
-from cnnbench.worker.precision_graph import CALIBRATION_IMAGES, RECIPES, Feeds, _macs
+from cnnbench.worker.precision_graph import RECIPES, Feeds, _macs
 from cnnbench.worker.reference.inputs import images as noise
-from cnnbench.worker.reference.parity import MAX_QUANTISED_LIMIT, Array, centres_of, compare_angles, open_artifact
+from cnnbench.worker.reference.parity import (
+    MAX_QUANTISED_LIMIT,
+    Array,
+    centres_of,
+    compare_angles,
+    open_artifact,
+    several,
+)
 from cnnbench.worker.runtimes.ort import make_session
 from cnnbench.worker.runtimes.shares import formats_in, shares
 
 BATCH = 50
-NOISE_SEED = 1000
 OUTLIER = 20.0
 """What one calibration image is multiplied by."""
+DRAWS = ("data", "draw 1", "draw 2")
+"""Of calibration images, by number."""
 Choose = Callable[[onnx.NodeProto], bool]
 
 
@@ -119,8 +128,8 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
         folder = artifact.folder_of(spec, artifacts.get(spec).key)
         facts, golden = open_artifact(folder)
         data = read(dataset.find("shapes"), facts.input_shape, facts.classes)
-        drawn: dict[str, int | list[int]] = {"data": spec.seed, "draw 1": [spec.seed, 1], "draw 2": [spec.seed, 2]}
-        calibrations = {name: _drawn(data, seed) for name, seed in drawn.items()}
+        held_out = len(several(golden.images)[0])
+        calibrations = {name: _drawn(data, spec, draw, held_out) for draw, name in enumerate(DRAWS)}
         spoiled = calibrations["data"].copy()
         spoiled[0] *= OUTLIER
         calibrations |= {
@@ -154,10 +163,11 @@ def rows_of(spec: ModelSpec, count: int, rounds: int) -> Iterable[str]:
         yield f"| {row.name} | {top1} | {shown} | {error:.3f} | {row.in_int8:.0%} | {row.conversions} | {ms:.2f} |"
 
 
-def _drawn(data: Data, seed: int | list[int]) -> Array:
+def _drawn(data: Data, spec: ModelSpec, draw: int, held_out: int) -> Array:
     """Training images as `cnnbench` draws them."""
-    order = np.random.default_rng(seed).permutation(len(data.train.labels))[:CALIBRATION_IMAGES]
-    return data.prepare(data.train.images[order])
+    settings = {"runtime": "ort", "precision": "int8", "calibration": "shapes", "draw": draw}
+    case = Case.model_validate({"spec": spec, "workload": "inference", "batch": 1, **settings})
+    return data.prepare(data.train.images[drawn(case, len(data.train.labels), held_out)[0]])
 
 
 def _spreads(graph: onnx.GraphProto) -> list[float]:

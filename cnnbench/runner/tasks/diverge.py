@@ -199,10 +199,16 @@ def open_graphs(
 
 
 def diverge_artifact(
-    spec: ModelSpec, folder: Path, contenders: Sequence[Contender], batch: int, memory_bytes: int, logs: Path
+    spec: ModelSpec,
+    folder: Path,
+    contenders: Sequence[Contender],
+    batch: int,
+    memory_bytes: int,
+    logs: Path,
+    golden: str = artifact.GOLDEN,
 ) -> Divergence:
-    """The same of a model whose artifact lies in a folder; workers log into `logs`."""
-    with Comparison(spec, folder, batch, memory_bytes, logs) as whole:
+    """The same of an artifact's folder, on the reference images of this file in it; workers log into `logs`."""
+    with Comparison(spec, folder, batch, memory_bytes, logs, golden=golden) as whole:
         runs = whole.run(contenders)
         wrong = [each for each, run in zip(contenders, runs, strict=True) if _may_be_unfused(each) and run.first]
         unfused = whole.run([replace(each, runtime=UNOPTIMISED) for each in wrong]) if wrong else []
@@ -219,7 +225,8 @@ def where_it_begins(case: Case, folder: Path, logs: Path) -> str | None:
     if case.workload != "inference" or case.device != "cpu" or runtime_kind(case.runtime).name not in COMPARED:
         return None
     contender = Contender(case.id, case.runtime, case.precision, layout=case.layout, calibration=case.calibration)
-    found = diverge_artifact(case.spec, folder, [contender], min(case.batch, MAX_BATCH), MEMORY_BYTES, logs)
+    batch, golden = min(case.batch, MAX_BATCH), artifact.golden_of(folder, case)
+    found = diverge_artifact(case.spec, folder, [contender], batch, MEMORY_BYTES, logs, golden)
     (run,) = found.runs
     if found.is_other_program:
         return f"{OTHER_PROGRAM}, error {found.off:.1e}"
@@ -290,13 +297,20 @@ class Comparison(ExitStack):
     """One model on one batch, and the processes that read its layers until the context ends."""
 
     def __init__(
-        self, spec: ModelSpec, folder: Path, batch: int, memory_bytes: int, logs: Path, image: OwnInput | None = None
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        batch: int,
+        memory_bytes: int,
+        logs: Path,
+        image: OwnInput | None = None,
+        golden: str = artifact.GOLDEN,
     ) -> None:
-        """Of an artifact's folder."""
+        """Of an artifact's folder, on the user's image, or the reference images of this file in the folder."""
         super().__init__()
         self._spec, self._folder, self._batch, self._logs = spec, folder, batch, logs
         self._memory_bytes, self._threads = memory_bytes, machine.usable_threads()
-        self._image = image
+        self._image, self._golden = image, golden
         self._workers: dict[bool, Worker] = {}
         """By whether they are in PyTorch."""
         self._at = 0
@@ -313,6 +327,7 @@ class Comparison(ExitStack):
             request = OpenReference(
                 spec=self._spec,
                 folder=str(self._folder),
+                golden=self._golden,
                 batch=self._batch,
                 threads=self._threads,
                 image=self._image,
@@ -353,6 +368,7 @@ class Comparison(ExitStack):
             name=name,
             case=_case_of(self._spec, contender, self._batch),
             folder=str(self._folder),
+            golden=self._golden,
             file=contender.file,
             scratch=str(own),
             values=self.values,

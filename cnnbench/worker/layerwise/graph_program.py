@@ -28,7 +28,7 @@ class GraphProgram:
     def __init__(self, request: OpenReference) -> None:
         """Run it once to know its values. Raises ModelError where onnx's reference implementation cannot."""
         folder = Path(request.folder)
-        facts, golden = open_artifact(folder)
+        facts, golden = open_artifact(folder, request.golden)
         self._model = modern(onnx.load(str(folder / GRAPH)))
         weights = {tensor.name for tensor in self._model.graph.initializer} | set(facts.constants)
         names = [value.name for value in self._model.graph.input if value.name not in weights]

@@ -67,7 +67,7 @@ class OrtLayers:
 
     def __init__(self, request: OpenLayers) -> None:
         """Optimise it, run it whole, and cut it. Raises ModelError for a file that cannot be compared."""
-        facts, golden = open_artifact(Path(request.folder))
+        facts, golden = open_artifact(Path(request.folder), request.golden)
         self._case, self._threads, self._known = request.case, request.threads, request.values
         self._name = request.file or request.case.runtime
         source = Path(request.file or Path(request.folder) / graph_file(request.case))

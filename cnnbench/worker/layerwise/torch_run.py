@@ -13,7 +13,6 @@ from cnnbench.records.task_messages import (
     LayersRead,
     OpenLayers,
     OpenReference,
-    OwnInput,
     ReadLayers,
     Value,
 )
@@ -34,16 +33,16 @@ MATERIALISED = {"conv1d", "conv2d", "conv3d", "convolution", "linear", "addmm", 
 def program_of(request: OpenReference) -> tuple[TracedProgram, dict[int, Array]]:
     """The model's, and its outputs by place where they are known: for reference inputs. Raises ModelError."""
     torch.set_num_threads(request.threads)
-    case, folder = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch), request.folder
-    program = _traced(_runtime(case, Path(folder), request.threads, request.image))
-    reference = several(tiled(open_artifact(Path(folder))[1].reference, request.batch))
+    case = Case(spec=request.spec, workload="inference", runtime="eager", batch=request.batch)
+    program = _traced(_runtime(case, request))
+    reference = several(tiled(open_artifact(Path(request.folder), request.golden)[1].reference, request.batch))
     is_known = request.image is None and len(reference) == len(program.outputs)
     return program, dict(zip(program.outputs, reference, strict=True)) if is_known else {}
 
 
 def open_run(request: OpenLayers, reference: TracedProgram | None) -> "EagerLayers | CompiledLayers":
     """A run, of the reference's trace and weights where they are its own. Raises ModelError."""
-    runtime = _runtime(request.case, Path(request.folder), request.threads, request.image)
+    runtime = _runtime(request.case, request)
     own, known = runtime.module.state_dict(), reference.module.state_dict() if reference else {}
     types = [{name: (x.dtype, x.stride()) for name, x in each.items()} for each in (own, known)]
     if reference and types[0] == types[1]:
@@ -57,10 +56,10 @@ def open_run(request: OpenLayers, reference: TracedProgram | None) -> "EagerLaye
     return (CompiledLayers if name == "compile" else EagerLayers)(runtime, program)
 
 
-def _runtime(case: Case, folder: Path, threads: int, image: OwnInput | None) -> EagerInference:
-    facts, golden = open_artifact(folder)
+def _runtime(case: Case, request: OpenReference | OpenLayers) -> EagerInference:
+    facts, golden = open_artifact(folder := Path(request.folder), request.golden)
     kind = class_of(case.runtime, case.workload)
-    made = kind(case, facts, folder, with_image(tiled(golden.images, case.batch), image), threads)
+    made = kind(case, facts, folder, with_image(tiled(golden.images, case.batch), request.image), request.threads)
     assert isinstance(made, EagerInference)
     return made
 

@@ -188,19 +188,19 @@ def numbered(name: str, values: Sequence[Value]) -> dict[str, Value]:
 
 
 class Golden(NamedTuple):
-    """An artifact's reference inputs (N, ...), and outputs in float64."""
+    """Reference inputs (N, ...) of an artifact, and outputs in float64."""
 
     images: Tensors
     reference: Tensors
 
 
-def open_artifact(folder: Path) -> tuple[ArtifactFacts, Golden]:
-    """Facts, and the reference. Raises WorkerError if the artifact is not finished."""
+def open_artifact(folder: Path, golden: str = GOLDEN) -> tuple[ArtifactFacts, Golden]:
+    """Facts, and the reference in the file of this name. Raises WorkerError if the artifact is not finished."""
     facts = read_facts(folder)
     if facts is None:
         raise WorkerError(f"no finished artifact in {folder}")
     note_use(folder)
-    values = load_file(folder / GOLDEN)
+    values = load_file(folder / golden)
 
     def read(name: str) -> Tensors:
         found = tuple(values[key] for key in numbered(name, range(len(values))) if key in values)
