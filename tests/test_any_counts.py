@@ -77,6 +77,22 @@ class Products(nn.Module):
         return y
 
 
+class EarlyExit(nn.Module):
+    """Its first logits decide whether it goes on, and are no output then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.early, self.late = nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 10), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).mean((2, 3))
+        logits: Tensor = self.early(x)
+        if logits.softmax(1).amax().item() > 1:
+            return logits
+        late: Tensor = self.late(x)
+        return late
+
+
 P = 8 * 8
 
 
@@ -152,6 +168,13 @@ def test_a_shared_weight_counts_once_and_an_unused_branch_is_told(monkeypatch: p
     assert set(verdict.backward.values()) == {3 * P * 81}
     assert any("42 parameters of spare" in line for line in reading.left_out)
     assert any("81 parameters are those of another layer" in line for line in reading.left_out)
+
+
+def test_what_only_decides_is_counted_in_a_trace_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _ = judged(EarlyExit(), monkeypatch)
+    assert verdict.disagreements == []
+    assert verdict.macs == dict.fromkeys(("dispatch", "fvcore"), P * 12 + 80)
+    assert "another path for other values" in verdict.failed["onnx"]
 
 
 def test_parameters_that_only_the_graph_has_are_a_disagreement() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cnnbench.errors import InputError
 from cnnbench.records import training_history
-from cnnbench.records.training_history import EpochResult, History, Trained
+from cnnbench.records.training_history import EpochResult, History, Trained, history_of, prepared_otherwise
 from cnnbench.report import curves
 from tests.conftest import Cli
 
@@ -46,6 +46,19 @@ def test_a_command_reads_what_was_written_and_draws(tmp_path: Path, cli: Cli) ->
     assert done.returncode == 0, done.stderr
     assert "fast: 84.00% after 3 epochs" in done.stdout
     assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+def test_weights_whose_images_were_prepared_otherwise_are_told(tmp_path: Path) -> None:
+    weights, epochs = tmp_path / "x.safetensors", RUNS["slow"].epochs
+    assert prepared_otherwise(weights, "shapes") is None
+    for data in ("shapes", "shapes@resized", ""):
+        run = History(run=Trained(model="lenet5", runtime="eager", data=data), epochs=epochs)
+        training_history.write(history_of(weights), run)
+        told = {other: prepared_otherwise(weights, other) for other in ("digits", "digits@resized")}
+        expected = {"shapes": "digits@resized", "shapes@resized": "digits"}.get(data)
+        assert [other for other, said in told.items() if said] == ([expected] if expected else [])
+        if expected:
+            assert f"trained on {data}, so expected images of that preparation; got {expected}" in str(told[expected])
 
 
 @pytest.mark.parametrize(

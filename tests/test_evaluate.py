@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 
 from cnnbench.analysis.evaluation import Predictions, accuracy, by_class, confusion, differences
 from cnnbench.errors import InputError
+from cnnbench.records import training_history
 from cnnbench.records.task_messages import Classified
+from cnnbench.records.training_history import EpochResult, History, Trained
 from cnnbench.report import evaluated
 from cnnbench.runner.tasks.evaluate import cases_of
 from cnnbench.runner.worker_process import Worker
@@ -80,6 +82,9 @@ def test_each_runtime_classifies_the_same_images_as_the_module_does_and_onnx_run
     module, shape = models.build(ModelSpec(model="lenet5", seed=3))
     assert isinstance(shape, tuple)
     save_file(module.state_dict(), home / "w.safetensors")
+    epoch = EpochResult(epoch=1, seconds=1.0, loss=1.0, rate=0.1, accuracy={"eager": 0.5})
+    run = Trained(model="lenet5", runtime="eager", data="data@resized")
+    training_history.write(home / "w.history.jsonl", History(run=run, epochs=[epoch]))
     data = images_of(home / "data", shape)
     with torch.inference_mode():
         expected = module.eval()(torch.from_numpy(data.prepare(data.test.images))).argmax(1).numpy()
@@ -97,6 +102,7 @@ def test_each_runtime_classifies_the_same_images_as_the_module_does_and_onnx_run
     done = cli(*words)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert "warning: w.safetensors: trained on data@resized" in done.stderr
     assert with_torch == [True, False]
     assert (home / "c.png").read_bytes().startswith(b"\x89PNG")
     matrix = np.zeros((10, 10), int)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.training import clipping_bytes
-from cnnbench.records.record import StepFacts
+from cnnbench.records.record import Parity, StepFacts
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE, Optimizer
 from cnnbench.worker import models
@@ -289,6 +290,66 @@ def test_of_proofs_on_several_images_the_first_that_passes_counts_and_a_wrong_st
     assert all(failed(each) != [] for each in wrong)
     assert step.first_that_passes(iter(wrong)) == wrong[0]
     assert step.first_that_passes(iter([wrong[1], right[1], right[2]])) == right[1]
+
+
+class Cancelling(nn.Module):
+    """The gradient of `scale` is the difference of two that are ten million times as large: none in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.scale = nn.Linear(196, 5), nn.Parameter(torch.zeros(196))
+        large = 1e7 + torch.randint(-9, 10, (196,), generator=torch.Generator().manual_seed(0))
+        self.large, self.small = nn.Buffer(large), nn.Buffer(large - 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = x.flatten(1)
+        return self.last(x + self.scale * self.large * x - self.scale * self.small * x)
+
+
+def test_where_torch_itself_is_too_far_off_nothing_is_shown_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "MAX_LIMIT", 0.05)  # far below the error, which is another on each processor
+    torch.manual_seed(0)
+    facts = proved(Cancelling(), tmp_path, SGD, 1)
+    assert facts.error is not None
+    assert re.match(
+        r"nothing shows whether it is right \(ort, parameters after 1 step, worst scale\): PyTorch's own step in "
+        r"float32 differs from float64's by [\d.]+% of its change",
+        facts.error,
+    ), facts.error
+    assert all("worst scale" in reason for reason in failed(facts))
+
+
+def test_a_limit_that_a_step_without_the_gradient_would_pass_is_none() -> None:
+    def deviation(own: float, torchs: float) -> step.Deviation:
+        return step.Deviation("w", own, torchs, step.MIN_WORST_LIMIT)
+
+    bound = step.MAX_LIMIT
+    assert deviation(bound, 0.5).limit == bound < 1
+    assert not deviation(bound, 0.5).is_unclear, "an error within the bound is shown to be small"
+    assert deviation(1.0, 0.5).is_unclear
+    assert deviation(math.inf, math.inf).is_unclear
+    assert deviation(1.0, 0.05).is_wrong
+    assert not deviation(1.0, 0.05).is_unclear
+
+
+def test_a_proof_that_shows_an_error_is_told_before_those_that_show_nothing() -> None:
+    wrong = Parity(what="w", error=1.0, limit=0.2)
+    nothing, error, right = StepFacts(error="unclear", parity=[wrong]), StepFacts(parity=[wrong]), StepFacts()
+    assert step.first_that_passes([nothing, error]) == error
+    assert step.first_that_passes([nothing, nothing]).error == "unclear"
+    assert step.first_that_passes([nothing, right]) == right
+
+
+def test_losses_that_rounding_moves_as_much_as_the_step_are_not_compared() -> None:
+    """Nor do they widen the limit of those before them."""
+    double = [2.0, 1.8, 1.7]
+    assert step._comparable([2.0, 1.8, 1.7], double) == (3, 1e-5)
+    assert step._comparable([2.0, 1.8, 1.69], double) == (2, 1e-5)
+    assert step._comparable([2.0, math.nan, 1.7], double) == (1, 1e-5)
+    assert step._comparable([2.0, 1.802, 1.7], double) == pytest.approx((3, 0.01))
+    assert step._comparable([1.9, 1.8, 1.7], double) == (3, 1e-2), "outputs themselves have a bound of their own"
 
 
 def test_weights_are_copied_outside_the_modes_in_which_a_copy_converts_every_parameter(

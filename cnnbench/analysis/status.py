@@ -20,6 +20,8 @@ from cnnbench.records.record import (
 )
 from cnnbench.records.run_folder import Run
 
+MIXED = "; an image's outputs depend on the others of its batch, and the reference is of each image alone"
+"""Why outputs of a batch differ, where the model makes them do so."""
 MAX_DENORMALS = 0.001
 """Share of a layer's activations that may be denormal numbers, whose arithmetic is many times slower on some CPUs."""
 
@@ -50,11 +52,11 @@ def _wrong(
     launches: Sequence[Launch], parity: Iterable[Parity], faults: Iterable[Reason], facts: ArtifactFacts | None
 ) -> list[Reason]:
     """Why the case is invalid, whatever its times; nothing if it is not."""
-    wrong = []
+    wrong, why = [], MIXED if facts is not None and facts.mixes_images else ""
     for each in parity:
         if not each.passed:
             error = "not finite or misshapen" if each.error is None else f"error {each.error:.1e}"
-            wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} (relative)"))
+            wrong.append(Reason(code="parity", detail=f"{each.what}, {error}, limit {each.limit:.1e} (relative){why}"))
     service = service_of(launches)
     wrong = list(dict.fromkeys([*wrong, *faults, *(service.faults() if service else ())]))
     if facts is not None and facts.denormal_share > MAX_DENORMALS:

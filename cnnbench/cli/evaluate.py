@@ -47,6 +47,7 @@ def evaluate(
     from rich.progress import Progress
 
     from cnnbench.records import dataset
+    from cnnbench.records.training_history import prepared_otherwise
     from cnnbench.report import evaluated
     from cnnbench.report.terminal import can_redraw
     from cnnbench.runner.tasks.evaluate import cases_of
@@ -62,6 +63,8 @@ def evaluate(
     if runtime is None and chosen.is_onnx_file:
         names = ["ort"]
     cases = cases_of(chosen, names, precision or ["fp32"], data)
+    if weights is not None and (fault := prepared_otherwise(Path(weights), data)):
+        typer.echo(f"warning: {fault}", err=True)
     terminal = common.console()
     with Progress(console=terminal, disable=as_json or not can_redraw(terminal), transient=True) as progress:
         bar = progress.add_task("building", total=None)

@@ -143,6 +143,8 @@ class ArtifactFacts(Recorded):
     """Tensors that a file of weights for another number of classes does not have, so that they are random."""
     writes_input: bool = False
     """Whether the module changes its inputs, so that it is given copies."""
+    mixes_images: bool = False
+    """Whether an image's outputs depend on the other images of its batch, in inference too."""
     constants: list[str] = []
     """Of an ONNX file, inputs that are the same for all images, such as a scalar or a state."""
     batch: PositiveCount | None = None
@@ -179,7 +181,7 @@ class StepFacts(Recorded):
     """What exporting a training step found out; stored beside it as `step.json`."""
 
     error: str | None = None
-    """Why there is no step, where it cannot be exported: the operator, and where it stands."""
+    """Why there is no step, where it cannot be exported or proved: the operator, and where it stands."""
     onnx_bytes: Count | None = None
     nodes: Count | None = None
     first_image: int = 0

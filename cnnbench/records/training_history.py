@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from cnnbench.errors import InputError
 from cnnbench.records import files
+from cnnbench.records.dataset import RESIZED
 from cnnbench.suite.case import Frozen
 
 ENDING = ".history.jsonl"
@@ -38,6 +39,8 @@ class Trained(Frozen):
 
     model: str
     runtime: str
+    data: str = ""
+    """The data set, as `--data` names it; empty where an older version wrote the history."""
 
 
 class History(Frozen):
@@ -55,6 +58,18 @@ def checkpoint_of(weights: Path) -> Path:
 def history_of(weights: Path) -> Path:
     """The history beside the weights."""
     return weights.with_suffix(ENDING)
+
+
+def prepared_otherwise(weights: Path, data: str) -> str | None:
+    """A sentence where a history beside weights says that they were trained on images that were resized and those of
+    `data` are not, or the reverse; None where it does not, or there is none."""
+    try:
+        trained_on = read(history_of(weights)).run.data
+    except InputError:
+        return None
+    if not trained_on or trained_on.endswith(RESIZED) == data.endswith(RESIZED):
+        return None
+    return f"{weights}: trained on {trained_on}, so expected images of that preparation; got {data} (--data)"
 
 
 def write(file: Path, history: History) -> None:

@@ -65,7 +65,8 @@ def precision_table(rows: Sequence[CaseRow], records: Mapping[str, Record]) -> T
         "vs fp32: speed as a multiple of the same runtime's in float32, in shared rounds. MACs as asked: share of the "
         "multiply-accumulates that the executed graph does in the asked number format; below half the case is invalid. "
         "conversions: nodes of the executed graph that only change number format or layout. agreement: the least share "
-        "of reference images whose largest output is in the same place as float64's; it is no accuracy. parity error: "
+        "of reference images (random, or held-out ones of the data that int8 is calibrated on) whose largest output is "
+        "in the same place as float64's; it is no accuracy. parity error: "
         "root mean square of the difference from float64, relative to the RMS of the output's part that depends on the "
         "image; of int8 the sine of the angle to it: 0 for the same but for a factor, 1 for unrelated outputs."
     )

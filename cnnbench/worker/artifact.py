@@ -23,6 +23,7 @@ from cnnbench.worker.export import inference
 from cnnbench.worker.reference import inputs as reference_inputs
 from cnnbench.worker.reference.parity import (
     MAX_LIMIT,
+    Tensors,
     compare_all,
     limit_for,
     numbered,
@@ -74,6 +75,7 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     eager_error = compare_all("eager", in_float32, reference, scales_of(reference), MAX_LIMIT).error
     if eager_error is None or not output_rms > 0:
         raise ModelError(f"model {spec.model!r}: expected finite outputs that depend on the image; got others")
+    mixes_images = eager_error > MAX_LIMIT and _mixes_images(module, images, reference)
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     save_file({**numbered("images", images), **numbered("reference", outputs)}, folder / GOLDEN)
@@ -98,6 +100,7 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
         heads=heads,
         begun_anew=begun_anew,
         writes_input=trial.writes_input,
+        mixes_images=mixes_images,
         weight_bytes=inference.weight_bytes(module),
         onnx_bytes=sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*")) if graph.exists() else None,
         onnx_error=problem,
@@ -123,6 +126,12 @@ def _check_repeats(module: nn.Module, images: Sequence[torch.Tensor], spec: Mode
             f"model {spec.model!r}: its outputs differ between two calls on the same images in evaluation mode: "
             f"{where} draws random numbers; make it do so in training mode alone"
         )
+
+
+def _mixes_images(module: nn.Module, images: Sequence[torch.Tensor], alone: Tensors) -> bool:
+    """Whether outputs in float64 for all images at once are others than for each alone."""
+    together = reference_inputs.reference(module, images, at_once=len(images[0]))
+    return not compare_all("", tuple(y.numpy() for y in together), alone, scales_of(alone), MAX_LIMIT).passed
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

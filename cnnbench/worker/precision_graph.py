@@ -32,7 +32,7 @@ from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildGraph
 from cnnbench.records.record import ArtifactFacts, GraphFacts
 from cnnbench.suite.case import NOISE, Case
-from cnnbench.worker.calibration import digest_of, images_for
+from cnnbench.worker.calibration_images import digest_of, images_for
 from cnnbench.worker.counters.onnx import inferred_shapes, macs_of
 from cnnbench.worker.profilers.onnx_origin import name_of
 from cnnbench.worker.reference.parity import (

@@ -177,7 +177,7 @@ class TrainingRun:
         best, stale = (held_out, 0) if is_best else (self.state.best, self.state.stale + 1)
         history = [*self.state.history, result]
         self.state = self.state.model_copy(update={"history": history, "best": best, "stale": stale})
-        trained = Trained(model=self.request.spec.label, runtime=self.request.runtime)
+        trained = Trained(model=self.request.spec.label, runtime=self.request.runtime, data=self.request.data.name)
         try:
             if is_best:
                 with files.replacing(self.out) as file:

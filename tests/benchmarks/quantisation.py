@@ -34,7 +34,7 @@ from cnnbench.runner import machine
 from cnnbench.runner.artifacts import Artifacts
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.load import bundled_suites, load_suite
-from cnnbench.worker.calibration import CALIBRATION_IMAGES, NOISE_SEED, drawn
+from cnnbench.worker.calibration_images import CALIBRATION_IMAGES, NOISE_SEED, drawn
 from cnnbench.worker.data.parts import limited
 from cnnbench.worker.data.read import Data, read
 from cnnbench.worker.precision_graph import RECIPES, Feeds, _macs

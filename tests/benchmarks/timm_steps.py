@@ -1,6 +1,6 @@
 """Which of timm's networks train from their exported step: `python -m tests.benchmarks.timm_steps NAME ...`.
 
-Prints a row of docs/training-timm.md for each: parameters, nodes, the worst error of the proof as a share of its limit,
+Prints a row of docs/training.md for each: parameters, nodes, the worst error of the proof as a share of its limit,
 and how long exporting and proving took; or the reason why there is no step. `--size` is the side of the images where a
 network has no size of its own.
 """
@@ -62,7 +62,7 @@ def row(name: str, size: int, threads: int) -> str:
     worst = max(facts.parity, key=lambda each: float("inf") if each.error is None else each.error / each.limit)
     off = "not finite" if worst.error is None else f"{worst.error:.1g} of {worst.limit:.1g}"
     times = [f"{exported - begun:.1f}", f"{done - exported:.1f}"]
-    return " | ".join([*cells, f"{len(model.graph.node):,}", off, *times, "; ".join(failed) or "proved"])
+    return " | ".join([*cells, f"{len(model.graph.node):,}", off, *times, facts.error or "; ".join(failed) or "proved"])
 
 
 def main() -> None:

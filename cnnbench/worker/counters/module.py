@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -120,13 +121,35 @@ def traced_by_fvcore(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     analysis.set_op_handle("aten::_convolution_mode", _traced_convolution)  # padding="same"
     analysis.set_op_handle("torchvision::deform_conv2d", _traced_convolution)
     analysis.set_op_handle("aten::einsum", _traced_einsum)
-    operators_by_module = analysis.by_module_and_operator()
+    with _Kept(module):
+        operators_by_module = analysis.by_module_and_operator()
     _check_counted(analysis.unsupported_ops())
     inclusive = {
         name: sum(int(macs) for operator, macs in operators.items() if operator in FVCORE_MACS)
         for name, operators in operators_by_module.items()
     }
     return {name: (0, macs) for name, macs in exclusive(inclusive).items()}
+
+
+class _Kept(TorchFunctionMode):
+    """Has the module put out all that it computes, while this lasts.
+
+    A trace leaves out what no output depends on, such as logits that only decide whether to go on.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.computed: list[torch.Tensor] = []
+        self._hook = module.register_forward_hook(lambda _, __, output: (output, self.computed))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.computed += [each for each in flat(found) if each.is_floating_point()]
+        return found
+
+    def __exit__(self, *failure: Any) -> None:
+        self._hook.remove()
+        super().__exit__(*failure)  # type: ignore[no-untyped-call]
 
 
 def _traced_convolution(inputs: list[Any], outputs: list[Any]) -> Any:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from cnnbench.errors import ModelError
+from cnnbench.worker.export.any_batch import any_batch
 from cnnbench.worker.signature import takes_any_number
 
 INPUT, OUTPUT = "images", "logits"
@@ -49,6 +51,7 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
         contextlib.redirect_stdout(io.StringIO()),
         out_of_place(module),
         AttentionOfHeads(),
+        any_batch(),
     ):
         program = torch.onnx.export(
             module,
@@ -66,6 +69,8 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
 
 def said(error: Exception, otherwise: str = "it cannot be exported") -> str:
     """Why it failed: the kind of failure where that is known, else `otherwise`, and what the innermost error says."""
+    if isinstance(error, ModelError):
+        return str(error)
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     words = re.split(

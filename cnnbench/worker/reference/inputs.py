@@ -93,11 +93,11 @@ def denormal_share(module: nn.Module, inputs: Sequence[Tensor]) -> float:
     return max(shares)
 
 
-def reference(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Each output (N, ...) of the module in float64 for inputs (N, ...), one image at a time to spare memory."""
+def reference(module: nn.Module, inputs: Sequence[Tensor], at_once: int = 1) -> tuple[Tensor, ...]:
+    """Each output (N, ...) of the module in float64 for inputs (N, ...), so many images at once: one spares memory."""
     double = copied(module).double().eval()
     with torch.inference_mode(), casts_to_double():
-        images = zip(*(torch.split(x.double(), 1) for x in inputs), strict=True)
+        images = zip(*(torch.split(x.double(), at_once) for x in inputs), strict=True)
         return tuple(torch.cat(each) for each in zip(*(flat(double(*image)) for image in images), strict=True))
 
 

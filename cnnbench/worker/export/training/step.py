@@ -1,10 +1,12 @@
 """The training step as one graph: forward, loss, backward and the optimizer's update (docs/training.md)."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import onnx
@@ -14,6 +16,7 @@ from torch import fx, nn
 
 from cnnbench.records.artifact import DRAW, DROP, IMAGES, INPUT, LABELS, LEARNING_RATE, LOSS, METADATA, NEW, STEP_COUNT
 from cnnbench.suite.optimizer import Optimizer
+from cnnbench.worker.export.any_batch import traced_line
 from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules import RULES
 from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
@@ -22,6 +25,8 @@ from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
 __all__ = ["METADATA", "CannotExport", "export_step"]
 
+OF_NUMBERS = {f"aten.{name}.{kind}" for name in ("add", "sub", "mul", "div") for kind in ("Tensor", "Scalar")}
+"""Operators whose arguments may be numbers; in others a number that depends on the batch is a size."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -171,6 +176,22 @@ class _Step:
             return self.graph.constant(value.detach().numpy())
         return [self._constant(each) for each in value] if isinstance(value, list) else value
 
+    def _number(self, node: fx.Node) -> Tensor:
+        """What depends on the number of images N, as a value a N + b () float32."""
+        assert self.graph.first_input is not None
+        number = node.meta["val"].node.expr
+        (images,) = number.free_symbols
+        one, two, three = (float(number.subs(images, count)) for count in (1, 2, 3))
+        if not math.isclose(three - two, two - one):
+            raise NoRule(f"a value computed from the number of images otherwise than by products and sums: {number}")
+        multiple = self.graph.mul(self.graph.batch_size(self.graph.first_input), two - one)
+        return self.graph.add(multiple, 2 * one - two)
+
+    def _argument(self, node: fx.Node, *, is_number: bool) -> Any:
+        """What a rule is given for a traced value."""
+        is_symbolic = isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat))
+        return self._number(node) if is_number and is_symbolic else self._constant(self.values[node])
+
     def _forward(self, node: fx.Node) -> OpResult | None:
         """Write a traced operator; None for what only picks, asks for a size, checks, or is a constant."""
         value, name = node.meta.get("val"), str(node.target)
@@ -195,7 +216,9 @@ class _Step:
         self.graph.scope = _module_of(node)
         if name not in RULES:
             raise CannotExport(f"no gradient rule for {node.meta.get('original_aten') or name}{_where(node)}")
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._constant(self.values[n]))
+        with _explained(f"{name}{_where(node)}"):
+            argument = partial(self._argument, is_number=name in OF_NUMBERS)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
         if args and isinstance(args[0], Tensor) and kwargs.get("dtype") in FLOATS:  # in which torch sums integers, too
             args = (self.graph.cast(args[0], "float32"), *args[1:])
         with _explained(f"the gradient rule for {name}{_where(node)}"):
@@ -319,5 +342,6 @@ def _module_of(node: fx.Node) -> str:
 
 
 def _where(node: fx.Node) -> str:
-    module = _module_of(node)
-    return f" in {module}" if module else ""
+    """The module, and the user's line that calls the operator: ` in layer1.0 (nets.py:12)`."""
+    module, line = _module_of(node), traced_line(node.meta.get("stack_trace") or "")
+    return (f" in {module}" if module else "") + (f" ({line})" if line else "")

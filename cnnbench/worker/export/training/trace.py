@@ -16,6 +16,7 @@ from torch.utils import checkpoint
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.worker import models
 from cnnbench.worker.copies import copied
+from cnnbench.worker.export.any_batch import FixedBatch, any_batch
 from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training import decompositions
 from cnnbench.worker.export.training.backward_hooks import check_backward
@@ -78,7 +79,7 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
     try:
         with warnings.catch_warnings(action="ignore"), out_of_place(module), _checkpoints_run():
             _refuse_hidden(module, *given)
-            with _Rewritten():
+            with _Rewritten(), any_batch():
                 program = torch.export.export(_Loss(module), given, dynamic_shapes=shapes, strict=False)
             _mark(program.graph_module)
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
@@ -87,6 +88,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
             return decomposed
     except CannotExport:
         raise
+    except FixedBatch as error:
+        raise CannotExport(str(error)) from error
     except Exception as error:
         if isinstance(error, (MemoryError, OSError)) or "allocate memory" in str(error):
             raise  # passing: it says nothing of the model
