@@ -11,8 +11,9 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from cnnbench.worker.runtimes.shares import Executed, shares
 
 INT8_OPERATORS = {"qconv_pointwise", "qconv2d_pointwise", "qlinear_pointwise"}
-"""oneDNN's; they take the packed weight in this place."""
+"""oneDNN's, which take the weight in the place `WEIGHT`."""
 WEIGHT = 3
+REST = "the rest"
 FLOAT_OPERATORS = {
     *("convolution", "_convolution_pointwise", "_convolution_pointwise_", "_convolution_transpose_pointwise"),
     *("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise", "_mkl_linear"),
@@ -54,7 +55,7 @@ class LoweredGraph(CustomGraphPass):
         What is not in int8 nodes is left for those in float32, or is `unknown` where there are none.
         """
         rest = sum(macs.values()) * batch - sum(self.macs.values())
-        return shares(self.executed, {**self.macs, "": max(rest, 0)}, asked)
+        return shares(self.executed, {**self.macs, REST: max(rest, 0)}, asked)
 
 
 def operator_of(node: fx.Node) -> str:
