@@ -272,6 +272,13 @@ def test_names_are_known_up_to_what_an_engine_puts_behind() -> None:
         (("eager", "inference", "cpu", "int8", "nchw"), "eager runs fp32, amp-fp16, amp-bf16, fp16, bf16 alone"),
         (("eager", "inference", "cpu", "fp16", "nchw"), None),
         (("openvino", "inference", "cpu", "bf16", "nchw"), None),
+        (("compile:freezing", "inference", "cpu", "int8-pt2e", "nchw"), None),
+        (("compile", "inference", "cpu", "int8-pt2e", "nchw"), "compile:freezing runs int8-pt2e"),
+        (("compile:freezing", "inference", "cuda", "int8-pt2e", "nchw"), "are those of x86 CPUs"),
+        (("compile:freezing", "training", "cpu", "int8-pt2e", "nchw"), "int8-pt2e is for inference alone"),
+        (("compile:freezing", "training", "cpu", "fp32", "nchw"), "compile:freezing is for inference alone"),
+        (("compile:freezing", "inference", "cpu", "int8", "nchw"), "bf16, int8-pt2e alone"),
+        (("ort", "inference", "cpu", "int8-pt2e", "nchw"), "int8-7bit, int8-signed alone"),
         (("aot", "inference", "cpu", "bf16", "nchw"), "aot runs fp32 alone"),
     ],
 )

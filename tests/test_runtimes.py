@@ -66,6 +66,7 @@ def case_of(spec: ModelSpec = SMALL, **settings: object) -> Case:
             {"runtime": "eager", "precision": "fp16", "layout": "channels_last"}, "fp16", marks=pytest.mark.slow
         ),
         pytest.param({"runtime": "compile", "precision": "bf16"}, "bf16", marks=pytest.mark.slow),
+        pytest.param({"runtime": "compile:freezing"}, "fp32", marks=pytest.mark.slow),
         pytest.param({"runtime": "ort:disabled"}, "fp32", marks=pytest.mark.slow),
         ({"runtime": "ort:extended"}, "fp32"),
     ],

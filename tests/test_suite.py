@@ -116,7 +116,7 @@ def test_comments_do_not_change_the_digest_and_cases_do(tmp_path: Path) -> None:
         ),
         (
             "models: [lenet5]\ndefaults: {precisions: [fp61]}",
-            r"expected a precision, one of amp-bf16, amp-fp16, bf16, fp16, fp32, int8, int8-7bit, int8-signed; got",
+            r"one of amp-bf16, amp-fp16, bf16, fp16, fp32, int8, int8-7bit, int8-pt2e, int8-signed; got",
         ),
         ("models: [lenet5]\nbudget: soon", r":2: budget: expected a duration such as"),
         ("models: [{model: lenet5, image_size: big}]", r"expected an image size such as 224"),

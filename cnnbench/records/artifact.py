@@ -10,6 +10,7 @@ package-*.pt2         a package compiled ahead for one batch, number of threads 
 package-*.pt2.json    PackageFacts
 model.int8.onnx       the graph in a precision, where a case runs it: model.fp16.onnx, model.int8-<data>.onnx
 model.int8.onnx.json  GraphFacts
+model.int8-pt2e.pt2   the same as PyTorch quantises it, a program of torch.export; beside it GraphFacts
 golden-*.safetensors  the same as golden.safetensors for images of the data that a graph is calibrated with
 seal.json             key, and size and digest of each file; written last, so that a folder with it is whole
 """
@@ -36,6 +37,8 @@ CONSTANT = "constant."
 STEP, STEP_FACTS = "step.onnx", "step.json"
 PACKAGE, PACKAGE_FACTS = "package-", ".json"
 """Begins a package's name; behind it, the name of its facts."""
+PROGRAM = ".pt2"
+"""Ends the name of a program of torch.export."""
 MAX_NAME_BYTES = 100
 """Of a model or case in the name of a file, of which a file system takes 143 to 255 bytes."""
 IMAGES, LABELS, LEARNING_RATE, STEP_COUNT, LOSS = "images", "labels", "learning_rate", "step", "loss"
@@ -112,7 +115,8 @@ def graph_facts_file(case: Case) -> str:
     """The file of what is known of a case's own graph."""
     data = "" if case.calibration == NOISE else f"-{sha256(case.calibration.encode()).hexdigest()[:12]}"
     data += f"-draw{case.draw}" if case.draw else ""
-    return f"{Path(GRAPH).stem}.{case.precision}{data}{Path(GRAPH).suffix}{PACKAGE_FACTS}"
+    ending = Path(GRAPH).suffix if case.is_exported else PROGRAM
+    return f"{Path(GRAPH).stem}.{case.precision}{data}{ending}{PACKAGE_FACTS}"
 
 
 def read_graph(folder: Path, case: Case) -> GraphFacts | None:

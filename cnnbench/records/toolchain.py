@@ -18,7 +18,17 @@ from types import MappingProxyType
 from cnnbench.records import files, trained
 from cnnbench.suite.case import ModelSpec
 
-LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "fvcore")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "fvcore",
+    "torchao",
+)
 ENGINES = ("openvino",)
 """What runs models and builds none, so that no artifact depends on it."""
 BUILDERS = ("networks/**/*.py", "suite/optimizer.py", "worker/**/*.py")

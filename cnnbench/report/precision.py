@@ -11,7 +11,10 @@ from cnnbench.report.prose import name_of
 from cnnbench.report.table import Column, Table, estimate, figure, hidden, measure, table_of, words
 from cnnbench.suite.case import NOISE, Case
 
-CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast", "Convert", "FakeQuantize", "Reorder")
+CONVERSIONS = (
+    *("QuantizeLinear", "DequantizeLinear", "Cast", "Convert", "FakeQuantize", "Reorder"),
+    *("quantize_per_tensor", "dequantize_per_tensor"),
+)
 """Operators of the executed graph that only change how numbers are written."""
 DENSE = ("convolutions", "1x1 convolutions")
 """Kinds of work whose values are read for many output channels each."""

@@ -212,7 +212,7 @@ class Artifacts:
             if found.made_for(case) is None:
                 threads = machine.threads_of(case)
                 is_package = case.is_compiled_ahead
-                if is_package or not (found.facts and found.facts.onnx_error):
+                if not case.is_exported or not (found.facts and found.facts.onnx_error):
                     requests.append(
                         BuildPackage(case=case, folder=folder, threads=threads)
                         if is_package

@@ -11,15 +11,15 @@ from cnnbench.networks import registry
 from cnnbench.networks.network import Network
 from cnnbench.networks.trainable import ALL, check_part, freeze
 from cnnbench.suite.parse import parse_image_size, parse_inputs
-from cnnbench.suite.runtimes import REFERENCE, check_name, runtime_kind
+from cnnbench.suite.runtimes import PT2E, REFERENCE, check_name, runtime_kind
 
 Workload = Literal["inference", "training", "serving"]
 RuntimeName = Annotated[str, AfterValidator(check_name)]
 """A runtime, with its variant if it has one: `ort`, `ort:basic`."""
 Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "amp-fp16", "amp-bf16", "fp16", "bf16", "int8", "int8-7bit", "int8-signed"]
+Precision = Literal["fp32", "amp-fp16", "amp-bf16", "fp16", "bf16", "int8", "int8-7bit", "int8-signed", "int8-pt2e"]
 """IEEE float32; PyTorch's automatic mixed precision in a 16-bit format; or what is executed is made in a 16-bit format,
-or quantised to int8: with weights of 7 bits, or with signed activations around zero (docs/precision.md)."""
+or quantised to int8: with weights of 7 bits, with signed activations around zero, or by PyTorch (docs/precision.md)."""
 Layout = Literal["nchw", "channels_last"]
 """Memory layout of images."""
 Allocator = Literal["default", "keep", "tcmalloc", "jemalloc"]
@@ -39,7 +39,7 @@ DEVICES: tuple[Device, ...] = get_args(Device)
 
 AMP = "amp-"
 """Begins the names of automatic mixed precision."""
-QUANTISED: tuple[Precision, ...] = ("int8", "int8-7bit", "int8-signed")
+QUANTISED: tuple[Precision, ...] = ("int8", "int8-7bit", "int8-signed", "int8-pt2e")
 NOISE = "noise"
 """What is quantised where no data set is named: seeded random images."""
 
@@ -309,8 +309,8 @@ class Case(Frozen):
 
     @property
     def has_own_graph(self) -> bool:
-        """Whether what runs is made of the exported graph for its precision."""
-        return self.is_exported and self.precision != "fp32"
+        """Whether what runs is made for its precision: of the exported graph, or in PyTorch of the module."""
+        return self.precision == PT2E or (self.is_exported and self.precision != "fp32")
 
     @property
     def is_exported_step(self) -> bool:

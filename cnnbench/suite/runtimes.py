@@ -33,6 +33,12 @@ WORKLOADS = ("inference", "training")
 TRAINED = ("fp32", "amp-fp16", "amp-bf16")
 """The precisions that training steps have."""
 SIGNED = "int8-signed"
+PT2E = "int8-pt2e"
+"""PyTorch's own int8, another recipe than that of the graphs."""
+QUANTISER = "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
+"""Its module; importing it teaches torch.compile the patterns that int8 kernels are put in for."""
+FREEZING = "freezing"
+FROZEN = "weights as constants, so that they are folded and packed when it is compiled"
 CUDA_GRAPH = "cuda-graph"
 ARM = ("aarch64", "arm64")
 FOR_CUDA = {"tensorrt": "TensorRT", CUDA_GRAPH: "a CUDA graph"}
@@ -124,7 +130,9 @@ BUILT_IN = (
         variants={
             "reduce-overhead": "its mode of that name: CUDA graphs",
             "max-autotune": "its mode of that name: searches kernels",
+            FREEZING: FROZEN,
         },
+        precisions=(*TORCH_PRECISIONS, PT2E),
         must_be_tried=True,
     ),
     _built_in(
@@ -134,7 +142,7 @@ BUILT_IN = (
         display_name="AOTInductor",
         libraries=("torch",),
         imports=("torch",),
-        variants={"freezing": "weights as constants, so that they are folded and packed when it is compiled"},
+        variants={FREEZING: FROZEN},
         must_be_tried=True,
         compiled_ahead=True,
     ),
@@ -291,6 +299,12 @@ def cannot(
         return "automatic mixed precision on a CPU is amp-bf16"
     if workload == "training" and precision not in TRAINED:
         return f"{precision} is for inference alone; training has {', '.join(TRAINED)}"
+    if name == "compile" and variant == FREEZING and workload == "training":
+        return "weights that are trained are no constants; compile:freezing is for inference alone"
+    if precision == PT2E and device != "cpu":
+        return f"the kernels that {PT2E} is quantised for are those of x86 CPUs"
+    if precision == PT2E and variant != FREEZING:
+        return f"PyTorch has int8 kernels for weights that are constants alone; compile:freezing runs {PT2E}"
     if name == "ort" and (why := _no_kernels(variant, device, precision)):
         return why
     if name == "ort" and (what := FOR_CUDA.get(variant)):

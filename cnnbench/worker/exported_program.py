@@ -1,17 +1,22 @@
 """A program that `torch.export.save` has written, as a module: a network in inference, with its own weights."""
 
+import importlib
 import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MethodType
 
 import torch
 from torch import Tensor, fx, nn
 
-from cnnbench.errors import ModelError
+from cnnbench.errors import ModelError, WorkerError
 from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.runtimes import QUANTISER
 from cnnbench.worker.signature import Inputs, Shape
 
 HOW = "torch.export.export(module.eval(), (torch.zeros(2, 3, 224, 224),), dynamic_shapes=({0: torch.export.Dim.AUTO},))"
 """An example of how to export one with a dynamic batch."""
+INSTALL = "pip install 'cnnbench[torchao]'"
 
 
 def load_program(spec: ModelSpec) -> tuple[nn.Module, Inputs]:
@@ -35,12 +40,39 @@ def load_program(spec: ModelSpec) -> tuple[nn.Module, Inputs]:
         raise ModelError(
             f"model {spec.model!r}: its inputs are given by name; expected a program that takes them in order"
         )
-    # It says itself that it has no modes; callers may ask for either.
-    for name in ("train", "eval"):
-        setattr(module, name, MethodType(lambda self, *_: self, module))
+    _take_modes(module)
     names = set(program.graph_signature.user_inputs)
     taken = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     return module, _inputs(spec, taken)
+
+
+def quantiser() -> str:
+    """What quantises in PyTorch, with its version. Raises WorkerError where it is not installed."""
+    try:
+        return f"torchao {version('torchao')}"
+    except PackageNotFoundError:
+        raise WorkerError(f"int8 in PyTorch needs torchao, which is not installed: {INSTALL}") from None
+
+
+def load_quantised(file: Path) -> nn.Module:
+    """The module of a program that was quantised: its nodes in float32, between nodes that quantise.
+
+    Raises WorkerError where torchao is not installed, or there is no such file.
+    """
+    quantiser()
+    importlib.import_module(QUANTISER)
+    if not file.exists():
+        raise WorkerError("the quantised program is not there")
+    with warnings.catch_warnings(action="ignore"):
+        module = torch.export.load(file).module()
+    _take_modes(module)
+    return module
+
+
+def _take_modes(module: nn.Module) -> None:
+    """Have a program's module accept to be put into a mode, of which it says itself that it has none."""
+    for name in ("train", "eval"):
+        setattr(module, name, MethodType(lambda self, *_: self, module))
 
 
 def _inputs(spec: ModelSpec, taken: list[fx.Node]) -> Inputs:

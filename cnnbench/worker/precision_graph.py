@@ -1,9 +1,9 @@
-"""The exported graph made over for a precision, once: in half precision, or quantised to int8 by static calibration.
+"""What is made for a precision, once: the exported graph in half precision, or quantised to int8 by static calibration.
 
 Both are made of the graph after constants and batch normalisation are folded, which is the same on any machine.
 """
 
-import math
+import pkgutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -31,29 +31,24 @@ from cnnbench.records.artifact import CONSTANT, GOLDEN, GRAPH, graph_facts_file,
 from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildGraph
 from cnnbench.records.record import ArtifactFacts, GraphFacts
-from cnnbench.suite.case import NOISE, Case
+from cnnbench.suite.case import Case
 from cnnbench.worker.calibration_images import digest_of, images_for
 from cnnbench.worker.counters.onnx import inferred_shapes, macs_of
 from cnnbench.worker.profilers.onnx_origin import name_of
 from cnnbench.worker.reference.parity import (
     LEAST_OF_FILE,
-    MAX_MIXED_LIMIT,
-    MAX_QUANTISED_LIMIT,
     RESOLVED,
     Array,
     Golden,
-    batches,
-    centres_of,
-    compare_all,
-    compare_angles,
     open_artifact,
+    own_error_of,
     part,
-    same_class,
-    scales_of,
     several,
 )
 from cnnbench.worker.runtimes.ort import OrtInference
 
+PROGRAM = "cnnbench.worker.quantised_program:make"
+"""Quantises for PyTorch, which does not run the exported graph."""
 CALIBRATION_BATCH = 10
 MAX_HALF, MIN_HALF = 65504.0, 2.0**-24
 """The largest finite number in half precision, and the smallest above 0."""
@@ -89,7 +84,8 @@ def build_graph(request: BuildGraph) -> GraphFacts:
         known = read_graph(folder, case)
         if known is not None and known.error is None and known.source == source:
             return known
-        facts = _build(case, folder).model_copy(update={"source": source})
+        make = _build if case.is_exported else pkgutil.resolve_name(PROGRAM)
+        facts = make(case, folder).model_copy(update={"source": source})
         files.write(folder / graph_facts_file(case), facts.model_dump_json(indent=1))
         seal(folder, open_artifact(folder)[0].key)
     return facts
@@ -232,16 +228,5 @@ def _own_error(case: Case, facts: ArtifactFacts, golden: Golden, folder: Path) -
         for start in range(0, count - unit + 1, unit)
     ]
     outputs: Any = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
-    reference = part(golden.reference, slice(len(outputs[0])))
     least = LEAST_OF_FILE if case.spec.is_onnx_file else RESOLVED
-    if case.is_quantised:
-        known = min(map(len, outputs))
-        # Random images are alike. Of data, the outputs of some are near the mean, and a small batch may be of these.
-        groups = [range(known)] if case.calibration == NOISE else batches(known)
-        centres = centres_of(golden.reference, least)
-        each = [compare_angles("", part(outputs, g), part(reference, g), centres, MAX_QUANTISED_LIMIT) for g in groups]
-        found = max(each, key=lambda parity: math.inf if parity.error is None else parity.error)
-    else:
-        scales = scales_of(golden.reference, least)
-        found = compare_all("", outputs, reference, scales, MAX_MIXED_LIMIT, case.precision)
-    return found.error, same_class(outputs, reference)
+    return own_error_of(case, outputs, golden.reference, least)

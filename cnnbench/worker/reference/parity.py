@@ -13,7 +13,7 @@ from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GOLDEN, read_facts
 from cnnbench.records.cache import note_use
 from cnnbench.records.record import ArtifactFacts, GraphFacts, Parity
-from cnnbench.suite.case import AMP, QUANTISED, Precision
+from cnnbench.suite.case import AMP, NOISE, QUANTISED, Case, Precision
 
 Array = NDArray[Any]
 Tensors = Array | tuple[Array, ...]
@@ -119,6 +119,24 @@ def same_class(y: Tensors, reference: Tensors) -> float | None:
     if ours.shape != theirs.shape or ours.ndim != VECTOR_AXES:
         return None
     return float(np.mean(ours.argmax(1) == theirs.argmax(1)))
+
+
+def own_error_of(
+    case: Case, outputs: Tensors, references: Tensors, least: float = RESOLVED
+) -> tuple[float | None, float | None]:
+    """The error of what is made for a case, by its outputs for the reference images, as its runs are compared; and the
+    share of images whose largest output is in the same place."""
+    known = min(map(len, several(outputs)))
+    reference = part(references, slice(known))
+    if case.is_quantised:
+        # Random images are alike. Of data, the outputs of some are near the mean, and a small batch may be of these.
+        groups = [range(known)] if case.calibration == NOISE else batches(known)
+        centres = centres_of(references, least)
+        each = [compare_angles("", part(outputs, g), part(reference, g), centres, MAX_QUANTISED_LIMIT) for g in groups]
+        found = max(each, key=lambda parity: math.inf if parity.error is None else parity.error)
+    else:
+        found = compare_all("", outputs, reference, scales_of(references, least), MAX_MIXED_LIMIT, case.precision)
+    return found.error, same_class(outputs, reference)
 
 
 def scales_of(references: Tensors, least: float = RESOLVED) -> list[float]:

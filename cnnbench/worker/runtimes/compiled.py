@@ -4,14 +4,19 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cnnbench.errors import WorkerError
+from cnnbench.records.artifact import graph_file, read_graph
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import ArtifactFacts, Ran
 from cnnbench.suite.case import Case, Device
-from cnnbench.suite.runtimes import split
+from cnnbench.suite.runtimes import FREEZING, split
+from cnnbench.worker.exported_program import load_quantised, quantiser
 from cnnbench.worker.reference.parity import Tensors
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
+from cnnbench.worker.runtimes.lowered import LoweredGraph
+from cnnbench.worker.runtimes.shares import precision_facts
 
 
 class _Compiled(Eager):
@@ -32,7 +37,11 @@ class _Compiled(Eager):
         super().__init__(case, facts, folder, batch, threads)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        self.run = torch.compile(self.run, mode=split(case.runtime)[1] or None, dynamic=False)
+        variant = split(case.runtime)[1]
+        # Set for the process: tracing, too, has to know of it.
+        torch._inductor.config.freezing = variant == FREEZING
+        mode = None if variant == FREEZING else variant or None
+        self.run = torch.compile(self.run, mode=mode, dynamic=False)
 
     def ran(self) -> Ran:
         """With what the compiler did: graphs, kernels, and whether its cache was cold or warm."""
@@ -61,7 +70,28 @@ class _Compiled(Eager):
 
 
 class CompiledInference(_Compiled, EagerInference):
-    """Inference."""
+    """Inference; in int8 of the program that PyTorch has quantised."""
+
+    def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
+        super().__init__(case, facts, folder, batch, threads)
+        self.made = read_graph(folder, case) if case.has_own_graph else None
+        self.lowered = LoweredGraph() if self.made else None
+        torch._inductor.config.post_grad_custom_pre_pass = self.lowered
+
+    def loaded(self, facts: ArtifactFacts, folder: Path) -> nn.Module:
+        if self.case.has_own_graph:
+            return load_quantised(folder / graph_file(self.case))
+        return super().loaded(facts, folder)
+
+    def ran(self) -> Ran:
+        """In int8, with what int8 kernels did of it and which recipe it is."""
+        ran = super().ran()
+        if self.made is None or self.lowered is None:
+            return ran
+        found = self.lowered.shares(self.made.macs, self.case.batch, self.case.format)
+        recipe = {"quantised_by": f"{quantiser()}, PT2E for x86"}
+        facts = ran.facts | recipe | precision_facts(self.case, self.made)
+        return ran.model_copy(update={**found, "operators": dict(self.lowered.operators), "facts": facts})
 
 
 class CompiledTraining(_Compiled, EagerTraining):

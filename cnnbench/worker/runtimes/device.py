@@ -10,7 +10,8 @@ from torch import Tensor
 from cnnbench.suite.case import AMP, Device, Precision
 from cnnbench.worker.reference.parity import Array, Tensors, several
 
-TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALVES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, **HALVES}
 """By number format."""
 
 

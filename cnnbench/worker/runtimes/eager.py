@@ -35,18 +35,17 @@ class Eager(Runtime):
     def __init__(self, case: Case, facts: ArtifactFacts, folder: Path, batch: Tensors, threads: int) -> None:
         self.case = case
         self.device = devices.use(case.device)
-        self.module = models.rebuild(case.spec, facts)
-        self.module.load_state_dict(load_file(folder / WEIGHTS))
+        module = self.loaded(facts, folder)
         if case.layout == "channels_last" and (isinstance(batch, tuple) or batch.ndim != IMAGE_AXES):
             shapes = " and ".join(str(array.shape) for array in several(batch))
             raise WorkerError(f"the layout channels_last is for images (N, C, H, W); got {shapes}")
-        self.module = self.prepared(self.module.eval()).to(self.device)
+        self.module = self.prepared(module.eval()).to(self.device)
         if case.layout == "channels_last":
             self.module = self.module.to(memory_format=torch.channels_last)
         self.inputs = tuple(map(self.placed, several(batch)))
         """The batch of each input."""
         self.autocast = devices.autocast(self.device, case.precision)
-        self.half = None if case.precision.startswith(AMP) or case.format == "fp32" else devices.TYPES[case.format]
+        self.half = None if case.precision.startswith(AMP) else devices.HALVES.get(case.format)
         """The type of all weights, where that is a 16-bit one."""
         self.whole = Half(self.module, self.half) if self.half else self.module
         """It, with float32 at its boundary."""
@@ -62,6 +61,12 @@ class Eager(Runtime):
         ones = torch.ones(1, device=device)
         assert (ones + ones).item() == 2
         return devices.name(ones.device)
+
+    def loaded(self, facts: ArtifactFacts, folder: Path) -> nn.Module:
+        """The module with the artifact's weights. Raises WorkerError where what it is loaded from is not there."""
+        module = models.rebuild(self.case.spec, facts)
+        module.load_state_dict(load_file(folder / WEIGHTS))
+        return module
 
     def prepared(self, module: nn.Module) -> nn.Module:
         """The module that is run, made from the one with the artifact's weights."""

@@ -12,7 +12,7 @@ from cnnbench.networks import registry
 from cnnbench.records.messages import Loaded, Preload, Purpose
 from cnnbench.records.task_messages import Probe, Probed
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import runtime_kind, split
+from cnnbench.suite.runtimes import PT2E, QUANTISER, runtime_kind, split
 from cnnbench.worker.forking import check_can_fork
 from cnnbench.worker.origin import look_here_too
 from cnnbench.worker.runtimes.base import Runtime
@@ -57,6 +57,7 @@ def import_libraries(case: Case, threads: int) -> float:
 def _further(case: Case) -> list[str]:
     """What a case in PyTorch imports beside it: the compiler for its optimizer, and the package of its model."""
     found = [COMPILER] if case.workload == "training" else []
+    found += [QUANTISER] if case.precision == PT2E else []
     architecture = registry.find(case.spec.model)
     if case.spec.model.startswith("torchvision/") or (architecture and architecture.from_torchvision):
         found.append("torchvision")
