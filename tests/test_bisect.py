@@ -256,9 +256,7 @@ def test_a_good_commit_that_cannot_be_measured_ends_the_search(search: Searches)
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_good_commit_that_cannot_be_opened_ends_the_search(
-    search: Searches, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_good_commit_that_cannot_be_opened_ends_the_search(search: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(base: str, head: str) -> NoReturn:
         raise InputError("--base: it has a syntax error")
 
