@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -253,6 +254,15 @@ def test_a_good_commit_that_cannot_be_measured_ends_the_search(search: Searches)
     assert "--good:" in done.stderr
     assert "cannot be measured: base: crashed" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_good_commit_that_cannot_be_opened_ends_the_search(search: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(base: str, head: str) -> NoReturn:
+        raise InputError("--base: it has a syntax error")
+
+    monkeypatch.setattr("cnnbench.gate.bisect.open_arms", opened)
+    done = search("")
+    assert (done.returncode, done.stderr) == (2, "error: --good: it has a syntax error\n")
 
 
 @pytest.mark.usefixtures("repository")

@@ -101,6 +101,17 @@ def test_a_group_that_would_overdraw_it_further_is_left_out_and_a_shorter_one_is
     assert run.budget.fits(other)
 
 
+def test_there_is_time_for_groups_while_their_shortest_launches_and_what_is_to_be_built_fit() -> None:
+    run = Run(100, SMALL)
+    assert run.budget.has_time_for(SMALL)
+    run.budget.built(SMALL[0][0].spec, 60.0)
+    run.budget.builds = [BIG[0].spec]  # for as long as its many layers say
+    assert not run.budget.has_time_for(SMALL)
+    assert run.budget.has_time_for(SMALL, alone=True)
+    run.now_s = 99.0
+    assert not run.budget.has_time_for(SMALL, alone=True)
+
+
 def test_another_launch_ends_within_the_budget() -> None:
     run = Run(100, [SMALL[0]], launches=3)
     run.launch(SMALL[0], start_s=2.0)

@@ -66,7 +66,7 @@ def test_a_change_stays_acknowledged_as_the_history_grows_and_another_one_is_ope
     [
         ("case: x\n", r"acknowledged.yaml:1: input should be a valid list"),
         ("- case: x\n  commit: abcdef1\n  change: slower\n", r"yaml:1: \[0\].why: field required; expected a list of"),
-        ("- {case: x, commit: abcdef1, change: worse, why: y}\n", r"\[0\].change: .*; got 'worse'"),
+        ("- {case: x, commit: abcdef1, change: worse, why: y, by: me}\n", r"\[0\].change: .*; got 'worse'"),
         ("\n- {case: x, commit: 1234567, change: slower, why: y}\n", r":2: \[0\].commit: .*commits in quotes"),
         ("- {case: x, commit: abcdef1, change: slower, why: y, by: me}\n", r"\[0\].by: extra inputs"),
         ("- [\n", r"cannot be read as YAML"),

@@ -106,6 +106,12 @@ def test_a_group_that_is_late_ends_after_the_round_that_it_is_in() -> None:
     assert [len(result.blocks) for result in late] == [1] * 2
 
 
+def test_as_many_rounds_are_measured_as_are_asked_for_however_narrow_the_intervals() -> None:
+    participants, _, clock = pair(noisy=False)
+    results = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0], rounds=9)
+    assert [(len(result.blocks), result.stopped) for result in results] == [(9, "9 rounds asked for")] * 2
+
+
 def test_a_participant_that_dies_leaves_the_others_to_go_on() -> None:
     participants, _, clock = pair(noisy=True, dies_in=3)
     a, b = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])

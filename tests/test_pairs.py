@@ -44,7 +44,7 @@ def test_what_slows_a_round_down_for_both_cancels() -> None:
 
 
 def test_times_are_of_one_call_however_many_a_sample_holds() -> None:
-    base = launch([0.010] * 6, calls_per_sample=1)
+    base = launch([0.020] * 6, calls_per_sample=2)
     head = launch([0.040] * 6, calls_per_sample=4)
     assert Rounds.of(base, head).log_ratio == pytest.approx(0.0)
 

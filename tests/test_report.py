@@ -12,7 +12,7 @@ from rich.console import Console
 from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.status import rechecked
-from cnnbench.analysis.times import batches
+from cnnbench.analysis.times import batches, starts
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import Block, CounterResults, Measurement, Parity, Record
 from cnnbench.records.run_folder import Run
@@ -122,6 +122,11 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
     eager = start[(start["backend"] == "eager/cpu") & (start["workload"] == "inference")].iloc[0]
     assert (ort["export s"], ort["load ms"], ort["first call ms"]) == ("2.50", "250", "50")
     assert eager["export s"] == "–"
+
+
+def test_a_case_that_was_built_and_failed_has_no_start_up() -> None:
+    failed = record(case("ort"), [0.005]).model_copy(update={"status": "failed", "measurement": None})
+    assert [start.case for start in starts([failed, record(case("eager"), EAGER)])] == [case("eager")]
 
 
 @pytest.mark.parametrize(("known", "mib_per_image", "full_at"), [(0, None, None), (1, None, None), (2, 1.0, 8192)])

@@ -172,3 +172,10 @@ def test_operators_that_come_out_longer_than_the_call_share_it_among_them() -> N
     assert (second.name, second.roofline.bound) == ("1x1 convolutions", "compute")
     assert [part.name for part in call.layers] == ["a", "b", "c"]
     assert ProfiledCall(profile(), case(runtime="ort"), 0.1, peaks()).kinds == []
+
+
+def test_the_arithmetic_of_operators_is_known_where_the_memory_that_one_moves_is_not() -> None:
+    known = profile()
+    rows = (*known.rows[:2], known.rows[2].model_copy(update={"moved_bytes": None}))
+    first, _ = ProfiledCall(known.model_copy(update={"rows": rows}), case(), 1.6, peaks()).kinds
+    assert (first.roofline.macs, first.roofline.moved_bytes) == (2 * 10**6, None)

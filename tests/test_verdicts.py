@@ -106,6 +106,12 @@ def test_the_geometric_mean_has_the_interval_of_pairs_drawn_anew_within_cases(ga
     assert verdicts.geometric_mean([]) is None
 
 
+def test_a_cases_call_is_the_median_of_the_pairs_that_have_one() -> None:
+    found = CaseVerdict(comparisons(1)[0], screened=[Paired(("base",), {}, {"base": s}) for s in (0.01, 0.03, 0.02)])
+    found.screened.append(Paired(("base", "head"), {}, missing="base: crashed"))
+    assert (found.call_s("base"), found.call_s("head")) == (0.02, None)
+
+
 def test_a_withdrawn_verdict_is_said_first() -> None:
     result = Result(
         [judged(comparisons(1)[0], "inconclusive", [5, 5.1])], Rule(), untrusted=["a: a second copy differs"]

@@ -130,7 +130,8 @@ class Budget:
         own_s, others_s = self._sum_s([group], share), self._sum_s([g for g in self.first if g != group], share)
         left_s = max(self.left_s, 0.0)
         whole_s = max(left_s - others_s, own_s * min(1.0, left_s / (own_s + others_s)))
-        return Allowance(share * sampling_s, max(MIN_WARMUP_S, share * WARMUP_LIMIT_S), whole_s=whole_s)
+        warmup_s = max(MIN_WARMUP_S, share * WARMUP_LIMIT_S)
+        return Allowance(share * sampling_s, warmup_s=warmup_s, whole_s=whole_s)
 
     def measured(self, group: Group, outcomes: Sequence[Outcome], half_width: float | None) -> None:
         """A launch of a group, begun with its allowance, has ended; `half_width` is None if it failed."""

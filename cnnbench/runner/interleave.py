@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -63,6 +63,7 @@ class Allowance:
 
     sampling_s: float
     """Of each case."""
+    _: KW_ONLY
     warmup_s: float = WARMUP_LIMIT_S
     """Of each case, at most."""
     least_warmup_s: float = LEAST_WARMUP_S

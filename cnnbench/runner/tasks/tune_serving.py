@@ -376,7 +376,7 @@ class Search:
         server = Server(member, logs, self.budget_s, 1, ())
         server.attempt(server.start, self.stack)
         server.attempt(server.load)
-        server.attempt(server.open, Allowance(self.budget_s, WARMUP_LIMIT_S / 3))
+        server.attempt(server.open, Allowance(self.budget_s, warmup_s=WARMUP_LIMIT_S / 3))
         takes_any = server.opened is not None and server.opened.takes_any_batch
         found: Server | str = server
         if server.error is not None:
