@@ -209,6 +209,17 @@ def test_a_machine_with_hardly_a_counter(tmp_path: Path) -> None:
     assert replace(counters, clock_s=0.0) == SystemCounters(0.0, busy_s=0.01)
 
 
+def test_where_the_system_has_no_files_of_counters_psutil_gives_the_cpu_times(tmp_path: Path) -> None:
+    before, own_s = psutil.cpu_times(), cpu_s(os.getpid())
+    counters = SystemCounters.read(os.getpid(), str(tmp_path))
+    assert counters.busy_s is not None
+    assert counters.busy_s >= before.user + before.system
+    assert counters.own_s is not None
+    assert own_s <= counters.own_s < counters.busy_s
+    gone = SystemCounters.read(2**22 + 1, str(tmp_path))
+    assert replace(gone, clock_s=0.0, busy_s=None) == SystemCounters(0.0)
+
+
 @LINUX
 def test_only_the_cpus_that_may_be_used_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["cpu  600 0 0 0 0 0 0 9", "cpu0 100 0 0 0 0 0 0 4", "cpu1 200 0 0 0 0 0 0 5", "cpu2 300 0 0 0 0 0 0 0"]

@@ -62,6 +62,8 @@ def test_the_share_is_of_cpu_time_and_faults_are_by_call() -> None:
     elsewhere = launch.model_copy(update={"ran": on_cuda})  # the kernel's time is that of the device's driver
     assert kernel.kernel_share([elsewhere]) is None
     assert kernel.faults_per_call(EAGER.launches) == 268_000 / SAMPLES
+    four = launch.model_copy(update={"calls_per_sample": 4})
+    assert kernel.faults_per_call([four]) == 268_000 / SAMPLES / 4
     untold = record(case(), [0.1] * 7)
     assert (kernel.kernel_share(untold.launches), kernel.faults_per_call(untold.launches)) == (None, None)
     assert not kernel.spends_much(untold, None)

@@ -95,6 +95,21 @@ def test_a_sentence_says_where_the_time_goes() -> None:
     assert "no longer than on one rank" in faster
 
 
+def test_what_is_not_known_of_ranks_is_none() -> None:
+    """A user's own model has no formula: its parameters were counted, but not which of them are trained."""
+    counted = trained(2, 0.016)
+    own = counted.case.spec.model_copy(update={"model": "mine:build"})
+    for trainable, gradient_bytes in (("all", 4 * PARAMS), ("head", None)):
+        case = counted.case.model_copy(update={"spec": own, "trainable": trainable})
+        records = [
+            each.model_copy(update={"case": case.model_copy(update={"ranks": each.case.ranks})})
+            for each in (trained(1, 0.012), counted)
+        ]
+        (found,) = scalings(run_of(*records))
+        assert (found.gradient_bytes, found.traffic_bytes) == (gradient_bytes, gradient_bytes)
+        assert (found.bytes_per_s, found.lower_bound_s, found.exposed_s) == (None, None, None)
+
+
 GRADIENTS = """
 import os, sys
 import numpy as np

@@ -8,7 +8,7 @@ import pytest
 
 from cnnbench.analysis.rate_search import STEP, RateSearch, place_of, rate_at
 from cnnbench.analysis.serving import Service, rate_at_bound
-from cnnbench.analysis.tuning import Knobs, worths
+from cnnbench.analysis.tuning import Knobs, grid, interval, keeps_up, kept_of, ranked, worths
 from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Interference
 from cnnbench.records.serving import LoadTest, ServingLaunch
@@ -177,6 +177,48 @@ def test_a_knob_is_worth_what_the_best_of_its_other_values_takes() -> None:
     assert {each.p90_s for each in found} == {0.02}
 
 
+def test_configurations_use_no_more_threads_than_there_are_cores_and_wait_for_a_share_of_the_bound() -> None:
+    found = grid(6, 0.1)
+    counts = [(1, 1), (1, 2), (1, 4), (1, 6), (2, 1), (2, 2), (4, 1), (6, 1)]
+    assert list(dict.fromkeys((knobs.sessions, knobs.threads) for knobs in found)) == counts
+    waits = [(knobs.batch, knobs.delay_ms) for knobs in found if (knobs.sessions, knobs.threads) == (2, 2)]
+    assert waits == [(1, 0.0), *((batch, delay_ms) for batch in (2, 4, 8) for delay_ms in (0.0, 10.0, 25.0))]
+    assert (kept_of(60), kept_of(9), kept_of(3)) == (20, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("queries", "late", "is_kept"),
+    [(662, 0, True), (662, 6, True), (662, 7, False), (70, 1, True), (70, 2, False), (69, 0, False)],
+)
+def test_a_configuration_keeps_up_with_one_query_in_a_hundred_late_or_one_at_all(
+    queries: int, late: int, is_kept: bool
+) -> None:
+    assert keeps_up(load_test(queries=queries, over=late, min_queries=662 if queries == 662 else 70)) == is_kept
+
+
+def test_the_best_configuration_keeps_up_with_the_smallest_share_of_late_queries_and_then_the_lowest_p90() -> None:
+    figures: list[dict[str, object]] = [
+        {"over": 3, "p90_s": 0.02},
+        {"over": 0, "p90_s": 0.04, "p99_s": 0.05},
+        {"over": 0, "p90_s": 0.03, "p99_s": 0.06},
+        {"over": 4, "queries": 1324, "p90_s": 0.01},
+        {"queries": 100, "p90_s": 0.01},  # lost before its end
+    ]
+    tests = {
+        Knobs(sessions=1, threads=1, batch=place, delay_ms=0.0): load_test("server", "search", **each)
+        for place, each in enumerate(figures)
+    }
+    assert [knobs.batch for knobs in ranked(tests)] == [2, 1, 3, 0, 4]
+
+
+def test_the_interval_of_a_configuration_ends_below_the_lowest_rate_that_was_invalid() -> None:
+    rates = ((50.0, True), (60.0, True), (70.0, False), (80.0, True), (90.0, False))
+    tests = [load_test(rate=rate, valid=valid) for rate, valid in rates]
+    assert interval(tests) == (60.0, 70.0)
+    assert interval(tests[2:]) == (None, 70.0)
+    assert interval(tests[:2]) == (60.0, None)
+
+
 def test_the_interval_is_what_no_launch_contradicts() -> None:
     offline = load_test("offline", "scenario", rate=120.0, per_s=100.0)
     first = serving_launch(offline, load_test(rate=60.0), load_test(rate=70.0), load_test(rate=80.0, valid=False))
@@ -187,7 +229,16 @@ def test_the_interval_is_what_no_launch_contradicts() -> None:
     assert both.efficiency == pytest.approx(0.6)
     assert both.cpus == pytest.approx(1.5)
     assert both.batch_formed == pytest.approx(2.0)
+    assert both.half_width == pytest.approx(5 / 65)
     assert (both.faults(), both.noise()) == ([], [])
+
+
+def test_the_throughput_offline_is_of_valid_tests_where_there_are_any() -> None:
+    tests = [load_test("offline", "scenario", per_s=per_s, valid=per_s != 10.0) for per_s in (10.0, 90.0, 100.0)]
+    assert Service([serving_launch(*tests)]).offline_per_s == 95.0
+    assert Service([serving_launch(tests[0])]).offline_per_s == 10.0
+    untold = Service([serving_launch(load_test(rate=60.0, calls=0))])
+    assert (untold.offline_per_s, untold.efficiency, untold.batch_formed) == (None, None, None)
 
 
 def test_the_rate_at_the_bound_lies_between_the_ends_of_the_interval() -> None:
@@ -207,7 +258,7 @@ def test_tests_with_interference_count_only_where_there_are_no_others() -> None:
     disturbed = load_test(rate=60.0, valid=False, interference=beside)
     assert Service([serving_launch(disturbed, load_test(rate=60.0))]).valid == 60.0
     only = Service([serving_launch(disturbed)])
-    assert only.invalid == 60.0
+    assert (only.invalid, only.half_width) == (60.0, 1.0)
     assert [reason.code for reason in only.noise()] == ["no-rate", "interference"]
 
 
@@ -231,7 +282,9 @@ def test_a_check_that_fails_is_a_reason() -> None:
     assert [str(reason) for reason in changed("server", p50_s=0.0108).noise()] == [
         "low-load: 1.080 times [1.080, 1.080]"
     ]
+    assert [reason.code for reason in changed("server", p50_s=0.0092).noise()] == ["low-load"]
     assert changed("single", own_p50_s=0.010105).faults() == []
+    assert [str(reason) for reason in changed("single", own_p50_s=0.0098).faults()] == ["timers: -2.0 %"]
     assert [str(reason) for reason in changed("single", own_p50_s=0.0102).faults()] == ["timers: +2.0 %"]
     short = good.model_copy(update={"tests": [test for test in good.tests if test.round < 3]})
     assert [reason.code for reason in Service([short]).noise()] == ["low-load"]

@@ -170,6 +170,25 @@ def test_a_gradient_is_that_of_the_first_layer_relative_to_the_last(tmp_path: Pa
     assert found == Value(0.5)
 
 
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [
+        ("parameters", Value(1000)),
+        ("accuracy", Value(0.9, 0.9 * 0.1 / 2000)),
+        ("accuracy under shift 4", Value(0.1, 0.1 * 0.9 / 1000)),
+        ("consistency under shift 4", Value(0.8, 0.8 * 0.2 / 1000)),
+        ("consistency under shift 0", None),
+        ("gradient", None),
+    ],
+)
+def test_a_share_of_test_images_varies_by_which_they_are(tmp_path: Path, measure: str, value: Value | None) -> None:
+    moved = Tried(what="shift", amount=4, runtime="ort", images=1000, correct=100, same=800)
+    of = result(load_study(written(tmp_path)), "mlp", 0, 0.9, tried=[moved], gradients={"a": 0.2, "b": 0.0})
+    assert analysis.value_of(of, parse_measure(measure), "ort") == (value and pytest.approx(value))
+    if measure != "parameters":
+        assert analysis.value_of(of, parse_measure(measure), "compile") is None
+
+
 def test_the_page_has_each_claim_with_its_numbers_and_verdict_and_charts(tmp_path: Path) -> None:
     study = load_study(written(tmp_path))
     tried = [

@@ -101,5 +101,5 @@ def worths(winner: Knobs, tests: Mapping[Knobs, LoadTest]) -> list[Worth]:
 def interval(tests: Sequence[LoadTest]) -> tuple[float | None, float | None]:
     """The highest VALID rate below the lowest INVALID one, and that; None where there is none."""
     invalid = min((test.rate for test in tests if test.rate and not test.valid), default=None)
-    below = [test.rate for test in tests if test.rate and test.valid and (invalid is None or test.rate < invalid)]
+    below = [test.rate for test in tests if test.rate and (invalid is None or test.rate < invalid)]
     return max(below, default=None), invalid
