@@ -152,10 +152,8 @@ class _Gate:
         if unsteady > self.rule.max_unsteady * len(case.pairs):
             case.verdict = "unsteady"
             case.reason = f"in {unsteady} of {len(case.pairs)} pairs the ratio drifted, or had two modes"
-        interference, lost = (
-            sum(pair.interference for pair in case.pairs),
-            [each.lost for each in case.pairs if each.lost],
-        )
+        interference = sum(pair.interference for pair in case.pairs)
+        lost = [pair.lost for pair in case.pairs if pair.lost]
         if not case.reason and lost:
             case.reason = f"{len(lost)} of {len(case.pairs)} pairs have no ratio: {lost[0]}"
         if not case.reason and interference:

@@ -31,8 +31,6 @@ from cnnbench.worker.trainable import freeze
 PROOF_STEPS, FURTHER_STEPS = 1, 2
 """Steps after which tensors are compared, and those after them of which the losses alone are: in deep networks the
 second step amplifies the first update's rounding errors, in float32 everywhere, until gradients mean nothing."""
-
-
 MIN_TYPICAL_LIMIT, MIN_WORST_LIMIT, MAX_LIMIT = 2e-3, 2e-2, 0.4
 """Of a tensor's change: the median of all tensors, the worst of them, and any. Where rounding moves the input of a
 rectifier across zero, gradients of a few tensors change by much more than rounding, in torch's float32 as in ours: up
@@ -44,8 +42,6 @@ random weights, some networks amplify rounding a million times within two steps.
 NOTHING = 1e-6
 """A tensor that changes by less than this share of the one that changes most has a gradient of zero but for rounding,
 such as a bias before batch normalisation; it is judged by that share."""
-
-
 RESOLUTION = 2.0**-20
 """A tensor that changes by less than this share of itself is judged by that share: float32 rounds each of its values by
 up to 2**-24, whatever the gradient is, which the optimizer's states still show."""
@@ -199,7 +195,7 @@ def prove(
     before = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     count, limit = _comparable(single.losses, double.losses)
     losses = double.losses[:count]
-    what = f"ort, losses of {_number(count, 'step', 'steps')}"
+    what = f"ort, losses of {_steps(count)}"
     found = [compare_losses(what, ours.losses[:count], losses, limit)]
     unclear: list[str] = []
     changes = {name: _distance(after, before.get(name, 0.0)) for name, after in double.values.items()}
@@ -223,7 +219,7 @@ def prove(
         # One that changes in neither, because nothing of it is trained, says nothing of how right the others are.
         errors = {name: error for name, error in found_errors.items() if changes[name] or any(error)}
         if errors:
-            judged, of_these = _judged(f"ort, {group} after {_number(steps, 'step', 'steps')}", errors)
+            judged, of_these = _judged(f"ort, {group} after {_steps(steps)}", errors)
             found, unclear = found + judged, unclear + of_these
     failed = sum(not each.passed for each in found)
     if failed > len(unclear):
@@ -261,8 +257,8 @@ def _comparable(single: Sequence[float], double: Sequence[float]) -> tuple[int, 
     return count, limit
 
 
-def _number(count: int, one: str, several: str) -> str:
-    return f"{count} {one if count == 1 else several}"
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
 
 
 def _judged(what: str, errors: Mapping[str, tuple[float, float]]) -> tuple[list[Parity], list[str]]:
