@@ -76,6 +76,18 @@ def test_a_size_stays_open_in_inference(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, module(IMAGES[:count]).detach(), atol=1e-5)
 
 
+class Along(nn.GRU):
+    """Goes along the pixels; torch's exporter makes a loop of it, with a body of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(x.flatten(2).transpose(1, 2))[0]
+        return found.flatten(1)
+
+
+def test_sizes_within_the_body_of_a_loop_are_none_of_the_number_of_images() -> None:
+    inference.trace(Asks(Along(8, 8, batch_first=True)), IMAGES[:2])
+
+
 def loops(x: Tensor) -> Tensor:
     found = []
     for i in range(len(x)):  # here

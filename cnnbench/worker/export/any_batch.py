@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._dynamo import trace_rules
 from torch.fx.experimental.sym_node import SymNode
 
 from cnnbench.errors import ModelError
@@ -36,14 +37,15 @@ def any_batch() -> Iterator[None]:
     more than one image for granted.
     """
     places: list[str] = []
+    trace_rules.is_builtin_callable(len)  # which notes Python's own functions at its first call: `len` has to be one
     length, to_number, to_truth = builtins.len, SymNode.guard_int, torch.SymBool.__bool__
 
     def symbolic_length(x: Any) -> Any:
         return x.shape[0] if isinstance(x, Tensor) and x.ndim else length(x)
 
     def as_number(node: SymNode, file: str, line: int) -> int:
-        symbols, number = node.expr.free_symbols, to_number(node, file, line)
-        if symbols:
+        is_of_images, number = _is_of_images(node), to_number(node, file, line)
+        if is_of_images:
             places.extend(_place())
         return number
 
@@ -71,6 +73,12 @@ def any_batch() -> Iterator[None]:
 
 def _is_own(file: str) -> bool:
     return file.startswith((*OWN, "<"))
+
+
+def _is_of_images(node: SymNode) -> bool:
+    """Whether a size goes by the number of images; those that are known within a loop's body alone have no name."""
+    sizes: Any = node.shape_env
+    return bool(node.expr.free_symbols and sizes.source_name_to_debug_name)
 
 
 def _differs(condition: Any) -> bool:

@@ -12,7 +12,7 @@ from cnnbench.suite.runtimes import split
 from cnnbench.worker.reference.parity import Tensors
 from cnnbench.worker.runtimes import device as devices
 from cnnbench.worker.runtimes.base import Runtime
-from cnnbench.worker.runtimes.compiled import check_compiler
+from cnnbench.worker.runtimes.compiler import check_compiler
 from cnnbench.worker.timing.measure import Phases
 
 

@@ -14,6 +14,7 @@ from cnnbench.suite.case import Case, Device
 from cnnbench.suite.runtimes import FREEZING, split
 from cnnbench.worker.exported_program import load_quantised, quantiser
 from cnnbench.worker.reference.parity import Tensors
+from cnnbench.worker.runtimes.compiler import check_compiler
 from cnnbench.worker.runtimes.eager import Eager, EagerInference, EagerTraining
 from cnnbench.worker.runtimes.lowered import LoweredGraph
 from cnnbench.worker.runtimes.shares import precision_facts
@@ -96,16 +97,6 @@ class CompiledInference(_Compiled, EagerInference):
 
 class CompiledTraining(_Compiled, EagerTraining):
     """Training: forward and backward compiled, the loss and the optimizer's step as in eager."""
-
-
-def check_compiler(what: str) -> None:
-    """Raises WorkerError where nothing compiles the code that torch writes for the CPU."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception as error:
-        raise WorkerError(f"{what} needs a C++ compiler such as g++: {type(error).__name__}") from None
 
 
 def _graph_breaks() -> dict[str, int]:
