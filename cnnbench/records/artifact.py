@@ -210,6 +210,11 @@ def step_files(part: str) -> tuple[str, str]:
     return STEP.replace(".", f"{suffix}."), STEP_FACTS.replace(".", f"{suffix}.")
 
 
+def ordered_file(step: Path) -> Path:
+    """Beside a training step's graph, the file of what ONNX Runtime's CPU provider runs of it."""
+    return step.with_suffix(".cpu.onnx")
+
+
 def read_step(folder: Path, part: str = ALL) -> StepFacts | None:
     """What is known of an artifact's training step of a part; None if nobody has asked for it yet."""
     try:

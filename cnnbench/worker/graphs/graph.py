@@ -114,6 +114,24 @@ class Graph:
         self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
+    def add_to_product(self, y: Tensor, x: Tensor, scale: float) -> bool:
+        """Have a matrix product, which nothing reads yet, add scale * x, of its shape; False if y is no such product.
+
+        Two arrays of this size are saved.
+        """
+        for maker in reversed(self.nodes):
+            if y.name in maker.input:
+                return False
+            if y.name in maker.output:
+                break
+        else:
+            return False
+        if maker.op_type != "Gemm" or len(maker.input) > 2:
+            return False
+        maker.input.append(x.name)
+        maker.attribute.append(helper.make_attribute("beta", float(scale)))
+        return True
+
     def input(self, name: str, shape: Sequence[Size], dtype: str = "float32") -> Tensor:
         """Declare an input."""
         self.inputs.append(_info(name, shape, dtype))

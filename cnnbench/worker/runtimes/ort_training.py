@@ -1,14 +1,13 @@
 """ONNX Runtime on the exported training step, in a process that never imports torch."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import (
@@ -21,12 +20,14 @@ from cnnbench.records.artifact import (
     METADATA,
     NEW,
     WEIGHTS,
+    ordered_file,
     read_step,
     step_files,
 )
-from cnnbench.records.record import ArtifactFacts, Parity
+from cnnbench.records.record import ArtifactFacts, Parity, Ran
 from cnnbench.suite.case import Case, Device
 from cnnbench.suite.optimizer import TIMED_LEARNING_RATE
+from cnnbench.suite.runtimes import split
 from cnnbench.worker.graphs.elementary import elementary
 from cnnbench.worker.reference.parity import (
     PROOF_IMAGES,
@@ -37,8 +38,12 @@ from cnnbench.worker.reference.parity import (
     part,
     several,
 )
-from cnnbench.worker.runtimes.ort import Ort, assigned_nodes, make_session, placed
+from cnnbench.worker.runtimes.ordered import LEVEL, ordered
+from cnnbench.worker.runtimes.ort import LEVELS, Ort, make_session, placed
 from cnnbench.worker.timing.measure import Phases
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class OrtTraining(Ort):
@@ -48,7 +53,9 @@ class OrtTraining(Ort):
         step = read_step(folder, case.trainable)
         if step is None or step.error is not None:
             raise WorkerError(f"the training step could not be exported: {step.error if step else 'it is not there'}")
-        super().__init__(case, step_graph(folder / step_files(case.trainable)[0], case.device), threads, step_options())
+        file = folder / step_files(case.trainable)[0]
+        self.is_ordered = case.device == "cpu" and split(case.runtime)[1] not in LEVELS
+        super().__init__(case, step_graph(file, self.is_ordered, case.device), threads, step_options(self.is_ordered))
         self.facts, self.images, self.classes, self.places = step, batch, facts.classes, facts.places
         self.labels = labels_for(case.batch, facts.classes, case.spec.seed, facts.places)
         self.weights = folder / WEIGHTS
@@ -61,7 +68,8 @@ class OrtTraining(Ort):
 
     def _start(self, *, drop: bool) -> None:
         in_place = self.facts.in_place and self.case.device == "cpu"  # what a device's provider does was not looked at
-        self.steps.begin(load_file(self.weights), TIMED_LEARNING_RATE, drop=drop, in_place=in_place)
+        with safe_open(self.weights, framework="np") as stored:  # one at a time: AlexNet's are 233 MiB
+            self.steps.begin(_Stored(stored), TIMED_LEARNING_RATE, drop=drop, in_place=in_place)
 
     def first_call(self, reference_inputs: Tensors) -> None:
         self.steps.step()
@@ -86,9 +94,16 @@ class OrtTraining(Ort):
     def put_out(self) -> Any:
         return self.steps.loss_value
 
-    def operators(self) -> dict[str, int]:
-        """How many nodes of each operator run, where ONNX Runtime says."""
-        return dict(Counter(operator for _, operator in assigned_nodes(self.session)).most_common())
+    def optimised(self) -> "onnx.GraphProto | None":
+        """The graph as it is executed; one that is `ordered` is that."""
+        import onnx
+
+        return onnx.load(str(self.graph)).graph if self.is_ordered else super().optimised()
+
+    def ran(self) -> Ran:
+        """With the optimisation that the graph has had: none is left to do where it is `ordered`."""
+        ran = super().ran()
+        return ran.model_copy(update={"graph_optimization": LEVELS[LEVEL].name}) if self.is_ordered else ran
 
     def phases(self) -> Phases:
         return {"step": self.steps.step}
@@ -97,22 +112,41 @@ class OrtTraining(Ort):
         return np.asarray(self.steps.loss)
 
 
-def step_graph(file: Path, device: Device) -> Path | bytes:
+class _Stored(Mapping[str, Array]):
+    """Arrays of an open file of safetensors, each read when it is asked for."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.names = file, list(file.keys())
+
+    def __getitem__(self, name: str) -> Array:
+        found: Array = self.file.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def step_graph(file: Path, is_ordered: bool, device: Device) -> Path | bytes:
     """The graph as the device's provider can run it."""
     if device == "cpu":
-        return file
+        return ordered_file(file) if is_ordered else file
     import onnx
 
     return bytes(elementary(onnx.load(file)).SerializeToString())
 
 
-def step_options() -> ort.SessionOptions:
-    """What a session of a training step asks for."""
+def step_options(is_ordered: bool = False) -> ort.SessionOptions:
+    """What a session of a training step asks for; a graph whose nodes are `ordered` has been optimised."""
     options = ort.SessionOptions()
     # Nodes as they stand in the graph: each parameter is updated as soon as its gradient is there.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # The plan of one block for all of a step's tensors takes twice the memory, and saves no time (docs/training.md).
     options.enable_mem_pattern = False
+    if is_ordered:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 
@@ -145,9 +179,14 @@ class StepSession:
         """The set of buffers that the next step reads."""
 
     @classmethod
-    def of(cls, graph: str, threads: int) -> "StepSession":
-        """Load a graph on the CPU."""
-        return cls(make_session(graph, "cpu", threads, options=step_options()), "cpu")
+    def of(cls, file: str, threads: int) -> "StepSession":
+        """Load an exported step on the CPU, as it is timed."""
+        return cls.of_ordered(ordered(Path(file)), threads)
+
+    @classmethod
+    def of_ordered(cls, graph: bytes, threads: int) -> "StepSession":
+        """Load a graph whose nodes are `ordered` on the CPU."""
+        return cls(make_session(graph, "cpu", threads, options=step_options(is_ordered=True)), "cpu")
 
     def begin(self, values: Mapping[str, Array], rate: float, *, drop: bool, in_place: bool = False) -> None:
         """Take parameters and buffers from `values`; what is not there, such as the optimizer's states, is zero.
@@ -155,13 +194,13 @@ class StepSession:
         `in_place`: a step writes over what it has read, instead of into a second set of buffers.
         """
         self._buffers, self._bindings = [], []  # those of before go first
-        values = {self.same.get(name, name): value for name, value in values.items()}
+        names = {self.same.get(name, name): name for name in values}
         self._buffers = [
-            {name: placed(self._start(name, values), self.device) for name in self.lasting}
+            {name: placed(self._start(name, names, values), self.device) for name in self.lasting}
             for _ in range(1 if in_place else 2)
         ]
-        fixed = values.keys() - set(self.lasting)
-        self._fixed = {name: np.array(values[name], order="C", copy=True) for name in fixed}
+        fixed = names.keys() - set(self.lasting)
+        self._fixed = {name: np.array(values[names[name]], order="C", copy=True) for name in fixed}
         scalars = {LEARNING_RATE: rate, DROP: float(drop)}
         given = {name: np.asarray(value, np.float32) for name, value in scalars.items()} | self._fixed
         self._given = {name: placed(value, self.device) for name, value in given.items() if name in self.shapes}
@@ -211,7 +250,7 @@ class StepSession:
         found = changed | self._fixed
         return found | {name: found[first] for name, first in self.same.items() if first in found}
 
-    def _start(self, name: str, values: Mapping[str, Array]) -> Array:
-        if name in values:  # a copy: on the CPU, ONNX Runtime works in the array's own memory
-            return np.array(values[name], order="C", copy=True)
+    def _start(self, name: str, names: Mapping[str, str], values: Mapping[str, Array]) -> Array:
+        if name in names:  # a copy: on the CPU, ONNX Runtime works in the array's own memory
+            return np.array(values[names[name]], order="C", copy=True)
         return np.zeros(self.shapes[name], np.int64 if "int64" in self.types[name] else np.float32)

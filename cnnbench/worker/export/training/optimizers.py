@@ -26,7 +26,7 @@ def update(
     """
     if optimizer.weight_decay and optimizer.name == "adamw":
         w = g.mul(w, g.sub(g.constant(1.0), g.mul(rate, optimizer.weight_decay)))
-    elif optimizer.weight_decay:
+    elif optimizer.weight_decay and not g.add_to_product(dw, w, optimizer.weight_decay):
         dw = g.add(dw, g.mul(w, optimizer.weight_decay))
     if optimizer.is_adam:
         assert step is not None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cnnbench.records import files
-from cnnbench.records.artifact import IMAGES, WEIGHTS, read_step, seal, step_files
+from cnnbench.records.artifact import IMAGES, WEIGHTS, ordered_file, read_step, seal, step_files
 from cnnbench.records.cache import locked
 from cnnbench.records.messages import BuildStep
 from cnnbench.records.record import ArtifactFacts, Parity, StepFacts
@@ -25,6 +25,7 @@ from cnnbench.worker.hooks import hooked
 from cnnbench.worker.reference import parity
 from cnnbench.worker.reference.parity import PROOF_IMAGES, ROOM, Array, Tensors, compare_losses, part, several
 from cnnbench.worker.runtimes.eager import EagerTrainer, weights_of
+from cnnbench.worker.runtimes.ordered import ordered
 from cnnbench.worker.runtimes.ort_training import StepSession
 from cnnbench.worker.trainable import freeze
 
@@ -136,7 +137,8 @@ def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, image
         onnx.save(model, str(file))
         begun = time.perf_counter()
         labels = parity.labels_for(PROOF_IMAGES, known.classes, request.spec.seed, known.places)
-        session = StepSession.of(str(file), torch.get_num_threads())
+        runs = ordered(file)
+        session = StepSession.of_ordered(runs, torch.get_num_threads())
 
         def proof(first: int) -> StepFacts:
             chosen = part(images, slice(first, first + PROOF_IMAGES))
@@ -146,6 +148,7 @@ def _exported(module: nn.Module, request: BuildStep, known: ArtifactFacts, image
         facts = first_that_passes(map(proof, range(len(several(images)[0]) - PROOF_IMAGES + 1)))
         if facts.error is not None:
             raise CannotExport(facts.error)
+        files.write(ordered_file(out), runs)
     seconds = {"export": exported - start, "prove": time.perf_counter() - begun}
     size = {"onnx_bytes": out.stat().st_size, "nodes": len(model.graph.node)}
     return facts.model_copy(update={**size, "seconds": seconds})
