@@ -78,6 +78,9 @@ def test_variances_are_drawn_to_the_common_one_the_more_the_less_they_differ() -
     assert few == pytest.approx([2e-4, 2e-4])
     assert prior == 0.0, "too few tell how they differ"
     assert min(moderated([0.0, 1e-4, 2e-4, 1e-4], [5] * 4)[0]) > 0
+    three, of_three = moderated([1e-4, 4e-4, 1.6e-3], [5] * 3)
+    four, of_four = moderated([1e-4, 4e-4, 1.6e-3, 9.0], [5, 5, 5, 0])
+    assert (four[:3], of_four) == (three, of_three), "a variance of one value alone tells nothing"
 
 
 def test_a_step_is_told_with_its_commit_size_and_probability() -> None:
@@ -88,6 +91,12 @@ def test_a_step_is_told_with_its_commit_size_and_probability() -> None:
         assert abs(step.log - steps[step.at]) < 3 * step.error
         assert step.error < SIGMA
         assert step.probability > 0.99
+
+
+def test_steps_of_neighbouring_commits_are_told_apart() -> None:
+    logs = {5: 0.3, 6: -0.2}
+    found = find_steps([Edge(n - 1, n, logs.get(n, 0.0), 1e-4) for n in range(1, 12)], 12)
+    assert [(step.first, step.at, step.last) for step in found] == [(5, 5, 5), (6, 6, 6)]
 
 
 @pytest.mark.parametrize("log", [0.2, -0.25])

@@ -146,6 +146,7 @@ def test_a_model_that_one_side_lacks_is_a_difference() -> None:
     gone, new = compare({"a": FIGURES}, {"b": FIGURES})
     assert str(gone) == "a: expected its figures, found none"
     assert str(new) == "b: expected none, found its figures"
+    assert str(Difference("a", "macs", 0, 100)) == "a: macs: expected 0, found 100"
     assert str(Difference("a", "macs", 200, 100)) == "a: macs: expected 200, found 100 (-50.00%)"
 
 

@@ -82,6 +82,10 @@ def test_the_optimised_graph_has_what_the_optimisers_put_in_and_computes_the_sam
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_what_a_step_puts_out_is_not_copied(step: Path) -> None:
+    assert "Identity" not in {node.op_type for node in onnx.load(step).graph.node}
+
+
 def test_nodes_stand_in_the_order_of_their_values_and_new_ones_before_the_first_that_reads_them() -> None:
     graph = parser.parse_graph(
         "g (float x) => (float c, float e) { e = Exp(d)  d = Neg(new2)  new2 = Abs(new)  b = Relu(x)  c = Add(b, new)"
