@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from math import log
@@ -10,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from cnnbench.analysis.rate_search import rate_at
+from cnnbench.analysis.rate_search import place_of, rate_at
 from cnnbench.analysis.serving import PAIRS, service_of
-from cnnbench.analysis.tuning import grid
+from cnnbench.analysis.tuning import Knobs, grid
 from cnnbench.errors import RunFolderError, WorkerError, WorkerHung
 from cnnbench.gate.pairs import Pair
 from cnnbench.gate.verdict import ArmName, Paired
@@ -27,6 +28,7 @@ from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from tests.records import facts
 from tests.simulated_service import SimulatedWorker
+from tests.test_serving import load_test
 
 SPEC = ModelSpec.checked("lenet5", None, None)
 BOUND_MS = 60.0
@@ -304,3 +306,28 @@ def test_a_bound_that_nothing_meets_has_no_rate_and_tells_the_best(tmp_path: Pat
 def test_configurations_beyond_the_memory_are_out(tmp_path: Path, asked: list[Drive]) -> None:
     with pytest.raises(WorkerError, match="no configuration can be served: 1 sessions hold more than --memory"):
         tuned(tmp_path / "out", memory=1)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "rounds", "rates"), [(1e9, 3, [rate_at(95), rate_at(94)]), (200.0, 1, [rate_at(98), rate_at(94)])]
+)
+def test_the_finalists_are_searched_again_while_there_is_time_and_the_median_counts(
+    left_s: float, rounds: int, rates: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each test takes 10 s; one finalist keeps up with much more in the first round than in the two others."""
+    places = {1: [98, 94, 95], 2: [94, 94, 94]}
+    tested: set[int] = set()
+
+    def load(self: tune_serving.Search, knobs: Knobs, stage: str, number: int, rate: float, *_: Any) -> LoadTest:
+        tested.add(number)
+        self.budget_s -= 10.0
+        return load_test(rate=rate, valid=place_of(rate) <= places[knobs.sessions][number])
+
+    monkeypatch.setattr(tune_serving.Search, "_load", load)
+    request = tune_serving.TuneRequest([case()], 0.1, None, left_s, 300.0, tmp_path)
+    knobs = [Knobs(sessions=count, threads=1, batch=1, delay_ms=0.0) for count in (2, 1)]
+    with ExitStack() as stack:
+        search = tune_serving.Search(request, case(), tmp_path, lambda *_: None, stack)
+        found = search.finals(knobs, 150.0, rate_at(90))
+    assert len(tested) == rounds
+    assert [(each.knobs.sessions, each.valid) for each in found] == list(zip((1, 2), rates, strict=True))

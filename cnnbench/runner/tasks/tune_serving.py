@@ -39,6 +39,8 @@ RUNGS_SHARE = 0.6
 CLIMBS = 2
 """About how often all configurations of a rung are tested, at rising rates."""
 MIN_QUERIES = 24
+ROUNDS = 3
+"""How often at most the finalists' highest rates are searched."""
 
 Stage = Literal["offline", "rung", "search"]
 Watch = Callable[[str, float], None]
@@ -61,7 +63,7 @@ class Evaluation(Recorded):
     knobs: Knobs
     stage: Stage
     number: Count = 0
-    """Of the rung."""
+    """Of the rung, or of the round of searches."""
     rate: float
     test: LoadTest | None = None
     excluded: str = ""
@@ -285,34 +287,54 @@ class Search:
                 found[knobs] = test
         return found
 
-    def finals(self, kept: Sequence[Knobs], capacity: float, rate: float) -> list[Finalist]:
-        """The highest rate of each, searched in turn from that of the last rung; the best first."""
-        hints = [place_of(rate), place_of(rate * tuning.STEPS[1])]
-        searches = {knobs: RateSearch(capacity, hints) for knobs in kept}
-        tests: dict[Knobs, list[LoadTest]] = {knobs: [] for knobs in kept}
-        open_ = list(kept)
+    def finals(self, kept: Sequence[Knobs], capacity: float, rate: float, rounds: int = ROUNDS) -> list[Finalist]:
+        """The highest rate of each, searched in turn from that of the last rung; the best first.
+
+        Each further round has other arrivals and begins where the one before ended; it is made if there is time for as
+        long a one. A configuration is known by its median round: one stall decides a p99.
+        """
+        hints = {knobs: [place_of(rate), place_of(rate * tuning.STEPS[1])] for knobs in kept}
+        found: dict[Knobs, list[Finalist]] = {knobs: [] for knobs in kept}
+        took_s = 0.0
+        for number in range(rounds):
+            before_s = self.left_s
+            if before_s < took_s:
+                break
+            for knobs, tests in self._round(number, hints, capacity).items():
+                valid, invalid = tuning.interval(tests)
+                p99_s = max((test.p99_s for test in tests if test.rate == valid), default=None)
+                found[knobs].append(Finalist(knobs, valid, invalid, p99_s))
+                if ends := [place_of(end) for end in (valid, invalid) if end]:
+                    hints[knobs] = ends
+            took_s = before_s - self.left_s
+        finalists = [sorted(each, key=_highest)[(len(each) - 1) // 2] for each in found.values()]
+        return sorted(finalists, key=_highest, reverse=True)  # ties stay in the order of the last rung
+
+    def _round(
+        self, number: int, hints: Mapping[Knobs, list[int]], capacity: float
+    ) -> Mapping[Knobs, Sequence[LoadTest]]:
+        """The tests of one search of each configuration's highest rate, in turn."""
+        searches = {knobs: RateSearch(capacity, places) for knobs, places in hints.items()}
+        tests: dict[Knobs, list[LoadTest]] = {knobs: [] for knobs in hints}
+        open_ = list(hints)
         while open_:
             for knobs in list(open_):
                 place = searches[knobs].next()
                 # The first test is made, however late it is, so that there is a verdict.
-                if place is None or (tests[knobs] and not self._has_time(knobs, rate_at(place))):
+                if place is None or (tests[knobs] and not self._has_time(knobs, number, rate_at(place))):
                     open_.remove(knobs)
                     continue
-                test = self._load(knobs, "search", 0, rate_at(place), MIN_QUERIES_P99, f"highest rate of {knobs}")
+                what = f"highest rate of {knobs}"
+                test = self._load(knobs, "search", number, rate_at(place), MIN_QUERIES_P99, what)
                 if test is None:
                     open_.remove(knobs)
                     continue
                 searches[knobs].learn(place, test.valid)
                 tests[knobs].append(test)
-        finalists = []
-        for knobs in kept:
-            valid, invalid = tuning.interval(tests[knobs])
-            p99_s = max((test.p99_s for test in tests[knobs] if test.rate == valid), default=None)
-            finalists.append(Finalist(knobs, valid, invalid, p99_s))
-        return sorted(finalists, key=lambda each: -(each.valid or 0.0))  # ties stay in the order of the last rung
+        return tests
 
-    def _has_time(self, knobs: Knobs, rate: float) -> bool:
-        is_known = (self.case.id, knobs, "search", 0, rate) in self.request.known
+    def _has_time(self, knobs: Knobs, number: int, rate: float) -> bool:
+        is_known = (self.case.id, knobs, "search", number, rate) in self.request.known
         return is_known or MIN_QUERIES_P99 / rate <= self.left_s
 
     def _load(self, knobs: Knobs, stage: Stage, number: int, rate: float, queries: int, what: str) -> LoadTest | None:
@@ -323,7 +345,8 @@ class Search:
         found = self.request.known.get(wanted.key)
         if found is None:
             self.watch(f"{self.case.spec.label}/{self.case.runtime}: {what}", max(self.left_s, 0.0))
-            found = wanted.model_copy(update=self._made(knobs, stage, rate, queries))
+            seed = 1 + queries + (number if stage == "search" else 0)
+            found = wanted.model_copy(update=self._made(knobs, stage, rate, queries, seed))
             self.request.keep(found)
         if found.test is None:
             self.excluded[knobs] = found.excluded
@@ -331,11 +354,11 @@ class Search:
             self.latencies_s.append(found.test.p99_s)
         return found.test
 
-    def _made(self, knobs: Knobs, stage: Stage, rate: float, queries: int) -> Mapping[str, object]:
+    def _made(self, knobs: Knobs, stage: Stage, rate: float, queries: int, seed: int) -> Mapping[str, object]:
         server = self._server(knobs)
         if isinstance(server, str):
             return {"excluded": server}
-        about: dict[str, object] = {"batch": knobs.batch, "delay_s": knobs.delay_ms / 1e3, "seed": 1 + queries}
+        about: dict[str, object] = {"batch": knobs.batch, "delay_s": knobs.delay_ms / 1e3, "seed": seed}
         assert server.warmed is not None
         call_s = server.warmed.call_s
         about |= {"expected_s": call_s, "bound_s": self.request.bound_s, "min_queries": queries}
@@ -385,6 +408,10 @@ class Search:
             found = f"outputs differ from the float64 reference: {server.parity[-1].what}"
         self.servers[any_shape if takes_any else shape] = found
         return found
+
+
+def _highest(finalist: Finalist) -> float:
+    return finalist.valid or 0.0
 
 
 def _on_grid(rate: float) -> float:
