@@ -1,11 +1,13 @@
 """What is said of a layer's numbers, from values that are calculated by hand."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from cnnbench.analysis.divergence import ROOM, ROOM_OF_LARGEST, LayerErrors, cause_of, errors_of, first_wrong, growth
+from cnnbench.suite.case import Precision
 
 RANDOM = np.random.default_rng(0)
 EXACT = RANDOM.standard_normal((2, 16, 9, 9))
@@ -59,6 +61,19 @@ def test_a_16_bit_format_has_its_own_rounding() -> None:
     fed = EXACT * (1 + 2e-3 * RANDOM.standard_normal(EXACT.shape))
     assert errors(fed, fed).is_wrong
     assert not errors(fed, fed, precision="bf16").is_wrong
+
+
+BITS = dict.fromkeys(("bf16", "amp-bf16", "int8", "int8-pt2e"), 16)
+BITS |= dict.fromkeys(("fp16", "amp-fp16"), 13) | dict.fromkeys(("int8-7bit", "int8-signed"), 17)
+"""How many bits of significand a format lacks."""
+
+
+@pytest.mark.parametrize("precision", BITS)
+def test_a_coarser_format_rounds_by_the_bits_that_it_lacks(precision: str) -> None:
+    for rounding in (0.0, 1e-5):
+        own, limit = (errors_of(0, EXACT, EXACT, EXACT, rounding, 0.0, each).limit for each in (precision, "fp32"))
+        assert own == pytest.approx(2.0 ** BITS[precision] * limit)
+    assert {"fp32", *BITS} == set(get_args(Precision))
 
 
 def test_no_numbers_and_another_shape_are_wrong_and_counted() -> None:
