@@ -1,13 +1,24 @@
 """The accuracy of what a run has timed: counts, verdicts, the table, and a run with real workers."""
 
 import json
+import math
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnnbench.analysis.cases import case_rows
-from cnnbench.analysis.evaluation import mcnemar, paired_difference, verdict, versus_float32
-from cnnbench.analysis.pareto import measured_points
+from cnnbench.analysis.evaluation import accuracy, mcnemar, paired_difference, verdict, versus_float32
+from cnnbench.analysis.pareto import (
+    data_sets,
+    measured_points,
+    measured_top1,
+    of_smallest_batch,
+    points_of,
+    published_top1,
+)
+from cnnbench.analysis.stats import Estimate
 from cnnbench.records.artifact import graph_file
 from cnnbench.records.evaluation import Evaluation
 from cnnbench.records.lines import parse_record, record_line, shared_values
@@ -19,6 +30,7 @@ from cnnbench.suite.case import Case, ModelSpec, Precision
 from cnnbench.suite.load import load_suite
 from tests.conftest import Cli, write_suite
 from tests.records import case, record
+from tests.sample_run import sample_run
 
 
 def found(correct: int, only_this: int, only_reference: int, images: int = 2000) -> Evaluation:
@@ -44,6 +56,39 @@ def test_the_interval_of_a_paired_difference_is_newcombes() -> None:
     assert same.low is not None
     assert same.high is not None
     assert same.low < 0 < same.high
+
+
+@pytest.mark.parametrize(
+    ("both", "only_first", "only_second", "neither"),
+    [(36, 12, 2, 0), (900, 20, 35, 45), (20, 15, 10, 5), (11, 10, 8, 8), (80, 0, 20, 0), (70, 20, 0, 10)],
+)
+def test_a_paired_differences_interval_takes_the_correlation_into_account(
+    both: int, only_first: int, only_second: int, neither: int
+) -> None:
+    """By Newcombe's formula, with the correlation of the very answers; corrected for continuity where it is positive,
+    and none where one of the two is always right."""
+    answers = [(1, 1)] * both + [(1, 0)] * only_first + [(0, 1)] * only_second + [(0, 0)] * neither
+    images = len(answers)
+    shares = [accuracy(sum(each), images) for each in zip(*answers, strict=True)]
+    is_known = all(len(set(each)) == 2 for each in zip(*answers, strict=True))
+    correlation = float(np.corrcoef(np.array(answers).T)[0, 1]) if is_known else 0.0
+    cross = both * neither - only_first * only_second
+    if cross > 0:
+        correlation *= max(cross - images / 2, 0) / cross
+    (first, low, high), (second, other_low, other_high) = (
+        (each.value, each.low or 0.0, each.high or 0.0) for each in shares
+    )
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(one**2 + other**2 - 2 * correlation * one * other)
+
+    difference = paired_difference(both, only_first, only_second, neither)
+    expected = (
+        first - second - reach(first - low, other_high - second),
+        first - second + reach(high - first, second - other_low),
+    )
+    assert difference.value == pytest.approx((only_first - only_second) / images)
+    assert (difference.low, difference.high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +134,78 @@ def test_the_table_compares_with_float32_on_the_same_images_and_leaves_out_what_
     assert change.value == pytest.approx(-0.05)
     points = measured_points(records, [row for row in rows if row.is_comparable])
     assert [(point.top1, point.data) for point in points] == [(90.0, "shapes"), (85.0, "shapes")]
+
+
+def evaluated(model: str, *data: str, batch: int = 8, images: int = 2000) -> list[Record]:
+    """Cases of a model that were evaluated on each."""
+    return [
+        record(case("ort", model=model, batch=batch), [0.01] * 8).model_copy(
+            update={"evaluation": Evaluation(data=each, images=images, correct=images // 2)}
+        )
+        for each in data
+    ]
+
+
+def test_the_data_set_with_the_most_networks_stands_first() -> None:
+    made = [
+        *evaluated("lenet5", "a", "a", "b"),  # twice on one, which counts once
+        *evaluated("simple_cnn", "b", "c"),
+        *evaluated("alexnet", "c"),
+        *evaluated("vgg11", "d", "c", images=0),
+        *evaluated("vgg11", "c"),
+        record(case("ort"), [0.01] * 8),
+    ]
+    assert data_sets(made) == ["c", "b", "a"]
+    assert data_sets(evaluated("lenet5", "z", "a")) == ["a", "z"]
+    (one,) = evaluated("lenet5", "a")
+    top1 = measured_top1(one, "a")
+    assert top1 is not None
+    assert (top1.value, measured_top1(one, "b")) == (50.0, None)
+    assert top1.low is not None
+    assert 47 < top1.low < 50
+    assert measured_top1(evaluated("lenet5", "a", images=0)[0], "a") is None
+
+
+@cache
+def sampled() -> list[Record]:
+    return list(sample_run(Path()).records.values())
+
+
+def published(**changes: object) -> Record:
+    """ResNet-18's, with its published accuracy."""
+    found = next(each for each in sampled() if each.case.label == "resnet18")
+    assert found.artifact is not None
+    return found.model_copy(update={"artifact": found.artifact.model_copy(update=changes)})
+
+
+def test_a_published_accuracy_is_of_the_size_and_the_classes_that_ran() -> None:
+    assert published_top1(published()) == Estimate(69.8, 69.8, 69.8)
+    assert published_top1(published(input_shape=(3, 224, 192))) is None
+    assert published_top1(published(classes=10)) is None
+    artifact = published().artifact
+    assert artifact is not None
+    known = artifact.counters.published
+    assert known is not None
+    for lacking in (
+        None,
+        known.model_copy(update={"image_size": None}),
+        known.model_copy(update={"top1_percent": None}),
+    ):
+        assert published_top1(published(counters=artifact.counters.model_copy(update={"published": lacking}))) is None
+    assert published_top1(record(case("ort"), status="failed")) is None
+
+
+def test_points_are_of_inference_in_float32_where_an_accuracy_is_published() -> None:
+    half = published().model_copy(update={"case": published().case.model_copy(update={"precision": "bf16"})})
+    everything = [*sampled(), half]
+    rows = [row for row in case_rows(everything) if row.is_comparable]
+    found = points_of(everything, rows)
+    models = ("alexnet", "resnet18", "mobilenet_v2")
+    expected = [(model, batch, runtime) for model in models for batch in (1, 8) for runtime in ("eager", "ort")]
+    assert [(point.row.model, point.row.batch, point.row.runtime) for point in found] == expected
+    assert {(point.row.workload, point.row.precision, point.data) for point in found} == {("inference", "fp32", "")}
+    assert [point.row.batch for point in of_smallest_batch(found, "cpu")] == [1] * 6
+    assert of_smallest_batch(found, "cuda") == []
 
 
 def test_a_record_keeps_its_evaluation() -> None:

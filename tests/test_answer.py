@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from cnnbench.analysis.answer import Answer, answer, fastest, left_out
+from cnnbench.analysis.stats import Estimate
 from cnnbench.records.evaluation import Evaluation
-from cnnbench.records.reason import Reason
+from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.answer import MAX_LINES, advice, batch_text, fastest_text, figures, lines, question
@@ -123,6 +124,63 @@ def test_a_runtime_that_measured_few_of_the_cases_is_not_compared() -> None:
     assert (found.backend, found.next, found.cases) == (("ort",), ("eager",), 3)
 
 
+def test_a_runtime_that_measured_half_of_the_cases_is_compared_on_those() -> None:
+    pairs = [timed(runtime, ms, batch=batch) for batch in (4, 1, 3, 2) for runtime, ms in (("eager", 10), ("ort", 5))]
+    (found,) = fastest([*pairs, timed("compile", 4, batch=4), timed("compile", 4, batch=2)])
+    assert (found.backend, found.next, found.cases, found.batches) == (("compile",), ("ort",), 2, [2, 4])
+
+
+def test_cases_are_counted_by_which_runtime_is_faster_for_sure() -> None:
+    """ONNX Runtime is 4, 2 and 1 times as fast, and half as fast: 2^(2/4) times on average."""
+    times = {1: 2.5, 2: 5.0, 4: 10.0, 8: 20.0}
+    pairs = [(timed("eager", 10, batch=batch), timed("ort", ms, batch=batch)) for batch, ms in times.items()]
+    (found,) = fastest([each for pair in pairs for each in pair])
+    assert (found.faster_in, found.slower_in, found.cases, found.kernel) == (2, 1, 4, 0)
+    assert found.vs_next.value == pytest.approx(2**0.5)
+    assert found.vs_reference is None
+    ties = [dataclasses.replace(found, vs_next=Estimate(1.2, low, 1.5)).is_tied for low in (0.9, 1.0, 1.1, None)]
+    assert ties == [True, True, False, False]
+    short = [record(case(runtime), [ms / 1e3] * 3) for runtime, ms in (("eager", 10), ("ort", 5))]
+    (few,) = fastest(short)
+    assert (few.cases, few.faster_in, few.slower_in, few.vs_next.low, few.is_tied) == (1, 0, 0, None, False)
+    (most,) = fastest([*short, *pairs[0]])
+    assert (most.cases, most.faster_in) == (1, 1), "the other has no interval"
+    assert most.vs_next.value == pytest.approx(4.0)
+    apart = fastest([timed("ort", 5, workload="training"), timed("eager", 9, workload="training"), *pairs[0]])
+    assert [each.workload for each in apart] == ["inference", "training"]
+
+
+def test_how_far_to_trust_is_the_median_of_what_was_measured() -> None:
+    narrow = timed("eager", 10)  # of eight blocks, from the least to the greatest: 2 % to either side
+    quiet = record(case("ort"), [0.005] * 8)
+    (launch,) = quiet.launches
+    kinds = [["swap", "other-processes", "swap"], ["swap"]]
+    blocks = [
+        block.model_copy(update={"interference": [Interference.model_validate({"kind": k, "amount": 1}) for k in kind]})
+        for block, kind in zip(launch.blocks, [*kinds, *[[]] * 6], strict=True)
+    ]
+    launches = [launch.model_copy(update={"blocks": blocks}), *[launch] * 3]
+    ort = quiet.model_copy(update={"measurement": Measurement(launches=launches), "status": "noisy"})
+    reasons = [
+        Reason(code=code, detail=detail) for code, detail in (("drift", "a"), ("drift", "b"), ("two-modes", "c"))
+    ]
+    ort = ort.model_copy(update={"reasons": reasons})
+    other = timed("compile", 10).model_copy(update={"status": "noisy", "reasons": reasons[2:]})
+    wrong = timed("folded", 10).model_copy(update={"status": "failed", "reasons": reasons[:1]})
+    found = answer(run(narrow, ort, other, wrong)).trust
+    assert found.statuses == {"noisy": 2, "ok": 1, "failed": 1}
+    assert list(found.noise.items()) == [("two-modes", 2), ("drift", 1)]
+    assert found.interference == {"swap": 2, "other-processes": 1}
+    assert (found.blocks, found.launches) == (8 + 4 * 8 + 8, 1)
+    assert found.time_half_width == pytest.approx(0.02, abs=1e-3)
+    short = record(case("ort"), [0.004] * 3)
+    some = answer(run(narrow, short, record(case("compile"), [0.005] * 8))).trust
+    assert some.time_half_width == pytest.approx(0.01, abs=1e-3)  # of 2 % and 0 %; the third is not known
+    assert some.ratio_half_width == pytest.approx(0.02, abs=1e-3)
+    nothing = answer(run(wrong)).trust
+    assert (nothing.time_half_width, nothing.ratio_half_width, nothing.launches, nothing.blocks) == (None, None, 0, 0)
+
+
 def test_a_network_without_the_runtime_that_ratios_are_taken_to_is_not_compared() -> None:
     """Its runtime stands first among those that were measured."""
     (found,) = fastest([timed("ort", 5), timed("ort", 5, batch=1), timed("eager", 10)])
@@ -155,6 +213,18 @@ def test_cases_that_cannot_run_here_are_one_line_for_each_thing_that_is_missing(
         (2, "CUDA", "no NVIDIA driver"),
         (1, "openvino", "there is no openvino"),
     ]
+    allocators = [
+        case("ort", batch=batch).model_copy(update={"allocator": allocator})
+        for batch, allocator in ((1, "keep"), (1, "tcmalloc"), (2, "tcmalloc"))
+    ]
+    reason = Reason(code="no-allocator", detail="ort on cpu: it is not installed")
+    others = [record(each, status="unavailable", reasons=[reason]) for each in allocators]
+    others += [record(case("folded"), status="unavailable"), timed("eager", 10)]
+    assert [(each.cases, each.code, each.needs, each.detail) for each in left_out(others)] == [
+        (2, "no-allocator", "tcmalloc", "it is not installed"),
+        (1, "no-allocator", "keep", "it is not installed"),
+        (1, "other", "", ""),
+    ]
     absent_case = absent("eager", "no-device", NO_DRIVER, device="cuda")
     said = text(answer(run(timed("eager", 10), absent_case, cases=["a", "b", absent_case.id])))
     assert "1 case needs CUDA: no NVIDIA driver. 2 cases of the suite not asked for or not reached" in said
@@ -164,6 +234,11 @@ def test_networks_without_accuracies_are_told_by_their_time() -> None:
     found = answer(run(timed("eager", 10), timed("ort", 5), timed("eager", 3, model="simple_cnn")))
     assert found.best == []
     assert [(row.model, row.runtime) for row in found.quickest] == [("simple_cnn", "eager"), ("lenet5", "ort")]
+    smaller = answer(run(timed("eager", 10), timed("eager", 2, batch=1), timed("ort", 1, batch=1), timed("ort", 5)))
+    assert [(row.batch, row.runtime) for row in smaller.quickest] == [(1, "ort")]
+    training = timed("eager", 30, workload="training", batch=1)
+    assert [row.batch for row in answer(run(training, timed("eager", 10))).quickest] == [8]
+    assert answer(run(training)).quickest == []
     assert "simple_cnn 3.00 [2.94, 3.06] ms, lenet5 5.00 [4.90, 5.10] ms; no accuracies to compare" in text(found)
 
 

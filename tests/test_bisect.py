@@ -13,7 +13,7 @@ import pytest
 from scipy.integrate import dblquad
 from scipy.stats import t
 
-from cnnbench.analysis.bisection import beliefs, has_changed, next_commit, suspects
+from cnnbench.analysis.bisection import beliefs, has_changed, is_decided, next_commit, suspects
 from cnnbench.errors import InputError
 from cnnbench.gate.arms import Arm, open_arms
 from cnnbench.gate.bisect import Search
@@ -80,7 +80,6 @@ def test_commits_that_cannot_be_measured_are_stepped_over_and_share_the_suspicio
 
 
 def test_beliefs_follow_from_the_pairs_by_hand() -> None:
-    assert beliefs(4, {}) == pytest.approx([0.25] * 4)
     even = beliefs(4, {4: [0.05, 0.05], 2: [0.05, 0.05]})
     assert even == pytest.approx([0.5, 0.5, 0, 0], abs=1e-6)
     # Three values: all after the change, or the last about 0. Integrated over change and logarithm of the scale.
@@ -99,6 +98,29 @@ def test_beliefs_follow_from_the_pairs_by_hand() -> None:
     assert beliefs(2, pairs) == pytest.approx([first, 1 - first], rel=0.02)
 
 
+def test_beliefs_are_the_shares_of_a_sum_over_change_and_scale() -> None:
+    """Of three commits: which pairs lie about the change, and which about 0; on a finer grid, in the same bounds."""
+    assert beliefs(4, {}) == pytest.approx([0.25] * 4)
+    assert beliefs(4, {2: [0.05]}) == pytest.approx([0.25] * 4), "one pair has no spread"
+    assert beliefs(2, {2: [0.04, 0.06]}) == pytest.approx([0.5] * 2)
+    pairs = {3: [0.03, 0.05, 0.08], 1: [0.01, -0.01], 2: [0.035, 0.01]}
+    middle, spread = 0.05, 1.4826 * 0.02
+    scales = spread * np.exp(np.linspace(-math.log(8), math.log(8), 120))
+    changes = middle + spread * np.linspace(-4, 4, 160)
+
+    def likelihood(commit: int) -> float:
+        found = np.ones((160, 120))
+        for place, own in pairs.items():
+            for log in own:
+                errors = (log - changes[:, None] if place >= commit else np.full((160, 1), log)) / scales
+                found *= (1 + errors**2 / 4) ** -2.5 / scales
+        return float(found.sum())
+
+    found = np.array([likelihood(commit) for commit in (1, 2, 3)])
+    assert beliefs(3, pairs) == pytest.approx(found / found.sum(), rel=0.02)
+    assert max(found) < 0.8 * found.sum()
+
+
 def test_single_pairs_that_are_far_off_hide_no_commit() -> None:
     generator = np.random.default_rng(5)
     pairs = {
@@ -109,6 +131,57 @@ def test_single_pairs_that_are_far_off_hide_no_commit() -> None:
     assert found.max() > 0.99
 
 
+def test_ends_differ_from_six_pairs_on_at_one_in_a_thousand() -> None:
+    def found(t: float, pairs: int = 6) -> bool:
+        """Of pairs to either side of a mean that is so many standard errors from 0."""
+        return has_changed([t / math.sqrt(pairs - 1) + side for side in (-1, 1) * (pairs // 2)])
+
+    assert [found(t) for t in (6.0, 6.8, 6.94, 7.9, -6.8, -6.94)] == [False, False, True, True, False, True]  # 6.869
+    assert [has_changed([0.1] * pairs) for pairs in (5, 6)] == [False, True]
+    assert [has_changed([log] * 6) for log in (0.0, 1.0, -1.0)] == [False, True, True]
+    assert [has_changed([0.1, 0.101, 0.102, 0.103, 0.104, *more]) for more in ((), (0.105,))] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("believed", "unmeasurable", "asked"),
+    [
+        ([0.0012, 0.5, 0.4988], {2}, 1),
+        ([0.0008, 0.5, 0.4992], {2}, None),  # the change lies behind it with all but one in a thousand
+        ([0.5, 0.4988, 0.0012], {1}, 2),
+        ([0.5, 0.4992, 0.0008], {1}, None),
+        ([0.012, 0.988], (), 1),
+        ([0.008, 0.992], (), None),
+        ([0.5, 0.5], {1}, None),
+        ([1.0], (), None),
+    ],
+)
+def test_a_commit_is_asked_only_where_its_answer_is_not_known(
+    believed: list[float], unmeasurable: Collection[int], asked: int | None
+) -> None:
+    assert next_commit(np.array(believed), unmeasurable) == asked
+
+
+def test_the_side_of_a_commit_is_decided_with_98_of_100() -> None:
+    beliefs_of_first = (0.015, 0.025, 0.5, 0.975, 0.985)
+    decided = [is_decided(np.array([first, 0.0, 1 - first]), 1) for first in beliefs_of_first]
+    assert decided == [True, False, False, False, True]
+    assert is_decided(np.array([0.5, 0.485, 0.015]), 2)
+
+
+def test_a_visit_ends_after_ten_pairs_or_when_the_side_is_decided() -> None:
+    search = Search(8, logs={8: [0.1, 0.101, 0.099, 0.1, 0.102, 0.098]})
+    assert has_changed(search.logs[8])
+    assert [search.wants_more(8, pairs) for pairs in (0, 9, 10)] == [True, True, False]
+    assert [search.wants_more(4, pairs) for pairs in (1, 2, 9, 10)] == [True, True, True, False]
+    search.logs[4] = [0.0, 0.001, -0.001, 0.0]
+    assert is_decided(search.believed, 4)
+    assert [search.wants_more(4, pairs) for pairs in (1, 2)] == [True, False]
+    few = Search(8, logs={8: [0.01, *[-0.01, 0.01] * 19]})
+    assert [few.wants_more(8, 40), few.next()] == [True, 8]
+    few.logs[8].append(-0.01)
+    assert [few.wants_more(8, 9), few.wants_more(8, 40), few.next()] == [True, False, None]
+
+
 def test_the_commit_that_halves_the_beliefs_is_next_and_what_is_known_is_not_asked() -> None:
     flat = np.full(8, 1 / 8)
     assert next_commit(flat, ()) == 4
@@ -116,6 +189,8 @@ def test_the_commit_that_halves_the_beliefs_is_next_and_what_is_known_is_not_ask
     assert next_commit(np.array([0.5, 0.5, 0.0, 0.0]), {1}) is None  # 2 and 3 are known to be after it
     assert next_commit(np.array([0.005, 0.99, 0.005]), ()) is None
     assert suspects(np.array([0.12, 0.81, 0.01, 0.06])) == [(2, 0.81), (1, 0.12), (4, 0.06)]
+    assert suspects(np.array([0.008, 0.992])) == [(2, 0.992)]
+    assert suspects(np.array([0.985, 0.015])) == [(1, 0.985), (2, 0.015)]
 
 
 NET = """

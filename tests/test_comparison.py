@@ -96,6 +96,65 @@ def test_ratios_and_means_are_over_the_cases_that_both_have(two: Comparison) -> 
     assert {key.model: names for key, names in two.left_out.items()} == {"vgg11/k10": ["b (failed)"]}
 
 
+def test_a_case_is_named_by_what_is_unusual_of_it() -> None:
+    usual = case("ort", "training", batch=4)
+    assert key_of(usual).text == "lenet5, training, ort, fp32, batch 4"
+    spec = usual.spec.model_copy(update={"seed": 3})
+    about = {"spec": spec, "precision": "int8", "calibration": "shapes", "layout": "channels_last", "allocator": "keep"}
+    unusual = usual.model_copy(update={**about, "ranks": 2, "trainable": "head", "threads": 7})
+    assert key_of(unusual).model == "lenet5/train:head/r2"
+    assert key_of(unusual).setting == "training, ort, int8/cal:shapes, channels_last, keep, batch 4, seed 3"
+
+
+def test_what_a_machine_did_not_measure_is_told_with_its_status(two: Comparison) -> None:
+    one, other = (case("eager", model=model) for model in ("lenet5", "alexnet"))
+    a = run("a", record(one, scaled(2)), record(other, TIMES))
+    b = run("b", record(one, TIMES), record(other, status="unavailable"))
+    c = run("c", record(one, scaled(3)), record(other, TIMES, status="invalid"))
+    compared = compare_runs([a, b, c])
+    assert compared.left_out == {key_of(other): ["b", "c (invalid)"]}
+    assert compared.places(key_of(one)) == {"a": 2, "b": 1, "c": 3}
+    assert compared.places(key_of(other)) == {"a": 1}
+    rows = [(row.key.model, row.machine.name, row.rank, row.is_common) for row in compared_rows(compared)]
+    lenet, alexnet = key_of(one).model, key_of(other).model
+    assert rows == [(lenet, "a", 2, True), (lenet, "b", 1, True), (lenet, "c", 3, True), (alexnet, "a", 1, False)]
+    ratios = [row.ratio and round(row.ratio.value, 6) for row in compared_rows(compared)]
+    assert ratios == [None, 0.5, 1.5, None]
+    assert compared.mean_ratio(compared.machines[1], "training") is None
+    assert compared.rankings() == {}, "one model alone has no ranking"
+    assert two.mean_ratio(two.machines[0], "inference") is None
+
+
+def test_the_mean_of_several_machines_is_the_median_of_those_with_all_cases() -> None:
+    one, other = (case("eager", model=model) for model in ("lenet5", "alexnet"))
+    whole = [run(f"m{n}", record(one, scaled(n)), record(other, scaled(4 * n))) for n in (1, 2, 4)]
+    part = run("part", record(one, scaled(100)))
+    machines = compare_runs([*whole, part]).machines
+    keys = [key_of(one), key_of(other)]
+    kind = dataclasses.replace(machines[3], members=machines)
+    assert kind.mean_time(keys).value == pytest.approx(0.04)  # of 0.02, 0.04 and 0.08
+    assert kind.mean_time(keys[:1]).value == pytest.approx(0.03)  # of 0.01, 0.02, 0.04 and 1
+    assert machines[2].mean_time(keys).value == pytest.approx(0.08)
+    assert (kind.count, machines[0].count) == (4, 1)
+    assert dataclasses.replace(machines[3], members=machines[3:]).mean_time(keys[:1]).value == pytest.approx(1.0)
+    lone = dataclasses.replace(machines[0], members=machines[3:])
+    assert lone.mean_time(keys).value == pytest.approx(0.02), "no machine of it has all of them"
+
+
+def test_hardware_is_the_accelerators_or_the_processors_name() -> None:
+    one = run("box", record(case("eager"), TIMES), record(case("eager", device="cuda"), TIMES))
+    assert [machine.hardware for machine in compare_runs([one]).machines] == ["Testing CPU", "cuda"]
+    assert one.environment is not None
+    named = one.environment.model_copy(update={"accelerators": {"cuda": "H200"}})
+    one = dataclasses.replace(one, environment=named, peaks=[peaks("cuda"), peaks(threads=2)])
+    cpu, cuda = compare_runs([one]).machines
+    assert (cpu.hardware, cuda.hardware) == ("Testing CPU", "H200")
+    assert [machine.peaks for machine in (cpu, cuda)] == [one.peaks[1], one.peaks[0]]
+    assert cpu.run.records == {}
+    unknown = compare_runs([dataclasses.replace(one, environment=None)]).machines
+    assert [(machine.hardware, machine.threads) for machine in unknown] == [("unknown", None), ("cuda", None)]
+
+
 def test_ranks_of_models_change_from_machine_to_machine(two: Comparison) -> None:
     (ranking,) = two.rankings().values()
     by_model = {name: {model.partition("/")[0]: rank for model, rank in r.items()} for name, r in ranking.items()}
@@ -198,12 +257,24 @@ def test_images_per_joule_and_per_unit_of_currency(tmp_path: Path, two_runs: lis
         ("machines:\n  a: {watts: -3}\n", r"prices.yaml:2: machines.a.watts: .*greater than 0; got -3"),
         ("machines:\n  a: {wats: 3}\n", r"prices.yaml:2: machines.a.wats: extra inputs"),
         ("machines:\n  c: {watts: 3}\n", r"prices.yaml:2: machines.c: expected a machine, one of a, b; got 'c'"),
+        ("machines:\n  a: {watts: 0}\n", r"prices.yaml:2: machines.a.watts: .*greater than 0; got 0"),
+        ("machines:\n  a: {price_per_hour: 0}\n", r"prices.yaml:2: machines.a.price_per_hour: .*greater than 0; got 0"),
+        ("machines:\n  a: {price_per_hour: .inf}\n", r"prices.yaml:2: machines.a.price_per_hour: .*finite number"),
+        ("machines:\n  a: {watts: .inf}\n", r"prices.yaml:2: machines.a.watts: .*finite number"),
+        ("currency: ''\n", r"prices.yaml:1: currency: string should have at least 1 character"),
         ("machines: [\n", r"prices.yaml:\d: cannot be read as YAML"),
     ],
 )
 def test_a_mistake_in_the_prices_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_prices(prices(tmp_path, text), ["a", "b"])
+
+
+def test_what_is_not_given_is_not_known(tmp_path: Path) -> None:
+    found = read_prices(prices(tmp_path, "# nothing yet\n"), ["a"])
+    assert (found.currency, found.machines) == ("unit of currency", {})
+    given = read_prices(prices(tmp_path, "currency: C\nmachines: {a: {watts: 0.5}}\n"), ["a", "b"])
+    assert (given.currency, given.machines["a"].watts, given.machines["a"].price_per_hour) == ("C", 0.5, None)
 
 
 def test_what_the_systems_counters_tell_of_energy_counts_before_what_was_given(tmp_path: Path) -> None:
@@ -287,6 +358,63 @@ def test_of_many_machines_kinds_of_hardware_are_shown_and_files_have_every_machi
     assert "22 machines of 2 kinds of hardware" in page
     assert page.count("new-7") == 0
     assert "new-7" in (tmp_path / "out" / "tables" / "every-machine.csv").read_text()
+
+
+def test_how_far_machines_of_a_kind_differ_is_over_the_cases_that_each_has() -> None:
+    """Medians of the kind: 20 ms for lenet5, of three machines, and 45 ms for alexnet, of two."""
+    made = [models({"lenet5": 1, "alexnet": 3}), models({"lenet5": 4}), models({"lenet5": 2, "alexnet": 6})]
+    runs = [run(name, *records) for name, records in zip("abc", made, strict=True)]
+    runs[1] = run("b", *made[1], record(case("eager", model="alexnet"), status="failed"))
+    kinds = by_hardware(compare_runs(runs))
+    (spread,), (kind,) = kinds.spreads, kinds.comparison.machines
+    assert (spread.kind, spread.workload, spread.machines, spread.incomplete) == ("Testing CPU", "inference", 3, 1)
+    assert (spread.fastest.machine, spread.slowest.machine) == ("a", "b")
+    assert (spread.fastest.ratio, spread.slowest.ratio) == pytest.approx(((1 / 2 * 3 / 4.5) ** 0.5, 2.0))
+    assert (kind.run.folder.name, kind.count, kinds.machines, kinds.kinds) == ("c", 3, 3, 1)
+    assert [measured.seconds.value for measured in kind.cases.values()] == pytest.approx([0.02, 0.045])
+    assert kind.not_measured == {}, "some of its machines measured alexnet"
+    assert kinds.comparison.reference is kind
+
+
+def test_kinds_differ_by_memory_threads_and_suite_and_that_of_the_reference_is_first() -> None:
+    one = models({"lenet5": 1})
+    plain = [run(name, *one) for name in ("p", "q")]
+    assert plain[0].environment is not None
+    machine = plain[0].environment.machine
+    larger = plain[0].environment.model_copy(
+        update={"machine": machine.model_copy(update={"memory_bytes": 17 * 10**9})}
+    )
+    single = [record(with_threads(each.case, 1), TIMES) for each in one]
+    runs = [*plain, dataclasses.replace(run("large", *one), environment=larger), run("single", *single)]
+    runs += [run("other", *one, suite="other"), dataclasses.replace(run("bare", *one), environment=None)]
+    found = by_hardware(compare_runs(runs, reference="single"))
+    assert [(each.name, each.count) for each in found.comparison.machines] == [
+        ("Testing CPU, 1 thread, 8 GiB, suite tiny", 1),
+        ("Testing CPU, 2 threads, 8 GiB, suite tiny", 2),
+        ("Testing CPU, 2 threads, 16 GiB, suite tiny", 1),
+        ("Testing CPU, 2 threads, 8 GiB, suite other", 1),
+        ("unknown", 1),
+    ]
+
+
+def test_a_kinds_energy_is_the_median_where_all_of_its_machines_tell_it() -> None:
+    def measured(name: str, joules: float | None) -> Run:
+        of = record(case("eager", batch=8), TIMES)
+        (launch,) = of.launches
+        blocks = [block.model_copy(update={"joules": joules}) for block in launch.blocks]
+        assert of.measurement is not None
+        launches = [launch.model_copy(update={"blocks": blocks})]
+        return run(
+            name, of.model_copy(update={"measurement": of.measurement.model_copy(update={"launches": launches})})
+        )
+
+    def told(*joules: float | None) -> float | None:
+        compared = compare_runs([measured(f"m{number}", each) for number, each in enumerate(joules)])
+        (found,) = by_hardware(compared).comparison.machines[0].cases.values()
+        return found.joules_per_image
+
+    assert told(1.6, 16.0, 3.2) == pytest.approx(0.2)  # of 16 images in each block
+    assert told(1.6, None, 3.2) is None
 
 
 def test_the_mean_of_a_kind_is_known_as_well_as_its_machines_agree() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
+from cnnbench.analysis.chain import Step
 from cnnbench.errors import HistoryError
-from cnnbench.history.changes import read_acknowledged
+from cnnbench.history.changes import Change, Changes, Place, changes_of, not_told, read_acknowledged, remember
 from cnnbench.history.entry import Entry
-from cnnbench.history.index import indices
+from cnnbench.history.figures import model_histories
+from cnnbench.history.index import Track, indices
 from cnnbench.history.link import EVERY, link_due
 from cnnbench.history.overview import overview
 from cnnbench.history.store import History, add, read_history
@@ -61,6 +63,98 @@ def test_a_change_stays_acknowledged_as_the_history_grows_and_another_one_is_ope
     assert overview(folder, "lenet5/*").warnings == []  # of a part of the cases nobody can tell
 
 
+def track(*steps: Step, case: str = "lenet5/x", other_versions: dict[int, str] | None = None) -> Track:
+    """Of six commits, `a` to `f`, a day apart."""
+    commits = [(name * 40, DAY + timedelta(days=number)) for number, name in enumerate("abcdef")]
+    return Track(MACHINE, case, commits, steps, other_versions or {}, {})
+
+
+def step(first: int, last: int, log: float = 0.1) -> Step:
+    return Step(first, last, first, log, 0.01, 0.999)
+
+
+def short(name: str) -> str:
+    return name * 7
+
+
+@pytest.mark.parametrize(
+    ("commits", "is_there"),
+    [
+        ("c", True),
+        ("d", True),
+        ("b", False),
+        ("e", False),
+        ("bc", True),
+        ("de", True),
+        ("ae", True),
+        ("ab", False),
+        ("ef", False),
+        ("9", False),
+        ("c9", False),
+        ("9d", False),
+    ],
+)
+def test_a_change_is_at_a_place_whose_range_meets_its_own(commits: str, is_there: bool) -> None:
+    """It came with `c` or `d`."""
+    until = short(commits[1]) if commits[1:] else None
+    place = Place(case="lenet5/*", commit=short(commits[0]), until=until, change="slower")
+    assert place.is_of(track(), step(2, 3)) == is_there
+
+
+def test_a_change_is_at_a_place_of_its_case_machine_and_direction() -> None:
+    def found(log: float = 0.1, of: str = "lenet5/x", **about: Any) -> bool:
+        asked = {"case": "lenet5/x", "commit": short("c"), "change": "slower"} | about
+        return Place.model_validate(asked).is_of(track(case=of), step(2, 2, log))
+
+    assert [found(log, change="slower") for log in (0.1, -0.1)] == [True, False]
+    assert [found(log, change="faster") for log in (0.1, -0.1)] == [False, True]
+    assert [found(machine=machine) for machine in (None, MACHINE, OTHER)] == [True, True, False]
+    assert [found(case=case) for case in ("lenet5/*", "*", "lenet5", "alexnet/*")] == [True, True, False, False]
+    assert [found(case="net[1]", of=of) for of in ("net[1]", "net1", "net2")] == [True, True, False]
+
+
+def test_a_change_is_open_acknowledged_or_of_versions() -> None:
+    one, range_ = step(1, 1), step(3, 5, -0.1)
+    of = track(one, range_, other_versions={4: "torch 1 to 2"})
+    changes = [Change(of, each, why) for each in (one, range_) for why in ("", "meant")]
+    assert [change.is_open for change in changes] == [True, False, False, False]
+    told = Changes(changes, [])
+    assert [told.open, told.acknowledged, told.of_versions] == [changes[:1], changes[1::2], changes[2:3]]
+    assert [change.versions for change in changes[1:3]] == ["", "torch 1 to 2"]
+    assert changes[0].place == Place(case=of.case, commit="b" * 40, change="slower")
+    assert changes[2].place == Place(case=of.case, commit="d" * 40, until="f" * 40, change="faster")
+
+
+def test_changes_are_told_from_the_latest_on_with_the_first_that_acknowledges_them(tmp_path: Path) -> None:
+    entries = [("*", "b", "one"), ("lenet5/*", "b", "two"), ("lenet5/*", "e", "three")]
+    text = "".join(
+        f"- {{case: '{case}', commit: '{short(commit)}', change: slower, why: {why}}}\n"
+        for case, commit, why in entries
+    )
+    found = changes_of(acknowledge(tmp_path, text), [track(step(1, 1), step(4, 4)), track(step(2, 3), case="other")])
+    assert [(each.track.case, each.step.at, each.why) for each in found.changes] == [
+        ("lenet5/x", 4, "three"),
+        ("other", 2, ""),
+        ("lenet5/x", 1, "one"),
+    ]
+    (idle,) = found.idle
+    assert idle.endswith("no slower change of lenet5/* is at bbbbbbb; drop its entry")
+    assert read_acknowledged(tmp_path / "nothing") == read_acknowledged(acknowledge(tmp_path, "# none\n")) == []
+
+
+def test_what_was_told_is_not_told_again_and_what_was_not_is(tmp_path: Path) -> None:
+    of = track()
+    first, later = Change(of, step(1, 2)), Change(of, step(4, 4))
+    assert not_told(tmp_path, [first, later]) == [first, later]
+    remember(tmp_path, [first])
+    assert not_told(tmp_path, [first, later]) == [later]
+    assert not_told(tmp_path, [Change(of, step(2, 3)), Change(of, step(1, 2, -0.1))]) == [Change(of, step(1, 2, -0.1))]
+    text = (tmp_path / "told.jsonl").read_text()
+    assert (text.count("\n"), "null" in text) == (1, False)
+    remember(tmp_path, [later])
+    assert not_told(tmp_path, [first, later]) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,6 +163,8 @@ def test_a_change_stays_acknowledged_as_the_history_grows_and_another_one_is_ope
         ("- {case: x, commit: abcdef1, change: worse, why: y, by: me}\n", r"\[0\].change: .*; got 'worse'"),
         ("\n- {case: x, commit: 1234567, change: slower, why: y}\n", r":2: \[0\].commit: .*commits in quotes"),
         ("- {case: x, commit: abcdef1, change: slower, why: y, by: me}\n", r"\[0\].by: extra inputs"),
+        ("- {case: '', commit: abcdef1, change: slower, why: y}\n", r"\[0\].case: .*at least 1 character"),
+        ("- {case: x, commit: abcdef1, change: slower, why: ''}\n", r"\[0\].why: .*at least 1 character"),
         ("- [\n", r"cannot be read as YAML"),
         ("- &a [*a]\n", r"an alias"),
     ],
@@ -242,6 +338,23 @@ def test_each_difference_of_an_exact_figure_is_a_change_and_is_drawn(tmp_path: P
     text = page.read_text()
     assert "<svg" in text
     assert f"{3:040x}"[:12] + " of 2026-01-04: inference.nodes 4" in text
+
+
+def test_figures_of_models_are_in_the_order_of_commits_and_of_what_was_measured_last() -> None:
+    first, again = exact(1, step_peak_bytes__8=5, macs=2, params=1), exact(1, step_peak_bytes__8=6, macs=2, params=1)
+    again = again.model_copy(update={"measured": first.measured + timedelta(hours=1)})
+    later = exact(2, step_peak_bytes__8=6, macs=3, params=1, other=0, training__nodes=4)
+    other = exact(1, params=7).model_copy(update={"case": "another"})
+    another, net = model_histories([later, again, first, other, entry(1)])
+    assert (another.model, another.figures, another.changes) == ("another", [{"params": 7}], [])
+    assert [commit for commit, _ in net.commits] == [first.commit, first.commit, later.commit]
+    assert net.main == ["params", "macs", "training.nodes", "step_peak_bytes.8"]
+    assert [(each.figure, each.commit, each.before, each.after) for each in net.changes] == [
+        ("step_peak_bytes.8", first.commit, 5, 6),
+        ("macs", later.commit, 2, 3),
+        ("other", later.commit, None, 0),
+        ("training.nodes", later.commit, None, 4),
+    ]
 
 
 def test_many_cases_are_ten_lines_with_the_open_changes_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnbench.analysis.input_pipeline import bindings
+from cnnbench.analysis.input_pipeline import bindings, per_second, stage_time
+from cnnbench.analysis.stats import Estimate
 from cnnbench.errors import InputError, SuiteError
 from cnnbench.records import dataset, messages
 from cnnbench.records.dataset import DataSet
@@ -164,6 +166,58 @@ def test_one_sentence_says_which_binds(
     table = next(table for table in run_tables(found) if table.name == "input_workers")
     assert len(table.notes) == 1
     assert table.notes[0].startswith(f"lenet5, eager/cpu, batch 8: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("input_times", "images_per_s", "workers", "gives", "binds", "needed"),
+    [
+        (times(160, 60, 80, workers=(2, 0, 1)), 92, 2, 160, "model", None),
+        (times(100, 120, 160), 92, 0, 100, "model", None),
+        (times(60, 170, 160), 800, 1, 170, "input", 5),
+        (times(60, workers=(0,)), 800, 0, 60, "input", 14),
+        (times(100, 150, workers=(2, 4)), 800, 4, 150, "input", 16),
+    ],
+)
+def test_the_fewest_workers_that_suffice_are_told_or_how_many_would(
+    tmp_path: Path,
+    input_times: InputTimes,
+    images_per_s: float,
+    workers: int,
+    gives: float,
+    binds: str,
+    needed: int | None,
+) -> None:
+    (found,) = bindings(run_of(tmp_path, input_times, images_per_s))
+    assert (found.workers, found.binds, found.needed) == (workers, binds, needed)
+    assert (found.gives.value, found.takes.value) == pytest.approx((gives, images_per_s))
+
+
+@pytest.mark.parametrize(("images_per_s", "binds"), [(89, "model"), (91, ""), (109, ""), (111, "input")])
+def test_what_binds_is_told_where_the_intervals_do_not_overlap(tmp_path: Path, images_per_s: float, binds: str) -> None:
+    """Of seven blocks the interval goes from the least to the greatest."""
+    seconds = [1 / rate for rate in (90, 95, 98, 100, 102, 105, 110)]
+    made = times(1, workers=(0,)).model_copy(update={"supplies": [Supply(workers=0, seconds=seconds)]})
+    (found,) = bindings(run_of(tmp_path, made, images_per_s))
+    assert (found.gives.low, found.gives.value, found.gives.high) == pytest.approx((90, 100, 110))
+    assert found.binds == binds
+
+
+def test_only_training_steps_that_were_measured_stand_beside_the_input(tmp_path: Path) -> None:
+    of = run_of(tmp_path, times(60, 80, 160), 92)
+    (step,) = of.records.values()
+    inference = record(case("eager"), [0.01] * 7)
+    wrong = step.model_copy(update={"status": "invalid", "case": step.case.model_copy(update={"runtime": "ort"})})
+    some = replace(of, records={each.id: each for each in (inference, wrong, step)})
+    assert [each.record for each in bindings(some)] == [step]
+    assert of.input is not None
+    assert (
+        bindings(replace(some, input=None))
+        == bindings(replace(some, input=of.input.model_copy(update={"supplies": []})))
+        == []
+    )
+    decode, _ = of.input.stages
+    assert stage_time(decode) == Estimate(1e-5, 1e-5, 1e-5)
+    assert per_second(Estimate(0.5), 3) == Estimate(6.0)
 
 
 def test_a_model_of_other_images_is_not_compared_and_that_is_said(tmp_path: Path) -> None:

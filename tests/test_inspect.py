@@ -51,6 +51,22 @@ def test_large_maps_are_shrunk_to_means_of_neighbours() -> None:
     assert small[0, 0, -1] == 129.0  # the last holds what is left
 
 
+def test_maps_of_a_volume_are_of_its_middle_slice_and_of_many_channels_the_first() -> None:
+    volume = np.arange(2 * 5 * 3 * 2.0).reshape(2, 5, 3, 2)
+    assert np.array_equal(thumbnails(volume), volume[:, 2])
+    assert thumbnails(np.ones((3, 64, 65))).shape == (3, 64, 33)
+    values = np.random.default_rng(0).standard_normal((2, 70, 3, 3))
+    found = activations_of(values)
+    assert np.array_equal(found.maps, values[0, :64].astype(np.float32))
+    assert (found.units, len(found.counts), found.dead) == (70, 40, 0.0)
+    assert found.deviation == pytest.approx(values.std())
+    flat = activations_of(np.full((2, 3, 4), 2.0))
+    assert (flat.low, flat.high, flat.deviation, flat.dead, flat.zeros) == (2.0, 2.0, 0.0, 1.0, 0.0)
+    assert (flat.counts[0], sum(flat.counts)) == (24, 24)
+    none = activations_of(np.full((1, 2, 3), np.nan))
+    assert (none.low, none.high, none.mean, none.deviation, none.not_finite) == (0.0, 0.0, 0.0, 0.0, 6)
+
+
 def value(operator: str, shape: tuple[int, ...], *inputs: int) -> Value:
     return Value(module=operator, name=operator, operator=operator, shape=shape, inputs=list(inputs))
 
@@ -64,6 +80,17 @@ def test_channels_are_followed_through_a_permutation() -> None:
         value("view", (1, 400), 3),
     ]
     assert channel_axes(network) == [1, 3, 3, 1, None]
+    others = [
+        value("input", (1, 4, 4, 4)),
+        value("permute", (1, 4, 4, 4), 0),
+        value("transpose", (1, 4, 4, 4), 1),
+        value("view", (1, 16, 4), 1),
+        value("relu", (1, 4, 4, 4), 1),
+        value("flatten", (1, 64), 4),
+        value("unflatten", (1, 4, 4, 4), 5),
+        value("permute", (1, 4, 8, 2), 0),
+    ]
+    assert channel_axes(others) == [1, 3, 1, 1, 3, None, 1, 1]
 
 
 def test_a_value_has_the_receptive_field_of_its_layer_or_of_what_it_is_made_of() -> None:

@@ -64,6 +64,16 @@ def test_the_share_is_of_cpu_time_and_faults_are_by_call() -> None:
     assert kernel.faults_per_call(EAGER.launches) == 268_000 / SAMPLES
     four = launch.model_copy(update={"calls_per_sample": 4})
     assert kernel.faults_per_call([four]) == 268_000 / SAMPLES / 4
+    assert kernel.faults_per_call([four, launch]) == pytest.approx(2 * 268_000 / SAMPLES / 5)
+    on_cpu = launch.model_copy(update={"ran": on_cuda.model_copy(update={"device": "cpu"})})
+    assert kernel.kernel_share([on_cpu, elsewhere]) == pytest.approx(0.62)
+    assert kernel.kernel_share([*EAGER.launches, *KEPT.launches]) == pytest.approx((0.62 + 0.05) / 2)
+    nothing = Usage(user_s=0.0, kernel_s=0.0, minor_faults=0, major_faults=0)
+    idle = launch.model_copy(
+        update={"blocks": [block.model_copy(update={"usage": nothing}) for block in launch.blocks]}
+    )
+    assert (kernel.kernel_share([idle]), kernel.faults_per_call([idle])) == (None, 0)
+    assert [kernel.spends_much(ORT, each) for each in (ORT, EAGER)] == [False, True]
     untold = record(case(), [0.1] * 7)
     assert (kernel.kernel_share(untold.launches), kernel.faults_per_call(untold.launches)) == (None, None)
     assert not kernel.spends_much(untold, None)
@@ -82,6 +92,22 @@ def test_each_runtime_is_compared_as_it_stands_and_at_its_best_allocator() -> No
     assert ort.best_vs_reference is not None
     assert ort.best_vs_reference.value == pytest.approx(1.1)
     assert ort.kernel  # for eager's sake
+
+
+def test_another_allocator_is_the_best_only_where_it_was_measured_well_and_is_faster() -> None:
+    same, wrong = measured("ort", 0.4, 0.0, "keep"), KEPT.model_copy(update={"status": "invalid"})
+    ort, eager = kernel.standings([ORT, same, EAGER, wrong])
+    assert (ort.best, ort.default_costs, eager.best, eager.default_costs) == (ORT, None, EAGER, None)
+    assert ort.best_vs_reference == ort.vs_reference
+    assert [each.kernel for each in (ort, eager)] == [True, True]
+    assert [each.kernel for each in kernel.standings([measured("eager", 0.8, 0.1), ORT])] == [False, False]
+    assert kernel.standings([ORT, same, KEPT]) == [], "nothing is the reference"
+    of = measured("eager", 0.4, 0.1)
+    last = of.model_copy(update={"case": of.case.model_copy(update={"layout": "channels_last"})})
+    first, reference = kernel.standings([last, EAGER])
+    assert (first.default, reference.default, reference.vs_reference) == (last, EAGER, None)
+    assert first.vs_reference is not None
+    assert first.vs_reference.value == pytest.approx(2.0)
 
 
 def test_a_case_is_told_the_fastest_of_its_own_allocators_alone() -> None:

@@ -392,6 +392,11 @@ def test_the_front_is_what_nothing_dominates(sample: Run) -> None:
     assert [is_on_front(point, points) for point in points] == [True, True, False, False]
     # the third may be as fast as the second
     assert [is_dominated(point, points) for point in points] == [False, False, False, True]
+    slow = Point(row, Estimate(65.0), Estimate(9.0, 6.0, 10.0))
+    assert [is_dominated(slow, points[:place]) for place in (2, 3)] == [False, False], "they touch"
+    assert is_dominated(slow._replace(ms=Estimate(9.0, 6.1, 10.0)), points)
+    assert not is_dominated(slow._replace(ms=Estimate(9.0)), points)
+    assert not is_dominated(points[3], [Point(row, Estimate(70.0), Estimate(5.0)), points[0]])
 
 
 def test_samples_are_thinned_and_blocks_with_interference_marked(sample: Run) -> None:

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from cnnbench.analysis.layer_join import join, owner, typical
+from cnnbench.analysis.layer_join import join, owner, times_of, typical
 from cnnbench.errors import WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
@@ -209,6 +209,25 @@ def test_a_layer_that_is_no_module_belongs_to_the_one_around_it() -> None:
 def test_a_disturbed_call_does_not_move_the_typical_one() -> None:
     assert typical([1.0, 2.0, 3.0, 1000.0]) == 2.5
     assert typical([4.0, 2.0]) == 3.0
+    assert typical([100.0, 0.0, 3.0, 4.0, 0.0, 5.0, 6.0, 200.0]) == 4.5
+
+
+def test_a_call_is_layers_other_operators_and_what_is_between() -> None:
+    def of(name: str, *seconds: float) -> LayerTimes:
+        return LayerTimes(name=name, operators=["Conv"], seconds=list(seconds))
+
+    layers = [of("conv1", 1, 2, 3, 4), of("conv1", 1, 1, 1, 9), of("odd", 2, 2, 2, 2)]
+    modules = ["", "conv1", "conv2", "fc1", "fc2", "fc3"]
+    found = Profiled(modules=modules, layers=layers, other=[of("copy", 1, 1, 1, 5)], call_s=[10, 14, 12, 30])
+    rows = join(ARCHITECTURES["lenet5"].network(), 3, {"eager": found})
+    first, *_ = rows
+    assert (first.name, first.kind, first.work) == ("conv1", "Conv", "convolutions")
+    assert (first.macs, first.seconds) == (3 * 24 * 24 * 6 * 25, {"eager": 3.5})  # of 2, 3, 4 and 13
+    assert first.moved_bytes == 4 * (3 * (28 * 28 + 6 * 24 * 24) + 6 * 25 + 6)
+    of_call = times_of("eager", found, rows)
+    assert (of_call.layers_s, of_call.other, of_call.quartiles_s) == (5.5, {"copy": 1.0}, (12.0, 14.0))
+    assert of_call.outside_s == 6.5  # of 5, 8, 5 and 10
+    assert times_of("ort", found, rows).layers_s == 0.0
 
 
 def test_operators_without_a_known_layer_get_a_row_in_their_place() -> None:

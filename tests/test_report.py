@@ -1,6 +1,7 @@
 """Tables from fixed records, compared whole."""
 
 import json
+import math
 import re
 from io import StringIO
 from pathlib import Path
@@ -9,12 +10,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cnnbench.analysis.cases import case_rows
+from cnnbench.analysis.cases import beside_each_other, case_rows
 from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.status import rechecked
-from cnnbench.analysis.times import batches, starts
-from cnnbench.records.reason import Reason
-from cnnbench.records.record import Block, CounterResults, Measurement, Parity, Record
+from cnnbench.analysis.times import batches, break_even, call_time, shared_blocks, speedup, starts
+from cnnbench.records.reason import Interference, Reason
+from cnnbench.records.record import Block, CounterResults, Launch, Measurement, Parity, Ran, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.files import write_report
 from cnnbench.report.format import interval_text
@@ -124,6 +125,105 @@ def test_the_start_table_keeps_export_load_and_first_call_apart(tiny: Run) -> No
     assert eager["export s"] == "–"
 
 
+def changed(of: Record, **about: object) -> Record:
+    """With another launch."""
+    (launch,) = of.launches
+    return of.model_copy(update={"measurement": Measurement(launches=[launch.model_copy(update=about)])})
+
+
+def test_a_slower_start_is_amortised_by_faster_calls() -> None:
+    """8 images take eager 10 ms, from 0.3 s on; ONNX Runtime has an export of 2.5 s before its own 0.3 s."""
+    eager = record(case("eager"), [0.01] * 6)
+
+    def images(call_s: float, runtime: str = "ort", load_s: float = 0.25) -> float | None:
+        return break_even(changed(record(case(runtime), [call_s] * 6), load_s=load_s), eager)
+
+    assert images(0.005) == pytest.approx(2.5 / (0.005 / 8))
+    assert images(0.005, load_s=1.25) == pytest.approx(3.5 / (0.005 / 8))
+    assert (images(0.01), images(0.02), images(0.02, "compile", 0.0)) == (math.inf, math.inf, math.inf)
+    assert images(0.005, "compile", 0.1) == 0.0, "it starts sooner, too"
+    ort = record(case("ort"), [0.005] * 6)
+    assert (break_even(eager, eager), break_even(ort, None)) == (None, None)
+    wrong = ort.model_copy(update={"status": "invalid"})
+    assert (break_even(wrong, eager), break_even(ort, eager.model_copy(update={"status": "failed"}))) == (None, None)
+    assert [start.break_even_images for start in starts([ort, eager])] == [pytest.approx(4000), None]
+    assert [start.break_even_images for start in starts([eager, ort])] == [None, pytest.approx(4000)]
+    slow_start = changed(ort, first_call_s=0.55)
+    assert break_even(slow_start, eager) == pytest.approx(3.0 / (0.005 / 8))
+    assert starts([ort.model_copy(update={"artifact": None})]) == []
+
+
+def test_a_start_is_that_of_the_smallest_batch_with_what_was_compiled_ahead() -> None:
+    larger, smaller = (record(case("aot", batch=batch), [0.005] * 6) for batch in (8, 2))
+    ran = Ran(device="cpu", device_name="cpu", threads=2, precision="fp32", facts={"export_s": 3.0, "compile_s": 40})
+    (found,) = starts([larger, changed(smaller, ran=ran)])
+    assert (found.case.batch, found.export_s, found.compile_s) == (2, 3.0, 40.0)
+    assert [(each.export_s, each.compile_s) for each in starts([smaller])] == [(None, None)]
+    for known in ("export_s", "compile_s"):
+        (alone,) = starts([changed(smaller, ran=ran.model_copy(update={"facts": {known: 3.0}}))])
+        assert (alone.export_s, alone.compile_s) == (None, None)
+    (exported,) = starts([changed(record(case("ort"), [0.005] * 6), ran=ran)])
+    assert (exported.export_s, exported.compile_s) == (2.5, None), "nothing is compiled ahead"
+    eager = record(case("eager", batch=2), [0.01] * 6)
+    images = break_even(changed(smaller, ran=ran), eager)
+    assert images == pytest.approx(43.0 / (0.005 / 2))
+
+
+def disturbed(of: Launch, *rounds: int) -> Launch:
+    beside = [Interference(kind="other-processes", amount=0.4)]
+    blocks = [each.model_copy(update={"interference": beside}) if each.round in rounds else each for each in of.blocks]
+    return of.model_copy(update={"blocks": blocks})
+
+
+def test_rounds_with_interference_in_either_launch_are_left_out_where_six_others_remain() -> None:
+    (first,), (second,) = (record(case(runtime), [0.01] * 8).launches for runtime in ("eager", "ort"))
+
+    def rounds(*pair: Launch) -> tuple[list[int], bool]:
+        blocks, is_disturbed = shared_blocks(*pair)
+        assert all(one.round == other.round for one, other in blocks)
+        return [one.round for one, _ in blocks], is_disturbed
+
+    assert rounds(disturbed(first, 0), disturbed(second, 1)) == ([2, 3, 4, 5, 6, 7], False)
+    assert rounds(disturbed(first, 0, 2), disturbed(second, 1)) == (list(range(8)), True)
+    later = second.model_copy(update={"blocks": second.blocks[2:]})
+    assert rounds(first, later) == ([2, 3, 4, 5, 6, 7], False)
+    blocks, _ = shared_blocks(disturbed(first, 3), later)
+    assert [bool(one.interference) for one, _ in blocks] == [False, True, *[False] * 4]
+    assert not any(other.interference for _, other in blocks)
+
+
+def test_a_speedup_is_of_calls_in_the_rounds_that_both_were_in() -> None:
+    """Each round is slower than the one before, so that a pair of different rounds would show."""
+    eager = record(case("eager"), [0.01 * 1.5**n for n in range(9)])
+    (launch,) = record(case("ort"), [0.01 * 1.5 ** (n + 2) for n in range(9)]).launches
+    blocks = [block.model_copy(update={"round": block.round + 2}) for block in launch.blocks]
+    ort = changed(record(case("ort"), [0.01]), blocks=blocks, calls_per_sample=4)
+    faster, slower = speedup(ort, eager), speedup(eager, ort)
+    assert faster is not None
+    assert slower is not None
+    assert (faster.value, faster.low, faster.high) == pytest.approx((4.0, 4.0, 4.0))
+    assert slower.value == pytest.approx(0.25)
+    assert speedup(eager, eager) is None
+    assert speedup(changed(ort, blocks=blocks[7:]), eager) is None, "no round is shared"
+    for one, other in ((ort, eager), (eager, ort)):
+        assert speedup(one, other.model_copy(update={"status": "failed"})) is None
+    of_ort = call_time(ort)
+    assert of_ort is not None
+    assert of_ort.value == pytest.approx(0.01 * 1.5**6 / 4)
+    assert call_time(changed(ort, blocks=[])) is None
+
+
+def test_launches_are_paired_by_their_own_group() -> None:
+    times = {"first": 0.01, "second": 0.04}
+    launches = [changed(record(case(), [call_s] * 6), group=group).launches[0] for group, call_s in times.items()]
+    eager = record(case("eager"), [0.01]).model_copy(update={"measurement": Measurement(launches=launches)})
+    faster = speedup(changed(record(case("ort"), [0.02] * 6), group="second"), eager)
+    assert faster is not None
+    assert faster.value == pytest.approx(2.0)
+    alone = [changed(record(case(runtime), [0.01] * 6), group="") for runtime in ("ort", "eager")]
+    assert speedup(*alone) is None, "each was measured on its own"
+
+
 def test_a_case_that_was_built_and_failed_has_no_start_up() -> None:
     failed = record(case("ort"), [0.005]).model_copy(update={"status": "failed", "measurement": None})
     assert [start.case for start in starts([failed, record(case("eager"), EAGER)])] == [case("eager")]
@@ -146,6 +246,34 @@ def test_memory_by_batch_is_told_where_two_peaks_are_known(
     assert (row["batches"], row["memory full at"]) == ("1, 2, 4", "–" if full_at is None else "8,192")
 
 
+@pytest.mark.parametrize(
+    ("peaks_mib", "mib_per_image", "full_at"),
+    [
+        ((11.5, 12.5, 14.5), 1.0, 8181),
+        ((13, 16, 22), 3.0, 2727),  # (8192 - 10) / 3 = 2727.3
+        ((10, 10, 10), 0.0, None),
+        ((14, 13, 11), -1.0, None),
+        ((9001, 9002, 9004), 1.0, 0),
+    ],
+)
+def test_memory_is_full_where_a_line_through_its_peaks_reaches_the_machines(
+    peaks_mib: tuple[float, ...], mib_per_image: float, full_at: int | None
+) -> None:
+    """It has 8 GiB."""
+    records = []
+    for batch, peak, call_s in zip((1, 2, 4), peaks_mib, (0.01, 0.015, 0.05), strict=True):
+        of = record(case("eager", batch=batch), [call_s] * 6)
+        memory = of.launches[0].memory.model_copy(update={"peak_bytes": int(peak * 2**20)})
+        records.append(changed(of, memory=memory))
+    (found,) = batches(records)
+    assert (found.best, found.memory_full_at) == (2, full_at)
+    assert found.mib_per_image == pytest.approx(mib_per_image)
+    assert list(found.rates.values()) == pytest.approx([100, 2 / 0.015, 80])
+    elsewhere = [each.model_copy(update={"environment": None}) for each in records]
+    assert batches(elsewhere)[0].memory_full_at is None
+    assert batches(records[:2]) == batches([*records[:2], records[2].model_copy(update={"status": "invalid"})]) == []
+
+
 @pytest.mark.parametrize(("device", "field"), [("cpu", "peak_bytes"), ("cuda", "device_allocated_bytes")])
 def test_the_peak_of_memory_is_that_of_the_launch_with_the_largest(device: str, field: str) -> None:
     of = record(case("eager", device=device), EAGER)
@@ -154,6 +282,80 @@ def test_the_peak_of_memory_is_that_of_the_launch_with_the_largest(device: str, 
     launches = [launch.model_copy(update={"memory": memory}) for memory in memories]
     (row,) = case_rows([of.model_copy(update={"measurement": Measurement(launches=launches)})])
     assert row.peak_mib == 500
+
+
+def test_a_rows_figures_are_of_all_launches() -> None:
+    of = record(case("eager", batch=4), [0.02] * 6, samples=3)
+    (launch,) = of.launches
+    joules = [each.model_copy(update={"joules": 0.6}) for each in launch.blocks]
+    (second,) = record(case("eager"), [0.04] * 5, samples=2).launches
+    third = disturbed(second, 1, 3).model_copy(update={"stopped": "steady"})
+    of = of.model_copy(
+        update={
+            "measurement": Measurement(launches=[launch, second, third]),
+            "parity": [Parity(what="a", error=error, limit=1.0) for error in (1e-7, 3e-7, None, 2e-7)],
+            "reasons": [Reason(code="drift", detail="+6 %"), Reason(code="two-modes", detail="7 % apart")],
+            "status": "noisy",
+        }
+    )
+    (row,) = case_rows([of])
+    assert (row.launches, row.blocks, row.samples, row.blocks_with_interference) == (3, 16, 18 + 10 + 10, 2)
+    assert (row.stopped, row.parity_error, row.codes) == ("steady", 3e-7, "drift; two-modes")
+    assert row.reason.startswith("drift: +6 %; two-modes: 7 %")
+    assert row.ms is not None
+    assert (row.ms.value, row.images_per_s) == pytest.approx((40, 100))
+    assert (row.rank, row.tied) == (None, False)
+    assert (row.forward_ms, row.phases_ms, row.millijoules_per_image) == (None, {}, None)
+    energy = of.model_copy(update={"measurement": Measurement(launches=[launch.model_copy(update={"blocks": joules})])})
+    assert case_rows([energy])[0].millijoules_per_image == pytest.approx(1e3 * 0.6 / (3 * 4))
+    assert [each.is_comparable for each in case_rows([of, of.model_copy(update={"status": "failed"})])] == [True, False]
+
+
+def test_percentiles_are_of_single_calls_alone() -> None:
+    """100 calls are enough for a p90, 130 for a p95, and none of these for a p99."""
+    values = [0.001 * (n + 1) for n in range(130)]
+    blocks = [{"round": 0, "seconds": {"forward": values[:100]}}, {"round": 1, "seconds": {"forward": values[100:]}}]
+    whole = changed(record(case("eager"), [0.01]), blocks=[Block.model_validate(each) for each in blocks])
+    (row,) = case_rows([whole])
+    assert (row.p90_ms, row.p95_ms) == pytest.approx((117, 124))
+    assert row.p99_ms is None
+    (fewer,) = case_rows([changed(whole, blocks=whole.launches[0].blocks[:1])])
+    assert fewer.p90_ms == pytest.approx(90)
+    assert fewer.p95_ms is None
+    (several,) = case_rows([changed(whole, calls_per_sample=2)])
+    assert (several.p90_ms, several.p95_ms, several.samples) == (None, None, 130)
+
+
+def test_rows_are_ranked_where_they_do_the_same_work_and_compared_with_float32() -> None:
+    times = {"eager": 0.01, "ort": 0.005, "compile": 0.005, "folded": 0.02}
+    rows = case_rows([record(case(runtime), [time] * 6) for runtime, time in times.items()])
+    assert [(row.runtime, row.rank, row.tied) for row in rows] == [
+        ("eager", 3, False),
+        ("ort", 1, True),
+        ("compile", 1, True),
+        ("folded", 4, False),
+    ]
+    half = record(case("ort").model_copy(update={"precision": "bf16"}), [0.002] * 6)
+    step, full, low = case_rows(
+        [record(case("eager", "training"), [0.03] * 6), record(case("ort"), [0.005] * 6), half]
+    )[::-1]
+    assert (step.workload, low.workload) == ("training", "inference")
+    assert [each.rank for each in (full, low, step)] == [None, None, None]
+    ratios = [each.vs_fp32 and each.vs_fp32.value for each in (low, full, step)]
+    assert ratios == [None, pytest.approx(2.5), None]
+
+
+def test_what_is_compared_stands_together_in_the_order_of_the_suite() -> None:
+    asked = [
+        ("b", "training", 1),
+        ("a", "inference", 8),
+        ("b", "inference", 8),
+        ("a", "inference", 1),
+        ("b", "inference", 1),
+    ]
+    given = [record(case("eager", workload, batch=batch, model=model)) for model, workload, batch in asked]
+    found = [(each.case.spec.model, each.case.workload, each.case.batch) for each in beside_each_other(given)]
+    assert found == [asked[4], asked[2], asked[0], asked[3], asked[1]]
 
 
 def test_a_step_whose_phases_take_no_time_has_a_row_and_a_page(tmp_path: Path) -> None:

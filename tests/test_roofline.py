@@ -1,11 +1,14 @@
 """Lower bounds and what limits a case, with numbers computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from cnnbench.analysis.roofline import ProfiledCall, Work, case_roofline, lower_bound, works
+from cnnbench.analysis.roofline import LowerBound, ProfiledCall, Roofline, Work, case_roofline, lower_bound, works
 from cnnbench.networks import registry
 from cnnbench.networks.layers import WorkKind
 from cnnbench.networks.network import Layer
+from cnnbench.networks.trainable import freeze
 from cnnbench.networks.training import work as training_work
 from cnnbench.records.layer_profile import ModelProfile, Row, Times
 from cnnbench.records.peaks import Peaks
@@ -51,9 +54,17 @@ def test_the_longest_of_arithmetic_memory_and_overhead_is_the_limit(
 def test_on_an_accelerator_launches_overlap_with_the_work() -> None:
     found = lower_bound(of(50_000_000, 64 * KIB), case(device="cuda"), peaks("cuda"))
     assert found.total_s == pytest.approx(1e-3)
+    assert lower_bound(of(0, 400), case(device="cuda"), peaks("cuda")).total_s == pytest.approx(1e-6)
 
 
-@pytest.mark.parametrize("known", [None, peaks().model_copy(update={"bandwidths": []})])
+def test_where_there_is_nothing_to_do_nothing_is_called() -> None:
+    assert lower_bound(of(0, 0), case(), peaks()).total_s == 0.0
+    assert lower_bound(of(0, 0), case(runtime="compile"), peaks()).overhead_s is None
+
+
+@pytest.mark.parametrize(
+    "known", [None, *(peaks().model_copy(update={lacking: []}) for lacking in ("bandwidths", "throughputs"))]
+)
 def test_an_unknown_peak_leaves_the_lower_bound_and_the_limit_unknown(known: Peaks | None) -> None:
     found = lower_bound(of(1000, 1000), case(), known)
     assert found.total_s is None
@@ -77,11 +88,52 @@ def test_a_case_is_the_sum_of_its_layers_and_keeps_their_macs() -> None:
     assert found.bound == "compute"
 
 
+def bound_of(compute_s: float, memory_s: float | None, overhead_s: float | None) -> LowerBound:
+    return LowerBound(work=of(1, 1), compute_s=compute_s, memory_s=memory_s, overhead_s=overhead_s, queued=False)
+
+
+LAYERS = (bound_of(0.3, 0.1, 0.05), bound_of(0.1, 0.2, 0.1), bound_of(0.0, 0.0, 0.01))
+ROOFLINE = Roofline(seconds=2.0, macs=10**9, moved_bytes=4 * 10**8, peak_flops_per_s=1e10, layers=LAYERS)
+
+
+def test_shares_are_of_the_measured_time() -> None:
+    assert (ROOFLINE.flops_per_s, ROOFLINE.bytes_per_s) == (1e9, 2e8)
+    shares = ROOFLINE.compute_share, ROOFLINE.memory_share, ROOFLINE.overhead_share, ROOFLINE.lower_bound_share
+    assert shares == pytest.approx((0.1, 0.15, 0.08, 0.33))
+    assert ROOFLINE.lower_bound_s == pytest.approx(0.35 + 0.3 + 0.01)
+    unknown = replace(ROOFLINE, moved_bytes=None, peak_flops_per_s=None, layers=())
+    assert (unknown.bytes_per_s, unknown.compute_share, unknown.memory_share) == (None, None, None)
+    assert (unknown.overhead_share, unknown.lower_bound_s, unknown.lower_bound_share) == (None, None, None)
+    one = replace(ROOFLINE, layers=(*LAYERS, bound_of(0.1, None, None)))
+    assert (one.memory_share, one.overhead_share, one.lower_bound_s) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kernel_share", "bound"),
+    [
+        (LAYERS, None, "compute"),
+        ((*LAYERS, LAYERS[1]), None, "memory"),  # 0.6 s of two layers, against 0.35 of one
+        (LAYERS[2:], None, "overhead"),
+        (LAYERS, 0.17, "compute"),  # 0.175 of the measured time
+        (LAYERS, 0.18, "kernel"),
+        ((), 0.5, None),
+        ((), 0.51, "kernel"),
+        ((*LAYERS, bound_of(0.1, None, None)), 0.49, None),
+    ],
+)
+def test_what_takes_the_largest_share_of_the_time_is_the_limit(
+    layers: tuple[LowerBound, ...], kernel_share: float | None, bound: str | None
+) -> None:
+    assert replace(ROOFLINE, layers=layers, kernel_share=kernel_share).bound == bound
+
+
 def test_without_a_closed_form_only_the_arithmetic_is_known() -> None:
     found = case_roofline(case("resnet18"), 0.5, 1_000_000, None, peaks())
     assert found.flops_per_s == pytest.approx(4e6)
     assert found.compute_share == pytest.approx(4e-5)
     assert (found.moved_bytes, found.bytes_per_s, found.lower_bound_s, found.bound) == (None, None, None, None)
+    step = case_roofline(case(workload="training", batch=4), 0.5, 1_000_000, None, None, 0.3)
+    assert (step.macs, step.compute_share, step.kernel_share) == (3 * 4 * 1_000_000, None, 0.3)
 
 
 def test_a_runtime_that_fuses_has_fewer_layers_and_the_same_macs() -> None:
@@ -113,10 +165,46 @@ def test_the_backward_pass_of_a_convolution_reads_and_writes_what_both_its_produ
     assert found.macs == 2 * 2 * conv.macs
 
 
-def test_in_sixteen_bits_half_as_much_moves_at_least() -> None:
+def backward_bytes(model: str, batch: int) -> dict[str, int]:
+    found = works(registry.get(model).network(), case(workload="training", batch=batch))
+    return {work.name.removesuffix(" backward"): work.moved_bytes for work in found if work.name.endswith(" backward")}
+
+
+def test_the_backward_pass_of_other_layers_moves_at_least_what_their_gradients_need() -> None:
+    """In values of 4 bytes; dy is the output's gradient, dx the input's."""
+    found = backward_bytes("resnet18", 2)
+    image, stem, pooled = 3 * 224 * 224, 64 * 112 * 112, 64 * 56 * 56
+    assert found["conv1"] == 4 * (2 * (stem + image) + 2 * 64 * 3 * 49)  # dy, the image; no dx
+    assert found["bn1"] == 4 * (2 * 3 * stem + 2 * 2 * 64)  # dy, dx, the input
+    assert found["relu"] == 4 * 2 * 3 * stem  # dy, dx, the output
+    assert found["maxpool"] == 4 * 2 * (pooled + 2 * stem + 2 * pooled)  # dy, dx, the input, indices of 8 bytes
+    assert found["fc"] == 4 * (2 * (2 * 1000 + 2 * 512) + 2 * (512 + 1) * 1000)  # dy twice, dx, the input
+    assert not {"flatten", "layer1.0.add"} & found.keys(), "they hand the gradient on"
+    assert next(iter(found)) == "fc"
+    wide, narrow = 16 * 56 * 56, 16  # a squeeze's scale: dy, both gradients, both inputs
+    assert backward_bytes("mobilenet_v3_small", 1)["features.1.block.1.scale"] == 4 * (3 * wide + 2 * narrow)
+
+
+def test_what_is_frozen_has_no_backward_pass_and_no_update() -> None:
+    network = freeze(registry.get("resnet18").network(), "head")
+    _, *forward, backward, update = works(network, case(workload="training", batch=2))
+    assert not any(work.name.endswith("backward") for work in forward)
+    assert (backward.name, backward.moved_bytes) == ("fc backward", 4 * (2 * (1000 + 512) + 2 * 513_000))  # no dx
+    assert (backward.macs, update.moved_bytes) == (2 * 512_000, 5 * 4 * 513_000)
+
+
+@pytest.mark.parametrize(("precision", "share"), [("bf16", 1 / 2), ("fp16", 1 / 2), ("int8", 1 / 4)])
+def test_of_smaller_values_less_moves_at_least(precision: str, share: float) -> None:
     network = registry.get("resnet18").network()
-    full, half = (sum(w.moved_bytes for w in works(network, case(precision=p))) for p in ("fp32", "bf16"))
-    assert half == pytest.approx(full / 2, rel=1e-3)
+    full, less = (sum(w.moved_bytes for w in works(network, case(precision=p))) for p in ("fp32", precision))
+    assert less == pytest.approx(share * full, rel=1e-3)
+
+
+def test_weights_are_updated_in_float32_whatever_the_values_are() -> None:
+    network = registry.get("resnet18").network()
+    first, *_, update = works(network, case(workload="training", precision="amp-bf16"))
+    assert (first.name, first.moved_bytes) == ("conv1", 3_851_008 // 2)
+    assert update.moved_bytes == 5 * network.weight_bytes
 
 
 @pytest.mark.parametrize(
@@ -179,3 +267,8 @@ def test_the_arithmetic_of_operators_is_known_where_the_memory_that_one_moves_is
     rows = (*known.rows[:2], known.rows[2].model_copy(update={"moved_bytes": None}))
     first, _ = ProfiledCall(known.model_copy(update={"rows": rows}), case(), 1.6, peaks()).kinds
     assert (first.roofline.macs, first.roofline.moved_bytes) == (2 * 10**6, None)
+    for rows_moved in (10**7, None):
+        without = known.rows[2].model_copy(update={"macs": None, "moved_bytes": rows_moved, "name": ""})
+        call = ProfiledCall(known.model_copy(update={"rows": (*known.rows[:2], without)}), case(), 1.6, peaks())
+        assert call.kinds[0].roofline.macs == 10**6
+        assert [part.name for part in call.layers] == ["a", "b", "tiny"], "the model itself"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,48 @@ def test_efficiency_traffic_and_exposed_communication(ranks: int) -> None:
     assert found.lower_bound_s == pytest.approx(4 * PARAMS / (25e6 / 5e-3))
     assert found.exposed_s == pytest.approx(0.003)
     assert found.longer_s == pytest.approx(0.004)
+
+
+def test_a_median_stands_for_what_ranks_measured_several_times() -> None:
+    (found,) = scalings(run_of(trained(1, 0.012), trained(2, 0.016, 0.013)))
+    assert found.ranks is not None
+    steps = found.ranks.model_copy(update={"step_s": [0.02, 0.05, 0.03], "apart_s": [0.01, 0.01, 0.027]})
+    assert replace(found, ranks=steps).exposed_s == pytest.approx(0.01)  # of 10, 40 and 3 ms
+    nothing = found.ranks.model_copy(update={"step_s": [], "apart_s": [], "all_reduces": []})
+    unknown = replace(found, ranks=nothing)
+    assert (unknown.exposed_s, unknown.bytes_per_s, unknown.lower_bound_s) == (None, None, None)
+    assert replace(found, gradient_bytes=None).lower_bound_s is None
+
+
+def test_a_step_is_timed_over_all_launches_and_tells_of_its_ranks_with_the_last() -> None:
+    one, two = trained(1, 0.012), trained(2, 0.016, 0.013)
+    (first,), (last,) = trained(2, 0.02).launches, two.launches
+    assert two.measurement is not None
+    both = two.model_copy(update={"measurement": two.measurement.model_copy(update={"launches": [first, last, last]})})
+    (found,) = scalings(run_of(one, both))
+    assert last.ran is not None
+    assert (found.ranks, found.alone) == (last.ran.ranks, one)
+    assert found.step_s == pytest.approx(0.016)
+    none = both.model_copy(update={"measurement": two.measurement.model_copy(update={"launches": [last, first]})})
+    assert [each.ranks for each in scalings(run_of(one, none))] == [None]
+    failed = both.model_copy(update={"status": "failed"})
+    assert scalings(run_of(one, failed)) == []
+
+
+def test_the_gradients_of_a_head_are_its_own() -> None:
+    made = [
+        each.model_copy(update={"case": each.case.model_copy(update={"trainable": "head"})})
+        for each in (trained(1, 0.012), trained(2, 0.016))
+    ]
+    (found,) = scalings(run_of(*made))
+    assert found.gradient_bytes == 4 * (84 + 1) * 10  # the last of LeNet's layers
+    assert scalings(run_of(made[0], trained(2, 0.016))) == [], "the other trains all"
+    large = made[1].case.spec.model_copy(update={"image_size": (4, 4)})
+    refused = [
+        each.model_copy(update={"case": each.case.model_copy(update={"spec": large, "trainable": "all"})})
+        for each in made
+    ]
+    assert [each.gradient_bytes for each in scalings(run_of(*refused))] == [4 * PARAMS], "as they were counted"
 
 
 def test_a_sentence_says_where_the_time_goes() -> None:

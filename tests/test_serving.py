@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from cnnbench.analysis.rate_search import STEP, RateSearch, place_of, rate_at
-from cnnbench.analysis.serving import Service, rate_at_bound
+from cnnbench.analysis.serving import Service, rate_at_bound, service_of, services
+from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.tuning import Knobs, grid, interval, keeps_up, kept_of, ranked, worths
 from cnnbench.errors import WorkerError
 from cnnbench.records.reason import Interference
 from cnnbench.records.serving import LoadTest, ServingLaunch
 from cnnbench.records.serving_messages import Drive
 from cnnbench.worker.serving.batcher import Batcher, Query
+from tests.records import case, record
 
 CALL_S = 0.004
 
@@ -134,6 +136,46 @@ def test_an_interval_of_earlier_launches_is_confirmed_first() -> None:
     assert search.next() == 51
 
 
+@pytest.mark.parametrize(
+    ("valid", "invalid", "place"),
+    [
+        ([], [], 84),  # 60 a second, of a capacity of 100
+        ([84], [], 88),
+        ([84, 88], [], 96),
+        ([84, 88, 96], [], 100),  # 130 a second
+        ([84, 88, 96, 100], [], None),
+        ([], [84], 80),
+        ([], [84, 80], 72),
+        ([], [84, 80, 72, 56, 24], 14),  # 2 a second
+        ([], [84, 80, 72, 56, 24, 14], None),
+        ([84], [88], 86),
+        ([84], [87], 85),
+        ([84], [86], 85),
+        ([84], [85], None),
+        ([90], [84], 76),  # what is valid above an invalid rate counts for nothing
+        ([80, 90], [84], 82),
+        ([80, 82], [84, 90], 83),
+    ],
+)
+def test_the_search_doubles_its_stride_until_it_has_both_ends_and_then_halves_what_is_between(
+    valid: list[int], invalid: list[int], place: int | None
+) -> None:
+    verdicts = dict.fromkeys(invalid, False) | dict.fromkeys(valid, True)
+    assert RateSearch(100.0, verdicts=verdicts).next() == place
+
+
+def test_a_hint_that_the_verdicts_have_answered_is_not_tested() -> None:
+    assert RateSearch(100.0, [50, 52], {50: False}).next() == 46
+    assert RateSearch(100.0, [50, 52], {52: True}).next() == 56
+    assert RateSearch(100.0, [52, 50], {40: True, 60: False}).next() == 52
+    assert RateSearch(100.0, [52, 50], {40: True, 51: False}).next() == 50
+
+
+def test_a_place_of_the_grid_has_four_digits_and_is_the_nearest() -> None:
+    assert [rate_at(place) for place in (0, 1, 84)] == [1.0, 1.05, 60.24]
+    assert [place_of(rate) for rate in (1.0, 60.24, 61.0, 62.0)] == [0, 84, 84, 85]
+
+
 def load_test(scenario: str = "server", purpose: str = "search", **about: object) -> LoadTest:
     """A test by hand."""
     figures = {"queries": 662, "per_s": 100.0, "p50_s": 0.01, "p90_s": 0.02, "p99_s": 0.03, "own_p50_s": 0.01}
@@ -184,6 +226,8 @@ def test_configurations_use_no_more_threads_than_there_are_cores_and_wait_for_a_
     waits = [(knobs.batch, knobs.delay_ms) for knobs in found if (knobs.sessions, knobs.threads) == (2, 2)]
     assert waits == [(1, 0.0), *((batch, delay_ms) for batch in (2, 4, 8) for delay_ms in (0.0, 10.0, 25.0))]
     assert (kept_of(60), kept_of(9), kept_of(3)) == (20, 3, 2)
+    alone = [(knobs.sessions, knobs.threads, knobs.batch, knobs.delay_ms) for knobs in grid(1, 0.0333335)]
+    assert alone == [(1, 1, 1, 0.0), *((1, 1, batch, ms) for batch in (2, 4, 8) for ms in (0.0, 3.333, 8.333))]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +261,9 @@ def test_the_interval_of_a_configuration_ends_below_the_lowest_rate_that_was_inv
     assert interval(tests) == (60.0, 70.0)
     assert interval(tests[2:]) == (None, 70.0)
     assert interval(tests[:2]) == (60.0, None)
+    both = load_test(rate=60.0, valid=False)
+    assert interval([*tests[:2], both]) == (50.0, 60.0), "one test of a rate was lost"
+    assert interval([load_test(valid=False), *tests]) == (60.0, 70.0), "one without a rate tells nothing"
 
 
 def test_the_interval_is_what_no_launch_contradicts() -> None:
@@ -231,6 +278,41 @@ def test_the_interval_is_what_no_launch_contradicts() -> None:
     assert both.batch_formed == pytest.approx(2.0)
     assert both.half_width == pytest.approx(5 / 65)
     assert (both.faults(), both.noise()) == ([], [])
+
+
+def test_rates_are_in_order_and_one_that_was_lost_once_is_invalid() -> None:
+    tests = [load_test(rate=rate, valid=valid) for rate, valid in ((80.0, False), (70.0, True), (60.0, True))]
+    found = Service([serving_launch(*tests, load_test(rate=70.0, valid=False))])
+    assert list(found.searched) == [60.0, 70.0, 80.0]
+    assert (found.valid, found.invalid, len(found.at_bound)) == (60.0, 70.0, 1)
+    twice = Service([serving_launch(*[load_test(rate=60.0)] * 2), serving_launch(load_test(rate=50.0))])
+    assert (twice.valid, twice.invalid, twice.confirmed, twice.half_width) == (60.0, None, 1, 1.0)
+
+
+def test_what_the_load_itself_costs_is_the_median_of_the_launches() -> None:
+    launch = serving_launch()
+    launches = [
+        launch.model_copy(update={"loadgen_s": 1e-5 * n, "queue_s": 2e-5 * n, "arrival_s": 3e-5 * n}) for n in (1, 9, 2)
+    ]
+    found = Service(launches)
+    assert (found.loadgen_s, found.queue_s, found.arrival_s) == pytest.approx((2e-5, 4e-5, 6e-5))
+    assert found.low_load == found.timers == Estimate(1.0, 1.0, 1.0)
+    assert [str(reason) for reason in found.noise()] == [
+        "not-measured: no test of 662 queries fitted into the case's time; raise case_budget"
+    ]
+    assert (found.valid, found.confirmed, found.at_bound, found.best_seen, found.cpus) == (None, 0, [], None, None)
+
+
+def test_only_launches_that_served_are_a_service() -> None:
+    plain = record(case(), [0.01] * 7)
+    (launch,) = plain.launches
+    served = launch.model_copy(update={"serving": serving_launch(load_test(rate=60.0))})
+    assert service_of([launch]) is None
+    assert plain.measurement is not None
+    measurement = plain.measurement.model_copy(update={"launches": [launch, served]})
+    both = services([plain.model_copy(update={"measurement": measurement})])
+    assert [(id_, len(found.launches), found.bound_s) for id_, found in both.items()] == [(plain.id, 1, 0.05)]
+    assert services([plain]) == {}
 
 
 def test_the_throughput_offline_is_of_valid_tests_where_there_are_any() -> None:
@@ -249,6 +331,12 @@ def test_the_rate_at_the_bound_lies_between_the_ends_of_the_interval() -> None:
     assert rate_at_bound(serving_launch(*lost)) == pytest.approx((50 * 60) ** 0.5), "its p99 tells nothing"
     strict = ends[0].model_copy(update={"p99_s": 0.051}), ends[1]
     assert rate_at_bound(serving_launch(*strict)) == pytest.approx(50.0)
+    slack = ends[0], ends[1].model_copy(update={"p99_s": 0.045})
+    assert rate_at_bound(serving_launch(*slack)) == pytest.approx(60.0)
+    level = ends[0], ends[1].model_copy(update={"p99_s": 0.04})
+    assert rate_at_bound(serving_launch(*level)) == pytest.approx((50 * 60) ** 0.5)
+    nearer = ends[0].model_copy(update={"p99_s": 0.025}), ends[1].model_copy(update={"p99_s": 0.4})
+    assert rate_at_bound(serving_launch(*nearer)) == pytest.approx(50 * 1.2**0.25)  # 0.025 x 16^0.25 is the bound
     assert rate_at_bound(serving_launch(ends[0])) is None
     assert rate_at_bound(serving_launch(ends[1])) is None
 
@@ -287,7 +375,36 @@ def test_a_check_that_fails_is_a_reason() -> None:
     assert [str(reason) for reason in changed("single", own_p50_s=0.0098).faults()] == ["timers: -2.0 %"]
     assert [str(reason) for reason in changed("single", own_p50_s=0.0102).faults()] == ["timers: +2.0 %"]
     short = good.model_copy(update={"tests": [test for test in good.tests if test.round < 3]})
-    assert [reason.code for reason in Service([short]).noise()] == ["low-load"]
+    (reason,) = Service([short]).noise()
+    assert str(reason).startswith("low-load: not checked: 3 of 6 pairs fitted into")
+    assert Service([short]).faults() == []
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.2])
+def test_a_check_fails_with_its_whole_interval_alone(ratio: float) -> None:
+    """Of six pairs, whose least and greatest are the interval; a seventh has no partner."""
+    good = serving_launch(load_test(rate=60.0), load_test(rate=62.0, valid=False))
+
+    def changed(rounds: int) -> Service:
+        tests = [
+            test.model_copy(
+                update={"p50_s": 0.01 * ratio} if test.scenario == "server" else {"own_p50_s": 0.01 * ratio}
+            )
+            if test.purpose == "low-load" and test.round < rounds
+            else test
+            for test in good.tests
+        ]
+        alone = load_test("single", "low-load", round=6, rate=10.0)
+        return Service([good.model_copy(update={"tests": [*tests, alone]})])
+
+    assert (changed(5).noise(), changed(5).faults()) == ([], [])
+    assert [reason.code for reason in (*changed(6).noise(), *changed(6).faults())] == ["low-load", "timers"]
+    low_load = changed(3).low_load
+    assert low_load == changed(3).timers
+    assert low_load is not None
+    assert (low_load.value, low_load.low, low_load.high) == pytest.approx(
+        ((1 + ratio) / 2, min(1.0, ratio), max(1.0, ratio))
+    )
 
 
 def test_neighbouring_rates_are_the_grids_step_apart() -> None:

@@ -9,9 +9,12 @@ import pytest
 
 from cnnbench.analysis.stats import (
     Estimate,
+    geometric_mean,
     launch_estimate,
+    launch_median,
     launch_ratio_estimate,
     median_estimate,
+    median_of,
     median_ranks,
     min_sample_for,
     percentile,
@@ -57,6 +60,13 @@ def test_too_few_blocks_have_no_interval_and_an_infinite_width() -> None:
     assert estimate.half_width == float("inf")
 
 
+def test_the_half_width_is_that_of_the_larger_side_relative_to_the_value() -> None:
+    assert [Estimate(2.0, *ends).half_width for ends in ((1.0, 5.0), (0.5, 3.0))] == [1.5, 0.75]
+    assert [Estimate(2.0, *ends).half_width for ends in ((1.0, None), (None, 3.0))] == [math.inf, math.inf]
+    assert Estimate(2.0, 1.0, 5.0).scaled(10) == Estimate(20.0, 10.0, 50.0)
+    assert Estimate(2.0).scaled(10) == Estimate(20.0)
+
+
 def test_a_slow_round_cancels_in_the_ratio() -> None:
     slowdown = [1, 1, 5, 1, 3, 1, 1, 2]
     fast, slow = [[1.0 * s] for s in slowdown], [[2.0 * s] for s in slowdown]
@@ -78,6 +88,7 @@ def test_a_percentile_is_withheld_where_the_sample_is_too_small(percent: float, 
 
 def test_a_percentile_is_a_measured_value() -> None:
     assert percentile([float(i) for i in range(1, 101)], 90) == 90.0
+    assert percentile([float(i) for i in range(65, 0, -1)], 90) == 59.0  # 58.5 of 65 values
 
 
 def test_the_estimate_is_the_median_of_block_medians() -> None:
@@ -154,6 +165,30 @@ def test_one_launch_has_its_own_interval_and_two_have_both_of_theirs() -> None:
     assert launch_estimate([first, second[:3]]) == Estimate(1.625)
 
 
+def test_an_interval_of_many_launches_holds_their_median_where_their_mean_is_far_off() -> None:
+    """Of 100 logarithms, 51 are 0 and 49 are 1: the mean is 0.49 with an interval of 0.1 to each side."""
+    for sign in (1, -1):
+        found = launch_estimate([[[math.exp(sign * (number >= 51))]] for number in range(100)])
+        half = 1.984217 * 0.502418 / 10  # t(0.975, 99), and the standard deviation
+        far = math.exp(sign * (0.49 + half))
+        assert (found.value, found.low, found.high) == pytest.approx((1.0, min(far, 1.0), max(far, 1.0)), rel=1e-5)
+
+
+def test_the_median_over_launches_may_be_zero() -> None:
+    assert launch_median([[], [[1.0, 3.0, 2.0]], [[9.0], [4.0], [5.0]]]) == 3.5
+    assert launch_median([[[0.0]], [[0.0]], [[1.0]]]) == 0.0
+
+
+def test_the_median_of_a_few_estimates_has_the_hull_of_their_intervals() -> None:
+    three = [Estimate(2.0, 1.5, 3.0), Estimate(1.0, 0.5, 1.2), Estimate(5.0, 4.0, 6.0)]
+    assert median_of(three) == Estimate(2.0, 0.5, 6.0)
+    for lacking in (Estimate(5.0), Estimate(5.0, 4.0), Estimate(5.0, None, 6.0)):
+        assert median_of([*three[:2], lacking]) == Estimate(2.0)
+        assert geometric_mean([Estimate(0.2, 0.1, 0.3), lacking]).low is None
+    six = [Estimate(value, value - 0.5, value + 0.5) for value in (3.0, 1.0, 2.0, 6.0, 5.0, 4.0)]
+    assert median_of(six) == Estimate(3.5, 1.0, 6.0)
+
+
 def test_launches_without_blocks_are_left_out() -> None:
     launch = [[1.0 + index] for index in range(6)]
     assert launch_estimate([[], launch, []]) == time_estimate(launch)
@@ -182,6 +217,8 @@ def test_rounds_are_paired_within_a_launch_and_launches_within_a_group() -> None
         ),
         # each overlaps its neighbour, but the third not the best
         ([Estimate(1, 0.9, 1.1), Estimate(1.15, 1.05, 1.25), Estimate(1.3, 1.2, 1.4)], [1, 1, 3]),
+        # two that touch overlap
+        ([Estimate(1, 0.9, 1.1), Estimate(1.2, 1.1, 1.3), Estimate(1.3, 1.11, 1.4)], [1, 1, 3]),
         # without an interval: with the best, in the middle, all
         ([Estimate(1), Estimate(2, 1.9, 2.1), Estimate(3, 2.9, 3.1)], [1, 1, 3]),
         ([Estimate(1, 0.9, 1.1), Estimate(2, 1.9, 2.1), Estimate(2.5), Estimate(3, 2.9, 3.1)], [1, 2, 2, 4]),
@@ -246,6 +283,27 @@ def test_what_is_no_second_mode() -> None:
     assert two_modes([1.0 + index for index in range(20)]) is None
 
 
+@pytest.mark.parametrize(
+    ("values", "modes"),
+    [
+        ([1.0] * 5 + [2.0] * 5, (1.0, 2.0)),
+        ([1.0] * 4 + [2.0] * 16, (1.0, 2.0)),
+        ([1.0] * 3 + [2.0] * 17, None),
+        ([1.0] * 2 + [2.0] * 10, None),  # a fifth of twelve is more than two
+        ([1.0] * 10 + [1.06] * 10, (1.0, 1.06)),
+        # The inner range of either side, without its least and greatest, is 2; three times that is not enough.
+        ([9.0, 9.5, 11.0, 11.5, 12.0] + [18.0] * 5, None),
+        ([9.0, 9.5, 11.0, 11.5, 12.0] + [18.1] * 5, (11.0, 18.1)),
+        ([10.0] * 5 + [16.0, 16.5, 17.0, 18.5, 19.0], None),
+        ([10.0] * 5 + [16.1, 16.6, 17.0, 18.6, 19.0], (10.0, 17.0)),
+    ],
+)
+def test_modes_are_apart_by_more_than_five_percent_and_three_inner_ranges(
+    values: list[float], modes: tuple[float, float] | None
+) -> None:
+    assert two_modes(values) == two_modes(values[::-1]) == modes
+
+
 def test_a_trend_is_the_change_from_the_first_block_to_the_last() -> None:
     rng = random.Random(0)
     assert trend([1.01**index for index in range(11)]) == pytest.approx(1.01**10 - 1)
@@ -263,6 +321,24 @@ def test_a_trend_of_short_launches_is_that_within_each() -> None:
     assert trend([1.0] * 6, [2.0] * 6, [3.0] * 6) is None
     assert trend(falling, falling[::-1]) is None
     assert trend(*([float(launch)] for launch in range(1, 20))) is None
+
+
+@pytest.mark.parametrize(
+    ("launches", "change"),
+    [
+        # Kendall's S of ten blocks has a variance of 125: at one in a hundred, 31 is a trend and 29 is none.
+        ([[7, 0, 1, 2, 3, 4, 5, 6, 8, 9]], math.expm1(0.09)),
+        ([[8, 0, 1, 2, 3, 4, 5, 6, 7, 9]], None),
+        # Of three launches of six blocks 85: 25 is a trend, and 23 is none.
+        ([[0, 1, 2, 3, 4, 5], [5, 0, 1, 2, 3, 4], [5, 0, 1, 2, 3, 4]], math.expm1(0.05)),
+        ([[0, 1, 2, 3, 4, 5], [5, 0, 1, 2, 3, 4], [5, 0, 1, 2, 4, 3]], None),
+        # To the last block of the longest launch.
+        ([[0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11, 12]], math.expm1(0.07)),
+    ],
+)
+def test_a_trend_is_significant_at_one_in_a_hundred(launches: list[list[int]], change: float | None) -> None:
+    found = trend(*([math.exp(0.01 * log) for log in blocks] for blocks in launches))
+    assert found == (None if change is None else pytest.approx(change))
 
 
 def test_what_is_no_trend() -> None:

@@ -1,6 +1,7 @@
 """Training a part of a model: which part that is, what it costs in closed form, and that a step does no more."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnbench.analysis.roofline import case_roofline
 from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.transfer import Saving, savings
 from cnnbench.errors import InputError, SuiteError
@@ -17,6 +19,8 @@ from cnnbench.networks import training
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.networks.trainable import first_trained, freeze, head_of, order_of
 from cnnbench.records.artifact import step_files
+from cnnbench.records.environment import Threads
+from cnnbench.records.peaks import Peaks
 from cnnbench.records.record import Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.transfer import sentence
@@ -27,6 +31,7 @@ from cnnbench.worker.counters import module as counters
 from cnnbench.worker.trainable import survey
 from tests import records
 from tests.conftest import Cli, write_suite
+from tests.peaks import peaks
 from tests.test_families import on_meta
 from tests.test_layers import backward_by_torch, kept_of_module
 from tests.test_training_forms import Training, may_be
@@ -308,7 +313,9 @@ def test_a_users_model_without_such_a_module_ends_the_run_before_it_is_measured(
 # --- what is said of it ---
 
 
-def saving_of(whole_s: float, part_s: float, phases: tuple[float, ...], tmp_path: Path) -> Saving:
+def saving_of(
+    whole_s: float, part_s: float, phases: tuple[float, ...], tmp_path: Path, known: Sequence[Peaks] = ()
+) -> Saving:
     """ResNet-18's head beside the whole, as a run of made-up times."""
 
     def made(part: str, seconds: float, shares: tuple[float, ...]) -> Record:
@@ -328,12 +335,30 @@ def saving_of(whole_s: float, part_s: float, phases: tuple[float, ...], tmp_path
         ]
         assert found.measurement is not None
         launches = [launch.model_copy(update={"blocks": blocks})]
-        return found.model_copy(update={"measurement": found.measurement.model_copy(update={"launches": launches})})
+        measurement = found.measurement.model_copy(update={"launches": launches})
+        environment = records.ENVIRONMENT.model_copy(update={"threads": Threads(used=(2,), usable=2)})
+        return found.model_copy(update={"measurement": measurement, "environment": environment})
 
     both = [made("all", whole_s, (0.4, 0.55, 0.05)), made("head", part_s, phases)]
     run = Run(tmp_path, "it", "2026-01-01T00:00:00+00:00", records.ENVIRONMENT, {each.id: each for each in both})
-    (found,) = savings(run)
+    (found,) = savings(replace(run, peaks=list(known)))
     return found
+
+
+def test_the_bounds_of_both_steps_predict_a_saving_where_the_peaks_are_known(tmp_path: Path) -> None:
+    network = ARCHITECTURES["resnet18"].network()
+    part, whole = Case.from_id(HEAD_ID.replace("ort", "eager")), freeze(network, "head")
+    found = saving_of(1.0, 0.45, (0.9, 0.08, 0.02), tmp_path, [peaks(threads=2)])
+    least = [
+        case_roofline(of, 1.0, 1, forms, peaks()).lower_bound_s
+        for of, forms in ((part, whole), (part.model_copy(update={"trainable": "all"}), network))
+    ]
+    assert least[0]
+    assert least[1]
+    assert found.by_bounds == pytest.approx(least[1] / least[0])
+    assert found.by_bounds is not None
+    assert found.by_bounds > 2
+    assert saving_of(1.0, 0.45, (0.9, 0.08, 0.02), tmp_path).by_bounds is None
 
 
 def test_what_ate_the_difference_is_computed_from_the_records(tmp_path: Path) -> None:
@@ -343,6 +368,12 @@ def test_what_ate_the_difference_is_computed_from_the_records(tmp_path: Path) ->
     assert sum(share.time for share in found.shares.values()) == pytest.approx(0.45)
     assert found.by_macs is not None
     assert sum(share.macs for share in found.shares.values()) == pytest.approx(1 / found.by_macs)
+    times = {phase: share.time for phase, share in found.shares.items()}
+    assert times == pytest.approx({"forward": 0.9 * 0.45, "backward": 0.08 * 0.45, "optimizer": 0.02 * 0.45})
+    macs = {phase: share.macs * 5_324_206_080 for phase, share in found.shares.items()}
+    assert macs == pytest.approx({"forward": 1_814_073_344, "backward": 512_000, "optimizer": 0})
+    assert (found.record.case.trainable, found.whole.case.trainable) == ("head", "all")
+    assert found.memory == training.step_memory(freeze(ARCHITECTURES["resnet18"].network(), "head"), 8, "momentum")
     assert sentence(found) == (
         "predicted ×2.93 by MACs, measured ×2.22 [2.22, 2.22]: the forward pass has 34 % of the whole step's MACs and "
         "takes 40 % of its time; the backward pass has 0.0096 % of the whole step's MACs and takes 3.6 % of its time."
@@ -353,4 +384,8 @@ def test_a_measured_interval_that_holds_the_prediction_eats_nothing(tmp_path: Pa
     found = saving_of(1.0, 1 / 2.934, (0.9, 0.08, 0.02), tmp_path)
     wide = replace(found, measured=Estimate(2.7, 2.5, 3.0))
     assert sentence(wide).endswith("as predicted, within the interval.")
+    ends = [(2.0, 2.9), (2.0, 3.0), (2.9, 3.0), (3.0, 4.0), (None, 3.0), (2.9, None)]
+    said = [replace(found, measured=Estimate(2.95, *each), by_macs=3.0).is_as_predicted for each in ends]
+    assert said == [False, True, True, True, False, False]
+    assert not replace(wide, by_macs=None).is_as_predicted
     assert sentence(replace(found, by_macs=None)).endswith("nothing is predicted without a closed form.")

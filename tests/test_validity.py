@@ -10,6 +10,7 @@ from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import Block, Launch, Parity, Ran, Record
 from cnnbench.records.run_folder import Run
 from tests.records import case, facts, measurement, record
+from tests.test_serving import load_test, serving_launch
 
 TF32, KILLED = Reason(code="tf32", detail="for matrix products"), Reason(code="crashed", detail="by SIGKILL")
 QUIET = [0.010, 0.0101, 0.0102, 0.0098, 0.0099, 0.010, 0.010, 0.0101, 0.0099, 0.010]
@@ -65,6 +66,62 @@ def test_what_the_times_say_of_themselves(call_s: list[float], reason: str) -> N
     assert any(reason in str(each) for each in reasons), reasons
 
 
+EVEN = [0.0, -1.0, 0.6, -0.3, 1.0, 0.3, -1.0, 0.0, 1.0, -0.6]
+"""Its median is 0, and the interval of that is from -1 to 1."""
+
+
+@pytest.mark.parametrize(
+    ("half", "codes"), [(0.03, []), (0.049, []), (0.051, ["wide-interval"]), (0.09, ["wide-interval"])]
+)
+def test_an_interval_of_more_than_five_percent_to_one_side_is_wide(half: float, codes: list[str]) -> None:
+    _, reasons = status_of([launch([0.01 * (1 + half * each) for each in EVEN])])
+    assert [reason.code for reason in reasons] == codes
+
+
+@pytest.mark.parametrize(
+    ("percents", "details"),
+    [
+        ([3.0], []),
+        ([4.9], []),
+        ([5.1], ["+5 %"]),
+        ([-5.1], ["-5 %"]),
+        ([9.0], ["+9 %"]),
+        ([7.0, -9.0], ["-9 %"]),  # they cancel in all, and each has its own
+        ([0.0, 7.0], ["+7 %"]),
+    ],
+)
+def test_a_drift_is_the_largest_change_from_the_first_block_to_the_last(
+    percents: list[float], details: list[str]
+) -> None:
+    launches = [launch([0.01 * (1 + percent / 100) ** (n / 11) for n in range(12)]) for percent in percents]
+    assert [reason.detail for reason in status_of(launches)[1] if reason.code == "drift"] == details
+
+
+def test_modes_and_what_was_not_measured_are_told() -> None:
+    (reason,) = status_of([launch([0.01, 0.0107] * 5)])[1]
+    assert str(reason) == "two-modes: 7 % apart"
+    assert reason in status_of([launch(QUIET), launch([0.01, 0.0107] * 5)])[1]
+    assert status_of([launch([])]) == ("noisy", [Reason(code="not-measured")])
+    assert status_of([]) == ("invalid", [])
+    (beside,) = status_of([launch(QUIET), launch(QUIET, interference=5)])[1]
+    assert beside.detail.startswith("5 of 10, and 6 are needed")
+
+
+def test_a_service_is_judged_by_its_own_checks() -> None:
+    (plain,) = measurement([]).launches
+
+    def status(**about: float) -> tuple[str, list[str]]:
+        served = serving_launch(load_test(rate=60.0), load_test(rate=62.0, valid=False))
+        tests = [test.model_copy(update=about) if test.scenario == "single" else test for test in served.tests]
+        served = served.model_copy(update={"tests": tests})
+        status, reasons = status_of([plain.model_copy(update={"serving": served})])
+        return status, [reason.code for reason in reasons]
+
+    assert status() == ("ok", [])
+    assert status(own_p50_s=0.02) == ("invalid", ["timers"])
+    assert status(p50_s=0.02, own_p50_s=0.02) == ("noisy", ["low-load"])
+
+
 def test_short_launches_that_all_slow_down_have_a_trend() -> None:
     slowing = [0.010 * 1.05**n for n in range(6)]
     _, reasons = status_of([launch(slowing), launch(slowing), launch(slowing)])
@@ -78,6 +135,7 @@ def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
         "invalid",
         [Reason(code="parity", detail="ort b3, error 5.0e-01, limit 1.0e-05 (relative)")],
     )
+    assert status_of([launch(QUIET)], [wrong], facts=facts()) == status_of([launch(QUIET)], [wrong])
     unknown = Parity(what="ort b3", error=None, limit=1e-5)
     assert "not finite or misshapen" in status_of([launch(QUIET)], parity=[unknown])[1][0].detail
     assert status_of([launch(QUIET)], faults=[TF32]) == ("invalid", [TF32])
@@ -86,6 +144,13 @@ def test_wrong_outputs_faults_and_denormals_are_invalid() -> None:
         "invalid",
         [Reason(code="denormals", detail="25.0%")],
     )
+    shares = (0.0009, 0.001, 0.0011, 0.0019)
+    few = [facts().model_copy(update={"denormal_share": share}) for share in shares]
+    assert [status_of([launch(QUIET)], facts=each)[0] for each in few] == ["ok", "ok", "invalid", "invalid"]
+    assert status_of([launch(QUIET)], [wrong], [TF32, TF32], facts=slow)[1][1:] == [
+        TF32,
+        Reason(code="denormals", detail="25.0%"),
+    ]
 
 
 def test_a_launch_that_fails_alone_is_failed_and_beside_others_takes_nothing_from_them() -> None:
@@ -140,6 +205,18 @@ def test_a_record_that_its_own_data_contradict_is_invalid_whatever_it_claims(cod
     found = _rechecked(DAMAGES[code](sound))
     assert (found.status, [each.code for each in found.reasons]) == ("invalid", ["claimed", code])
     assert found.reasons[0].detail == status
+
+
+def test_one_disagreement_is_told_of_many_and_none_where_no_formula_disagrees() -> None:
+    sound = record(case(), QUIET)
+    assert sound.counts
+    many = sound.counts.model_copy(update={"disagreements": ["conv1: 1 and 2", "conv2: 3 and 4"]})
+    found = _rechecked(sound.model_copy(update={"counts": many}))
+    assert [str(each) for each in found.reasons] == ["claimed: ok", "counts: conv1: 1 and 2"]
+    without = sound.model_copy(update={"counts": many.model_copy(update={"closed_form": False})})
+    assert _rechecked(without) == without
+    noisy = _rechecked(record(case(), [0.01, 0.02] * 5))
+    assert [each.code for each in noisy.reasons][:2] == ["claimed", "wide-interval"]
 
 
 def test_a_claim_without_a_measurement_is_invalid_and_a_worse_status_stays() -> None:

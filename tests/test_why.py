@@ -112,6 +112,12 @@ def test_the_batch_that_most_models_have_is_told_of_and_of_several_the_smallest(
     ]
     assert {each.batch for each in telling(cases)} == {8}
     assert telling([]) == []
+    on_cuda = [each.model_copy(update={"device": "cuda"}) for each in cases]
+    assert {(each.device, each.batch) for each in telling([*on_cuda, *cases])} == {("cuda", 8)}
+    kept = [each.model_copy(update={"allocator": "keep"}) for each in cases]
+    last = [each.model_copy(update={"layout": "channels_last"}) for each in cases]
+    steps = [each.model_copy(update={"workload": "training"}) for each in cases]
+    assert telling([*kept, *last, *steps]) == []
 
 
 def test_tables_show_each_case_beside_its_lower_bound(two: Run) -> None:

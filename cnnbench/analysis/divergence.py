@@ -29,6 +29,7 @@ ROUNDOFF = {
     "int8": 2.0**16,
     "int8-7bit": 2.0**17,
     "int8-signed": 2.0**17,
+    "int8-pt2e": 2.0**16,
 }
 """How many times coarser a format is than float32, which has 24 bits of significand: bfloat16 has 8, and float16 11;
 int8 has 8 bits for the whole range of a tensor, and 7 where weights are so or a sign takes one."""

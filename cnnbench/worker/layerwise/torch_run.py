@@ -17,7 +17,7 @@ from cnnbench.records.task_messages import (
     Value,
 )
 from cnnbench.suite.case import Case
-from cnnbench.suite.runtimes import runtime_kind, split
+from cnnbench.suite.runtimes import FREEZING, runtime_kind, split
 from cnnbench.worker.layerwise.program import Part, TracedProgram, array_of, like
 from cnnbench.worker.layerwise.stepped import Stepped, largest_difference
 from cnnbench.worker.reference.image_file import with_image
@@ -114,7 +114,9 @@ class CompiledLayers:
         from torch._inductor import config
 
         self._runtime, self._program = runtime, program
-        self._mode = split(runtime.case.runtime)[1] or None
+        variant = split(runtime.case.runtime)[1]
+        self._freezes = variant == FREEZING
+        self._mode = None if self._freezes else variant or None
         config.compile_threads = torch.get_num_threads()  # nothing is timed here
         self._places = self._program.reading(MATERIALISED)
         whole, self._part = self._program.part([], self._places), self._program.part(self._places, self._places)
@@ -166,7 +168,8 @@ class CompiledLayers:
         """The values at some places, in the memory layout that the compiler gives them: none is copied into another."""
         from torch._inductor import config
 
-        with torch.inference_mode(), self._runtime.autocast, config.patch(keep_output_stride=False):
+        settings = {"keep_output_stride": False, "freezing": self._freezes}
+        with torch.inference_mode(), self._runtime.autocast, config.patch(settings):
             made = zip(self._places, compiled(*self._program.inputs, *feeds), strict=True)
             return [y.clone() for place, y in made if place in wanted]
 
