@@ -11,9 +11,11 @@ import pytest
 
 from cnnbench.errors import InputError, ModelError
 from cnnbench.gate import arms
-from cnnbench.gate.arms import open_arms
+from cnnbench.gate.arms import Arm, open_arms
 from cnnbench.records.messages import CHECKOUTS
+from cnnbench.records.toolchain import Toolchain
 from cnnbench.runner import git, scratch
+from cnnbench.runner.worker_process import Interpreter
 from cnnbench.worker.origin import check_origin
 
 
@@ -29,6 +31,7 @@ from cnnbench.worker.origin import check_origin
         ("#!/bin/sh\nexec sleep 100\n", "it said nothing"),
         ("#!/bin/sh\nkill -9 $$\n", "expected a Python with what a worker needs"),
         ("#!/bin/sh\necho no torch >&2; exit 1\n", "no torch"),
+        ('#!/bin/sh\necho \'{"code": "a", "versions": {}, "python": "3"}\'; exit 1\n', "with what a worker needs"),
         ("nothing\n", "could not be run"),
     ],
 )
@@ -142,3 +145,34 @@ def test_code_of_the_checkout_that_a_revision_stands_beside_is_refused(
         check_origin("nets_of_mine:build")
     monkeypatch.delenv(CHECKOUTS)
     check_origin("nets_of_mine:build")
+
+
+def test_what_an_arm_says_of_itself_is_python_interpreter_revision_versions_and_settings() -> None:
+    toolchain = Toolchain("code", {"torch": "2.14"})
+    arm = Arm("head", "x", Interpreter("/usr/bin/python"), "abc", toolchain, "3.12", {"threads": 2})
+    own = {"python": "3.12", "interpreter": "/usr/bin/python", "revision": "abc"}
+    assert arm.about() == {**own, "torch": "2.14", "threads": "2"}
+    assert Arm("base", ".", toolchain=toolchain).about()["revision"] == "this"
+
+
+def test_places_of_modules_inside_the_repository_are_looked_for_in_its_other_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of installed packages, hidden ones, those outside, or those that are not there; `src` always."""
+    repository, folder = tmp_path / "repository", tmp_path / "other"
+    for name in ("src", "lib", ".venv/lib", ".hidden", "site-packages"):
+        (repository / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
+    (repository / "gone").mkdir()
+    monkeypatch.chdir(repository)  # where an empty place would be
+    names = ("lib", ".venv/lib", ".hidden", "gone", "site-packages", "lib")
+    places = ["", str(tmp_path), *(str(repository / name) for name in names)]
+    assert list(arms._inside(places, repository, folder)) == [folder / "lib", folder / "src"]
+    assert list(arms._inside([str(repository)], repository, folder)) == [folder, folder / "src"]
+    assert list(arms._inside([], repository, tmp_path)) == []
+
+
+def test_a_name_that_is_no_revision_is_quoted_up_to_a_hundred_letters(repository: Path) -> None:
+    for length, shown in ((100, f"'{'n' * 100}' is"), (101, f"'{'n' * 100}...' is")):
+        with pytest.raises(InputError, match=shown.replace(".", r"\.")), open_arms("n" * length, "."):
+            pass
