@@ -389,8 +389,8 @@ def test_the_run_without_optimisation_is_shown_where_it_tells_the_layer_at_least
     plain = layer_run("ort", right, layer(3, 2.0), members={3: [2]})
     assert layer_run("ort", right).accused is None
     assert plain.accused == (plain, plain.layers[1])
-    for members, is_unfused in (([], True), ([1], True), ([0, 1], False)):
-        unfused = layer_run("ort", wrong, members={2: members})
+    for inside, is_unfused in (([], True), ([1], True), ([0, 1], False)):
+        unfused = layer_run("ort", wrong, members={2: inside})
         run = replace(plain, unfused=unfused)
         assert run.accused == ((unfused, wrong) if is_unfused else (run, plain.layers[1]))
     found = replace(plain, unfused=layer_run("ort", right))
@@ -455,7 +455,8 @@ def test_maps_are_kept_of_the_first_wrong_layer_and_of_the_three_worst_beside_it
     assert kept(0.5, 0.4, 0.9, 2.0, 3.0, 4.0)[0] == [2, 3, 4, 5], "the first wrong one is kept whatever comes later"
     places, maps = kept(5.0)
     assert (places, maps[0].channels) == ([0], [0, 1, 2, 3, 4, 5, 6, 7])
-    assert (maps[0].made.shape, maps[0].made.dtype, maps[0].exact.any()) == ((8, 2, 2), np.float32, False)
+    assert (maps[0].made.shape, str(maps[0].made.dtype)) == ((8, 2, 2), "float32")
+    assert not maps[0].exact.any()
     assert maps[0].made[1].tolist() == [[0.0, -8.0], [4.0, 0.0]]
     run = diverging._Open(Contender("ort", "ort"), "0", None, None)  # type: ignore[arg-type]
     run.keep(layer(0), np.zeros((2, 10)), np.zeros((2, 10)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cnnbench.analysis.paired import Rule
+from cnnbench.analysis.paired import Rule, Verdict
 from cnnbench.errors import RunFolderError
 from cnnbench.gate import run as running
 from cnnbench.gate.arms import Arm
@@ -239,13 +239,10 @@ def test_a_case_with_a_problem_gets_no_further_block(clocked: Clocked, home: Pat
 def test_the_three_worst_regressions_are_diagnosed_and_verdicts_are_written_with_their_figures(
     clocked: Clocked, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logs = {"slower": (0.1, 0.4, 0.2, 0.3), "same": (0.0,), "missing": ()}
-    verdicts_of = [(verdict, log) for verdict, each in logs.items() for log in each or (None,)]
+    slower: list[tuple[Verdict, list[float]]] = [("slower", [log] * 2) for log in (0.1, 0.4, 0.2, 0.3)]
     cases = [
-        CaseVerdict(
-            comparison, verdict, "why", [Paired(("base", "head"), {"head": log})] * 2 if log is not None else []
-        )  # type: ignore[arg-type]
-        for comparison, (verdict, log) in zip(comparisons(6), verdicts_of, strict=True)
+        CaseVerdict(comparison, verdict, "why", [Paired(("base", "head"), {"head": log}) for log in logs])
+        for comparison, (verdict, logs) in zip(comparisons(6), [*slower, ("same", [0.0]), ("missing", [])], strict=True)
     ]
     budgets: list[float] = []
 
