@@ -4,13 +4,14 @@ from datetime import datetime
 
 import pytest
 
+from cnnbench.records import artifact
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
 from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, PROOF_CALLS, WARMUP_CALLS, Budget
 from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
-from cnnbench.runner.plan import Group, build_order, models_of
+from cnnbench.runner.plan import Group, build_order, compiled_ahead, group_cases, models_of, title, unfinished
 from cnnbench.suite.case import Case, ModelSpec
-from tests.records import measurement
+from tests.records import ENVIRONMENT, measurement, record
 
 SAMPLING_S = 4.0
 
@@ -429,3 +430,40 @@ def test_what_is_built_is_foreseen_at_its_layers_and_twenty_more(monkeypatch: py
     budget.built(lenet, 6.0)
     budget.built(own, 1.6)  # 0.05 s a layer
     assert budget.remaining_s() == pytest.approx(0.05 * 92)
+
+
+# --- what a run has to do ---
+
+
+def test_a_case_is_finished_where_its_record_is_of_this_machine_and_of_what_it_depends_on_now() -> None:
+    done, elsewhere, unknown, changed, same, absent = (case("lenet5", batch) for batch in range(1, 7))
+    elsewhere_is = ENVIRONMENT.machine.model_copy(update={"cpu": "Another CPU"})
+    records = {
+        done.id: record(done),
+        elsewhere.id: record(elsewhere).model_copy(
+            update={"environment": ENVIRONMENT.model_copy(update={"machine": elsewhere_is})}
+        ),
+        unknown.id: record(unknown).model_copy(update={"environment": None}),
+        changed.id: record(changed).model_copy(update={"depends": "another"}),
+        same.id: record(same).model_copy(update={"depends": artifact.depends_on(same)}),
+    }
+    cases = [done, elsewhere, unknown, changed, same, absent]
+    assert unfinished(cases, records, ENVIRONMENT) == [elsewhere, changed, absent]
+
+
+def test_groups_are_in_the_suites_order_and_so_are_their_cases() -> None:
+    one, two = case("lenet5", 1), case("lenet5", 8)
+    ort_one, ort_two = (each.model_copy(update={"runtime": "ort"}) for each in (one, two))
+    half = ort_two.model_copy(update={"precision": "fp16"})
+    assert group_cases([ort_two, one, two, half, ort_one]) == [(ort_two, two, half), (one, ort_one)]
+    assert title((ort_two, two, half)) == "lenet5/inference/ort+eager/cpu/fp32+fp16/b8"
+
+
+def test_what_is_made_for_cases_of_a_model_is_made_once_for_each() -> None:
+    quantised = [case("lenet5", batch).model_copy(update={"runtime": "ort", "precision": "int8"}) for batch in (1, 8)]
+    other = case("resnet50").model_copy(update={"runtime": "ort", "precision": "int8"})
+    finer = quantised[0].model_copy(update={"precision": "int8-7bit"})
+    groups: list[Group] = [(case("lenet5"), quantised[0]), (quantised[1], other), (finer,)]
+    assert compiled_ahead(groups, quantised[0].spec) == (quantised[1], finer)
+    packages = [case("lenet5", batch).model_copy(update={"runtime": "aot", "threads": 2}) for batch in (1, 8)]
+    assert compiled_ahead([packages], packages[0].spec) == tuple(packages)
