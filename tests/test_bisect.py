@@ -451,6 +451,8 @@ def test_the_parent_of_the_first_commit_is_the_good_one_and_an_explanation_never
     four: FourCommits, tmp_path: Path
 ) -> None:
     request = request_of(tmp_path)
+    same = BisectReport(request, Search(4, {4: UNCHANGED}), 0.0, True)
+    assert (same.has_changed, same.suspects, same.found) == (False, [], None)
     report = BisectReport(request, Search(4, {4: CHANGED, 1: CHANGED}), 0.0, True)
     assert report.found == 1
     for _ in range(3):
@@ -502,7 +504,7 @@ def test_a_search_goes_on_from_its_pairs_and_skipped_commits_behind_its_last_vis
     pairs = [Pair(comparison="x", stage="screen", number=0, order=["base", "head"], missing="head: gone")]
     for name, files in (
         ("003-bbbbbbbbbbbb", {"pairs.jsonl": pairs[0].model_dump_json() + "\n"}),
-        ("007-aaaaaaaaaaaa", {"pairs.jsonl": "", "skipped": "it does not run\n"}),
+        ("007-aaaaaaaaaaaa", {"skipped": "it does not run\n"}),
         ("0009-zzzzzzzzzzzz", {"skipped": "of no commit"}),
         ("1b-cccccccccccc", {"skipped": "of no number"}),
     ):

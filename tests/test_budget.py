@@ -306,6 +306,9 @@ def test_a_first_launch_is_foreseen_from_starts_calls_warm_up_and_samples(monkey
     assert foreseen(other, references_s={DEEP.spec: half_s}) == pytest.approx(2 + 17 * other_s / 2)
     assert foreseen(other, references_s={DEEP.spec: twice_s}) == pytest.approx(2 + 17 * other_s)
     assert foreseen(other, references_s={own: 36.0}) == pytest.approx(2 + 17 * other_s)
+    both = {DEEP.spec: half_s, case("mobilenet_v2").spec.model_copy(update={"seed": 1}): 18 * 0.0300774272}
+    share = (0.5 * first_s + 0.0300774272) / (first_s + 0.0300774272)
+    assert foreseen(other, references_s=both) == pytest.approx(2 + 17 * other_s * share)
     assert Run(10.0, [BIG]).budget.allowance(BIG).sampling_s == SAMPLING_S, "less would save nothing"
 
 
@@ -330,7 +333,8 @@ def test_launches_tell_how_long_starts_warm_ups_and_calls_take_in_each_runtime(m
     def made(call_s: float, calls: int, warmup_s: float) -> Launch:
         return launched(call_s * calls, warmup_s, call_s)
 
-    two_calls = launched(4.0, 1.0, 0.5).model_copy(update={"calls_per_sample": 2})
+    (two_calls,) = measurement([0.5, 0.5], samples=4).launches
+    two_calls = two_calls.model_copy(update={"calls_per_sample": 2, "warmup_s": 1.0})
     whole_s = 2 * 4 + 4 * (eager_s + ort_s) + 1 + 4 + 2 + 4
     assert learned(two_calls, made(0.5, 4, 2.0)) == pytest.approx(whole_s)
     # The same with half of what they should have: warmed up for as long, they would be for 2 and 4 s, of 3 at most.
@@ -339,6 +343,8 @@ def test_launches_tell_how_long_starts_warm_ups_and_calls_take_in_each_runtime(m
     assert least == pytest.approx(20 - 6 - 3 - 0.07 + 4 * (eager_s + ort_s) + 1.5 + 4 + 0.6 + 4)
     slow = made(0.5, 4, 30.0)  # nothing has started before it began
     assert learned(slow, slow) == pytest.approx(2 * (4 * ort_s + 3 + 4))
+    unsampled = slow.model_copy(update={"blocks": [], "warmup_s": 2.0})  # a call of it took no time
+    assert learned(unsampled, unsampled) == pytest.approx(2 * (8 + 4 * 0.1 / 3 + 2 + 4))
     unknown_s = 2 * (2 + 4 * 0.1 + 1 + 4)
     assert learned(two_calls, None) == pytest.approx(unknown_s), "one that hung tells nothing"
     assert learned(two_calls, two_calls, workload="serving") == pytest.approx(unknown_s)
@@ -397,6 +403,16 @@ def test_further_launches_are_those_of_wide_groups_and_of_the_share_of_others_th
     ):
         ended(run, group, seconds, half_width)
     assert run.budget.remaining_s() == pytest.approx(remaining_s, abs=0.02)
+
+
+def test_what_is_still_to_be_built_takes_its_time_from_the_groups_share() -> None:
+    run = Run(45.0, SMALL[:4])  # whose 28 s are 8 s at least
+    assert run.budget.remaining_s() == pytest.approx(28.0, abs=0.02)
+    run.budget.built(SMALL[0][0].spec, 25.0)
+    run.budget.builds = [SMALL[0][0].spec]
+    assert run.budget.remaining_s() == pytest.approx(25 + 20, abs=0.02)
+    twice = Run(1000.0, SMALL[:1], launches=2)
+    assert twice.budget.remaining_s() == pytest.approx(2 * 7.0, abs=0.02)
 
 
 def test_what_a_launch_has_done_of_what_was_foreseen_of_it_is_over() -> None:

@@ -293,6 +293,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, suite: Suite) -> 
         Folder(out / "a", suite)
     with Folder(out, suite), pytest.raises(RunFolderError, match="another fleet is writing here"):
         Folder(out, suite)
+    with Folder(tmp_path / "deep" / "new", suite) as folder:
+        assert (folder.about.suite, folder.about.machines) == (suite.name, {})
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").touch()
+    with pytest.raises(RunFolderError, match=r"got one with 'notes\.txt' in it"):
+        Folder(tmp_path / "else", suite)
 
 
 def test_a_row_says_why_cases_were_not_measured(tmp_path: Path, suite: Suite) -> None:

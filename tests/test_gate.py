@@ -315,7 +315,7 @@ class ByHand:
 
     logs: Callable[[int, Stage, int], float | Paired]
     is_scaled: bool = False
-    seconds: float = 0.0
+    seconds: float = 100.0
     measured: list[tuple[int, Stage, int, float]] = field(default_factory=list)
     """Batch of the case, stage, number and scale."""
     orders: list[tuple[ArmName, ...]] = field(default_factory=list)
@@ -388,6 +388,9 @@ def test_launches_are_shortened_so_that_six_pairs_fit_into_the_screens_share(
     gate = ByHand(around(0.0, 0.001), is_scaled=True)
     gate.run(1, budget_s)
     assert gate.scales() == pytest.approx(scales)
+    both = ByHand(around(0.0, 0.001), is_scaled=True)
+    both.run(2, 2 * budget_s)
+    assert both.scales()[0] == scales[0]
 
 
 @pytest.mark.parametrize(

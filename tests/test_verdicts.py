@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,6 +225,12 @@ def test_a_case_has_no_rate_once_a_whole_block_of_its_pairs_has_none() -> None:
     assert (found.verdict, found.reason) == ("missing", "gone")
 
 
+def test_a_comparison_is_named_by_both_cases_where_they_differ_and_the_null_arm_is_a_copy_of_base() -> None:
+    one, two = (each.base for each in comparisons(2))
+    assert [ArmComparison(one, one, 1.0).name, ArmComparison(one, two, 1.0).name] == [one.id, f"{one.id} → {two.id}"]
+    assert [ArmComparison(one, two, 1.0).case(name) for name in ("base", "head", "null")] == [one, two, one]
+
+
 # --- what a gate checks of itself ---
 
 
@@ -313,12 +320,14 @@ def test_layers_are_those_that_lost_most_by_the_median_of_both_profiles(monkeypa
         "head": iter([profiled(4.0, a=0.5, b=0.3, c=0.2, d=0.3, e=0.45, f=0.4, x=0.4), profiled(6.0, a=0.7, new=0.05)]),
     }
 
-    def profile(name: str, *_: object) -> Profiled:
+    def profile(name: str, *of: Any) -> Profiled:
         asked.append(name)
+        assert of[:2] == (comparison, pairs)
+        assert of[2].is_dir()
         return next(said[name])
 
     monkeypatch.setattr(diagnose, "_profile", profile)
-    pairs: Any = type("OfTwoArms", (), {"base": arm("base"), "head": arm("head", python="3.12"), "ran": {}})
+    pairs: Any = SimpleNamespace(base=arm("base"), head=arm("head", python="3.12"), ran={})
     (comparison,) = comparisons(1)
     found = explain(comparison, pairs)
     assert asked == ["base", "head", "head", "base"]
@@ -344,7 +353,39 @@ def test_layers_are_of_inference_on_a_cpu_where_both_runtimes_have_a_profiler(
 ) -> None:
     case = comparisons(1)[0].base
     base, head = (case.model_copy(update=changes if arm in ("both", name) else {}) for name in ("base", "head"))
-    pairs: Any = type("OfTwoArms", (), {"base": Arm("base", "."), "head": Arm("head", "."), "ran": {}})
+    pairs: Any = SimpleNamespace(base=Arm("base", "."), head=Arm("head", "."), ran={})
     found = explain(ArmComparison(base, head, 1.0), pairs)
     assert (found.layers, found.call_s) == ([], None)
     assert found.unprofiled.startswith("layers are profiled for inference on a CPU only, in eager and ort")
+
+
+def test_a_profile_is_of_ten_calls_in_the_arms_own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Asked:
+        def __init__(self, log: Path, threads: int, limit_s: float, *, interpreter: Interpreter) -> None:
+            asked.append((log.name, threads, limit_s, interpreter.python))
+
+        def __enter__(self) -> "Asked":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+        def ask(self, request: Any, answer: type) -> Profiled:
+            asked.append(request)
+            return profiled(1.0)
+
+    monkeypatch.setattr(diagnose, "Worker", Asked)
+    base, head = (comparisons(1)[0].base.model_copy(update={"threads": threads}) for threads in (2, 3))
+    arms = {"base": Arm("base", ".", Interpreter("b")), "head": Arm("head", ".", Interpreter("h"))}
+    pairs: Any = SimpleNamespace(**arms, logs=tmp_path, limit_s=9.0, folder=lambda name, spec: Path(f"artifact-{name}"))
+    for name, case, python in (("base", base, "b"), ("head", head, "h")):
+        asked.clear()
+        diagnose._profile(name, ArmComparison(base, head, 1.0), pairs, tmp_path)  # type: ignore[arg-type]
+        about, load, profile = asked
+        assert about == (f"profile-{name}.log", case.threads, 9.0, python)
+        assert (load.case, load.threads) == (case, case.threads)
+        assert (profile.case, profile.folder, profile.scratch, profile.calls) == (
+            case, f"artifact-{name}", str(tmp_path), 10
+        )  # fmt: skip
