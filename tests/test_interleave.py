@@ -12,7 +12,7 @@ import pytest
 from cnnbench.errors import WorkerCrashed, WorkerError
 from cnnbench.records.messages import Closed, Failure, Loaded, Opened, Request, Sample, Sampled, Warm, Warmed
 from cnnbench.records.reason import Interference, Reason
-from cnnbench.records.record import Memory, Parity
+from cnnbench.records.record import Block, Memory, Parity
 from cnnbench.runner import interleave
 from cnnbench.runner.interference import SystemCounters
 from cnnbench.runner.interleave import (
@@ -315,6 +315,29 @@ def test_a_groups_time_bounds_warm_ups_and_leaves_half_a_second_of_samples_to_ea
     assert all(outcome.launch for outcome in measure_group(members, allowance, seed=3))
     assert [(each.limit_s, each.least_s, each.hard_limit_s) for each in asked] == [(3.0, 0.25, hard_limit_s)] * 2
     assert given == [(2, 7.0, ends_s)]
+
+
+@pytest.mark.parametrize(
+    ("spread", "rounds", "spent_s", "stopped"),
+    [
+        (0.009, 6, 0.0, "all intervals within 1%"),
+        (0.009, 5, 9.0, None),
+        (0.011, 6, 0.9, None),
+        (0.011, 6, 1.0, "budget spent"),
+        (0.011, 5, 9.0, None),
+    ],
+)
+def test_sampling_ends_with_narrow_intervals_of_all_or_the_budget_and_not_before_six_rounds(
+    spread: float, rounds: int, spent_s: float, stopped: str | None
+) -> None:
+    """The interval of six medians is from the lowest to the highest."""
+
+    def sampled(spread: float) -> Blocks:
+        times = [1 - spread, 1.0, 1.0, 1.0, 1.0, 1 + spread]
+        return Blocks([Block(round=n, seconds={"forward": [call_s]}) for n, call_s in enumerate(times)])
+
+    both = [sampled(0.001), sampled(spread)]
+    assert interleave._stop_reason(both, rounds, spent_s, 1.0) == stopped
 
 
 def test_a_launch_is_put_together_of_what_each_step_said() -> None:

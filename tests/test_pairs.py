@@ -293,7 +293,9 @@ def test_what_is_wrong_with_an_arm_is_its_outputs_or_what_ran_and_not_its_noise(
 
     comparison = ArmComparison(each, each, 1.0)
     with Pairs(Arm("base", "."), Arm("head", "."), gate.folder, 10.0, random.Random(0), gate.kept.append) as pairs:
-        pairs.build([comparison], lambda what: None)
+        told: list[str] = []
+        pairs.build([comparison], told.append)
+        assert told == ["lenet5: building, counting and exporting"]
         said = [
             pairs._wrong(comparison, "head", found)
             for found in (
