@@ -543,3 +543,36 @@ def test_a_graphs_operators_are_told_where_their_number_changed(
         "Relu: 1 nodes before, 2 with it",
         "Sigmoid: 0 nodes before, 3 with it",
     ]
+
+
+def test_one_case_is_measured_in_two_revisions_and_why_it_cannot_run_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    here: list[ArmComparison] = [COMPARISON]
+
+    @contextmanager
+    def opened(*revisions: str) -> Iterator[tuple[str, ...]]:
+        yield revisions
+
+    @contextmanager
+    def measured(request: Any, observer: Any) -> Iterator[tuple[str, list[ArmComparison], dict[str, str]]]:
+        asked.append((request, observer))
+        yield "pairs", here, {request.cases[0].id: "no-device"}
+
+    monkeypatch.setattr(searching, "open_arms", opened)
+    monkeypatch.setattr(searching, "open_pairs", measured)
+    request = replace(request_of(tmp_path), seed=5)
+    observer: Any = "observer"
+    with searching._open(request, "g", "h", tmp_path / "x", observer, 7.0) as found:
+        assert found == ("pairs", COMPARISON)
+    ((gate, watcher),) = asked
+    assert (gate.suite, gate.cases, gate.base, gate.head) == (request.suite, [request.case], "g", "h")
+    assert (gate.folder, gate.environment, gate.budget_s, gate.seed) == (tmp_path / "x", ENVIRONMENT, 7.0, 5)
+    assert watcher == "observer"
+    here.clear()
+    with (
+        pytest.raises(InputError, match="fp32/b1: cannot be run here: no-device"),
+        searching._open(request, "g", "h", tmp_path / "x", observer, 7.0),
+    ):
+        pass

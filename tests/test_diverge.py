@@ -578,3 +578,59 @@ def test_graphs_that_runs_need_are_made_for_the_batch_that_the_file_takes(tmp_pa
     assert asked == [[["int8"]], ("ort", "int8", 4), ("eager", "fp32", 4)]
     with pytest.raises(WorkerError, match="ort/cpu/int8-7bit: gone"):
         open_graphs(artifacts, SIGNALS, [Contender("d", "ort", "int8-7bit")], 2)
+
+
+def test_a_run_is_read_from_its_runtime_with_a_precision_or_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.onnx"
+    file.touch()
+    for text, expected in (
+        ("ort", Contender("ort", "ort")),
+        ("ort:disabled/int8", Contender("ort:disabled/int8", "ort:disabled", "int8")),
+        ("eager/amp-bf16", Contender("eager/amp-bf16", "eager", "amp-bf16")),
+        (str(file), Contender(str(file), "ort", file=str(file))),
+    ):
+        assert parse_contender(text) == expected
+    assert [parse_contender(text).in_torch for text in ("eager", "compile", "ort", str(file))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not Contender("x", "eager", file="x.onnx").in_torch
+    for text, reason in (("eager/amp-fp16", "on a CPU is amp-bf16"), ("ort/fp16", "it would run float32")):
+        with pytest.raises(ValueError, match=f"'{text}': .*{reason}"):
+            parse_contender(text)
+
+
+@pytest.mark.parametrize(("of_file", "batch"), [(None, 2), (4, 4)])
+def test_what_comes_next_gets_the_result_the_graphs_and_a_folder_for_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_file: int | None, batch: int
+) -> None:
+    asked: list[Any] = []
+    then: list[Any] = []
+    facts = records_facts().model_copy(update={"batch": of_file})
+
+    class Fake:
+        logs = tmp_path / "logs"
+
+        def __enter__(self) -> "Fake":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+    found = divergence(layer_run("x", layer(0)))
+
+    def compared(*words: Any) -> Divergence:
+        asked.append(words)
+        return found
+
+    monkeypatch.setattr(diverging, "Artifacts", Fake)
+    monkeypatch.setattr(diverging, "open_graphs", lambda artifacts, *words: asked.append(words) or (facts, tmp_path))
+    monkeypatch.setattr(diverging, "diverge_artifact", compared)
+    runs = [Contender("a", "ort"), Contender("b", "ort", "int8"), Contender("c", "ort", file="c.onnx")]
+    assert diverge(SIGNALS, runs, 2, GB, lambda *words: then.append(words)) is found
+    assert asked == [(SIGNALS, runs, 2), (SIGNALS, tmp_path, runs, batch, GB, tmp_path / "logs")]
+    int8 = artifact.graph_file(inference(precision="int8", batch=2))
+    graphs = {"a": tmp_path / GRAPH, "b": tmp_path / int8, "c": Path("c.onnx")}
+    assert then == [(found, graphs, tmp_path / "logs")]

@@ -516,6 +516,16 @@ def test_a_record_of_a_machine_that_has_not_said_which_it_is_ends_it(tmp_path: P
     assert ending.rows[0].machine.code is None
 
 
+def test_a_machine_whose_folder_cannot_be_made_ends_alone(tmp_path: Path, suite: Suite) -> None:
+    whole = [HELLO, *wrote(measured(0), measured(1)), WELL]
+    nodes = Scripted(a=[whole], b=[whole])
+    with Folder(tmp_path / "out", suite) as folder:
+        (tmp_path / "out" / "a").touch()
+        a, b = run_fleet(nodes, folder, suite.cases, [], Notes(), pause_s=0.0).rows
+    assert a.machine.reason == f"what it sent could not be written: {tmp_path / 'out' / 'a'}: File exists"
+    assert (nodes.stopped, a.machine.state, a.machine.code, b.is_complete) == (["a"], "ended", None, True)
+
+
 def test_ctrl_c_stops_the_machines_that_are_not_over(tmp_path: Path, suite: Suite) -> None:
     nodes = Scripted(
         a=[[HELLO, WELL]], b=[[HELLO, *[Doing(text="x")] * 3, Interrupts()]], c=[[HELLO, *[Doing(text="x")] * 9]]
