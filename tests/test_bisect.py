@@ -565,7 +565,7 @@ def test_one_case_is_measured_in_two_revisions_and_why_it_cannot_run_here_is_tol
     request = replace(request_of(tmp_path), seed=5)
     observer: Any = "observer"
     with searching._open(request, "g", "h", tmp_path / "x", observer, 7.0) as found:
-        assert found == ("pairs", COMPARISON)
+        assert (str(found[0]), found[1]) == ("pairs", COMPARISON)
     ((gate, watcher),) = asked
     assert (gate.suite, gate.cases, gate.base, gate.head) == (request.suite, [request.case], "g", "h")
     assert (gate.folder, gate.environment, gate.budget_s, gate.seed) == (tmp_path / "x", ENVIRONMENT, 7.0, 5)

@@ -625,8 +625,12 @@ def test_what_comes_next_gets_the_result_the_graphs_and_a_folder_for_logs(
         asked.append(words)
         return found
 
+    def opened(artifacts: Fake, *words: Any) -> tuple[Any, Path]:
+        asked.append(words)
+        return facts, tmp_path
+
     monkeypatch.setattr(diverging, "Artifacts", Fake)
-    monkeypatch.setattr(diverging, "open_graphs", lambda artifacts, *words: asked.append(words) or (facts, tmp_path))
+    monkeypatch.setattr(diverging, "open_graphs", opened)
     monkeypatch.setattr(diverging, "diverge_artifact", compared)
     runs = [Contender("a", "ort"), Contender("b", "ort", "int8"), Contender("c", "ort", file="c.onnx")]
     assert diverge(SIGNALS, runs, 2, GB, lambda *words: then.append(words)) is found
