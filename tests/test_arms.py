@@ -11,9 +11,11 @@ import pytest
 
 from cnnbench.errors import InputError, ModelError
 from cnnbench.gate import arms
-from cnnbench.gate.arms import open_arms
+from cnnbench.gate.arms import Arm, open_arms
 from cnnbench.records.messages import CHECKOUTS
+from cnnbench.records.toolchain import Toolchain
 from cnnbench.runner import git, scratch
+from cnnbench.runner.worker_process import HERE, Interpreter
 from cnnbench.worker.origin import check_origin
 
 
@@ -29,6 +31,7 @@ from cnnbench.worker.origin import check_origin
         ("#!/bin/sh\nexec sleep 100\n", "it said nothing"),
         ("#!/bin/sh\nkill -9 $$\n", "expected a Python with what a worker needs"),
         ("#!/bin/sh\necho no torch >&2; exit 1\n", "no torch"),
+        ('#!/bin/sh\necho \'{"code": "a", "versions": {}, "python": "3"}\'; exit 1\n', "with what a worker needs"),
         ("nothing\n", "could not be run"),
     ],
 )
@@ -73,9 +76,15 @@ def test_what_is_no_revision_is_refused_and_named(repository: Path, text: str) -
 
 
 def test_a_folder_of_a_branchs_name_hides_no_branch(repository: Path) -> None:
-    with open_arms("topic", ".") as (base, _):
+    with open_arms("topic", ".") as (base, head):
         assert base.source == git.ask(repository, "rev-parse", "topic")
         assert worktrees(repository) == 2
+        assert [(arm.name, arm.text) for arm in (base, head)] == [("base", "topic"), ("head", ".")]
+        assert base.interpreter.folder is not None
+        assert (base.interpreter.folder / "topic" / "file").read_text() == "x"
+        both = os.pathsep.join([str(repository), str(base.interpreter.folder.resolve())])
+        assert (base.interpreter.variables, head.interpreter) == ({CHECKOUTS: both}, HERE)
+        assert (base.toolchain, base.python, base.settings) == (head.toolchain, head.python, {})
     assert worktrees(repository) == 1
     with pytest.raises(InputError, match="got the folder"), open_arms(str(repository / "topic"), "."):
         pass
@@ -142,3 +151,85 @@ def test_code_of_the_checkout_that_a_revision_stands_beside_is_refused(
         check_origin("nets_of_mine:build")
     monkeypatch.delenv(CHECKOUTS)
     check_origin("nets_of_mine:build")
+
+
+def test_what_an_arm_says_of_itself_is_python_interpreter_revision_versions_and_settings() -> None:
+    toolchain = Toolchain("code", {"torch": "2.14"})
+    arm = Arm("head", "x", Interpreter("/usr/bin/python"), "abc", toolchain, "3.12", {"threads": 2})
+    own = {"python": "3.12", "interpreter": "/usr/bin/python", "revision": "abc"}
+    assert arm.about() == {**own, "torch": "2.14", "threads": "2"}
+    assert Arm("base", ".", toolchain=toolchain).about()["revision"] == "this"
+
+
+def test_places_of_modules_inside_the_repository_are_looked_for_in_its_other_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of installed packages, hidden ones, those outside, or those that are not there; `src` always."""
+    repository, folder = tmp_path / "repository", tmp_path / "other"
+    for name in ("src", "lib", ".venv/lib", ".hidden", "site-packages"):
+        (repository / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
+    (repository / "gone").mkdir()
+    monkeypatch.chdir(repository)  # where an empty place would be
+    names = ("lib", ".venv/lib", ".hidden", "gone", "site-packages", "lib")
+    places = ["", str(tmp_path), *(str(repository / name) for name in names)]
+    assert list(arms._inside(places, repository, folder)) == [folder / "lib", folder / "src"]
+    assert list(arms._inside([str(repository)], repository, folder)) == [folder, folder / "src"]
+    assert list(arms._inside([], repository, tmp_path)) == []
+
+
+def test_a_name_that_is_no_revision_is_quoted_up_to_a_hundred_letters(repository: Path) -> None:
+    for length, shown in ((100, f"'{'n' * 100}' is"), (101, f"'{'n' * 100}...' is")):
+        with pytest.raises(InputError, match=shown.replace(".", r"\.")), open_arms("n" * length, "."):
+            pass
+
+
+def test_a_revision_is_used_from_the_folder_where_this_was_started(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository / "topic")
+    with open_arms(".", "HEAD") as (_, head):
+        assert head.interpreter.folder is not None
+        assert [file.name for file in head.interpreter.folder.iterdir()] == ["file"]
+    (repository / "new").mkdir()
+    monkeypatch.chdir(repository / "new")
+    with (
+        pytest.raises(InputError, match="--head: HEAD has no folder new, where this was started"),
+        open_arms(".", "HEAD"),
+    ):
+        pass
+    assert worktrees(repository) == 1
+
+
+def test_another_interpreter_gets_a_copy_of_the_measuring_code_and_speaks_for_itself(tmp_path: Path) -> None:
+    file = tmp_path / "python"
+    file.write_text('#!/bin/sh\necho \'{"code": "a", "versions": {"torch": "1"}, "python": "3.9"}\'\n')
+    with pytest.raises(InputError, match=f"--base: expected a Python interpreter; {file} cannot be executed"):
+        open_arms(str(file), ".").__enter__()
+    file.chmod(0o755)
+    with open_arms(".", str(file)) as (_, head):
+        (place,) = head.interpreter.paths
+        assert (place / "cnnbench" / "gate" / "arms.py").read_text() == Path(arms.__file__).read_text()
+        assert not list(place.rglob("__pycache__"))
+        assert (head.name, head.source, head.interpreter.python) == ("head", str(file), str(file))
+        assert (head.toolchain, head.python) == (Toolchain("a", {"torch": "1"}), "3.9")
+        assert place.name == "head"
+    assert not place.exists()
+
+
+def test_a_folder_is_told_with_the_interpreter_that_it_has(tmp_path: Path) -> None:
+    for interpreter, message in (
+        ("", f"got the folder {tmp_path}; "),
+        ("bin/python", f"its interpreter is {tmp_path}/bin/p"),
+    ):
+        if interpreter:
+            (tmp_path / interpreter).parent.mkdir()
+            (tmp_path / interpreter).touch()
+        with pytest.raises(InputError, match=message), open_arms(str(tmp_path), "."):
+            pass
+
+
+def test_settings_are_read_as_a_cases_own() -> None:
+    with open_arms("threads = 2, precision=amp-bf16,runtime=eager", "layout=channels_last") as (base, head):
+        assert base.settings == {"threads": 2, "precision": "amp-bf16", "runtime": "eager"}
+        assert (head.settings, head.source, head.name) == ({"layout": "channels_last"}, "", "head")

@@ -2,11 +2,15 @@
 
 import json
 import math
+import random
 import subprocess
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -14,14 +18,21 @@ from scipy.integrate import dblquad
 from scipy.stats import t
 
 from cnnbench.analysis.bisection import beliefs, has_changed, is_decided, next_commit, suspects
-from cnnbench.errors import InputError
+from cnnbench.errors import InputError, RunFolderError
+from cnnbench.gate import bisect as searching
 from cnnbench.gate.arms import Arm, open_arms
-from cnnbench.gate.bisect import Search
-from cnnbench.gate.verdict import ArmName, Paired
-from cnnbench.records import messages
+from cnnbench.gate.bisect import BisectReport, BisectRequest, Search
+from cnnbench.gate.diagnose import Explanation
+from cnnbench.gate.pairs import Pair
+from cnnbench.gate.verdict import ArmComparison, ArmName, Paired
+from cnnbench.records import artifact, messages
+from cnnbench.records.messages import Described
+from cnnbench.runner.git import Commit
+from cnnbench.suite.load import load_suite
 from tests import scripted
 from tests.conftest import Cli, write_suite
 from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, comparisons
+from tests.records import ENVIRONMENT
 from tests.scripted import Dies, Says, lenet
 from tests.test_git import call
 
@@ -353,3 +364,290 @@ def test_what_cannot_be_searched_is_told_in_one_line(tmp_path: Path, cli: Cli) -
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+# --- one search of four commits, with pairs made by hand ---
+
+CHANGED, UNCHANGED = [0.05, 0.0501] * 5, [0.01, -0.01] * 20
+
+
+def head(value: float) -> Paired:
+    return Paired(("base", "head"), {"head": value})
+
+
+def test_a_commits_pairs_are_kept_unless_it_cannot_be_measured_and_what_base_lacks_is_not_held_against_it() -> None:
+    search = Search(4)
+    for pair in (head(0.1), head(0.2), Paired((), {}, missing="base: gone"), Paired((), {}, lost="head: a stall")):
+        search.take(2, pair)
+    assert (search.logs, search.unmeasurable, search.pairs) == ({2: [0.1, 0.2]}, {}, 2)
+    for pair in (Paired((), {}, wrong="head: parity"), head(0.3)):
+        search.take(2, pair)
+    search.take(1, head(0.4))
+    assert (search.logs, search.unmeasurable, search.pairs) == ({1: [0.4]}, {2: "head: parity"}, 4)
+    assert (Search(4, {4: [0.1, 0.3]}).bad.logs, Search(4, {3: [0.1]}).bad.logs) == ((0.1, 0.3), ())
+
+
+@pytest.mark.parametrize(
+    ("logs", "unmeasurable", "asked"),
+    [
+        ({}, {}, 4),
+        ({4: UNCHANGED[:39]}, {}, 4),
+        ({4: UNCHANGED}, {}, None),
+        ({4: CHANGED[:5]}, {}, 4),  # six are needed
+        ({4: CHANGED[:6]}, {}, 2),
+        ({4: CHANGED}, {2: "gone", 3: "gone"}, 1),
+        ({4: CHANGED}, {4: "gone"}, None),
+        ({4: CHANGED, 2: [0.0, 0.05] * 20}, {}, 2),
+        ({4: CHANGED, 2: [0.0, 0.05] * 20 + [0.025]}, {}, 4),  # undecided for so long: the ends are measured again
+        ({4: CHANGED * 5, 2: [0.0, 0.05] * 20 + [0.025]}, {}, 2),
+        ({4: CHANGED, 2: [0.0, 0.0001] * 2, 3: CHANGED[:4]}, {}, None),
+    ],
+)
+def test_the_bad_commit_is_measured_until_it_differs_and_then_the_one_that_halves_the_beliefs(
+    logs: dict[int, list[float]], unmeasurable: dict[int, str], asked: int | None
+) -> None:
+    assert Search(4, logs, unmeasurable).next() == asked
+
+
+@pytest.mark.parametrize(
+    ("commit", "measured", "logs", "wanted"),
+    [
+        (4, 10, {}, True),
+        (4, 10, {4: UNCHANGED[:38]}, True),
+        (4, 10, {4: UNCHANGED}, False),
+        (4, 8, {4: UNCHANGED}, True),
+        (4, 8, {4: CHANGED}, True),
+        (4, 10, {4: CHANGED}, False),
+        (2, 0, {4: CHANGED, 2: [0.0] * 4}, True),
+        (2, 1, {4: CHANGED, 2: [0.0] * 4}, True),
+        (2, 2, {4: CHANGED, 2: [0.0] * 4}, False),
+        (2, 2, {4: CHANGED}, True),
+        (2, 8, {4: CHANGED, 2: [0.0, 0.05] * 4}, True),
+        (2, 10, {4: CHANGED, 2: [0.0, 0.05] * 4}, False),
+        (3, 0, {4: CHANGED}, False),  # it is unmeasurable
+    ],
+)
+def test_a_visit_ends_when_it_is_decided_on_which_side_the_change_lies_or_after_ten_pairs(
+    commit: int, measured: int, logs: dict[int, list[float]], wanted: bool
+) -> None:
+    assert Search(4, logs, {3: "gone"}).wants_more(commit, measured) == wanted
+
+
+@dataclass
+class FourCommits:
+    """Stands for arms and workers: the third commit is slower; pairs take a second each on a clock of its own."""
+
+    now_s: float = 0.0
+    pair_s: float = 1.0
+    checks: dict[str, Paired] = field(default_factory=dict)
+    """By commit, what is found out before it is measured, if something is."""
+    opened: list[tuple[str, str, str, float]] = field(default_factory=list)
+    asked: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
+    told: list[tuple[str, float]] = field(default_factory=list)
+    head: str = ""
+    base: str = ""
+
+    @contextmanager
+    def open(
+        self, request: BisectRequest, base: str, head: str, folder: Path, observer: Any, left_s: float
+    ) -> Iterator[tuple["FourCommits", ArmComparison]]:
+        self.opened.append((base[0], head[0], folder.name, left_s))
+        self.base, self.head = base, head
+        folder.mkdir(parents=True)
+        yield self, COMPARISON
+
+    def check(self, comparison: ArmComparison) -> Paired:
+        return self.checks.get(self.head[0], Paired((), {}))
+
+    def measure(self, comparison: ArmComparison, stage: str, order: Any, number: int, scale: float) -> Paired:
+        assert (stage, scale) == ("screen", 1.0)
+        self.now_s += self.pair_s
+        self.asked.append((self.head[0], tuple(order), number))
+        change = sum(sign * 0.05 for sign, commit in ((1, self.head), (-1, self.base)) if "gabcd".index(commit[0]) >= 3)
+        return head(change + 0.001 * (-1) ** number)
+
+    def doing(self, what: str, left_s: float) -> None:
+        self.told.append((what, left_s))
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> FourCommits:
+    found = FourCommits()
+    monkeypatch.setattr(searching, "_open", found.open)
+    monkeypatch.setattr(searching, "time", SimpleNamespace(monotonic=lambda: found.now_s))
+    monkeypatch.setattr(searching, "explain", lambda comparison, pairs: Explanation(["x"], [], None))
+    monkeypatch.setattr(searching, "_graph_differences", lambda comparison, pairs: ["y"])
+    return found
+
+
+def request_of(folder: Path, budget_s: float = 100.0) -> BisectRequest:
+    """Of the commits a to d after the good one, g."""
+    suite = load_suite(write_suite(folder, "models: [lenet5]\n"))
+    good, *commits = (Commit(20 * letter, datetime(2026, 1, 1, tzinfo=UTC), letter) for letter in "gabcd")
+    return BisectRequest(suite, COMPARISON.base, good, commits, folder / "search", ENVIRONMENT, budget_s)
+
+
+def test_a_search_visits_bad_and_then_what_halves_the_beliefs_and_measures_what_it_found_against_its_parent(
+    four: FourCommits, tmp_path: Path
+) -> None:
+    report = searching.bisect(request_of(tmp_path), four)
+    assert (report.found, report.in_time, report.seconds, report.search.pairs) == (3, True, 20.0, 14)
+    assert [(commit.subject, share > 0.99) for commit, share in report.suspects] == [("c", True)]
+    assert [(*each[:3], round(each[3], 6)) for each in four.opened] == [
+        ("g", "d", "001-dddddddddddd", 85.0),
+        ("g", "b", "002-bbbbbbbbbbbb", 75.0),
+        ("g", "c", "003-cccccccccccc", 73.0),
+        ("b", "c", "found", 15.0),
+    ]
+    visits = [
+        (letter, number) for letter, count in (("d", 10), ("b", 2), ("c", 2), ("c", 6)) for number in range(count)
+    ]
+    assert [(letter, number) for letter, _, number in four.asked] == visits
+    orders = [order for _, order, _ in four.asked]
+    assert all(first == second[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
+    assert set(orders[::2]) == {("base", "head"), ("head", "base")}
+    assert [(what.partition("(")[2], round(left_s, 6)) for what, left_s in four.told[:3]] == [
+        ("0 of 4 commits measured): building", 85.0),
+        ("0 of 4 commits measured): pair 1", 85.0),
+        ("0 of 4 commits measured): pair 3", 83.0),
+    ]
+    assert four.told[-1][0] == "cccccccccccc: explaining"
+    assert four.told[-1][1] == pytest.approx(15.0)
+    assert report.ratio is not None
+    assert report.ratio.pairs == 6
+    assert report.ratio.ratio == pytest.approx(math.exp(0.05))
+    assert (report.explanation, report.graph, report.unexplained) == (Explanation(["x"], [], None), ["y"], "")
+    about = json.loads(searching.about_json(report))
+    assert (about["found"], list(about["suspects"]), about["unmeasurable"]) == (20 * "c", [20 * "c"], {})
+    assert (about["pairs"], about["seconds"]) == (14, 20.0)
+
+
+def test_the_parent_of_the_first_commit_is_the_good_one_and_an_explanation_never_takes_anothers_folder(
+    four: FourCommits, tmp_path: Path
+) -> None:
+    request = request_of(tmp_path)
+    same = BisectReport(request, Search(4, {4: UNCHANGED}), 0.0, True)
+    assert (same.has_changed, same.suspects, same.found) == (False, [], None)
+    report = BisectReport(request, Search(4, {4: CHANGED, 1: CHANGED}), 0.0, True)
+    assert report.found == 1
+    for _ in range(3):
+        searching._explain(report, four, random.Random(0))
+    assert [each[:3] for each in four.opened] == [("g", "a", "found"), ("g", "a", "found-2"), ("g", "a", "found-3")]
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "pairs"),
+    [
+        (0.0, 0),
+        (10.0, 8),  # at 8.5 s, which another block would have overrun
+        (9.0, 6),
+    ],
+)
+def test_a_block_begins_only_if_it_will_end_within_the_searchs_share_of_the_budget(
+    four: FourCommits, tmp_path: Path, budget_s: float, pairs: int
+) -> None:
+    four.pair_s = 1.0625
+    report = searching.bisect(request_of(tmp_path, budget_s), four)
+    assert (report.in_time, report.found, report.search.pairs) == (False, None, pairs)
+    assert len(four.opened) == (pairs > 0)
+
+
+def test_what_is_found_before_a_commit_is_measured_is_written_down_and_ends_the_search_where_it_is_of_an_end(
+    four: FourCommits, tmp_path: Path
+) -> None:
+    four.checks["b"] = Paired((), {}, missing="head: no such model")
+    report = searching.bisect(request_of(tmp_path), four)
+    assert report.search.unmeasurable == {2: "head: no such model"}
+    assert json.loads(searching.about_json(report))["unmeasurable"] == {20 * "b": "head: no such model"}
+    (file,) = (tmp_path / "search").glob("*/skipped")
+    assert (file.parent.name, file.read_text()) == ("002-bbbbbbbbbbbb", "head: no such model")
+    assert (report.found, sorted(commit.subject for commit, _ in report.suspects)) == (None, ["b", "c"])
+    for words, message in (
+        ("head: gone", "--bad: dddddddddddd cannot be"),
+        ("base: gone", "--good: gggggggggggg cann"),
+    ):
+        four.checks["d"] = Paired((), {}, missing=words)
+        with pytest.raises(InputError, match=message):
+            searching.bisect(replace(request_of(tmp_path), folder=tmp_path / words[:4]), four)
+
+
+def test_a_search_goes_on_from_its_pairs_and_skipped_commits_behind_its_last_visit(
+    four: FourCommits, tmp_path: Path
+) -> None:
+    request = request_of(tmp_path)
+    searching.bisect(replace(request, budget_s=0.0), four)
+    pairs = [Pair(comparison="x", stage="screen", number=0, order=["base", "head"], missing="head: gone")]
+    for name, files in (
+        ("003-bbbbbbbbbbbb", {"pairs.jsonl": pairs[0].model_dump_json() + "\n"}),
+        ("007-aaaaaaaaaaaa", {"skipped": "it does not run\n"}),
+        ("0009-zzzzzzzzzzzz", {"skipped": "of no commit"}),
+        ("1b-cccccccccccc", {"skipped": "of no number"}),
+    ):
+        (request.folder / name).mkdir()
+        for file, text in files.items():
+            (request.folder / name / file).write_text(text)
+    report = searching.bisect(request, four, resume=True)
+    assert report.search.unmeasurable == {2: "head: gone", 1: "it does not run"}
+    assert four.opened[0][2] == "008-dddddddddddd"
+    with pytest.raises(RunFolderError, match="add --resume"):
+        searching.bisect(request, four)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunFolderError, match="expected a new folder"):
+        searching.bisect(replace(request, folder=tmp_path / "other"), four, resume=True)
+    with pytest.raises(RunFolderError, match="another suite, case or range"):
+        searching.bisect(replace(request, commits=request.commits[:3]), four, resume=True)
+
+
+def test_a_graphs_operators_are_told_where_their_number_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operators = {"base": {"Conv": 2, "Relu": 1}, "head": {"Sigmoid": 3, "Conv": 2, "Relu": 2}}
+    pairs: Any = SimpleNamespace(folder=lambda arm, spec: tmp_path / arm, logs=tmp_path)
+
+    def describe(file: Path, log: Path) -> Described:
+        assert log.name == f"graph-{file.parent.name}.log"
+        return Described(operators=operators[file.parent.name], content_bytes=1)
+
+    monkeypatch.setattr(searching, "describe_graph", describe)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / artifact.GRAPH).touch()
+    assert searching._graph_differences(COMPARISON, pairs) == []
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / artifact.GRAPH).touch()
+    assert searching._graph_differences(COMPARISON, pairs) == [
+        "Relu: 1 nodes before, 2 with it",
+        "Sigmoid: 0 nodes before, 3 with it",
+    ]
+
+
+def test_one_case_is_measured_in_two_revisions_and_why_it_cannot_run_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    here: list[ArmComparison] = [COMPARISON]
+
+    @contextmanager
+    def opened(*revisions: str) -> Iterator[tuple[str, ...]]:
+        yield revisions
+
+    @contextmanager
+    def measured(request: Any, observer: Any) -> Iterator[tuple[str, list[ArmComparison], dict[str, str]]]:
+        asked.append((request, observer))
+        yield "pairs", here, {request.cases[0].id: "no-device"}
+
+    monkeypatch.setattr(searching, "open_arms", opened)
+    monkeypatch.setattr(searching, "open_pairs", measured)
+    request = replace(request_of(tmp_path), seed=5)
+    observer: Any = "observer"
+    with searching._open(request, "g", "h", tmp_path / "x", observer, 7.0) as found:
+        assert (str(found[0]), found[1]) == ("pairs", COMPARISON)
+    ((gate, watcher),) = asked
+    assert (gate.suite, gate.cases, gate.base, gate.head) == (request.suite, [request.case], "g", "h")
+    assert (gate.folder, gate.environment, gate.budget_s, gate.seed) == (tmp_path / "x", ENVIRONMENT, 7.0, 5)
+    assert watcher == "observer"
+    here.clear()
+    with (
+        pytest.raises(InputError, match="fp32/b1: cannot be run here: no-device"),
+        searching._open(request, "g", "h", tmp_path / "x", observer, 7.0),
+    ):
+        pass

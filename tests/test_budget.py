@@ -4,13 +4,14 @@ from datetime import datetime
 
 import pytest
 
+from cnnbench.records import artifact
 from cnnbench.records.record import Launch
 from cnnbench.runner import machine
 from cnnbench.runner.budget import FIRST_GUESS_LAYER_S, PROOF_CALLS, WARMUP_CALLS, Budget
 from cnnbench.runner.interleave import MIN_ROUNDS, NARROW_HALF_WIDTH, WARMUP_LIMIT_S, Allowance, Outcome
-from cnnbench.runner.plan import Group, build_order, models_of
+from cnnbench.runner.plan import Group, build_order, compiled_ahead, group_cases, models_of, title, unfinished
 from cnnbench.suite.case import Case, ModelSpec
-from tests.records import measurement
+from tests.records import ENVIRONMENT, measurement, record
 
 SAMPLING_S = 4.0
 
@@ -266,3 +267,219 @@ def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
     before = run.budget.remaining_s() - 7.0
     run.launch(SMALL[0], start_s=2.0)
     assert run.budget.remaining_s() == pytest.approx(before, rel=0.1)
+
+
+RESNET50_MACS = 4_089_184_256
+DEEP, TWO_CORES = BIG[0], 2
+
+
+def foreseen(
+    *cases: Case, references_s: dict[ModelSpec, float] | None = None, budget_s: float = 1000.0, launches: int = 1
+) -> float:
+    """How long a run of these cases takes, on two cores, a group each."""
+    run = Run(budget_s, [(each,) for each in cases], launches)
+    run.budget.learn_references(references_s or {})
+    return run.budget.remaining_s()
+
+
+def test_a_first_launch_is_foreseen_from_starts_calls_warm_up_and_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds to start; 4 calls of a proof; then 1 s of warm-up and 4 s of samples, or 13 calls if those take more.
+
+    At 10 G MACs per second and core; at the reference's speed, of 18 images, where there is one.
+    """
+    monkeypatch.setattr(machine, "usable_threads", lambda: TWO_CORES)
+    own, first_s = ModelSpec(model="mine:build"), RESNET50_MACS / 10e9
+    single = DEEP.model_copy(update={"batch": 1})
+    assert foreseen(DEEP) == pytest.approx(2 + 17 * 8 * first_s / 2)
+    assert foreseen(DEEP.model_copy(update={"threads": 1})) == pytest.approx(2 + 17 * 8 * first_s)
+    assert foreseen(single) == pytest.approx(2 + 4 * first_s / 2 + 5)
+    assert foreseen(DEEP, single) == pytest.approx(foreseen(DEEP) + foreseen(single))
+    trained = DEEP.model_copy(update={"workload": "training"})
+    assert foreseen(trained) == pytest.approx(2 + 17 * 8 * 3 * first_s / 2)
+    assert foreseen(DEEP, references_s={DEEP.spec: 9.0}) == pytest.approx(2 + 17 * 8 * 0.5 / 2)
+    assert foreseen(DEEP, references_s={DEEP.spec: 1e3}) == pytest.approx(2 + 17 * 8 * 10 * first_s / 2)
+    assert foreseen(DEEP.model_copy(update={"spec": own}), references_s={own: 36.0}) == pytest.approx(2 + 17 * 8)
+    assert foreseen(DEEP.model_copy(update={"spec": own})) == pytest.approx(2 + 5)
+    other = case("mobilenet_v2", 64)  # of 300,774,272 MACs
+    other_s = 64 * 300_774_272 / 10e9 / 2
+    half_s, twice_s = (18 * factor * first_s for factor in (0.5, 2.0))
+    assert foreseen(other, references_s={DEEP.spec: half_s}) == pytest.approx(2 + 17 * other_s / 2)
+    assert foreseen(other, references_s={DEEP.spec: twice_s}) == pytest.approx(2 + 17 * other_s)
+    assert foreseen(other, references_s={own: 36.0}) == pytest.approx(2 + 17 * other_s)
+    both = {DEEP.spec: half_s, case("mobilenet_v2").spec.model_copy(update={"seed": 1}): 18 * 0.0300774272}
+    share = (0.5 * first_s + 0.0300774272) / (first_s + 0.0300774272)
+    assert foreseen(other, references_s=both) == pytest.approx(2 + 17 * other_s * share)
+    assert Run(10.0, [BIG]).budget.allowance(BIG).sampling_s == SAMPLING_S, "less would save nothing"
+
+
+def test_launches_tell_how_long_starts_warm_ups_and_calls_take_in_each_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 s, 5 + 4 s are warm-ups and samples, and 4 calls of each 0.25 and 0.5 s: so each start took 4 s."""
+    monkeypatch.setattr(machine, "usable_threads", lambda: TWO_CORES)
+    # A call of four images is guessed at 0.1 s, and takes (0.1 + 0.25) / (0.1 + 0.2) and (0.1 + 0.5) / 0.3 of that.
+    eager_s, ort_s = 0.1 * 0.35 / 0.3, 0.1 * 0.6 / 0.3
+
+    def learned(*launches: Launch | None, budget_s: float = 1000.0, workload: str = "inference") -> float:
+        both = tuple(DEEP.model_copy(update={"runtime": name, "workload": workload}) for name in ("eager", "ort"))
+        later = tuple(each.model_copy(update={"batch": 4}) for each in both)
+        run = Run(budget_s, [both, later])
+        run.budget.learn_references({DEEP.spec: 0.9})  # 0.05 s an image: 0.2 s a call of eight
+        run.budget.allowance(both)
+        run.now_s = 20.0
+        outcomes = [Outcome(each, "g", datetime.now(), launch) for each, launch in zip(both, launches, strict=True)]
+        run.budget.measured(both, outcomes, 0.1)
+        run.budget.budget_s = 1000.0
+        return run.budget.remaining_s()
+
+    def made(call_s: float, calls: int, warmup_s: float) -> Launch:
+        return launched(call_s * calls, warmup_s, call_s)
+
+    (two_calls,) = measurement([0.5, 0.5], samples=4).launches
+    two_calls = two_calls.model_copy(update={"calls_per_sample": 2, "warmup_s": 1.0})
+    whole_s = 2 * 4 + 4 * (eager_s + ort_s) + 1 + 4 + 2 + 4
+    assert learned(two_calls, made(0.5, 4, 2.0)) == pytest.approx(whole_s)
+    # The same with half of what they should have: warmed up for as long, they would be for 2 and 4 s, of 3 at most.
+    assert learned(two_calls, made(0.5, 4, 2.0), budget_s=24.3) == pytest.approx(whole_s + 1 + 1)
+    least = learned(made(0.25, 16, 0.05), made(0.5, 4, 0.02), budget_s=1.0)  # a thirtieth of 3 s, however short
+    assert least == pytest.approx(20 - 6 - 3 - 0.07 + 4 * (eager_s + ort_s) + 1.5 + 4 + 0.6 + 4)
+    slow = made(0.5, 4, 30.0)  # nothing has started before it began
+    assert learned(slow, slow) == pytest.approx(2 * (4 * ort_s + 3 + 4))
+    unsampled = slow.model_copy(update={"blocks": [], "warmup_s": 2.0})  # a call of it took no time
+    assert learned(unsampled, unsampled) == pytest.approx(2 * (8 + 4 * 0.1 / 3 + 2 + 4))
+    unknown_s = 2 * (2 + 4 * 0.1 + 1 + 4)
+    assert learned(two_calls, None) == pytest.approx(unknown_s), "one that hung tells nothing"
+    assert learned(two_calls, two_calls, workload="serving") == pytest.approx(unknown_s)
+
+
+def test_shares_are_what_is_left_beyond_the_least_that_all_first_launches_take() -> None:
+    """Ten groups of 2 s to start and 5 s to warm up and sample; lenet5's calls take next to nothing."""
+    for budget_s, spent_s, share, whole_s in (
+        (1000.0, 0.0, 1.0, 1000 - 9 * 7.0),
+        (75.0, 0.0, 1.0, 75 - 9 * 7.0),
+        (45.0, 0.0, 0.5, 4.5),
+        (50.0, 5.0, 0.5, 4.5),
+        (10.0, 0.0, 0.0, 1.0),  # a tenth of what there is
+        (10.0, 10.5, 0.0, 0.0),
+    ):
+        run = Run(budget_s, SMALL)
+        run.now_s = spent_s
+        allowance = run.budget.allowance(SMALL[0])
+        assert allowance.sampling_s == pytest.approx(4 * share, abs=1e-2)
+        assert allowance.warmup_s == pytest.approx(max(0.1, 3 * share), abs=1e-2)
+        assert allowance.whole_s == pytest.approx(whole_s, abs=2e-2)
+        run.budget.first = SMALL[1:]
+        again = run.budget.allowance(SMALL[0])
+        assert (again.sampling_s, again.warmup_s, again.whole_s) == (4.0, 3.0, max(0.0, budget_s - spent_s))
+
+
+def ended(run: Run, group: Group, seconds: float, half_width: float | None) -> None:
+    run.budget.allowance(group)
+    run.now_s += seconds
+    run.budget.measured(group, [], half_width)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "remaining_s"),
+    [
+        (1000.0, 7 + 2 * 20 + 2 * 25 + 2 * 7),
+        (200.0, 7 + 100.5),  # of the 110 that are left 7 are needed, and in the last 2.5 no launch fits
+        (100.0, 7.5),
+        (92.0, 2.0),
+        (80.0, 0.0),
+    ],
+)
+def test_further_launches_are_those_of_wide_groups_and_of_the_share_of_others_that_will_be(
+    budget_s: float, remaining_s: float
+) -> None:
+    """Of two groups that were launched twice, one is wide: so others get a second launch, and half of two more."""
+    narrow, wide, once, failed, waits = SMALL[:5]
+    run = Run(budget_s, [narrow, wide, once, failed, waits], launches=4)
+    for group, seconds, half_width in (
+        (narrow, 10.0, NARROW_HALF_WIDTH),
+        (narrow, 10.0, NARROW_HALF_WIDTH),
+        (wide, 20.0, 0.2),
+        (wide, 20.0, 0.2),
+        (once, 25.0, 0.3),
+        (failed, 5.0, None),
+    ):
+        ended(run, group, seconds, half_width)
+    assert run.budget.remaining_s() == pytest.approx(remaining_s, abs=0.02)
+
+
+def test_what_is_still_to_be_built_takes_its_time_from_the_groups_share() -> None:
+    run = Run(45.0, SMALL[:4])  # whose 28 s are 8 s at least
+    assert run.budget.remaining_s() == pytest.approx(28.0, abs=0.02)
+    run.budget.built(SMALL[0][0].spec, 25.0)
+    run.budget.builds = [SMALL[0][0].spec]
+    assert run.budget.remaining_s() == pytest.approx(25 + 20, abs=0.02)
+    twice = Run(1000.0, SMALL[:1], launches=2)
+    assert twice.budget.remaining_s() == pytest.approx(2 * 7.0, abs=0.02)
+
+
+def test_what_a_launch_has_done_of_what_was_foreseen_of_it_is_over() -> None:
+    for again, passed_s, over_s in ((False, 3.0, 3.0), (False, 30.0, 7.0), (True, 3.0, 3.0), (True, 30.0, 7.0)):
+        run = Run(1000.0, SMALL[:2], launches=3)
+        if again:
+            ended(run, SMALL[0], 10.0, 0.2)
+        before_s = run.budget.remaining_s()
+        run.budget.allowance(SMALL[0])
+        run.now_s += passed_s
+        assert before_s - run.budget.remaining_s() == pytest.approx(over_s, abs=0.02)
+
+
+def test_a_group_of_which_one_case_is_unknown_is_not_left_out() -> None:
+    both: Group = (DEEP, DEEP.model_copy(update={"runtime": "ort"}))
+    run = Run(100.0, [(DEEP,), both])
+    run.launch((DEEP,), start_s=50.0)
+    run.now_s = 99.0
+    assert not run.budget.fits((DEEP,))
+    assert run.budget.fits(both)
+    run.now_s = 110.0
+    assert run.budget.is_over, "at a tenth more than the budget"
+
+
+def test_what_is_built_is_foreseen_at_its_layers_and_twenty_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_threads", lambda: TWO_CORES)
+    budget, lenet, own = Run(1000, []).budget, SMALL[0][0].spec, ModelSpec(model="mine:build")
+    for builds, layers in (([lenet], 32), ([own], 120), ([lenet, own], 152 / 2), ([lenet, own, lenet], 184 / 2)):
+        budget.builds = builds
+        assert budget.remaining_s() == pytest.approx(0.11 * layers)
+    budget.built(lenet, 6.0)
+    budget.built(own, 1.6)  # 0.05 s a layer
+    assert budget.remaining_s() == pytest.approx(0.05 * 92)
+
+
+# --- what a run has to do ---
+
+
+def test_a_case_is_finished_where_its_record_is_of_this_machine_and_of_what_it_depends_on_now() -> None:
+    done, elsewhere, unknown, changed, same, absent = (case("lenet5", batch) for batch in range(1, 7))
+    elsewhere_is = ENVIRONMENT.machine.model_copy(update={"cpu": "Another CPU"})
+    records = {
+        done.id: record(done),
+        elsewhere.id: record(elsewhere).model_copy(
+            update={"environment": ENVIRONMENT.model_copy(update={"machine": elsewhere_is})}
+        ),
+        unknown.id: record(unknown).model_copy(update={"environment": None}),
+        changed.id: record(changed).model_copy(update={"depends": "another"}),
+        same.id: record(same).model_copy(update={"depends": artifact.depends_on(same)}),
+    }
+    cases = [done, elsewhere, unknown, changed, same, absent]
+    assert unfinished(cases, records, ENVIRONMENT) == [elsewhere, changed, absent]
+
+
+def test_groups_are_in_the_suites_order_and_so_are_their_cases() -> None:
+    one, two = case("lenet5", 1), case("lenet5", 8)
+    ort_one, ort_two = (each.model_copy(update={"runtime": "ort"}) for each in (one, two))
+    half = ort_two.model_copy(update={"precision": "fp16"})
+    assert group_cases([ort_two, one, two, half, ort_one]) == [(ort_two, two, half), (one, ort_one)]
+    assert title((ort_two, two, half)) == "lenet5/inference/ort+eager/cpu/fp32+fp16/b8"
+
+
+def test_what_is_made_for_cases_of_a_model_is_made_once_for_each() -> None:
+    quantised = [case("lenet5", batch).model_copy(update={"runtime": "ort", "precision": "int8"}) for batch in (1, 8)]
+    other = case("resnet50").model_copy(update={"runtime": "ort", "precision": "int8"})
+    finer = quantised[0].model_copy(update={"precision": "int8-7bit"})
+    groups: list[Group] = [(case("lenet5"), quantised[0]), (quantised[1], other), (finer,)]
+    assert compiled_ahead(groups, quantised[0].spec) == (quantised[1], finer)
+    packages = [case("lenet5", batch).model_copy(update={"runtime": "aot", "threads": 2}) for batch in (1, 8)]
+    assert compiled_ahead([packages], packages[0].spec) == tuple(packages)

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
 
-from cnnbench.errors import ModelError, WorkerError
+from cnnbench.errors import InputError, ModelError, WorkerCrashed, WorkerError
 from cnnbench.networks.trainable import ALL
 from cnnbench.records import artifact, cache
 from cnnbench.records.messages import Build, Failure
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import ArtifactFacts, StepFacts
+from cnnbench.records.record import ArtifactFacts, GraphFacts, PackageFacts, StepFacts
+from cnnbench.runner import artifacts as making
 from cnnbench.runner import machine
-from cnnbench.runner.artifacts import Artifacts, Building, Wanted
+from cnnbench.runner.artifacts import Artifacts, Building, Built, Made, Wanted
 from cnnbench.runner.fork_server import CAN_FORK, ForkServers, Lineage
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
@@ -202,3 +204,79 @@ def test_one_process_builds_in_a_folder_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(Timeout):
             FileLock(lock).acquire(timeout=0)
     FileLock(lock).acquire(timeout=0).lock.release()
+
+
+INT8 = INFERENCE.model_copy(update={"precision": "int8", "threads": 1})
+AOT = INFERENCE.model_copy(update={"runtime": "aot", "threads": 1})
+
+
+@pytest.mark.parametrize(
+    ("case", "about", "made", "problem"),
+    [
+        (INFERENCE, {}, None, None),
+        (INT8, {}, None, None),
+        (INT8, {}, GraphFacts(), None),
+        (INT8, {}, GraphFacts(error="it overflows"), ("unavailable", "no-graph: it overflows")),
+        (INT8, {}, InputError("no such data"), ("failed", "no-graph: no such data")),
+        (INT8, {}, WorkerCrashed("killed"), ("failed", "crashed: killed")),
+        (AOT, {}, PackageFacts(), None),
+        (AOT, {}, PackageFacts(error="aten.odd"), ("unavailable", "not-exportable: aten.odd")),
+        (INT8, {"onnx_error": "aten.odd"}, GraphFacts(), ("unavailable", "not-exportable: aten.odd")),
+        (AOT, {"onnx_error": "aten.odd"}, PackageFacts(), None),
+        (STEP, {"onnx_error": "aten.odd"}, None, None),
+        (INFERENCE, {"batch": 2}, None, None),
+        (INFERENCE, {"batch": 4}, None, ("unavailable", "unsupported: the file takes batches of 4 alone")),
+    ],
+)
+def test_a_case_has_the_problem_of_what_it_runs_alone(
+    tmp_path: Path, case: Case, about: dict[str, Any], made: Made | None, problem: tuple[str, str] | None
+) -> None:
+    built = Built(tmp_path, facts().model_copy(update=about))
+    if made is not None:
+        built = built.with_made(case, made)
+    found = built.problem(case)
+    assert (found and (found.status, str(found.reason))) == problem
+    assert built.made_for(case) is made
+    assert built.graph(case) == (made if isinstance(made, GraphFacts) else None)
+
+
+def test_a_part_that_the_model_has_not_is_told_and_one_that_it_has_is_no_problem(tmp_path: Path) -> None:
+    built = Built(tmp_path, facts().model_copy(update={"order": ["conv1", "fc"], "heads": ["fc"]}))
+    for part in ("head", "from:conv1"):
+        assert built.problem(STEP.model_copy(update={"trainable": part})) is None
+    with pytest.raises(InputError, match="one of conv1, fc, or one inside them; got 'fc2'"):
+        built.problem(STEP.model_copy(update={"trainable": "from:fc2"}))
+
+
+def test_what_is_missing_of_a_model_is_its_artifact_then_steps_then_what_cases_run_of_their_own(tmp_path: Path) -> None:
+    with Artifacts(tmp_path) as artifacts:
+        wanted = artifacts.wanted(LENET, ("all", "head"), [INT8, AOT])
+
+        def missing(**about: Any) -> list[tuple[str, str]]:
+            artifacts._built[wanted.folder] = Built(wanted.folder, **about)
+            requests = [request.model_dump() for request in artifacts.missing(wanted)]
+            return [
+                (each["op"], each.get("trainable") or (each.get("case") or {}).get("runtime", "")) for each in requests
+            ]
+
+        steps, cases = (
+            [("build_step", "all"), ("build_step", "head")],
+            [("build_graph", "ort"), ("build_package", "aot")],
+        )
+        assert missing() == [("build", ""), *steps, *cases]
+        assert missing(facts=facts()) == [*steps, *cases]
+        assert missing(error=ModelError("no such model")) == []
+        known = {"all": StepFacts()}
+        assert missing(facts=facts(), steps=known, step_errors={"head": WorkerCrashed("x")}) == cases
+        assert missing(facts=facts(), steps=known) == [steps[1], *cases]
+        not_exported = facts().model_copy(update={"onnx_error": "aten.odd"})
+        assert missing(facts=not_exported) == [*steps, cases[1]]
+        made = Built(wanted.folder).with_made(INT8, GraphFacts()).made
+        assert missing(facts=facts(), made=made) == [*steps, cases[1]]
+        said = [making._what(request) for request in artifacts.missing(wanted)]
+        assert said == ["exporting and verifying the training step"] * 2 + ["compiling ahead for aot at batch 2"]
+        missing()
+        build, _, _, graph, _ = artifacts.missing(wanted)
+        assert making._what(graph) == "making its graph in int8"
+        assert making._what(build, "it is damaged").endswith("exporting again: in the cache, it is damaged")
+        assert artifacts.to_build([wanted, wanted]) == [LENET] * 10

@@ -7,25 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, t
 
 from cnnbench.analysis.paired import Rule
 from cnnbench.errors import InputError, RunFolderError
+from cnnbench.gate import calibration as calibrating
 from cnnbench.gate.baseline import BaselineError, compare_with_baseline, read_baseline
 from cnnbench.gate.calibration import (
     Calibration,
+    Replayed,
     Session,
     check_margin,
     detection_power_of,
+    empty,
+    file_of,
     noise_of,
     read_calibration,
+    session_of,
     write_calibration,
 )
 from cnnbench.gate.verdict import Paired, exit_code_of
-from cnnbench.records.record import Measurement
+from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run
 from tests.noise import comparisons
 from tests.records import ENVIRONMENT, case, record
+from tests.test_serving import load_test, serving_launch
 
 DUEL = comparisons(1)[0]
 
@@ -169,3 +175,152 @@ def test_a_baseline_of_another_machine_is_refused_with_what_differs(tmp_path: Pa
     with pytest.raises(BaselineError, match="cpu: Testing CPU then, Another CPU now") as caught:
         read_baseline(tmp_path, other)
     assert caught.value.exit_code == 3
+
+
+# --- figures by hand ---
+
+LAUNCH_SD = math.sqrt(6 * 0.01**2 / 8)
+"""Of three sessions, each with a launch in the middle, and one 1 % to each side."""
+
+
+def regular(step: float, sessions: int = 3, spread: float = 0.01, pairs: int = 2) -> list[Session]:
+    """Sessions whose middles lie a step apart, on the logarithm's scale, around 10 ms."""
+    centres = [0.010 * math.exp(step * (place - (sessions - 1) / 2)) for place in range(sessions)]
+    return [
+        Session(
+            started="",
+            logs=[0.001] * pairs,
+            launches_s=[centre_s * math.exp(spread * side) for side in (-1, 0, 1)],
+        )
+        for centre_s in centres
+    ]
+
+
+def test_noise_is_between_pairs_launches_and_sessions() -> None:
+    noise = noise_of(regular(0.02))
+    assert noise is not None
+    assert (noise.pairs, noise.sessions) == (6, 3)
+    assert noise.pair_sd == pytest.approx(0.001)
+    assert noise.launch_sd == pytest.approx(LAUNCH_SD)
+    assert noise.session_sd == pytest.approx(0.02)
+    effect = (t.ppf(0.95, 9) + t.ppf(0.8, 9)) * noise.pair_sd_upper / math.sqrt(10)
+    assert noise.smallest_margin(10) == pytest.approx(math.expm1(effect))
+    two = noise_of(regular(0.02, sessions=2, pairs=3))
+    assert two is not None
+    assert two.session_sd is None
+    assert noise_of(regular(0.02, sessions=5, pairs=1)) is None, "six pairs are needed"
+
+
+def test_a_session_has_heads_ratios_and_the_times_of_all_launches() -> None:
+    pairs = [
+        Paired(("base", "head"), {"head": 0.1, "null": 0.2}, {"base": 1.0, "head": 1.1}),
+        Paired((), {}, {"base": 2}),
+    ]
+    found = session_of(pairs)
+    assert (found.logs, found.launches_s) == ([0.1], [1.0, 1.1, 2.0])
+    assert file_of(ENVIRONMENT).name == f"{ENVIRONMENT.fingerprint}.json"
+    assert empty(ENVIRONMENT) == Calibration(fingerprint=ENVIRONMENT.fingerprint, machine=ENVIRONMENT.label, cases={})
+
+
+def test_simulated_pairs_are_drawn_with_either_sign_and_slowed_down_where_they_are_asked_to_be() -> None:
+    one, two = comparisons(2)
+    replayed = Replayed({one.name: [0.01, 0.02], two.name: [0.5]}, random.Random(0), 0.1, one.name)
+    drawn = [replayed.measure(one, "screen", ("null", "base", "head"), 0, 1.0) for _ in range(50)]
+    assert {round(pair.logs["head"] - math.log(1.1), 6) for pair in drawn} == {0.01, -0.01, 0.02, -0.02}
+    assert {round(pair.logs["null"], 6) for pair in drawn} == {0.01, -0.01, 0.02, -0.02}
+    assert {(pair.order, *pair.logs) for pair in drawn} == {(("null", "base", "head"), "null", "head")}
+    others = [replayed.measure(two, "confirm", ("base", "head"), 0, 1.0).logs for _ in range(20)]
+    assert {logs["head"] for logs in others} == {0.5, -0.5}
+    assert (replayed.clock(), replayed.check(one).problem) == (70.0, "")
+
+
+def test_power_is_a_share_of_gates_of_each_case_of_which_enough_pairs_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrating, "SIMULATED_GATES", 8)
+    one, two, three = comparisons(3)
+    known = {
+        one.name: [session(0.001, pairs=6)],
+        two.name: [session(0.001, pairs=3)] * 2,
+        three.name: [session(0.1, pairs=5)],
+    }
+    power = detection_power_of(Calibration(fingerprint="f", machine="m", cases=known), [one, two, three], Rule())
+    assert (power.gates, power.false_alarms) == (8, 0.0)
+    assert power.seen == {each.name: {0.03: 1.0, 0.05: 1.0, 0.10: 1.0} for each in (one, two)}
+
+
+def stored_as(*records: Record) -> Run:
+    return replace(stored(), records={each.id: each for each in records})
+
+
+def launched(call_s: float, launches: int = 6) -> list[Paired]:
+    return [Paired(("head",), {}, {"head": call_s})] * launches
+
+
+@pytest.mark.parametrize(
+    ("ratio", "step", "verdict"),
+    [
+        (1.05, 0.001, "slower"),  # p is 0.046
+        (1.05, 0.003, "slower-small"),  # p is 0.053
+        (1.02, 0.001, "inconclusive"),
+        (0.95, 0.001, "inconclusive"),
+    ],
+)
+def test_a_stored_baseline_is_tested_by_students_t_with_as_many_degrees_as_sessions_less_one(
+    ratio: float, step: float, verdict: str
+) -> None:
+    """Two sessions are compared, a stored launch and six new ones; each adds its own noise."""
+    known = calibration(*regular(step), name=CASE.id)
+    (found,) = compare_with_baseline(stored(), {CASE.id: launched(0.010 * ratio)}, known, Rule())
+    error = math.sqrt(2 * step**2 + LAUNCH_SD**2 * (1 + 1 / 6))
+    half = t.ppf(0.95, 2) * error
+    assert found.ratio == pytest.approx(ratio)
+    assert found.low == pytest.approx(ratio * math.exp(-half))
+    assert found.high == pytest.approx(ratio * math.exp(half))
+    assert found.p == pytest.approx(t.sf((math.log(ratio) - math.log(1.02)) / error, 2))
+    assert found.verdict == verdict
+    assert found.reason == f"a stored baseline: it could detect +{1.02 * math.exp(half) - 1:.0%}"
+
+
+def test_p_values_of_a_stored_baseline_are_adjusted_for_all_cases_and_without_noise_the_ratio_decides() -> None:
+    other = case("ort", batch=2)
+    known = Calibration(fingerprint="f", machine="m", cases=dict.fromkeys((CASE.id, other.id), regular(0.001)))
+    run = stored_as(record(CASE, [0.010] * 10), record(other, [0.010] * 10))
+    slow = {CASE.id: launched(0.0105), other.id: launched(0.0105)}
+    assert [each.verdict for each in compare_with_baseline(run, slow, known, Rule())] == ["slower-small"] * 2
+    slow[other.id] = launched(0.012)
+    assert [each.verdict for each in compare_with_baseline(run, slow, known, Rule())] == ["slower", "slower"]
+    exact = calibration(*regular(0.0, spread=0.0), name=CASE.id)
+    for ratio, verdict in ((1.05, "slower"), (1.01, "same"), (0.99, "same"), (0.9, "inconclusive")):
+        (found,) = compare_with_baseline(stored(), {CASE.id: launched(0.010 * ratio)}, exact, Rule())
+        assert found.verdict == verdict
+
+
+def test_what_a_stored_baseline_cannot_be_compared_with_is_missing_or_wrong_with_its_reason(tmp_path: Path) -> None:
+    failed = stored_as(record(CASE, [0.01] * 10, status="failed"))
+    missing, wrong = Paired((), {}, missing="head: gone"), Paired((), {}, wrong="head: parity")
+    for run, pairs, verdict, reason in (
+        (failed, launched(0.01), "missing", "no baseline: its record there is failed"),
+        (stored_as(record(CASE)), launched(0.01), "missing", "no baseline: its record there is ok"),
+        (stored(), [Paired(("head",), {})], "missing", "no launch was measured"),
+        (stored(), [*launched(0.01), wrong], "wrong", "head: parity"),
+        (stored(), [wrong, missing], "missing", "head: parity"),
+    ):
+        (found,) = compare_with_baseline(run, {CASE.id: pairs}, None, Rule())
+        assert (found.verdict, found.reason) == (verdict, reason)
+    (tmp_path / "run.json").write_text('{"suite": "s", "started": "", "cases": []}')
+    with pytest.raises(BaselineError, match="does not say which machine"):
+        read_baseline(tmp_path, ENVIRONMENT)
+
+
+def test_a_stored_service_is_compared_by_the_time_between_queries_at_its_bound() -> None:
+    served = case("ort", "serving")
+    ends = load_test(rate=50.0, p99_s=0.04), load_test(rate=60.0, p99_s=0.0625, valid=False)
+    (launch,) = record(CASE, [0.01] * 8).launches
+    launches = [
+        launch.model_copy(update={"blocks": [], "serving": each}) for each in (serving_launch(*ends), serving_launch())
+    ]
+    made = record(served).model_copy(update={"measurement": Measurement(launches=launches)})
+    run = stored_as(made)
+    (found,) = compare_with_baseline(run, {served.id: launched(0.02)}, None, Rule())
+    assert found.ratio == pytest.approx(0.02 * math.sqrt(50 * 60))

@@ -3,19 +3,28 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cnnbench import api
+from cnnbench.errors import RunFolderError, WorkerError
 from cnnbench.records import messages, task_messages
+from cnnbench.records.input_times import InputTimes
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
 from cnnbench.records.run_folder import Store, read_run
 from cnnbench.report.tables import run_tables
+from cnnbench.runner import machine
+from cnnbench.runner import run as running
 from cnnbench.runner.budget import Budget
+from cnnbench.runner.plan import Group
+from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.suite.input_plan import InputPlan
 from tests import scripted
 from tests.conftest import Cli, FillDisk, write_suite
+from tests.records import ENVIRONMENT, case
 from tests.scripted import Dies, Hangs, Says, Slowly, lenet
 
 Runs = Callable[..., tuple[int, str, dict[str, Record]]]
@@ -350,3 +359,250 @@ def test_a_full_disk_in_the_middle_is_one_line_with_the_answer_and_exit_code_3(
     assert "jsonl: No space left on device; finished records are lost: make room" in done.stderr
     assert "Traceback" not in done.stderr
     assert "lenet5, inference in PyTorch; 1 case" in " ".join(done.stdout.split()), "the answer comes before"
+
+
+# --- single steps of a run, between parts that only say what they are asked ---
+
+
+def step(cls: type[running._Session] = running._Session, **parts: Any) -> Any:
+    """A run's steps with these parts, whose budget is not spent."""
+    usual = dict.fromkeys(("suite", "store", "observer", "artifacts", "servers", "recorder", "evaluator"))
+    budget = SimpleNamespace(left_s=100.0, budget_s=200.0, is_over=False, remaining_s=lambda: 7.0)
+    observer = SimpleNamespace(doing=lambda what, left_s: None)
+    store = SimpleNamespace(folder=Path("out"), logs=Path("out/logs"))
+    return cls(**{**usual, "budget": budget, "observer": observer, "store": store, **parts})
+
+
+@pytest.mark.parametrize(
+    ("left_s", "after_s", "goes_on"),
+    [(100.0, 80.1, True), (100.0, 80.0, False), (10.0, 0.1, True), (10.0, 0.0, False)],
+)
+def test_models_are_profiled_for_a_tenth_of_the_budget_and_no_longer_than_it_lasts(
+    monkeypatch: pytest.MonkeyPatch, left_s: float, after_s: float, goes_on: bool
+) -> None:
+    asked: list[Any] = []
+    told: list[tuple[str, float]] = []
+    monkeypatch.setattr(running, "read_profiles", lambda folder: ([SimpleNamespace(model="known")], []))
+    monkeypatch.setattr(running, "profile_models", lambda *words, leave_out: asked.append((*words, leave_out)))
+    session = step(
+        recorder=SimpleNamespace(call_s=lambda: "times"),
+        artifacts="artifacts",
+        servers="servers",
+        observer=SimpleNamespace(doing=lambda *words: told.append(words)),
+    )
+    session.budget.left_s = left_s
+    session.add_profiles()
+    ((folder, call_s, artifacts, servers, go_on, leave_out),) = asked
+    assert (folder, call_s, artifacts, servers, leave_out) == (Path("out"), "times", "artifacts", "servers", {"known"})
+    session.budget.left_s = after_s
+    assert go_on("lenet5", 0, 1) == goes_on
+    assert told == [("lenet5: profiling its layers", 7.0)]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "known", "written"),
+    [
+        (67.0, [], ["new cpu 2"]),
+        (66.0, [], []),
+        (66.0, ["cpu"], ["old cpu 2"]),
+        (441.0, [], ["new cpu 2", "new cuda 4"]),
+    ],
+)
+def test_peaks_are_those_that_are_known_or_measured_where_they_take_little_of_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, left_s: float, known: list[str], written: list[str]
+) -> None:
+    """Of a CPU in about 10 s, of a CUDA device in 66 s; 15 % of what is left."""
+    found: list[str] = []
+
+    def look(device: str, threads: int, environment: Any) -> str | None:
+        assert environment is ENVIRONMENT
+        return f"old {device} {threads}" if device in known else None
+
+    def measure(device: str, threads: int, environment: Any, logs: Path, *, anew: bool) -> str:
+        assert (environment, logs, anew) == (ENVIRONMENT, Path("out/logs"), True)
+        return f"new {device} {threads}"
+
+    monkeypatch.setattr(running, "peaks_for", lambda cases: [("cpu", 2), ("cuda", 4)])
+    monkeypatch.setattr(running, "known_peaks", look)
+    monkeypatch.setattr(running, "peaks_of", measure)
+    monkeypatch.setattr(running, "write_peaks", lambda folder, peaks: found.extend(peaks))
+    session = step()
+    session.budget.left_s = left_s
+    session.add_peaks(ENVIRONMENT, [])
+    assert found == written
+
+    def broken(*_: Any, **__: Any) -> str:
+        raise WorkerError("no memory")
+
+    monkeypatch.setattr(running, "peaks_of", broken)
+    session.add_peaks(ENVIRONMENT, [])  # they are unknown, and nothing ends for it
+    assert len(found) == len(written) + len(known)
+
+
+def test_the_input_is_measured_once_for_the_device_of_the_first_training_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, other = InputPlan(data="shapes"), InputPlan(data="shapes", workers=[7])
+    times = InputTimes(plan=plan, device="cpu", started="2026-11-25T10:00:00+00:00")
+    asked: list[Any] = []
+    known: list[Any] = [None]
+    monkeypatch.setattr(machine, "usable_threads", lambda: 5)
+    monkeypatch.setattr(running, "read_input", lambda folder: known[0])
+    monkeypatch.setattr(running, "write_input", lambda folder, found: asked.append((folder, found)))
+    monkeypatch.setattr(running, "measure_input", lambda *words: words)
+    session = step(suite=SimpleNamespace(input=plan))
+    inference = case().model_copy(update={"threads": 2})
+    training = case(workload="training", device="cuda").model_copy(update={"threads": 3})
+    for cases, device, threads in (([inference, training], "cuda", 3), ([inference], "cpu", 2), ([], "cpu", 5)):
+        asked.clear()
+        session.add_input(cases)
+        assert asked == [(Path("out"), (plan, device, threads, Path("out/logs")))]
+    for already, count in (
+        (times, 0),
+        (times.model_copy(update={"failure": "no file"}), 1),
+        (times.model_copy(update={"plan": other}), 1),
+    ):
+        asked.clear()
+        known[0] = already
+        session.add_input([])
+        assert len(asked) == count
+    asked.clear()
+    known[0] = None
+    session.budget.is_over = True
+    session.add_input([])
+    session.budget.is_over = False
+    step(suite=SimpleNamespace(input=None)).add_input([])
+    assert asked == []
+
+
+class Launching(running._Session):
+    """Whose launches are only written down, and in which cases of ONNX Runtime cannot be run."""
+
+    def leave_out(self, case: Case) -> bool:
+        return case.runtime == "ort"
+
+    def launch(self, group: Group) -> None:
+        self.observer.append(group[0].batch)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("over_after", "too_long", "launched", "reached_all"),
+    [
+        (9, {1}, [1, 2, 3, 4], True),  # the first in any case
+        (9, {2, 4}, [1, 3], False),
+        (0, {1}, [1], False),
+        (2, set(), [1, 2], False),
+        (4, set(), [1, 2, 3, 4], True),
+    ],
+)
+def test_the_first_group_is_launched_in_any_case_and_others_while_they_fit(
+    over_after: int, too_long: set[int], launched: list[int], reached_all: bool
+) -> None:
+    done: list[int] = []
+
+    class Spent:
+        first: list[Group] = []
+        is_over = property(lambda budget: len(done) >= over_after)
+        fits = staticmethod(lambda group: group[0].batch not in too_long)
+
+    budget = Spent()
+    cases = [case(runtime, batch=batch) for batch in (1, 2, 3, 4) for runtime in ("eager", "ort")]
+    assert step(Launching, observer=done, budget=budget).launch_each(cases) == reached_all
+    assert done == launched
+    assert budget.first == [(case(batch=batch),) for batch in (1, 2, 3, 4)]
+
+
+def test_where_outputs_part_is_looked_for_while_there_is_time_and_kept_where_it_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    kept: list[Any] = []
+    wrong = [case(batch=batch) for batch in range(1, 6)]
+
+    def begins(of: Case, folder: Path, logs: Path) -> str | None:
+        asked.append((of.batch, folder, logs))
+        session.budget.is_over = of.batch == 4
+        if of.batch == 2:
+            raise WorkerError("crashed")
+        return None if of.batch == 3 else "begins at conv1"
+
+    monkeypatch.setattr(running, "where_it_begins", begins)
+    built = SimpleNamespace(folder=Path("artifact"))
+    session = step(
+        recorder=SimpleNamespace(wrong=lambda: wrong, explain=lambda *words: kept.append(words)),
+        artifacts=SimpleNamespace(wanted=lambda spec: spec, find=lambda wanted: built),
+    )
+    session.explain_parity()
+    assert asked == [(batch, Path("artifact"), Path("out/logs")) for batch in (1, 2, 3, 4)]
+    assert kept == [(wrong[0], "begins at conv1", built), (wrong[3], "begins at conv1", built)]
+
+
+def test_test_images_are_classified_once_by_what_was_timed_and_names_them() -> None:
+    one, two, three = cases = [case(batch=batch) for batch in (1, 2, 3)]
+    kept: list[Any] = []
+    recorder = SimpleNamespace(
+        awaits_evaluation=lambda case: case is not two, evaluated=lambda *words: kept.append(words)
+    )
+    tests = {one.id: SimpleNamespace(data="shapes"), two.id: SimpleNamespace(data="shapes")}
+    evaluator = SimpleNamespace(evaluate=lambda *words: words)
+    session = step(suite=SimpleNamespace(tests=tests), recorder=recorder, evaluator=evaluator)
+    session.evaluate(tuple(cases), "built")
+    assert kept == [(one, (one, tests[one.id], "built"), "built")]
+    assert three.id not in tests
+
+
+def test_references_are_learnt_of_models_that_are_built_here_and_ran_in_torch() -> None:
+    learnt: list[Any] = []
+    seconds = {
+        "a:b": {"reference": 2.0},
+        "c:d": {},
+        "e:f": None,
+        "net.onnx": {"reference": 3.0},
+        "g:h": {"reference": 0.0},
+    }
+    specs = [ModelSpec(model=name) for name in seconds]
+
+    def find(wanted: ModelSpec) -> Any:
+        known = seconds[wanted.model]
+        return SimpleNamespace(facts=None if known is None else SimpleNamespace(seconds=known))
+
+    budget = SimpleNamespace(learn_references=learnt.append)
+    step(artifacts=SimpleNamespace(find=find), budget=budget)._learn_references({spec: spec for spec in specs})
+    assert learnt == [{specs[0]: 2.0}]
+
+
+def test_a_case_without_a_problem_is_not_left_out() -> None:
+    problem: list[Any] = [None]
+    written: list[Any] = []
+    built = SimpleNamespace(problem=lambda case: problem[0])
+    session = step(
+        artifacts=SimpleNamespace(wanted=lambda *_: None, find=lambda _: built),
+        recorder=SimpleNamespace(leave_out=lambda *words: written.append(words)),
+    )
+    assert not session.leave_out(case())
+    assert written == []
+    problem[0] = "why"
+    assert session.leave_out(case())
+    assert written == [(case(), "why", built)]
+
+
+@pytest.mark.parametrize(("remaining_s", "asked"), [(179.0, []), (180.0, ["peaks 1", "profiles"])])
+def test_a_run_of_three_minutes_has_peaks_and_profiles(
+    run: Runs, monkeypatch: pytest.MonkeyPatch, remaining_s: float, asked: list[str]
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(Budget, "remaining_s", lambda budget: remaining_s)
+    monkeypatch.setattr(running._Session, "add_peaks", lambda session, _, cases: found.append(f"peaks {len(cases)}"))
+    monkeypatch.setattr(running._Session, "add_profiles", lambda session: found.append("profiles"))
+    code, said, _ = run(INFERENCE.replace("[1, 4]", "[1], runtimes: [ort]"))
+    assert code == 0, said
+    assert found == asked
+
+
+def test_the_end_of_a_run_raises_what_its_user_has_to_know() -> None:
+    def ended(**about: Any) -> running.Ended:
+        return running.Ended(**{"left": [], "in_time": True, "interrupted": False, "empty": False, **about})
+
+    ended().check()
+    with pytest.raises(RunFolderError, match="no room"):
+        ended(unwritten="no room").check()
+    with pytest.raises(KeyboardInterrupt):
+        ended(interrupted=True, unwritten="no room").check()

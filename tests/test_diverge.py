@@ -4,28 +4,36 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from cnnbench.errors import InputError
+from cnnbench.analysis.divergence import LayerErrors
+from cnnbench.errors import InputError, WorkerError
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records import artifact, layer_values
 from cnnbench.records.artifact import GRAPH
 from cnnbench.records.task_messages import OpenLayers, OpenReference, ReadLayers, ReadReference, Value
 from cnnbench.report.divergence_page import page
 from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.tasks import diverge as diverging
 from cnnbench.runner.tasks.annotate import NO_NUMBER, export_errors
 from cnnbench.runner.tasks.diverge import (
+    Comparison,
     Contender,
     Divergence,
     LayerRun,
     diverge,
     diverge_artifact,
     members,
+    open_graphs,
     parse_contender,
     where_it_begins,
 )
@@ -35,6 +43,7 @@ from cnnbench.worker.layerwise.serve import Reading
 from cnnbench.worker.profilers.onnx_origin import values
 from tests.conftest import Cli
 from tests.faults import FAULTS, broken, fill
+from tests.records import facts as records_facts
 
 SIGNALS = ModelSpec.checked("cnn1d", (256,), 5)
 NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf")
@@ -360,3 +369,272 @@ def test_a_compiled_run_is_compiled_twice_however_many_groups_its_layers_are_rea
     for place in places:
         exact = layer_values.load(scratch, layer_values.REFERENCE, place)
         assert layer_values.load(scratch, layer_values.fed("run"), place) == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+# --- what is made of layers, from numbers by hand ---
+
+
+def layer(place: int, excess: float = 0.0, error: float | None = 0.0, added: float | None = 0.5) -> LayerErrors:
+    return LayerErrors(place, None, None, None, 0, 0, error, added, 0.0, 1e-6, excess)
+
+
+def layer_run(name: str, *layers: LayerErrors, **about: Any) -> LayerRun:
+    operators = {each.place: f"Op{each.place}" for each in layers}
+    usual: dict[str, Any] = {"nodes": {}, "members": {each.place: [] for each in layers}, "causes": {}, "asked": 0.0}
+    return LayerRun(name, list(layers), operators, **{**usual, **about})
+
+
+def test_the_run_without_optimisation_is_shown_where_it_tells_the_layer_at_least_as_closely() -> None:
+    right, wrong = layer(1, 1.0), layer(2, 1.5)
+    plain = layer_run("ort", right, layer(3, 2.0), members={3: [2]})
+    assert layer_run("ort", right).accused is None
+    assert plain.accused == (plain, plain.layers[1])
+    for inside, is_unfused in (([], True), ([1], True), ([0, 1], False)):
+        unfused = layer_run("ort", wrong, members={2: inside})
+        run = replace(plain, unfused=unfused)
+        assert run.accused == ((unfused, wrong) if is_unfused else (run, plain.layers[1]))
+    found = replace(plain, unfused=layer_run("ort", right))
+    assert found.accused == (found, plain.layers[1]), "without optimisation nothing is wrong"
+    assert layer_run("ort", right, unfused=layer_run("ort", wrong)).accused is None
+
+
+def comparison(folder: Path, memory_bytes: int, *sizes: tuple[int, ...]) -> Comparison:
+    found = Comparison(SIGNALS, folder, 2, memory_bytes, folder)
+    found.values = [
+        Value(module="a", name=f"v{n}", operator="x", shape=size, inputs=[]) for n, size in enumerate(sizes)
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "at_once", "ends"),
+    [
+        (10**6, [], [4]),
+        (7 * 240, [], [2, 3, 4]),
+        (7 * 240 - 1, [], [1, 2, 3, 4]),
+        (7 * 280, [], [2, 4]),
+        (7 * 200, [], [1, 2, 3, 4]),
+        (7 * 240 + 240, [[0, 1]], [2, 3, 4]),
+        (7 * 240 + 400, [[0, 1], [1]], [2, 3, 4]),
+        (7 * 240 + 239, [[0, 1]], [1, 2, 3, 4]),
+    ],
+)
+def test_groups_of_layers_take_no_more_than_the_memory(
+    tmp_path: Path, memory_bytes: int, at_once: list[list[int]], ends: list[int]
+) -> None:
+    """In float64, three numbers in each of two runs and one of the reference for each value of 80 to 200 bytes."""
+    opened: Any = [SimpleNamespace(opened=SimpleNamespace(places=places)) for places in at_once]
+    assert comparison(tmp_path, memory_bytes, (10,), (4, 5), (5, 5), (2, 5))._groups(2, opened) == ends
+
+
+def test_a_layer_that_the_memory_does_not_hold_is_named_with_what_it_needs(tmp_path: Path) -> None:
+    found = comparison(tmp_path, 10**9, (10,), (10**3, 10**4), (5,))
+    message = r"at least 0\.56 GB for the values of layer 'a'; got 0\.5 GB; give more"
+    found._memory_bytes = 5 * 10**8
+    with pytest.raises(InputError, match=message):
+        found._groups(2, [])
+    opened: Any = [SimpleNamespace(opened=SimpleNamespace(places=[0, 1]))]
+    with pytest.raises(InputError, match=r"at least 0\.64 GB .*'a' and all that torch\.compile puts out; got"):
+        found._groups(2, opened)
+
+
+def test_maps_are_kept_of_the_first_wrong_layer_and_of_the_three_worst_beside_it() -> None:
+    def kept(*excesses: float) -> tuple[list[int], dict[int, diverging.Maps]]:
+        run = diverging._Open(Contender("ort", "ort"), "0", None, None)  # type: ignore[arg-type]
+        for place, excess in enumerate(excesses):
+            exact = np.zeros((2, 10, 2, 2))
+            made = exact + np.arange(10.0)[::-1].reshape(10, 1, 1) * [[0.0, -1.0], [0.5, 0.0]]
+            made[1] = 99.0  # of the second image
+            run.layers.append(layer(place, excess))
+            run.keep(run.layers[-1], exact, made)
+        return sorted(run.maps), run.maps
+
+    assert kept(0.5, 0.2, 0.9)[0] == [0, 1, 2]
+    assert kept(0.5, 0.2, 0.9, 0.3)[0] == [0, 2, 3]
+    assert kept(0.5, 0.4, 0.9, 0.3)[0] == [0, 1, 2]
+    assert kept(0.5, 0.4, 0.9, 2.0, 3.0, 4.0)[0] == [2, 3, 4, 5], "the first wrong one is kept whatever comes later"
+    places, maps = kept(5.0)
+    assert (places, maps[0].channels) == ([0], [0, 1, 2, 3, 4, 5, 6, 7])
+    assert (maps[0].made.shape, str(maps[0].made.dtype)) == ((8, 2, 2), "float32")
+    assert not maps[0].exact.any()
+    assert maps[0].made[1].tolist() == [[0.0, -8.0], [4.0, 0.0]]
+    run = diverging._Open(Contender("ort", "ort"), "0", None, None)  # type: ignore[arg-type]
+    run.keep(layer(0), np.zeros((2, 10)), np.zeros((2, 10)))
+    run.keep(layer(0), np.zeros((2, 10, 4)), np.zeros((2, 10, 5)))
+    assert run.maps == {}
+    broken = np.zeros((1, 10, 4))
+    broken[0, 9] = np.nan
+    run.keep(layer(0), np.zeros((1, 10, 4)), broken)
+    assert run.maps[0].channels == [0, 1, 2, 3, 4, 5, 6, 9], "a map without numbers differs most"
+
+
+def divergence(run: LayerRun, off: float | None = None) -> Divergence:
+    names = ("conv", "relu", "add", "fc")
+    return Divergence("cnn1d", 2, [value(f"m{n}" * (n != 2), name) for n, name in enumerate(names)], [run], off)
+
+
+def inference(**changes: Any) -> Case:
+    usual = {"spec": SIGNALS, "workload": "inference", "runtime": "ort", "batch": 8}
+    return Case.model_validate({**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("found", "begins"),
+    [
+        (divergence(layer_run("x", layer(0)), 1e-6), None),
+        (divergence(layer_run("x", layer(0)), 1.1e-6), f"{diverging.OTHER_PROGRAM}, error 1.1e-06"),
+        (
+            divergence(layer_run("x", layer(0, error=0.05), layer(1, error=0.2))),
+            "no layer adds more than rounding explains; error 1% at m0 conv, 10% at m1 relu",
+        ),
+        (divergence(layer_run("x", layer(1, 2.0))), "begins at m1 relu (Op1): adds 5.0e-01, rounding 1.0e-06"),
+        (
+            divergence(layer_run("x", layer(2, 2.0, added=None), causes={2: "bias"})),
+            "begins at add (Op2): adds no numbers, rounding 1.0e-06, bias",
+        ),
+    ],
+)
+def test_where_outputs_part_is_told_in_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Divergence, begins: str | None
+) -> None:
+    monkeypatch.setattr(diverging, "diverge_artifact", lambda *_: found)
+    assert where_it_begins(inference(), tmp_path, tmp_path) == begins
+
+
+def test_a_case_is_compared_as_it_ran_on_two_images_at_most_where_its_layers_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def compared(*words: Any) -> Divergence:
+        asked.append(words)
+        return divergence(layer_run("x", layer(0)))
+
+    monkeypatch.setattr(diverging, "diverge_artifact", compared)
+    one = inference(runtime="eager", batch=1, precision="bf16", layout="channels_last")
+    for each in (one, inference(batch=2), inference(batch=3)):
+        assert where_it_begins(each, tmp_path, tmp_path / "logs") is None
+    assert [words[3] for words in asked] == [1, 2, 2]
+    spec, folder, (run,), _, memory_bytes, logs, golden = asked[0]
+    assert (spec, folder, memory_bytes, logs, golden) == (SIGNALS, tmp_path, GB, tmp_path / "logs", artifact.GOLDEN)
+    assert (run.name, run.runtime, run.precision, run.layout) == (one.id, "eager", "bf16", "channels_last")
+    trained = inference(workload="training", runtime="eager")
+    for each in (trained, inference(device="cuda"), inference(runtime="folded"), inference(workload="serving")):
+        assert where_it_begins(each, tmp_path, tmp_path) is None
+    assert len(asked) == 3
+
+
+def test_graphs_with_a_wrong_layer_are_run_again_without_optimisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Contender]] = []
+
+    class Fake:
+        values, off = [value("a", "conv")], 0.25
+
+        def __init__(self, *words: Any, **about: Any) -> None:
+            assert (words, about) == ((SIGNALS, tmp_path, 2, GB, tmp_path), {"golden": "g"})
+
+        def __enter__(self) -> "Fake":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+        def run(self, contenders: list[Contender]) -> list[LayerRun]:
+            asked.append(list(contenders))
+            return [layer_run(each.name, layer(0, 2.0 * (each.name != "right"))) for each in contenders]
+
+    monkeypatch.setattr(diverging, "Comparison", Fake)
+    runs = [Contender(name, name) for name in ("eager", "ort", "ort:disabled")]
+    found = diverge_artifact(SIGNALS, tmp_path, [*runs, Contender("right", "ort")], 2, GB, tmp_path, "g")
+    assert asked[1:] == [[replace(runs[1], runtime="ort:disabled")]]
+    assert [run.unfused and run.unfused.name for run in found.runs] == [None, "ort", None, None]
+    assert (found.model, found.batch, found.off, found.is_other_program) == (SIGNALS.label, 2, 0.25, True)
+    asked.clear()
+    assert diverge_artifact(SIGNALS, tmp_path, runs[:1], 2, GB, tmp_path, "g").runs[0].unfused is None
+    assert len(asked) == 1
+
+
+def test_graphs_that_runs_need_are_made_for_the_batch_that_the_file_takes(tmp_path: Path) -> None:
+    asked: list[Any] = []
+    facts = records_facts().model_copy(update={"batch": 4})
+
+    class Found:
+        folder = tmp_path
+
+        def require(self) -> Any:
+            return facts
+
+        def problem(self, case: Case) -> Any:
+            asked.append((case.runtime, case.precision, case.batch))
+            return SimpleNamespace(reason="gone") if case.precision == "int8-7bit" else None
+
+    artifacts: Any = SimpleNamespace(
+        wanted=lambda spec, ahead: [each.precision for each in ahead], build=asked.append, find=lambda wanted: Found()
+    )
+    runs = [Contender("a", "ort", "int8"), Contender("b", "eager"), Contender("c", "ort", file="x.onnx")]
+    assert open_graphs(artifacts, SIGNALS, runs, 2) == (facts, tmp_path)
+    assert asked == [[["int8"]], ("ort", "int8", 4), ("eager", "fp32", 4)]
+    with pytest.raises(WorkerError, match="ort/cpu/int8-7bit: gone"):
+        open_graphs(artifacts, SIGNALS, [Contender("d", "ort", "int8-7bit")], 2)
+
+
+def test_a_run_is_read_from_its_runtime_with_a_precision_or_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.onnx"
+    file.touch()
+    for text, expected in (
+        ("ort", Contender("ort", "ort")),
+        ("ort:disabled/int8", Contender("ort:disabled/int8", "ort:disabled", "int8")),
+        ("eager/amp-bf16", Contender("eager/amp-bf16", "eager", "amp-bf16")),
+        (str(file), Contender(str(file), "ort", file=str(file))),
+    ):
+        assert parse_contender(text) == expected
+    assert [parse_contender(text).in_torch for text in ("eager", "compile", "ort", str(file))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not Contender("x", "eager", file="x.onnx").in_torch
+    for text, reason in (("eager/amp-fp16", "on a CPU is amp-bf16"), ("ort/fp16", "it would run float32")):
+        with pytest.raises(ValueError, match=f"'{text}': .*{reason}"):
+            parse_contender(text)
+
+
+@pytest.mark.parametrize(("of_file", "batch"), [(None, 2), (4, 4)])
+def test_what_comes_next_gets_the_result_the_graphs_and_a_folder_for_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_file: int | None, batch: int
+) -> None:
+    asked: list[Any] = []
+    then: list[Any] = []
+    facts = records_facts().model_copy(update={"batch": of_file})
+
+    class Fake:
+        logs = tmp_path / "logs"
+
+        def __enter__(self) -> "Fake":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing to end."""
+
+    found = divergence(layer_run("x", layer(0)))
+
+    def compared(*words: Any) -> Divergence:
+        asked.append(words)
+        return found
+
+    def opened(artifacts: Fake, *words: Any) -> tuple[Any, Path]:
+        asked.append(words)
+        return facts, tmp_path
+
+    monkeypatch.setattr(diverging, "Artifacts", Fake)
+    monkeypatch.setattr(diverging, "open_graphs", opened)
+    monkeypatch.setattr(diverging, "diverge_artifact", compared)
+    runs = [Contender("a", "ort"), Contender("b", "ort", "int8"), Contender("c", "ort", file="c.onnx")]
+    assert diverge(SIGNALS, runs, 2, GB, lambda *words: then.append(words)) is found
+    assert asked == [(SIGNALS, runs, 2), (SIGNALS, tmp_path, runs, batch, GB, tmp_path / "logs")]
+    int8 = artifact.graph_file(inference(precision="int8", batch=2))
+    graphs = {"a": tmp_path / GRAPH, "b": tmp_path / int8, "c": Path("c.onnx")}
+    assert then == [(found, graphs, tmp_path / "logs")]

@@ -1,28 +1,36 @@
 """The exact gate: figures that no noise touches, against a file that is kept with the code."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 import yaml
 
+from cnnbench.gate import exact
 from cnnbench.gate.exact import (
     Difference,
     Expectation,
     GraphFigures,
     ModelFigures,
+    check_exact,
     compare,
     expectation_file,
     find_figures,
     parity_class,
     read_expectation,
+    write_expectation,
 )
+from cnnbench.networks.registry import get
+from cnnbench.networks.training import step_memory
 from cnnbench.records.messages import Describe
 from cnnbench.records.record import Parity
+from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.load import bundled_suites, load_suite
 from cnnbench.worker.graph_file import describe
 from tests.conftest import ROOT, Cli, write_suite
+from tests.records import case
 
 SUITE = """
 name: mine
@@ -148,6 +156,58 @@ def test_a_model_that_one_side_lacks_is_a_difference() -> None:
     assert str(new) == "b: expected none, found its figures"
     assert str(Difference("a", "macs", 0, 100)) == "a: macs: expected 0, found 100"
     assert str(Difference("a", "macs", 200, 100)) == "a: macs: expected 200, found 100 (-50.00%)"
+    assert str(Difference("a", "macs", 0, 1000)) == "a: macs: expected 0, found 1,000"
+    assert str(Difference("a", "macs", None, 1000)) == "a: macs: expected none, found 1,000"
+    assert str(Difference("a", "macs", 1000, None)) == "a: macs: expected 1,000, found none"
+    assert str(Difference("a", "disagreements", [], ["x"])) == "a: disagreements: expected none, found ['x']"
+    assert str(Difference("a", "inference.parity", "float32", "wrong")).endswith("expected float32, found wrong")
+
+
+def test_expected_and_found_are_not_mixed_up_and_only_the_models_that_differ_are_replaced(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, told = load_suite(write_suite(home, SUITE)), list[str]()
+    then = Expectation(
+        versions={"torch": "1.0", "onnx": "1.1", "onnxscript": "0.1"}, models={"a": FIGURES, "b": FIGURES}
+    )
+    other = FIGURES.model_copy(update={"params": 11})
+    now = Expectation(versions={"torch": "2.0", "onnx": "1.1", "torchvision": "0.2"}, models={"a": FIGURES, "b": other})
+
+    def find(asked: object, on_model: Callable[[str], None]) -> Expectation:
+        assert asked is suite
+        on_model("a")
+        return now
+
+    monkeypatch.setattr(exact, "find_figures", find)
+    file = home / "x.yaml"
+    write_expectation(file, "mine", then)
+    assert read_expectation(file, "mine") == then
+    report = check_exact(suite, file, told.append)
+    assert (report.found, report.suite, told) == (now, "mine", ["a"])
+    assert [str(each) for each in report.differences] == ["b: params: expected 10, found 11 (+10.00%)"]
+    assert report.versions == [
+        "torch 1.0 then, 2.0 now",
+        "torchvision none then, 0.2 now",
+        "onnxscript 0.1 then, none now",
+    ]
+    assert yaml.safe_load(report.replacement) == {"models": {"b": other.model_dump()}}
+    write_expectation(file, "mine", now)
+    same = check_exact(suite, file)
+    assert (same.differences, same.versions, same.replacement) == ([], [], "")
+
+
+def test_figures_are_by_label_and_seed_and_of_the_batches_that_are_trained() -> None:
+    spec = ModelSpec(model="lenet5", image_size=(28, 28), classes=10)
+    assert [exact._name(each) for each in (spec, spec.model_copy(update={"seed": 3}))] == ["lenet5", "lenet5/s3"]
+    trained = [
+        case(workload=workload, batch=batch) for workload, batch in (("training", 8), ("inference", 2), ("training", 4))
+    ]
+    peaks = exact._step_peaks(spec, trained)
+    network = get("lenet5").network()
+    assert peaks == {batch: step_memory(network, batch, "momentum").peak for batch in (4, 8)}
+    assert exact._step_peaks(spec, trained[1:2]) == {}
+    small = ModelSpec(model="inception_v3", image_size=(96, 96))
+    assert exact._step_peaks(small, trained) == {}, "large enough for inference alone"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +215,8 @@ def test_a_model_that_one_side_lacks_is_a_difference() -> None:
     [
         ([1e-7, 9.9e-6], "float32"),
         ([1e-7, 1.1e-5], "coarse"),  # beyond the limit
-        ([9e-3], "coarse"),
+        ([1e-5], "float32"),
+        ([1e-2], "coarse"),  # a thousand times it
         ([1.1e-2], "wrong"),
         ([1e-7, None], "wrong"),
     ],
@@ -165,7 +226,8 @@ def test_the_class_is_that_of_the_worst_parity(errors: list[float | None], expec
 
 
 def test_an_output_that_ignores_its_input_is_wrong_however_wide_the_limit() -> None:
-    assert parity_class([Parity(what="ort", error=0.9, limit=1e-2)]) == "wrong"
+    assert parity_class([Parity(what="ort", error=0.51, limit=1e-2)]) == "wrong"
+    assert parity_class([Parity(what="ort", error=0.5, limit=1e-2)]) == "coarse"
 
 
 def test_a_graphs_size_does_not_tell_where_it_was_exported(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torchvision.models import (
 
 from cnnbench.analysis.counts import find
 from cnnbench.errors import InputError, ShapeError, TooSmall
-from cnnbench.networks import training
+from cnnbench.networks import registry, training
 from cnnbench.networks.architecture import Architecture
 from cnnbench.networks.families.convnext import ConvNeXt
 from cnnbench.networks.families.densenet import DenseNet
@@ -419,12 +419,27 @@ def test_twice_a_setting_is_more_parameters(name: str, setting: str) -> None:
         ("vgg11", {"convs": "1-1-1-1-1-1"}, "vgg11: convs: expected 5 stacks at most; got 6"),
         ("regnet_x_400mf", {"w_0": "20"}, "regnet_x_400mf: w_0: expected a multiple of 8; got 20"),
         ("regnet_x_400mf", {"w_m": "0.5"}, "w_m: expected more than 1; got 0.5"),
+        ("mlp", {"hidden": "1000001"}, "hidden: expected 1,000,000 at most; got '1000001'"),
+        ("resnet50", {"blocks": "3-4-10001-3"}, "blocks: expected 10,000 at most; got '3-4-10001-3'"),
+        ("resnet50", {"blocks": "1" + 16 * "-1"}, "blocks: expected whole numbers such as 3-4-6-3 above zero; got"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(name: str, changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
         ARCHITECTURES[name].varied(changes)
     assert "\n" not in str(refused.value)
+
+
+def test_the_largest_setting_is_none_too_large() -> None:
+    assert ARCHITECTURES["mlp"].varied({"hidden": "1000000", "classes": "1"}).settings == {"hidden": 10**6}
+    assert ARCHITECTURES["resnet50"].varied({"blocks": "3-4-10000-3"}).settings["blocks"] == (3, 4, 10**4, 3)
+
+
+def test_a_model_is_found_by_either_name_and_one_number_is_for_both_sides_of_unknown_ones_too() -> None:
+    assert registry.find("torchvision/resnet18") is ARCHITECTURES["resnet18"]
+    assert registry.find("torchvision/lenet5") is None
+    assert registry.full_size("resnet18", (96,)) == (96, 96) == registry.full_size("a:b", (96,))
+    assert [registry.full_size("a:b", size) for size in (None, (5, 6), (4, 5, 6))] == [None, (5, 6), (4, 5, 6)]
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "mnasnet1_0"])

@@ -15,12 +15,12 @@ import pytest
 from filelock import FileLock
 
 from cnnbench import __version__, api
-from cnnbench.errors import RunFolderError
+from cnnbench.errors import InputError, RunFolderError
 from cnnbench.fleet import node as program
 from cnnbench.fleet import task
 from cnnbench.fleet.arrival import Arriving
-from cnnbench.fleet.driver import Ending, Folder, Machine, run_fleet
-from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Message, Wrote
+from cnnbench.fleet.driver import Ending, Fleet, Folder, Machine, Row, nodes_of, run_fleet
+from cnnbench.fleet.messages import Doing, Ended, FileName, Hello, Job, Message, Note, Offer, Own, Wrote
 from cnnbench.fleet.transport import Event, Node
 from cnnbench.records.input_times import InputTimes
 from cnnbench.records.lines import record_line, shared_values
@@ -187,7 +187,7 @@ def test_there_are_three_attempts_and_then_what_is_left_is_said(tmp_path: Path, 
     ]
 
 
-@pytest.mark.parametrize("code", [-9, 143])
+@pytest.mark.parametrize("code", [-9, -1, 129, 130, 143])
 def test_a_command_that_somebody_ended_is_started_again(tmp_path: Path, suite: Suite, code: int) -> None:
     nodes = Scripted(a=[[HELLO, Ended(code=code)], [HELLO, *wrote(measured(0), measured(1)), WELL]])
     assert drive(suite, tmp_path / "out", nodes).rows[0].is_complete
@@ -293,6 +293,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, suite: Suite) -> 
         Folder(out / "a", suite)
     with Folder(out, suite), pytest.raises(RunFolderError, match="another fleet is writing here"):
         Folder(out, suite)
+    with Folder(tmp_path / "deep" / "new", suite) as folder:
+        assert (folder.about.suite, folder.about.machines) == (suite.name, {})
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").touch()
+    with pytest.raises(RunFolderError, match=r"got one with 'notes\.txt' in it"):
+        Folder(tmp_path / "else", suite)
 
 
 def test_a_row_says_why_cases_were_not_measured(tmp_path: Path, suite: Suite) -> None:
@@ -422,6 +428,184 @@ def test_the_plan_names_machines_cases_and_time_and_measures_nothing(
     assert nobody.returncode == 2
     assert "got none of a, b, gpu" in nobody.stderr
     assert cli("run", "suite.yaml", "--nodes", "a").returncode == 2
+
+
+class Timed(Scripted):
+    """On a clock that goes on by a second whenever it is asked what came; `late` comes with the next answer."""
+
+    def __init__(self, **scripts: Sequence[Sequence[Says]]) -> None:
+        super().__init__(**scripts)
+        self.now_s = 0.0
+        self.started: list[float] = []
+        self.late: list[Event] = []
+
+    def start(self, node: Node, job: bytes) -> None:
+        self.started.append(self.now_s)
+        super().start(node, job)
+
+    def poll(self, timeout_s: float) -> Sequence[Event]:
+        self.now_s += 1.0
+        events = [*super().poll(timeout_s), *self.late]
+        self.late = []
+        return events
+
+
+def timed(suite: Suite, out: Path, nodes: Timed, watch: Notes | None = None, patience_s: float = 10.0) -> Fleet:
+    """A fleet that waits for 2 s before it starts a machine again, and so long for one that says nothing."""
+    with Folder(out, suite) as folder:
+        fleet = Fleet(
+            nodes, folder, ["--x"], watch or Notes(), patience_s=patience_s, pause_s=2.0, clock_s=lambda: nodes.now_s
+        )
+        assert not fleet.run(nodes.nodes())
+    return fleet
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "hello", "started", "attempts"),
+    [
+        (10.0, False, [0, 4, 7, 10], 1),  # lost after 2 s, so it is waited for until 12
+        (11.0, False, [0, 4, 7, 10, 13], 1),
+        (0.0, False, [0], 1),
+        (3.0, True, [0, 4, 8], 3),
+        (1e9, True, [0, 4, 8], 3),  # three attempts
+    ],
+)
+def test_a_lost_machine_is_waited_for_since_it_last_said_which_it_is(
+    tmp_path: Path, suite: Suite, patience_s: float, hello: bool, started: list[float], attempts: int
+) -> None:
+    again: list[Says] = [HELLO, Dies()] if hello else [Dies()]
+    nodes = Timed(a=[[HELLO, Dies()], *[again] * 9])
+    (machine,) = timed(suite, tmp_path / "out", nodes, patience_s=patience_s).machines
+    assert (nodes.started, machine.attempts) == (started, attempts)
+    assert (machine.state, machine.is_given_up, machine.reason) == ("lost", True, "its node died")
+
+
+def test_what_happens_to_a_machine_is_told_in_order_and_what_comes_too_late_is_not(
+    tmp_path: Path, suite: Suite
+) -> None:
+    watch = Notes()
+    late = Doing(text="late").model_dump_json().encode()
+
+    def interrupt(machine: Machine) -> None:
+        nodes.late = [Event("a1", late), Event("a1", lost="its old node"), Event("nobody", late), Event("b1", late)]
+
+    watch.on_record = interrupt
+    nodes = Timed(
+        a=[[HELLO, Dies()], [Doing(text="x"), HELLO, *wrote(measured(0)), Doing(text="y"), WELL]],
+        b=[[HELLO, Note(text="m"), Note(text="n"), Note(text="m"), Ended(code=3, reason="full")]],
+    )
+    a, b = timed(suite, tmp_path / "out", nodes, watch).machines
+    assert [line for line in watch.lines if line.startswith("a")] == [
+        "a waiting", "a measuring", "a lost", "a waiting", "a waiting x", "a measuring x", "a measuring y", "a ended",
+    ]  # fmt: skip
+    assert [line for line in watch.lines if line.startswith("b")] == ["b waiting", "b measuring", "b ended"]
+    assert (b.notes, b.code, b.reason, b.attempts) == (["m", "n"], 3, "full", 1)
+    assert (a.code, a.reason, a.node) == (0, "", Node("a2", "a"))
+    assert a.arriving is None
+    assert (nodes.jobs["a"][0].options, nodes.jobs["a"][0].machine, nodes.jobs["a"][0].file) == (
+        ("--x",),
+        "a",
+        "suite.yaml",
+    )
+    assert (nodes.jobs["a"][0].toolchain, nodes.jobs["a"][0].offers, nodes.jobs["a"][0].own) == ("", (), Own())
+
+
+def test_a_record_of_a_machine_that_has_not_said_which_it_is_ends_it(tmp_path: Path, suite: Suite) -> None:
+    ending = drive(suite, tmp_path / "out", Scripted(a=[[*wrote(measured(0)), WELL]]))
+    assert "a record before the machine's fingerprint" in ending.rows[0].machine.reason
+    assert ending.rows[0].machine.code is None
+
+
+def test_a_machine_whose_folder_cannot_be_made_ends_alone(tmp_path: Path, suite: Suite) -> None:
+    whole = [HELLO, *wrote(measured(0), measured(1)), WELL]
+    nodes = Scripted(a=[whole], b=[whole])
+    with Folder(tmp_path / "out", suite) as folder:
+        (tmp_path / "out" / "a").touch()
+        a, b = run_fleet(nodes, folder, suite.cases, [], Notes(), pause_s=0.0).rows
+    assert a.machine.reason == f"what it sent could not be written: {tmp_path / 'out' / 'a'}: File exists"
+    assert (nodes.stopped, a.machine.state, a.machine.code, b.is_complete) == (["a"], "ended", None, True)
+
+
+def test_ctrl_c_stops_the_machines_that_are_not_over(tmp_path: Path, suite: Suite) -> None:
+    nodes = Scripted(
+        a=[[HELLO, WELL]], b=[[HELLO, *[Doing(text="x")] * 3, Interrupts()]], c=[[HELLO, *[Doing(text="x")] * 9]]
+    )
+    ending = drive(suite, tmp_path / "out", nodes)
+    assert (ending.interrupted, nodes.stopped) == (True, ["b", "c"])
+
+
+def test_machines_that_measured_before_are_told_of_where_their_name_is_asked_for(tmp_path: Path, suite: Suite) -> None:
+    out = tmp_path / "out"
+    whole = [HELLO, *wrote(measured(0), measured(1)), WELL]
+    drive(suite, out, Scripted(a=[whole], b=[whole]))
+    for names, expected in (([], ["c", "a", "b"]), (["[bc]"], ["c", "b"]), (["c"], ["c"])):
+        nodes = Scripted(c=[whole])
+        with Folder(out, suite) as folder:
+            rows = run_fleet(nodes, folder, suite.cases, [], Notes(), names=names).rows
+        assert [row.machine.name for row in rows] == expected
+        assert [row.is_complete for row in rows] == [True] + [False] * (len(expected) - 1)
+        assert all(row.machine.reason == "not in the cluster" and not row.left for row in rows[1:])
+
+
+def test_a_row_is_complete_where_its_command_ended_well_with_all_cases() -> None:
+    for state, code, left, is_complete in (
+        ("ended", 0, [], True),
+        ("lost", 0, [], False),
+        ("ended", 3, [], False),
+        ("ended", 0, ["x"], False),
+    ):
+        assert Row(Machine("a", None, state, code=code), {}, left).is_complete == is_complete  # type: ignore[arg-type]
+
+
+def test_cases_that_failed_are_left_and_those_that_cannot_run_are_not(tmp_path: Path, suite: Suite) -> None:
+    failed = record(CASES[0], status="failed", reasons=[Reason(code="crashed")])
+    absent = record(CASES[1], status="unavailable", reasons=[Reason(code="no-device")])
+    (row,) = drive(suite, tmp_path / "out", Scripted(a=[[HELLO, *wrote(failed, absent), WELL]])).rows
+    assert (row.left, row.statuses) == ([CASES[0].id], {CASES[0].id: "failed", CASES[1].id: "unavailable"})
+    assert [each.code for each in row.reasons] == ["crashed", "no-device"]
+
+
+def test_a_machines_folder_has_its_name_as_far_as_files_can_and_is_its_alone(tmp_path: Path, suite: Suite) -> None:
+    out = tmp_path / "out"
+    machines = {
+        ("a b/ü", "f1"): "a-b",
+        ("a b/ü", "abcdefgh"): "a-b-abcdef",
+        ("!!", "f1"): "machine",
+        ("!!", "f2"): "machine-f2",
+        ("??", "f2"): "machine-2",
+        ("compared", "f1"): "compared-f1",
+        ("n" * 80, "f1"): "n" * 60,
+        ("x", "f1"): "x",
+        ("x", "/../"): "x-2",
+        ("x", "/.../"): "x-3",
+    }
+    with Folder(out, suite) as folder:
+        for _ in range(2):
+            assert [folder.place(*machine) for machine in machines] == [out / name for name in machines.values()]
+        for number, name in enumerate(("a-b", "a-b-abcdef", "x")):
+            (out / name).mkdir()
+            (out / name / "records.jsonl").write_text(f"{number}")
+        found = {"f1": {"records.jsonl": "0"}, "abcdefgh": {"records.jsonl": "1"}}
+        assert (folder.known("a b/ü"), folder.known("a")) == (found, {})
+    assert len(json.loads((out / "fleet.json").read_text())["machines"]) == len(machines)
+    with Folder(out, suite) as folder:
+        assert folder.place("x", "/../") == out / "x-2"
+    nodes = Scripted(a=[[HELLO]])
+    Fleet(nodes, folder, [], Notes(), offers=[Offer(entry="e", seal="s")])._start(Machine("n ü" * 30, Node("a1", "a")))
+    (sent,) = nodes.jobs["a"]
+    assert (sent.machine, len(sent.toolchain), sent.offers[0].entry) == (("n--" * 30)[:60], 16, "e")
+
+
+def test_only_nodes_that_are_chosen_measure_and_none_is_told_with_those_that_there_are() -> None:
+    nodes = Scripted(**{f"n{number:02}": [] for number in range(14)})
+    nodes.living["n03"] = Node("x", "n03", labels={"gpu": "h100"})
+    assert [node.name for node in nodes_of(nodes, ["n0[13]"], {})] == ["n01", "n03"]
+    assert [node.name for node in nodes_of(nodes, [], {"gpu": "h100"})] == ["n03"]
+    listed = ", ".join(f"n{number:02}" for number in range(12))
+    with pytest.raises(InputError, match=f"choose; got none of {listed}$"):
+        nodes_of(nodes, ["m"], {})
+    with pytest.raises(InputError, match="got none of none with a CPU"):
+        nodes_of(Scripted(), [], {})
 
 
 # What a node's program sends

@@ -1,15 +1,15 @@
 """The gate on simulated machines: rates of false alarms and detection with binomial bounds, order, and invariants."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 from scipy.stats import binomtest
 
-from cnnbench.analysis.paired import Rule, Verdict
+from cnnbench.analysis.paired import Rule, Verdict, pairs_needed
 from cnnbench.gate.procedure import run_gate
-from cnnbench.gate.verdict import ArmComparison, CaseVerdict, Paired, Result
+from cnnbench.gate.verdict import ArmComparison, ArmName, CaseVerdict, Paired, Result, Stage
 from tests.noise import BAD, QUIET, TYPICAL, Machine, Simulated, comparisons
 
 GATES = 40
@@ -304,3 +304,174 @@ def test_exit_1_is_a_confirmed_regression_even_beside_something_missing() -> Non
     comparison = comparisons(1)[0]
     cases = [CaseVerdict(comparison, verdict) for verdict in ("slower", "missing", "inconclusive")]
     assert Result(cases, Rule()).exit_code() == 1
+
+
+# --- pairs made by hand, on a clock of their own ---
+
+
+@dataclass
+class ByHand:
+    """Pairs that take 4 s, or as much less as launches are shortened; head's logarithms by case, stage and place."""
+
+    logs: Callable[[int, Stage, int], float | Paired]
+    is_scaled: bool = False
+    seconds: float = 100.0
+    measured: list[tuple[int, Stage, int, float]] = field(default_factory=list)
+    """Batch of the case, stage, number and scale."""
+    orders: list[tuple[ArmName, ...]] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
+
+    def check(self, comparison: ArmComparison) -> Paired:
+        return Paired((), {})
+
+    def measure(
+        self, comparison: ArmComparison, stage: Stage, order: Sequence[ArmName], number: int, scale: float
+    ) -> Paired:
+        batch = comparison.base.batch
+        place = sum((batch, stage) == each[:2] for each in self.measured)
+        self.seconds += 4.0 * (scale if self.is_scaled else 1.0)
+        self.measured.append((batch, stage, number, scale))
+        self.orders.append(tuple(order))
+        found = self.logs(batch, stage, place)
+        logs: dict[ArmName, float] = {"null": 0.0} if "null" in order else {}
+        return found if isinstance(found, Paired) else Paired(tuple(order), {**logs, "head": found})
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def doing(self, what: str, left_s: float) -> None:
+        self.told.append(left_s)
+
+    def run(self, cases: int, budget_s: float = 1e6, rule: Rule | None = None, seed: int = 1) -> list[CaseVerdict]:
+        """The verdicts of a gate of so many cases."""
+        return run_gate(comparisons(cases), self, self, rule or Rule(), budget_s, seed, clock_s=self.clock).cases
+
+    def scales(self) -> list[float]:
+        return [scale for _, _, _, scale in self.measured]
+
+
+def around(centre: float, spread: float) -> Callable[[int, Stage, int], float]:
+    """Now above, now below."""
+    return lambda batch, stage, place: centre + spread * (-1) ** place
+
+
+def test_screening_is_six_pairs_in_blocks_numbered_one_after_the_other_and_each_tells_what_it_will_take() -> None:
+    """Foreseen at two launches of a second each; as soon as a pair is known, at 4 s."""
+    gate = ByHand(around(0.0, 0.001))
+    cases = gate.run(2)
+    assert [len(case.screened) for case in cases] == [6, 6]
+    assert {case.verdict for case in cases} == {"same"}
+    numbers = [[number for batch, _, number, _ in gate.measured if batch == each] for each in (1, 2)]
+    assert numbers == [[2, 3, 4, 5, 6, 7]] * 2
+    assert gate.told == [8 + 16, 8 + 32, 16 + 16, 8 + 16, 16, 8]
+    for seed in range(4):
+        gate = ByHand(around(0.0, 0.001))
+        gate.run(1, seed=seed)
+        assert all("null" in order for order in gate.orders), "the only case carries the null arm"
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "scales"),
+    [
+        (3.9, [0.2] * 4),  # two pairs of two launches of a second each do not fit
+        (4.0, [1.0] * 2),
+        (100.0, [1.0] * 6),
+        (43.7, [1.0] * 6),  # 55 % of it are the 24 s that six pairs take
+        (40.0, [1.0, 1.0, *[0.875] * 4]),  # 14 s of them are left for four pairs that would take 16
+        (30.0, [1.0, 1.0, *[8.5 / 16] * 4]),
+        (20.0, [1.0, 1.0, *[0.2] * 4]),
+    ],
+)
+def test_launches_are_shortened_so_that_six_pairs_fit_into_the_screens_share(
+    budget_s: float, scales: list[float]
+) -> None:
+    gate = ByHand(around(0.0, 0.001), is_scaled=True)
+    gate.run(1, budget_s)
+    assert gate.scales() == pytest.approx(scales)
+    both = ByHand(around(0.0, 0.001), is_scaled=True)
+    both.run(2, 2 * budget_s)
+    assert both.scales()[0] == scales[0]
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "pairs"),
+    [
+        (23.9, 4),
+        (24.0, 6),  # 16 s are over, and another block ends with the budget
+        (45.5, 6),  # 70 % of it end before the 32 s that eight pairs take
+        (46.0, 8),
+        (1e6, 12),
+    ],
+)
+def test_cases_with_wide_intervals_are_screened_further_up_to_a_share_of_the_budget(
+    budget_s: float, pairs: int
+) -> None:
+    (case,) = ByHand(around(0.0, 0.1)).run(1, budget_s)
+    assert (len(case.screened), case.verdict) == (pairs, "inconclusive")
+    assert case.reason == ("" if pairs >= 6 else "4 of 6 pairs: the budget was spent")
+
+    def disturbed(batch: int, stage: Stage, place: int) -> Paired:
+        return Paired(("base", "head"), {"head": 0.001 * (-1) ** place}, interference=place < 2)
+
+    (case,) = ByHand(disturbed).run(1, budget_s)
+    assert len(case.screened) == min(pairs, 8), "two more for the two that were disturbed"
+
+
+def test_suspects_get_as_many_fresh_pairs_as_their_screened_change_less_its_error_needs() -> None:
+    rule = Rule(max_screen_pairs=6)
+    sd = 0.03 * math.sqrt(6 / 5)  # of three values above and three below
+    needed = pairs_needed(sd, 0.05 - sd / math.sqrt(6) - math.log(1.02))
+    least = pairs_needed(sd, math.log(1.03) - math.log(1.02))
+    assert needed is not None
+    assert least is not None
+    assert rule.confirm_pairs < needed < rule.max_confirm_pairs < least
+    for centre, spread, pairs in (
+        (0.05, 0.03, needed // 2 * 2),
+        (-0.05, 0.03, needed // 2 * 2),
+        (0.2, 0.03, 10),
+        (0.03, 0.03, 40),
+        (0.085, 0.125, 40),  # no number of pairs would do
+    ):
+        (case,) = ByHand(around(centre, spread)).run(1, rule=rule)
+        assert (case.suspect, len(case.screened), len(case.fresh)) == (True, 6, pairs)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "fresh", "verdicts"),
+    [
+        (80.0, [10, 10], ["slower", "slower"]),
+        (79.0, [8, 10], ["slower", "slower"]),  # half of what is left holds 9 pairs of 4 s
+        (48.0, [6, 6], ["slower", "slower"]),
+        (47.0, [0, 10], ["inconclusive", "slower"]),
+        (23.0, [0, 0], ["inconclusive", "inconclusive"]),
+    ],
+)
+def test_what_is_left_is_shared_among_suspects_the_slowest_first_and_too_few_fresh_pairs_are_none(
+    left_s: float, fresh: list[int], verdicts: list[Verdict]
+) -> None:
+    """Three cases, of which the first is the same, and the third is slower than the second, are screened in 72 s."""
+    changes = {1: 0.0, 2: 0.06, 3: 0.10}
+    gate = ByHand(lambda batch, stage, place: changes[batch] + 0.002 * (-1) ** place)
+    same, slow, slowest = gate.run(3, 72.0 + left_s, Rule(max_screen_pairs=6))
+    assert (same.verdict, same.suspect, same.fresh) == ("same", False, [])
+    assert [len(each.fresh) for each in (slowest, slow)] == fresh
+    assert [each.verdict for each in (slowest, slow)] == verdicts
+    unmeasured = "a suspect, and the budget was spent before it was confirmed"
+    assert [each.reason for each in (slowest, slow)] == ["" if count else unmeasured for count in fresh]
+
+
+@pytest.mark.parametrize(("unsteady", "verdict"), [(2, "same"), (3, "unsteady")])
+def test_a_quarter_of_the_pairs_may_be_unsteady(unsteady: int, verdict: Verdict) -> None:
+    def measured(batch: int, stage: Stage, place: int) -> Paired:
+        logs: dict[ArmName, float] = {"head": 0.001 * (-1) ** place}
+        return Paired(("base", "head"), logs, unsteady=place < unsteady)
+
+    (case,) = ByHand(measured).run(1, rule=Rule(screen_pairs=8, max_screen_pairs=8))
+    assert case.verdict == verdict
+    assert case.reason == ("" if unsteady == 2 else "in 3 of 8 pairs the ratio drifted, or had two modes")
+
+
+def test_a_case_whose_pair_has_a_problem_is_measured_no_further() -> None:
+    gate = ByHand(lambda batch, stage, place: Paired(("base", "head"), {}, missing="gone") if batch == 1 else 0.0)
+    gone, other = gate.run(2)
+    assert (gone.verdict, len(gone.screened), other.verdict, len(other.screened)) == ("missing", 1, "same", 6)

@@ -1,17 +1,30 @@
 """What a gate makes of whatever its workers do, with workers that follow a script; test_gate_live.py has real ones."""
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cnnbench.analysis.paired import Rule, Verdict
+from cnnbench.errors import RunFolderError
+from cnnbench.gate import run as running
+from cnnbench.gate.arms import Arm
 from cnnbench.gate.pairs import Pairs
-from cnnbench.gate.run import read_pairs
+from cnnbench.gate.run import GateRequest, measure_all, measure_gate, open_pairs, read_pairs, write_verdicts
+from cnnbench.gate.verdict import ArmComparison, ArmName, CaseVerdict, Paired, Result
 from cnnbench.records import messages
 from cnnbench.records.record import Parity
+from cnnbench.suite.load import load_suite
 from tests import scripted
 from tests.conftest import Cli, FillDisk, write_suite
+from tests.noise import comparisons
+from tests.records import ENVIRONMENT
 from tests.scripted import Dies, Says, lenet
 
 Gates = Callable[..., tuple[int, str]]
@@ -158,3 +171,124 @@ def test_a_summary_of_the_job_that_cannot_be_written_is_told_and_the_verdict_sta
     assert code == 1, said
     assert f"warning: {home}: not written: " in said
     assert set(verdicts(home).values()) == {"slower"}
+
+
+# --- how a budget is spent, with pairs made by hand on a clock of their own ---
+
+
+@dataclass
+class Clocked:
+    """Pairs of 5 s, behind builds of 10 s; it writes down what it is asked, and what is told."""
+
+    now_s: float = 0.0
+    broken: str = ""
+    asked: list[tuple[int, tuple[str, ...], int]] = field(default_factory=list)
+    told: list[tuple[str, float]] = field(default_factory=list)
+
+    @contextmanager
+    def open(self, request: GateRequest, observer: Any) -> Iterator[tuple[Any, list[ArmComparison], dict[str, str]]]:
+        self.now_s += 10.0
+        yield self, comparisons(2), {"x": "no-device"}
+
+    def measure(self, comparison: ArmComparison, stage: str, order: Sequence[str], number: int, scale: float) -> Paired:
+        assert (stage, scale) == ("screen", 1.0)
+        self.now_s += 5.0
+        self.asked.append((comparison.base.batch, tuple(order), number))
+        return Paired(("head",), {}, missing="gone" if comparison.name == self.broken else "")
+
+    def doing(self, what: str, left_s: float) -> None:
+        self.told.append((what.partition(": ")[2], left_s))
+
+
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> Clocked:
+    found = Clocked()
+    monkeypatch.setattr(running, "open_pairs", found.open)
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: found.now_s))
+    return found
+
+
+def asked_of(folder: Path, budget_s: float, **about: Any) -> GateRequest:
+    suite = load_suite(write_suite(folder, SUITE))
+    arms = Arm("base", "."), Arm("head", ".", settings={"threads": 1})
+    return GateRequest(suite, suite.cases, *arms, folder / "out", ENVIRONMENT, budget_s, **about)
+
+
+@pytest.mark.parametrize(("budget_s", "blocks"), [(110.0, 4), (31.0, 3), (30.0, 2), (20.0, 1), (10.0, 0)])
+def test_all_cases_get_their_pairs_in_blocks_while_the_budget_lasts(
+    clocked: Clocked, home: Path, budget_s: float, blocks: int
+) -> None:
+    arms: list[ArmName] = ["base", "head"]
+    found, skipped = measure_all(asked_of(home, budget_s), clocked, arms, 4, random.Random(0))
+    assert skipped == {"x": "no-device"}
+    assert len(clocked.asked) == 2 * blocks == sum(map(len, found.values()))
+    assert list(found) == [each.name for each in comparisons(2)]
+    assert [number for _, _, number in clocked.asked] == [0, 1, 0, 1, 2, 3, 2, 3][: 2 * blocks]
+    orders = [(batch, order) for batch, order, _ in clocked.asked]
+    assert all(first == (batch, order[::-1]) for first, (batch, order) in zip(orders[::2], orders[1::2], strict=True))
+    if budget_s == 110.0:  # of which 10 s were spent before the first pair
+        assert clocked.told == [("0 of 4", 100.0), ("0 of 4", 60.0), ("2 of 4", 30.0), ("2 of 4", 40.0 / 6 * 2)]
+
+
+def test_a_case_with_a_problem_gets_no_further_block(clocked: Clocked, home: Path) -> None:
+    clocked.broken = comparisons(2)[0].name
+    found, _ = measure_all(asked_of(home, 1e6), clocked, ["head"], 6, random.Random(0))
+    assert [len(pairs) for pairs in found.values()] == [2, 6]
+
+
+def test_the_three_worst_regressions_are_diagnosed_and_verdicts_are_written_with_their_figures(
+    clocked: Clocked, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower: list[tuple[Verdict, list[float]]] = [("slower", [log] * 2) for log in (0.1, 0.4, 0.2, 0.3)]
+    cases = [
+        CaseVerdict(comparison, verdict, "why", [Paired(("base", "head"), {"head": log}) for log in logs])
+        for comparison, (verdict, logs) in zip(comparisons(6), [*slower, ("same", [0.0]), ("missing", [])], strict=True)
+    ]
+    budgets: list[float] = []
+
+    def gated(chosen: Any, measurer: Any, observer: Any, rule: Rule, budget_s: float, seed: int) -> Result:
+        budgets.append(budget_s)
+        assert (measurer, observer, seed) == (clocked, clocked, 7)
+        return Result(cases, rule, 12.0, ["a null arm"])
+
+    monkeypatch.setattr(running, "run_gate", gated)
+    monkeypatch.setattr(running, "explain", lambda comparison, pairs: comparison.base.batch)
+    request = asked_of(home, 100.0, seed=7)
+    request.folder.mkdir()
+    report = measure_gate(request, clocked, Rule())
+    assert budgets == [pytest.approx(95 - 10)]
+    assert [str(each) for each in report.explanations.values()] == ["2", "4", "3"]
+    assert clocked.told == [("diagnosing", 0.0)] * 3
+    assert "found" not in json.loads((request.folder / "gate.json").read_text())
+    write_verdicts(request, report)
+    written = json.loads((request.folder / "gate.json").read_text())
+    assert (written["suite"], written["seed"], written["rule"]["margin"]) == ("suite", 7, 0.02)
+    assert (written["base"]["text"], written["head"]["threads"]) == (".", "1")
+    found = written["found"]
+    assert (found["skipped"], found["untrusted"], found["seconds"]) == ({"x": "no-device"}, ["a null arm"], 12.0)
+    first, last = found["cases"][comparisons(1)[0].name], found["cases"][comparisons(6)[5].name]
+    assert first["ratio"] == pytest.approx(1.105170918)
+    assert (first["pairs"], first["reason"], first["suspect"]) == (2, "why", False)
+    assert last == {
+        "verdict": "missing", "reason": "why", "ratio": None, "interval": None, "pairs": 0, "suspect": False
+    }  # fmt: skip
+    assert measure_gate(asked_of(home, 100.0, seed=7, slowdown=0.1), clocked, Rule()).explanations == {}
+
+
+def test_cases_that_the_arms_make_equal_are_one_and_keep_their_budget(home: Path) -> None:
+    suite = load_suite(write_suite(home, SUITE.replace("[ort]", "[ort, eager]")))
+    arms = Arm("base", "x", settings={"runtime": "ort"}), Arm("head", "y", settings={"runtime": "eager"})
+    found = GateRequest(suite, suite.cases, *arms, home, ENVIRONMENT, 1.0).comparisons
+    assert [(each.base.runtime, each.head.runtime, each.base.batch, each.launch_s) for each in found] == [
+        ("ort", "eager", 1, 0.1),
+        ("ort", "eager", 4, 0.1),
+    ]
+
+
+def test_a_gates_folder_is_its_own_and_read_again_by_its_pairs(home: Path, clocked: Clocked) -> None:
+    request = asked_of(home, 1.0)
+    request.folder.mkdir()
+    with pytest.raises(RunFolderError, match="out: cannot be made: File exists; give"), open_pairs(request, clocked):
+        pass
+    with pytest.raises(RunFolderError, match=r"expected the folder of a gate, with pairs\.jsonl"):
+        read_pairs(request.folder)

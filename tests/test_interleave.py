@@ -1,26 +1,35 @@
 """Blocks in random order each round, until intervals are narrow or time is spent; a failure stays with its case."""
 
+import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.records.messages import Failure, Opened, Request, Sample, Sampled, Warm, Warmed
-from cnnbench.records.reason import Reason
-from cnnbench.records.record import Parity
+from cnnbench.records.messages import Closed, Failure, Loaded, Opened, Request, Sample, Sampled, Warm, Warmed
+from cnnbench.records.reason import Interference, Reason
+from cnnbench.records.record import Block, Memory, Parity
+from cnnbench.runner import interleave
+from cnnbench.runner.interference import SystemCounters
 from cnnbench.runner.interleave import (
     MIN_ROUNDS,
     PLANNED_ROUNDS,
     Allowance,
+    Blocks,
     GroupMember,
     Outcome,
+    Participant,
+    WorkerParticipant,
     measure_group,
     measure_interleaved,
 )
 from cnnbench.runner.plan import group_cases
 from cnnbench.runner.worker_process import Worker
-from tests.in_process import Answer, ScriptedWorker
+from tests.in_process import RAN, Answer, ScriptedWorker
 from tests.records import case
 
 
@@ -80,15 +89,38 @@ def test_the_order_within_a_round_is_random_and_comes_from_the_seed() -> None:
 def test_narrow_intervals_end_a_launch_early() -> None:
     participants, _, clock = pair(noisy=False)
     results = measure_interleaved(participants, 100.0, random.Random(0), clock_s=lambda: clock[0])
-    assert [len(result.blocks) for result in results] == [MIN_ROUNDS] * 2
+    assert [len(result.blocks) for result in results] == [6] * 2 == [MIN_ROUNDS] * 2
     assert {result.stopped for result in results} == {"all intervals within 1%"}
+
+
+def test_blocks_with_interference_are_told_and_do_not_count_for_narrow_intervals() -> None:
+    """The host takes a tenth of the CPU in the first two rounds of the first participant."""
+    (a, b), _, clock = pair(noisy=False)
+    seen: list[str] = []
+
+    def read(place: int) -> SystemCounters:
+        stolen = 0.02 * min(a.blocks, 2) if place == 0 else 0.0
+        return SystemCounters(0.1 * (a, b)[place].blocks, steal_s=stolen, energy_j=((5.0 * a.blocks, 1e9),))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interleave, "affinity_cores", lambda: 2)
+        one, other = measure_interleaved(
+            [a, b], 2.0, random.Random(0), seen.append, clock_s=lambda: clock[0], counters=read
+        )
+    disturbed = [Interference(kind="steal", amount=0.1)]
+    assert [block.interference for block in one.blocks] == [disturbed] * 2 + [[]] * 6
+    assert [block.interference for block in other.blocks] == [[]] * 8
+    assert {block.joules for block in one.blocks} == {5.0}
+    assert seen == [f"round {number}" for number in range(1, 9)]
 
 
 def test_wide_intervals_use_the_whole_budget_of_both() -> None:
     participants, _, clock = pair(noisy=True)
     results = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
     assert {result.stopped for result in results} == {"budget spent"}
-    assert [len(result.blocks) for result in results] == [PLANNED_ROUNDS] * 2
+    assert [len(result.blocks) for result in results] == [20] * 2 == [PLANNED_ROUNDS] * 2
+    assert clock[0] == pytest.approx(4.0), "2 s of each"
+    assert [block.round for block in results[1].blocks] == list(range(20))
 
 
 def test_a_budget_too_small_still_gives_enough_rounds_for_an_interval() -> None:
@@ -104,6 +136,9 @@ def test_a_group_that_is_late_ends_after_the_round_that_it_is_in() -> None:
     assert [len(result.blocks) for result in results] == [2] * 2
     late = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0], ends_s=0.0)
     assert [len(result.blocks) for result in late] == [1] * 2
+    clock[0] = 0.0
+    sharp = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0], ends_s=0.2)
+    assert [len(result.blocks) for result in sharp] == [1] * 2, "two blocks of 0.1 s end with it"
 
 
 def test_as_many_rounds_are_measured_as_are_asked_for_however_narrow_the_intervals() -> None:
@@ -200,10 +235,11 @@ def test_a_case_whose_outputs_are_wrong_is_not_timed() -> None:
 def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
     log: list[str] = []
     few = '{"calls": 4, "seconds": 0.1, "converged": true, "calls_per_sample": 1, "call_s": 0.01}\n'
-    outcome, _ = measured({"warm": few}, log)
-    assert log.count("warm eager") == 2
+    outcome, other = measured({"warm": few}, log)
+    assert (log.count("warm eager"), log.count("warm ort")) == (2, 1)
     assert outcome.launch is not None
-    assert outcome.launch.warmup_calls == 8
+    assert other.launch is not None
+    assert (outcome.launch.warmup_calls, outcome.launch.warmup_s, other.launch.warmup_calls) == (8, 0.2, 10)
 
 
 def test_calls_that_equalise_warm_ups_end_with_their_time_however_few_they_are() -> None:
@@ -246,3 +282,96 @@ def test_no_answer_is_asked_for_that_would_seem_to_hang() -> None:
     (outcome,) = measure_group([member], Allowance(100.0), seed=0)
     assert outcome.launch is not None
     assert asked == [0.5] * (1 + len(outcome.launch.blocks))
+
+
+@pytest.mark.parametrize(
+    ("whole_s", "hard_limit_s", "ends_s"),
+    [(None, None, math.inf), (8.0, 2.0, 108.0), (40.0, 5.0, 140.0), (0.6, 0.15, 101.0), (0.0, 0.0, 101.0)],
+)
+def test_a_groups_time_bounds_warm_ups_and_leaves_half_a_second_of_samples_to_each(
+    monkeypatch: pytest.MonkeyPatch, whole_s: float | None, hard_limit_s: float | None, ends_s: float
+) -> None:
+    """Both warm-ups of a group may take half of its time, and each half of what a worker may take to answer."""
+    asked: list[Warm] = []
+    given: list[tuple[int, float, float]] = []
+
+    class Listening(ScriptedWorker):
+        def send(self, request: Request) -> None:
+            if isinstance(request, Warm):
+                asked.append(request)
+            super().send(request)
+
+    def measure(participants: Sequence[Participant], budget_s: float, rng: random.Random, *_: Any, **about: Any) -> Any:
+        given.append((len(participants), budget_s, about["ends_s"]))
+        assert rng.random() == random.Random(3).random()
+        return [Blocks() for _ in participants]
+
+    monkeypatch.setattr(interleave, "measure_interleaved", measure)
+    monkeypatch.setattr(interleave, "time", SimpleNamespace(perf_counter=lambda: 100.0))
+    members = [
+        GroupMember(of, Path("artifact"), 1, lambda _: Listening({}, []), Path("log")) for of in (case(), case("ort"))
+    ]
+    allowance = Allowance(7.0, warmup_s=3.0, least_warmup_s=0.25, whole_s=whole_s)
+    assert all(outcome.launch for outcome in measure_group(members, allowance, seed=3))
+    assert [(each.limit_s, each.least_s, each.hard_limit_s) for each in asked] == [(3.0, 0.25, hard_limit_s)] * 2
+    assert given == [(2, 7.0, ends_s)]
+
+
+@pytest.mark.parametrize(
+    ("spread", "rounds", "spent_s", "stopped"),
+    [
+        (0.009, 6, 0.0, "all intervals within 1%"),
+        (0.009, 5, 9.0, None),
+        (0.011, 6, 0.9, None),
+        (0.011, 6, 1.0, "budget spent"),
+        (0.011, 5, 9.0, None),
+    ],
+)
+def test_sampling_ends_with_narrow_intervals_of_all_or_the_budget_and_not_before_six_rounds(
+    spread: float, rounds: int, spent_s: float, stopped: str | None
+) -> None:
+    """The interval of six medians is from the lowest to the highest."""
+
+    def sampled(spread: float) -> Blocks:
+        times = [1 - spread, 1.0, 1.0, 1.0, 1.0, 1 + spread]
+        return Blocks([Block(round=n, seconds={"forward": [call_s]}) for n, call_s in enumerate(times)])
+
+    both = [sampled(0.001), sampled(spread)]
+    assert interleave._stop_reason(both, rounds, spent_s, 1.0) == stopped
+
+
+def test_a_launch_is_put_together_of_what_each_step_said() -> None:
+    parity = [Parity(what=what, error=0.0, limit=1.0) for what in ("opened", "closed")]
+    memory, fault = Memory(imported_bytes=1, loaded_bytes=2, peak_bytes=3), Reason(code="layout")
+    script: dict[str, Answer] = {
+        "load": Loaded(import_s=1.0),
+        "open": Opened(load_s=2.0, first_call_s=3.0, parity=parity[:1]),
+        "warm": Warmed(calls=40, seconds=5.0, converged=False, calls_per_sample=6, call_s=7.0),
+        "close": Closed(parity=parity[1:], memory=memory, ran=RAN, faults=[fault]),
+    }
+    found, _ = measured(script)
+    launch = found.launch
+    assert launch is not None
+    assert (launch.import_s, launch.load_s, launch.first_call_s, launch.warmup_s) == (1.0, 2.0, 3.0, 5.0)
+    assert (launch.warmup_calls, launch.converged, launch.calls_per_sample) == (40, False, 6)
+    assert (launch.memory, launch.ran, launch.stopped, launch.group) == (memory, RAN, "budget spent", found.group)
+    assert (list(found.parity), list(found.faults), found.error) == (parity, [fault], None)
+
+
+def test_a_participant_that_has_failed_does_nothing_more_and_its_worker_is_ended() -> None:
+    log: list[str] = []
+
+    class Ending(ScriptedWorker):
+        def kill(self) -> None:
+            log.append("kill")
+            super().kill()
+
+    member = GroupMember(case(), Path("artifact"), 1, lambda _: Ending({"open": 3}, log), Path("log"))
+    outcome = measure_group([member], Allowance(0.1), seed=0)[0]
+    assert str(outcome.error).startswith("crashed")
+    assert log[: log.index("kill")][-2:] == ["resume worker", "open worker"]
+    assert not any(line.startswith(("warm", "sample", "close")) for line in log)
+    participant = WorkerParticipant(member)
+    participant.error = Reason(code="hung")
+    participant.attempt(lambda: log.clear())
+    assert log

@@ -625,6 +625,44 @@ def test_a_layer_written_down_twice_is_our_mistake() -> None:
         net.inside("head")("pool", AdaptiveAvgPool(1), x)
 
 
+def test_a_networks_totals_are_those_of_its_layers_by_hand() -> None:
+    net, x = Net("net"), Value((3, 8, 8))
+    y = net("conv", Conv(4, 3, padding=1), x)
+    y = net("drop", Dropout(0.5), net("relu", Activation(inplace=True), y))
+    y = net("flat", Flatten(), net("pool", AdaptiveAvgPool(1), y))
+    net.training_only().inside("aux")("fc", Linear(5), y)
+    net("fc", Linear(2), y)
+    network = net.network(x.shape, (7,))
+    rows = [
+        (layer.name, layer.params, layer.macs, layer.elementwise, layer.activation_bytes, layer.moved_bytes(2))
+        for layer in network.layers
+    ]
+    assert rows == [
+        ("conv", 3 * 3 * 3 * 4 + 4, 64 * 4 * 27, 256, 1024, 2 * (768 + 1024) + 448),
+        ("relu", 0, 0, 256, 0, 2 * (1024 + 1024)),
+        ("drop", 0, 0, 0, 0, 0),
+        ("pool", 0, 0, 256, 16, 2 * (1024 + 16)),
+        ("flat", 0, 0, 0, 0, 0),
+        ("aux.fc", 25, 20, 5, 20, 2 * (16 + 20) + 100),
+        ("fc", 10, 8, 2, 8, 2 * (16 + 8) + 40),
+    ]
+    assert [layer.name for layer in network.inference] == ["conv", "relu", "drop", "pool", "flat", "fc"]
+    assert (network.params, network.trained_params, network.weight_bytes) == (147, 147, 588)
+    assert (network.macs, network.elementwise, network.activation_bytes) == (6920, 770, 1048)
+    assert (network.moved_bytes(2), network.flops(3)) == (10_296, 3 * (2 * 6920 + 770))
+    assert network.layers[0].flops(3) == 3 * (2 * 6912 + 256)
+    assert [row["moved_bytes"] for row in network.as_rows(2)] == [row[-1] for row in rows]
+    assert network.as_rows(2)[-2] == {
+        "name": "aux.fc", "op": "Linear", "output_shape": [2, 5], "params": 25, "macs": 40, "elementwise": 10,
+        "weight_bytes": 100, "activation_bytes": 40, "moved_bytes": 172, "training_only": True,
+    }  # fmt: skip
+    assert (network.moved_bytes(), network.flops(), network.as_rows()[0]["macs"]) == (
+        768 + 1024 + 448 + 2048 + 1040 + 64, 2 * 6920 + 770, 6912
+    )  # fmt: skip
+    assert list(network.input_storages) == [0, -1]
+    assert [network.storage_bytes(each) for each in (0, -1, 1)] == [768, 28, 1024]
+
+
 @dataclass(frozen=True)
 class Residual:
     """A body whose output is added to its input."""

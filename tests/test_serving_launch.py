@@ -222,6 +222,149 @@ def test_a_service_that_hangs_fails_alone(tmp_path: Path) -> None:
     assert good.launch is not None
 
 
+def requests(worker: SimulatedWorker) -> list[tuple[str, dict[str, Any]]]:
+    """What LoadGen was asked: scenario and system, and what is no default."""
+    plain = [
+        each.model_dump(exclude_defaults=True, exclude={"op", "scenario", "system", "folder"}) for each in worker.asked
+    ]
+    return [(f"{each.scenario} {each.system}", about) for each, about in zip(worker.asked, plain, strict=True)]
+
+
+@pytest.fixture
+def undisturbed_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests take no time."""
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+def test_each_scenario_is_asked_for_by_what_the_ones_before_took(tmp_path: Path) -> None:
+    """A call takes 10 ms; the case has 1000 s, of which no test takes less than 2 %, and a worker answers in 300 s."""
+    worker = SimulatedWorker(tmp_path / "log", 1, 300.0)
+    (launch,) = launches(launched([case(p99_ms=BOUND_MS)], tmp_path, workers={"ort": worker}))
+    asked = requests(worker)
+    cost = {"expected_s": 1e-5, "min_s": 0.0, "max_s": 150.0, "seed": 1}
+    usual = {"expected_s": pytest.approx(0.01), "min_s": 20.0, "max_s": 150.0, "seed": 1}
+    assert asked[:5] == [
+        ("single none", {**cost, "min_queries": 2000}),
+        ("single queue", {**cost, "min_queries": 2000}),
+        ("server none", {**cost, "min_queries": 200, "rate": 500.0, "bound_s": 1.0}),
+        ("single model", {**usual, "min_queries": 64}),
+        ("offline model", {**usual, "min_queries": 1, "rate": pytest.approx(100.0)}),
+    ]
+    low = {**usual, "min_queries": 11, "bound_s": pytest.approx(0.06)}
+    for round_ in range(6):
+        pair = sorted(asked[5 + 2 * round_ : 7 + 2 * round_], key=lambda each: each[0])
+        seed = {"seed": 1 + round_}
+        assert pair == [
+            ("server model", {**low, **seed, "rate": pytest.approx(10.0), "min_s": 40.0}),
+            ("single model", {**low, **seed, "min_s": pytest.approx(4.0)}),
+        ]
+    assert len({each[0] for each in asked[5:17:2]}) == 2, "either begins"
+    first = rate_at(round(log(60.0) / log(1.05)))
+    searched = {**usual, "min_queries": 662, "bound_s": pytest.approx(0.06), "max_waiting": 64}
+    assert asked[17] == ("server model", {**searched, "rate": first})
+    assert asked[-1] == (
+        "multi model", {**usual, "min_queries": 662, "expected_s": pytest.approx(0.08), "max_s": 100.0}
+    )  # fmt: skip
+    assert launch.serving is not None
+    assert [(test.purpose, test.round) for test in launch.serving.tests[:6]] == [
+        ("scenario", 0), ("scenario", 0), ("low-load", 0), ("low-load", 0), ("low-load", 1), ("low-load", 1),
+    ]  # fmt: skip
+    assert launch.serving.tests[0].logs == "log/1/03-single"
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+def test_sessions_batches_and_a_short_time_change_what_is_asked_for(tmp_path: Path) -> None:
+    """Four images in two sessions take 28 ms times two over 1.9; a worker that answers in 10 s is asked for 5 s."""
+    for seconds, min_s, max_s, offline_s in (
+        (1000.0, 20.0, 5.0, 20.0),
+        (10.0, 0.2, 1.5, 16 * 0.056 / 1.9),
+        (1.0, 0.02, 0.15, 0.1),
+    ):
+        worker = SimulatedWorker(tmp_path / "log", 1, 10.0)
+        of = case(batch=4, sessions=2, p99_ms=1e3)
+        launched([of], tmp_path, seconds=seconds, workers={"ort": worker})
+        asked = requests(worker)
+        single_s = 0.056 / 1.9
+        assert asked[3] == ("single model", {
+            "expected_s": pytest.approx(0.0025), "min_s": pytest.approx(min_s), "max_s": pytest.approx(max_s),
+            "min_queries": 64, "seed": 1,
+        })  # fmt: skip
+        assert asked[4] == ("offline model", {
+            "expected_s": pytest.approx(single_s), "min_s": pytest.approx(offline_s), "max_s": 5.0,
+            "min_queries": 1, "rate": pytest.approx(2 / single_s), "seed": 1,
+        })  # fmt: skip
+
+
+class Odd(SimulatedWorker):
+    """LoadGen costs less than the queue, and the first test of a scenario offline is too short."""
+
+    def _tested(self, request: Drive) -> LoadTest:
+        test = super()._tested(request)
+        if request.system != "model":
+            per_s = {"none": 1e5, "queue": 2e4}[request.system]
+            return test.model_copy(update={"per_s": per_s, "p50_s": 0.25})
+        is_short = request.scenario == "offline" and request.rate == pytest.approx(100.0)
+        return test.model_copy(update={"valid": test.valid and not is_short})
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+def test_what_loadgen_costs_is_kept_and_a_short_test_is_made_again_with_a_fifth_more_images(tmp_path: Path) -> None:
+    worker = Odd(tmp_path / "log", 1, 300.0)
+    (launch,) = launches(launched([case(p99_ms=BOUND_MS)], tmp_path, workers={"ort": worker}))
+    assert launch.serving is not None
+    figures = [launch.serving.loadgen_s, launch.serving.queue_s, launch.serving.arrival_s, launch.serving.threads]
+    assert figures == pytest.approx([1e-5, 5e-5, 0.25, 1])
+    offline = [about["rate"] for what, about in requests(worker) if what == "offline model"]
+    assert offline == pytest.approx([100.0, 120.0])
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+@pytest.mark.parametrize(("seconds", "pairs"), [(20.7, 0), (20.8, 12)])
+def test_pairs_at_low_load_are_left_out_where_they_take_more_than_their_share(
+    tmp_path: Path, seconds: float, pairs: int
+) -> None:
+    """Six times eleven queries of 0.11 s each are 7.26 s, 35 % of 20.74 s."""
+    worker = SimulatedWorker(tmp_path / "log", 1, 300.0)
+    launched([case(p99_ms=BOUND_MS)], tmp_path, seconds=seconds, workers={"ort": worker})
+    assert sum(about["min_queries"] == 11 for _, about in requests(worker)) == pairs
+    lasting = [
+        about["min_s"] for what, about in requests(worker) if about["min_queries"] == 11 and what[:6] == "server"
+    ]
+    assert lasting == pytest.approx([2 * 0.02 * 20.8] * (pairs // 2))
+
+
+def test_of_a_server_in_another_process_what_others_use_is_no_interference(
+    tmp_path: Path, window: list[Window]
+) -> None:
+    window.append(replace(QUIET, others_share=0.5, steal_share=0.5))
+    found = launched([case("http", p99_ms=BOUND_MS), case("ort", p99_ms=BOUND_MS)], tmp_path)
+    kinds = [
+        {tuple(each.kind for each in test.interference) for test in launch.serving.tests}
+        for launch in launches(found)
+        if launch.serving is not None
+    ]
+    assert kinds == [{("steal",)}, {("steal", "other-processes")}]
+
+
+@pytest.mark.parametrize(
+    ("rate", "bound_s", "queries"), [(10.0, 1.0, 64), (16.0, 1.0, 64), (17.0, 1.0, 68), (100.0, 0.5, 200)]
+)
+def test_a_test_is_lost_when_what_arrives_in_four_bounds_waits(rate: float, bound_s: float, queries: int) -> None:
+    assert serving.waiting_limit(rate, bound_s) == queries
+
+
+def test_the_bound_is_the_cases_own_or_that_of_the_launch_before_or_five_medians_of_the_slowest(tmp_path: Path) -> None:
+    cases = [case("eager"), case("ort", p99_ms=BOUND_MS)]
+    workers = {"eager": Slower(tmp_path / "log", 1, 300.0), "ort": SimulatedWorker(tmp_path / "log", 1, 300.0)}
+    first = launches(launched(cases, tmp_path, workers=workers))
+    assert [each.serving.bound_s for each in first if each.serving] == pytest.approx([0.055, 0.06])
+    workers = {name: SimulatedWorker(tmp_path / "log", 1, 300.0) for name in ("eager", "ort")}
+    earlier = {of: [launch] for of, launch in zip(cases, first, strict=True)}
+    again = launches(launched(cases, tmp_path, earlier, workers=workers))
+    assert [each.serving.bound_s for each in again if each.serving] == pytest.approx([0.055, 0.06])
+
+
 class Stub:
     """Artifacts that are there."""
 

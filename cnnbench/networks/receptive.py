@@ -3,6 +3,7 @@
 Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks" (Distill), sections 2 and 3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,7 +36,10 @@ from cnnbench.networks.network import Network
 
 @dataclass(frozen=True)
 class Field:
-    """Along one axis: place i of the output depends on pixels `jump * i + low` to `jump * i + high`."""
+    """Along one axis: place i of the output depends on pixels `jump * i + low` to `jump * i + high`.
+
+    Behind a transposed convolution these are fractions, and the whole numbers between them are meant.
+    """
 
     jump: Fraction
     low: Fraction
@@ -48,8 +52,8 @@ class Field:
 
     def at(self, place: int, pixels: int) -> tuple[int, int]:
         """The first pixel that a place depends on, and the one after the last, within an image of so many."""
-        low, high = (int(self.jump * place + end // 1) for end in (self.low, self.high))
-        return max(0, low), min(pixels, high + 1)
+        low, high = (self.jump * place + end for end in (self.low, self.high))
+        return max(0, math.ceil(low)), min(pixels, math.floor(high) + 1)
 
 
 Fields = tuple[Field | None, ...]
