@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -34,13 +35,51 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
+class Noted(Graph):
+    """A graph that keeps the tensors that its nodes put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Tensor] = []
+
+    def several(self, *inputs: Any, **options: Any) -> list[Tensor]:
+        self.made += (outputs := super().several(*inputs, **options))
+        return outputs
+
+
 def computed(graph: Graph, outputs: Sequence[Tensor], feed: dict[str, np.ndarray[Any, Any]]) -> list[Any]:
     for index, output in enumerate(outputs):
         graph.output(output, f"result_{index}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    model = graph.model("test", {}).SerializeToString()
-    return list(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feed))
+    model = graph.model("test", {})
+    if isinstance(graph, Noted):
+        assert misstated(graph, model, {name: value.shape for name, value in feed.items()}) == []
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, feed))
+
+
+def misstated(graph: Noted, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Nodes that put out another shape than is said of it, as far as onnx infers it from the inputs' shapes."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
+            dim.dim_value = size
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    found: dict[str, list[int]] = {}
+    for value in (*inferred.value_info, *inferred.output):
+        if value.type.tensor_type.HasField("shape"):
+            found[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    pairs = [(each, found.get(graph._renamed.get(each.name, each.name))) for each in graph.made]
+    return [
+        f"{each.name}: {each.shape}, not {tuple(dims)}"
+        for each, dims in pairs
+        if dims is not None
+        and (len(dims) != each.ndim or any(a and b and a != b for a, b in zip(each.shape, dims, strict=True)))
+    ]
 
 
 def check(
@@ -70,7 +109,7 @@ def check(
     dy = random(*ys[output].shape, seed=7)
     expected = torch.autograd.grad(ys[output], list(doubles.values()), dy.double(), allow_unused=True)
 
-    graph = Graph()
+    graph = Noted()
     inputs = {
         id(t): replace(graph.input(f"x{i}", _unknown(t.shape, i in batched)), varies=True)
         for i, t in enumerate(tensors)
@@ -91,6 +130,8 @@ def check(
     wanted = [(gradients[f"x{i}"], e) for i, e in enumerate(expected) if e is not None]
     feed = {f"x{i}": t.numpy() for i, t in enumerate(tensors)} | {"dy": dy.numpy()}
     found = computed(graph, [op_result.outputs[output], *(g for g, _ in wanted)], feed)
+    for tensor, ours in zip([op_result.outputs[output], *(g for g, _ in wanted)], found, strict=True):
+        assert all(size in (None, own) for size, own in zip(tensor.shape, ours.shape, strict=True))
     for ours, theirs in zip(found, [ys[output], *(e for _, e in wanted)], strict=True):
         assert ours.shape == tuple(theirs.shape)
         scale = max(float(theirs.detach().abs().max()), 1e-3)
@@ -523,6 +564,18 @@ def first(g: Graph, x: Tensor) -> Tensor:
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 7
 COLUMN = np.asarray([[[2.0], [3.0], [5.0]]], np.float32)
 Written = tuple[Callable[[Graph, Tensor], Tensor], str, Callable[[Any], Any]]
+
+
+def by_channel(shape: tuple[int | None, ...], operators: str) -> Written:
+    """X in another shape, times a number and plus one for each channel."""
+    numbers = COLUMN.reshape(1, 3, *(1 for _ in shape[2:]))
+
+    def write(g: Graph, x: Tensor) -> Tensor:
+        return g.affine(g.reshape(x, shape), g.constant(numbers), g.constant(numbers - 1))
+
+    return write, operators, lambda x: (x * COLUMN + COLUMN - 1).reshape(-1, *shape[1:])
+
+
 WRITTEN: dict[str, Written] = {
     "a number added": (lambda g, x: g.add(x, g.constant(1.5)), "Add", lambda x: x + 1.5),
     "two numbers": (lambda g, _: g.div(g.constant(3.0), 2.0), "Div", lambda _: np.float32(1.5)),
@@ -563,21 +616,10 @@ WRITTEN: dict[str, Written] = {
     "the batch": (lambda g, _: g.batch(), "Shape", lambda _: np.asarray([2])),
     "how many values": (lambda g, x: g.size(x), "Size Cast", lambda _: np.float32(24)),
     "the size of a first axis": (lambda g, _: g.batch_size(g.constant(COLUMN[0])), "", lambda _: np.float32(3)),
-    **{
-        f"for each channel of {len(shape)} axes": (
-            lambda g, x, shape=shape, axes=axes: g.affine(  # type: ignore[misc]
-                g.reshape(x, shape), g.constant(COLUMN.reshape(axes)), g.constant(COLUMN.reshape(axes) - 1)
-            ),
-            written,
-            lambda x, shape=shape: (x * COLUMN + COLUMN - 1).reshape(-1, *shape[1:]),  # type: ignore[misc]
-        )
-        for shape, axes, written in (
-            ((None, 3, 4), (1, 3, 1), "Reshape Reshape Conv"),
-            ((None, 3, 2, 2), (1, 3, 1, 1), "Reshape Reshape Reshape Conv"),
-            ((None, 3, 1, 2, 2), (1, 3, 1, 1, 1), "Reshape Mul Add"),
-        )
-    },
-    "for each channel of two axes": (
+    "for each channel of lines": by_channel((None, 3, 4), "Reshape Reshape Conv"),
+    "for each channel of images": by_channel((None, 3, 2, 2), "Reshape Reshape Reshape Conv"),
+    "for each channel of volumes": by_channel((None, 3, 1, 2, 2), "Reshape Mul Add"),
+    "for each channel of vectors": (
         lambda g, x: g.affine(
             g.reshape(first(g, x), (None, 3)), g.constant(COLUMN[..., 0]), g.constant(COLUMN[..., 0])
         ),
@@ -617,7 +659,7 @@ WRITTEN: dict[str, Written] = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_helper_writes_no_node_more_than_it_needs_and_says_what_it_puts_out(name: str) -> None:
     write, operators, function = WRITTEN[name]
-    g = Graph()
+    g = Noted()
     g.first_input = g.input("x", (None, 3, 4))
     result = write(g, g.first_input)
     assert [node.op_type for node in g.nodes] == operators.split()
@@ -658,7 +700,8 @@ def test_what_depends_on_the_batch_is_no_size_and_stands_once_in_a_view() -> Non
     g = Graph()
     x = g.input("x", (None, 3, 4, 5))
     assert (x.ndim, x.known(1), x.spatial()) == (4, 3, (4, 5))
-    for write in (lambda: x.known(0), lambda: g.reshape(x, (None, 3, None)), g.batch):
+    refused: list[Callable[[], Any]] = [lambda: x.known(0), lambda: g.reshape(x, (None, 3, None)), g.batch]
+    for write in refused:
         with pytest.raises(NoRule):
             write()
 
@@ -683,7 +726,8 @@ def test_outputs_have_the_names_that_are_asked_for_and_are_copied_only_where_the
 
 def test_the_same_values_stand_in_the_file_once() -> None:
     g = Graph()
-    names = [g.constant(each).name for each in (1.0, np.float32(1), [1.0], np.asarray(1), 2.0, [1.0])]
+    values: list[Any] = [1.0, np.float32(1), [1.0], np.asarray(1), 2.0, [1.0]]
+    names = [g.constant(each).name for each in values]
     assert names == [f"constant_{i}" for i in (0, 0, 1, 2, 3, 1)]
     assert [each.data_type for each in g.constants] == [1, 1, 7, 1]
 

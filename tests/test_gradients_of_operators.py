@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnbench.worker.export.training.rules import RULES
-from cnnbench.worker.graphs.graph import Graph, NoRule
+from cnnbench.worker.graphs.graph import Graph, NoRule, Tensor
 from tests.test_gradients import check, computed, random, small
 
 aten = torch.ops.aten
@@ -135,6 +135,7 @@ def test_the_slope_of_a_root_at_zero_is_finite_so_that_a_rectifier_before_it_giv
     g = Graph()
     x = replace(g.input("x", (3,)), varies=True)
     ((_, dx),) = RULES["aten.sqrt.default"](g, [], x).argument_gradients(g, [g.constant([1.0, 0.0, 3.0])])
+    assert isinstance(dx, Tensor)
     (found,) = computed(g, [dx], {"x": np.asarray([0, 0, 4], np.float32)})
     assert found.tolist() == [pytest.approx(1.5e38), 0.0, 0.75]
 
@@ -196,6 +197,7 @@ def test_a_variance_and_a_mean_that_are_both_used_add_their_gradients() -> None:
         g, [(None, 4)] * 2, replace(g.input("x", (None, 2, 4)), varies=True), [1]
     )
     ((_, found),) = result.argument_gradients(g, [g.constant(each.numpy()) for each in weights])
+    assert isinstance(found, Tensor)
     np.testing.assert_allclose(computed(g, [found], {"x": x.numpy()})[0], expected.numpy(), rtol=1e-4, atol=1e-6)
 
 
@@ -261,9 +263,9 @@ def test_parts_that_are_picked_and_placed() -> None:
         check("aten.slice_scatter.default", reference("slice_scatter.default"), x, replaced, *within, batched=(0, 1))
     check("aten.slice_scatter.default", reference("slice_scatter.default"), x, x[:, :2] + 1, 1, 1, batched=(0, 1))
     g = Graph()
-    whole, part = (replace(g.input(name, (None, 3)), varies=True) for name in ("x", "part"))
-    written = RULES["aten.slice_scatter.default"](g, [(None, 3)], whole, part, 0, 0, 2**60)
-    assert (written.outputs, [argument for argument, _ in written.vjps]) == ([part], [part])
+    base, written = (replace(g.input(name, (None, 3)), varies=True) for name in ("x", "written"))
+    result = RULES["aten.slice_scatter.default"](g, [(None, 3)], base, written, 0, 0, 2**60)
+    assert list(result.outputs) == [argument for argument, _ in result.vjps] == [written]
 
 
 def test_entries_by_their_positions() -> None:
@@ -358,8 +360,8 @@ def test_pooling_of_volumes_and_divisors() -> None:
         function = getattr(functions, f"{pool}_pool2d")
         for settings in (([3],), ([2],), (2, 3), ([3, 2], [1, 2], [1]), ([2], [2], [1])):
             check(f"aten.{pool}_pool2d.default", function, maps, *settings)
-    for settings in (([2] * 2, [2] * 2, [0] * 2, [2] * 2), ([2] * 2, [2] * 2, [0] * 2, [1] * 2, True)):
-        check("aten.max_pool2d.default", functions.max_pool2d, maps, *settings)
+    for windows in (([2] * 2, [2] * 2, [0] * 2, [2] * 2), ([2] * 2, [2] * 2, [0] * 2, [1] * 2, True)):
+        check("aten.max_pool2d.default", functions.max_pool2d, maps, *windows)
     for size in ([1, 3], [1, 1], [5, 1], [5, 7]):
         check("aten.adaptive_avg_pool2d.default", functions.adaptive_avg_pool2d, maps, size)
         check("aten.adaptive_max_pool2d.default", functions.adaptive_max_pool2d, maps, size)
@@ -562,7 +564,11 @@ def test_values_and_types_of_what_has_no_gradient(call: tuple[Any, ...]) -> None
 def test_casts_to_whole_numbers_and_back_have_no_gradient(
     given: torch.Tensor, wanted: dict[str, Any], dtype: str | None, has_gradient: bool
 ) -> None:
-    for name, args, options in (("_to_copy.default", (), wanted), ("to.dtype_layout", tuple(wanted.values()), {})):
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("_to_copy.default", (), wanted),
+        ("to.dtype_layout", tuple(wanted.values()), {}),
+    ]
+    for name, args, options in calls:
         g = Graph()
         if dtype is None:
             with pytest.raises(NoRule, match="a cast to"):
@@ -637,7 +643,7 @@ def test_what_a_rule_does_not_know_is_refused(what: str) -> None:
 
 
 ADDMM, LINEAR, PLACED = "Transpose MatMul Transpose MatMul", "Gemm Gemm ReduceSum", "Reshape Expand ScatterElements"
-BARE: list[tuple[str, Callable[[Graph], tuple[Any, ...]], tuple[int | None, ...], str, str]] = [
+BARE: list[tuple[str, Callable[[Graph], tuple[Any, ...]], tuple[int | None, ...], str, str | None]] = [
     ("slice.Tensor", lambda g: (x_of(g, None, 5), 1, 1, 3), (None, 2), "Slice", "Pad"),
     ("slice.Tensor", lambda g: (x_of(g, None, 5), 0, 0, 2**60), (None, 5), "", ""),
     ("select.int", lambda g: (x_of(g, None, 5), 1, 1), (None,), "Slice Reshape", "Reshape Pad"),

@@ -397,7 +397,7 @@ def test_a_limit_that_a_step_without_the_gradient_would_pass_is_none() -> None:
 
 
 def test_of_a_groups_tensors_the_worst_and_the_median_are_judged_each_by_torchs_own_error() -> None:
-    def judged(*errors: tuple[float, float]) -> tuple[list[tuple[str, float | None, float]], list[str]]:
+    def judged(*errors: tuple[float, float]) -> tuple[list[Any], list[str]]:
         found, unclear = step._judged("x", dict(zip("abc", errors, strict=False)))
         return [(each.what, each.error, pytest.approx(each.limit)) for each in found], unclear
 
@@ -457,7 +457,7 @@ def test_an_error_is_a_share_of_the_change_and_at_least_of_the_largest_change_an
     for name, scale in scales.items():
         moved: Any = Moved(session, {name: 0.03 * scale})
         facts = step.prove(module, moved, IMAGES.numpy(), LABELS, SGD)
-        wrong = [(each.what, each.error) for each in facts.parity if not each.passed]
+        wrong: list[Any] = [(each.what, each.error) for each in facts.parity if not each.passed]
         assert wrong == [
             (f"ort, parameters after 1 step, worst {name}", pytest.approx(0.03, rel=0.02)),
             (f"ort, the first wrong gradient going backwards, {name}", pytest.approx(0.03, rel=0.02)),
