@@ -1,6 +1,7 @@
 """Dropout's random numbers in the exported step: a function of the draw, the site and the element alone."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.training.rules import dropout
 from cnnbench.worker.export.training.step import export_step
 from cnnbench.worker.graphs.elementary import elementary
-from cnnbench.worker.graphs.graph import Graph
+from cnnbench.worker.graphs.graph import Graph, Tensor
 from cnnbench.worker.runtimes.eager import weights_of
 from cnnbench.worker.runtimes.ort_training import StepSession
 
@@ -98,6 +99,65 @@ def test_what_other_providers_run_draws_the_same_numbers(model: onnx.ModelProto)
     for draw in (0, 3, 2**40):
         for one, other in zip(numbers(session(model), draw), numbers(session(everywhere), draw), strict=True):
             assert (one == other).all()
+
+
+def by_hand(draw: int, site: int, count: int) -> list[int]:
+    """A site's first numbers, below 2**24, in Python's whole numbers: two rounds of 64 bits, and two of 32 for each."""
+
+    def mixed(z: int, bits: int, odd: int, modulus: int) -> int:
+        return (z + z * (z >> bits)) * odd % modulus
+
+    z = mixed(draw * 0x9E3779B97F4A7C15 % 2**64, 32, 0xBF58476D1CE4E5B9, 2**64)
+    z = mixed((z + 0x9E3779B97F4A7C15) % 2**64, 31, 0x94D049BB133111EB, 2**64)
+    first, second = ((z * key % 2**64) >> 32 for key in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+    first, second = (first + site * 0x21F0AAAD) % 2**32, (second + site * 0x735A2D97) % 2**32
+    found = []
+    for place in range(count):
+        z = mixed((place * 0x9E3779B9 + first) % 2**32, 16, 0x21F0AAAD, 2**32)
+        found.append(mixed((z + second) % 2**32, 15, 0x735A2D97, 2**32) >> 8)
+    return found
+
+
+def test_a_step_that_was_exported_earlier_or_elsewhere_draws_these_numbers() -> None:
+    """Also of the tenth site, whose number times a constant is beyond 32 bits."""
+    g = Graph(scope="layer")
+    x = g.input("x", (None, 3))
+    g.output(dropout.drawn(g, x), "first")
+    g.draws = 9
+    g.output(dropout.drawn(g, x), "tenth")
+    made = g.model("numbers", {})
+    scopes = [node.name.partition("/")[0] for node in made.graph.node]
+    assert (scopes, set(scopes)) == (sorted(scopes), {"draw", "layer"}), "what all sites share stands first"
+    for draw in (0, 1, 7, 2**40 + 3):
+        first, tenth = session(made).run(None, {"x": np.zeros((2, 3), np.float32), "draw": np.asarray(draw, np.int64)})
+        assert first.ravel().astype(int).tolist() == by_hand(draw, 1, 6)
+        assert tenth.ravel().astype(int).tolist() == by_hand(draw, 10, 6)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5, 1.0])
+def test_what_is_kept_is_divided_by_the_share_of_it_and_so_is_its_gradient(drop: float) -> None:
+    """Of p = 0.5 times the scale `drop`; Bernoulli numbers are between themselves and their mean."""
+    g = Graph()
+    x = replace(g.input("x", (None, 50)), varies=True)
+    dropped = dropout.dropout(g, None, x, 0.5)
+    ((_, dx),) = dropped.argument_gradients(g, [g.constant(np.full((1, 50), 3.0))])
+    ones = dropout.bernoulli(g, None, x, 0.25)
+    assert isinstance(dx, Tensor)
+    for i, each in enumerate((dropped.outputs[0], dx, dropped.others[0], ones.outputs[0])):
+        g.output(each, f"result{i}")
+    feed = {
+        "x": np.full((1, 50), 2.0, np.float32),
+        "draw": np.asarray(5, np.int64),
+        "drop": np.asarray(drop, np.float32),
+    }
+    y, gradient, kept, drawn = session(g.model("dropped", {})).run(None, feed)
+    expected = np.asarray(by_hand(5, 1, 50)) >= 0.5 * drop * 2**24
+    assert (drop == 0) == expected.all()
+    assert kept.ravel().tolist() == expected.tolist()
+    np.testing.assert_allclose(y.ravel(), 2 * expected / (1 - 0.5 * drop))
+    np.testing.assert_allclose(gradient.ravel(), 3 * expected / (1 - 0.5 * drop))
+    are_one = np.asarray(by_hand(5, 2, 50)) < 0.25 * 2**24
+    np.testing.assert_allclose(drawn.ravel(), drop * are_one + (1 - drop) * 0.25, rtol=1e-6)
 
 
 class Dropped(nn.Module):

@@ -1,14 +1,17 @@
 """Right graphs pass and wrong ones fail: real exports, broken on purpose, in real ONNX Runtime workers."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from cnnbench.errors import WorkerError
 from cnnbench.records.artifact import GRAPH
 from cnnbench.records.messages import Load, Loaded, Open, Opened
 from cnnbench.records.record import GraphFacts
@@ -19,9 +22,18 @@ from cnnbench.worker.reference.parity import (
     batches,
     centres_of,
     compare,
+    compare_all,
     compare_angles,
+    compare_losses,
+    labels_for,
     limit_for,
+    numbered,
+    open_artifact,
     output_rms_of,
+    own_error_of,
+    part,
+    same_class,
+    scales_of,
     several,
     tiled,
 )
@@ -186,9 +198,133 @@ def test_the_limit_follows_eagers_own_error_within_bounds() -> None:
     assert [limit_for(error) for error in (1e-9, 1e-4, 1.0)] == [1e-5, pytest.approx(1e-3), 1e-2]
     assert [limit_for(error, "bf16") for error in (1e-9, 1e-6, 1.0)] == [1e-2, pytest.approx(0.065536), 0.6]
     assert limit_for(1e-6, "fp16") == 1e-2
+    assert limit_for(1e-5, "amp-fp16") == limit_for(1e-5, "fp16") == pytest.approx(0.08192)
+    assert [limit_for(1e-4, "int8", graph) for graph in (None, GraphFacts(own_error=None))] == [0.85, 0.85]
+    assert limit_for(1e-4, "fp32", GraphFacts(own_error=0.1)) == pytest.approx(1e-3), "its own graph's is not fp32's"
 
 
 def test_golden_images_are_read_in_batches_of_growing_size() -> None:
     assert [(s.start, s.stop) for s in batches(6)] == [(0, 1), (1, 3), (3, 6)]
+    assert [(s.start, s.stop) for s in batches(4)] == [(0, 1), (1, 3), (3, 4)]
+    assert batches(0) == []
     (one,) = several(tiled(np.arange(3, dtype=np.float32)[:, None], 5))
     assert one.ravel().tolist() == [0, 1, 2, 0, 1]
+    both = tiled((np.arange(2)[:, None], np.arange(4).reshape(2, 2)), 3)
+    assert [each.tolist() for each in both] == [[[0], [1], [0]], [[0, 1], [2, 3], [0, 1]]]
+    assert [each.tolist() for each in part(both, slice(1, 2))] == [[[1]], [[2, 3]]]
+    assert numbered("images", [7, 8, 9]) == {"images": 7, "images.1": 8, "images.2": 9}
+
+
+TWO = np.array([[1.0, 2.0], [3.0, 6.0]])
+"""Its mean over the images is (2, 4), from which the values are 1 and 2 away: their root mean square is sqrt(2.5)."""
+
+
+def test_an_error_is_the_largest_in_float32_and_the_root_mean_square_in_sixteen_bits() -> None:
+    assert output_rms_of(TWO) == pytest.approx(math.sqrt(2.5))
+    off = TWO + np.array([[0.5, 0.0], [0.0, -1.5]])
+    found = compare("x", off, TWO, 0.5, 0.25)
+    assert (found.what, found.error, found.limit) == ("x", 3.0, 0.25)
+    found = compare("x", off, TWO, 0.5, 0.25, "bf16")
+    assert (found.what, found.limit) == ("x, root mean square", 0.25)
+    assert found.error == pytest.approx(2 * math.sqrt((0.25 + 2.25) / 4))
+    for y, rms in ((off[:1], 1.0), (off * [[1, np.nan]], 1.0), (off, 0.0), (off, math.nan)):
+        assert compare("x", y, TWO, rms, 0.25).error is None
+
+
+def test_what_hardly_depends_on_the_image_has_no_centre_and_is_measured_by_its_values() -> None:
+    """Of (1, 7) the deviation is 3 and the root mean square 5: a share of 0.6."""
+    y, constant = np.array([[1.0], [7.0]]), np.full((2, 1), 4.0)
+    assert [each.tolist() for each in centres_of((y, constant))] == [[4.0], [0.0]]
+    assert [centres_of(y, least)[0].tolist() for least in (0.59, 0.6)] == [[4.0], [0.0]]
+    assert scales_of((y, constant, 0 * y)) == [3.0, 4.0, 1.0]
+    assert [scales_of(y, least) for least in (0.59, 0.6)] == [[3.0], [5.0]]
+
+
+@pytest.mark.parametrize(
+    ("ours", "error"),
+    [
+        ([4.0, 1.0], math.sqrt(0.5)),  # 3 / (3 sqrt(2)) is the cosine
+        ([2.0, 2.0], 0.0),
+        ([1.0, 2.0], math.sqrt(0.5)),
+        ([0.0, 0.0], 1.0),
+        ([2.0, 0.0], 1.0),
+        ([1.0, 1.0], 1.0),
+        ([np.nan, 1.0], None),
+        ([4.0], None),
+    ],
+)
+def test_an_angle_is_that_between_what_is_left_without_the_centre(ours: list[float], error: float | None) -> None:
+    """Of an output and of the reference (2, 2), with the centre (1, 1)."""
+    y, reference, centre = np.array([ours]), np.array([[2.0, 2.0]]), np.ones(2)
+    found = compare_angles("x", y, reference, [centre], 0.5)
+    assert (found.what, found.limit) == ("x, angle", 0.5)
+    assert found.error == pytest.approx(error, abs=1e-7)
+    both = compare_angles("x", (reference, y), (reference, reference), [centre, centre], 0.5)
+    assert both.error == pytest.approx(error, abs=1e-7), "the worst counts"
+    assert compare_angles("x", (reference, y), reference, [centre], 0.5).error is None
+
+
+def test_the_worst_of_several_outputs_is_told_and_one_that_is_no_number_is_worse_than_any() -> None:
+    lost, off = TWO * np.nan, TWO + 1
+    found = [compare_all("x", ys, (TWO, TWO), [1.0, 0.5], 0.1) for ys in ((off, TWO), (off, off), (off, lost))]
+    assert [(each.what, each.error) for each in found] == [
+        ("x, output 0", 1.0),
+        ("x, output 1", 2.0),
+        ("x, output 1", None),
+    ]
+    assert compare_all("x", off, TWO, [0.5], 0.1, "fp16").what == "x, root mean square"
+    assert compare_all("x", off, TWO, [0.5], 0.1, "fp16").error == 2.0
+
+
+def test_losses_are_compared_relative_to_the_first() -> None:
+    assert compare_losses("x", [2.0, 1.5, 0.5], [2.0, 1.0, 0.75], 0.1).error == 0.25
+    assert compare_losses("x", [-2.0, 1.5], [-2.0, 1.0], 0.1).error == 0.25
+    assert compare_losses("x", [1.0], [1.0], 0.1).passed
+    for losses, reference in (([], []), ([1.0], [1.0, 2.0]), ([1.0, math.inf], [1.0, 2.0])):
+        assert compare_losses("x", losses, reference, 0.1).error is None
+
+
+def test_the_largest_outputs_are_in_the_same_place_for_a_share_of_the_images() -> None:
+    ours, theirs = np.array([[1, 2], [3, 0], [1, 0]]), np.array([[0, 5], [1, 2], [8, 1]])
+    assert same_class(ours, theirs) == pytest.approx(2 / 3)
+    assert same_class((ours, theirs), (theirs, theirs)) == pytest.approx(2 / 3), "of the first output"
+    assert same_class(ours[:2], theirs) is None
+    assert same_class(ours[:, None], theirs[:, None]) is None, "no vector of classes"
+
+
+REFERENCE = np.array([[1.0, 0.0], [-2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+"""Its mean is 0."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"precision": "int8"}, math.sqrt(1 - 6**2 / (15 * 6))),
+        ({"precision": "int8", "calibration": "/data"}, math.sqrt(1 - 5**2 / (14 * 5))),  # batches of 1 and 2
+        ({}, 3 / math.sqrt(6 / 8)),
+        ({"precision": "bf16"}, math.sqrt(9 / 6) / math.sqrt(6 / 8)),
+    ],
+)
+def test_a_graphs_own_error_is_found_as_its_runs_are_compared(changed: dict[str, Any], error: float) -> None:
+    """Of outputs for the first three of four images; those of data in batches, of which the worst counts."""
+    outputs = REFERENCE[:3] + np.array([[0, 0], [0, 0], [0, 3]])
+    case = CASE.model_copy(update=changed)
+    found, same = own_error_of(case, outputs, REFERENCE)
+    assert found == pytest.approx(error)
+    assert same == pytest.approx(2 / 3)
+    assert own_error_of(case, outputs * np.nan, REFERENCE)[0] is None
+
+
+def test_labels_are_class_numbers_of_each_image_or_of_each_of_its_places() -> None:
+    labels = labels_for(40, 3, 7)
+    assert labels.shape == (40,)
+    assert labels.dtype == np.int64
+    assert set(labels.tolist()) == {0, 1, 2}
+    assert labels_for(2, 3, 7, (4, 5)).shape == (2, 4, 5)
+    assert (labels == labels_for(40, 3, 7)).all()
+    assert (labels != labels_for(40, 3, 8)).any()
+
+
+def test_an_artifact_that_is_not_finished_is_none(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="no finished artifact"):
+        open_artifact(tmp_path)

@@ -26,14 +26,17 @@ from cnnbench.worker.export import inference
 from cnnbench.worker.export.training import prove as step
 from cnnbench.worker.export.training import rules as gradients
 from cnnbench.worker.export.training import step as training
+from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules.rule import OpResult
 from cnnbench.worker.export.training.step import METADATA, CannotExport, export_step
 from cnnbench.worker.graphs.elementary import elementary
+from cnnbench.worker.graphs.graph import Graph
 from cnnbench.worker.reference import inputs as golden
 from cnnbench.worker.reference.parity import labels_for
 from cnnbench.worker.runtimes.eager import weights_of
 from cnnbench.worker.runtimes.ort_training import StepSession
 from tests.own_models import InverseErf
+from tests.test_gradients import computed
 
 SGD, MOMENTUM, ADAM, ADAMW = (
     Optimizer(),
@@ -143,6 +146,57 @@ def test_elementary_operators_make_the_same_step_for_other_providers(tmp_path: P
         np.testing.assert_allclose(values, found[1][1][name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+W, DW, DECAYED = np.asarray([[1.0, -2.0]]), np.asarray([[0.5, 0.25]]), np.asarray([[0.7, -0.15]])
+"""A weight, its gradient, and the gradient with a fifth of the weight."""
+CONSTANTS: dict[str, Any] = {"betas": (0.5, 0.75), "eps": 0.5}
+
+
+def adam_by_hand(w: Any, dw: Any) -> tuple[Any, list[Any]]:
+    """The second step, at a rate of 0.1, from means of (1, 0) and of squares of (1, 4): the papers' algorithms."""
+    mean, square = 0.5 * np.asarray([[1, 0]]) + 0.5 * dw, 0.75 * np.asarray([[1, 4]]) + 0.25 * dw**2
+    return w - 0.1 * (mean / (1 - 0.5**2)) / (np.sqrt(square / (1 - 0.75**2)) + 0.5), [mean, square]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "after", "states"),
+    [
+        (Optimizer(), [[0.95, -2.025]], []),
+        (Optimizer(weight_decay=0.2), [[0.93, -1.985]], []),
+        (Optimizer(momentum=0.5), [[0.9, -2.025]], [[[1.0, 0.25]]]),
+        (Optimizer(momentum=0.5, weight_decay=0.2), [[0.88, -1.985]], [[[1.2, -0.15]]]),
+        (Optimizer(name="adam", **CONSTANTS), *adam_by_hand(W, DW)),
+        (Optimizer(name="adam", weight_decay=0.2, **CONSTANTS), *adam_by_hand(W, DECAYED)),
+        (Optimizer(name="adamw", weight_decay=0.2, **CONSTANTS), *adam_by_hand(0.98 * W, DW)),
+    ],
+)
+@pytest.mark.parametrize("is_product", [False, True])
+def test_an_update_is_what_the_papers_say(optimizer: Optimizer, after: Any, states: Any, is_product: bool) -> None:
+    g = Graph()
+    w, dw, rate, step_count = g.input("w", (1, 2)), g.input("dw", (1, 2)), g.input("rate", ()), g.input("step", ())
+    gradient = g("Gemm", dw, g.constant(np.eye(2))) if is_product else dw
+    before = [g.input(name, (1, 2)) for name in optimizer.states]
+    new, kept = update(g, optimizer, w, gradient, before, rate, step_count)
+    feed = {
+        "w": W,
+        "dw": DW,
+        "rate": 0.1,
+        "step": 2.0,
+        **dict(zip(optimizer.states, ([[1, 0]], [[1, 4]]), strict=False)),
+    }
+    given = {value.name: np.asarray(feed[value.name], np.float32) for value in g.inputs}
+    for ours, theirs in zip(computed(g, [new, *kept], given), [after, *states], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "max_norm", "factor"), [(1.0, 1.0, 0.2), (1e-6, 1e-6, 1 / 6), (1.0, 6.0, 1.0)])
+def test_gradients_are_scaled_by_their_norm_and_a_millionth(size: float, max_norm: float, factor: float) -> None:
+    """Of a 3-4-5 triangle."""
+    g = Graph()
+    gradients = [g.constant([3 * size]), g.constant(np.full((2, 2), 2 * size))]
+    (found,) = computed(g, [clip_factor(g, max_norm, gradients)], {})
+    assert found == pytest.approx(factor, rel=1e-5)
+
+
 CLIPPED = Optimizer(momentum=0.9, max_norm=0.5)
 
 
@@ -160,6 +214,9 @@ def test_losses_parameters_statistics_and_states_agree_with_torchs_optimizers(
     assert [any(word in each for each in what) for word in ("losses", "parameters", "buffers")] == [True] * 3
     assert any("states" in each for each in what) == bool(optimizer.states)
     assert all(parity.limit < 0.05 for parity in facts.parity), "a limit that a wrong gradient could pass"
+    limits = [parity.limit for parity in facts.parity]
+    assert limits[0] == 1e-5, "of losses"
+    assert {2e-2, 2e-3} <= set(limits[1:]), "of the worst tensor and the median"
 
 
 def test_a_norm_below_the_largest_is_left_as_it_is(tmp_path: Path) -> None:
@@ -330,8 +387,121 @@ def test_a_limit_that_a_step_without_the_gradient_would_pass_is_none() -> None:
     assert not deviation(bound, 0.5).is_unclear, "an error within the bound is shown to be small"
     assert deviation(1.0, 0.5).is_unclear
     assert deviation(math.inf, math.inf).is_unclear
+    assert [deviation(0.0, torchs).limit for torchs in (1e-4, 0.002, 0.003)] == [0.02, 0.02, pytest.approx(0.03)]
+    assert [deviation(own, 0.05).is_unclear for own in (0.4, 0.5, 0.51)] == [False, True, False]
+    assert [deviation(own, 0.001).is_wrong for own in (0.02, 0.021)] == [False, True]
+    shown = [deviation(own, 0.001).parity("x") for own in (0.5, math.inf)]
+    assert [(each.what, each.error, each.limit) for each in shown] == [("x, w", 0.5, 0.02), ("x, w", None, 0.02)]
     assert deviation(1.0, 0.05).is_wrong
     assert not deviation(1.0, 0.05).is_unclear
+
+
+def test_of_a_groups_tensors_the_worst_and_the_median_are_judged_each_by_torchs_own_error() -> None:
+    def judged(*errors: tuple[float, float]) -> tuple[list[Any], list[str]]:
+        found, unclear = step._judged("x", dict(zip("abc", errors, strict=False)))
+        return [(each.what, each.error, pytest.approx(each.limit)) for each in found], unclear
+
+    assert judged((0.01, 0.001), (0.03, 0.001), (0.03, 0.01)) == (
+        [("x, worst b", 0.03, 0.02), ("x, median of 3", 0.03, 0.01)],
+        [],
+    )
+    assert judged((0.001, 0.0), (0.004, 0.0))[0] == [("x, worst b", 0.004, 0.02), ("x, median of 2", 0.0025, 0.002)]
+    found, unclear = judged((0.03, 0.001), (2.0, 0.5), (2.0, 0.5))
+    assert found == [("x, worst a", 0.03, 0.02), ("x, median of 3", 2.0, 0.4)], "one that is wrong, not one that may be"
+    assert len(unclear) == 1
+    assert unclear[0].startswith("nothing shows whether it is right (x, median of 3)")
+
+
+class Faint(nn.Module):
+    """Two parameters that change by next to nothing, one of them large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(196, 5)
+        self.large, self.zero = nn.Parameter(torch.full((196,), 1e3)), nn.Parameter(torch.zeros(196))
+        self.unused = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.last(x.flatten(1) * (1 + 1e-12 * self.large + 1e-12 * self.zero))
+
+
+class Moved:
+    """A session some of whose values are away from what it computed, each tensor by a norm."""
+
+    def __init__(self, session: StepSession, by: dict[str, float]) -> None:
+        self.session, self.by = session, by
+        self.begin, self.train = session.begin, session.train
+
+    def values(self) -> dict[str, Any]:
+        values = {name: value.astype(np.float64) for name, value in self.session.values().items()}
+        return {name: value + self.by.get(name, 0.0) / math.sqrt(value.size) for name, value in values.items()}
+
+
+def test_an_error_is_a_share_of_the_change_and_at_least_of_the_largest_change_and_of_the_value_itself(
+    tmp_path: Path,
+) -> None:
+    """A millionth of the largest change, and float32's resolution of the value."""
+    torch.manual_seed(0)
+    module = Faint()
+    session = exported(module, tmp_path, SGD)
+    session.begin(weights_of(module), TIMED_LEARNING_RATE, drop=False)
+    after = step.train(session, IMAGES.numpy(), LABELS, 1).values
+    changes = {name: float(np.linalg.norm(after[name] - value)) for name, value in weights_of(module).items()}
+    assert max(changes, key=lambda name: changes[name]) == "last.weight"
+    scales = {
+        "last.bias": changes["last.bias"],
+        "zero": 1e-6 * changes["last.weight"],
+        "large": 2.0**-20 * 1e3 * 14,
+        "unused": 1e-6 * changes["last.weight"],
+    }
+    for name, scale in scales.items():
+        moved: Any = Moved(session, {name: 0.03 * scale})
+        facts = step.prove(module, moved, IMAGES.numpy(), LABELS, SGD)
+        wrong: list[Any] = [(each.what, each.error) for each in facts.parity if not each.passed]
+        assert wrong == [
+            (f"ort, parameters after 1 step, worst {name}", pytest.approx(0.03, rel=0.02)),
+            (f"ort, the first wrong gradient going backwards, {name}", pytest.approx(0.03, rel=0.02)),
+        ]
+        assert facts.error is None
+    assert failed(step.prove(module, session, IMAGES.numpy(), LABELS, SGD)) == []
+
+
+def test_further_steps_add_losses_and_leave_the_values_of_the_first_ones() -> None:
+    class Counts:
+        """Each step's loss is its number, and so is the only value."""
+
+        def __init__(self) -> None:
+            self.value = np.zeros(1)
+
+        def train(self, *_: Any) -> float:
+            self.value += 1
+            return float(self.value[0])
+
+        def values(self) -> dict[str, Any]:
+            return {"w": self.value}
+
+    counts: Any = Counts()
+    found = step.train(counts, IMAGES.numpy(), LABELS, 2, 3)
+    assert (found.losses, found.values["w"].tolist()) == ([1, 2, 3, 4, 5], [2])
+
+
+def test_a_first_loss_or_a_value_that_is_no_number_is_refused_by_name() -> None:
+    good, bad = np.ones(2), np.asarray([1.0, np.nan])
+    step._check_finite(step.Trained([1.0, math.inf], {"a": good}))
+    for trained, said in (
+        (step.Trained([math.nan], {"a": good}), "the loss of PyTorch's own step"),
+        (step.Trained([1.0], {"a": good, "b": bad}), "b is not a number"),
+    ):
+        with pytest.raises(CannotExport, match=said):
+            step._check_finite(trained)
+
+
+def test_bits_are_the_same_where_losses_and_all_values_are() -> None:
+    nan = np.asarray([1.0, np.nan])
+    one = step.Trained([1.0, 2.0], {"a": nan, "b": np.ones(2)})
+    assert step._same_bits(one, step.Trained([1.0, 2.0], {"a": nan.copy(), "b": np.ones(2)}))
+    assert not step._same_bits(one, step.Trained([1.0, 2.5], {"a": nan, "b": np.ones(2)}))
+    assert not step._same_bits(one, step.Trained([1.0, 2.0], {"a": nan, "b": np.zeros(2)}))
 
 
 def test_a_proof_that_shows_an_error_is_told_before_those_that_show_nothing() -> None:
@@ -349,6 +519,8 @@ def test_losses_that_rounding_moves_as_much_as_the_step_are_not_compared() -> No
     assert step._comparable([2.0, 1.8, 1.69], double) == (2, 1e-5)
     assert step._comparable([2.0, math.nan, 1.7], double) == (1, 1e-5)
     assert step._comparable([2.0, 1.802, 1.7], double) == pytest.approx((3, 0.01))
+    assert step._comparable([2.0, 1.808, 1.7], double) == pytest.approx((2, 0.04)), "less than half of the first change"
+    assert step._comparable([2.0, 1.815, 1.7], double) == (1, 1e-5)
     assert step._comparable([1.9, 1.8, 1.7], double) == (3, 1e-2), "outputs themselves have a bound of their own"
 
 
@@ -488,6 +660,46 @@ def test_the_graph_says_what_its_inputs_and_outputs_are() -> None:
     dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     assert dims["images"][0].dim_param == dims["labels"][0].dim_param == "batch"
     assert {node.domain for node in model.graph.node} == {""}, "only standard operators"
+
+
+class Scaled(Small):
+    """By a buffer that stays; its head has two names, and its first layer is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.conv1.requires_grad_(False)
+        self.head, self.order = self.last, nn.Buffer(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x) * self.order
+
+
+def test_what_stays_is_told_from_what_changes_and_a_further_name_from_the_first() -> None:
+    module = Scaled()
+    model = export_step(module, IMAGES[:2], MOMENTUM)
+    said = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    roles = said["inputs"]
+    assert said["same"] == {"head.weight": "last.weight", "head.bias": "last.bias"}
+    assert (roles["conv1.weight"], roles["last.weight"]) == ("parameter that stays as it is", "parameter")
+    assert (roles["order"], roles["norm.running_mean"]) == ("buffer that stays as it is", "buffer")
+    assert roles["images"] == "images"
+    assert roles["last.bias.momentum_buffer"].startswith("optimizer's state of last.bias")
+    assert not {"conv1.weight.momentum_buffer", "head.weight", "order.new", "drop"} & roles.keys()
+    assert {name for name in said["next"] if name.startswith(("conv", "last"))} == {
+        f"{name}{state}"
+        for name in ("conv2.weight", "conv2.bias", "last.weight", "last.bias")
+        for state in ("", ".momentum_buffer")
+    }
+    scopes = {node.name.rpartition("/")[0] for node in model.graph.node}
+    assert scopes >= {"conv1", "conv2/gradient", "conv2.weight/update", "norm/gradient", "pool/gradient"}
+
+
+@pytest.mark.parametrize("of", [small, Normalised, Convolved])
+def test_a_step_computes_nothing_that_nothing_reads(of: Any) -> None:
+    graph = export_step(of(), IMAGES[:2], MOMENTUM).graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert [node.name for node in graph.node if not read & set(node.output)] == []
+    assert {constant.name for constant in graph.initializer} <= read
 
 
 def test_no_scalar_meets_a_tensor_that_ends_with_axes_of_one() -> None:

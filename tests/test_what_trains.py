@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from cnnbench.errors import ModelError
 from cnnbench.worker import models
 from cnnbench.worker.export.training import prove as proof
 from cnnbench.worker.export.training.step import CannotExport, export_step
+from cnnbench.worker.export.training.trace import RowDropout, said
 from cnnbench.worker.reference import inputs
 from cnnbench.worker.reference.parity import labels_for
 from cnnbench.worker.runtimes.eager import weights_of
@@ -175,6 +176,7 @@ def test_checkpointed_modules_train(tmp_path: Path) -> None:
     module = Checkpointed(reentrant=True)
     module.norm = nn.Identity()  # type: ignore[assignment]
     assert "stem.weight" in after_a_step(module, tmp_path)[1]
+    assert "apply" not in vars(CheckpointFunction), "it is as it was before"
 
 
 class Dropping(Net):
@@ -325,6 +327,50 @@ REFUSED = [
 def test_what_no_trace_shows_is_refused_by_name(make: Any, reason: str) -> None:
     with pytest.raises(CannotExport, match=reason):
         export_step(make(), IMAGES[:2], MOMENTUM)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (MemoryError("all is used"), MemoryError, "all is used"),
+        (OSError("the disk is gone"), OSError, "the disk is gone"),
+        (RuntimeError("can't allocate memory: 8 bytes"), RuntimeError, "can't allocate memory: 8 bytes"),
+        (RuntimeError("odd  \n number"), CannotExport, "in training mode the model raises RuntimeError: odd number"),
+        (ValueError("odd"), CannotExport, "torch.export: ValueError: odd"),
+    ],
+)
+def test_an_error_that_says_nothing_of_the_model_is_raised_as_it_is(
+    error: Exception, kind: type[Exception], reason: str
+) -> None:
+    class Raises(Net):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(kind) as raised:
+        export_step(Raises(), IMAGES[:2], MOMENTUM)
+    assert (type(raised.value), str(raised.value)) == (kind, reason)
+
+
+def test_an_error_is_told_in_a_line_or_by_its_place() -> None:
+    def error_of(*args: Any) -> Exception:
+        try:
+            raise ValueError(*args)
+        except ValueError as error:
+            return error
+
+    assert said(error_of("one\n  two")) == "ValueError: one two"
+    assert said(error_of("x" * 400)) == "ValueError: " + "x" * 300
+    line = error_of.__code__.co_firstlineno + 2
+    assert said(error_of()) == f"ValueError: raised in error_of (test_what_trains.py:{line})"
+
+
+def test_whole_rows_are_dropped_and_the_others_divided_by_the_share_that_is_kept() -> None:
+    x, drop = torch.ones(64, 2, 3), RowDropout(0.75)
+    torch.manual_seed(0)
+    rows = drop.train()(x).flatten(1)
+    assert set(rows.unique().tolist()) == {0.0, 4.0}
+    assert (rows == rows[:, :1]).all()
+    assert drop.eval()(x) is RowDropout(0.0).train()(x) is x
 
 
 def test_a_function_of_its_own_that_no_gradient_goes_through_does_no_harm(tmp_path: Path) -> None:

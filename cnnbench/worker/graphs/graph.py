@@ -270,7 +270,9 @@ class Graph:
         return self.several("Conv", x, weight, bias, shapes=[x.shape], label=AFFINE, group=channels)[0]
 
     def _reduce(self, operator: str, x: Tensor, axes: Sequence[int], *, keep: bool = False) -> Tensor:
-        """Over axes, which stay as axes of 1 if they are kept."""
+        """Over axes, which stay as axes of 1 if they are kept; over none, x itself: ONNX would take that for all."""
+        if not axes:
+            return x
         shape = [1 if i in axes else size for i, size in enumerate(x.shape) if keep or i not in axes]
         return self(operator, x, self.integers(axes), shape=shape, keepdims=int(keep))
 

@@ -34,9 +34,9 @@ def dropout(g: Graph, _: Any, x: Tensor, p: float, train: bool | None = True) ->
     if not train or p == 0:
         return op_result(x, (x, lambda dy: dy), others=[x])
     rate = g.mul(_drop(g), p)
-    kept = g("GreaterOrEqual", drawn(g, x), g.mul(rate, 2.0**BITS))
+    kept = g.typed("bool", "GreaterOrEqual", drawn(g, x), g.mul(rate, 2.0**BITS))
     factor = g("Reciprocal", g.sub(g.constant(1.0), rate))
-    mask = g.mul(g("Cast", kept, to=TensorProto.FLOAT), factor)
+    mask = g.mul(g.cast(kept, "float32"), factor)
     return op_result(g.mul(x, mask), (x, lambda dy: g.mul(dy, mask)), others=[kept])
 
 

@@ -59,7 +59,7 @@ def unit_step(g: Graph, x: Tensor, at_zero: float = 0.0) -> Tensor:
 
 
 def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) -> OpResult:
-    """x within its bounds, such as ReLU6; the gradient at a bound is 0."""
+    """x within its bounds; the gradient at a bound is 0."""
     y = g("Clip", x, g.constant(float(low)), g.constant(float(high)))
 
     def dx(dy: Tensor) -> Tensor:
@@ -68,6 +68,11 @@ def hardtanh(g: Graph, _: Any, x: Tensor, low: float = -1.0, high: float = 1.0) 
         return g.mul(dy, unit_step(g, g.mul(above, below)))
 
     return op_result(y, (x, dx))
+
+
+def relu6(g: Graph, out: Any, x: Tensor) -> OpResult:
+    """x within 0 and 6."""
+    return hardtanh(g, out, x, 0.0, 6.0)
 
 
 def sigmoid(g: Graph, _: Any, x: Tensor) -> OpResult:

@@ -43,7 +43,7 @@ def max_pool(
 
     def dx(dy: Tensor) -> Tensor:
         flat = g.integers([-1])
-        count = g("Size", x, shape=(1,))
+        count = g("Size", x, shape=())
         zeros = g("ConstantOfShape", g("Reshape", count, g.integers([1]), shape=(1,)), shape=(None,))
         to, values = (g("Reshape", each, flat, shape=(None,)) for each in (positions, dy))
         scattered = g("ScatterElements", zeros, to, values, shape=(None,), axis=0, reduction="add")

@@ -11,13 +11,17 @@ from cnnbench.worker.export.training.rules.pooling import Matrix, along_sides
 from cnnbench.worker.export.training.rules.rule import OpResult, Rule, Shape
 from cnnbench.worker.graphs.graph import Graph, Tensor
 
+OTHER = 2
+"""Not 1: of images that wide torch 2.14 resizes the height wrongly where it antialiases."""
+
 
 def _matrix(function: Callable[[torch.Tensor], torch.Tensor], size: int, side: int, sides: int) -> Matrix | None:
-    """(new size, size): what torch makes of each unit vector along one side of images whose other sides are 1."""
-    shape = [1] * sides
-    shape[side] = size
-    made = function(torch.eye(size, dtype=torch.float64).reshape(1, size, *shape))
-    matrix: Matrix = made.reshape(size, -1).T.numpy().astype(np.float32)
+    """(new size, size): what torch makes of each unit vector along one side of images whose other sides are OTHER."""
+    line, shape = [1] * sides, [OTHER] * sides
+    line[side] = shape[side] = size
+    made = function(torch.eye(size, dtype=torch.float64).reshape(1, size, *line).expand(1, size, *shape).contiguous())
+    lines = made[0].movedim(1 + side, -1).reshape(size, OTHER ** (sides - 1), -1)
+    matrix: Matrix = lines[:, 0].T.numpy().astype(np.float32)
     return None if matrix.shape[0] == size and (matrix == np.eye(size)).all() else matrix
 
 
@@ -31,7 +35,7 @@ def upsample(name: str, *, has_corners: bool = False) -> Rule:
         sides = x.ndim - 2
         matrices = []
         for side in range(sides):
-            new, scales = [1] * sides, [None] * sides
+            new, scales = [OTHER] * sides, [None] * sides
             new[side] = out[0][2 + side] or 0
             scales[side] = factors[side] if factors else None
 
