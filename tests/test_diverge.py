@@ -333,6 +333,7 @@ def test_compiled_code_is_asked_for_what_lies_in_memory(artifact_of: ArtifactOf)
     asked = [Contender(name, name) for name in ("compile", "compile:freezing")]
     found = diverge(SIGNALS, [*asked, Contender("compile/amp-bf16", "compile", "amp-bf16")], 2, GB)
     for run in found.runs:
+        assert run.asked is not None
         assert run.asked <= (1e-6 if run.name == "compile:freezing" else 0.0)  # constants are folded in another order
         assert run.first is None
         assert 0 < len(run.layers) < len(found.values)
