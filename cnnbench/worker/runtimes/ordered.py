@@ -4,14 +4,12 @@ ONNX Runtime gives nodes that its optimisers put in numbers behind all others, a
 of weights would come last of all, and what they read would be kept until then (docs/training.md).
 """
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
-from cnnbench.worker.runtimes.ort import make_session
+from cnnbench.worker.runtimes.ort import optimised_model
 
 LEVEL = "extended"
 """Beyond it are layouts for one processor, of weights that are constants."""
@@ -19,11 +17,7 @@ LEVEL = "extended"
 
 def ordered(file: Path) -> bytes:
     """The optimised graph of a step's, to be loaded without further optimisation."""
-    with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
-        options, optimised = ort.SessionOptions(), Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(optimised)
-        make_session(str(file), "cpu", 1, LEVEL, options)
-        model = onnx.load(optimised)
+    model = optimised_model(str(file), "cpu", 1, LEVEL)
     as_written = onnx.load(file, load_external_data=False).graph
     nodes = in_order(model.graph.node, [name for node in as_written.node for name in node.output])
     del model.graph.node[:]

@@ -66,6 +66,18 @@ def make_session(
     return session
 
 
+def optimised_model(graph: str | bytes, device: Device, threads: int, variant: str = "") -> "onnx.ModelProto":
+    """The model as a session made for this alone has optimised it."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as folder:
+        file = Path(folder) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(file)
+        make_session(graph, device, threads, variant, options)
+        return onnx.load(str(file), load_external_data=False)
+
+
 def _provider(device: Device, variant: str) -> tuple[str, dict[str, str]]:
     """The execution provider that is asked for, with its options."""
     if variant == "tensorrt":
@@ -165,17 +177,8 @@ class Ort(Runtime):
 
         It is not known where there is no place for the optimised graph: that takes nothing from the measurement.
         """
-        import onnx
-
-        with (
-            contextlib.suppress(OSError, Fail, RuntimeException),
-            tempfile.TemporaryDirectory(prefix="cnnbench-") as folder,
-        ):
-            file = Path(folder) / "optimized.onnx"
-            options = ort.SessionOptions()
-            options.optimized_model_filepath = str(file)
-            make_session(self.graph, self.case.device, self.threads, self.variant, options)
-            return onnx.load(str(file), load_external_data=False).graph
+        with contextlib.suppress(OSError, Fail, RuntimeException):
+            return optimised_model(self.graph, self.case.device, self.threads, self.variant).graph
         return None
 
     def memory(self, imported_bytes: int, loaded_bytes: int) -> Memory:
