@@ -733,25 +733,34 @@ def test_the_same_values_stand_in_the_file_once() -> None:
 
 
 def test_a_summand_goes_into_a_product_that_nothing_reads_yet() -> None:
-    for operator, operands, then, is_added in (
-        ("Gemm", "ab", "", True),
-        ("Gemm", "ab", "a", True),
-        ("Gemm", "ab", "y", False),
-        ("Gemm", "abc", "", False),
-        ("MatMul", "ab", "", False),
-        ("", "", "", False),
+    for operator, operands, then, nodes in (
+        ("Gemm", "ab", "", ["Neg", "Gemm"]),
+        ("Gemm", "ab", "a", ["Neg", "Neg", "Gemm"]),
+        ("Gemm", "ab", "y", ["Gemm", "Neg", "Neg", "Mul", "Add"]),
+        ("Gemm", "abc", "", ["Gemm", "Neg", "Mul", "Add"]),
+        ("MatMul", "ab", "", ["MatMul", "Neg", "Mul", "Add"]),
+        ("", "", "", ["Neg", "Mul", "Add"]),
     ):
         g = Graph()
         inputs = {name: g.input(name, (2, 2)) for name in "abc"}
         inputs["y"] = g(operator, *(inputs[name] for name in operands)) if operator else inputs["a"]
         for name in then:
             g("Neg", inputs[name])
-        assert g.add_to_product(inputs["y"], inputs["c"], 0.25) == is_added
-        if is_added:
-            (found,) = computed(g, [inputs["y"]], {name: X[0, :2, i : i + 2] for i, name in enumerate("abc")})
-            np.testing.assert_allclose(found, X[0, :2, :2] @ X[0, :2, 1:3] + 0.25 * X[0, :2, 2:4])
-        else:
-            assert all(len(node.input) < 3 or operands == "abc" for node in g.nodes)
+        found = g.sum_with(inputs["y"], g("Neg", inputs["c"]), 0.25)
+        assert [node.op_type for node in g.nodes] == nodes
+        a, b, c = (X[0, :2, i : i + 2] for i in range(3))
+        product = (a @ b + (c if "c" in operands else 0)) if operator else a
+        (sum_,) = computed(g, [found], {"a": a, "b": b, "c": c})
+        np.testing.assert_allclose(sum_, product - 0.25 * c)
+
+
+def test_a_sum_of_large_arrays_is_one_product() -> None:
+    g = Graph()
+    found = g.sum_as_product(g.input("a", (2, 3)), g.input("b", (2, 3)), 0.25)
+    a, b = X[0, :2, :3], X[1, :2, :3]
+    (sum_,) = computed(g, [found], {"a": a, "b": b})
+    np.testing.assert_allclose(sum_, a + 0.25 * b)
+    assert [node.op_type for node in g.nodes] == ["Reshape", "Reshape", "Gemm", "Reshape"]
 
 
 def test_the_size_of_the_batch_is_written_once_and_that_of_what_it_is_merged_with_where_it_is() -> None:

@@ -1,5 +1,6 @@
 """An ONNX graph that is being written, node by node, and the tensors in it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partialmethod
@@ -114,23 +115,39 @@ class Graph:
         self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
-    def add_to_product(self, y: Tensor, x: Tensor, scale: float) -> bool:
-        """Have a matrix product, which nothing reads yet, add scale * x, of its shape; False if y is no such product.
+    def sum_with(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        """y + scale * x, of one shape; y adds it itself where it `is_open_product`."""
+        place = self._open_product(y)
+        if place is None:
+            return self.add(y, self.mul(x, scale))
+        node = self.nodes.pop(place)
+        node.input.append(x.name)
+        node.attribute.append(helper.make_attribute("beta", float(scale)))
+        self.nodes.append(node)  # behind what makes x
+        return y
 
-        Two arrays of this size are saved.
+    def sum_as_product(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        """y + scale * x, of one known shape, by one product of matrices.
+
+        It needs one array more than x and y. `Mul` and `Add`, which ONNX Runtime computes in arrays of their own on the
+        CPU, need two.
         """
-        for maker in reversed(self.nodes):
-            if y.name in maker.input:
-                return False
-            if y.name in maker.output:
-                break
-        else:
-            return False
-        if maker.op_type != "Gemm" or len(maker.input) > 2:
-            return False
-        maker.input.append(x.name)
-        maker.attribute.append(helper.make_attribute("beta", float(scale)))
-        return True
+        one, flat = self.constant(np.ones((1, 1), np.float32)), (1, math.prod(size or 0 for size in y.shape))
+        sum_ = self("Gemm", one, self.reshape(x, flat), self.reshape(y, flat), shape=flat, alpha=float(scale))
+        return self.reshape(sum_, y.shape)
+
+    def is_open_product(self, y: Tensor) -> bool:
+        """Whether y is a product of matrices without a summand that nothing reads yet."""
+        return self._open_product(y) is not None
+
+    def _open_product(self, y: Tensor) -> int | None:
+        for place in reversed(range(len(self.nodes))):
+            node = self.nodes[place]
+            if y.name in node.output:
+                return place if node.op_type == "Gemm" and len(node.input) == 2 else None
+            if y.name in node.input:
+                return None
+        return None
 
     def input(self, name: str, shape: Sequence[Size], dtype: str = "float32") -> Tensor:
         """Declare an input."""

@@ -26,8 +26,11 @@ def update(
     """
     if optimizer.weight_decay and optimizer.name == "adamw":
         w = g.mul(w, g.sub(g.constant(1.0), g.mul(rate, optimizer.weight_decay)))
-    elif optimizer.weight_decay and not g.add_to_product(dw, w, optimizer.weight_decay):
-        dw = g.add(dw, g.mul(w, optimizer.weight_decay))
+    elif optimizer.momentum:
+        dw = _with_momentum(g, optimizer, w, dw, states[0])
+        states = [dw]
+    elif optimizer.weight_decay:
+        dw = g.sum_with(dw, w, optimizer.weight_decay)
     if optimizer.is_adam:
         assert step is not None
         first, second = optimizer.betas
@@ -38,7 +41,14 @@ def update(
         root = g.div(g("Sqrt", square), g("Sqrt", corrections[1]))
         change = g.div(mean, g.add(root, g.constant(optimizer.eps)))
         return g.sub(w, g.mul(change, g.div(rate, corrections[0]))), [mean, square]
-    if optimizer.momentum:
-        dw = g.add(g.mul(states[0], optimizer.momentum), dw)
-        states = [dw]
     return g.sub(w, g.mul(dw, rate)), states
+
+
+def _with_momentum(g: Graph, optimizer: Optimizer, w: Tensor, dw: Tensor, state: Tensor) -> Tensor:
+    """The new momentum, of a gradient without the weight decay.
+
+    Decay and state are one summand, so that a gradient that is one product, whose weights are large, adds it itself.
+    """
+    if share := optimizer.weight_decay / optimizer.momentum:
+        state = g.sum_as_product(state, w, share) if g.is_open_product(dw) else g.add(state, g.mul(w, share))
+    return g.sum_with(dw, state, optimizer.momentum)
