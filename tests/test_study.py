@@ -19,7 +19,7 @@ from cnnbench.records.study_result import StudyResult, Tried, read_results
 from cnnbench.records.task_messages import Epoch, Evaluated, Examine, Examined, TrainingStarted
 from cnnbench.records.training_history import EpochResult
 from cnnbench.report import study as report
-from cnnbench.runner.tasks.study import digest_of
+from cnnbench.runner.tasks.study import digest_of, left_s
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.load import bundled_suites
 from cnnbench.suite.study import Study, load_study, parse_measure
@@ -72,6 +72,15 @@ def result(study: Study, arm: str, seed: int, accuracy: float, **more: object) -
         "seconds": 1.5,
     }
     return StudyResult.model_validate({**usual, **about, **more})
+
+
+def test_what_is_left_takes_as_long_as_with_another_seed_or_as_the_mean_of_all(home: Path) -> None:
+    study = load_study(written(home))
+    walls = {"mlp": 20.0, "heads": 60.0}
+    done = [result(study, arm, 0, 0.5, wall_s=s) for arm, s in walls.items()]
+    done.append(result(study, "digits", 0, 0.5, wall_s=1.0, epochs=0))
+    assert left_s([("mlp", 1), ("heads", 1), ("some", 0)], done, 2) == (20 + 60 + 40) / 2
+    assert left_s([("mlp", 1)], [], 2) == 0
 
 
 # --- what is claimed ---
@@ -230,6 +239,7 @@ def test_a_study_trains_what_it_lacks_and_goes_on(cli: Cli, home: Path, monkeypa
     file = written(home)
     done = cli("study", str(file), "--out", "out")
     assert done.returncode == 0, done.stderr
+    assert "10 of 10, about 0 s left: " in done.stdout
     results, faults = read_results(home / "out")
     assert not faults
     arms = ("digits", "mlp", "heads", "some", "others")

@@ -29,6 +29,7 @@ def study(
     from cnnbench.records import files
     from cnnbench.records.study_result import read_results
     from cnnbench.report import study as report
+    from cnnbench.report.format import format_seconds
     from cnnbench.report.terminal import can_redraw
     from cnnbench.runner.tasks.study import run_study
     from cnnbench.suite.study import load_study
@@ -40,10 +41,11 @@ def study(
     with Progress(console=terminal, disable=not is_drawn, transient=True) as progress:
         bar = progress.add_task("training", total=None)
 
-        def watch(what: str, done: int, total: int) -> None:
-            progress.update(bar, description=f"{what} done; runs", completed=done, total=total)
+        def watch(what: str, done: int, total: int, left_s: float) -> None:
+            left = f"about {format_seconds(left_s)} left"
+            progress.update(bar, description=f"{what} done, {left}; runs", completed=done, total=total)
             if not as_json and not is_drawn:
-                typer.echo(f"{done} of {total}: {what}")
+                typer.echo(f"{done} of {total}, {left}: {what}")
 
         results = run_study(loaded, folder, watch)
     files.write(folder / "study.yaml", file.read_bytes())

@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
 from threading import Event
 from typing import Any
 
@@ -44,11 +45,20 @@ def current(study: Study, results: list[StudyResult]) -> dict[tuple[str, int], S
     }
 
 
-def run_study(study: Study, folder: Path, watch: Callable[[str, int, int], None]) -> dict[tuple[str, int], StudyResult]:
+def left_s(missing: Iterable[tuple[str, int]], found: Iterable[StudyResult], at_once: int) -> float:
+    """Seconds that missing runs take: as long as the same arm did with another seed, or as the mean of all."""
+    walls = {each.arm: each.wall_s for each in found if each.epochs}
+    typical = fmean(walls.values()) if walls else 0.0
+    return sum(walls.get(arm, typical) for arm, _ in missing) / at_once
+
+
+def run_study(
+    study: Study, folder: Path, watch: Callable[[str, int, int, float], None]
+) -> dict[tuple[str, int], StudyResult]:
     """Train and examine what the folder has no result of, and give all results.
 
-    `watch` is told what is finished, and how many are of how many. Raises InputError for data, a model or a run that
-    diverges, and WorkerError; what is finished stays.
+    `watch` is told what is finished, how many are of how many, and about how many seconds are left. Raises InputError
+    for data, a model or a run that diverges, and WorkerError; what is finished stays.
     """
     dataset.find(study.data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +66,8 @@ def run_study(study: Study, folder: Path, watch: Callable[[str, int, int], None]
     wanted = [(arm, seed) for seed in study.seeds for arm in study.arms]
     missing = sorted((each for each in wanted if each not in found), key=lambda each: bool(study.arms[each[0]].start))
     stop = Event()
-    pool = ThreadPoolExecutor(machine.usable_threads())
+    threads = machine.usable_threads()
+    pool = ThreadPoolExecutor(threads)
     runs: dict[tuple[str, int], Future[StudyResult]] = {}
     with scratch.scratch_folder() as logs, ForkServers(logs, LIMIT_S) as servers:
         start = partial(servers.fork, Lineage(1, purpose="build"))
@@ -68,7 +79,8 @@ def run_study(study: Study, folder: Path, watch: Callable[[str, int, int], None]
             for done in as_completed(waiting):
                 found[waiting[done]] = done.result()
                 append_result(folder, done.result())
-                watch("{}, seed {}".format(*waiting[done]), len(found), len(wanted))
+                left = left_s([each for each in wanted if each not in found], found.values(), threads)
+                watch("{}, seed {}".format(*waiting[done]), len(found), len(wanted), left)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
