@@ -74,7 +74,7 @@ class DataSet(Frozen):
 def parts_of(source: str) -> tuple[str, bool, Scale | None]:
     """A data set's name or folder, whether its images are resized, and how they are normalised if that is named."""
     scale = next((each for each in SCALES if source.endswith(f"@{each}")), None)
-    name = source.removesuffix(f"@{scale}")
+    name = source.removesuffix(f"@{scale}" if scale else "")
     return name.removesuffix(RESIZED), name.endswith(RESIZED), scale
 
 

@@ -20,9 +20,9 @@ SYLLABLES, HEIGHTS, MAX_ANGLE = (2, 4), (0.6, 0.9), 5.0
 detectors make, and degrees to each side."""
 MIN_CONTRAST, NOISE, MARGIN = 0.3, 0.04, 0.04
 """The least difference in brightness of the two colours and the standard deviation of the noise, as shares of full
-brightness, and what is left free on each side, as a share of the image's height."""
+brightness, and what is left free on each side, as a share of the shorter one."""
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwyz", "aeiou"
-ONE_WAY, MIN_ONE_WAY = frozenset("aefgjkrtvyAEFGJKLPRTVY"), 2
+ONE_WAY, MIN_ONE_WAY = frozenset("aefgjkrtvAEFGJKLPRTVY"), 2
 """Letters that look like no other when they are turned, and how many of them a word has: `nodus` turned is `snpou`."""
 
 
@@ -54,9 +54,9 @@ def coverage(drawing: Drawing, size: tuple[int, int]) -> NDArray[Any]:
     left, top, right, bottom = ImageFont.load_default(height).getbbox(drawing.word)
     cos, sin = (f(math.radians(abs(drawing.angle))) for f in (math.cos, math.sin))
     box = (right - left) * cos + (bottom - top) * sin, (right - left) * sin + (bottom - top) * cos
-    room = [side - 2 * MARGIN * height for side in (width, height)]
+    room = [side - 2 * MARGIN * min(size) for side in (width, height)]
     scale = min(drawing.height * height / (bottom - top), *(own / side for own, side in zip(room, box, strict=True)))
-    font = ImageFont.load_default(height * scale)
+    font = ImageFont.load_default(max(height * scale, 1))
     left, top, right, bottom = font.getbbox(drawing.word)
     x = width / 2 + (drawing.x - 0.5) * (room[0] - scale * box[0])
     y = height / 2 + (drawing.y - 0.5) * (room[1] - scale * box[1])
