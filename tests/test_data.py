@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from cnnbench.errors import InputError
 from cnnbench.records import dataset
@@ -17,7 +18,7 @@ from cnnbench.records.dataset import DataSet, Scaling
 from cnnbench.records.task_messages import PrepareTest, StartTraining
 from cnnbench.suite.case import ModelSpec
 from cnnbench.suite.optimizer import Optimizer
-from cnnbench.worker.data import idx, preparation, shapes, signals
+from cnnbench.worker.data import idx, preparation, shapes, signals, words
 from cnnbench.worker.data.parts import Part, limited, split
 from cnnbench.worker.data.preparation import Preparation, scaling_of
 from cnnbench.worker.data.read import prepare_test, read
@@ -82,14 +83,15 @@ def test_shapes_are_drawn_at_the_networks_size_and_in_grey_for_one_channel(monke
 def test_generated_data_are_the_same_each_time_balanced_and_different_in_training_and_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module, sizes in ((shapes, ("TRAIN_IMAGES", "TEST_IMAGES")), (signals, ("TRAIN_SIGNALS", "TEST_SIGNALS"))):
+    images, counted = ("TRAIN_IMAGES", "TEST_IMAGES"), ("TRAIN_SIGNALS", "TEST_SIGNALS")
+    for module, sizes, classes in ((shapes, images, 10), (signals, counted, 10), (words, images, 2)):
         for name in sizes:
             monkeypatch.setattr(module, name, 30)
         first, second = module.read(), module.read()
         np.testing.assert_array_equal(first.train.images, second.train.images)
         assert (first.train.images != first.test.images).any()
-        assert (np.bincount(first.train.labels) == 3).all()
-        assert len(first.classes) == 10
+        assert (np.bincount(first.train.labels) == 30 / classes).all()
+        assert len(first.classes) == classes
 
 
 def test_a_signal_has_the_periods_that_it_was_asked_for_and_its_noise() -> None:
@@ -127,6 +129,56 @@ def test_a_network_learns_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run.advance(60)
         losses.append(run.evaluate().result.loss)
     assert losses[-1] < 0.6 * losses[0]
+
+
+# --- words ---
+
+
+def test_a_turned_word_is_the_upright_one_turned_and_both_are_whole() -> None:
+    for drawing in words.drawings(12, seed=3):
+        upright, turned = (words.draw(drawing._replace(is_turned=each), (48, 192)) for each in (False, True))
+        np.testing.assert_array_equal(np.rot90(upright, 2, (1, 2)), turned)
+        covered = words.coverage(drawing, (48, 192))
+        assert covered[1:-1, 1:-1].sum() == pytest.approx(covered.sum()), "nothing is cut off"
+        assert 0.03 < covered.mean() < 0.5
+        assert sum(letter in words.ONE_WAY for letter in drawing.word) >= 2
+        assert abs(np.dot(shapes.LUMA, np.subtract(drawing.colour, drawing.background))) >= words.MIN_CONTRAST
+
+
+def test_words_are_drawn_at_the_networks_size_and_in_grey_for_one_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "TRAIN_IMAGES", 2)
+    monkeypatch.setattr(words, "TEST_IMAGES", 2)
+    assert words.read().train.images.shape == (2, 3, 48, 192)
+    assert read(dataset.find("words"), (1, 32, 64), 2).train.images.shape == (2, 1, 32, 64)
+
+
+# --- normalisation by name ---
+
+
+def test_images_are_normalised_as_the_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "TRAIN_IMAGES", 2)
+    monkeypatch.setattr(words, "TEST_IMAGES", 2)
+    for scale, expected in {
+        "0..1": lambda x: x,
+        "-1..1": lambda x: 2 * x - 1,
+        "imagenet": v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    }.items():
+        source = dataset.find(f"words@resized@{scale}")
+        assert (source.name, source.kind, source.resize) == (f"words@resized@{scale}", "words", True)
+        data = read(source, (3, 48, 192), 2)
+        images = torch.from_numpy(data.test.images)
+        found = data.prepare(data.test.images)
+        np.testing.assert_allclose(found, expected(images.float() / 255).numpy(), atol=1e-5)
+
+
+def test_a_normalisation_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((words, "IMAGES"), (signals, "SIGNALS")):
+        monkeypatch.setattr(module, f"TRAIN_{name}", 10)
+        monkeypatch.setattr(module, f"TEST_{name}", 10)
+    with pytest.raises(InputError, match="words@imagenet: expected a model of 3 channels; its images have 1"):
+        read(dataset.find("words@imagenet"), (1, 48, 192), 2)
+    with pytest.raises(InputError, match=r"signals@0..1: expected images of whole numbers up to 255; leave out @0..1"):
+        read(dataset.find("signals@0..1"), (1, 512), 10)
 
 
 # --- parts ---

@@ -105,7 +105,7 @@ def test_packages_are_those_of_the_cases_and_files_those_of_the_suite(user: Path
 
 
 def test_a_suite_of_registered_models_sends_nothing(user: Path) -> None:
-    assert found("models: [lenet5]\n") == OwnModels()
+    assert found("models: [lenet5, {model: package:net.onnx, workloads: [inference]}]\n") == OwnModels()
 
 
 def test_files_of_absolute_paths_are_the_nodes_own_and_have_the_same_content(user: Path) -> None:

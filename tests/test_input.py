@@ -318,5 +318,5 @@ def test_a_data_set_that_is_not_there_ends_a_run_before_it_begins(cli: Cli, home
     assert "nowhere: expected a data set; there is no such folder" in done.stderr
     done = cli("run", write_suite(home, SUITE.replace("data: shapes", "data: shapes@resized")), "--out", "out")
     assert done.returncode == 2
-    assert "input: data: its transforms resize; leave out @resized of shapes@resized" in done.stderr
+    assert "input: data: its transforms resize and normalise; expected shapes; got shapes@resized" in done.stderr
     assert not (home / "out").exists()

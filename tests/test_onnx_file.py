@@ -17,16 +17,21 @@ from onnx.reference import ReferenceEvaluator
 
 from cnnbench.analysis.layer_join import join
 from cnnbench.analysis.replay import replay
-from cnnbench.errors import ModelError
+from cnnbench.cli.common import spec as spec_of_command
+from cnnbench.errors import InputError, ModelError
+from cnnbench.networks import registry
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.artifact import GRAPH
-from cnnbench.records.messages import Build, Count, Open, Trace
+from cnnbench.records.messages import Build, BuildGraph, Count, Open, Trace
 from cnnbench.records.record import ArtifactFacts
 from cnnbench.records.task_messages import Profile
+from cnnbench.records.toolchain import source_digest
+from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.parse import parse_inputs
 from cnnbench.worker import building, onnx_artifact
 from cnnbench.worker.onnx_artifact import inputs_of
+from cnnbench.worker.precision_graph import build_graph
 from cnnbench.worker.profilers.ort import profile
 from cnnbench.worker.reference.onnx_float64 import AveragePool, Float64, MaxPool, in_float64
 from cnnbench.worker.session import Session
@@ -97,7 +102,7 @@ def test_a_graph_is_run_in_float64_and_proved_at_every_batch(opset: int, tmp_pat
     assert facts.reference_by == "onnx's reference implementation in float64"
     assert (facts.input_shape, facts.classes, facts.batch, facts.opset) == ((2, 8, 8), 3, None, opset)
     assert 0 < facts.eager_error < 1e-5
-    assert proofs(spec, artifact, 2) == [True, True, True]
+    assert proofs(spec, artifact, 2) == [True] * 5, "in batches of 1, 2, 3 and 2, since it puts out few values, and 2"
 
 
 def test_a_broken_copy_of_the_graph_fails_its_proof(tmp_path: Path) -> None:
@@ -107,6 +112,60 @@ def test_a_broken_copy_of_the_graph_fails_its_proof(tmp_path: Path) -> None:
     norm.attribute.append(helper.make_attribute("epsilon", 0.1))
     onnx.save(broken, str(artifact / GRAPH))
     assert not any(proofs(spec, artifact, 1))
+
+
+def test_weights_in_nodes_of_an_old_opset_are_counted_and_quantised_by_channel(tmp_path: Path) -> None:
+    made = model(opset=11)
+    weights = [helper.make_node("Constant", [], [each.name], value=each) for each in made.graph.initializer]
+    nodes = [*weights, *made.graph.node]
+    del made.graph.node[:], made.graph.initializer[:]
+    made.graph.node.extend(nodes)
+    spec, facts, artifact = built(made, tmp_path)
+    (counts,) = facts.counters.counted.values()
+    conv, last = 4 * 2 * 9, 4 * 3
+    assert tuple(map(sum, zip(*counts.values(), strict=True))) == (conv + 4 + 4 + last, 64 * conv + last)
+    assert facts.weight_bytes == 4 * (conv + 4 * 4 + last)
+    case = Case(spec=spec, workload="inference", runtime="ort", precision="int8", batch=1)
+    graph = build_graph(BuildGraph(case=case, folder=str(artifact)))
+    assert (graph.error, sum(graph.macs.values())) == (None, 64 * conv + last)
+    assert proofs(spec, artifact, 1) == [True] * 5
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an installed package with a graph, which cannot be imported."""
+    folder = tmp_path / "site" / "graphs"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise ImportError")
+    onnx.save(model(), str(folder / "models" / "net.onnx"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return folder
+
+
+def test_a_graph_in_an_installed_package_is_found_without_importing_it(package: Path, tmp_path: Path) -> None:
+    name, file = "graphs:models/net.onnx", package / "models" / "net.onnx"
+    assert registry.file_of(registry.check_name(name)) == file
+    spec = ModelSpec(model=name)
+    assert (spec.is_onnx_file, spec.depends_on_code) == (True, False)
+    assert source_digest(spec) == source_digest(ModelSpec(model=str(file))) != ""
+    case = Case(spec=spec, workload="inference", runtime="ort", batch=1)
+    assert Case.from_id(case.id) == case
+    assert building.build_artifact(Build(spec=spec, key="key", folder=str(tmp_path / "net-key"))).classes == 3
+
+
+def test_without_its_package_the_cases_of_a_graph_are_unavailable(package: Path, tmp_path: Path) -> None:
+    names = ["graphs:models/net.onnx", "no_graphs:net.onnx", "graphs:net.onnx", "__main__:net.onnx"]
+    specs = [ModelSpec(model=registry.check_name(name)) for name in names]
+    cases = [Case(spec=spec, workload="inference", runtime="ort", batch=1) for spec in specs]
+    reasons, _ = find_unavailable(cases, tmp_path)
+    assert [reasons[case.id].code for case in cases[1:]] == ["no-package"] * 3
+    assert cases[0].id not in reasons
+    assert reasons[cases[1].id].detail == (
+        "'no_graphs:net.onnx' needs the package no_graphs, which is not installed here: pip install no_graphs"
+    )
+    assert "the package graphs that is installed here has no such file" in reasons[cases[2].id].detail
+    with pytest.raises(InputError, match=r"^'no_graphs:net.onnx' needs .+: pip install no_graphs$"):
+        spec_of_command("no_graphs:net.onnx", None, None)
 
 
 def test_a_fixed_batch_is_the_only_one(tmp_path: Path) -> None:

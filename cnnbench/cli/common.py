@@ -51,9 +51,10 @@ Weights = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        metavar="DIR|digits|shapes|signals",
+        metavar="DIR|digits|shapes|signals|words",
         help="MNIST's or Fashion-MNIST's files, CIFAR-10's or -100's, or images in a folder for each class; or a name. "
-        "With @resized behind it, images are resized to the model's.",
+        "With @resized behind it, images are resized to the model's; with @0..1, @-1..1 or @imagenet, they are "
+        "normalised so.",
     ),
 ]
 Loss = Annotated[
@@ -132,8 +133,10 @@ def spec(
     from cnnbench.networks import registry
     from cnnbench.suite.case import ModelSpec
 
+    name = checked(registry.check_name, model, "MODEL")
+    registry.file_of(name)  # that it is there, where it is one of a package
     return ModelSpec.checked(
-        checked(registry.check_name, model, "MODEL"),
+        name,
         size_of(image_size),
         classes,
         seed,

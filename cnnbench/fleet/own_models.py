@@ -20,6 +20,7 @@ from pathlib import Path
 from cnnbench.errors import InputError
 from cnnbench.fleet.artifacts import receive
 from cnnbench.fleet.messages import NeededFile, NeededPackage, Own, Sent
+from cnnbench.networks import registry
 from cnnbench.records import artifact, cache, dataset
 from cnnbench.records.toolchain import external_data, find_module
 from cnnbench.suite.case import NOISE, PUBLISHED, Case
@@ -76,7 +77,7 @@ def _files(suite: Suite) -> dict[Path, None]:
     """Of models and weights, with the files that ONNX files have weights in."""
     found: dict[Path, None] = {}
     for spec in dict.fromkeys(case.spec for case in suite.cases):
-        if spec.is_onnx_file or spec.is_program_file:
+        if (spec.is_onnx_file or spec.is_program_file) and not registry.is_in_package(spec.model):
             found[model := Path(spec.model)] = None
             if spec.is_onnx_file:
                 found.update(dict.fromkeys(model.parent / name for name in external_data(model.read_bytes())))
@@ -89,7 +90,7 @@ def _relative_data(suite: Suite) -> Iterator[str]:
     """The folders of data that the suite names by relative paths."""
     named = [case.calibration for case in suite.cases] + [each.data for each in suite.tests.values()]
     for name in [*named, *([suite.input.data] if suite.input else [])]:
-        if name.removesuffix(dataset.RESIZED) not in (NOISE, *dataset.NAMED) and not Path(name).is_absolute():
+        if dataset.parts_of(name)[0] not in (NOISE, *dataset.NAMED) and not Path(name).is_absolute():
             yield name
 
 

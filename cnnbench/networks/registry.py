@@ -22,9 +22,10 @@ for _family in FAMILIES:
 
 FORMS = (
     "a name from `cnnbench list models`, torchvision/NAME[/heads], timm/NAME, package.module:callable, "
-    "path/to/net.onnx, or path/to/program.pt2"
+    "path/to/net.onnx, package:path/to/net.onnx in an installed package, or path/to/program.pt2"
 )
 _CALLABLE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+_IN_PACKAGE = re.compile(r"([A-Za-z_]\w*):(.+\.onnx)")
 _OTHER_NAMES = re.compile(rf"torchvision/\w+(/heads)?|timm/[\w.]+|{_CALLABLE}")
 
 _DETECTION = re.compile(r"torchvision/(fasterrcnn|maskrcnn|keypointrcnn|retinanet|fcos|ssd300|ssdlite320)_")
@@ -62,6 +63,31 @@ def is_onnx_file(model: str) -> bool:
     return model.endswith(".onnx")
 
 
+def is_in_package(model: str) -> bool:
+    """Whether it is the name of an ONNX file in an installed package: `package:path/to/net.onnx`."""
+    return _IN_PACKAGE.fullmatch(model) is not None and not Path(model).is_file()
+
+
+def file_of(model: str) -> Path:
+    """The file of a model that is one: its name, or what is in the package, which is not imported.
+
+    Raises InputError with what to install where the package, or the file in it, is not there.
+    """
+    if not is_in_package(model):
+        return Path(model)
+    package, _, path = model.partition(":")
+    try:
+        found = find_spec(package)
+    except ValueError:  # of a module without a file, such as __main__
+        found = None
+    if found is None:
+        raise InputError(f"{model!r} needs the package {package}, which is not installed here: pip install {package}")
+    for folder in found.submodule_search_locations or ():
+        if (file := Path(folder, path)).is_file():
+            return file
+    raise InputError(f"{model!r}: the package {package} that is installed here has no such file")
+
+
 def is_program_file(model: str) -> bool:
     """Whether it is the name of a file that torch.export has saved."""
     return model.endswith(".pt2")
@@ -80,10 +106,11 @@ def has_post_processing(model: str) -> bool:
 def check_name(model: str) -> str:
     """The name itself, if it may name a model. Raises ValueError, with the nearest name.
 
-    Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported.
+    Whether torchvision or timm has such a model, or the user's callable exists, is found out where they are imported;
+    whether a package has a file, by `file_of`.
     """
     if is_onnx_file(model) or is_program_file(model):
-        if not Path(model).is_file():
+        if not Path(model).is_file() and not is_in_package(model):
             raise ValueError(f"{model!r}: there is no such file")
         return model
     if model not in ARCHITECTURES and not _OTHER_NAMES.fullmatch(model):

@@ -13,8 +13,8 @@ from pydantic import Field
 from cnnbench.errors import InputError
 from cnnbench.suite.case import NOISE, Frozen
 
-Kind: TypeAlias = Literal["idx", "cifar10", "cifar100", "images", "digits", "shapes", "signals"]
-NAMED: tuple[Kind, ...] = ("digits", "shapes", "signals")
+Kind: TypeAlias = Literal["idx", "cifar10", "cifar100", "images", "digits", "shapes", "signals", "words"]
+NAMED: tuple[Kind, ...] = ("digits", "shapes", "signals", "words")
 """Those that need no folder."""
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 IDX_PLACES = ("", "raw", "FashionMNIST/raw", "MNIST/raw")
@@ -24,11 +24,28 @@ CIFAR: dict[Kind, str] = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-1
 RESIZED = "@resized"
 """Behind the name of a data set: its images are resized to those of a model."""
 HINT = (
-    "give shapes or signals, which are generated, digits, which scikit-learn brings, or a folder with MNIST, "
+    "give shapes, signals or words, which are generated, digits, which scikit-learn brings, or a folder with MNIST, "
     "Fashion-MNIST, CIFAR-10, CIFAR-100 or a folder of images for each class; on Debian and Ubuntu `apt install "
     "dataset-fashion-mnist` puts Fashion-MNIST into /usr/share/datasets/fashion-mnist, and "
     "torchvision.datasets.FashionMNIST(FOLDER, download=True) into FOLDER, as MNIST, CIFAR10 and CIFAR100 do theirs"
 )
+
+
+class Scaling(Frozen):
+    """How images are normalised: by these of each channel, in the units in which they are stored."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+Scale: TypeAlias = Literal["0..1", "-1..1", "imagenet"]
+SCALES: dict[Scale, Scaling] = {
+    "0..1": Scaling(mean=(0,), deviation=(255,)),
+    "-1..1": Scaling(mean=(127.5,), deviation=(127.5,)),
+    # Means of 0.485, 0.456, 0.406 and deviations of 0.229, 0.224, 0.225 (torchvision.transforms._presets).
+    "imagenet": Scaling(mean=(123.675, 116.28, 103.53), deviation=(58.395, 57.12, 57.375)),
+}
+"""Behind the name of a data set and `@`: how a model expects its images, from 0 to 255, to be normalised."""
 
 
 class DataSet(Frozen):
@@ -45,30 +62,33 @@ class DataSet(Frozen):
     """Only images of these classes, by their names and numbered in this order; None for all."""
     resize: bool = False
     """Whether images are resized to the model's, with their proportions, and cropped at the centre."""
+    scale: Scale | None = None
+    """How images are normalised; None is by the mean and deviation of all training images."""
 
     @property
     def name(self) -> str:
         """As the user gives it."""
-        return (self.folder or self.kind) + RESIZED * self.resize
+        return (self.folder or self.kind) + RESIZED * self.resize + (f"@{self.scale}" if self.scale else "")
 
 
-class Scaling(Frozen):
-    """How images are normalised: by these of each channel, in the units in which they are stored."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+def parts_of(source: str) -> tuple[str, bool, Scale | None]:
+    """A data set's name or folder, whether its images are resized, and how they are normalised if that is named."""
+    scale = next((each for each in SCALES if source.endswith(f"@{each}")), None)
+    name = source.removesuffix(f"@{scale}" if scale else "")
+    return name.removesuffix(RESIZED), name.endswith(RESIZED), scale
 
 
 def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
-    """The data set that a name or a folder stands for, with `@resized` behind it where its images are resized.
+    """The data set that a name or a folder stands for, with `@resized` behind it where its images are resized, and
+    `@-1..1` or the like where they are normalised so.
 
     Raises InputError where there is none, or more than one.
     """
-    name, resize = source.removesuffix(RESIZED), source.endswith(RESIZED)
+    name, resize, scale = parts_of(source)
     if name in NAMED:
         if name == "digits" and find_spec("sklearn") is None:
             raise InputError("digits: needs scikit-learn, which is not installed here: pip install scikit-learn")
-        return DataSet(kind=name, images=images, seed=seed, resize=resize)
+        return DataSet(kind=name, images=images, seed=seed, resize=resize, scale=scale)
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(f"{source}: expected a data set; there is no such folder; {HINT}")
@@ -77,7 +97,8 @@ def find(source: str, images: int | None = None, seed: int = 0) -> DataSet:
         raise InputError(f"{source}: expected a data set; the folder has none; {HINT}")
     if len(found) > 1:
         raise InputError(f"{source}: expected one data set; give {' or '.join(str(place) for _, place in found)}")
-    return DataSet(kind=found[0][0], folder=str(found[0][1]), images=images, seed=seed, resize=resize)
+    kind, place = found[0]
+    return DataSet(kind=kind, folder=str(place), images=images, seed=seed, resize=resize, scale=scale)
 
 
 @cache

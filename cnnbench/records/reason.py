@@ -40,6 +40,7 @@ Code = Literal[
     "no-runtime",
     "no-allocator",
     "no-loadgen",
+    "no-package",
     "no-accuracy",
     "unsupported",
     "other",

@@ -15,6 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
+from cnnbench.errors import InputError
+from cnnbench.networks import registry
 from cnnbench.records import files, trained
 from cnnbench.suite.case import ModelSpec
 
@@ -132,12 +134,12 @@ def _model_digest(spec: ModelSpec) -> str:
         if spec.is_program_file:
             return files.digest(Path(spec.model))
         if spec.is_onnx_file:
-            digest = sha256(content := files.read(file := Path(spec.model), MAX_ONNX_BYTES))
+            digest = sha256(content := files.read(file := registry.file_of(spec.model), MAX_ONNX_BYTES))
             for name in external_data(content):
                 about = (file.parent / name).stat()
                 digest.update(f"{name} {about.st_size} {about.st_mtime_ns}".encode())
             return digest.hexdigest()
-    except OSError:  # told where the model is built
+    except (OSError, InputError):  # told where the model is built
         return ""
     return _module_digest(spec.model) if spec.is_users_own else ""
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cnnbench.errors import InputError
 from cnnbench.records import files
-from cnnbench.records.dataset import RESIZED
+from cnnbench.records.dataset import parts_of
 from cnnbench.suite.case import Frozen
 
 ENDING = ".history.jsonl"
@@ -61,13 +61,13 @@ def history_of(weights: Path) -> Path:
 
 
 def prepared_otherwise(weights: Path, data: str) -> str | None:
-    """A sentence where a history beside weights says that they were trained on images that were resized and those of
-    `data` are not, or the reverse; None where it does not, or there is none."""
+    """A sentence where a history beside weights says that they were trained on images that were resized or normalised
+    otherwise than those of `data`; None where it does not, or there is none."""
     try:
         trained_on = read(history_of(weights)).run.data
     except InputError:
         return None
-    if not trained_on or trained_on.endswith(RESIZED) == data.endswith(RESIZED):
+    if not trained_on or parts_of(trained_on)[1:] == parts_of(data)[1:]:
         return None
     return f"{weights}: trained on {trained_on}, so expected images of that preparation; got {data} (--data)"
 

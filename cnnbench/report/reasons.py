@@ -39,6 +39,7 @@ REASONS: Mapping[Code, str] = {
     "no-runtime": "the runtime does not work here",
     "no-allocator": "the memory allocator is not available here",
     "no-loadgen": "LoadGen is not installed",
+    "no-package": "the model's file is not here",
     "no-accuracy": "timed, but not evaluated",
     "unsupported": "the runtime does not support this combination",
     "other": "",

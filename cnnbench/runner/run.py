@@ -74,8 +74,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
     input whose data or transforms do not fit, and for weights that are still to be trained.
     """
     check_trained(suite, [case.spec for case in cases])
-    if suite.input and dataset.find(suite.input.data).resize:  # before anything is built or measured for it
-        raise InputError(f"input: data: its transforms resize; leave out {dataset.RESIZED} of {suite.input.data}")
+    if suite.input and (found := dataset.find(suite.input.data)).name != (plain := found.folder or found.kind):
+        # before anything is built or measured for it
+        raise InputError(f"input: data: its transforms resize and normalise; expected {plain}; got {found.name}")
     environment = environment_of(suite, cases)
     in_time = interrupted = False
     with Store(folder, suite, environment, resume=resume) as store:

@@ -43,6 +43,7 @@ def run_of(request: StartTraining, data: Iterable[NDArray[Any]]) -> dict[str, An
         digest.update(np.ascontiguousarray(array).data)
     epochs = {"epochs": request.epochs} if request.schedule.depends_on_epochs else {}
     about = {**epochs, "data": digest.hexdigest()[:16], **({"resized": True} if request.data.resize else {})}
+    about |= {"scale": request.data.scale} if request.data.scale else {}
     return {**request.model_dump(mode="json", exclude=NOT_OF_THE_RUN), **about}
 
 

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnnbench.errors import CnnbenchError
+from cnnbench.errors import CnnbenchError, InputError
+from cnnbench.networks import registry
 from cnnbench.records.artifact import file_name
 from cnnbench.records.reason import Code, Reason
 from cnnbench.records.task_messages import Probe, Probed
@@ -33,6 +34,11 @@ def find_unavailable(cases: Sequence[Case], logs: Path) -> tuple[dict[str, Reaso
     reasons: dict[str, Reason] = {}
     asked: set[tuple[str, Device]] = set()
     for case in cases:
+        try:
+            registry.file_of(case.spec.model)
+        except InputError as error:
+            reasons[case.id] = Reason(code="no-package", detail=str(error))
+            continue
         asked_for = (case.runtime, case.workload, case.device, case.precision, case.layout)
         if why := cannot(*asked_for, model=case.spec.model, ranks=case.ranks):
             reasons[case.id] = Reason(code="unsupported", detail=why)

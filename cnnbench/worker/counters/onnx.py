@@ -12,6 +12,7 @@ from cnnbench.errors import ModelError
 from cnnbench.records.record import Counts
 from cnnbench.worker.counters.einsum import einsum_macs
 from cnnbench.worker.profilers.onnx_origin import scopes_of
+from cnnbench.worker.reference.onnx_float64 import modern
 
 STATISTICS = (3, 4)
 """Inputs of BatchNormalization that are not learned: running mean and variance."""
@@ -73,7 +74,8 @@ def _inferred(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> onnx.Grap
     for node in light.graph:
         for value in node.outputs:
             value.shape = None  # what the exporter says of shapes is not taken over
-    plain = onnx_ir.to_proto(light)
+    plain = modern(onnx_ir.to_proto(light))
+    light = onnx_ir.from_proto(plain)
     try:
         onnxscript.optimizer.fold_constants(light, onnx_shape_inference=True)
         return onnx.shape_inference.infer_shapes(onnx_ir.to_proto(light), strict_mode=True, data_prop=True).graph

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import InputError
-from cnnbench.records.dataset import DataSet, Kind
+from cnnbench.records.dataset import SCALES, DataSet, Kind, Scaling
 from cnnbench.records.task_messages import PrepareTest, TestPrepared
-from cnnbench.worker.data import digits, idx, shapes, signals, torchvision_sets
+from cnnbench.worker.data import digits, idx, shapes, signals, torchvision_sets, words
 from cnnbench.worker.data.parts import Part, Parts, limited
 from cnnbench.worker.data.preparation import CHUNK, Preparation, scaling_of
 
@@ -23,6 +23,7 @@ READERS: Mapping[Kind, Callable[[DataSet, Shape], Parts]] = {
     "digits": lambda source, shape: digits.read(),
     "shapes": lambda source, shape: shapes.read(shape),
     "signals": lambda source, shape: signals.read(),
+    "words": lambda source, shape: words.read(shape),
 }
 
 
@@ -50,11 +51,23 @@ def read(source: DataSet, shape: Shape, classes: int | None) -> Data:
                 f"{source.name}: expected labels below the model's {classes} classes; got {most}, which is "
                 f"{names[most]!r} (--classes {len(names)})"
             )
-    prepare = Preparation(scaling_of(train.images), shape, source.resize)
+    prepare = Preparation(_scaling(source, train.images, shape), shape, source.resize)
     prepare.check(train.images.shape[1:])
     if source.images is not None:
         train = limited(train, source.images, source.seed)
     return Data(train, test, list(names), prepare)
+
+
+def _scaling(source: DataSet, images: NDArray[Any], shape: Shape) -> Scaling:
+    """The one that is named, or that of the images. Raises InputError where what is named does not fit."""
+    if source.scale is None:
+        return scaling_of(images)
+    found = SCALES[source.scale]
+    if images.dtype != np.uint8:
+        raise InputError(f"{source.name}: expected images of whole numbers up to 255; leave out @{source.scale}")
+    if len(found.mean) not in (1, shape[0]):
+        raise InputError(f"{source.name}: expected a model of {len(found.mean)} channels; its images have {shape[0]}")
+    return found
 
 
 def _of_classes(parts: Parts, source: DataSet) -> Parts:

@@ -100,9 +100,14 @@ def coverage(shape: str, x: float, y: float, angle: float, scale: float, size: i
 def draw(drawing: Drawing, size: int = SIZE) -> NDArray[Any]:
     """(3, size, size) uint8: the shape on its background, with noise that is the same wherever the shape is."""
     share = coverage(drawing.shape, drawing.x, drawing.y, drawing.angle, drawing.scale, size)
-    colour, background = (np.array(each, np.float32)[:, None, None] for each in (drawing.colour, drawing.background))
-    noise = np.random.default_rng(drawing.seed).standard_normal((3, size, size), np.float32)
-    values = background + share * (colour - background) + np.float32(NOISE) * noise
+    return painted(share, drawing.colour, drawing.background, NOISE, drawing.seed)
+
+
+def painted(share: Points, colour: Colour, background: Colour, noise: float, seed: int) -> NDArray[Any]:
+    """(3, height, width) uint8: one colour on another where `share` (height, width) of a pixel has it, with noise."""
+    front, back = (np.array(each, np.float32)[:, None, None] for each in (colour, background))
+    drawn = np.random.default_rng(seed).standard_normal((3, *share.shape), np.float32)
+    values = back + share * (front - back) + np.float32(noise) * drawn
     found: NDArray[Any] = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return found
 
