@@ -167,7 +167,9 @@ class Worker:
             line = self._answers.get(timeout=max(0.0, self._due_s - time.monotonic()))
         except queue.Empty:
             self.kill()
-            raise WorkerHung(f"no answer within {self.limit_s:g} s, so it was ended (a case has `limit` in its suite)") from None
+            raise WorkerHung(
+                f"no answer within {self.limit_s:g} s, so it was ended (a case has `limit` in its suite)"
+            ) from None
         if not line.endswith("\n"):  # nothing, or an answer cut short
             raise WorkerCrashed(self._how_it_died())
         try:
