@@ -17,16 +17,26 @@ def clip_factor(g: Graph, max_norm: float, gradients: Sequence[Tensor]) -> Tenso
 
 
 def update(
-    g: Graph, optimizer: Optimizer, w: Tensor, dw: Tensor, states: Sequence[Tensor], rate: Tensor, step: Tensor | None
+    g: Graph,
+    optimizer: Optimizer,
+    w: Tensor,
+    dw: Tensor,
+    states: Sequence[Tensor],
+    rate: Tensor,
+    step: Tensor | None,
+    *,
+    is_shared: bool = False,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The parameter's new value and its new states; `step` counts from 1 and is used by Adam and AdamW.
+
+    `is_shared`: the gradient is that of other values, too, so that nothing may be added to it where it is computed.
 
     Adam is Kingma and Ba 2015, algorithm 1, with epsilon outside the corrected root as torch has it; AdamW takes the
     decay from the weight instead (Loshchilov and Hutter 2019, algorithm 2, its rate multiplied in).
     """
     if optimizer.weight_decay and optimizer.name == "adamw":
         w = g.mul(w, g.sub(g.constant(1.0), g.mul(rate, optimizer.weight_decay)))
-    elif optimizer.weight_decay and not g.add_to_product(dw, w, optimizer.weight_decay):
+    elif optimizer.weight_decay and (is_shared or not g.add_to_product(dw, w, optimizer.weight_decay)):
         dw = g.add(dw, g.mul(w, optimizer.weight_decay))
     if optimizer.is_adam:
         assert step is not None
