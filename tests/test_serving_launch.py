@@ -4,20 +4,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
+from itertools import count, pairwise
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
-from cnnbench.analysis.rate_search import place_of, rate_at
+from cnnbench.analysis.rate_search import RateSearch, place_of, rate_at
 from cnnbench.analysis.serving import PAIRS, service_of
 from cnnbench.analysis.tuning import Knobs, grid
 from cnnbench.errors import RunFolderError, WorkerError, WorkerHung
 from cnnbench.gate.pairs import Pair
 from cnnbench.gate.verdict import ArmName, Paired
-from cnnbench.records.record import Launch
+from cnnbench.records.messages import Closed, Opened, Request
+from cnnbench.records.reason import Reason
+from cnnbench.records.record import Launch, Parity
 from cnnbench.records.serving import LoadTest
 from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
@@ -26,9 +31,10 @@ from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
 from cnnbench.runner.tasks import tune_serving
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
-from tests.records import facts
+from tests.records import case as plain_case
+from tests.records import facts, record
 from tests.simulated_service import SimulatedWorker
-from tests.test_serving import load_test
+from tests.test_serving import load_test, serving_launch
 
 SPEC = ModelSpec.checked("lenet5", None, None)
 BOUND_MS = 60.0
@@ -67,12 +73,13 @@ def launched(
     earlier: Mapping[Case, list[Launch]] | None = None,
     seconds: float = 1000.0,
     workers: Mapping[str, SimulatedWorker] | None = None,
+    **options: Any,
 ) -> list[Outcome]:
     """One launch of simulated services."""
     found = workers or {each.runtime: SimulatedWorker(folder / "log", 1, 300.0) for each in cases}
     members = [GroupMember(each, folder, 1, starter(found[each.runtime]), folder / "log") for each in cases]
     known = earlier or {each: [] for each in cases}
-    return serving.measure_services(members, Allowance(seconds), known, folder / "loadgen", seed=0)
+    return serving.measure_services(members, Allowance(seconds), known, folder / "loadgen", seed=0, **options)
 
 
 def launches(outcomes: list[Outcome]) -> list[Launch]:
@@ -128,7 +135,8 @@ def test_a_gate_compares_the_rates_at_the_bound_and_searches_nothing_else(tmp_pa
     assert first.logs["head"] == pytest.approx(log(rate(10) / rate(11)), abs=0.01)
     assert base.serving is not None
     assert head.serving is not None
-    assert {test.purpose for test in base.serving.tests} == {"scenario", "search"}
+    made = {(test.scenario, test.purpose) for test in base.serving.tests}
+    assert made == {("single", "scenario"), ("offline", "scenario"), ("server", "search")}
     assert base.serving.bound_s == head.serving.bound_s
     assert {test.logs for test in base.serving.tests}.isdisjoint(test.logs for test in head.serving.tests)
     _, again = pair([base])
@@ -363,6 +371,183 @@ def test_the_bound_is_the_cases_own_or_that_of_the_launch_before_or_five_medians
     earlier = {of: [launch] for of, launch in zip(cases, first, strict=True)}
     again = launches(launched(cases, tmp_path, earlier, workers=workers))
     assert [each.serving.bound_s for each in again if each.serving] == pytest.approx([0.055, 0.06])
+
+
+class Logged(SimulatedWorker):
+    """Writes down what is done to it, in order."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.log_of: list[str] = []
+        for name in ("resume", "suspend", "kill"):
+            setattr(self, name, partial(self.log_of.append, name))
+
+    def _tested(self, request: Drive) -> LoadTest:
+        self.log_of.append("test")
+        return super()._tested(request)
+
+
+def server(folder: Path, worker: SimulatedWorker, allowed_s: float = 1000.0) -> serving.Server:
+    """An open service, of which the single stream has been tested."""
+    member = GroupMember(case(), folder, 1, starter(worker), folder / "log")
+    found = serving.Server(member, folder / "loadgen", allowed_s, 1, ())
+    with ExitStack() as stack:
+        found.start(stack)
+    found.load()
+    found.open(Allowance(1.0))
+    found.tests.append(load_test("single", "scenario"))
+    return found
+
+
+def test_a_service_runs_during_its_tests_alone_and_one_that_fails_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Logged(tmp_path / "log", 1, 300.0)
+    found = server(tmp_path, worker)
+    readings, windows = count(1), []
+    monkeypatch.setattr(serving, "SystemCounters", SimpleNamespace(read=lambda pid: (pid, next(readings))))
+    monkeypatch.setattr(serving, "affinity_cores", lambda: 7)
+    monkeypatch.setattr(serving, "between", lambda *given: windows.append(given) or QUIET)
+    worker.log_of.clear()
+    about = {"expected_s": 0.01, "min_queries": 1}
+    found.drive("single", about)
+    assert worker.log_of == ["resume", "test", "suspend"]
+    assert windows == [((worker.pid, 1), (worker.pid, 2), 7)]
+    worker.log_of.clear()
+    worker.fail = lambda _: WorkerHung("no answer")
+    with pytest.raises(WorkerHung):
+        found.drive("single", about)
+    assert (worker.log_of, len(found.tests)) == (["resume", "kill"], 2)
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+@pytest.mark.parametrize(
+    ("allowed_s", "spent_s", "stopped"),
+    [
+        (662 / 60.24, 0.0, ""),
+        (662 / 60.24 - 0.01, 0.0, "budget spent"),
+        (1000.0, 980.0, ""),
+        (1000.0, 980.1, "budget spent"),
+    ],
+)
+def test_a_rate_is_tested_while_there_is_time_for_its_queries_and_for_a_tests_least_duration(
+    tmp_path: Path, window: list[Window], allowed_s: float, spent_s: float, stopped: str
+) -> None:
+    """662 queries at 60.24 a second, or 2 % of the case's time; once more if others disturbed the first."""
+    worker = Odd(tmp_path / "log", 1, 300.0)
+    found = server(tmp_path, worker, allowed_s)
+    assert not found.step(), "no search has begun"
+    found.search, found.spent_s, found.bound_s = RateSearch(100.0), spent_s, 0.06
+    window.append(replace(QUIET, steal_share=0.5))
+    assert found.step() == (stopped == "")
+    assert (len(worker.asked), found.stopped) == (0 if stopped else 2, stopped)
+    assert found.search.verdicts == ({} if stopped else {84: False}), "at 60.24 a second p99 is 0.07 s"
+    found.search.verdicts = {84: True, 85: False}
+    assert not found.step()
+    assert found.stopped == (stopped or "the interval's ends are neighbours")
+    worker.asked.clear()
+    found.search.verdicts = {}
+    assert not found.step()
+    assert worker.asked == [], "it has stopped"
+
+
+class Improving(SimulatedWorker):
+    """Whose first test of a rate is lost."""
+
+    def _tested(self, request: Drive) -> LoadTest:
+        return super()._tested(request).model_copy(update={"valid": len(self.asked) > 1})
+
+
+def test_of_a_rate_that_is_tested_twice_the_second_test_counts(tmp_path: Path, window: list[Window]) -> None:
+    found = server(tmp_path, Improving(tmp_path / "log", 1, 300.0))
+    found.search = RateSearch(100.0)
+    window.append(replace(QUIET, steal_share=0.5))
+    assert found.step()
+    assert found.search.verdicts == {84: True}
+    window.append(QUIET)
+    assert found.step()
+    assert [test.rate for test in found.tests[1:]] == [60.24, 60.24, 73.22], "one that nothing disturbed is made once"
+
+
+def test_a_search_begins_with_the_last_throughput_offline_and_the_ends_that_earlier_launches_found(
+    tmp_path: Path,
+) -> None:
+    found = server(tmp_path, SimulatedWorker(tmp_path / "log", 1, 300.0))
+    found.tests += [load_test("offline", "scenario", per_s=per_s) for per_s in (50.0, 100.0)]
+    (launch,) = record(plain_case(), [0.1] * 7).launches
+    ends = [load_test(rate=60.24), load_test(rate=66.42, valid=False)]
+    for tests, hints in ((None, []), (ends, [84, 86]), (ends[:1], [84]), (ends[1:], [86])):
+        found.earlier = [] if tests is None else [launch.model_copy(update={"serving": serving_launch(*tests)})]
+        found.begin_search()
+        assert found.search == RateSearch(100.0, hints)
+
+
+def test_a_launch_says_what_it_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    launched([case(p99_ms=BOUND_MS)], tmp_path, on_progress=said.append)
+    assert said[:4] == ["ort: opening", "ort: LoadGen's own cost", "ort: single stream", "ort: offline"]
+    assert said[4:11] == [*(f"ort: low load, {n} of 6" for n in range(1, 7)), "ort: searching"]
+    searched = said[11:-2]
+    assert searched == [f"ort: searching the highest rate, test {n}" for n in range(15, 15 + len(searched))]
+    assert said[-2:] == ["ort: multi-stream", "ort: closing"]
+
+
+class Told(SimulatedWorker):
+    """What it says of its outputs when it is opened, and when it is closed."""
+
+    opened = Parity(what="opened", error=0.0, limit=1.0)
+    closed = Parity(what="closed", error=0.0, limit=1.0)
+    fault = Reason(code="layout")
+
+    def _answer(self, request: Request) -> BaseModel:
+        answer = super()._answer(request)
+        if isinstance(answer, Opened):
+            return answer.model_copy(update={"parity": [self.opened]})
+        return (
+            answer.model_copy(update={"parity": [self.closed], "faults": [self.fault]})
+            if isinstance(answer, Closed)
+            else answer
+        )
+
+
+def test_wrong_outputs_are_not_tested_under_load_and_what_each_step_said_is_kept(tmp_path: Path) -> None:
+    wrong, right = (Told(tmp_path / "log", 1, 300.0) for _ in range(2))
+    wrong.opened = Parity(what="opened", error=2.0, limit=1.0)
+    bad, good = launched(
+        [case("eager"), case("ort", p99_ms=BOUND_MS)], tmp_path, workers={"eager": wrong, "ort": right}
+    )
+    assert (bad.launch, bad.error, bad.parity, wrong.asked) == (None, None, (wrong.opened,), [])
+    assert (good.parity, good.faults, good.error) == ((right.opened, right.closed), (right.fault,), None)
+    assert good.launch is not None
+    assert (good.launch.stopped, good.launch.group) == ("the interval's ends are neighbours", bad.group)
+
+
+def test_a_launch_in_which_all_fail_has_a_reason_for_each(tmp_path: Path) -> None:
+    worker = SimulatedWorker(tmp_path / "log", 1, 300.0)
+    worker.fail = lambda _: WorkerHung("no answer")
+    found = launched([case("eager"), case("ort")], tmp_path, workers={"eager": worker, "ort": worker})
+    assert [str(outcome.error) for outcome in found] == ["hung: no answer"] * 2
+
+
+def test_a_launch_has_the_number_behind_that_of_the_case_with_most(tmp_path: Path) -> None:
+    cases = [case("eager", p99_ms=BOUND_MS), case("ort", p99_ms=BOUND_MS)]
+    first, other = launches(launched(cases, tmp_path))
+    again = launches(launched(cases, tmp_path, {cases[0]: [first], cases[1]: [other, other]}))
+    for launch in again:
+        assert launch.serving is not None
+        assert launch.serving.tests[0].logs == "log/3/03-single"
+        assert {test.seed for test in launch.serving.tests if test.purpose == "search"} == {3}
+
+
+@pytest.mark.usefixtures("undisturbed_clock")
+def test_a_pair_at_low_load_lasts_no_longer_than_its_part_of_their_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "PAIRS_SHARE", 0.06)
+    worker = SimulatedWorker(tmp_path / "log", 1, 300.0)
+    launched([case(p99_ms=BOUND_MS)], tmp_path, workers={"ort": worker})
+    lasting = {(what, round(about["min_s"], 9)) for what, about in requests(worker) if about["min_queries"] == 11}
+    assert lasting == {("server model", 10.0), ("single model", 1.0)}
 
 
 class Stub:
