@@ -260,6 +260,8 @@ def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
     few = '{"calls": 4, "seconds": 0.1, "converged": true, "calls_per_sample": 1, "call_s": 0.01}\n'
     outcome, other = measured({"warm": few}, log)
     assert (log.count("warm eager"), log.count("warm ort")) == (2, 1)
+    again = log.index("warm eager", log.index("warm ort"))
+    assert log[again - 1 : again + 2] == ["resume eager", "warm eager", "suspend eager"]
     assert outcome.launch is not None
     assert other.launch is not None
     assert (outcome.launch.warmup_calls, outcome.launch.warmup_s, other.launch.warmup_calls) == (8, 0.2, 10)
