@@ -405,10 +405,15 @@ def test_a_service_runs_during_its_tests_alone_and_one_that_fails_is_ended(
 ) -> None:
     worker = Logged(tmp_path / "log", 1, 300.0)
     found = server(tmp_path, worker)
-    readings, windows = count(1), []
+    readings, windows = count(1), list[tuple[Any, ...]]()
+
+    def between(*given: Any) -> Window:
+        windows.append(given)
+        return QUIET
+
     monkeypatch.setattr(serving, "SystemCounters", SimpleNamespace(read=lambda pid: (pid, next(readings))))
     monkeypatch.setattr(serving, "affinity_cores", lambda: 7)
-    monkeypatch.setattr(serving, "between", lambda *given: windows.append(given) or QUIET)
+    monkeypatch.setattr(serving, "between", between)
     worker.log_of.clear()
     about = {"expected_s": 0.01, "min_queries": 1}
     found.drive("single", about)
@@ -688,11 +693,11 @@ def search(
         return answer(*about[:5]) if answer else None
 
     if answer:
-        found._load = load  # type: ignore[method-assign]
+        setattr(found, "_load", load)  # noqa: B010
     return found, asked
 
 
-def kept_up(is_kept: bool, **about: object) -> LoadTest:
+def kept_up(is_kept: bool, **about: Any) -> LoadTest:
     return load_test(over=0 if is_kept else 50, **about)
 
 
@@ -804,7 +809,7 @@ def test_a_test_is_made_once_and_what_is_out_is_not_tested_again(tmp_path: Path)
             else {"test": load_test(p99_s=0.25 if stage == "search" else 0.125)}
         )
 
-    found._made = answer  # type: ignore[method-assign]
+    setattr(found, "_made", answer)  # noqa: B010
     for of, stage, number in ((knobs(), "rung", 3), (knobs(), "search", 2), (knobs(2), "search", 0)) * 2:
         test = found._load(of, stage, number, 50.0, 24, "a test")  # type: ignore[arg-type]
         assert (test is None) == (of == knobs(2))
@@ -947,8 +952,7 @@ def test_a_search_goes_from_all_configurations_to_the_best_of_the_last_rung(tmp_
         ("batch", 0.02, 0.03),
     ]
     tuned_case = result.tuned_case(knobs(2, 3, 8, 2.5))
-    expected = {"sessions": 2, "threads": 3, "batch": 8, "delay_ms": 2.5, "p99_ms": 100.0}
-    assert tuned_case == case(**expected)
+    assert tuned_case == case(sessions=2, threads=3, batch=8, delay_ms=2.5, p99_ms=100.0)
     nothing = {"_rung": lambda *_: ([], {}, 1.0), "offline": lambda _: {}}
     for name, none in nothing.items():
         setattr(found, name, none)
