@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import InputError
-from cnnbench.records import artifact, cache, toolchain
+from cnnbench.records import artifact, cache, dataset, toolchain
 from cnnbench.records.artifact import fault_of, folder_of, key_of, seal
 from cnnbench.records.cache import cache_folder, entries, prune
 from cnnbench.records.record import GraphFacts, PackageFacts, StepFacts
@@ -278,7 +278,7 @@ def test_a_case_depends_on_its_models_files_the_data_it_is_calibrated_with_and_t
         with monkeypatch.context() as patch:
             patch.setattr(artifact, name, other)
             assert (artifact.depends_on(case) != first) == is_other, name
-    monkeypatch.setattr(artifact.dataset, "fingerprint", lambda source: f"files of {source}")
+    monkeypatch.setattr(dataset, "fingerprint", lambda source: f"files of {source}")
     assert artifact.depends_on(case) != first
     assert artifact.depends_on(case_of(batch=4)) != artifact.depends_on(case_of())
 
@@ -343,7 +343,7 @@ def test_facts_that_are_not_there_or_cannot_be_read_are_none(tmp_path: Path) -> 
     assert artifact.read_facts(tmp_path) == facts()
     for file in tmp_path.glob("*.json"):
         file.write_text("{")
-    assert artifact.read_facts(tmp_path) is artifact.read_step(tmp_path) is artifact.read_package(package) is None
+    assert [artifact.read_facts(tmp_path), artifact.read_step(tmp_path), artifact.read_package(package)] == [None] * 3
 
 
 def test_a_long_name_is_cut_and_told_apart(place: Path) -> None:

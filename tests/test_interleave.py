@@ -434,6 +434,7 @@ def test_a_groups_time_bounds_warm_ups_and_leaves_half_a_second_of_samples_to_ea
     [
         (0.009, 6, 0.0, "all intervals within 1%"),
         (0.009, 5, 9.0, None),
+        (0.01, 6, 0.0, "all intervals within 1%"),
         (0.011, 6, 0.9, None),
         (0.011, 6, 1.0, "budget spent"),
         (0.011, 5, 9.0, None),
@@ -445,7 +446,7 @@ def test_sampling_ends_with_narrow_intervals_of_all_or_the_budget_and_not_before
     """The interval of six medians is from the lowest to the highest."""
 
     def sampled(spread: float) -> Blocks:
-        times = [1 - spread, 1.0, 1.0, 1.0, 1.0, 1 + spread]
+        times = [100 * (1 - spread), 100.0, 100.0, 100.0, 100.0, 100 * (1 + spread)]
         return Blocks([Block(round=n, seconds={"forward": [call_s]}) for n, call_s in enumerate(times)])
 
     both = [sampled(0.001), sampled(spread)]
@@ -484,7 +485,8 @@ def test_a_participant_that_has_failed_does_nothing_more_and_its_worker_is_ended
     assert log[: log.index("kill")][-2:] == ["resume worker", "open worker"]
     assert not any(line.startswith(("warm", "sample", "close")) for line in log)
     log.clear()
-    dying = GroupMember(case(), Path("artifact"), 1, lambda _: Ending({"sample": 3}, log), Path("log"))
+    alive = {"sample": Failure(failure="out of memory", is_user_error=False)}
+    dying = GroupMember(case(), Path("artifact"), 1, lambda _: Ending(alive, log), Path("log"))
     measure_group([dying], Allowance(0.1), seed=0)
     assert log[log.index("sample worker") + 1] == "kill", "it holds nothing while others are measured"
     participant = WorkerParticipant(member)
