@@ -487,7 +487,8 @@ def test_a_participant_that_has_failed_does_nothing_more_and_its_worker_is_ended
     log.clear()
     alive = {"sample": Failure(failure="out of memory", is_user_error=False)}
     dying = GroupMember(case(), Path("artifact"), 1, lambda _: Ending(alive, log), Path("log"))
-    measure_group([dying], Allowance(0.1), seed=0)
+    other = GroupMember(case("ort"), Path("artifact"), 1, lambda _: ScriptedWorker({}, log, "other"), Path("log"))
+    measure_group([dying, other], Allowance(0.001), seed=0)
     assert log[log.index("sample worker") + 1] == "kill", "it holds nothing while others are measured"
     participant = WorkerParticipant(member)
     participant.error = Reason(code="hung")
