@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -206,8 +208,18 @@ def test_wrong_outputs_under_load_are_seen(ort_service: SimpleNamespace, tmp_pat
     service = ort_service.service
     service.open()
     service.phases["forward"]()
-    right = service.runtimes[1].serve
-    service.runtimes[1].serve = lambda images: right(images) + 1.0
+    first, second = service.runtimes
+    right, other, has_served = first.serve, second.serve, Event()
+
+    def waits(images: Any) -> Any:
+        has_served.wait(10.0)
+        return right(images)
+
+    def wrong(images: Any) -> Any:
+        has_served.set()
+        return other(images) + 1.0
+
+    first.serve, second.serve = waits, wrong
     request = Drive(scenario="offline", folder=str(tmp_path), rate=5000.0, expected_s=1e-4, min_queries=1, min_s=0.05)
     service.drive(request)
     assert not service.close().parity[-1].passed
