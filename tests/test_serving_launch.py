@@ -21,12 +21,13 @@ from cnnbench.analysis.tuning import Knobs, grid
 from cnnbench.errors import InputError, RunFolderError, WorkerError, WorkerHung
 from cnnbench.gate.pairs import Pair
 from cnnbench.gate.verdict import ArmName, Paired
-from cnnbench.records.messages import Closed, Open, Opened, Request
+from cnnbench.records.messages import Closed, Open, Opened, Request, Warm
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import Launch, Parity
-from cnnbench.records.serving import LoadTest
+from cnnbench.records.record import GraphFacts, Launch, Parity
+from cnnbench.records.serving import LoadTest, Scenario
 from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
+from cnnbench.runner.artifacts import Built, Wanted
 from cnnbench.runner.interference import Window
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
 from cnnbench.runner.tasks import tune_serving
@@ -557,6 +558,20 @@ def test_a_pair_at_low_load_lasts_no_longer_than_its_part_of_their_share(
     assert lasting == {("server model", 10.0), ("single model", 1.0)}
 
 
+@pytest.mark.parametrize(("allowed_s", "pair"), [(90.75, ["server", "single"]), (90.74, [])])
+def test_pairs_that_just_fit_into_their_share_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed_s: float, pair: list[Scenario]
+) -> None:
+    """Six times eleven queries of 1 / 1.6 s and 1 / 16 s are 45.375 s."""
+    monkeypatch.setattr(serving, "PAIRS_SHARE", 0.5)
+    worker = SimulatedWorker(tmp_path / "log", 1, 300.0)
+    found = server(tmp_path, worker, allowed_s)
+    found.tests[:] = [load_test("single", "scenario", p50_s=0.0625)]
+    found.measure_pair(3, ["server", "single"])
+    assert [each.scenario for each in worker.asked] == pair
+    assert [(test.purpose, test.round) for test in found.tests[1:]] == [("low-load", 3)] * len(pair)
+
+
 class Stub:
     """Artifacts that are there."""
 
@@ -569,8 +584,18 @@ class Stub:
     def __exit__(self, *_: object) -> None:
         """Nothing to end."""
 
-    def get(self, _: ModelSpec) -> Any:
-        return facts()
+    def wanted(self, spec: ModelSpec, ahead: list[Case]) -> Wanted:
+        return Wanted(spec, "key", ahead=tuple(ahead))
+
+    def build(self, wanted: list[Wanted]) -> None:
+        """All is built."""
+
+    def find(self, wanted: Wanted) -> Built:
+        built = Built(wanted.folder, facts())
+        for each in wanted.ahead:
+            error = "a value overflows" if each.calibration != "noise" else None
+            built = built.with_made(each, GraphFacts(error=error))
+        return built
 
 
 @pytest.fixture
@@ -828,10 +853,11 @@ def test_a_test_is_made_once_and_what_is_out_is_not_tested_again(tmp_path: Path)
 
 
 class OneBatch(SimulatedWorker):
-    """Whose runtime takes no other batch."""
+    """Whose runtime takes no other batch, and which warms up for a second at most."""
 
     def _answer(self, request: Request) -> BaseModel:
         answer = super()._answer(request)
+        assert not isinstance(request, Warm) or request.limit_s == 1.0
         return answer.model_copy(update={"takes_any_batch": False}) if isinstance(answer, Opened) else answer
 
 
@@ -869,6 +895,7 @@ def test_a_configuration_is_tested_by_its_own_queue_and_threads(
             {**loaded, "min_queries": 24, "seed": 25, "batch": 2},
         ]
         assert started == [(1, 300.0)] * starts
+        assert Path(drives[0].folder).relative_to(tmp_path / kind.__name__ / "loadgen").name == "00-offline"
 
 
 @pytest.mark.parametrize(("memory", "is_out"), [(None, False), (100, False), (99, True)])
@@ -979,6 +1006,28 @@ def test_the_first_test_of_a_finalist_is_made_however_late_and_one_that_is_out_h
     first, second = found.finals([knobs(2), knobs(1)], 100.0, 60.24)
     assert (first.knobs, first.valid, second.knobs, second.valid) == (knobs(1), 60.24, knobs(2), None)
     assert [(of, rate) for of, _, _, rate, _ in asked] == [(knobs(2), 60.24), (knobs(1), 60.24)]
+
+
+def test_a_case_that_cannot_be_served_here_is_told_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = Reason(code="no-device")
+    monkeypatch.setattr(tune_serving, "find_unavailable", lambda cases, logs: ({cases[1].id: reason}, {}))
+    monkeypatch.setattr(tune_serving, "Artifacts", None)
+    with pytest.raises(InputError, match=f"{case('eager').id}: cannot be served here: {reason}"):
+        tune_serving.tune(search(tmp_path)[0].request, lambda *_: None)
+
+
+def test_a_graph_in_a_precision_is_made_before_it_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_serving, "find_unavailable", lambda cases, logs: ({}, {}))
+    monkeypatch.setattr(tune_serving, "Artifacts", Stub)
+    monkeypatch.setattr(tune_serving, "Search", lambda *about: SimpleNamespace(run=lambda: about))
+    made, refused = case(precision="int8"), case(precision="int8", calibration="shapes")
+    request = replace(search(tmp_path)[0].request, cases=[made, case()])
+    found = cast(list[Any], tune_serving.tune(request, lambda *_: None))
+    assert [(about[1], about[2].name) for about in found] == [(made, "lenet5-key"), (case(), "lenet5-key")]
+    with pytest.raises(WorkerError, match=f"{refused.id}: cannot be served: no-graph: a value overflows"):
+        tune_serving.tune(replace(request, cases=[refused]), lambda *_: None)
 
 
 def test_each_model_is_tuned_once_in_each_backend() -> None:

@@ -171,10 +171,13 @@ def tune(request: TuneRequest, watch: Watch) -> list[Tuned]:
     with Artifacts(request.folder / LOGS, request.limit_s) as artifacts:
         for case in request.cases:
             watch(f"{case.spec.label}: building", request.budget_s)
-            facts = artifacts.get(case.spec)
-            folder = artifact.folder_of(case.spec, facts.key)
+            artifacts.build([wanted := artifacts.wanted(case.spec, ahead=[case] if case.has_own_graph else [])])
+            built = artifacts.find(wanted)
+            built.require()
+            if case.has_own_graph and (problem := built.problem(case)):
+                raise WorkerError(f"{case.id}: cannot be served: {problem.reason}")
             with ExitStack() as stack:
-                found.append(Search(request, case, folder, watch, stack).run())
+                found.append(Search(request, case, wanted.folder, watch, stack).run())
     return found
 
 
