@@ -1021,9 +1021,9 @@ def test_a_case_that_cannot_be_served_here_is_told_before_anything_is_built(
 def test_a_graph_in_a_precision_is_made_before_it_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune_serving, "find_unavailable", lambda cases, logs: ({}, {}))
     monkeypatch.setattr(tune_serving, "Artifacts", Stub)
-    monkeypatch.setattr(tune_serving, "Search", lambda *about: SimpleNamespace(run=lambda: about))
     made, refused = case(precision="int8"), case(precision="int8", calibration="shapes")
     request = replace(search(tmp_path)[0].request, cases=[made, case()])
+    monkeypatch.setattr(tune_serving, "Search", lambda *about: SimpleNamespace(run=lambda: about))
     found = cast(list[Any], tune_serving.tune(request, lambda *_: None))
     assert [(about[1], about[2].name) for about in found] == [(made, "lenet5-key"), (case(), "lenet5-key")]
     with pytest.raises(WorkerError, match=f"{refused.id}: cannot be served: no-graph: a value overflows"):
