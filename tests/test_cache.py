@@ -4,18 +4,21 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cnnbench.errors import InputError
-from cnnbench.records import artifact, cache, toolchain
+from cnnbench.records import artifact, cache, dataset, toolchain
 from cnnbench.records.artifact import fault_of, folder_of, key_of, seal
 from cnnbench.records.cache import cache_folder, entries, prune
+from cnnbench.records.record import GraphFacts, PackageFacts, StepFacts
 from cnnbench.records.toolchain import Toolchain, meaning
 from cnnbench.runner.artifacts import Artifacts
 from cnnbench.runner.worker_process import HERE
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 from tests.conftest import Cli
 from tests.records import facts
 
@@ -242,6 +245,122 @@ def test_each_setting_of_a_model_and_each_version_is_a_part_of_its_key() -> None
     keys |= {key_of(LENET, "", Toolchain("other code", own.versions)), key_of(LENET, "", weights_of="other")}
     keys |= {key_of(LENET, "", Toolchain(own.code, {**own.versions, name: "0"})) for name in own.versions}
     assert len(keys | {KEY}) == len(changed) + 2 + len(own.versions) + 1
+
+
+def test_only_what_is_made_of_a_users_code_belongs_to_one_run_and_its_file_is_a_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = LENET.model_copy(update={"loss": "mine:loss"})
+    assert (key_of(LENET, "a") == key_of(LENET, "b"), key_of(own, "a") == key_of(own, "b")) == (True, False)
+    assert len(KEY) == 20
+    monkeypatch.setattr(artifact, "source_digest", lambda spec: "of its file")
+    assert key_of(LENET, "") != KEY
+
+
+def case_of(runtime: str = "ort", **about: Any) -> Case:
+    return Case.model_validate({"spec": LENET, "workload": "inference", "runtime": runtime, "batch": 8, **about})
+
+
+def test_a_case_depends_on_its_models_files_the_data_it_is_calibrated_with_and_the_engines_it_runs_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artifact, "engine_versions", lambda: {"onnxruntime": "1", "openvino": "2"})
+    case = case_of(precision="int8", calibration="shapes")
+    first = artifact.depends_on(case)
+    assert len(first) == 16
+    changes: list[tuple[str, Callable[..., Any], bool]] = [
+        ("source_digest", lambda spec: "other", True),
+        ("key_of", lambda spec, run_id: f"other {run_id}", True),
+        ("engine_versions", lambda: {"onnxruntime": "3", "openvino": "2"}, True),
+        ("engine_versions", lambda: {"onnxruntime": "1", "openvino": "3"}, False),
+    ]
+    for name, other, is_other in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(artifact, name, other)
+            assert (artifact.depends_on(case) != first) == is_other, name
+    monkeypatch.setattr(dataset, "fingerprint", lambda source: f"files of {source}")
+    assert artifact.depends_on(case) != first
+    assert artifact.depends_on(case_of(batch=4)) != artifact.depends_on(case_of())
+
+
+SHAPES = sha256(b"shapes").hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    ("case", "graph", "made"),
+    [
+        (case_of(), "model.onnx", ""),
+        (case_of("eager"), "model.onnx", ""),
+        (case_of("eager", precision="amp-bf16"), "model.onnx", ""),
+        (case_of(device="cuda", precision="fp16"), "model.fp16.onnx", "model.fp16.onnx.json"),
+        (case_of("openvino", precision="bf16"), "model.onnx", "model.bf16.onnx.json"),
+        (case_of(precision="int8"), "model.int8.onnx", "model.int8.onnx.json"),
+        (
+            case_of(precision="int8", calibration="shapes"),
+            f"model.int8-{SHAPES}.onnx",
+            f"model.int8-{SHAPES}.onnx.json",
+        ),
+        (
+            case_of(precision="int8", calibration="shapes", draw=2),
+            f"model.int8-{SHAPES}-draw2.onnx",
+            f"model.int8-{SHAPES}-draw2.onnx.json",
+        ),
+        (case_of("compile", precision="int8-pt2e"), "model.int8-pt2e.pt2", "model.int8-pt2e.pt2.json"),
+        (case_of("aot:freezing"), "model.onnx", "package-aot-freezing-b8-t3-cpu0.pt2"),
+        (case_of("aot", device="cuda"), "model.onnx", "package-aot-b8-t3-cpu0-cuda.pt2"),
+    ],
+)
+def test_what_is_made_for_a_case_has_a_name_of_its_own(
+    case: Case, graph: str, made: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "instruction_set", lambda: "cpu0")
+    assert (artifact.graph_file(case), artifact.made_for(case, 3)) == (graph, made)
+
+
+def test_outputs_are_compared_with_those_of_the_data_that_a_graph_is_calibrated_with(tmp_path: Path) -> None:
+    case = case_of(precision="int8")
+    assert (artifact.read_graph(tmp_path, case), artifact.golden_of(tmp_path, case)) == (None, "golden.safetensors")
+    (tmp_path / "model.int8.onnx.json").write_text(GraphFacts(reference_digest="abc").model_dump_json())
+    (tmp_path / "model.fp32.onnx.json").write_text(GraphFacts(reference_digest="abc").model_dump_json())
+    assert artifact.golden_of(tmp_path, case) == "golden-abc.safetensors"
+    assert artifact.golden_of(tmp_path, case_of()) == "golden.safetensors"
+
+
+def test_facts_that_are_not_there_or_cannot_be_read_are_none(tmp_path: Path) -> None:
+    step = StepFacts(nodes=1)
+    for part, name in (("all", "step.json"), ("head", "step-head.json"), ("from:layer4.1", "step-from-layer4.1.json")):
+        assert artifact.read_step(tmp_path, part) is None
+        (tmp_path / name).write_text(step.model_dump_json())
+        assert artifact.read_step(tmp_path, part) == step
+        assert artifact.step_files(part) == (name.replace(".json", ".onnx"), name)
+    assert artifact.ordered_file(tmp_path / "step-head.onnx") == tmp_path / "step-head.cpu.onnx"
+    package = tmp_path / "package-a.pt2"
+    assert artifact.read_package(package) is None
+    (tmp_path / "package-a.pt2.json").write_text(PackageFacts(package_bytes=3).model_dump_json())
+    assert artifact.read_package(package) == PackageFacts(package_bytes=3)
+    assert artifact.read_facts(tmp_path) is None
+    (tmp_path / artifact.FACTS).write_text(facts().model_dump_json())
+    assert artifact.read_facts(tmp_path) == facts()
+    for file in tmp_path.glob("*.json"):
+        file.write_text("{")
+    assert [artifact.read_facts(tmp_path), artifact.read_step(tmp_path), artifact.read_package(package)] == [None] * 3
+
+
+def test_a_long_name_is_cut_and_told_apart(place: Path) -> None:
+    assert artifact.file_name("a/b c:d.e_f-ü") == "a-b-c-d.e_f-ü"
+    assert artifact.file_name("x" * 100) == "x" * 100
+    assert artifact.file_name("x" * 101) == f"{'x' * 100}-{sha256(b'x' * 101).hexdigest()[:12]}"
+    name = "a" + "ü" * 50
+    assert artifact.file_name(name) == f"a{'ü' * 49}-{sha256(name.encode()).hexdigest()[:12]}", "no half a letter"
+
+
+def test_a_seal_has_every_files_size_and_digest_but_its_own() -> None:
+    folder = entry(size=3)
+    seal(folder, "key")
+    found = artifact.Seal.model_validate_json((folder / cache.SEAL).read_text())
+    weights = artifact.SealedFile(size=3, sha256=sha256(bytes(3)).hexdigest())
+    assert (found.key, sorted(found.files)) == ("key", ["artifact.json", "weights.safetensors"])
+    assert found.files["weights.safetensors"] == artifact.sealed(folder / "weights.safetensors") == weights
 
 
 def test_the_commands_list_verify_and_prune(cli: Cli) -> None:

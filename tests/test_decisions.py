@@ -367,7 +367,9 @@ def test_a_full_disk_in_the_middle_is_one_line_with_the_answer_and_exit_code_3(
 def step(cls: type[running._Session] = running._Session, **parts: Any) -> Any:
     """A run's steps with these parts, whose budget is not spent."""
     usual = dict.fromkeys(("suite", "store", "observer", "artifacts", "servers", "recorder", "evaluator"))
-    budget = SimpleNamespace(left_s=100.0, budget_s=200.0, is_over=False, remaining_s=lambda: 7.0)
+    budget = SimpleNamespace(
+        left_s=100.0, budget_s=200.0, until_overdrawn_s=120.0, is_over=False, remaining_s=lambda: 7.0
+    )
     observer = SimpleNamespace(doing=lambda what, left_s: None)
     store = SimpleNamespace(folder=Path("out"), logs=Path("out/logs"))
     return cls(**{**usual, "budget": budget, "observer": observer, "store": store, **parts})
@@ -545,7 +547,7 @@ def test_test_images_are_classified_once_by_what_was_timed_and_names_them() -> N
     evaluator = SimpleNamespace(evaluate=lambda *words: words)
     session = step(suite=SimpleNamespace(tests=tests), recorder=recorder, evaluator=evaluator)
     session.evaluate(tuple(cases), "built")
-    assert kept == [(one, (one, tests[one.id], "built"), "built")]
+    assert kept == [(one, (one, tests[one.id], "built", 120.0), "built")]
     assert three.id not in tests
 
 

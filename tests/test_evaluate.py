@@ -1,6 +1,9 @@
 """`cnnbench evaluate`: the arithmetic against published figures, and real processes on a few images."""
 
 import json
+import math
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,20 @@ import torch
 from safetensors.torch import save_file
 
 from cnnbench.analysis.evaluation import Predictions, accuracy, by_class, confusion, differences
-from cnnbench.errors import InputError
+from cnnbench.errors import InputError, WorkerError
 from cnnbench.records import training_history
-from cnnbench.records.task_messages import Classified
+from cnnbench.records.dataset import Scaling
+from cnnbench.records.task_messages import Classified, ClassifyingStarted, TestPrepared
 from cnnbench.records.training_history import EpochResult, History, Trained
 from cnnbench.report import evaluated
-from cnnbench.runner.tasks.evaluate import cases_of
+from cnnbench.runner.tasks import evaluate
+from cnnbench.runner.tasks.evaluate import TestImages, cases_of
 from cnnbench.runner.worker_process import Worker
-from cnnbench.suite.case import ModelSpec
+from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker import models
+from tests import scripted
 from tests.conftest import Cli
+from tests.scripted import Says
 from tests.test_data import images_of, write_images
 
 TWO = Predictions(
@@ -136,3 +143,21 @@ def test_a_runtime_is_asked_for_the_precisions_that_it_has() -> None:
     assert [case.backend for case in cases] == ["eager/cpu", "eager/cpu/amp-bf16", "ort/cpu"]
     with pytest.raises(InputError, match="--runtime ort: ort runs fp32, fp16, int8"):
         cases_of(spec, ["ort"], ["amp-bf16"])
+
+
+@pytest.mark.parametrize(("left_s", "classified"), [(0.01, None), (600.0, 12), (math.inf, 12)])
+def test_images_are_not_classified_where_that_would_outlast_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_s: float, classified: int | None
+) -> None:
+    case = Case.from_id("lenet5/inference/eager/cpu/fp32/b4")
+    answers = [scripted.Slowly(0.05, Classified(classes=[0, 1], is_torch_in_process=False))] * 6
+    script = [Says("start_classifying", ClassifyingStarted()), Says("classify", *answers)]
+    scripted.use(monkeypatch, tmp_path, *script, *scripted.lenet())
+    about = TestPrepared(classes=["a", "b"], labels=[0, 1] * 6, scaling=Scaling(mean=(0,), deviation=(1,)))
+    images, ends_s = TestImages("images.npy", about), time.monotonic() + left_s
+    of = partial(evaluate.classified, case, tmp_path, images, 1, tmp_path / "log", ends_s=ends_s)
+    if classified is not None:
+        assert len(of()) == classified
+    else:
+        with pytest.raises(WorkerError, match="12 test images would take about . s, more than is left of the budget"):
+            of()

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from cnnbench.errors import WorkerCrashed, WorkerError
-from cnnbench.records.messages import Closed, Failure, Loaded, Opened, Request, Sample, Sampled, Warm, Warmed
+from cnnbench.records.messages import (
+    Closed,
+    Failure,
+    Load,
+    Loaded,
+    Open,
+    Opened,
+    Request,
+    Sample,
+    Sampled,
+    Warm,
+    Warmed,
+)
 from cnnbench.records.reason import Interference, Reason
 from cnnbench.records.record import Block, Memory, Parity
 from cnnbench.runner import interleave
@@ -147,6 +159,13 @@ def test_as_many_rounds_are_measured_as_are_asked_for_however_narrow_the_interva
     assert [(len(result.blocks), result.stopped) for result in results] == [(9, "9 rounds asked for")] * 2
 
 
+def test_measuring_ends_with_the_round_in_which_the_last_has_died() -> None:
+    said: list[str] = []
+    alone = Fake("a", [], [0.0], None, dies_in=1)
+    (found,) = measure_interleaved([alone], 100.0, random.Random(0), said.append)
+    assert (len(found.blocks), found.stopped, said) == (1, "", ["round 1", "round 2"])
+
+
 def test_a_participant_that_dies_leaves_the_others_to_go_on() -> None:
     participants, _, clock = pair(noisy=True, dies_in=3)
     a, b = measure_interleaved(participants, 2.0, random.Random(0), clock_s=lambda: clock[0])
@@ -230,6 +249,10 @@ def test_a_case_whose_outputs_are_wrong_is_not_timed() -> None:
     assert (outcome.launch, outcome.error, outcome.parity) == (None, None, (wrong,))
     assert "warm eager" not in log
     assert "sample eager" not in log
+    script: dict[str, Answer] = {"open": Opened(load_s=0.1, first_call_s=0.1, parity=[wrong])}
+    member = GroupMember(case(), Path("artifact"), 1, lambda _: ScriptedWorker(script, log), Path("log"))
+    (alone,) = measure_group([member], Allowance(0.001), seed=0)
+    assert (alone.launch, alone.error, alone.parity) == (None, None, (wrong,))
 
 
 def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
@@ -237,6 +260,8 @@ def test_who_has_warmed_up_less_makes_as_many_calls_more() -> None:
     few = '{"calls": 4, "seconds": 0.1, "converged": true, "calls_per_sample": 1, "call_s": 0.01}\n'
     outcome, other = measured({"warm": few}, log)
     assert (log.count("warm eager"), log.count("warm ort")) == (2, 1)
+    again = log.index("warm eager", log.index("warm ort"))
+    assert log[again - 1 : again + 2] == ["resume eager", "warm eager", "suspend eager"]
     assert outcome.launch is not None
     assert other.launch is not None
     assert (outcome.launch.warmup_calls, outcome.launch.warmup_s, other.launch.warmup_calls) == (8, 0.2, 10)
@@ -263,6 +288,93 @@ def test_calls_that_equalise_warm_ups_end_with_their_time_however_few_they_are()
     asked.clear()
     measure_group(members, Allowance(1.0, warmup_s=3.0, whole_s=0.0), seed=0)
     assert [each.min_calls for each in asked] == [0, 0], "no time is left to equalise them"
+
+
+@pytest.mark.parametrize(
+    ("whole_s", "limits_s", "ends_s"),
+    [(None, [1.0], math.inf), (2.0, [1.0], 104.0), (1.0, [0.75], 104.0), (0.25, [], 104.0), (5.0, [1.0], 105.0)],
+)
+def test_warm_ups_are_equalised_in_the_time_that_is_left_and_counted_together(
+    monkeypatch: pytest.MonkeyPatch, whole_s: float | None, limits_s: list[float], ends_s: float
+) -> None:
+    """It is a quarter of a second later when the first could warm up again, three seconds when samples begin."""
+    asked: list[Warm] = []
+
+    class Growing(ScriptedWorker):
+        def ask(self, request: Request, answer: Any) -> Any:
+            if not isinstance(request, Warm) or not request.min_calls:
+                return super().ask(request, answer)
+            asked.append(request)
+            return Warmed(calls=36, seconds=9.0, converged=True, calls_per_sample=3, call_s=0.1)
+
+    few = Warmed(calls=4, seconds=1.0, converged=False, calls_per_sample=2, call_s=0.1)
+    many = few.model_copy(update={"calls": 40, "converged": True})
+    members = [
+        GroupMember(of, Path("artifact"), 1, lambda _, each=each: Growing({"warm": each}, []), Path("log"))  # type: ignore[misc]
+        for of, each in ((case(), few), (case("ort"), many))
+    ]
+    now_s = iter([100.0, 100.25, 100.5, 103.0])
+    monkeypatch.setattr(interleave, "time", SimpleNamespace(perf_counter=lambda: next(now_s)))
+    ends: list[float] = []
+
+    def measure(participants: Sequence[Participant], *_: Any, **about: Any) -> list[Blocks]:
+        ends.append(about["ends_s"])
+        return [Blocks() for _ in participants]
+
+    monkeypatch.setattr(interleave, "measure_interleaved", measure)
+    first, second = measure_group(members, Allowance(1.0, warmup_s=3.0, whole_s=whole_s), seed=0)
+    assert [(each.limit_s, each.hard_limit_s, each.min_calls) for each in asked] == [(s, s, 36) for s in limits_s]
+    assert ends == [ends_s]
+    assert first.launch is not None
+    assert second.launch is not None
+    made = (first.launch.warmup_calls, first.launch.warmup_s, first.launch.calls_per_sample)
+    assert made == ((40, 10.0, 3) if limits_s else (4, 1.0, 2))
+    assert (first.launch.converged, second.launch.converged, second.launch.warmup_calls) == (False, True, 40)
+
+
+def test_one_that_fails_when_it_warms_up_again_is_not_measured() -> None:
+    log: list[str] = []
+
+    class Failing(ScriptedWorker):
+        def ask(self, request: Request, answer: Any) -> Any:
+            if isinstance(request, Warm) and request.min_calls:
+                raise WorkerCrashed("killed")
+            return super().ask(request, answer)
+
+        def kill(self) -> None:
+            log.append("kill few")
+            super().kill()
+
+    few = Warmed(calls=4, seconds=1.0, converged=True, calls_per_sample=1, call_s=0.1)
+    members = [
+        GroupMember(case(), Path("artifact"), 1, lambda _: Failing({"warm": few}, log, "few"), Path("log")),
+        GroupMember(case("ort"), Path("artifact"), 1, lambda _: ScriptedWorker({}, log, "many"), Path("log")),
+    ]
+    failed, other = measure_group(members, Allowance(0.001), seed=0)
+    assert (str(failed.error), failed.launch, other.error) == ("crashed: killed", None, None)
+    assert "sample few" not in log
+    assert log.index("kill few") < log.index("sample many"), "it holds nothing while others are measured"
+    assert failed.group == other.group
+
+
+def test_a_worker_is_told_what_it_runs_and_its_group_what_it_does() -> None:
+    """Warm-ups take half a second to three, where nothing else is said."""
+    asked: list[Request] = []
+    said: list[str] = []
+
+    class Listening(ScriptedWorker):
+        def send(self, request: Request) -> None:
+            asked.append(request)
+            super().send(request)
+
+    member = GroupMember(case("ort"), Path("artifact"), 3, lambda _: Listening({}, []), Path("log"), slowdown=0.25)
+    measure_group([member], Allowance(0.001), seed=0, on_progress=said.append)
+    assert asked[:3] == [
+        Load(case=member.case, threads=3),
+        Open(case=member.case, folder="artifact", slowdown=0.25),
+        Warm(limit_s=3.0, least_s=0.5, hard_limit_s=None),
+    ]
+    assert said[:3] == ["starting", "opening ort", "round 1"]
 
 
 def test_no_answer_is_asked_for_that_would_seem_to_hang() -> None:
@@ -322,6 +434,7 @@ def test_a_groups_time_bounds_warm_ups_and_leaves_half_a_second_of_samples_to_ea
     [
         (0.009, 6, 0.0, "all intervals within 1%"),
         (0.009, 5, 9.0, None),
+        (0.01, 6, 0.0, "all intervals within 1%"),
         (0.011, 6, 0.9, None),
         (0.011, 6, 1.0, "budget spent"),
         (0.011, 5, 9.0, None),
@@ -333,7 +446,7 @@ def test_sampling_ends_with_narrow_intervals_of_all_or_the_budget_and_not_before
     """The interval of six medians is from the lowest to the highest."""
 
     def sampled(spread: float) -> Blocks:
-        times = [1 - spread, 1.0, 1.0, 1.0, 1.0, 1 + spread]
+        times = [100 * (1 - spread), 100.0, 100.0, 100.0, 100.0, 100 * (1 + spread)]
         return Blocks([Block(round=n, seconds={"forward": [call_s]}) for n, call_s in enumerate(times)])
 
     both = [sampled(0.001), sampled(spread)]
@@ -371,6 +484,12 @@ def test_a_participant_that_has_failed_does_nothing_more_and_its_worker_is_ended
     assert str(outcome.error).startswith("crashed")
     assert log[: log.index("kill")][-2:] == ["resume worker", "open worker"]
     assert not any(line.startswith(("warm", "sample", "close")) for line in log)
+    log.clear()
+    alive = {"sample": Failure(failure="out of memory", is_user_error=False)}
+    dying = GroupMember(case(), Path("artifact"), 1, lambda _: Ending(alive, log), Path("log"))
+    other = GroupMember(case("ort"), Path("artifact"), 1, lambda _: ScriptedWorker({}, log, "other"), Path("log"))
+    measure_group([dying, other], Allowance(0.001), seed=0)
+    assert log[log.index("sample worker") + 1] == "kill", "it holds nothing while others are measured"
     participant = WorkerParticipant(member)
     participant.error = Reason(code="hung")
     participant.attempt(lambda: log.clear())

@@ -102,6 +102,8 @@ def test_another_allocator_is_the_best_only_where_it_was_measured_well_and_is_fa
     assert [each.kernel for each in (ort, eager)] == [True, True]
     assert [each.kernel for each in kernel.standings([measured("eager", 0.8, 0.1), ORT])] == [False, False]
     assert kernel.standings([ORT, same, KEPT]) == [], "nothing is the reference"
+    large = [each.model_copy(update={"case": each.case.model_copy(update={"batch": 16})}) for each in (ORT, EAGER)]
+    assert [each.default for each in kernel.standings([ORT, *large])] == large, "of the same batch"
     of = measured("eager", 0.4, 0.1)
     last = of.model_copy(update={"case": of.case.model_copy(update={"layout": "channels_last"})})
     first, reference = kernel.standings([last, EAGER])
@@ -112,7 +114,12 @@ def test_another_allocator_is_the_best_only_where_it_was_measured_well_and_is_fa
 
 def test_a_case_is_told_the_fastest_of_its_own_allocators_alone() -> None:
     slower = measured("eager", 0.9, 0.0, "jemalloc")
-    found = kernel.kept([KEPT, slower, ORT, EAGER])
+    fast = measured("eager", 0.1, 0.0, "tcmalloc")
+    others = [
+        fast.model_copy(update={"case": fast.case.model_copy(update=update)})
+        for update in ({"layout": "channels_last"}, {"batch": 4}, {"precision": "amp-bf16"})
+    ]
+    found = kernel.kept([KEPT, slower, ORT, *others, EAGER])
     assert list(found) == [EAGER.id]
     other, ratio = found[EAGER.id]
     assert other is KEPT

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from cnnbench.analysis.answer import answer
 from cnnbench.analysis.status import status_of
-from cnnbench.analysis.tuning import Knobs
+from cnnbench.analysis.tuning import Knobs, Worth
 from cnnbench.cli.common import select_timed
 from cnnbench.errors import InputError, WorkerOutOfMemory
 from cnnbench.integrations.exporters import bencher, frames, github_action, junit
@@ -18,13 +20,14 @@ from cnnbench.records.messages import Open
 from cnnbench.records.record import Measurement, Record
 from cnnbench.records.run_folder import Run, read_run
 from cnnbench.records.serving_messages import Drive
+from cnnbench.report import tuned
 from cnnbench.report.answer import lines, question
 from cnnbench.report.sections import run_page
 from cnnbench.report.tables import run_tables
 from cnnbench.report.tuned import suite_of_tuned
 from cnnbench.runner.budget import Budget
 from cnnbench.runner.tasks import probe
-from cnnbench.runner.tasks.tune_serving import Finalist, Tuned
+from cnnbench.runner.tasks.tune_serving import Finalist, Tuned, TuneRequest
 from cnnbench.suite.case import Case
 from cnnbench.suite.load import load_suite
 from cnnbench.suite.runtimes import cannot
@@ -172,6 +175,72 @@ def test_a_tuned_suite_serves_what_was_found(tmp_path: Path) -> None:
     ]
 
 
+def test_a_tuned_suite_has_the_data_that_a_model_is_calibrated_with(tmp_path: Path) -> None:
+    import yaml
+
+    case = Case.from_id("lenet5/serving/ort/cpu/int8/cal:shapes/b1")
+    knobs = Knobs(sessions=1, threads=2, batch=1, delay_ms=0.0)
+    found = Tuned(case, 0.02, [Finalist(knobs, None, None, None)], [], 1.0, 1, {}, 0.0)
+    (served,) = load_suite(write_suite(tmp_path, yaml.safe_dump(suite_of_tuned([found], 300.0)))).cases
+    assert served == found.tuned_case(knobs)
+
+
+WINNER = Finalist(Knobs(sessions=2, threads=1, batch=4, delay_ms=2.5), 60.24, 63.26, 0.0191)
+OTHER = Finalist(Knobs(sessions=1, threads=2, batch=1, delay_ms=0.0), 50.0, None, None)
+NEITHER = Finalist(OTHER.knobs, None, 30.0, None)
+WORTHS = [Worth("delay_ms", 2.5, 0.012, 0.0, 0.0155), Worth("sessions", 2, 0.012, None, None)]
+
+
+def found_of(*finalists: Finalist) -> Tuned:
+    served = Case.from_id("lenet5/serving/ort/cpu/fp32/b1")
+    return Tuned(served, 0.02, list(finalists), WORTHS, 45.5, 12, {"hung": 2}, 0.0123)
+
+
+def test_what_tuning_found_is_said_with_the_command_that_measures_it() -> None:
+    assert list(tuned.lines([found_of(WINNER, OTHER)], "tuned.yaml", "cnnbench run")) == [
+        "lenet5, ort/cpu, p99 within 20.0 ms: [60.2, 63.3) queries/s, p99 19.1 ms",
+        "  configuration: 2 x 1 threads, batch 4, delay 2.5 ms",
+        "  runner-up: 1 x 2 threads, batch 1, delay 0 ms: [50.0, ?) queries/s",
+        "  each knob, by p90 at 45.5 queries/s with the same arrivals:",
+        "    delay 2.5 ms: 12.0 ms; 15.5 ms at best with delay 0 ms",
+        "    sessions 2: 12.0 ms; no other value was tested",
+        "  12 configurations were tested under load",
+        "  2 were not: hung",
+        "These are LoadGen scenarios, not MLPerf results.",
+        "measure what was found, with all checks: cnnbench run tuned.yaml",
+    ]
+    first, second, *_ = tuned.lines([found_of(NEITHER)], "tuned.yaml", "cnnbench run")
+    assert first == "lenet5, ort/cpu, p99 within 20.0 ms: no VALID rate"
+    assert second == (
+        "  no tested rate keeps the bound, the lowest was 30.0 queries/s; the best p99 seen was 12.3 ms; "
+        "try a longer --budget"
+    )
+
+
+@pytest.mark.parametrize(("finalist", "code"), [(WINNER, 0), (NEITHER, 3)])
+def test_tuning_writes_a_suite_and_ends_with_3_where_nothing_keeps_the_bound(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, finalist: Finalist, code: int
+) -> None:
+    asked: list[TuneRequest] = []
+
+    def tune(request: TuneRequest, watch: Any) -> list[Tuned]:
+        asked.append(request)
+        return [found_of(finalist)]
+
+    monkeypatch.setattr("cnnbench.runner.tasks.tune_serving.tune", tune)
+    options = ("--p99", "20ms", "--memory", "2GiB", "--budget", "90s", "--out", "found")
+    done = cli("tune-serving", write_suite(home, SUITE), *options, "--json")
+    assert done.returncode == code
+    (said,) = json.loads(done.stdout)
+    assert (said["case"], said["bound_ms"], said["rate"]) == ("lenet5/serving/ort/cpu/fp32/b1", 20.0, 45.5)
+    assert (said["finalists"][0]["knobs"], said["tested"]) == (finalist.knobs.model_dump(), 12)
+    (request,) = asked
+    assert [case.id for case in request.cases] == ["lenet5/serving/ort/cpu/fp32/b1"]
+    assert (request.bound_s, request.memory_bytes, request.budget_s) == (0.02, 2 * 2**30, 90.0)
+    (served,) = load_suite(str(home / "found" / "tuned.yaml")).cases
+    assert served.id.startswith("lenet5/serving/ort/cpu/fp32/p99:20ms")
+
+
 def test_a_budget_has_no_time_of_calls_from_services() -> None:
     case = Case.from_id(IDS[0])
     budget = Budget(600.0, {case.id: 60.0}, 3)
@@ -206,8 +275,18 @@ def test_wrong_outputs_under_load_are_seen(ort_service: SimpleNamespace, tmp_pat
     service = ort_service.service
     service.open()
     service.phases["forward"]()
-    right = service.runtimes[1].serve
-    service.runtimes[1].serve = lambda images: right(images) + 1.0
+    first, second = service.runtimes
+    right, other, has_served = first.serve, second.serve, Event()
+
+    def waits(images: Any) -> Any:
+        has_served.wait(10.0)
+        return right(images)
+
+    def wrong(images: Any) -> Any:
+        has_served.set()
+        return other(images) + 1.0
+
+    first.serve, second.serve = waits, wrong
     request = Drive(scenario="offline", folder=str(tmp_path), rate=5000.0, expected_s=1e-4, min_queries=1, min_s=0.05)
     service.drive(request)
     assert not service.close().parity[-1].passed

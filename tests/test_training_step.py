@@ -197,6 +197,23 @@ def test_gradients_are_scaled_by_their_norm_and_a_millionth(size: float, max_nor
     assert found == pytest.approx(factor, rel=1e-5)
 
 
+class Summed(nn.Module):
+    """A weight that is the sum of a product of parameters and of two more, which all have the same gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Parameter(0.1 * torch.randn(5, 196)) for _ in range(2))
+        self.left, self.right = nn.Parameter(torch.randn(5, 2)), nn.Parameter(0.1 * torch.randn(2, 196))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return nn.functional.linear(x.flatten(1), self.left @ self.right + self.one + self.other)
+
+
+def test_the_decay_of_one_parameter_is_not_in_the_gradient_of_another(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    assert failed(proved(Summed(), tmp_path, Optimizer(momentum=0.9, weight_decay=0.5), 2)) == []
+
+
 CLIPPED = Optimizer(momentum=0.9, max_norm=0.5)
 
 

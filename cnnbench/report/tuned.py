@@ -8,7 +8,7 @@ from cnnbench.analysis.tuning import Worth
 from cnnbench.report.format import NONE, significant
 from cnnbench.report.serving import NOT_MLPERF
 from cnnbench.runner.tasks.tune_serving import Finalist, Tuned
-from cnnbench.suite.case import Case
+from cnnbench.suite.case import NOISE, Case
 
 MS = 1e3
 UNITS = {"delay_ms": " ms"}
@@ -74,6 +74,7 @@ def _entry(case: Case) -> dict[str, Any]:
         "runtimes": [case.runtime],
         "devices": [case.device],
         "precisions": [case.precision],
+        "calibration": None if case.calibration == NOISE else case.calibration,
         "layouts": [case.layout],
         "allocators": [case.allocator],
         "p99": f"{case.p99_ms:g}ms",

@@ -95,14 +95,19 @@ class Budget:
         return self.budget_s - (self._clock_s() - self._began_s)
 
     @property
+    def until_overdrawn_s(self) -> float:
+        """Until the budget is overdrawn by as much as it may be."""
+        return self.left_s + OVERDRAFT * self.budget_s
+
+    @property
     def is_over(self) -> bool:
         """Whether not even a group's first launch may begin any more."""
-        return self.left_s <= -OVERDRAFT * self.budget_s
+        return self.until_overdrawn_s <= 0
 
     def fits(self, group: Group) -> bool:
         """Whether a first launch of a group ends before the budget is overdrawn, as far as earlier ones tell."""
         is_known = all(_kind(case) in self._learned for case in group)
-        return not is_known or self._sum_s([group], 0.0) <= self.left_s + OVERDRAFT * self.budget_s
+        return not is_known or self._sum_s([group], 0.0) <= self.until_overdrawn_s
 
     def built(self, spec: ModelSpec, seconds: float) -> None:
         """An artifact or a training step took so long."""
@@ -174,7 +179,7 @@ class Budget:
             again_s -= done_s if self._current not in self.first else 0.0
         unused_s = min((known.seconds for known in self._launched.values()), default=0.0) / 2  # where no launch fits
         remaining_s = needed_s + max(0.0, min(again_s, self.left_s - needed_s - unused_s))
-        return max(0.0, min(remaining_s, self.left_s + OVERDRAFT * self.budget_s))
+        return max(0.0, min(remaining_s, self.until_overdrawn_s))
 
     @property
     def _builds_s(self) -> float:

@@ -264,7 +264,8 @@ class _Session:
         for case in group:
             if (test := self.suite.tests.get(case.id)) and self.recorder.awaits_evaluation(case):
                 self.doing(f"{case.id}: evaluating on {test.data}")
-                self.recorder.evaluated(case, self.evaluator.evaluate(case, test, built), built)
+                evaluation = self.evaluator.evaluate(case, test, built, self.budget.until_overdrawn_s)
+                self.recorder.evaluated(case, evaluation, built)
 
     def explain_parity(self) -> None:
         """Find the layer where outputs that differ from the reference begin to, while there is time."""

@@ -1,6 +1,8 @@
 """A trained model on a data set's test images, in each runtime, in a process of its own."""
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -120,9 +122,13 @@ def classified(
     threads: int,
     log: Path,
     watch: Callable[[str, int, int], None] = lambda *_: None,
+    ends_s: float = math.inf,
 ) -> list[int]:
-    """The class of each image by a case, from its artifact's folder, in a new process. Raises WorkerError."""
-    found, count = list[int](), len(images.about.labels)
+    """The class of each image by a case, from its artifact's folder, in a new process.
+
+    Raises WorkerError, also as soon as it is clear that it would go on past `ends_s`, on the clock of `time.monotonic`.
+    """
+    found, count, begun_s = list[int](), len(images.about.labels), time.monotonic()
     with Worker(log, threads, LIMIT_S) as worker:
         worker.ask(Load(case=case, threads=threads), Loaded)
         scaling = images.about.scaling
@@ -131,6 +137,12 @@ def classified(
         while len(found) < count:
             found += worker.ask(Classify(seconds=TURN_S), Classified).classes
             watch(case.backend, len(found), count)
+            whole_s = (time.monotonic() - begun_s) * count / max(len(found), 1)
+            if len(found) < count and begun_s + whole_s > ends_s:
+                raise WorkerError(
+                    f"to classify {count:,} test images would take about {whole_s:,.0f} s, more than is left of the "
+                    "budget; give a larger one"
+                )
     return found
 
 
@@ -141,9 +153,12 @@ class Evaluator:
         self._logs = logs
         self._images: dict[tuple[object, ...], TestImages | CnnbenchError] = {}
         self._classes: dict[tuple[Case, str], list[int] | CnnbenchError] = {}
+        self._ends_s = math.inf
 
-    def evaluate(self, case: Case, test: TestSet, built: Built) -> Evaluation | None:
-        """The counts of a case, or why there are none; None for random weights, which have no accuracy."""
+    def evaluate(self, case: Case, test: TestSet, built: Built, left_s: float) -> Evaluation | None:
+        """The counts of a case, or why there are none within so many seconds; None for random weights, which have no
+        accuracy."""
+        self._ends_s = time.monotonic() + left_s
         spec, facts = case.spec, built.facts
         if facts is None or facts.begun_anew or not has_weights(spec):
             return None
@@ -199,7 +214,9 @@ class Evaluator:
         if (key := (plain, images.file)) not in self._classes:
             log = self._logs / f"evaluate-{artifact.file_name(plain.id)}.log"
             try:
-                self._classes[key] = classified(plain, built.folder, images, machine.threads_of(plain), log)
+                self._classes[key] = classified(
+                    plain, built.folder, images, machine.threads_of(plain), log, ends_s=self._ends_s
+                )
             except CnnbenchError as error:
                 self._classes[key] = error
         return _known(self._classes[key])

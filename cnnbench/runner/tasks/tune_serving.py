@@ -171,10 +171,13 @@ def tune(request: TuneRequest, watch: Watch) -> list[Tuned]:
     with Artifacts(request.folder / LOGS, request.limit_s) as artifacts:
         for case in request.cases:
             watch(f"{case.spec.label}: building", request.budget_s)
-            facts = artifacts.get(case.spec)
-            folder = artifact.folder_of(case.spec, facts.key)
+            artifacts.build([wanted := artifacts.wanted(case.spec, ahead=[case] if case.has_own_graph else [])])
+            built = artifacts.find(wanted)
+            built.require()
+            if case.has_own_graph and (problem := built.problem(case)):
+                raise WorkerError(f"{case.id}: cannot be served: {problem.reason}")
             with ExitStack() as stack:
-                found.append(Search(request, case, folder, watch, stack).run())
+                found.append(Search(request, case, wanted.folder, watch, stack).run())
     return found
 
 
@@ -290,15 +293,16 @@ class Search:
     def finals(self, kept: Sequence[Knobs], capacity: float, rate: float, rounds: int = ROUNDS) -> list[Finalist]:
         """The highest rate of each, searched in turn from that of the last rung; the best first.
 
-        Each further round has other arrivals and begins where the one before ended; it is made if there is time for as
-        long a one. A configuration is known by its median round: one stall decides a p99.
+        The first round is made, however late it is. Each further one has other arrivals and begins where the one before
+        ended; it is made if there is time for as long a one. A configuration is known by its median round: one stall
+        decides a p99.
         """
         hints = {knobs: [place_of(rate), place_of(rate * tuning.STEPS[1])] for knobs in kept}
         found: dict[Knobs, list[Finalist]] = {knobs: [] for knobs in kept}
         took_s = 0.0
         for number in range(rounds):
             before_s = self.left_s
-            if before_s < took_s:
+            if number and before_s < took_s:
                 break
             for knobs, tests in self._round(number, hints, capacity).items():
                 valid, invalid = tuning.interval(tests)

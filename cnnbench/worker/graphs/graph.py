@@ -115,11 +115,10 @@ class Graph:
         self.nodes.append(helper.make_node(operator, read, written, name=name, **attributes))
         return outputs
 
-    def sum_with(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
-        """y + scale * x, of one shape; y adds it itself where it `is_open_product`."""
+    def add_to_product(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        """y + scale * x, of one shape, computed by the product that y is; it must be an `is_open_product`."""
         place = self._open_product(y)
-        if place is None:
-            return self.add(y, self.mul(x, scale))
+        assert place is not None
         node = self.nodes.pop(place)
         node.input.append(x.name)
         node.attribute.append(helper.make_attribute("beta", float(scale)))

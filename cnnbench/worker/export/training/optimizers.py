@@ -17,20 +17,39 @@ def clip_factor(g: Graph, max_norm: float, gradients: Sequence[Tensor]) -> Tenso
 
 
 def update(
-    g: Graph, optimizer: Optimizer, w: Tensor, dw: Tensor, states: Sequence[Tensor], rate: Tensor, step: Tensor | None
+    g: Graph,
+    optimizer: Optimizer,
+    w: Tensor,
+    dw: Tensor,
+    states: Sequence[Tensor],
+    rate: Tensor,
+    step: Tensor | None,
+    *,
+    is_shared: bool = False,
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The parameter's new value and its new states; `step` counts from 1 and is used by Adam and AdamW.
+
+    `is_shared`: the gradient is that of other values, too, so that nothing may be added to it where it is computed.
 
     Adam is Kingma and Ba 2015, algorithm 1, with epsilon outside the corrected root as torch has it; AdamW takes the
     decay from the weight instead (Loshchilov and Hutter 2019, algorithm 2, its rate multiplied in).
     """
+    adds_itself = not is_shared and g.is_open_product(dw)
+
+    def plus(x: Tensor, scale: float) -> Tensor:
+        return g.add_to_product(dw, x, scale) if adds_itself else g.add(dw, g.mul(x, scale))
+
     if optimizer.weight_decay and optimizer.name == "adamw":
         w = g.mul(w, g.sub(g.constant(1.0), g.mul(rate, optimizer.weight_decay)))
     elif optimizer.momentum:
-        dw = _with_momentum(g, optimizer, w, dw, states[0])
+        # Decay and state are one summand, which a gradient that is one product, as of large weights, can add itself.
+        kept = states[0]
+        if share := optimizer.weight_decay / optimizer.momentum:
+            kept = g.sum_as_product(kept, w, share) if adds_itself else g.add(kept, g.mul(w, share))
+        dw = plus(kept, optimizer.momentum)
         states = [dw]
     elif optimizer.weight_decay:
-        dw = g.sum_with(dw, w, optimizer.weight_decay)
+        dw = plus(w, optimizer.weight_decay)
     if optimizer.is_adam:
         assert step is not None
         first, second = optimizer.betas
@@ -42,13 +61,3 @@ def update(
         change = g.div(mean, g.add(root, g.constant(optimizer.eps)))
         return g.sub(w, g.mul(change, g.div(rate, corrections[0]))), [mean, square]
     return g.sub(w, g.mul(dw, rate)), states
-
-
-def _with_momentum(g: Graph, optimizer: Optimizer, w: Tensor, dw: Tensor, state: Tensor) -> Tensor:
-    """The new momentum, of a gradient without the weight decay.
-
-    Decay and state are one summand, so that a gradient that is one product, whose weights are large, adds it itself.
-    """
-    if share := optimizer.weight_decay / optimizer.momentum:
-        state = g.sum_as_product(state, w, share) if g.is_open_product(dw) else g.add(state, g.mul(w, share))
-    return g.sum_with(dw, state, optimizer.momentum)

@@ -19,7 +19,14 @@ from cnnbench.suite.optimizer import Optimizer
 from cnnbench.worker.export.any_batch import traced_line
 from cnnbench.worker.export.training.optimizers import clip_factor, update
 from cnnbench.worker.export.training.rules import RULES
-from cnnbench.worker.export.training.rules.rule import Gradient, NoRule, OpResult, Shape, materialise
+from cnnbench.worker.export.training.rules.rule import (
+    Gradient,
+    NoRule,
+    OpResult,
+    ScaledGradient,
+    Shape,
+    materialise,
+)
 from cnnbench.worker.export.training.trace import CannotExport, is_getitem, traced
 from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
@@ -274,8 +281,14 @@ class _Step:
         names = [f"{name}.{state}" for state in self.optimizer.states]
         states: Sequence[Tensor] = [g.input(state, parameter.shape) for state in names]
         g.scope = f"{name}/update"
-        parameter, states = update(g, self.optimizer, parameter, gradient, states, rate, step)
+        is_shared = self._is_shared(gradient)
+        parameter, states = update(g, self.optimizer, parameter, gradient, states, rate, step, is_shared=is_shared)
         self.after |= {name: parameter, **dict(zip(names, states, strict=True))}
+
+    def _is_shared(self, gradient: Tensor) -> bool:
+        """Whether it is the gradient of several values, as of the terms of a sum."""
+        tensors = (each.rest if isinstance(each, ScaledGradient) else each for each in self.gradients.values())
+        return sum(each.name == gradient.name for each in tensors) > 1
 
     def _described(self) -> Mapping[str, Any]:
         names, states = list(self.parameters), self.optimizer.states

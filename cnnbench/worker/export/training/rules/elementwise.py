@@ -5,10 +5,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from cnnbench.worker.export.training.rules.rule import NoRule, OpResult, Rule, op_result
-from cnnbench.worker.graphs.graph import Graph, Tensor
+from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
 LARGE = 3e38
 """Nearly the largest float32: what stands for the slope of a root at 0, which a rectifier before it times 0."""
@@ -140,6 +141,10 @@ def clamp(g: Graph, _: Any, x: Tensor, low: float | None = None, high: float | N
     """x within its bounds; the gradient at a bound is torch's."""
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         raise NoRule("bounds that are tensors")
+    if x.dtype in INTEGERS and not any(isinstance(each, float) for each in (low, high)):
+        whole = [None if each is None else g.constant(np.asarray(each, np.int64)) for each in (low, high)]
+        limited = g.typed("int64", "Clip", g.cast(x, "int64"), *whole)
+        return op_result(limited if x.dtype == "bool" else g.cast(limited, x.dtype))
     value = g.cast(x, "float32")
     bounds = [None if each is None else g.constant(float(each)) for each in (low, high)]
     y = g("Clip", value, *bounds)

@@ -58,7 +58,7 @@ maximum, minimum = partial(_larger, "Max", "Greater"), partial(_larger, "Min", "
 
 def where(g: Graph, _: Any, condition: Tensor, x: Tensor | float, y: Tensor | float) -> OpResult:
     """x where the condition holds, else y; the three broadcast."""
-    first = x if isinstance(x, Tensor) else g.constant(float(x))
+    first = x if isinstance(x, Tensor) else g.alike(y, x)[1] if isinstance(y, Tensor) else g.constant(float(x))
     zero = g.constant(0.0)
     return op_result(
         g.where(condition, first, y),
@@ -77,7 +77,8 @@ def masked_fill(g: Graph, out: Any, x: Tensor, mask: Tensor, value: Tensor | flo
 
 def cast(g: Graph, _: Any, x: Tensor, *args: Any, dtype: Any = None, **__: Any) -> OpResult:
     """x in another type: float32 stays as it is, whole numbers and truth values have no gradient."""
-    wanted = next((str(each) for each in (dtype, *args) if str(each).startswith("torch.")), f"torch.{x.dtype}")
+    types = (f"torch.{each.dtype}" if isinstance(each, Tensor) else str(each) for each in (dtype, *args))
+    wanted = next((each for each in types if each.startswith("torch.")), f"torch.{x.dtype}")
     name = wanted.removeprefix("torch.")
     if name in ("strided", "contiguous_format", "preserve_format", "channels_last"):
         name = x.dtype

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.worker.export.training.rules.rule import OpResult, op_result
-from cnnbench.worker.graphs.graph import Graph, Tensor
+from cnnbench.worker.graphs.graph import INTEGERS, Graph, Tensor
 
 STEEP = 3e38
 """Nearly the largest float32: times any positive normal number it is at least 1."""
@@ -19,6 +19,8 @@ def add(g: Graph, _: Any, x: Tensor | float, y: Tensor | float, *, alpha: float 
         assert isinstance(y, Tensor)
         x = g.alike(y, x)[1]
     if not isinstance(y, Tensor):
+        if x.dtype in INTEGERS:  # and a fraction are a fraction
+            return op_result(g.add(g.cast(x, "int64") if x.dtype == "bool" else x, alpha * y))
         total = g("Add", x, g.constant(np.asarray(alpha * y, x.dtype)), shape=x.shape)
         return op_result(Tensor(total.name, x.shape, x.dtype), (x, lambda dy: dy))
 
