@@ -308,6 +308,18 @@ def with_backward_hook() -> nn.Module:
     return module
 
 
+def with_parameter_hook() -> nn.Module:
+    module = Net()
+    module.middle.weight.register_hook(lambda gradient: gradient / 2)  # type: ignore[no-untyped-call]
+    return module
+
+
+def with_accumulated_hook() -> nn.Module:
+    module = Net()
+    module.middle.weight.register_post_accumulate_grad_hook(lambda weight: weight.grad.mul_(0.5))
+    return module
+
+
 def nothing_to_train() -> nn.Module:
     return Net().requires_grad_(False)
 
@@ -316,6 +328,8 @@ REFUSED = [
     (Reversed, r"Turned, a torch\.autograd\.Function that the model calls, has a backward pass of its own"),
     (Hooked, "the model sets a hook on a gradient"),
     (with_backward_hook, "module middle has a backward hook"),
+    (with_parameter_hook, r"the parameter middle\.weight has a gradient hook"),
+    (with_accumulated_hook, r"the parameter middle\.weight has a gradient hook"),
     (Writes, r"the model writes into the parameter middle\.weight"),
     (Random, r"no gradient rule for aten\.randn_like\.default"),
     (nothing_to_train, "depends on no parameter that asks for a gradient"),

@@ -18,11 +18,10 @@ REGISTERED = "GeneratedBackwardFor"
 """Begins the name of the function of an operator with a registered gradient: the trace shows that operator."""
 
 
-def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> str | None:
-    """Why the module's gradients are not the derivative of its forward pass, in a sentence; None where they are.
+def check_hooks(module: nn.Module) -> str | None:
+    """Which hook may change the module's gradients, in a sentence; None where there is none.
 
-    Runs it once, in the mode that it is in, and looks at autograd's own graph: what runs under `no_grad`, or is not
-    part of the loss, is not in it. Its buffers are put back.
+    A copy of the module has lost those of its parameters.
     """
     for name, child in module.named_modules():
         if child._backward_hooks or child._backward_pre_hooks:
@@ -30,8 +29,17 @@ def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) 
                 f"{_named(name)} has a backward hook, which may change gradients: no trace of the forward pass sees it"
             )
     for name, parameter in module.named_parameters():
-        if parameter._backward_hooks:
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:  # type: ignore[attr-defined]
             return f"the parameter {name} has a gradient hook, which no trace of the forward pass sees"
+    return None
+
+
+def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> str | None:
+    """Why the module's gradients are not the derivative of its forward pass, in a sentence; None where they are.
+
+    Runs it once, in the mode that it is in, and looks at autograd's own graph: what runs under `no_grad`, or is not
+    part of the loss, is not in it. Its buffers are put back.
+    """
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     state = torch.get_rng_state()
     made_in: dict[Any, str] = {}

@@ -19,7 +19,7 @@ from cnnbench.worker.copies import copied
 from cnnbench.worker.export.any_batch import FixedBatch, any_batch
 from cnnbench.worker.export.inference import out_of_place
 from cnnbench.worker.export.training import decompositions
-from cnnbench.worker.export.training.backward_hooks import check_backward
+from cnnbench.worker.export.training.backward_hooks import check_backward, check_hooks
 from cnnbench.worker.export.training.rules import RULES
 
 _LIBRARY: Any = torch.library.Library("cnnbench", "DEF")  # type: ignore[no-untyped-call]
@@ -68,6 +68,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
 
     The inputs are two of each, such as images (2, C, H, W).
     """
+    if hook := check_hooks(module):
+        raise CannotExport(hook)
     module = copied(module).train()
     for parent in list(module.modules()):
         for name, child in parent.named_children():
