@@ -29,7 +29,7 @@ def check_hooks(module: nn.Module) -> str | None:
                 f"{_named(name)} has a backward hook, which may change gradients: no trace of the forward pass sees it"
             )
     for name, parameter in module.named_parameters():
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:  # type: ignore[attr-defined]
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             return f"the parameter {name} has a gradient hook, which no trace of the forward pass sees"
     return None
 
@@ -73,6 +73,14 @@ def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) 
                 "trace of the forward pass sees; write it with torch's operators"
             )
     return None
+
+
+def written_parameter(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
+    """Which parameter the forward pass writes into, and where, in a sentence; None if it writes into none."""
+    watch = _Watch(module)
+    with running(module) as stack, watch.over(stack):
+        module(*inputs)
+    return watch.found
 
 
 def _named(module: str) -> str:
@@ -123,8 +131,8 @@ class _Watch(TorchFunctionMode):
             parameter = self.storages.get(args[0].untyped_storage().data_ptr())
             if parameter is not None:
                 self.found = self.found or (
-                    f"{where} writes into the parameter {parameter} in its forward pass ({name}): a step would have to "
-                    "change it twice; compute what is used from the parameter instead, such as weight * mask"
+                    f"{where} writes into the parameter {parameter} in its forward pass ({name}), which no graph can "
+                    "do; compute what is used from the parameter instead, such as weight * mask"
                 )
         return func(*args, **(kwargs or {}))
 
