@@ -90,6 +90,12 @@ def test_batch_normalisation_in_evaluation_mode_uses_its_statistics_and_keeps_th
     assert "norm.weight" in changed
 
 
+def test_statistics_with_a_momentum_of_one_are_the_last_batchs(tmp_path: Path) -> None:
+    module = Net()
+    module.norm.momentum = 1.0
+    after_a_step(module, tmp_path)
+
+
 class Detached(Net):
     """The stem's gradient is cut off."""
 
@@ -368,6 +374,12 @@ class Maps(Net):
         return self.features(x), super().forward(x)
 
 
+def averaging() -> nn.Module:
+    module = Net()
+    module.norm.momentum = None  # a plain average over all batches
+    return module
+
+
 def with_backward_hook() -> nn.Module:
     module = Net()
     module.middle.register_full_backward_hook(lambda *_: None)
@@ -399,6 +411,7 @@ REFUSED = [
     (Writes, r"the model writes into the parameter middle\.weight"),
     (WritesIntoDetached, r"writes into what it has detached \(test_what_trains\.py:\d+\)"),
     (scripted, "layer 'middle' is a ScriptModule, made by torch.jit"),
+    (averaging, "layer 'norm': its forward pass takes another path for other values"),
     (Maps, r"a tensor of shape \(2, 4, 6, 6\) for labels of shape \(2,\)"),
     (Drawn, "its forward pass uses an object that no graph can hold"),
     (Random, r"no gradient rule for aten\.randn_like\.default"),

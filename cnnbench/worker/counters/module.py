@@ -27,7 +27,7 @@ from cnnbench.worker.signature import flat
 
 Formula = Callable[..., int]
 MULTIPLY = {"_convolution", "_convolution_mode", "lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "_trilinear"}
-MULTIPLY |= {"addmv", "addbmm", "conv_tbc", "_cdist_forward", "mkldnn_rnn_layer"}
+MULTIPLY |= {"addmv", "addbmm", "conv_tbc", "cdist", "_cdist_forward", "mkldnn_rnn_layer"}
 MULTIPLY |= {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "convolution_overrideable", "_weight_int8pack_mm"}
 MULTIPLY |= {"_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
 """Operators of aten that multiply and accumulate, and that a counter may have no formula for."""

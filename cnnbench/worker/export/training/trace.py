@@ -21,6 +21,7 @@ from cnnbench.worker.export.inference import DataIsDetached, kind_of, out_of_pla
 from cnnbench.worker.export.training import decompositions
 from cnnbench.worker.export.training.backward_hooks import check_backward, check_hooks
 from cnnbench.worker.export.training.rules import RULES
+from cnnbench.worker.hooks import running
 
 _LIBRARY: Any = torch.library.Library("cnnbench", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("stop_gradient(Tensor x) -> Tensor")
@@ -78,10 +79,11 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
     batch = torch.export.Dim("batch", min=1)
     given = (tuple(inputs), torch.zeros(len(inputs[0]), *places, dtype=torch.long))
     shapes = (tuple({0: batch} for _ in inputs), {0: batch})
+    stack: list[str] = []
     try:
         with warnings.catch_warnings(action="ignore"), out_of_place(module), _checkpoints_run():
             _refuse_hidden(module, *given)
-            with _as_no_grad(), _Rewritten(), DataIsDetached(), any_batch():
+            with running(module) as stack, _as_no_grad(), _Rewritten(), DataIsDetached(), any_batch():
                 program = torch.export.export(_Loss(module), given, dynamic_shapes=shapes, strict=False)
             _mark(program.graph_module)
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
@@ -97,7 +99,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
         if isinstance(error, (MemoryError, OSError)) or "allocate memory" in str(error):
             raise  # passing: it says nothing of the model
         kind = kind_of(str(error))
-        raise CannotExport(f"{f'{kind}: ' if kind else ''}torch.export: {said(error)}") from error
+        where = f"layer {stack[-1]!r}: " if stack and stack[-1] else ""
+        raise CannotExport(f"{where}{f'{kind}: ' if kind else ''}torch.export: {said(error)}") from error
 
 
 def _refuse_objects(program: torch.export.ExportedProgram) -> None:
