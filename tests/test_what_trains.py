@@ -363,7 +363,7 @@ class Drawn(Net):
 def scripted() -> nn.Module:
     module = Net()
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        module.middle = torch.jit.script(module.middle)
+        module.middle = torch.jit.script(module.middle)  # type: ignore[assignment]
     return module
 
 
@@ -394,7 +394,8 @@ def with_parameter_hook() -> nn.Module:
 
 def with_accumulated_hook() -> nn.Module:
     module = Net()
-    module.middle.weight.register_post_accumulate_grad_hook(lambda weight: weight.grad.mul_(0.5))
+    weight: Any = module.middle.weight
+    weight.register_post_accumulate_grad_hook(lambda each: each.grad.mul_(0.5))
     return module
 
 

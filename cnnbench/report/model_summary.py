@@ -179,6 +179,8 @@ def _totals(
         f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} activation gradients "
         f"+ {giga[2]:,.3f} weight gradients",
     )
+    if whole is None and network.trained_params != network.params:
+        yield "trained", f"{network.trained_params:,} of {network.params:,} parameters"
     if whole is not None:
         yield (
             "trained",

@@ -206,7 +206,7 @@ def topk(
     axis %= x.ndim
     if x.shape[axis] is None:
         raise NoRule("an order of the batch's images")
-    settings = {"axis": axis, "largest": int(largest), "sorted": 1}
+    settings: dict[str, Any] = {"axis": axis, "largest": int(largest), "sorted": 1}
     y, at = g.several("TopK", x, g.integers([count]), shapes=[out[0], out[0]], **settings)
     at = replace(at, dtype="int64")
 
