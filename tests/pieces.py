@@ -92,6 +92,13 @@ def positions(x: torch.Tensor) -> torch.Tensor:
     return x + x * scaled + x * positive.mean((2, 3), keepdim=True, dtype=torch.float32) + positive.cumsum(3) / 7
 
 
+def ordered(x: torch.Tensor) -> torch.Tensor:
+    """Values in order, the largest of each row kept, and values added where others were."""
+    largest, where = x.topk(3, 3)
+    kept = torch.zeros_like(x).scatter(3, where, largest)
+    return kept.scatter_add(3, where, largest / 3).scatter(2, where[:, :, :1], 0.5) + x.sort(2, descending=True)[0]
+
+
 class Deformed(nn.Module):
     """A deformable convolution whose offsets and mask are computed."""
 
@@ -258,6 +265,7 @@ PIECES: dict[str, Callable[[], Any]] = {
         lambda x: torch.addcmul(x, x, x, value=0.2) + (x.abs() + 0.5).pow(1.5) - x.reciprocal().tanh()
     ),
     "positions": lambda: Made(positions),
+    "ordered": lambda: Made(ordered),
     "sums": lambda: Made(lambda x: x + x.cumsum(2) / 9 + x.sum((1, 3), keepdim=True) / 9 + x.logsumexp(1, True)),
 }
 """By name: what takes maps (N, 4, 6, 6), and gives others of so many channels; with a training step."""

@@ -1,12 +1,14 @@
 """Counts of networks as people build them: right by hand, by every counter, or named where one cannot count."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from cnnbench.analysis.counts import Verdict, judge, summary
 from cnnbench.analysis.replay import Reading, replay
@@ -17,7 +19,7 @@ from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect, trace
 from cnnbench.worker.counters.einsum import einsum_macs
-from cnnbench.worker.counters.module import dispatched
+from cnnbench.worker.counters.module import backward, dispatched
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning"),  # fvcore's own
@@ -145,6 +147,46 @@ def test_every_counter_agrees_with_the_count_by_hand(
     assert (reading.network.params, reading.network.macs) == (params, macs)
 
 
+class Attends(nn.Module):
+    """Attention of 16 tokens of 4 values by 2 heads, with products by tensordot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(3, 4, 4, 2, 1, bias=False), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.mix = nn.Parameter(torch.rand(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x = self.attention(x, x, x, need_weights=False)[0]
+        y: Tensor = torch.tensordot(x, self.mix, dims=([2], [0])).mean(1)
+        return y
+
+
+def test_attention_and_tensordot_count_as_the_products_that_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _ = judged(Attends(), monkeypatch)
+    assert (verdict.disagreements, verdict.failed) == ([], {})
+    assert set(verdict.macs.values()) == {16 * (48 * 4 + 4 * 12 + 16 * 4 * 2 + 4 * 4 + 4 * 5)}
+
+
+class Transforms(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.fft.rfft2(x).real @ torch.linalg.inv(torch.eye(5))
+        return y
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_fourier_transforms_and_inverses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _ = judged(Transforms(), monkeypatch)
+    assert "_fft_r2c, aten::linalg_inv_ex" in verdict.failed["dispatch"]
+    assert "fft_rfft2, aten::linalg_inv" in verdict.failed["fvcore"]
+
+
+def test_products_with_vectors_count_as_those_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _ = judged(Head(4, spectral_norm(nn.Conv2d(3, 4, 1, bias=False))), monkeypatch)
+    assert verdict.failed == {}
+    assert set(verdict.macs.values()) == {P * 12 + 12 + 4 + 40}, "the weight by v, and that by u"
+
+
 class Tied(nn.Module):
     """Two modules with one weight; and a branch that is never called."""
 
@@ -167,7 +209,38 @@ def test_a_shared_weight_counts_once_and_an_unused_branch_is_told(monkeypatch: p
     assert set(verdict.macs.values()) == {2 * P * 81}
     assert set(verdict.backward.values()) == {3 * P * 81}
     assert any("42 parameters of spare" in line for line in reading.left_out)
-    assert any("81 parameters are those of another layer" in line for line in reading.left_out)
+    assert "81 parameters of one.conv, which are those of a layer before it" in reading.left_out
+    assert reading.network.params == 81
+
+
+class Idle(nn.Module):
+    """Computes what it does not put out, and puts out a number and a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.idle = nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 7, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.one(x).mean((2, 3))
+        self.idle(y)
+        return Both(y, 3)
+
+
+@dataclass
+class Both:
+    logits: Tensor
+    count: int
+
+
+def test_what_no_output_depends_on_is_told_and_no_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict, _ = judged(Idle(), monkeypatch)
+    assert (verdict.disagreements, verdict.failed) == ([], {})
+    assert verdict.macs == {"dispatch": P * 12 + 28, "fvcore": P * 12 + 28, "onnx": P * 12}
+    assert "no output depends on the 28 others, of idle" in verdict.explained[1]
+
+
+def test_a_frozen_module_has_no_backward_pass() -> None:
+    assert backward(nn.Conv2d(3, 4, 1).requires_grad_(False), torch.zeros(1, 3, 8, 8)) == {}
 
 
 def test_what_only_decides_is_counted_in_a_trace_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +286,10 @@ def test_somebodys_own_operator_may_multiply_and_is_named() -> None:
         ("...ij,...jk->...ik", [(7, 2, 3), (7, 3, 4)], 7 * 2 * 3 * 4),
         ("bi , bi -> b", [(2, 9), (2, 9)], 18),
         ("bij->bji", [(2, 3, 4)], 0),
+        ("bchw,bc->bchw", [(2, 3, 4, 5), (2, 3)], 0),
+        ("bi,bj->bij", [(2, 3), (2, 4)], 0),
+        ("bchw,cdk->bd", [(2, 3, 4, 5), (3, 6, 7)], 2 * 3 * 6),
+        ("bi,ij", [(2, 3), (3, 4)], 2 * 3 * 4),
     ],
 )
 def test_einsum_costs_one_mac_for_each_combination_of_its_indices(

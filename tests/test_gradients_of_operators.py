@@ -295,6 +295,30 @@ def test_entries_by_their_positions() -> None:
     by("gather.default", x, 1, index=[torch.randint(0, 4, (2, 3, 5, 6), generator=torch.Generator().manual_seed(1))])
 
 
+def test_values_in_order() -> None:
+    x = random(2, 4, 5, 6)
+    check("aten.topk.default", torch.topk, x, 3, 1)
+    check("aten.topk.default", torch.topk, x, 2, -1, False)
+    check("aten.sort.default", torch.sort, x, 2, True)
+    check("aten.sort.default", torch.sort, x)
+    g = Graph()
+    with pytest.raises(NoRule, match="an order of the batch's images"):
+        RULES["aten.sort.default"](g, [(None, 3)] * 2, g.input("x", (None, 3)), 0)
+
+
+def test_values_put_at_positions() -> None:
+    x, part = random(2, 4, 5), random(2, 3, 5, seed=3)
+    index = torch.tensor([3, 0, 2]).reshape(1, 3, 1).expand(2, 3, 5)
+    for name, by in (("scatter.src", torch.scatter), ("scatter_add.default", torch.scatter_add)):
+
+        def rule(g: Graph, shapes: Any, x: Tensor, part: Tensor, name: str = name) -> Any:
+            return RULES[f"aten.{name}"](g, shapes, x, 1, g.constant(index.numpy()), part)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.test_gradients.RULES", {name: rule})
+            check(name, lambda x, part, by=by: by(x, 1, index, part), x, part, batched=())
+
+
 @pytest.mark.parametrize(
     ("sides", "mode", "corners"),
     [

@@ -1,6 +1,7 @@
 """What a user's module takes and puts out: given, told by an example, or found by trying, and never guessed."""
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cnnbench.errors import ModelError
 from cnnbench.records.messages import Build, Open
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker import building, models
+from cnnbench.worker.copies import copied
 from cnnbench.worker.reference import inputs as reference
 from cnnbench.worker.reference.parity import compare_all, scales_of
 from cnnbench.worker.session import Session
@@ -57,6 +59,39 @@ class Late(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(self.first(x)).mean((2, 3))
         return y
+
+
+def test_a_number_for_each_image_is_an_input() -> None:
+    assert [x.shape for x in reference.draw(3, {"x": (2, 4, 4), "time": ()}, 0)] == [(3, 2, 4, 4), (3,)]
+
+
+def test_numbers_beside_logits_are_no_heads() -> None:
+    logits = torch.zeros(2, 3)
+    assert models.heads((logits, 4, [], {"size": 8, "early": [logits, None]})) == [logits, logits]
+
+
+def test_what_cannot_be_copied_is_shared() -> None:
+    module = net()
+    module.lock, module.seen = threading.Lock(), [1]  # type: ignore[assignment]
+    copy_of_it = copied(module)
+    assert copy_of_it.lock is module.lock
+    assert copy_of_it.seen is not module.seen
+    assert copy_of_it[0].weight is not module[0].weight  # type: ignore[index]
+
+
+def test_wrappers_around_a_module_are_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = net()
+    for made in (nn.DataParallel(module), torch.compile(module)):
+        monkeypatch.setattr(models, "_named", lambda *_, made=made: lambda: made)
+        assert models._users_own(ModelSpec(model="nets:build"))[0] is module
+
+
+def test_modules_without_values_or_of_one_mode_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(net().eval(), (torch.zeros(1, 3, 8, 8),)).module()
+    for made, said in ((net().to("meta"), "on the device meta"), (program, r"program\.pt2")):
+        monkeypatch.setattr(models, "_named", lambda *_, made=made: lambda: made)
+        with pytest.raises(ModelError, match=said):
+            models._users_own(ModelSpec(model="nets:build"))
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """A module read as it runs: the same layers and figures as the closed form, and nothing that runs is lost."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cnnbench.analysis.replay import Reading, replay
+from cnnbench.networks import training
 from cnnbench.networks.registry import ARCHITECTURES
 from cnnbench.records.messages import Traced
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
+from cnnbench.worker.counters.module import backward
 from cnnbench.worker.counters.trace import trace
 
 
@@ -84,7 +88,7 @@ def test_attention_is_read_as_the_products_that_it_is() -> None:
     assert network.macs == projections + 2 * 10 * 10 * 16
 
 
-def test_a_module_used_twice_counts_twice_and_its_parameters_show_up_as_a_difference() -> None:
+def test_a_module_used_twice_works_twice_and_its_parameters_count_once() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -96,4 +100,37 @@ def test_a_module_used_twice_counts_twice_and_its_parameters_show_up_as_a_differ
 
     reading = read(Twice(), torch.zeros(1, 1, 2, 2))
     assert reading.network.macs == 2 * 16
-    assert reading.left_out == ["fc.linear: its 20 parameters are those of another layer, counted again"]
+    assert reading.network.params == reading.network.trained_params == 20
+    assert training.work(reading.network).weight_gradient == 2 * 16
+    assert reading.left_out == ["20 parameters of fc.linear, which are those of a layer before it"]
+
+
+class FrozenBody(nn.Module):
+    """Of 4 x 4 pixels: a body that is computed without gradients, or whose parameters ask for none, and a head."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.body, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        if how in ("asks for none", "bias alone"):
+            self.body.weight.requires_grad_(False)
+            self.body.bias.requires_grad_(how == "bias alone")  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Any:
+        """Logits (N, 5)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "no_grad"):
+            x = self.body(x)
+        logits: Tensor = self.head(torch.tanh(x.detach() if "detach" in self.how else x).mean((2, 3)))
+        return (logits, x) if self.how == "put out and detached" else logits
+
+
+@pytest.mark.parametrize("how", ["asks for none", "no_grad", "detach", "bias alone", "put out and detached", "nothing"])
+def test_training_costs_what_its_gradients_cost(how: str) -> None:
+    module = FrozenBody(how)
+    network = read(module, torch.zeros(1, 3, 4, 4)).network
+    work = training.work(network)
+    backwards = work.input_gradient - work.first_input_gradient + work.weight_gradient
+    assert backwards == sum(macs for _, macs in backward(module, torch.zeros(1, 3, 4, 4)).values())
+    assert work.weight_gradient == 20 + (192 if how in ("nothing", "put out and detached") else 0)
+    assert network.trained_params == 25 + {"nothing": 16, "put out and detached": 16, "bias alone": 4}.get(how, 0)
+    assert network.params == 41

@@ -1,5 +1,6 @@
 """What a step trains and what it leaves alone, and modules whose gradients no trace shows."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,12 @@ def test_batch_normalisation_in_evaluation_mode_uses_its_statistics_and_keeps_th
     assert "norm.weight" in changed
 
 
+def test_statistics_with_a_momentum_of_one_are_the_last_batchs(tmp_path: Path) -> None:
+    module = Net()
+    module.norm.momentum = 1.0
+    after_a_step(module, tmp_path)
+
+
 class Detached(Net):
     """The stem's gradient is cut off."""
 
@@ -104,7 +111,16 @@ class WithoutGradient(Net):
             return super().features(x)
 
 
-@pytest.mark.parametrize("kind", [Detached, WithoutGradient])
+class InInference(Net):
+    """The stem runs in inference mode."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            x = super().features(x)
+        return x.clone()  # what autograd may keep
+
+
+@pytest.mark.parametrize("kind", [Detached, WithoutGradient, InInference])
 def test_what_is_behind_detach_or_no_grad_is_not_trained(kind: type[Net], tmp_path: Path) -> None:
     _, changed = after_a_step(kind(), tmp_path)
     assert not {"stem.weight", "norm.weight", "norm.bias"} & changed.keys()
@@ -198,6 +214,18 @@ def test_functional_dropout_is_proved_as_sharply_as_nothing_random(tmp_path: Pat
     assert max(limits.values()) <= STEADY_LIMITS[1]
 
 
+class AlphaDropping(Net):
+    """Drops as self-normalising networks do, which shifts what it keeps."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.alpha_dropout(super().features(x), 0.4, self.training)
+        return F.feature_alpha_dropout(x, 0.1, self.training)
+
+
+def test_alpha_dropout_is_proved_by_the_mean_of_its_random_numbers(tmp_path: Path) -> None:
+    after_a_step(AlphaDropping(), tmp_path)
+
+
 def test_what_is_dropped_is_random_where_dropping_is_on(tmp_path: Path) -> None:
     session = exported(Dropping(), tmp_path, MOMENTUM, IMAGES)
     losses: dict[bool, set[float]] = {}
@@ -231,6 +259,19 @@ def test_a_module_that_keeps_an_activation_can_be_exported_after_it_ran(tmp_path
     module = Keeps()
     module.train()(IMAGES).sum().backward()
     after_a_step(module, tmp_path)
+
+
+class WritesByData(Net):
+    """Writes into its images by `data`."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x.data.sub_(0.5)
+        return super().features(x)
+
+
+def test_what_is_written_by_data_is_seen(tmp_path: Path) -> None:
+    after_a_step(WritesByData(), tmp_path)
 
 
 class InFloat(Net):
@@ -294,6 +335,15 @@ class Writes(Net):
         return super().features(x)
 
 
+class WritesIntoDetached(Net):
+    """Writes into values of which it trains others."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().features(x) * 2
+        found.data.clamp_(0, 1)
+        return found
+
+
 class Random(Net):
     """Adds noise."""
 
@@ -302,9 +352,50 @@ class Random(Net):
         return found + torch.randn_like(found)
 
 
+class Drawn(Net):
+    """Draws the same numbers at each call."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().features(x)
+        return found + torch.randn(found.shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+def scripted() -> nn.Module:
+    module = Net()
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        module.middle = torch.jit.script(module.middle)  # type: ignore[assignment]
+    return module
+
+
+class Maps(Net):
+    """Puts out a feature map first."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.features(x), super().forward(x)
+
+
+def averaging() -> nn.Module:
+    module = Net()
+    module.norm.momentum = None  # a plain average over all batches
+    return module
+
+
 def with_backward_hook() -> nn.Module:
     module = Net()
     module.middle.register_full_backward_hook(lambda *_: None)
+    return module
+
+
+def with_parameter_hook() -> nn.Module:
+    module = Net()
+    module.middle.weight.register_hook(lambda gradient: gradient / 2)  # type: ignore[no-untyped-call]
+    return module
+
+
+def with_accumulated_hook() -> nn.Module:
+    module = Net()
+    weight: Any = module.middle.weight
+    weight.register_post_accumulate_grad_hook(lambda each: each.grad.mul_(0.5))
     return module
 
 
@@ -316,7 +407,14 @@ REFUSED = [
     (Reversed, r"Turned, a torch\.autograd\.Function that the model calls, has a backward pass of its own"),
     (Hooked, "the model sets a hook on a gradient"),
     (with_backward_hook, "module middle has a backward hook"),
+    (with_parameter_hook, r"the parameter middle\.weight has a gradient hook"),
+    (with_accumulated_hook, r"the parameter middle\.weight has a gradient hook"),
     (Writes, r"the model writes into the parameter middle\.weight"),
+    (WritesIntoDetached, r"writes into what it has detached \(test_what_trains\.py:\d+\)"),
+    (scripted, "layer 'middle' is a ScriptModule, made by torch.jit"),
+    (averaging, "layer 'norm': its forward pass takes another path for other values"),
+    (Maps, r"a tensor of shape \(2, 4, 6, 6\) for labels of shape \(2,\)"),
+    (Drawn, "its forward pass uses an object that no graph can hold"),
     (Random, r"no gradient rule for aten\.randn_like\.default"),
     (nothing_to_train, "depends on no parameter that asks for a gradient"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), "single output: its cross-entropy is always zero"),

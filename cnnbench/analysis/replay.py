@@ -1,13 +1,13 @@
 """The layers of a model that has no closed form, from what was traced as it ran, with the same formulas."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cnnbench.errors import WorkerError
 from cnnbench.networks import layers
 from cnnbench.networks.layers import Joining, Op, Opaque, Value, spelled
-from cnnbench.networks.network import Net, Network
+from cnnbench.networks.network import Layer, Net, Network
 from cnnbench.records.messages import Step, Traced
 
 
@@ -30,7 +30,32 @@ def replay(name: str, traced: Traced) -> Reading:
         ]
         values.append(net(step.name, _op(step, inputs), inputs[0]))
     network = net.network(*traced.inputs)
+    network = replace(network, layers=_as_trained(network.layers, traced))
     return Reading(network, _uncounted(network) + _unowned(network, traced.params))
+
+
+def _as_trained(layers: Sequence[Layer], traced: Traced) -> tuple[Layer, ...]:
+    """The layers with what training changes of them, and where its gradients go, as far as the trace tells."""
+    found = [_with_gradients(layer, step) for layer, step in zip(layers, traced.steps, strict=True)]
+    used = {value.layer for layer in found for value in layer.inputs}
+    reached = {place for place in range(len(found)) if place not in used} | {*traced.outputs}
+    for place in reversed(range(len(found))):
+        if place in reached:
+            reached |= {value.layer for value in found[place].inputs if value.requires_grad and value.layer is not None}
+        else:
+            found[place] = replace(found[place], frozen=True, trained=0)
+    return tuple(found)
+
+
+def _with_gradients(layer: Layer, step: Step) -> Layer:
+    if layer.params:  # else it has no formula here
+        layer = replace(layer, shared=step.shared, trained=step.trained, frozen=not step.weight_is_trained)
+    if step.gradients is None:
+        return layer
+    pairs = zip(layer.inputs, step.gradients, strict=False)
+    inputs = tuple(replace(value, requires_grad=needed) for value, needed in pairs)
+    output = replace(layer.output, requires_grad=any(step.gradients) or layer.trains)
+    return replace(layer, inputs=inputs, output=output)
 
 
 def _op(step: Step, inputs: list[Value]) -> Op:
@@ -59,9 +84,13 @@ def _uncounted(network: Network) -> list[str]:
 
 
 def _unowned(network: Network, params: Mapping[str, int]) -> list[str]:
-    """Parameters that no counted layer has, and those that a layer which is passed again counts again."""
-    counted = {layer.name: layer.params for layer in network.layers if layer.params}
-    lines = []
+    """Parameters that no counted layer has, and those of another layer."""
+    counted = {layer.name: layer.params - layer.shared for layer in network.layers if layer.params}
+    lines = [
+        f"{layer.shared:,} parameters of {layer.name}, which are those of a layer before it"
+        for layer in network.layers
+        if layer.shared
+    ]
     for name in {**params, **counted}:
         missing = params.get(name, 0) - counted.get(name, 0)
         if missing > 0:

@@ -22,7 +22,11 @@ class Layer:
     training_only: bool = False
     """Whether only training runs it, like an auxiliary head. Its parameters count all the same."""
     frozen: bool = False
-    """Whether training leaves its parameters as they are."""
+    """Whether training leaves its weight as it is."""
+    shared: int = 0
+    """How many of its parameters are those of a layer before it, with which they count."""
+    trained: int | None = None
+    """How many of its other parameters training changes, where its weight does not tell: a bias beside a frozen one."""
 
     @property
     def kind(self) -> str:
@@ -81,8 +85,13 @@ class Layer:
 
     @property
     def trained_params(self) -> int:
-        """Parameters that training changes."""
-        return 0 if self.frozen else self.params
+        """Parameters that training changes, but for those of a layer before it."""
+        return (0 if self.frozen else self.params - self.shared) if self.trained is None else self.trained
+
+    @property
+    def trains(self) -> bool:
+        """Whether training changes a parameter of it."""
+        return bool(self.trained_params) or bool(self.params and not self.frozen)
 
     @property
     def weight_bytes(self) -> int:
@@ -129,8 +138,8 @@ class Network:
 
     @property
     def params(self) -> int:
-        """Learned parameters, auxiliary heads' included."""
-        return sum(layer.params for layer in self.layers)
+        """Learned parameters, auxiliary heads' included; those of several layers count once."""
+        return sum(layer.params - layer.shared for layer in self.layers)
 
     @property
     def trained_params(self) -> int:

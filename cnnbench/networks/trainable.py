@@ -99,11 +99,16 @@ def freeze(network: Network, part: str) -> Network:
     layers: list[Layer] = []
     for index, layer in enumerate(network.layers):
         inputs = tuple(
-            replace(value, requires_grad=value.layer is not None and layers[value.layer].output.requires_grad)
+            replace(
+                value,
+                requires_grad=value.requires_grad
+                and value.layer is not None
+                and layers[value.layer].output.requires_grad,
+            )
             for value in layer.inputs
         )
-        is_frozen = index < start
-        requires_grad = any(value.requires_grad for value in inputs) or bool(layer.params and not is_frozen)
-        output = replace(layer.output, requires_grad=requires_grad)
-        layers.append(replace(layer, inputs=inputs, output=output, frozen=is_frozen))
+        if index < start:
+            layer = replace(layer, frozen=True, trained=0)
+        requires_grad = any(value.requires_grad for value in inputs) or layer.trains
+        layers.append(replace(layer, inputs=inputs, output=replace(layer.output, requires_grad=requires_grad)))
     return replace(network, layers=tuple(layers))

@@ -62,6 +62,14 @@ class Step(Frozen):
     for one image."""
     shape: tuple[int, ...]
     """What came out, for one image."""
+    shared: int = 0
+    """How many of its parameters a step before it has, too."""
+    trained: int | None = None
+    """How many of its other parameters training changes; all if None."""
+    weight_is_trained: bool = True
+    """Whether training computes the gradient of its weight."""
+    gradients: list[bool] | None = None
+    """For each input whether training computes its gradient; if None, wherever a layer before it has parameters."""
 
 
 class Traced(Frozen):
@@ -72,6 +80,8 @@ class Traced(Frozen):
     steps: list[Step]
     params: dict[str, int]
     """Parameters by the submodule that holds them."""
+    outputs: list[int] = []
+    """The places of the steps that computed what the model puts out."""
 
 
 class Build(Request):

@@ -179,6 +179,8 @@ def _totals(
         f"{sum(giga):,.3f} GFLOP = {giga[0]:,.3f} forward + {giga[1]:,.3f} activation gradients "
         f"+ {giga[2]:,.3f} weight gradients",
     )
+    if whole is None and network.trained_params != network.params:
+        yield "trained", f"{network.trained_params:,} of {network.params:,} parameters"
     if whole is not None:
         yield (
             "trained",
@@ -195,7 +197,8 @@ def _totals(
 def cross_checks(verdict: "Verdict", progress: str) -> Iterator[str]:
     """A heading with the progress, a line for each figure by every counter, then each difference with its reason."""
     reasons = f", {len(verdict.explained)} known difference(s)" if verdict.explained else ""
-    yield f"{verdict.model}: {'all agree' if verdict.agree else 'DISAGREE'}{reasons}  [{progress}]"
+    said = "DISAGREE" if verdict.disagreements else "not all counted" if verdict.failed else "all agree"
+    yield f"{verdict.model}: {said}{reasons}  [{progress}]"
     for what, by_counter in (("parameters", verdict.params), ("MACs", verdict.macs), ("backward", verdict.backward)):
         if by_counter:
             yield f"  {what}: " + ", ".join(f"{name} {value:,}" for name, value in by_counter.items())

@@ -19,7 +19,7 @@ from cnnbench.records.toolchain import library_versions
 from cnnbench.suite.case import ModelSpec
 from cnnbench.worker import models
 from cnnbench.worker.counters import collect as counters
-from cnnbench.worker.export import inference
+from cnnbench.worker.export import failure, inference
 from cnnbench.worker.reference import inputs as reference_inputs
 from cnnbench.worker.reference.parity import (
     MAX_LIMIT,
@@ -83,12 +83,12 @@ def fill(request: Build, folder: Path) -> ArtifactFacts:
     try:
         with stage("export"):
             program = inference.trace(module, *(x[: inference.EXPORT_BATCH] for x in images))
-            collected = counters.collect_graph(collected, module, lambda: program)
+            collected = counters.collect_graph(collected, module, images, lambda: program)
             opset = inference.save(program, module, graph)
         with stage("check"):
             onnx.checker.check_model(str(graph), full_check=True)
     except Exception as error:
-        problem = inference.said(error)
+        problem = failure.reason(error, module, images)
         graph.unlink(missing_ok=True)
     facts = ArtifactFacts(
         key=request.key,
@@ -124,7 +124,8 @@ def _check_repeats(module: nn.Module, images: Sequence[torch.Tensor], spec: Mode
         where = f"layer {layer!r} or what it calls" if layer else "the model's own `forward`"
         raise ModelError(
             f"model {spec.model!r}: its outputs differ between two calls on the same images in evaluation mode: "
-            f"{where} draws random numbers; make it do so in training mode alone"
+            f"{where} draws random numbers, or goes by what it kept of an earlier call; make it do so in training mode "
+            "alone"
         )
 
 

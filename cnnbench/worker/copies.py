@@ -1,6 +1,7 @@
 """Copies of modules, also of those that keep a tensor of their last call, and runs with nothing dropped."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,6 @@ DROPOUTS = (
     "dropout1d",
     "dropout2d",
     "dropout3d",
-    "alpha_dropout",
-    "feature_alpha_dropout",
     "feature_dropout",
 )
 """Functions of torch that drop values; with `_` behind the name they write into their argument."""
@@ -26,7 +25,10 @@ RATES = {"multi_head_attention_forward": 10, "scaled_dot_product_attention": 4}
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy. What is left of a graph of gradients, such as a kept activation, is copied as plain values."""
+    """A deep copy. What is left of a graph of gradients, such as a kept activation, is copied as plain values.
+
+    Attributes that cannot be copied, such as a lock, are shared.
+    """
     original: Any = Tensor.__deepcopy__
 
     def plain(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
@@ -36,9 +38,34 @@ def copied(module: nn.Module) -> nn.Module:
 
     Tensor.__deepcopy__ = plain  # type: ignore[method-assign]
     try:
-        return copy.deepcopy(module)
+        try:
+            return copy.deepcopy(module)
+        except TypeError:
+            return copy.deepcopy(module, {id(value): value for value in _uncopied(module)})
     finally:
         Tensor.__deepcopy__ = original  # type: ignore[method-assign]
+
+
+def _uncopied(module: nn.Module) -> Iterator[Any]:
+    """Attributes of the module, and of those in it, that cannot be copied."""
+    for child in module.modules():
+        for name, value in vars(child).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                try:
+                    copy.deepcopy(value)
+                except TypeError:
+                    yield value
+
+
+ALPHA_DROPOUTS = ("alpha_dropout", "feature_alpha_dropout")
+ALPHA = 1.7580993408473766
+"""Minus what alpha dropout puts in the place of a value (Klambauer et al. 2017, equation 2 and section "dropout")."""
+
+
+def _mean_of_alpha_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """What alpha dropout makes of x if each Bernoulli number is its mean, 1 - p."""
+    scale = 0.0 if p == 1 else (1 - p) / math.sqrt((ALPHA**2 * p + 1) * (1 - p))
+    return x * scale if training else x
 
 
 class _NothingDropped(TorchFunctionMode):
@@ -48,6 +75,10 @@ class _NothingDropped(TorchFunctionMode):
         name, options = getattr(func, "__name__", ""), dict(kwargs or {})
         if name.removesuffix("_") in DROPOUTS:
             return args[0] if args else options["input"]
+        if name.removesuffix("_") in ALPHA_DROPOUTS:
+            given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | options
+            training = given.get("training", given.get("train", False))
+            return _mean_of_alpha_dropout(given["input"], given.get("p", 0.5), training)
         if name == "bernoulli_":
             p = args[1] if len(args) > 1 else options.get("p", 0.5)
             return args[0].copy_(p) if isinstance(p, Tensor) else args[0].fill_(p)

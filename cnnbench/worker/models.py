@@ -134,22 +134,25 @@ def _own_loss(name: str, function: Callable[[Any, Tensor], Any], output: Any, la
 
 
 def heads(output: Any) -> list[Tensor]:
-    """The outputs in training that are not None, the main one first.
+    """The tensors that the module puts out in training, the main one first.
 
     Of a mapping or a dataclass that is the one called `out` or `logits`, else its first. Raises ModelError where there
     is none.
     """
+    tensors = [head for head in _leaves(output) if isinstance(head, Tensor)]
+    if not tensors:
+        raise ModelError(f"the model gives no tensor in training: expected logits, or several; got {_kind(output)}")
+    return tensors
+
+
+def _leaves(output: Any) -> list[Any]:
+    """All that a nest of tuples, lists, mappings and dataclasses holds, the main output of a mapping first."""
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         output = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     if isinstance(output, Mapping):
         main = next((name for name in MAIN_OUTPUTS if output.get(name) is not None), None)
         output = [output[name] for name in sorted(output, key=lambda name: name != main)]
-    given = [output] if isinstance(output, Tensor) else output if isinstance(output, (tuple, list)) else []
-    found = [head for each in given for head in ([each] if isinstance(each, Tensor) or each is None else heads(each))]
-    tensors = [head for head in found if head is not None]
-    if not tensors:
-        raise ModelError(f"the model gives no tensor in training: expected logits, or several; got {_kind(output)}")
-    return tensors
+    return [leaf for each in output for leaf in _leaves(each)] if isinstance(output, (tuple, list)) else [output]
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -157,6 +160,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         raise ModelError(
             f"in training the model gives a tensor of shape {tuple(logits.shape)} and type {logits.dtype}; expected "
             "logits (N, classes), of the main head and of auxiliary ones"
+        )
+    if logits.shape[2:] != labels.shape[1:]:
+        raise ModelError(
+            f"in training the model gives a tensor of shape {tuple(logits.shape)} for labels of shape "
+            f"{tuple(labels.shape)}; expected logits (N, classes), or of each label's place; for other outputs give a "
+            "loss of your own (`loss: package.module:callable`)"
         )
     if logits.shape[1] == 1:
         raise ModelError(
@@ -188,7 +197,8 @@ def try_out(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> Trial:
             what = ", ".join("x".join(map(str, shape)) for shape in shapes_of(inputs))
             raise ModelError(
                 f"model {spec.model!r} cannot take one image of {what}{layer}: {_said(error)}; if its images are of "
-                "another shape, set image_size, channels or inputs"
+                "another shape, set image_size, channels or inputs; each parameter of `forward` is given one tensor of "
+                "floats"
             ) from None
     outputs = flat(made)
     if not outputs or not all(y.ndim and y.shape[0] == 1 for y in outputs):
@@ -257,7 +267,18 @@ def _users_own(spec: ModelSpec) -> tuple[nn.Module, Any]:
         raise ModelError(f"{name}: expected a torch.nn.Module; got {type(module).__name__}")
     if isinstance(module, nn.DataParallel):  # on one device it is the module that it holds
         module = module.module
-    return module.float(), made
+    if type(module).__name__ == "OptimizedModule":  # what `torch.compile` made, which a runtime does itself
+        module = getattr(module, "_orig_mod", module)
+    if any(each.is_meta for each in module.parameters()):
+        raise ModelError(f"{name}: its parameters are on the device meta, without values; expected them on the CPU")
+    try:
+        module.eval()
+    except NotImplementedError:
+        raise ModelError(
+            f"{name} gives the module of a program of torch.export, which has one mode; write the program by "
+            "torch.export.save and give that file, as `model: path/to/program.pt2`"
+        ) from None
+    return module.float().cpu(), made
 
 
 def _named(name: str, what: str) -> Any:

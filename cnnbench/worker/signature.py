@@ -38,8 +38,9 @@ def zeros(inputs: Inputs, batch: int = 1) -> tuple[Tensor, ...]:
 
 def flat(output: Any) -> list[Tensor]:
     """The tensors in a module's output, in order, of whatever nest of tuples, lists, mappings and dataclasses it is."""
-    if is_dataclass(output) and not isinstance(output, (type, Mapping)):
-        with contextlib.suppress(ValueError):  # it is known already
+    is_known = type(output) in torch.utils._pytree.SUPPORTED_NODES
+    if is_dataclass(output) and not is_known and not isinstance(output, (type, Mapping)):
+        with contextlib.suppress(ValueError):  # it is known to another part of torch
             torch.export.register_dataclass(type(output))
     return [each for each in torch.utils._pytree.tree_leaves(output) if isinstance(each, Tensor)]
 

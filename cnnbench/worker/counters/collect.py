@@ -1,12 +1,11 @@
 """Independent counts of a model's parameters and MACs, layer by layer, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cnnbench.errors import ModelError
 from cnnbench.networks import registry
 from cnnbench.records.messages import Count
 from cnnbench.records.record import CounterResults, Counts, Published
@@ -15,7 +14,7 @@ from cnnbench.worker import models
 from cnnbench.worker.counters import module as counters
 from cnnbench.worker.counters import onnx as graph
 from cnnbench.worker.detection import up_to_heads
-from cnnbench.worker.export import inference
+from cnnbench.worker.export import failure, inference
 from cnnbench.worker.signature import Inputs, shapes_of, zeros
 
 COUNTERS: dict[str, Callable[..., Counts]] = {
@@ -32,7 +31,8 @@ def count(request: Count) -> CounterResults:
     models.try_out(module, inputs, request.spec)
     module = up_to_heads(module)
     found = collect(module, inputs, request.spec)
-    return collect_graph(found, module, lambda: inference.trace(module, *zeros(inputs), dynamic_batch=False))
+    given = zeros(inputs)
+    return collect_graph(found, module, given, lambda: inference.trace(module, *given, dynamic_batch=False))
 
 
 def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResults:
@@ -44,24 +44,26 @@ def collect(module: nn.Module, inputs: Inputs, spec: ModelSpec) -> CounterResult
     known = closed_form(spec, shapes_of(inputs)[0]) if registry.find(spec.model) else None
     found = CounterResults(closed_form=known, counted={}, published=published(spec), failed={})
     for name, counter in COUNTERS.items():
-        found = _with(found, name, partial(counter, module, *given))
+        found = _with(found, name, module, given, partial(counter, module, *given))
     return found
 
 
 def collect_graph(
-    found: CounterResults, module: nn.Module, export: Callable[[], torch.onnx.ONNXProgram]
+    found: CounterResults, module: nn.Module, inputs: Sequence[Tensor], export: Callable[[], torch.onnx.ONNXProgram]
 ) -> CounterResults:
     """The same with the count of the graph that is exported of the module, before it is optimised."""
     first = {parameter: name for name, parameter in module.named_parameters()}
     parameters = {name: first[each] for name, each in module.named_parameters(remove_duplicate=False)}
-    return _with(found, "onnx", lambda: graph.count(export().model, parameters))
+    return _with(found, "onnx", module, inputs, lambda: graph.count(export().model, parameters))
 
 
-def _with(found: CounterResults, name: str, counter: Callable[[], Counts]) -> CounterResults:
+def _with(
+    found: CounterResults, name: str, module: nn.Module, inputs: Sequence[Tensor], counter: Callable[[], Counts]
+) -> CounterResults:
     try:
         return found.model_copy(update={"counted": {**found.counted, name: counter()}})
     except Exception as error:
-        reason = str(error) if isinstance(error, ModelError) else inference.said(error, "it cannot count the model")
+        reason = failure.reason(error, module, inputs, "it cannot count the model")
         return found.model_copy(update={"failed": {**found.failed, name: reason}})
 
 

@@ -3,10 +3,12 @@
 Each counter of MACs takes one image (1, C, H, W), or a tensor for each input.
 """
 
+import contextlib
 import logging
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +27,18 @@ from cnnbench.worker.signature import flat
 
 Formula = Callable[..., int]
 MULTIPLY = {"_convolution", "_convolution_mode", "lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear", "_trilinear"}
-MULTIPLY |= {"mv", "addmv", "dot", "vdot", "addbmm", "conv_tbc", "_cdist_forward", "mkldnn_rnn_layer"}
+MULTIPLY |= {"addmv", "addbmm", "conv_tbc", "cdist", "_cdist_forward", "mkldnn_rnn_layer"}
 MULTIPLY |= {"_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "convolution_overrideable", "_weight_int8pack_mm"}
+MULTIPLY |= {"_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
 """Operators of aten that multiply and accumulate, and that a counter may have no formula for."""
-KNOWN_FREE = {"torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool", "prim::", "profiler::", "onnx::"}
+ALGEBRA = re.compile(r"_?fft_(i?[rh]?fft[2n]?|[rc]2[rc])|_?linalg_(?!(vector_)?norm$|cross$|diagonal$).*")
+"""Names of Fourier transforms, inverses, decompositions and their like, which do so too."""
+KNOWN_FREE = {"torchvision::nms", "torchvision::roi_", "torchvision::_roi_", "prim::", "profiler::", "onnx::"}
 """Operators and whole libraries beside aten that do not multiply and accumulate."""
-FVCORE_MACS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
+FVCORE_MACS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum", "mv", "tensordot", "attention")
 """fvcore's names of the operators that multiply and accumulate; it also counts normalisation, which is none."""
+VECTORS = ("aten::mv", "aten::dot", "aten::vdot")
+"""Products with a vector."""
 BACKWARD_BATCH = 2
 """Batch normalisation of a single value per channel cannot be trained."""
 
@@ -50,17 +57,41 @@ def dispatched(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     Raises ModelError for an operator that multiplies and accumulates, or may do so, and has no formula.
     """
     formulas = _formulas()
-    with _Seen() as seen, FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
+    with (
+        attention_as_products(),
+        _Seen() as seen,
+        FlopCounterMode(display=False, custom_mapping=formulas) as counter,
+        torch.no_grad(),
+    ):
         module(*inputs)
     _check_counted(name for name, packet in seen.operators.items() if packet not in {**flop_registry, **formulas})
     return by_module(module, counter)
 
 
+@contextlib.contextmanager
+def attention_as_products() -> Iterator[None]:
+    """Have attention run as the products that it is, not as one operator."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def _formulas() -> dict[Any, Formula]:
     """FLOP of operators that torch's counter does not know, where they are there."""
-    if not hasattr(torch.ops.torchvision, "deform_conv2d"):
-        return {}
-    return {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+    found: dict[Any, Formula] = dict.fromkeys((torch.ops.aten.mv, torch.ops.aten.dot, torch.ops.aten.vdot), _mv_flops)
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):
+        found[torch.ops.torchvision.deform_conv2d] = _deformable_flops
+    return found
+
+
+def _mv_flops(matrix: Any, *_: Any, **__: Any) -> int:
+    """Of a matrix, or a vector, times a vector: one MAC for each of its values."""
+    macs: int = math.prod(matrix)
+    return FLOP_PER_MAC * macs
 
 
 def _deformable_flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -80,7 +111,7 @@ def _multiplies(name: str) -> bool:
     """Whether an operator such as `aten::mv` multiplies and accumulates; one of another library may."""
     library, _, operator = name.rpartition("::")
     if library in ("aten", ""):
-        return operator.rstrip("_") in MULTIPLY or operator in MULTIPLY
+        return operator.rstrip("_") in MULTIPLY or operator in MULTIPLY or bool(ALGEBRA.fullmatch(operator))
     return not any(name.startswith(known) for known in KNOWN_FREE)
 
 
@@ -121,7 +152,11 @@ def traced_by_fvcore(module: nn.Module, *inputs: torch.Tensor) -> Counts:
     analysis.set_op_handle("aten::_convolution_mode", _traced_convolution)  # padding="same"
     analysis.set_op_handle("torchvision::deform_conv2d", _traced_convolution)
     analysis.set_op_handle("aten::einsum", _traced_einsum)
-    with _Kept(module):
+    analysis.set_op_handle("aten::tensordot", _traced_tensordot)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _traced_attention)
+    for name in VECTORS:
+        analysis.set_op_handle(name, _traced_mv)
+    with attention_as_products(), _Kept(module):
         operators_by_module = analysis.by_module_and_operator()
     _check_counted(analysis.unsupported_ops())
     inclusive = {
@@ -140,7 +175,7 @@ class _Kept(TorchFunctionMode):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.computed: list[torch.Tensor] = []
-        self._hook = module.register_forward_hook(lambda _, __, output: (output, self.computed))
+        self._hook = module.register_forward_hook(lambda _, __, output: (flat(output), self.computed))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -155,6 +190,21 @@ class _Kept(TorchFunctionMode):
 def _traced_convolution(inputs: list[Any], outputs: list[Any]) -> Any:
     _, weight = (value.type().sizes() for value in inputs[:2])
     return Counter({"conv": math.prod(outputs[0].type().sizes()) * math.prod(weight[1:])})
+
+
+def _traced_mv(inputs: list[Any], outputs: list[Any]) -> Any:
+    return Counter({"mv": math.prod(inputs[0].type().sizes())})
+
+
+def _traced_tensordot(inputs: list[Any], outputs: list[Any]) -> Any:
+    shape, summed_over = inputs[0].type().sizes(), [axis.toIValue() for axis in inputs[2].node().inputs()]
+    return Counter({"tensordot": math.prod(outputs[0].type().sizes()) * math.prod(shape[axis] for axis in summed_over)})
+
+
+def _traced_attention(inputs: list[Any], outputs: list[Any]) -> Any:
+    """Two products: queries (..., L, E) by keys (..., S, E), and that by values (..., S, V)."""
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])
+    return Counter({"attention": math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])})
 
 
 def _traced_einsum(inputs: list[Any], outputs: list[Any]) -> Any:
@@ -179,10 +229,11 @@ def backward(module: nn.Module, *inputs: torch.Tensor) -> Counts:
 
     By torch's own formulas, but for that of a convolution, which leaves `groups` out of the weight gradient (2.14).
     """
-    try:
-        return _backward(module, inputs, torch.device("meta"))
-    except (RuntimeError, NotImplementedError):  # it reads a value, or has tensors that are no parameters or buffers
-        return _backward(module, inputs, torch.device("cpu"))
+    with attention_as_products():
+        try:
+            return _backward(module, inputs, torch.device("meta"))
+        except (RuntimeError, NotImplementedError):  # it reads a value, or has tensors that are not the module's
+            return _backward(module, inputs, torch.device("cpu"))
 
 
 def _backward(module: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device) -> Counts:
@@ -198,7 +249,9 @@ def _backward(module: nn.Module, inputs: Sequence[torch.Tensor], device: torch.d
     ):
         output = module(*images)
     with _FlopsByNode() as flops:
-        torch.stack([head.sum() for head in flat(output)]).sum().backward()  # type: ignore[no-untyped-call]
+        total = torch.stack([head.sum() for head in flat(output)]).sum()
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
     _check_counted(flops.uncounted)
     macs: Counter[str] = Counter()
     for node, flop in flops.by_node.items():
@@ -228,7 +281,7 @@ def _deformable_backward_flops(
 
 
 def _backward_formulas() -> dict[Any, Formula]:
-    found: dict[Any, Formula] = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    found: dict[Any, Formula] = {**_formulas(), torch.ops.aten.convolution_backward: convolution_backward_flops}
     if hasattr(torch.ops.torchvision, "_deform_conv2d_backward"):
         found[torch.ops.torchvision._deform_conv2d_backward] = _deformable_backward_flops
     return found

@@ -17,6 +17,7 @@ from cnnbench.worker.reference.onnx_float64 import modern
 STATISTICS = (3, 4)
 """Inputs of BatchNormalization that are not learned: running mean and variance."""
 UNCOUNTABLE = {"Attention", "LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul", "Col2Im", "If", "Loop", "Scan"}
+UNCOUNTABLE |= {"DFT", "STFT", "Det"}
 """Operators that multiply and accumulate, or may have others inside that do, and have no formula here."""
 
 Shape = tuple[int, ...]
@@ -53,7 +54,7 @@ def inferred_shapes(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> tup
     """The graph, and the shape of each value in it that onnx can infer from those of inputs and weights."""
     graph = _inferred(model, shapes_of)
     values = (*graph.input, *graph.value_info, *graph.output)
-    return graph, {value.name: _shape(value) for value in values}
+    return graph, {value.name: _shape(value) for value in values if value.type.tensor_type.HasField("shape")}
 
 
 def _inferred(model: onnx_ir.Model, shapes_of: Mapping[str, Shape]) -> onnx.GraphProto:
@@ -105,7 +106,7 @@ def macs_of(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
         summed_over = shapes[node.input[0]][:1] if transposed else shapes[node.input[0]][1:]
     else:
         return 0
-    count = math.prod(shapes.get(node.output[0]) or (0,)) * math.prod(summed_over)
+    count = math.prod(shapes.get(node.output[0], (0,))) * math.prod(summed_over)
     if not count:
         raise ModelError(f"onnx infers no shape for {node.op_type} {node.name}")
     return count

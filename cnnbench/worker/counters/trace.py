@@ -3,6 +3,7 @@
 Nothing that runs can be missed: an operation without a formula becomes an `Opaque` step, to be listed.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
@@ -14,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnbench.records.messages import Step, Trace, Traced
 from cnnbench.worker import models
-from cnnbench.worker.counters.module import parameters
+from cnnbench.worker.counters.module import attention_as_products, parameters
 from cnnbench.worker.detection import up_to_heads
 from cnnbench.worker.hooks import is_leaf, running
-from cnnbench.worker.signature import zeros
+from cnnbench.worker.signature import flat, zeros
 
 WITH_WEIGHTS = {
     "Conv",
@@ -55,35 +56,49 @@ def trace_model(request: Trace) -> Traced:
 
 def trace(module: nn.Module, *inputs: Tensor) -> Traced:
     """Every layer that one image (1, C, H, W), or one tensor for each input, passes in inference mode, in order."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # so that attention is seen as the products that it is
-    try:
-        with (
-            running(module) as stack,
-            torch.no_grad(),
-            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-            _Tracer(module, inputs, stack) as tracer,
-        ):
-            module.eval()(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with attention_as_products():
+        steps, outputs = _steps(module, inputs, with_gradients=False)
+        with contextlib.suppress(Exception):  # it may not run so, and then all that has parameters is trained
+            again, _ = _steps(module, inputs, with_gradients=True)
+            steps = again if list(map(_what, again)) == list(map(_what, steps)) else steps
     params = {name: params for name, (params, _) in parameters(module).items()}
-    return Traced(inputs=[tuple(x.shape[1:]) for x in inputs], steps=tracer.steps, params=params)
+    return Traced(inputs=[tuple(x.shape[1:]) for x in inputs], steps=steps, params=params, outputs=outputs)
+
+
+def _steps(module: nn.Module, inputs: Sequence[Tensor], *, with_gradients: bool) -> tuple[list[Step], list[int]]:
+    """The steps, and the places of those that computed an output."""
+    with (
+        running(module) as stack,
+        torch.set_grad_enabled(with_gradients),
+        _Tracer(module, inputs, stack, with_gradients) as tracer,
+    ):
+        made = flat(module.eval()(*inputs))
+    places = [tracer.made_by.get(_memory(each), -1) for each in made]
+    steps: list[Step] = tracer.steps
+    return steps, [place for place in places if place >= 0]
+
+
+def _what(step: Step) -> object:
+    """What a step is, without what training makes of it."""
+    return step.name, step.op, step.settings, step.inputs, step.shape
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down each operation as it is dispatched."""
 
-    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], stack: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], stack: Sequence[str], with_gradients: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.stack = stack
+        self.stack, self.with_gradients = stack, with_gradients
         self.leaves = {name for name, child in module.named_modules() if is_leaf(child)}
         self.steps: list[Step] = []
         self.used: set[str] = set()
         state = module.state_dict(keep_vars=True)
         self.owners = {_memory(tensor): name.rpartition(".")[0] for name, tensor in reversed(state.items())}
         """By piece of memory of parameters and buffers, the submodule that holds them first."""
-        self.parameters = {_memory(parameter) for parameter in module.parameters()}
+        self.parameters = {_memory(parameter): parameter.requires_grad for parameter in module.parameters()}
+        """By piece of memory, whether training changes it."""
+        self.had: set[tuple[int, int, int]] = set()
+        """Parameters, or parts of them, that a step has had: memory, place and size."""
         self.with_parameters = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
         self.made_by = {_memory(x): -place for place, x in enumerate(inputs, 1)}
         """By piece of memory, the place of the step that wrote it last; -1 is the first input, -2 the second."""
@@ -97,7 +112,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tensors = [each for each in _flat(args) if isinstance(each, Tensor)]
             if self.values(tensors):
                 owner = next((self.owners[_memory(tensor)] for tensor in tensors if self.owns(tensor)), None)
-                self._write(self._described(name, func, args, tensors, result), result, owner)
+                self._write(self._described(name, func, args, tensors, result), result, owner, tensors)
         return out
 
     def owns(self, tensor: Tensor) -> bool:
@@ -108,13 +123,40 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Those that were computed from the image."""
         return [tensor for tensor in tensors if _memory(tensor) in self.made_by]
 
-    def _write(self, described: Described, result: Tensor, owner: str | None) -> None:
+    def _write(self, described: Described, result: Tensor, owner: str | None, given: Sequence[Tensor]) -> None:
         kind, settings, tensors = described
         inputs = [(self.made_by.get(_memory(tensor), -1), _per_image(tensor)) for tensor in tensors]
         name = self._name(kind, settings, owner)
         self.made_by[_memory(result)] = len(self.steps)
         self.alive.append(result)
-        self.steps.append(Step(name=name, op=kind, settings=settings, inputs=inputs, shape=_per_image(result)))
+        step = Step(name=name, op=kind, settings=settings, inputs=inputs, shape=_per_image(result))
+        self.steps.append(step.model_copy(update=self._trained(kind, tensors, given)))
+
+    def _trained(self, kind: str, inputs: Sequence[Tensor], given: Sequence[Tensor]) -> dict[str, Any]:
+        """What training makes of a step that is given these tensors, of which the inputs come from the image."""
+        found: dict[str, Any] = {}
+        goes_back = not self.with_gradients or torch.is_grad_enabled()
+        if self.with_gradients:
+            found["gradients"] = [goes_back and tensor.requires_grad for tensor in inputs]
+        if kind not in WITH_WEIGHTS:
+            return found
+        own = [tensor for tensor in given if _memory(tensor) in self.parameters]
+        new = [tensor for tensor in own if _part(tensor) not in self.had]
+        self.had |= set(map(_part, own))
+        trained = [tensor for tensor in new if goes_back and self.parameters[_memory(tensor)]]
+        if own:
+            weight = max(own, key=lambda tensor: tensor.numel())
+            found["weight_is_trained"] = goes_back and self.parameters[_memory(weight)]
+        elif self.with_gradients:  # it is computed from others
+            values = self.values(given)
+            found["weight_is_trained"] = goes_back and any(
+                each.requires_grad for each in given if not any(each is value for value in values)
+            )
+        if len(own) > len(new):
+            found["shared"] = sum(tensor.numel() for tensor in own) - sum(tensor.numel() for tensor in new)
+        if own and (len(own) > len(new) or len(trained) < len(new)):
+            found["trained"] = sum(tensor.numel() for tensor in trained)
+        return found
 
     def _name(self, kind: str, settings: dict[str, Any], owner: str | None) -> str:
         """Where it has weights, the name of the module that holds them; else that of the module that is running.
@@ -241,6 +283,10 @@ def _is_factor(factor: Tensor, x: Tensor) -> bool:
 
 def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _part(tensor: Tensor) -> tuple[int, int, int]:
+    return _memory(tensor), int(tensor.storage_offset()), tensor.numel()
 
 
 def _per_image(tensor: Tensor) -> tuple[int, ...]:

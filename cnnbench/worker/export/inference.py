@@ -13,19 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cnnbench.errors import ModelError
 from cnnbench.worker.export.any_batch import any_batch
-from cnnbench.worker.signature import takes_any_number
+from cnnbench.worker.signature import flat, takes_any_number
 
 INPUT, OUTPUT = "images", "logits"
 EXPORT_BATCH = 2
 """Not 0 or 1, which the exporter would take for constants."""
+WRITES = "its forward pass writes into its own parameters"
 REASONS = {
     "data-dependent": "its forward pass takes another path for other values (data-dependent control flow)",
     "ScriptModule": "a module that torch.jit made cannot be exported; give the one that it was made of",
-    "set_ on a graph input": "its forward pass writes into its own parameters",
+    "CustomObjArgument": "its forward pass uses an object that no graph can hold, such as a random generator",
+    "set_ on a graph input": WRITES,
     "Inferred shape and existing shape differ": "the exported graph has other shapes than the model",
     "ONNX function": "it uses an operator that ONNX, or torch's exporter, does not have",
 }
@@ -50,7 +52,9 @@ def trace(module: nn.Module, *inputs: Tensor, dynamic_batch: bool = True) -> tor
         warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(io.StringIO()),
         out_of_place(module),
+        _tensors_alone(module),
         AttentionOfHeads(),
+        DataIsDetached(),
         any_batch(),
     ):
         program = torch.onnx.export(
@@ -76,9 +80,23 @@ def said(error: Exception, otherwise: str = "it cannot be exported") -> str:
     words = re.split(
         r" (?:For more information|Caused by|The error above|Maybe try|If you)", " ".join(str(error).split())
     )[0]
-    kind = next((reason for part, reason in REASONS.items() if part in words), otherwise)
+    kind = kind_of(words) or otherwise
     places = re.findall(r"\(([^()]+\.py:\d+) in \w+\)", str(error))
     return f"{kind}{f' ({Path(places[-1]).name})' if places else ''}: {type(error).__name__}: {words[:300]}"
+
+
+def kind_of(words: str) -> str | None:
+    """The kind of failure that torch's words tell of, if it is known."""
+    return next((reason for part, reason in REASONS.items() if part in words), None)
+
+
+def scripted(module: nn.Module) -> str | None:
+    """In a sentence, that a module or one inside it is one that torch.jit made; None if none is."""
+    for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            which = f"layer {name!r}" if name else "the model"
+            return f"{which} is a ScriptModule, made by torch.jit, which cannot be traced; give what it was made of"
+    return None
 
 
 @contextlib.contextmanager
@@ -98,6 +116,21 @@ def out_of_place(module: nn.Module) -> Iterator[None]:
             child.inplace = True  # type: ignore[assignment]
 
 
+@contextlib.contextmanager
+def _tensors_alone(module: nn.Module) -> Iterator[None]:
+    """Have the module put out its tensors without the numbers beside them, which a graph does not hold."""
+
+    def pick(_: nn.Module, __: object, output: Any) -> Any:
+        others = [each for each in tree_leaves(output) if each is not None and not isinstance(each, Tensor)]
+        return tuple(flat(output)) if others else None
+
+    handle = module.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class AttentionOfHeads(TorchFunctionMode):
     """Has attention of one head, (N, tokens, C), computed as (N, 1, tokens, C), which alone ONNX's operator takes."""
 
@@ -107,6 +140,17 @@ class AttentionOfHeads(TorchFunctionMode):
             return func(*args, **kwargs)
         args, kwargs = tree_map_only(Tensor, lambda x: x.unsqueeze(-3) if x.ndim == 3 else x, (args, kwargs))
         return func(*args, **kwargs).squeeze(-3)
+
+
+class DataIsDetached(TorchFunctionMode):
+    """Has `x.data` be x, or x detached, whose writes torch's trace sees: it makes a constant of the former."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach() if args[0].requires_grad else args[0]
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            return args[0].detach().copy_(args[1])
+        return func(*args, **(kwargs or {}))
 
 
 def save(program: torch.onnx.ONNXProgram, module: nn.Module, file: Path, *, optimize: bool = True) -> int:

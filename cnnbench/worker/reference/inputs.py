@@ -29,13 +29,14 @@ def draw(count: int, inputs: Inputs, seed: int) -> tuple[Tensor, ...]:
 def images(count: int, image: Shape, seed: int) -> Tensor:
     """(count, C, H, W) or (count, C, L) float32 with structure at a coarse and a fine scale, mean 0 and deviation 1.
 
-    White noise alone would look the same to any network that averages over the image; a vector (count, C) is that.
+    White noise alone would look the same to any network that averages over the image; a vector (count, C) is that, and
+    so is a number for each image (count,).
     Zeros or constants are never used: values change what arithmetic costs on some devices.
     """
     generator = torch.Generator().manual_seed(seed)
-    channels, *size = image
-    if len(size) not in MODES:
+    if len(image) - 1 not in MODES:
         return torch.randn(count, *image, generator=generator)
+    channels, *size = image
     coarse = torch.randn(count, channels, *(COARSE_SIDE,) * len(size), generator=generator)
     mode = MODES[len(size)]
     smooth = nn.functional.interpolate(coarse, size=tuple(size), mode=mode, align_corners=False)

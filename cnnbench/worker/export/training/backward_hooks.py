@@ -18,11 +18,10 @@ REGISTERED = "GeneratedBackwardFor"
 """Begins the name of the function of an operator with a registered gradient: the trace shows that operator."""
 
 
-def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> str | None:
-    """Why the module's gradients are not the derivative of its forward pass, in a sentence; None where they are.
+def check_hooks(module: nn.Module) -> str | None:
+    """Which hook may change the module's gradients, in a sentence; None where there is none.
 
-    Runs it once, in the mode that it is in, and looks at autograd's own graph: what runs under `no_grad`, or is not
-    part of the loss, is not in it. Its buffers are put back.
+    A copy of the module has lost those of its parameters.
     """
     for name, child in module.named_modules():
         if child._backward_hooks or child._backward_pre_hooks:
@@ -30,8 +29,17 @@ def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) 
                 f"{_named(name)} has a backward hook, which may change gradients: no trace of the forward pass sees it"
             )
     for name, parameter in module.named_parameters():
-        if parameter._backward_hooks:
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             return f"the parameter {name} has a gradient hook, which no trace of the forward pass sees"
+    return None
+
+
+def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> str | None:
+    """Why the module's gradients are not the derivative of its forward pass, in a sentence; None where they are.
+
+    Runs it once, in the mode that it is in, and looks at autograd's own graph: what runs under `no_grad`, or is not
+    part of the loss, is not in it. Its buffers are put back.
+    """
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     state = torch.get_rng_state()
     made_in: dict[Any, str] = {}
@@ -65,6 +73,14 @@ def check_backward(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) 
                 "trace of the forward pass sees; write it with torch's operators"
             )
     return None
+
+
+def written_parameter(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
+    """Which parameter the forward pass writes into, and where, in a sentence; None if it writes into none."""
+    watch = _Watch(module)
+    with running(module) as stack, watch.over(stack):
+        module(*inputs)
+    return watch.found
 
 
 def _named(module: str) -> str:
@@ -115,8 +131,8 @@ class _Watch(TorchFunctionMode):
             parameter = self.storages.get(args[0].untyped_storage().data_ptr())
             if parameter is not None:
                 self.found = self.found or (
-                    f"{where} writes into the parameter {parameter} in its forward pass ({name}): a step would have to "
-                    "change it twice; compute what is used from the parameter instead, such as weight * mask"
+                    f"{where} writes into the parameter {parameter} in its forward pass ({name}), which no graph can "
+                    "do; compute what is used from the parameter instead, such as weight * mask"
                 )
         return func(*args, **(kwargs or {}))
 

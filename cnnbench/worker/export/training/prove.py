@@ -195,6 +195,11 @@ def prove(
     _check_finite(double)
     session.begin(weights_of(module), rate, drop=False)
     ours = train(session, images, labels, steps, further)
+    if left_out := [name for name in double.values if name not in ours.values]:
+        raise CannotExport(
+            f"PyTorch's own step changes {left_out[0]}, and the exported one does not: a gradient that no trace of the "
+            "forward pass shows goes there, such as past a value that is written over under `no_grad`"
+        )
     before = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     count, limit = _comparable(single.losses, double.losses)
     losses = double.losses[:count]

@@ -16,11 +16,12 @@ from torch.utils import checkpoint
 from cnnbench.errors import ModelError, WorkerError
 from cnnbench.worker import models
 from cnnbench.worker.copies import copied
-from cnnbench.worker.export.any_batch import FixedBatch, any_batch
-from cnnbench.worker.export.inference import out_of_place
+from cnnbench.worker.export.any_batch import FixedBatch, any_batch, traced_line
+from cnnbench.worker.export.inference import DataIsDetached, kind_of, out_of_place, scripted
 from cnnbench.worker.export.training import decompositions
-from cnnbench.worker.export.training.backward_hooks import check_backward
+from cnnbench.worker.export.training.backward_hooks import check_backward, check_hooks
 from cnnbench.worker.export.training.rules import RULES
+from cnnbench.worker.hooks import running
 
 _LIBRARY: Any = torch.library.Library("cnnbench", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("stop_gradient(Tensor x) -> Tensor")
@@ -68,6 +69,8 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
 
     The inputs are two of each, such as images (2, C, H, W).
     """
+    if reason := scripted(module) or check_hooks(module):
+        raise CannotExport(reason)
     module = copied(module).train()
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -76,13 +79,15 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
     batch = torch.export.Dim("batch", min=1)
     given = (tuple(inputs), torch.zeros(len(inputs[0]), *places, dtype=torch.long))
     shapes = (tuple({0: batch} for _ in inputs), {0: batch})
+    stack: list[str] = []
     try:
         with warnings.catch_warnings(action="ignore"), out_of_place(module), _checkpoints_run():
             _refuse_hidden(module, *given)
-            with _Rewritten(), any_batch():
+            with running(module) as stack, _as_no_grad(), _Rewritten(), DataIsDetached(), any_batch():
                 program = torch.export.export(_Loss(module), given, dynamic_shapes=shapes, strict=False)
             _mark(program.graph_module)
             decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            _refuse_objects(decomposed)
             if any(node.op == "call_function" and not has_rule(node) for node in decomposed.graph.nodes):
                 decomposed = program.run_decompositions(decompositions.table())
             return decomposed
@@ -93,7 +98,18 @@ def traced(module: nn.Module, inputs: Sequence[Tensor], places: tuple[int, ...] 
     except Exception as error:
         if isinstance(error, (MemoryError, OSError)) or "allocate memory" in str(error):
             raise  # passing: it says nothing of the model
-        raise CannotExport(f"torch.export: {said(error)}") from error
+        kind = kind_of(str(error))
+        where = f"layer {stack[-1]!r}: " if stack and stack[-1] else ""
+        raise CannotExport(f"{where}{f'{kind}: ' if kind else ''}torch.export: {said(error)}") from error
+
+
+def _refuse_objects(program: torch.export.ExportedProgram) -> None:
+    """Raises CannotExport for an object that is no tensor, such as a random generator."""
+    for name, kept in program.constants.items():
+        if not isinstance(kept, Tensor):
+            raise CannotExport(
+                f"its forward pass uses an object that no graph can hold: {name}, a {type(kept).__name__}"
+            )
 
 
 def _refuse_hidden(module: nn.Module, inputs: Sequence[Tensor], labels: Tensor) -> None:
@@ -136,6 +152,11 @@ def _mark(graph_module: fx.GraphModule) -> None:
     for part in [each for each in graph_module.modules() if isinstance(each, fx.GraphModule)]:
         for node in list(part.graph.nodes):
             if str(node.target) == "aten.detach.default":
+                if len(node.args[0].users) > 1 and any(_writes_into(user, node) for user in node.users):
+                    raise CannotExport(
+                        f"its forward pass writes into what it has detached ({traced_line(node.stack_trace or '')}): "
+                        "compute a new tensor instead"
+                    )
                 node.target = STOP
             elif str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False:
                 outputs = [user for user in node.users if is_getitem(user)]
@@ -147,6 +168,11 @@ def _mark(graph_module: fx.GraphModule) -> None:
                     stopped.meta = dict(output.meta)
                     output.replace_all_uses_with(stopped, delete_user_cb=lambda user, own=stopped: user is not own)
         part.recompile()
+
+
+def _writes_into(user: fx.Node, node: fx.Node) -> bool:
+    schema = getattr(user.target, "_schema", None)
+    return schema is not None and schema.is_mutable and user.args[:1] == (node,)
 
 
 @contextmanager
@@ -165,6 +191,24 @@ def _checkpoints_run() -> Iterator[None]:
             del checkpoint.CheckpointFunction.apply
         else:
             checkpoint.CheckpointFunction.apply = original
+
+
+@contextmanager
+def _as_no_grad() -> Iterator[None]:
+    """Have `torch.inference_mode` be `torch.no_grad`, which torch.export writes down."""
+    enter, leave = torch.inference_mode.__enter__, torch.inference_mode.__exit__
+
+    def stop(self: Any) -> None:
+        self.cnnbench_guard = torch.set_grad_enabled(torch.is_grad_enabled() and not self.mode)
+
+    def go_on(self: Any, *failure: Any) -> None:
+        self.cnnbench_guard.__exit__(*failure)
+
+    torch.inference_mode.__enter__, torch.inference_mode.__exit__ = stop, go_on  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.inference_mode.__enter__, torch.inference_mode.__exit__ = enter, leave  # type: ignore[method-assign]
 
 
 class _Rewritten(TorchFunctionMode):

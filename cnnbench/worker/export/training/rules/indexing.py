@@ -1,7 +1,8 @@
-"""Operators that repeat, pick and place values: expand, select, index, gather, flip, pad, write into a part."""
+"""Operators that repeat, pick, order and place values: expand, select, gather, scatter, sort, pad, and their like."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,54 @@ def gather(g: Graph, _: Any, x: Tensor, axis: int, index: Tensor, **__: Any) -> 
         return g("ScatterElements", g.zeros_like(x), index, dy, shape=x.shape, axis=axis, reduction="add")
 
     return op_result(y, (x, dx))
+
+
+def topk(
+    g: Graph, out: Sequence[Shape], x: Tensor, count: int, axis: int = -1, largest: bool = True, _: bool = True
+) -> OpResult:
+    """The largest or smallest values along an axis, in order, and their positions."""
+    axis %= x.ndim
+    if x.shape[axis] is None:
+        raise NoRule("an order of the batch's images")
+    settings: dict[str, Any] = {"axis": axis, "largest": int(largest), "sorted": 1}
+    y, at = g.several("TopK", x, g.integers([count]), shapes=[out[0], out[0]], **settings)
+    at = replace(at, dtype="int64")
+
+    def dx(dy: Tensor) -> Tensor:
+        return g("ScatterElements", g.zeros_like(x), at, dy, shape=x.shape, axis=axis, reduction="add")
+
+    return op_result(y, (x, dx), others=[at])
+
+
+def sort(g: Graph, out: Sequence[Shape], x: Tensor, axis: int = -1, descending: bool = False) -> OpResult:
+    """All values along an axis in order, and their positions."""
+    size = x.shape[axis % x.ndim]
+    return topk(g, out, x, size or 0, axis, largest=descending)
+
+
+def scatter(g: Graph, _: Any, x: Tensor, axis: int, index: Tensor, part: Tensor | float) -> OpResult:
+    """x with other values at the positions of the index along the axis."""
+    axis %= x.ndim
+    values = part if isinstance(part, Tensor) else g.add(g.zeros_like(index), part)
+    if values.shape != index.shape:
+        raise NoRule("scattering a part of the values")
+    y = g("ScatterElements", x, index, values, shape=x.shape, axis=axis)
+
+    def dx(dy: Tensor) -> Tensor:
+        return g("ScatterElements", dy, index, g.zeros_like(index), shape=x.shape, axis=axis)
+
+    return op_result(y, (x, dx), (part, lambda dy: g("GatherElements", dy, index, shape=index.shape, axis=axis)))
+
+
+def scatter_add(g: Graph, _: Any, x: Tensor, axis: int, index: Tensor, part: Tensor) -> OpResult:
+    """x plus values at the positions of the index along the axis."""
+    axis %= x.ndim
+    if part.shape != index.shape:
+        raise NoRule("scattering a part of the values")
+    y = g("ScatterElements", x, index, part, shape=x.shape, axis=axis, reduction="add")
+    return op_result(
+        y, (x, lambda dy: dy), (part, lambda dy: g("GatherElements", dy, index, shape=index.shape, axis=axis))
+    )
 
 
 def unfold(g: Graph, out: Sequence[Shape], x: Tensor, axis: int, size: int, step: int) -> OpResult:

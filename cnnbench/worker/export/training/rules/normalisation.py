@@ -46,8 +46,10 @@ def batch_norm(
     inverse = _inverse_deviation(g, variance, eps)
     scale = inverse if w is None else g.mul(inverse, g.reshape(w, per_channel))
     unbiased = g.mul(variance, g.div(values, g.sub(values, 1.0)))
-    running = [
+    running = [  # not with zero times the old ones, which would be one node with what the operator writes into
         g.add(g.mul(old, 1 - momentum), g.mul(g.reshape(new, (channels,)), momentum))
+        if momentum != 1
+        else g.reshape(new, (channels,))
         for old, new in ((running_mean, mean), (running_var, unbiased))
     ]
 
