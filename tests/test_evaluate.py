@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 
 from cnnbench.analysis.evaluation import Predictions, accuracy, by_class, confusion, differences
 from cnnbench.errors import InputError, WorkerError
-from cnnbench.records import training_history
+from cnnbench.records import task_messages, training_history
 from cnnbench.records.dataset import Scaling
-from cnnbench.records.task_messages import Classified, ClassifyingStarted, TestPrepared
+from cnnbench.records.task_messages import Classified, ClassifyingStarted
 from cnnbench.records.training_history import EpochResult, History, Trained
 from cnnbench.report import evaluated
 from cnnbench.runner.tasks import evaluate
-from cnnbench.runner.tasks.evaluate import TestImages, cases_of
+from cnnbench.runner.tasks.evaluate import cases_of
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.worker import models
@@ -153,11 +153,13 @@ def test_images_are_not_classified_where_that_would_outlast_the_budget(
     answers = [scripted.Slowly(0.05, Classified(classes=[0, 1], is_torch_in_process=False))] * 6
     script = [Says("start_classifying", ClassifyingStarted()), Says("classify", *answers)]
     scripted.use(monkeypatch, tmp_path, *script, *scripted.lenet())
-    about = TestPrepared(classes=["a", "b"], labels=[0, 1] * 6, scaling=Scaling(mean=(0,), deviation=(1,)))
-    images, ends_s = TestImages("images.npy", about), time.monotonic() + left_s
+    about = task_messages.TestPrepared(
+        classes=["a", "b"], labels=[0, 1] * 6, scaling=Scaling(mean=(0,), deviation=(1,))
+    )
+    images, ends_s = evaluate.TestImages("images.npy", about), time.monotonic() + left_s
     of = partial(evaluate.classified, case, tmp_path, images, 1, tmp_path / "log", ends_s=ends_s)
     if classified is not None:
         assert len(of()) == classified
     else:
-        with pytest.raises(WorkerError, match="12 test images would take about . s, more than is left of the budget"):
+        with pytest.raises(WorkerError, match=r"12 test images would take about . s, more than is left of the budget"):
             of()
