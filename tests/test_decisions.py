@@ -309,7 +309,10 @@ def test_a_finished_case_is_measured_again_when_what_it_depends_on_has_changed(r
     assert (home / "out" / "records.jsonl").read_text().splitlines() == lines
     model = home / "own_models.py"
     model.write_text(model.read_text().replace("nn.Conv2d(3, 8, 3, bias=False)", "nn.Conv2d(3, 8, 5, bias=False)"))
-    assert run(defaults, **both, options="--resume")[0] == 0
+    code, said, _ = run(defaults, **both, options="--resume")
+    assert code == 0
+    assert "[5/8] " in said, "the other four are finished"
+    assert "[9/8] " not in said
     again = (home / "out" / "records.jsonl").read_text().splitlines()
     assert again[: len(lines)] == lines
     assert {json.loads(line)["case"]["spec"]["model"] for line in again[len(lines) :]} == {"own_models:works"}

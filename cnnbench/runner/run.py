@@ -82,10 +82,9 @@ def run(suite: Suite, cases: Sequence[Case], folder: Path, *, budget_s: float, r
     with Store(folder, suite, environment, resume=resume) as store:
         finished = store.finished()
         try:
-            with watch(len(cases), sum(case.id in finished for case in cases)) as observer:
-                in_time = _measure(
-                    suite, plan.unfinished(cases, finished, environment), store, environment, observer, budget_s
-                )
+            missing = plan.unfinished(cases, finished, environment)
+            with watch(len(cases), len(cases) - len(missing)) as observer:
+                in_time = _measure(suite, missing, store, environment, observer, budget_s)
         except KeyboardInterrupt:
             interrupted = True
         finally:
