@@ -48,10 +48,12 @@ Weights = Annotated[
     str | None,
     typer.Option(metavar="FILE|DEFAULT", help="Weights: a file, or those published for it; random if not given."),
 ]
+DATA = "DIR|digits|shapes|signals|words"
+"""What names a data set."""
 Data = Annotated[
     str,
     typer.Option(
-        metavar="DIR|digits|shapes|signals|words",
+        metavar=DATA,
         help="MNIST's or Fashion-MNIST's files, CIFAR-10's or -100's, or images in a folder for each class; or a name. "
         "With @resized behind it, images are resized to the model's; with @0..1, @-1..1 or @imagenet, they are "
         "normalised so.",

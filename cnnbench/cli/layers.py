@@ -128,9 +128,7 @@ def inspect_layers(
     image: Annotated[Path | None, typer.Option(help="A picture, or numbers (.npy, .csv, .txt).")] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR|digits|shapes|signals|words", help="Test images of a data set, as of `cnnbench evaluate`."
-        ),
+        typer.Option(metavar=common.DATA, help="Test images of a data set, as of `cnnbench evaluate`."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Images; 16 of --data, 2 reference images if not given.")

@@ -89,9 +89,14 @@ class Layer:
         return (0 if self.frozen else self.params - self.shared) if self.trained is None else self.trained
 
     @property
+    def trains_weight(self) -> bool:
+        """Whether training computes the gradient of its weight, which may be that of a layer before it."""
+        return bool(self.params) and not self.frozen
+
+    @property
     def trains(self) -> bool:
         """Whether training changes a parameter of it."""
-        return bool(self.trained_params) or bool(self.params and not self.frozen)
+        return self.trains_weight or bool(self.trained_params)
 
     @property
     def weight_bytes(self) -> int:

@@ -56,7 +56,7 @@ def input_gradient_macs(layer: Layer) -> int:
 
 def weight_gradient_macs(layer: Layer) -> int:
     """As many as the forward pass, if the layer has weights that are trained."""
-    return layer.macs if layer.params and not layer.frozen else 0
+    return layer.macs if layer.trains_weight else 0
 
 
 def backward_macs(layer: Layer) -> int:
