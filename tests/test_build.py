@@ -162,6 +162,26 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
         assert artifacts.find(Wanted(LENET, "none")).facts is None
 
 
+def test_a_step_that_another_process_finishes_meanwhile_is_taken(builders: Builders, tmp_path: Path) -> None:
+    first, second = models(2)
+
+    def another_process(building: Building) -> bool:
+        """Finish the first model's step before it begins, and the second's as it begins."""
+        is_step = building.what.startswith("exporting")
+        if (building.spec, is_step, building.seconds is None) in ((first, False, False), (second, True, True)):
+            folder = artifacts.wanted(building.spec).folder
+            folder.mkdir(parents=True)
+            (folder / artifact.STEP_FACTS).write_text(StepFacts(nodes=61).model_dump_json())
+        return True
+
+    with Artifacts(tmp_path) as artifacts:
+        wanted = [artifacts.wanted(spec, steps=(ALL,)) for spec in (first, second)]
+        artifacts.build(wanted, another_process)
+        assert artifacts.to_build(wanted) == []
+        assert artifacts.find(wanted[0]).steps == {ALL: StepFacts(nodes=61)}
+    assert builders.asked == ["build model0", "build model1", "build_step model1"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not CAN_FORK, reason="workers are forked on Linux alone")
 def test_a_forked_builder_builds_what_one_builds_that_imports_for_itself(tmp_path: Path) -> None:

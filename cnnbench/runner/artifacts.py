@@ -243,9 +243,13 @@ class Artifacts:
                 while waiting or running:
                     if waiting and len(running) < most:
                         each = waiting.pop(0)
-                        if not watch(Building(each.spec, _what(self.missing(each)[0], self.find(each).fault))):
+                        requests = self.missing(each)
+                        if not requests:  # another process has built it meanwhile
+                            continue
+                        if not watch(Building(each.spec, _what(requests[0], self.find(each).fault))):
                             return
-                        self._begin(each, servers.start if alone or each.spec.is_onnx_file else servers.fork, running)
+                        start = servers.start if alone or each.spec.is_onnx_file else servers.fork
+                        self._begin(each, requests[0], start, running)
                         continue
                     for job in [job for job in running if job.worker.has_answer]:
                         running.remove(job)
@@ -261,8 +265,9 @@ class Artifacts:
                     self._discard(job)
         cache.prune(cache.limit_bytes(), keep_s=cache.RECENT_S)
 
-    def _begin(self, wanted: Wanted, start: Callable[[Lineage, Path], Worker], running: list[_Job]) -> None:
-        request = self.missing(wanted)[0]
+    def _begin(
+        self, wanted: Wanted, request: BuildRequest, start: Callable[[Lineage, Path], Worker], running: list[_Job]
+    ) -> None:
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.depends_on_code:
             self._held.callback(_discard, wanted.folder)
