@@ -75,13 +75,12 @@ def _measured(of: Case, ms: float, status: Status = "ok", reasons: list[Reason] 
     )
     assert made.artifact is not None
     assert made.measurement is not None
+    facts = made.artifact.model_copy(update={"input_shape": (3, 224, 224), "classes": 1000, "counters": counters})
     return made.model_copy(
         update={
-            "artifact": made.artifact.model_copy(
-                update={"input_shape": (3, 224, 224), "classes": 1000, "counters": counters}
-            ),
+            "artifact": facts,
             "measurement": _interference(made.measurement),
-            "counts": summary(of.spec, counters),
+            "counts": summary(of.spec, facts),
         }
     )
 

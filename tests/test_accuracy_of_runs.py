@@ -2,12 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cnnbench.analysis import counts
 from cnnbench.analysis.cases import case_rows
 from cnnbench.analysis.evaluation import accuracy, mcnemar, paired_difference, verdict, versus_float32
 from cnnbench.analysis.pareto import (
@@ -26,6 +29,7 @@ from cnnbench.records.record import Record
 from cnnbench.records.run_folder import read_run
 from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import NONE
+from cnnbench.report.tables import run_tables
 from cnnbench.suite.case import Case, ModelSpec, Precision
 from cnnbench.suite.load import load_suite
 from tests.conftest import Cli, write_suite
@@ -193,6 +197,29 @@ def test_a_published_accuracy_is_of_the_size_and_the_classes_that_ran() -> None:
     ):
         assert published_top1(published(counters=artifact.counters.model_copy(update={"published": lacking}))) is None
     assert published_top1(record(case("ort"), status="failed")) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "changed", "is_given"),
+    [
+        ("resnet18", {}, True),
+        ("resnet18", {"input_shape": (3, 96, 96)}, False),
+        ("resnet18", {"classes": 10}, False),
+        ("torchvision/resnet34", {}, True),
+        ("torchvision/resnet34", {"classes": 10}, False),
+    ],
+)
+def test_the_table_of_models_has_no_accuracy_of_another_size_or_other_classes(
+    model: str, changed: dict[str, Any], is_given: bool, tmp_path: Path
+) -> None:
+    known = published(**changed)
+    spec = known.case.spec.model_copy(update={"model": model, "classes": changed.get("classes")})
+    found = known.model_copy(update={"case": known.case.model_copy(update={"spec": spec})})
+    run = replace(sample_run(tmp_path), records={found.id: found})
+    (models,) = [table for table in run_tables(run) if table.name == "models"]
+    assert found.artifact is not None
+    assert counts.summary(spec, found.artifact).top1_percent == (69.8 if is_given else None)
+    assert models.data["top1_percent"].dropna().tolist() == ([69.8] if is_given else [])
 
 
 def test_points_are_of_inference_in_float32_where_an_accuracy_is_published() -> None:

@@ -12,7 +12,7 @@ from cnnbench.networks.layers import Conv
 from cnnbench.networks.network import Network
 from cnnbench.networks.published import figures_of
 from cnnbench.networks.training import backward_macs, weight_gradient_macs
-from cnnbench.records.record import CounterResults, Counts, CountsSummary, Published
+from cnnbench.records.record import ArtifactFacts, CounterResults, Counts, CountsSummary, Published
 from cnnbench.suite.case import Frozen, ModelSpec
 
 GIGA = 1e9
@@ -225,20 +225,31 @@ def notes(spec: ModelSpec, counters: CounterResults) -> list[str]:
     return []
 
 
-def summary(spec: ModelSpec, counters: CounterResults) -> CountsSummary:
+def published_for(spec: ModelSpec, facts: ArtifactFacts) -> Published | None:
+    """What torchvision publishes of a model, if it is for the image size and the classes of this artifact."""
+    published, architecture = facts.counters.published, registry.find(spec.model)
+    if published is None or (size := published.image_size) is None or facts.input_shape[1:] != (size, size):
+        return None
+    has_its_classes = facts.classes == architecture.classes if architecture else spec.classes is None
+    return published if has_its_classes else None
+
+
+def summary(spec: ModelSpec, facts: ArtifactFacts) -> CountsSummary:
     """Totals and disagreements, for a record."""
+    counters = facts.counters
     formulas, counted, published = counters.closed_form, counters.counted, counters.published
     names = list(_all_counted(counters))
     if published is not None and (formulas is not None or spec.classes is None):
         names.append("published")
+    fitting = published_for(spec, facts)
     return CountsSummary(
         params=total(formulas or counted.get("module") or counted.get("onnx") or {}, PARAMS),
         macs=_first_total(formulas, counted.get("dispatch"), counted.get("onnx"), counted.get("fvcore")),
         closed_form=formulas is not None,
         counters=names,
         disagreements=find(spec, counters).disagreements,
-        top1_percent=published.top1_percent if published else None,
-        miou_percent=published.miou_percent if published else None,
+        top1_percent=fitting.top1_percent if fitting else None,
+        miou_percent=fitting.miou_percent if fitting else None,
     )
 
 

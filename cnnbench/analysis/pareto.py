@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cnnbench.analysis.cases import CaseRow
+from cnnbench.analysis.counts import published_for
 from cnnbench.analysis.evaluation import accuracy
 from cnnbench.analysis.stats import Estimate
-from cnnbench.networks import registry
 from cnnbench.records.record import Record
 
 
@@ -74,12 +74,8 @@ def measured_top1(record: Record, data: str) -> Estimate | None:
 
 def published_top1(record: Record) -> Estimate | None:
     """ImageNet accuracy in percent, where it was published for the very image size and classes that ran."""
-    if record.artifact is None or (published := record.artifact.counters.published) is None:
-        return None
-    architecture, size = registry.find(record.case.spec.model), published.image_size
-    same_size = size is not None and record.artifact.input_shape[1:] == (size, size)
-    same_classes = architecture is None or record.artifact.classes == architecture.classes
-    top1 = published.top1_percent if same_size and same_classes else None
+    published = published_for(record.case.spec, record.artifact) if record.artifact else None
+    top1 = published.top1_percent if published else None
     return None if top1 is None else Estimate(top1, top1, top1)
 
 

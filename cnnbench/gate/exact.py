@@ -195,7 +195,7 @@ def _figures(spec: ModelSpec, cases: list[Case], built: Built, logs: Path) -> Mo
     facts, step = built.require(), built.steps.get(ALL)
     if ALL in built.step_errors:
         raise built.step_errors[ALL]
-    summary = counts.summary(spec, facts.counters)
+    summary = counts.summary(spec, facts)
     inference = training = None
     if facts.onnx_error is None:
         parity = prove_graph(spec, built.folder, logs / "prove.log")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from cnnbench.analysis import counts
 from cnnbench.analysis.cases import CaseRow, beside_each_other, case_frame, case_rows
@@ -14,7 +14,7 @@ from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.analysis.transfer import savings
 from cnnbench.networks.units import GIGA, MB
-from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
+from cnnbench.records.record import ArtifactFacts, CountsSummary, Published, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
@@ -56,6 +56,15 @@ class _Model(NamedTuple):
     label: str
     counts: CountsSummary
     facts: ArtifactFacts
+    published: Published | None
+
+    @classmethod
+    def of(cls, record: Record) -> Self | None:
+        """None for a case whose model was not built."""
+        spec, facts = record.case.spec, record.artifact
+        if record.counts is None or facts is None:
+            return None
+        return cls(spec.label, record.counts, facts, counts.published_for(spec, facts))
 
 
 def _models(records: Sequence[Record]) -> Table:
@@ -67,11 +76,9 @@ def _models(records: Sequence[Record]) -> Table:
     def cross_check_text(row: _Model) -> str:
         return f"{len(row.counts.counters)} {cross_check(row)}"
 
-    rows = {
-        r.case.spec.label: _Model(r.case.spec.label, r.counts, r.artifact) for r in records if r.counts and r.artifact
-    }
+    rows = {model.label: model for record in records if (model := _Model.of(record))}
     is_random = not any(each.case.spec.weights for each in records)
-    has_miou = any(row.counts.miou_percent is not None for row in rows.values())
+    has_miou = any(row.published and row.published.miou_percent is not None for row in rows.values())
     notes = [_begun_anew(row) for row in rows.values() if row.facts.begun_anew]
     columns: list[Column[_Model]] = [
         words("model", lambda r: r.label, axis=True),
@@ -81,15 +88,20 @@ def _models(records: Sequence[Record]) -> Table:
         Column("cross-check", cross_check, cross_check_text, "cross_check", is_figure=False),
         hidden("counters", lambda r: len(r.counts.counters)),
         hidden("closed_form", lambda r: r.counts.closed_form),
-        figure("top-1 %", lambda r: r.counts.top1_percent, "{:.1f}".format, "top1_percent"),
-        *([figure("mIoU %", lambda r: r.counts.miou_percent, "{:.1f}".format, "miou_percent")] if has_miou else ()),
+        figure("top-1 %", lambda r: r.published and r.published.top1_percent, "{:.1f}".format, "top1_percent"),
+        *(
+            [figure("mIoU %", lambda r: r.published and r.published.miou_percent, "{:.1f}".format, "miou_percent")]
+            if has_miou
+            else ()
+        ),
         hidden("weights_mb", lambda r: r.facts.weight_bytes / MB),
         figure("ONNX MB", lambda r: r.facts.onnx_bytes / MB if r.facts.onnx_bytes else None, key="onnx_mb"),
         figure("export s", lambda r: r.facts.seconds.get("export"), two_digits),
     ]
     caption = (
         f"{CONVENTION}. MACs are for one image. Cross-check: number of independent counters, and whether they agree "
-        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights; the "
+        "exactly, layer by layer. top-1: ImageNet accuracy that torchvision publishes for its pretrained weights at "
+        "this image size and number of classes; the "
         + ("timed weights are random." if is_random else "timed weights may be others.")
         + (" mIoU: the same of segmentation networks, on COCO's images with Pascal VOC's classes." if has_miou else "")
     )

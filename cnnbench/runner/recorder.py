@@ -116,7 +116,7 @@ class Recorder:
     def _write(
         self, case: Case, status: Status, reasons: list[Reason], built: Built | None, outcomes: Sequence[Outcome]
     ) -> None:
-        summary = counts.summary(case.spec, built.facts.counters) if built and built.facts else None
+        summary = counts.summary(case.spec, built.facts) if built and built.facts else None
         if status in ("ok", "noisy") and summary and summary.closed_form and summary.disagreements:
             status, reasons = "invalid", [Reason(code="counts", detail=summary.disagreements[0]), *reasons]
         where = {"environment": digest_of(self._environment)}
