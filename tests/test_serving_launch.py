@@ -21,13 +21,14 @@ from cnnbench.analysis.tuning import Knobs, grid
 from cnnbench.errors import InputError, RunFolderError, WorkerError, WorkerHung
 from cnnbench.gate.pairs import Pair
 from cnnbench.gate.verdict import ArmName, Paired
+from cnnbench.records import artifact
 from cnnbench.records.messages import Closed, Open, Opened, Request, Warm
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import GraphFacts, Launch, Parity
 from cnnbench.records.serving import LoadTest, Scenario
 from cnnbench.records.serving_messages import Drive
 from cnnbench.runner import serving
-from cnnbench.runner.artifacts import Built, Wanted
+from cnnbench.runner.artifacts import Building, Built, Wanted
 from cnnbench.runner.interference import Window
 from cnnbench.runner.interleave import Allowance, GroupMember, Outcome
 from cnnbench.runner.tasks import tune_serving
@@ -584,11 +585,14 @@ class Stub:
     def __exit__(self, *_: object) -> None:
         """Nothing to end."""
 
-    def wanted(self, spec: ModelSpec, ahead: list[Case]) -> Wanted:
-        return Wanted(spec, "key", ahead=tuple(ahead))
+    def wanted(self, spec: ModelSpec, ahead: tuple[Case, ...]) -> Wanted:
+        return Wanted(spec, "key", ahead=ahead)
 
-    def build(self, wanted: list[Wanted]) -> None:
-        """All is built."""
+    def build(self, wanted: list[Wanted], watch: Callable[[Building], bool]) -> None:
+        """All is built, and told."""
+        for each in wanted:
+            for case in each.ahead:
+                assert watch(Building(each.spec, f"making {artifact.made_for(case, case.threads or 0)}"))
 
     def find(self, wanted: Wanted) -> Built:
         built = Built(wanted.folder, facts())
@@ -1028,6 +1032,20 @@ def test_a_graph_in_a_precision_is_made_before_it_is_served(tmp_path: Path, monk
     assert [(about[1], about[2].name) for about in found] == [(made, "lenet5-key"), (case(), "lenet5-key")]
     with pytest.raises(WorkerError, match=f"{refused.id}: cannot be served: no-graph: a value overflows"):
         tune_serving.tune(replace(request, cases=[refused]), lambda *_: None)
+
+
+def test_packages_are_compiled_for_all_batches_and_threads_that_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_serving, "find_unavailable", lambda cases, logs: ({}, {}))
+    monkeypatch.setattr(tune_serving, "Artifacts", Stub)
+    monkeypatch.setattr("cnnbench.runner.machine.usable_threads", lambda: 2)
+    request = replace(search(tmp_path)[0].request, cases=[case("aot"), case()])
+    monkeypatch.setattr(tune_serving, "Search", lambda *about: SimpleNamespace(run=lambda: about))
+    told: list[str] = []
+    tune_serving.tune(request, lambda what, left_s: told.append(what))
+    packages = [artifact.package_name(case("aot", batch=b, threads=t), t) for b in (1, 2, 4, 8) for t in (1, 2)]
+    assert sorted(told) == sorted(f"lenet5: making {name}" for name in packages)
 
 
 def test_each_model_is_tuned_once_in_each_backend() -> None:

@@ -24,8 +24,9 @@ from cnnbench.records.bounds import Count, Recorded
 from cnnbench.records.json_object import read_each, read_model
 from cnnbench.records.serving import MIN_QUERIES_P99, LoadTest
 from cnnbench.runner import machine
-from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.artifacts import Artifacts, Building
 from cnnbench.runner.interleave import WARMUP_LIMIT_S, Allowance, GroupMember
+from cnnbench.runner.plan import compiled_ahead
 from cnnbench.runner.serving import LOADGEN, Server, waiting_limit
 from cnnbench.runner.tasks.probe import find_unavailable
 from cnnbench.runner.worker_process import Worker
@@ -167,18 +168,30 @@ def tune(request: TuneRequest, watch: Watch) -> list[Tuned]:
     for case in request.cases:
         if reason := unavailable.get(case.id):
             raise InputError(f"{case.id}: cannot be served here: {reason}")
+
+    def tell(building: Building) -> bool:
+        if building.seconds is None:
+            watch(f"{building.spec.label}: {building.what}", request.budget_s)
+        return True
+
     found = []
     with Artifacts(request.folder / LOGS, request.limit_s) as artifacts:
         for case in request.cases:
-            watch(f"{case.spec.label}: building", request.budget_s)
-            artifacts.build([wanted := artifacts.wanted(case.spec, ahead=[case] if case.has_own_graph else [])])
+            tried = [_served(case, knobs) for knobs in tuning.grid(machine.usable_threads(), request.bound_s)]
+            ahead = compiled_ahead([tried], case.spec)
+            artifacts.build([wanted := artifacts.wanted(case.spec, ahead=ahead)], tell)
             built = artifacts.find(wanted)
             built.require()
-            if case.has_own_graph and (problem := built.problem(case)):
+            if ahead and (problem := built.problem(ahead[0])):
                 raise WorkerError(f"{case.id}: cannot be served: {problem.reason}")
             with ExitStack() as stack:
                 found.append(Search(request, case, wanted.folder, watch, stack).run())
     return found
+
+
+def _served(case: Case, knobs: Knobs) -> Case:
+    """The case as a configuration runs it."""
+    return case.model_copy(update={"sessions": knobs.sessions, "threads": knobs.threads, "batch": knobs.batch})
 
 
 class Search:
@@ -394,8 +407,7 @@ class Search:
             return self.servers[any_shape]
         if shape in self.servers:
             return self.servers[shape]
-        update = {"sessions": knobs.sessions, "threads": knobs.threads, "batch": knobs.batch}
-        case = self.case.model_copy(update=update)
+        case = _served(self.case, knobs)
         log = self.request.folder / LOGS / f"{artifact.file_name(case.id)}.log"
         limit_s = self.request.limit_s
         member = GroupMember(case, self.folder, knobs.threads, lambda log: Worker(log, knobs.threads, limit_s), log)
