@@ -756,6 +756,15 @@ def test_the_task_starts_the_node_in_its_daemons_environment(
         assert why in last["reason"]
 
 
+def test_what_a_fleet_does_not_have_is_refused_beside_it(cli: Cli) -> None:
+    for option in (["--resume"], ["--tables"], ["--target", "http://127.0.0.1:1"]):
+        done = cli("run", "smoke", "--fleet", "local", *option)
+        assert (done.returncode, done.stderr) == (2, f"error: {option[0]}: expected it without --fleet; got both\n")
+    for option in (["--plan"], ["--nodes", "a"], ["--build", "once"]):
+        done = cli("run", "smoke", *option)
+        assert (done.returncode, done.stderr) == (2, f"error: {option[0]}: expected --fleet beside it; got none\n")
+
+
 def test_without_ray_one_line_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     done = cli("run", "smoke", "--fleet", "local", "--plan")

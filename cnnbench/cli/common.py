@@ -72,7 +72,7 @@ Trainable = Annotated[
 ]
 FrozenNorm = Annotated[
     Literal["eval", "train"],
-    typer.Option(help="Mode of batch normalisation in what --trainable leaves out."),
+    typer.Option(metavar="eval|train", help="Mode of batch normalisation in what --trainable leaves out."),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli import common
-from cnnbench.cli.common import Channels, Classes, Data, ImageSize, Json, Weights, spec
+from cnnbench.cli.common import Channels, Classes, Data, ImageSize, Json, spec
 from cnnbench.errors import InputError
 from cnnbench.report.plain import print_json
 from cnnbench.suite.parse import checked
@@ -16,9 +16,15 @@ app = typer.Typer()
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's name, or an ONNX file.")],
+    model: Annotated[str, typer.Argument(help="A model's name, an ONNX file, or a .pt2 program.")],
     data: Data,
-    weights: Weights = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DEFAULT",
+            help="Weights: a file, or those published for it; ONNX files and .pt2 programs have them.",
+        ),
+    ] = None,
     runtime: Annotated[
         list[str] | None, typer.Option(help="A runtime, with its variant if it has one; for each. Default: eager, ort.")
     ] = None,

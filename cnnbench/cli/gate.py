@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; never exceeded.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for the whole gate; launches are shortened to fit.")]
 Margin = Annotated[str, typer.Option(metavar="PERCENT", help="A slowdown up to this is no regression.")]
 CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="Calibration file; the cached one if not given.")
@@ -151,12 +151,16 @@ def gate(
 def calibrate(
     suite: SuiteName,
     pairs: Annotated[int, typer.Option(min=6, help="Pairs of launches of each case.")] = 20,
-    budget: Budget = "20m",
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="Time for all pairs; launches are shortened to fit.")
+    ] = "20m",
     margin: Margin = "2%",
     only: Only = None,
     calibration: CalibrationFile = None,
     seed: Seed = 0,
-    out: Out = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; runs/calibrate-<suite>-<time> if not given.")
+    ] = None,
 ) -> None:
     """Measure the noise of each case on this machine, from pairs of the same code, and the gate's detection power.
 

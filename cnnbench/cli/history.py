@@ -138,7 +138,7 @@ def show(
 def tell(folder: Folder, case: CaseGlob = "*", joined: Joined = False) -> None:
     """Print, in Markdown, the open changes that were not told before, and remember that they were.
 
-    Nothing is printed if there are none. `told.jsonl` in the folder has those that were told.
+    Nothing is printed if there are none. `told.jsonl` in the folder has those that were reported.
 
     Example: cnnbench history tell history > comment.md
     """

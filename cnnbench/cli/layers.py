@@ -80,7 +80,7 @@ def diverge(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the layer where a run parts from float64: each layer's error, what it adds and what it inherits.
+    """Find the layer where a run differs from float64: each layer's error, what it adds and what it inherits.
 
     Exit code 0 if rounding explains all, 1 if a layer is worse, or the model's exported program is another.
 

@@ -16,7 +16,10 @@ DeviceName = Literal["cpu", "cuda"]
 
 
 @app.command(name="list")
-def list_(what: Annotated[Listed, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
+def list_(
+    what: Annotated[Listed, typer.Argument(metavar="models|runtimes|devices|suites", help="What to list.")],
+    as_json: Json = False,
+) -> None:
     """List models, runtimes, devices or suites. Each runtime is tested on each device.
 
     Example: cnnbench list models
@@ -81,7 +84,7 @@ def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Measure the machine's peaks; takes about ten seconds per device.")
     ] = False,
-    device: Annotated[DeviceName, typer.Option(help="With --peaks: the device.")] = "cpu",
+    device: Annotated[DeviceName, typer.Option(metavar="cpu|cuda", help="With --peaks: the device.")] = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="With --peaks: CPU threads; every physical core if not given.")
     ] = None,

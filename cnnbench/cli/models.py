@@ -169,7 +169,8 @@ def export(
     inputs: Inputs = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
     workload: Annotated[
-        Literal["inference", "training"], typer.Option(help="The network alone, or a whole training step.")
+        Literal["inference", "training"],
+        typer.Option(metavar="inference|training", help="The network alone, or a whole training step."),
     ] = "inference",
     optimizer: OptimizerName = "sgd",
     momentum: Momentum = 0.9,
@@ -212,7 +213,7 @@ def export(
         else "every node has a kernel in ONNX Runtime's CUDA provider"
     )
     if done.begun_anew:
-        lines.append(f"begun anew, for another number of classes: {', '.join(done.begun_anew)}")
+        lines.append(f"initialised anew, for another number of classes: {', '.join(done.begun_anew)}")
     if as_json:
         print_json(done.model_dump())
     else:

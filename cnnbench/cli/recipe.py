@@ -12,24 +12,32 @@ if TYPE_CHECKING:
     from cnnbench.suite.schedule import Schedule
 
 OptimizerKind: TypeAlias = Literal["sgd", "adam", "adamw"]
-OptimizerName = Annotated[OptimizerKind, typer.Option("--optimizer", help="torch.optim's SGD, Adam or AdamW.")]
+OptimizerName = Annotated[
+    OptimizerKind, typer.Option("--optimizer", metavar="sgd|adam|adamw", help="torch.optim's SGD, Adam or AdamW.")
+]
 Momentum = Annotated[float, typer.Option(min=0.0, max=0.999, callback=finite, help="Momentum of SGD alone.")]
 WeightDecay = Annotated[
     float,
     typer.Option(
-        min=0.0, callback=finite, help="Weight decay: added to the gradient, of AdamW taken from the weights."
+        min=0.0,
+        callback=finite,
+        help="As in torch.optim: added to the gradient, and with AdamW subtracted from the weights.",
     ),
 ]
 ScheduleName = Annotated[
     Literal["constant", "step", "cosine"],
-    typer.Option("--schedule", help="Learning rate: constant, times --gamma after each --every epochs, or to zero."),
+    typer.Option(
+        "--schedule",
+        metavar="constant|step|cosine",
+        help="Learning rate: constant, times --gamma after each --every epochs, or to zero.",
+    ),
 ]
 Warmup = Annotated[float, typer.Option(min=0.0, callback=finite, help="Epochs in which the rate grows linearly.")]
 Every = Annotated[float, typer.Option(min=1e-3, callback=finite, help="Epochs, for --schedule step.")]
 Gamma = Annotated[float, typer.Option(min=0.0, callback=finite, help="Factor, for --schedule step.")]
 Clip = Annotated[
     float | None,
-    typer.Option(min=1e-9, callback=finite, help="Largest norm of all gradients together; larger are scaled."),
+    typer.Option(min=1e-9, callback=finite, help="Largest global norm of the gradients; larger ones are scaled down."),
 ]
 Smoothing = Annotated[
     float,
@@ -38,7 +46,7 @@ Smoothing = Annotated[
         min=0.0,
         max=1.0,
         callback=finite,
-        help="Share of each label's probability that all classes share.",
+        help="Share of each label's probability that is spread over all classes.",
     ),
 ]
 Patience = Annotated[
@@ -56,7 +64,7 @@ Transforms = Annotated[
         help="One of torchvision.transforms.v2 for training images, such as 'RandomCrop(32, padding=4)'; for each.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch of the same run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue after the last complete epoch of the same run.")]
 
 
 def optimizer_of(name: OptimizerKind, momentum: float, weight_decay: float, max_norm: float | None) -> "Optimizer":

@@ -41,7 +41,8 @@ def run(
     fleet: Annotated[
         str | None,
         typer.Option(
-            metavar="local|ADDRESS", help="Measure on every node of a Ray cluster, and compare them (docs/fleet.md)."
+            metavar="local|auto|ADDRESS",
+            help="Measure on every node of a Ray cluster, and compare them (docs/fleet.md).",
         ),
     ] = None,
     nodes: Annotated[
@@ -57,7 +58,8 @@ def run(
     build: Annotated[
         Literal["cheapest", "once", "on-node"] | None,
         typer.Option(
-            help="With --fleet, where artifacts are built: on each node, once here, or as is cheaper (the default)."
+            metavar="cheapest|once|on-node",
+            help="With --fleet, where artifacts are built: on each node, once here, or as is cheaper (the default).",
         ),
     ] = None,
     target: Annotated[
@@ -70,6 +72,9 @@ def run(
     Example: cnnbench run suites/classic.yaml --only 'resnet*' --budget 5m
     """
     if fleet is not None:
+        of_one_machine = {"--resume": resume, "--target": target, "--tables": tables}
+        if beside := [name for name, value in of_one_machine.items() if value]:
+            raise InputError(f"{beside[0]}: expected it without --fleet; got both")
         from cnnbench.cli.fleet import Asked, run_on_fleet
 
         run_on_fleet(Asked(suite, fleet, out, only or [], budget, nodes or [], label or [], plan, mixed, build))

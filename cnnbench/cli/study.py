@@ -19,9 +19,10 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Its folder; runs/NAME-study if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train the networks of a study, count their mistakes, and say which of its claims hold.
+    """Train and evaluate the networks of a study, and say which of its claims hold.
 
     What the folder has already is not done again, so that a study that was interrupted continues.
+
     Example: cnnbench study suites/note.yaml
     """
     from rich.progress import Progress

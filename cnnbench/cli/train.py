@@ -48,7 +48,8 @@ def train(
     model: Annotated[str, typer.Argument(help="A model's name, such as simple_cnn.")],
     data: Data,
     runtime: Annotated[
-        Literal["eager", "ort"], typer.Option(help="The runtime that trains; the result is evaluated in both.")
+        Literal["eager", "ort"],
+        typer.Option(metavar="eager|ort", help="The runtime that trains; the result is evaluated in both."),
     ] = "ort",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 3,
     batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,

@@ -33,9 +33,9 @@ def page(study: Study, results: Results, faults: Sequence[str] = ()) -> str:
     judged = judge(study, results)
     left_out = len(study.claims) - len(judged)
     prose = [
-        "A claim holds if all of the 95 % interval of the difference lies above zero, and does not hold if none of it "
-        "does. The interval has the differences between seeds, and the choice of the test images; it says nothing of "
-        "other data sets, or of larger networks."
+        "A claim holds if all of the 95 % interval of the difference lies above zero, and does not hold if all of it "
+        "lies at or below zero. The interval has the differences between seeds, and the choice of the test images; it "
+        "says nothing of other data sets, or of larger networks."
     ]
     prose += [f"{left_out} claims have no number yet: their runs are not finished."] if left_out else []
     changed = [_changed(study, results, what) for what in study.under]

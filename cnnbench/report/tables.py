@@ -110,7 +110,7 @@ def _models(records: Sequence[Record]) -> Table:
 
 def _begun_anew(row: _Model) -> str:
     names = ", ".join(row.facts.begun_anew)
-    return f"{row.label}: begun anew for {row.facts.classes} classes: {names}; all other weights are the file's."
+    return f"{row.label}: initialised anew for {row.facts.classes} classes: {names}; all other weights are the file's."
 
 
 class _Counted(NamedTuple):
