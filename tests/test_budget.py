@@ -181,7 +181,8 @@ def test_what_remains_is_told_without_building_a_network_again(monkeypatch: pyte
     assert run.budget.remaining_s() == told
 
 
-def test_large_networks_tell_how_long_calls_take_and_small_ones_hardly() -> None:
+def test_large_networks_tell_how_long_calls_take_and_small_ones_hardly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_threads", lambda: 2)
     other = case("mobilenet_v2", 64)
     run = Run(1000, [SMALL[0], BIG, (other,)])
     run.budget.learn_references({SMALL[0][0].spec: 1e-3, BIG[0].spec: 1.0, other.spec: 0.25})
@@ -255,7 +256,8 @@ def test_models_that_may_be_wrong_are_built_first_and_then_the_largest() -> None
     assert build_order([*models, own]) == [own, BIG[0].spec, SMALL[0][0].spec]
 
 
-def test_a_large_model_is_foreseen_to_take_longer_than_its_budget() -> None:
+def test_a_large_model_is_foreseen_to_take_longer_than_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_threads", lambda: 2)
     run = Run(1000, [BIG])
     run.launch(BIG, start_s=1.0, call_s=3.3)  # 32.7 G MACs in 3.3 s
     run.budget.first = [BIG]

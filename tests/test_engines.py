@@ -57,8 +57,8 @@ def test_openvino_computes_the_same_and_says_what_ran(
     assert (ran.device, ran.precision, ran.threads, ran.torch_in_process) == ("cpu", "fp32", 2, False)
     assert ran.operators["Convolution"] == CONVOLUTIONS
     assert sum(ran.operators.values()) == ran.nodes["CPU"]
-    if os.cpu_count() == 2:  # how many requests run at once is OpenVINO's choice
-        assert (ran.facts["requests"], ran.facts["streams"]) == (requests, requests)
+    assert ran.facts["streams"] == ran.facts["requests"]
+    assert ran.facts["requests"] in range(1, requests + 1)  # how many run at once is OpenVINO's choice
     assert not hint or ran.facts["hint"] == hint
     assert ran.facts["pinning"] is False
     assert ran.facts["onnxruntime_in_process"] is False

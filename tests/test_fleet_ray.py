@@ -246,14 +246,16 @@ def test_a_fleet_of_this_machine_gives_what_a_run_by_hand_gives(folder: Path, cl
 
 
 LISTENING = """
+import contextlib
 import psutil
 from cnnbench.fleet.ray_cluster import RayCluster
 with RayCluster("local") as cluster:
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
-        for each in process.net_connections("inet"):
-            if each.status == psutil.CONN_LISTEN:
-                print(each.laddr.ip)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for each in process.net_connections("inet"):
+                if each.status == psutil.CONN_LISTEN:
+                    print(each.laddr.ip)
 """
 
 

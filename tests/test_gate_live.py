@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def gate_report(
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_slowdown_that_is_made_is_seen_and_every_pair_is_kept(tmp_path: Path) -> None:
-    found = gate_report(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6)
+    rule = replace(QUICK, margin=0.15, max_unsteady=0.5)  # far below the slowdown, and beyond a busy machine's noise
+    found = gate_report(tmp_path, suite_of(tmp_path), ".", ".", slowdown=0.6, rule=rule)
     (judged,) = found.result.cases
     assert judged.verdict == "slower"
     assert 1.3 < judged.ratio.ratio < 2.2
@@ -233,13 +235,13 @@ def test_an_interrupted_gate_keeps_its_pairs_and_exits_with_130(tmp_path: Path) 
     command = [sys.executable, "-m", "cnnbench", "gate", str(suite), "--base", ".", "--out", str(out)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     pairs = out / "pairs.jsonl"
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 300
     while not (pairs.exists() and pairs.stat().st_size):
         assert child.poll() is None
         assert time.monotonic() < ends
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    _, said = child.communicate(timeout=120)
     assert child.returncode == 130
     assert said.startswith("interrupted")
     assert read_pairs(out)

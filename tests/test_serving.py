@@ -44,9 +44,9 @@ def test_an_overloaded_server_is_slower_the_longer_it_lasts_and_a_closed_loop_do
     ]
     closed = [driven(tmp_path, "single", min_queries=count) for count in (60, 240)]
     assert not any(test.valid for test in overload)
-    assert overload[1].p99_s > 2 * overload[0].p99_s > 10 * CALL_S
+    assert overload[1].p50_s > 2 * overload[0].p50_s > 10 * CALL_S
     assert closed[1].p50_s == pytest.approx(closed[0].p50_s, rel=0.25)
-    assert max(test.p99_s for test in closed) < overload[0].p99_s
+    assert max(test.p90_s for test in closed) < overload[0].p50_s
 
 
 def test_a_lost_test_ends_where_too_many_queries_wait(tmp_path: Path) -> None:
@@ -66,12 +66,14 @@ def test_a_server_within_its_bound_is_valid_and_its_log_is_kept(tmp_path: Path) 
     assert not fast.why
 
 
+@pytest.mark.alone
 def test_our_clock_agrees_with_loadgens(tmp_path: Path) -> None:
     test = driven(tmp_path, "single")
     assert test.valid
     assert test.own_p50_s == pytest.approx(test.p50_s, rel=0.1)
 
 
+@pytest.mark.alone
 def test_offline_and_multi_stream_form_batches(tmp_path: Path) -> None:
     offline = driven(tmp_path, "offline", rate=8 / CALL_S, min_queries=1, batch=8)
     assert offline.images / offline.calls > 6
@@ -99,10 +101,11 @@ def batches(batch: int, delay_s: float, arrivals_s: Sequence[float], sessions: i
     return found
 
 
+@pytest.mark.alone
 def test_a_batch_waits_for_others_until_it_is_full_or_its_first_query_has_waited_long_enough() -> None:
     assert batches(4, 0.2, [0.0] * 6)[0] == [0, 1, 2, 3]
-    assert batches(4, 0.0, [0.0, 0.05, 0.05]) == [[0], [1], [2]]
-    assert batches(4, 0.15, [0.0, 0.02, 0.4]) == [[0, 1], [2]]
+    assert batches(4, 0.0, [0.0, 0.5, 0.5]) == [[0], [1], [2]]
+    assert batches(4, 0.5, [0.0, 0.02, 1.2]) == [[0, 1], [2]]
     assert sorted(number for batch in batches(2, 0.01, [0.0] * 9, sessions=3) for number in batch) == list(range(9))
 
 

@@ -115,6 +115,8 @@ def test_a_frozen_worker_uses_no_time_and_goes_on_when_thawed(tmp_path: Path) ->
         process = psutil.Process(child._process.pid)
         child.ask(Probe(runtime="ort", device="cpu"), Probed)
         child.suspend()
+        while process.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
         before = process.cpu_times()
         child.send(Probe(runtime="ort", device="cpu"))
         time.sleep(0.3)
