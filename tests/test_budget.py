@@ -271,6 +271,16 @@ def test_tiny_networks_do_not_make_large_ones_look_slow() -> None:
     assert run.budget.remaining_s() == pytest.approx(before, rel=0.1)
 
 
+def test_groups_that_are_foreseen_to_take_no_time_begin_when_none_is_left() -> None:
+    """Nothing is known of a file that nobody has counted; its first launch took no longer than its calls seem to."""
+    files: list[Group] = [(case("net.onnx", batch).model_copy(update={"runtime": "ort"}),) for batch in (1, 2)]
+    run = Run(20, files)
+    run.launch(files[0], start_s=-1.0)
+    run.now_s = 20.5
+    assert not run.budget.is_over
+    assert run.budget.allowance(files[1]).whole_s == 0.0
+
+
 RESNET50_MACS = 4_089_184_256
 DEEP, TWO_CORES = BIG[0], 2
 

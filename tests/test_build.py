@@ -1,7 +1,7 @@
 """Artifacts and training steps: built once, on all cores, by scripted and by real children."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cnnbench.runner.artifacts import Artifacts, Building, Built, Made, Wanted
 from cnnbench.runner.fork_server import CAN_FORK, ForkServers, Lineage
 from cnnbench.runner.worker_process import Worker
 from cnnbench.suite.case import Case, ModelSpec
+from cnnbench.worker import building as worker_building
 from tests.in_process import Answer, ScriptedWorker
 from tests.records import facts
 
@@ -160,6 +161,51 @@ def test_a_finished_artifact_is_found_and_an_unfinished_one_or_one_without_a_gra
         assert artifacts.missing(kept("good", None)) == []
         assert [request.op for request in artifacts.missing(kept("bad", "full"))] == ["build", "build_step"]
         assert artifacts.find(Wanted(LENET, "none")).facts is None
+
+
+def test_a_builder_that_cannot_be_started_costs_its_own_request_alone(
+    builders: Builders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = builders._start
+
+    def refused(limit_s: float, lineage: Lineage, log: Path) -> Worker:
+        if log.name.startswith("build_step"):
+            raise WorkerError("no more processes")
+        return start(limit_s, lineage, log)
+
+    monkeypatch.setattr(builders, "_start", refused)
+    with Artifacts(tmp_path) as artifacts:
+        wanted = artifacts.wanted(LENET, steps=(ALL, "head", "from:fc2"))
+        artifacts.build([wanted])
+        assert artifacts.to_build([wanted]) == []
+        assert {part: str(error) for part, error in artifacts.find(wanted).step_errors.items()} == dict.fromkeys(
+            (ALL, "head", "from:fc2"), "no more processes"
+        )
+
+
+def test_what_is_there_stays_where_a_graph_cannot_be_exported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_building, "MODULE", f"{__name__}:filled")
+    monkeypatch.setattr(f"{__name__}.ERRORS", iter(["no space left", "no rule", None]))
+    request = Build(spec=LENET, key="key", folder=str(folder := tmp_path / "lenet5-key"))
+    worker_building.build_artifact(request)
+    (folder / "package.pt2").write_text("made beside it")
+    assert worker_building.build_artifact(request).onnx_error == "no rule"
+    assert (folder / "package.pt2").exists()
+    assert worker_building.build_artifact(request).onnx_error is None
+    assert not (folder / "package.pt2").exists()
+
+
+ERRORS: Iterator[str | None] = iter(())
+"""Why each graph cannot be exported."""
+
+
+def filled(request: Build, folder: Path) -> ArtifactFacts:
+    """An artifact of facts alone."""
+    found = facts().model_copy(update={"onnx_error": next(ERRORS)})
+    (folder / artifact.FACTS).write_text(found.model_dump_json())
+    return found
 
 
 def test_a_step_that_another_process_finishes_meanwhile_is_taken(builders: Builders, tmp_path: Path) -> None:

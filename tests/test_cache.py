@@ -16,7 +16,7 @@ from cnnbench.records.artifact import fault_of, folder_of, key_of, seal
 from cnnbench.records.cache import cache_folder, entries, prune
 from cnnbench.records.record import GraphFacts, PackageFacts, StepFacts
 from cnnbench.records.toolchain import Toolchain, meaning
-from cnnbench.runner.artifacts import Artifacts
+from cnnbench.runner.artifacts import Artifacts, Wanted
 from cnnbench.runner.worker_process import HERE
 from cnnbench.suite.case import Case, ModelSpec
 from tests.conftest import Cli
@@ -153,6 +153,32 @@ def test_age_alone_is_enough_and_a_run_keeps_what_was_used_within_a_day() -> Non
     entry("old", age_h=50), entry("new", age_h=20)
     assert prune(0, keep_s=cache.RECENT_S)[0].folder.name == "old-key"
     assert prune(float("inf"), unused_s=19 * 3600.0)[0].folder.name == "new-key"
+
+
+def test_what_another_process_has_found_since_it_was_listed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry("a", age_h=60), entry("b", age_h=50)
+    listed = entries()
+    monkeypatch.setattr(cache, "entries", lambda: listed)
+    with Artifacts() as artifacts:
+        assert artifacts.find(Wanted(ModelSpec(model="b"), "key")).facts is not None
+    assert [each.folder.name for each in prune(0)] == ["a-key"]
+    assert fault_of(listed[1].folder) is None
+
+
+def test_in_a_shared_cache_another_users_entry_is_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.SHARED, "1")
+    folder = entry()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(Path, "chmod", lambda *_: pytest.fail("only the owner may do this"))
+    seal(folder, "key")
+    assert fault_of(folder) is None
+
+
+def test_a_folder_that_is_removed_while_it_is_filled_leaves_what_was_there() -> None:
+    folder = entry(size=10)
+    with cache.locked(folder), cache.filling(folder) as building:
+        cache.remove(building)
+    assert fault_of(folder) is None
 
 
 def test_an_entry_that_is_being_built_is_not_deleted(place: Path) -> None:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from cnnbench import api
 from cnnbench.errors import RunFolderError, WorkerError
-from cnnbench.records import messages, task_messages
+from cnnbench.records import artifact, messages, task_messages
 from cnnbench.records.input_times import InputTimes
 from cnnbench.records.reason import Reason
 from cnnbench.records.record import CounterResults, Memory, Parity, Ran, Record, StepFacts
@@ -18,8 +19,10 @@ from cnnbench.records.run_folder import Store, read_run
 from cnnbench.report.tables import run_tables
 from cnnbench.runner import machine
 from cnnbench.runner import run as running
+from cnnbench.runner.artifacts import Problem
 from cnnbench.runner.budget import Budget
 from cnnbench.runner.plan import Group
+from cnnbench.runner.recorder import Recorder
 from cnnbench.suite.case import Case, ModelSpec
 from cnnbench.suite.input_plan import InputPlan
 from tests import scripted
@@ -256,6 +259,18 @@ def test_what_seemed_too_late_to_build_is_built_when_the_rest_took_less_than_it_
     assert len(found) == 8
     assert all(record.measurement for record in found.values())
     assert next(guesses, None) is None
+
+
+def test_a_record_depends_on_the_files_that_were_there_before_anything_was_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digests, kept = iter(["old", "new"]), list[Any]()
+    monkeypatch.setattr(artifact, "depends_on", lambda case: next(digests))
+    of = Case.from_id(ORT)
+    recorder = Recorder([of], cast(Store, SimpleNamespace(append=kept.append)), ENVIRONMENT, Mock())
+    for _ in range(2):
+        recorder.leave_out(of, Problem("failed", Reason(code="crashed")))
+    assert [record.depends for record in kept] == ["old", "old"]
 
 
 def test_what_was_finished_before_an_interrupt_is_kept_and_resume_measures_only_the_rest(

@@ -65,6 +65,19 @@ def test_a_node_takes_what_its_cache_lacks_and_asks_for_it_once(offers: Offered,
     assert len(sends.asked) == len(FILES)
 
 
+def test_what_another_node_with_the_same_cache_has_put_there_meanwhile_stays(
+    offers: Offered, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(offers.offers, Sends(offers))
+    marked = (place / "model.onnx").stat().st_ino
+    faults = iter(["is missing"])
+    fault_of = artifact.fault_of
+    monkeypatch.setattr(artifact, "fault_of", lambda folder: next(faults, None) or fault_of(folder))
+    sends = Sends(offers)
+    assert take(offers.offers, sends) == []
+    assert (sends.asked, (place / "model.onnx").stat().st_ino) == ([], marked)
+
+
 @pytest.mark.parametrize("change", [lambda c: c.replace(b"g", b"h"), lambda c: c[:-1], lambda c: c + b"x"])
 def test_what_was_tampered_with_is_refused_and_leaves_nothing(
     offers: Offered, place: Path, change: Callable[[bytes], bytes]

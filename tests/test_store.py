@@ -1,7 +1,9 @@
 """A run's folder keeps what was finished, whatever happens, and belongs to one suite and one writer."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +11,11 @@ from cnnbench.errors import RunFolderError
 from cnnbench.records import files, json_object
 from cnnbench.records.layer_profile import PROFILES, read_profiles
 from cnnbench.records.reason import Reason
-from cnnbench.records.record import SCHEMA_VERSION
+from cnnbench.records.record import SCHEMA_VERSION, Record
 from cnnbench.records.run_folder import RECORDS, Run, Store, read_run
 from cnnbench.suite.load import Suite, load_suite
 from tests.conftest import write_suite
-from tests.records import ENVIRONMENT, case, record
+from tests.records import ENVIRONMENT, case, facts, record
 
 
 @pytest.fixture
@@ -40,6 +42,27 @@ def test_records_come_back_as_they_were_in_the_suites_order(tmp_path: Path, suit
     assert run.records["lenet5/inference/ort/cpu/fp32/b1"] == record(case("ort", batch=1), [0.001] * 6)
     assert run.environment == ENVIRONMENT
     assert (tmp_path / "run" / "suite.yaml").read_text() == suite.text
+
+
+def test_a_run_that_is_added_to_while_it_is_read_is_read_whole(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_each, added = json_object.read_each, list[Record]()
+    with store(tmp_path / "run", suite) as open_store:
+        open_store.append(record(case("eager"), [0.01] * 8))
+
+        def reads(file: Path, take: Callable[[dict[str, Any]], None]) -> list[str]:
+            found = read_each(file, take)
+            if file.name == "shared.jsonl" and not added:
+                other = facts().model_copy(update={"key": "other"})
+                added.append(record(case("ort"), [0.02] * 8).model_copy(update={"artifact": other}))
+                open_store.append(added[0])
+            return found
+
+        monkeypatch.setattr("cnnbench.records.run_folder.read_each", reads)
+        found = read_run(tmp_path / "run")
+    assert found.unreadable == []
+    assert [each.id for each in found.records.values()] == [case("eager").id, added[0].id]
 
 
 def test_all_but_failed_cases_are_finished(tmp_path: Path, suite: Suite) -> None:

@@ -178,10 +178,11 @@ def calibrate(
 
     rule = Rule(margin=checked(parse_percent, margin, "--margin"))
     with _open_request(suite, ".", ".", only, budget, seed, out, kind="calibrate-") as request:
-        before = _calibration(request, calibration) or empty(request.environment)
+        _calibration(request, calibration)  # what is wrong with it is told before anything is measured
         with Progress(console()) as progress:
             found, skipped = measure_all(request, progress, ["base", "head"], pairs, Random(seed))
     sessions = {name: session_of(measured) for name, measured in found.items() if measured}
+    before = _calibration(request, calibration) or empty(request.environment)  # with what others have added meanwhile
     after = before.with_sessions({name: session for name, session in sessions.items() if session.logs})
     file = calibration or file_of(request.environment)
     write_calibration(file, after)

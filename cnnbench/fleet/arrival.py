@@ -100,7 +100,7 @@ def known(folder: Path) -> dict[FileName, str]:
     found: dict[FileName, str] = {}
     for name in (*WHOLE, *LINES):
         try:
-            found[name] = files.read(folder / name).decode()
+            found[name] = files.read(folder / name).decode(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             continue
     return found

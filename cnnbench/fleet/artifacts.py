@@ -78,17 +78,24 @@ def take(offers: Iterable[Offer], ask: Callable[[str], Iterator[bytes]]) -> list
     faults = []
     for offer in offers:
         folder = cache.artifacts_folder() / offer.entry
-        if folder.is_dir() and artifact.fault_of(folder) is None:
+        if _is_whole(folder):
             continue
         cache.prepare()
         try:
             with cache.locked(folder), cache.filling(folder) as building:
+                if _is_whole(folder):  # it has come with another node that has the same cache
+                    cache.remove(building)
+                    continue
                 for name, expected in artifact.Seal.model_validate_json(offer.seal).files.items():
                     receive(building / Path(name).name, expected, ask(expected.sha256))
                 files.write(building / cache.SEAL, offer.seal)
         except ValueError as error:
             faults.append(f"{offer.entry}: {error}, so it is built here")
     return faults
+
+
+def _is_whole(folder: Path) -> bool:
+    return folder.is_dir() and artifact.fault_of(folder) is None
 
 
 def receive(place: Path, expected: artifact.SealedFile, chunks: Iterable[bytes]) -> None:

@@ -222,8 +222,9 @@ def _holding(lock: Path, send: Send) -> Iterator[None]:
 def _sweep(folder: Path, but: Path) -> None:
     """Delete what was written for fleets a week ago."""
     for old in folder.iterdir():
-        if old != but and time.time() - old.stat().st_mtime > KEPT_S:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another machine with the same home deletes it just now
+            if old != but and time.time() - old.stat().st_mtime > KEPT_S:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

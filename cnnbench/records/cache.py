@@ -118,7 +118,8 @@ def _is_own(folder: Path) -> bool:
 def share(folder: Path) -> None:
     """Give a folder and its files to the group, where the cache is shared."""
     if is_shared():
-        folder.chmod(0o2770)
+        if _is_own(folder):
+            folder.chmod(0o2770)
         for file in folder.iterdir():
             if _is_own(file):
                 file.chmod(0o660)
@@ -139,15 +140,19 @@ def _lock(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """A new folder that becomes the entry at the end, in the place of what is there; to be used under its lock."""
+    """A new folder that becomes the entry at the end, in the place of what is there; to be used under its lock.
+
+    Where the new folder is removed meanwhile, what is there stays.
+    """
     building = _building(folder)
     remove(building)
     building.mkdir(0o700)
     try:
         yield building
-        share(building)
-        remove(folder)
-        building.rename(folder)
+        if building.is_dir():
+            share(building)
+            remove(folder)
+            building.rename(folder)
     finally:
         remove(building)
 
@@ -185,9 +190,13 @@ def entries() -> list[Entry]:
     for folder in artifacts_folder().glob("[!.]*"):
         with contextlib.suppress(OSError):  # another process may delete it just now
             size = sum(file.lstat().st_size for file in folder.iterdir())
-            dated = folder / SEAL if (folder / SEAL).exists() else folder
-            found.append(Entry(folder, size, dated.stat().st_mtime))
+            found.append(Entry(folder, size, _used_s(folder)))
     return sorted(found, key=lambda entry: entry.used_s)
+
+
+def _used_s(folder: Path) -> float:
+    """When an entry was used last."""
+    return (folder / SEAL if (folder / SEAL).exists() else folder).stat().st_mtime
 
 
 def prune(max_bytes: float, unused_s: float = float("inf"), keep_s: float = IN_USE_S) -> list[Entry]:
@@ -199,8 +208,10 @@ def prune(max_bytes: float, unused_s: float = float("inf"), keep_s: float = IN_U
         age_s = now - entry.used_s
         if age_s < keep_s or (age_s < unused_s and left <= max_bytes):
             continue
-        with contextlib.suppress(Timeout, OSError):
-            discard(entry.folder)
+        with contextlib.suppress(Timeout, OSError), locked(entry.folder, 0):
+            if _used_s(entry.folder) > entry.used_s:  # by another process, since it was listed
+                continue
+            _delete(entry.folder)
             left -= entry.size_bytes
             gone.append(entry)
     return gone
@@ -209,8 +220,13 @@ def prune(max_bytes: float, unused_s: float = float("inf"), keep_s: float = IN_U
 def discard(folder: Path) -> None:
     """Delete an entry that nobody is building, and its lock. Raises Timeout if somebody is."""
     with locked(folder, 0):
-        remove(folder)
-        _lock(folder).unlink(missing_ok=True)
+        _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """What `discard` does, under the entry's lock."""
+    remove(folder)
+    _lock(folder).unlink(missing_ok=True)
 
 
 def limit_bytes() -> float:

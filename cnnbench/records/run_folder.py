@@ -101,7 +101,14 @@ def read_run(folder: Path, *, strict: bool = True) -> Run:
         records.pop(record.id, None)
         records[record.id] = record
 
-    unreadable = [*faults, *read_each(folder / SHARED, share), *read_each(folder / RECORDS, add)]
+    of_shared, of_records = read_each(folder / SHARED, share), read_each(folder / RECORDS, add)
+    if of_records:  # a run that is going on may have added to both files since the first one was read
+        known = len(shared)
+        of_shared = read_each(folder / SHARED, share)
+        if len(shared) > known:
+            records.clear()
+            of_records = read_each(folder / RECORDS, add)
+    unreadable = [*faults, *of_shared, *of_records]
     if strict and unreadable and not records:
         raise RunFolderError(f"no record could be read; {unreadable[-1]}")
     peaks: list[Peaks] = []

@@ -14,7 +14,7 @@ from cnnbench.analysis.stats import Estimate, geometric_mean
 from cnnbench.analysis.times import Batches, Start, batches, starts
 from cnnbench.analysis.transfer import savings
 from cnnbench.networks.units import GIGA, MB
-from cnnbench.records.record import ArtifactFacts, CountsSummary, Published, Record
+from cnnbench.records.record import ArtifactFacts, CountsSummary, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.accuracy import accuracy_table
 from cnnbench.report.format import CONVENTION, NONE, format_count, interval_text, percent, ratio_text, significant
@@ -56,7 +56,9 @@ class _Model(NamedTuple):
     label: str
     counts: CountsSummary
     facts: ArtifactFacts
-    published: Published | None
+    top1_percent: float | None
+    miou_percent: float | None
+    """As published."""
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
@@ -64,7 +66,9 @@ class _Model(NamedTuple):
         spec, facts = record.case.spec, record.artifact
         if record.counts is None or facts is None:
             return None
-        return cls(spec.label, record.counts, facts, counts.published_for(spec, facts))
+        published = counts.published_for(spec, facts)
+        accuracies = (published.top1_percent, published.miou_percent) if published else (None, None)
+        return cls(spec.label, record.counts, facts, *accuracies)
 
 
 def _models(records: Sequence[Record]) -> Table:
@@ -78,7 +82,7 @@ def _models(records: Sequence[Record]) -> Table:
 
     rows = {model.label: model for record in records if (model := _Model.of(record))}
     is_random = not any(each.case.spec.weights for each in records)
-    has_miou = any(row.published and row.published.miou_percent is not None for row in rows.values())
+    has_miou = any(row.miou_percent is not None for row in rows.values())
     notes = [_begun_anew(row) for row in rows.values() if row.facts.begun_anew]
     columns: list[Column[_Model]] = [
         words("model", lambda r: r.label, axis=True),
@@ -88,12 +92,8 @@ def _models(records: Sequence[Record]) -> Table:
         Column("cross-check", cross_check, cross_check_text, "cross_check", is_figure=False),
         hidden("counters", lambda r: len(r.counts.counters)),
         hidden("closed_form", lambda r: r.counts.closed_form),
-        figure("top-1 %", lambda r: r.published and r.published.top1_percent, "{:.1f}".format, "top1_percent"),
-        *(
-            [figure("mIoU %", lambda r: r.published and r.published.miou_percent, "{:.1f}".format, "miou_percent")]
-            if has_miou
-            else ()
-        ),
+        figure("top-1 %", lambda r: r.top1_percent, "{:.1f}".format, "top1_percent"),
+        *([figure("mIoU %", lambda r: r.miou_percent, "{:.1f}".format, "miou_percent")] if has_miou else ()),
         hidden("weights_mb", lambda r: r.facts.weight_bytes / MB),
         figure("ONNX MB", lambda r: r.facts.onnx_bytes / MB if r.facts.onnx_bytes else None, key="onnx_mb"),
         figure("export s", lambda r: r.facts.seconds.get("export"), two_digits),

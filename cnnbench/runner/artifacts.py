@@ -176,10 +176,10 @@ class Artifacts:
         """
         folder = wanted.folder
         if folder not in self._built:
+            cache.note_use(folder)  # before it is looked at, so that nobody deletes it meanwhile
             facts, fault = artifact.read_facts(folder), artifact.fault_of(folder)
             if fault is not None or facts is None or facts.onnx_error is not None:
                 facts = None
-            cache.note_use(folder)
             self._built[folder] = Built(folder, facts, fault)
         built = self._built[folder]
         if built.facts is not None:
@@ -249,7 +249,8 @@ class Artifacts:
                         if not watch(Building(each.spec, _what(requests[0], self.find(each).fault))):
                             return
                         start = servers.start if alone or each.spec.is_onnx_file else servers.fork
-                        self._begin(each, requests[0], start, running)
+                        if not self._begin(each, requests[0], start, running) and self.missing(each):
+                            waiting.insert(0, each)
                         continue
                     for job in [job for job in running if job.worker.has_answer]:
                         running.remove(job)
@@ -267,7 +268,8 @@ class Artifacts:
 
     def _begin(
         self, wanted: Wanted, request: BuildRequest, start: Callable[[Lineage, Path], Worker], running: list[_Job]
-    ) -> None:
+    ) -> bool:
+        """Start a builder; gives whether that was possible."""
         log = self.logs / f"{request.op}-{artifact.file_name(wanted.spec.label)}.log"
         if wanted.spec.depends_on_code:
             self._held.callback(_discard, wanted.folder)
@@ -275,10 +277,11 @@ class Artifacts:
             worker = start(Lineage(1, interpreter=wanted.interpreter, purpose="build"), log)
         except CnnbenchError as error:
             self._fail(wanted, request, error)
-            return
+            return False
         running.append(_Job(wanted, request, worker, time.monotonic()))
         with contextlib.suppress(WorkerCrashed):  # told by `_end`
             worker.send(request)
+        return True
 
     def _end(self, job: _Job) -> CnnbenchError | None:
         """Keep what came of a build; gives why nothing did, if so."""

@@ -133,8 +133,8 @@ class Budget:
             return Allowance(sampling_s, whole_s=max(self.left_s, 0.0))
         self._share = share = self._fair_share()
         own_s, others_s = self._sum_s([group], share), self._sum_s([g for g in self.first if g != group], share)
-        left_s = max(self.left_s, 0.0)
-        whole_s = max(left_s - others_s, own_s * min(1.0, left_s / (own_s + others_s)))
+        left_s, needed_s = max(self.left_s, 0.0), own_s + others_s
+        whole_s = max(left_s - others_s, own_s * min(1.0, left_s / needed_s) if needed_s else 0.0)
         warmup_s = max(MIN_WARMUP_S, share * WARMUP_LIMIT_S)
         return Allowance(share * sampling_s, warmup_s=warmup_s, whole_s=whole_s)
 

@@ -1,6 +1,6 @@
 """What launches found out becomes records, each written down at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -34,12 +34,14 @@ class Observer(Protocol):
 class Recorder:
     """Keeps the outcomes of each case, and appends its record after each launch; a full disk ends nothing."""
 
-    def __init__(self, store: Store, environment: Environment, observer: Observer) -> None:
+    def __init__(self, cases: Iterable[Case], store: Store, environment: Environment, observer: Observer) -> None:
         self._store, self._environment, self._observer = store, environment, observer
         self._outcomes: dict[Case, list[Outcome]] = {}
         self._begins: dict[Case, str] = {}
         """Where outputs part from the reference, of cases whose outputs do."""
         self._evaluations: dict[Case, Evaluation | None] = {}
+        self._depends = {case: artifact.depends_on(case) for case in cases}
+        """Before anything is built of them: a file that changes during the run makes its cases be measured again."""
 
     def leave_out(self, case: Case, problem: Problem, built: Built | None = None) -> None:
         """Record why a case was not measured."""
@@ -126,7 +128,7 @@ class Recorder:
             status=status,
             reasons=reasons,
             started=(outcomes[0].started if outcomes else datetime.now().astimezone()).isoformat(timespec="seconds"),
-            depends=artifact.depends_on(case),
+            depends=self._depends[case],
             counts=summary,
             artifact=built.facts if built else None,
             step=built.steps.get(case.trainable) if built and case.is_exported_step else None,

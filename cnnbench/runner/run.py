@@ -112,7 +112,7 @@ def _measure(
     environment = environment.model_copy(update={"accelerators": accelerators})
     if cases:  # all that is not measured again was measured in such a one
         store.write_environment(environment)
-    recorder = Recorder(store, environment, observer)
+    recorder = Recorder(cases, store, environment, observer)
     with (
         Artifacts(store.logs, suite.limit_s) as artifacts,
         ForkServers(store.logs, suite.limit_s) as servers,

@@ -4,7 +4,7 @@ import pkgutil
 from pathlib import Path
 
 from cnnbench.records.artifact import fault_of, read_facts, seal
-from cnnbench.records.cache import filling, locked
+from cnnbench.records.cache import filling, locked, remove
 from cnnbench.records.messages import Build
 from cnnbench.records.record import ArtifactFacts
 
@@ -25,7 +25,10 @@ def build_artifact(request: Build) -> ArtifactFacts:
         fill = pkgutil.resolve_name(ONNX_FILE if request.spec.is_onnx_file else MODULE)
         with filling(folder) as building:
             facts = ArtifactFacts.model_validate(fill(request, building))
-            seal(building, request.key)
+            if known is not None and facts.onnx_error is not None:  # others may be running what is there
+                remove(building)
+            else:
+                seal(building, request.key)
     return facts
 
 
