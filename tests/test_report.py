@@ -15,7 +15,7 @@ from cnnbench.analysis.stats import Estimate
 from cnnbench.analysis.status import rechecked
 from cnnbench.analysis.times import batches, break_even, call_time, shared_blocks, speedup, starts
 from cnnbench.records.reason import Interference, Reason
-from cnnbench.records.record import Block, CounterResults, Launch, Measurement, Parity, Ran, Record
+from cnnbench.records.record import Block, CounterResults, Launch, Measurement, Parity, Published, Ran, Record
 from cnnbench.records.run_folder import Run
 from cnnbench.report.files import write_report
 from cnnbench.report.format import interval_text
@@ -59,8 +59,12 @@ def test_the_models_table(tiny: Run) -> None:
 
 def test_the_models_table_has_the_published_miou_where_there_is_one(tmp_path: Path) -> None:
     of = record(case("eager"), EAGER)
-    assert of.counts is not None
-    of = of.model_copy(update={"counts": of.counts.model_copy(update={"miou_percent": 60.5})})
+    assert of.artifact is not None
+    published = Published(
+        weights="V1", params=44_426, giga_macs=None, image_size=28, top1_percent=None, miou_percent=60.5
+    )
+    counters = of.artifact.counters.model_copy(update={"published": published})
+    of = of.model_copy(update={"artifact": of.artifact.model_copy(update={"counters": counters})})
     models = table(run_tables(run(tmp_path, of)), "models")
     assert models.texts[0][models.headings.index("mIoU %")] == "60.5"
     assert "mIoU" in models.caption
