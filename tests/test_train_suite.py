@@ -103,7 +103,7 @@ def test_a_suite_without_such_weights_is_told_so(home: Path, cli: Cli) -> None:
 def test_the_bundled_suite_of_precisions_trains_its_networks_and_evaluates_on_2000_images() -> None:
     suite = load_suite(str(bundled_suites()["precision"]))
     names = [each.spec.model for each in suite.trained]
-    assert names == ["lenet5", "simple_cnn", "resnet_cifar", "mobilenet_v2", "mobilenet_v3_small"]
+    assert names == ["lenet5", "simple_cnn", "resnet_cifar", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
     assert {test.images for test in suite.tests.values()} == {2000}
     assert suite.budget_s <= 900
 
