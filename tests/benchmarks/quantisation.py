@@ -118,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     suite = load_suite(str(bundled_suites()["precision"]))
     specs = {case.spec.model: case.spec for case in suite.cases}
-    for model in given.model or ["mobilenet_v2", "mobilenet_v3_small"]:
+    for model in given.model or ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]:
         print("\n".join(rows_of(specs[model], given.images, given.rounds)), flush=True)
 
 
