@@ -64,3 +64,11 @@ def test_the_environment_names_machine_versions_and_commit(tmp_path: Path) -> No
     assert about.label.endswith(", 1 or 2 threads")
     assert about.model_copy(update={"accelerators": {"cuda": "NVIDIA H100"}}).label.endswith("threads, NVIDIA H100")
     assert machine.environment([2, 1, 2], tmp_path).software["git_commit"] is None
+
+
+@pytest.mark.parametrize("policy", ["passive", "active"])
+def test_the_environment_has_how_openmps_threads_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert machine.environment([1], tmp_path).threads.OMP_WAIT_POLICY == policy

@@ -49,7 +49,7 @@ def _as_many(used: object) -> object:
 
 
 class Threads(_Part):
-    """How many threads, and the variables that size thread pools."""
+    """How many threads, and the variables that OpenMP's threads are told by."""
 
     usable: PositiveCount | None = None
     """What a case uses that asks for no number."""
@@ -58,6 +58,7 @@ class Threads(_Part):
     OMP_NUM_THREADS: str | None = None
     MKL_NUM_THREADS: str | None = None
     KMP_AFFINITY: str | None = None
+    OMP_WAIT_POLICY: str | None = None
 
 
 class Environment(_Part):

@@ -148,6 +148,7 @@ def environment(threads: Sequence[int], folder: Path) -> Environment:
             OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS"),
             MKL_NUM_THREADS=os.environ.get("MKL_NUM_THREADS"),
             KMP_AFFINITY=os.environ.get("KMP_AFFINITY"),
+            OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY"),
         ),
     )
 
