@@ -71,4 +71,5 @@ def test_the_environment_has_how_openmps_threads_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-    assert machine.environment([1], tmp_path).threads.OMP_WAIT_POLICY == policy
+    found = machine.environment([1], tmp_path).threads.OMP_WAIT_POLICY
+    assert found == policy
