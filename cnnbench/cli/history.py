@@ -136,7 +136,7 @@ def show(
 
 @app.command()
 def tell(folder: Folder, case: CaseGlob = "*", joined: Joined = False) -> None:
-    """Print, in Markdown, the open changes that were not told before, and remember that they were.
+    """Print, in Markdown, the open changes that were not reported before, and remember that they were.
 
     Nothing is printed if there are none. `told.jsonl` in the folder has those that were reported.
 
